@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+
+/*
+ * Live Update Orchestrator (LUO): the interface for file handlers in C.
+ *
+ * See Documentation/core-api/liveupdate.rst for an introduction, and
+ * rust/kernel/liveupdate.rs for the same interface in Rust.
+ */
+#ifndef _LINUX_LIVEUPDATE_H
+#define _LINUX_LIVEUPDATE_H
+
+#include <linux/bug.h>
+#include <linux/compiler.h>
+#include <linux/errno.h>
+#include <linux/kho/abi/luo.h>
+#include <linux/types.h>
+#include <uapi/linux/liveupdate.h>
+
+struct file;
+struct liveupdate_file_handler;
+struct liveupdate_flb;
+struct module;
+
+/**
+ * struct liveupdate_file_op_args - what a file operation works on
+ * @handler:         The handler whose operation is called.
+ * @retrieve_status: What became of ->retrieve(): 0 if it was not called or may
+ *                   be called again, 1 if it succeeded, a negative errno if it
+ *                   failed for good. ->retrieve() itself sets it to a negative
+ *                   errno to say that a failure is final, see
+ *                   %LIVEUPDATE_RETRIEVE_RETRIES.
+ * @file:            The file. ->retrieve() sets it, and thereby passes on a
+ *                   reference.
+ * @serialized_data: What the next kernel gets. Set by ->preserve(), may be
+ *                   changed by ->freeze(); in the next kernel, given to
+ *                   ->retrieve(), ->can_finish() and ->finish().
+ * @private_data:    For the handler's own use. Before the kexec, what
+ *                   ->preserve() left here reaches all later operations on the
+ *                   file. After it, NULL at first; what ->retrieve() or
+ *                   ->can_finish() leave here reaches those that follow.
+ */
+struct liveupdate_file_op_args {
+	struct liveupdate_file_handler *handler;
+	int retrieve_status;
+	struct file *file;
+	u64 serialized_data;
+	void *private_data;
+};
+
+/**
+ * LIVEUPDATE_RETRIEVE_RETRIES - failures of ->retrieve() can be temporary
+ *
+ * Without this flag, ->retrieve() is called once for each file: if it fails,
+ * the error is final. A handler with this flag promises that a failed
+ * ->retrieve() lost nothing, such that it can be called again, unless it set
+ * retrieve_status in its arguments.
+ */
+#define LIVEUPDATE_RETRIEVE_RETRIES	1
+
+/**
+ * struct liveupdate_file_ops - operations of a file handler
+ * @can_preserve: Whether the handler is in charge of this file. Called with
+ *                the registry locked; has to be cheap.
+ * @preserve:     Saves what the next kernel needs, while the file stays in use.
+ * @unpreserve:   Takes @preserve back.
+ * @freeze:       Optional. The last chance to save something before the jump.
+ * @unfreeze:     Optional. Takes @freeze back.
+ * @retrieve:     In the next kernel, makes the file anew.
+ * @can_finish:   Optional. Whether @finish may be called now.
+ * @finish:       Releases what is left of what was handed over, whether or not
+ *                the file was retrieved.
+ * @get_id:       Optional. A number that is equal for files which share their
+ *                contents; only one of them can be preserved. By default, the
+ *                address of the file.
+ * @owner:        The module that the operations are part of.
+ * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES or 0.
+ *
+ * All of them may sleep.
+ */
+struct liveupdate_file_ops {
+	bool (*can_preserve)(struct liveupdate_file_handler *handler,
+			     struct file *file);
+	int (*preserve)(struct liveupdate_file_op_args *args);
+	void (*unpreserve)(struct liveupdate_file_op_args *args);
+	int (*freeze)(struct liveupdate_file_op_args *args);
+	void (*unfreeze)(struct liveupdate_file_op_args *args);
+	int (*retrieve)(struct liveupdate_file_op_args *args);
+	bool (*can_finish)(struct liveupdate_file_op_args *args);
+	void (*finish)(struct liveupdate_file_op_args *args);
+	unsigned long (*get_id)(struct file *file);
+	struct module *owner;
+	unsigned int flags;
+};
+
+/**
+ * struct liveupdate_file_handler - preserves one kind of files
+ * @ops:        The operations.
+ * @compatible: Names the kind of files and the format of what is handed over.
+ *              The next kernel needs a handler of the same name.
+ *
+ * Belongs to the caller of liveupdate_register_file_handler() and must not
+ * change or go away until it is unregistered.
+ */
+struct liveupdate_file_handler {
+	const struct liveupdate_file_ops *ops;
+	const char compatible[LIVEUPDATE_HNDL_COMPAT_LENGTH];
+};
+
+/**
+ * struct liveupdate_flb_op_args - what an operation on shared state works on
+ * @flb:  The shared state.
+ * @data: What the next kernel gets: set by ->preserve(), given to
+ *        ->unpreserve() and, in the next kernel, to ->retrieve().
+ * @obj:  The object that stands for the state in this kernel: set by
+ *        ->preserve() or ->retrieve(), given to ->unpreserve() and ->finish().
+ */
+struct liveupdate_flb_op_args {
+	struct liveupdate_flb *flb;
+	u64 data;
+	void *obj;
+};
+
+/**
+ * struct liveupdate_flb_ops - operations of shared state
+ * @preserve:   Called before the first file that needs the state is preserved.
+ * @unpreserve: Called after the last such file was unpreserved.
+ * @retrieve:   In the next kernel, called when somebody asks for the state for
+ *              the first time, at the latest before @finish.
+ * @finish:     In the next kernel, called after the last file was finished.
+ * @owner:      The module that the operations are part of.
+ *
+ * All of them are mandatory and may sleep. They are never called concurrently
+ * for the same state and direction.
+ */
+struct liveupdate_flb_ops {
+	int (*preserve)(struct liveupdate_flb_op_args *argp);
+	void (*unpreserve)(struct liveupdate_flb_op_args *argp);
+	int (*retrieve)(struct liveupdate_flb_op_args *argp);
+	void (*finish)(struct liveupdate_flb_op_args *argp);
+	struct module *owner;
+};
+
+/**
+ * struct liveupdate_flb - state that files share: file-lifecycle-bound data
+ * @ops:        The operations.
+ * @compatible: Names the state and the format of what is handed over.
+ *
+ * The state is preserved for as long as there is a preserved file of one of
+ * the handlers that it was registered with.
+ */
+struct liveupdate_flb {
+	const struct liveupdate_flb_ops *ops;
+	const char compatible[LIVEUPDATE_FLB_COMPAT_LENGTH];
+};
+
+#ifdef CONFIG_LIVEUPDATE
+
+bool liveupdate_enabled(void);
+int liveupdate_reboot(void);
+
+int liveupdate_register_file_handler(struct liveupdate_file_handler *fh);
+void liveupdate_unregister_file_handler(struct liveupdate_file_handler *fh);
+
+int liveupdate_register_flb(struct liveupdate_file_handler *fh,
+			    struct liveupdate_flb *flb);
+void liveupdate_unregister_flb(struct liveupdate_file_handler *fh,
+			       struct liveupdate_flb *flb);
+
+int liveupdate_flb_get_incoming(struct liveupdate_flb *flb, void **objp);
+void liveupdate_flb_put_incoming(struct liveupdate_flb *flb);
+
+int liveupdate_flb_get_outgoing(struct liveupdate_flb *flb, void **objp);
+void liveupdate_flb_put_outgoing(struct liveupdate_flb *flb);
+
+#else /* CONFIG_LIVEUPDATE */
+
+static inline bool liveupdate_enabled(void)
+{
+	return false;
+}
+
+static inline int liveupdate_reboot(void)
+{
+	return 0;
+}
+
+static inline int
+liveupdate_register_file_handler(struct liveupdate_file_handler *fh)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void
+liveupdate_unregister_file_handler(struct liveupdate_file_handler *fh)
+{
+}
+
+static inline int liveupdate_register_flb(struct liveupdate_file_handler *fh,
+					  struct liveupdate_flb *flb)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void liveupdate_unregister_flb(struct liveupdate_file_handler *fh,
+					     struct liveupdate_flb *flb)
+{
+}
+
+static inline int liveupdate_flb_get_incoming(struct liveupdate_flb *flb,
+					      void **objp)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void liveupdate_flb_put_incoming(struct liveupdate_flb *flb)
+{
+}
+
+static inline int liveupdate_flb_get_outgoing(struct liveupdate_flb *flb,
+					      void **objp)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void liveupdate_flb_put_outgoing(struct liveupdate_flb *flb)
+{
+}
+
+#endif /* CONFIG_LIVEUPDATE */
+#endif /* _LINUX_LIVEUPDATE_H */

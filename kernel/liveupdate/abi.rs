@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What one kernel hands over to the next, as plain data.
+//!
+//! Everything in here is either a structure of the wire format or a parser that turns bytes of
+//! unknown origin into checked values. The file depends on nothing but `core` and `zerocopy`, such
+//! that it also compiles for the host, where it is tested and fuzzed; the parent module provides
+//! `PAGE_SIZE`.
+//!
+//! C headers: [`include/linux/kho/abi/luo.h`](srctree/include/linux/kho/abi/luo.h),
+//! [`include/linux/kho/abi/block.h`](srctree/include/linux/kho/abi/block.h)
+
+use super::PAGE_SIZE;
+use core::{
+    marker::PhantomData,
+    mem::size_of,
+    ops::Deref, //
+};
+use zerocopy::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+use zerocopy_derive::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+
+/// Why data of the previous kernel was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ParseError {
+    /// There is less memory than the format needs.
+    Truncated,
+    /// The format has another version.
+    Incompatible,
+    /// A number of entries that is 0 or does not fit its memory.
+    BadCount,
+    /// A string that is empty or not terminated.
+    BadString,
+    /// An address at which the previous kernel preserved nothing, or which was used before.
+    BadAddress,
+    /// A list with more blocks than any kernel writes.
+    TooLong,
+}
+
+/// A null-terminated string in a field of fixed size.
+///
+/// # Invariants
+///
+/// The first byte is not null, the last one is, and everything behind the first null byte is null.
+/// Hence strings are equal exactly if their fields are equal byte by byte.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FixedStr<const N: usize>([u8; N]);
+
+impl<const N: usize> FixedStr<N> {
+    /// Parses a field; what follows the terminator is ignored.
+    ///
+    /// Fails with [`ParseError::BadString`] if the string is empty or has no terminator.
+    pub(crate) fn parse(raw: &[u8; N]) -> Result<Self, ParseError> {
+        let mut field = [0; N];
+        let mut terminated = false;
+        for (dst, &src) in field.iter_mut().zip(raw) {
+            if src == 0 {
+                terminated = true;
+                break;
+            }
+            *dst = src;
+        }
+        if !terminated || field.first().map_or(true, |&first| first == 0) {
+            return Err(ParseError::BadString);
+        }
+        // INVARIANT: All bytes before the terminator, of which there is at least one, were copied;
+        // the rest is still null.
+        Ok(Self(field))
+    }
+
+    /// The field as it is handed over.
+    pub(crate) const fn field(&self) -> &[u8; N] {
+        &self.0
+    }
+
+    /// The string without its terminator.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.split(|&byte| byte == 0).next().unwrap_or(&[])
+    }
+}
+
+/// The name of a session.
+pub(crate) type Name = FixedStr<64>;
+
+/// Identifies the format of a file's or a shared state's data, and who understands it.
+pub(crate) type Compatible = FixedStr<48>;
+
+/// `struct luo_ser`: the root of what LUO hands over.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct LuoSer {
+    pub(crate) compatible: [u8; 8],
+    pub(crate) liveupdate_num: u64,
+    pub(crate) sessions_pa: u64,
+    pub(crate) flbs_pa: u64,
+}
+
+impl LuoSer {
+    /// The version of the format that this file describes.
+    pub(crate) const COMPATIBLE: [u8; 8] = *b"luo-v5\0\0";
+
+    /// Parses the root, which has to be complete and of our version.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<&Self, ParseError> {
+        let (this, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
+        if FixedStr::parse(&this.compatible)?.field() != &Self::COMPATIBLE {
+            return Err(ParseError::Incompatible);
+        }
+        Ok(this)
+    }
+}
+
+/// `struct luo_file_set_ser`: where the files of a session are.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct FileSetSer {
+    pub(crate) files: u64,
+    pub(crate) count: u64,
+}
+
+impl FileSetSer {
+    /// A session without files.
+    pub(crate) const EMPTY: Self = Self { files: 0, count: 0 };
+}
+
+/// `struct luo_session_ser`: one session.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct SessionSer {
+    pub(crate) name: [u8; 64],
+    pub(crate) file_set: FileSetSer,
+}
+
+/// `struct luo_file_ser`: one file.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FileSer {
+    pub(crate) compatible: [u8; 48],
+    pub(crate) data: u64,
+    pub(crate) token: u64,
+}
+
+/// `struct luo_flb_ser`: one shared state.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FlbSer {
+    pub(crate) name: [u8; 48],
+    pub(crate) data: u64,
+    pub(crate) count: u64,
+}
+
+/// `struct luo_flb_header_ser` with the entries behind it: the page of all shared states.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FlbPage {
+    pgcnt: u64,
+    count: u64,
+    entries: [FlbSer; FlbPage::CAPACITY],
+    unused: [u8; PAGE_SIZE - 16 - FlbPage::CAPACITY * size_of::<FlbSer>()],
+}
+
+impl FlbPage {
+    /// How many shared states there can be.
+    pub(crate) const CAPACITY: usize = (PAGE_SIZE - 16) / size_of::<FlbSer>();
+
+    /// Replaces the entries by those of `states`; there is room for [`Self::CAPACITY`] of them.
+    pub(crate) fn fill(&mut self, states: impl Iterator<Item = FlbSer>) {
+        self.pgcnt = 1;
+        self.count = 0;
+        for (entry, state) in self.entries.iter_mut().zip(states) {
+            *entry = state;
+            self.count = self.count.wrapping_add(1);
+        }
+    }
+
+    /// Parses the page: the entries that are in use.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<&[FlbSer], ParseError> {
+        let (this, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
+        usize::try_from(this.count)
+            .ok()
+            .and_then(|count| this.entries.get(..count))
+            .ok_or(ParseError::BadCount)
+    }
+}
+
+/// `struct kho_block_header_ser`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct BlockHeader {
+    next: u64,
+    count: u64,
+}
+
+/// One page of a list of entries.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Block {
+    header: BlockHeader,
+    payload: [u64; (PAGE_SIZE - size_of::<BlockHeader>()) / 8],
+}
+
+/// What lists can consist of.
+pub(crate) trait Entry:
+    FromBytes + IntoBytes + Immutable + KnownLayout<PointerMetadata = ()>
+{
+}
+
+impl Entry for SessionSer {}
+impl Entry for FileSer {}
+
+impl Block {
+    /// The most blocks that a list may have, for the sake of kernels that refuse longer ones.
+    pub(crate) const MAX: usize = 10_000;
+
+    /// How many `T`s fit.
+    pub(crate) const fn capacity<T>() -> usize {
+        (PAGE_SIZE - size_of::<BlockHeader>()) / size_of::<T>()
+    }
+
+    /// Sets the address of the next block, or 0.
+    pub(crate) fn set_next(&mut self, next: u64) {
+        self.header.next = next;
+    }
+
+    /// Makes the block consist of its first `count` entries, and returns them for writing.
+    ///
+    /// Returns [`None`] if there is no room for that many.
+    pub(crate) fn entries_mut<T: Entry>(&mut self, count: usize) -> Option<&mut [T]> {
+        let (entries, _) =
+            <[T]>::mut_from_prefix_with_elems(self.payload.as_mut_bytes(), count).ok()?;
+        // CAST: `usize` has at most 64 bits.
+        self.header.count = count as u64;
+        Some(entries)
+    }
+
+    /// Parses a block: its entries, of which there is at least one, and the next block's address.
+    pub(crate) fn parse<T: Entry>(bytes: &[u8]) -> Result<(&[T], u64), ParseError> {
+        let (block, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
+        let count = usize::try_from(block.header.count)
+            .ok()
+            .filter(|&count| count != 0 && count <= Self::capacity::<T>())
+            .ok_or(ParseError::BadCount)?;
+        let (entries, _) = <[T]>::ref_from_prefix_with_elems(block.payload.as_bytes(), count)
+            .map_err(|_| ParseError::BadCount)?;
+        Ok((entries, block.header.next))
+    }
+}
+
+/// Where the blocks of a list come from.
+pub(crate) trait Memory {
+    /// Memory that belongs to this kernel now.
+    type Page: Deref<Target = [u8]>;
+
+    /// Takes over the page at the physical address `pa`.
+    ///
+    /// Fails with [`ParseError::BadAddress`] if nothing was preserved there or if it was taken over
+    /// already. This is what makes lists with a cycle, or two lists that share a block, an error.
+    fn claim(&self, pa: u64) -> Result<Self::Page, ParseError>;
+}
+
+/// Reads a list of `T`s, block by block.
+///
+/// Reading can be interrupted at any entry and continued later; the block that is being read, and
+/// only that one, is owned by the reader.
+pub(crate) struct ListReader<T, M: Memory> {
+    memory: M,
+    next: u64,
+    page: Option<M::Page>,
+    pos: usize,
+    blocks: usize,
+    _entries: PhantomData<fn() -> T>,
+}
+
+impl<T: Entry, M: Memory> ListReader<T, M> {
+    /// Starts to read the list whose first block is at `head`; 0 stands for an empty list.
+    pub(crate) fn new(memory: M, head: u64) -> Self {
+        Self {
+            memory,
+            next: head,
+            page: None,
+            pos: 0,
+            blocks: 0,
+            _entries: PhantomData,
+        }
+    }
+
+    /// Returns the current entry, or [`None`] at the end of the list.
+    ///
+    /// An error is final: the rest of the list is out of reach, and the next call returns [`None`].
+    pub(crate) fn peek(&mut self) -> Result<Option<&T>, ParseError> {
+        let at_end = match self.page.as_deref() {
+            Some(bytes) => self.pos >= Block::parse::<T>(bytes)?.0.len(),
+            None => true,
+        };
+        if at_end {
+            self.page = None;
+            self.pos = 0;
+            let pa = core::mem::replace(&mut self.next, 0);
+            if pa == 0 {
+                return Ok(None);
+            }
+            if self.blocks >= Block::MAX {
+                return Err(ParseError::TooLong);
+            }
+            let page = self.memory.claim(pa)?;
+            self.next = Block::parse::<T>(&page)?.1;
+            self.blocks = self.blocks.saturating_add(1);
+            self.page = Some(page);
+        }
+        let Some(bytes) = self.page.as_deref() else {
+            return Ok(None);
+        };
+        Ok(Block::parse::<T>(bytes)?.0.get(self.pos))
+    }
+
+    /// Goes on to the next entry.
+    pub(crate) fn advance(&mut self) {
+        self.pos = self.pos.saturating_add(1);
+    }
+}

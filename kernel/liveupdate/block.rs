@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Lists of entries in memory that is handed over.
+
+use crate::abi::{
+    Block,
+    Entry,
+    Memory,
+    ParseError, //
+};
+use core::{
+    marker::PhantomData,
+    ops::Deref, //
+};
+use kernel::{
+    kho::{
+        ClaimedFolio,
+        PhysAddr,
+        Preserved, //
+    },
+    prelude::*, //
+};
+
+/// Preserved room for a list of `T`s.
+///
+/// Room is made while the list grows, such that writing the list needs no memory. What the blocks
+/// contain is only defined once [`BlockList::write`] has succeeded.
+pub(crate) struct BlockList<T> {
+    blocks: KVVec<Preserved<Block>>,
+    _entries: PhantomData<T>,
+}
+
+impl<T: Entry> BlockList<T> {
+    const PER_BLOCK: usize = Block::capacity::<T>();
+
+    pub(crate) const fn new() -> Self {
+        Self {
+            blocks: KVVec::new(),
+            _entries: PhantomData,
+        }
+    }
+
+    /// Makes room for `count` entries.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if no list can have that many, [`ENOMEM`] if there is no memory. Room that was
+    /// there before remains.
+    pub(crate) fn grow(&mut self, count: usize) -> Result {
+        let needed = count.div_ceil(Self::PER_BLOCK);
+        if needed > Block::MAX {
+            return Err(ENOSPC);
+        }
+        while self.blocks.len() < needed {
+            self.blocks.push(Preserved::new_zeroed()?, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Frees what is not needed for `count` entries.
+    pub(crate) fn shrink(&mut self, count: usize) {
+        self.blocks.truncate(count.div_ceil(Self::PER_BLOCK));
+    }
+
+    /// Writes the list and returns what to hand over: the address of its first block, or 0.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if `items` yields more entries than room was made for.
+    pub(crate) fn write(&mut self, mut items: impl Iterator<Item = T>) -> Result<u64> {
+        let mut next_item = items.next();
+        let mut last: Option<&mut Preserved<Block>> = None;
+        let mut head = 0;
+
+        for block in &mut self.blocks {
+            if next_item.is_none() {
+                break;
+            }
+            let pa = block.phys().get();
+            block.set_next(0);
+            let mut used = 0;
+            for entry in block.entries_mut(Self::PER_BLOCK).ok_or(ENOSPC)? {
+                let Some(item) = next_item else {
+                    break;
+                };
+                *entry = item;
+                used += 1;
+                next_item = items.next();
+            }
+            block.entries_mut::<T>(used).ok_or(ENOSPC)?;
+            match last {
+                Some(previous) => previous.set_next(pa),
+                None => head = pa,
+            }
+            last = Some(block);
+        }
+
+        if next_item.is_some() {
+            return Err(ENOSPC);
+        }
+        Ok(head)
+    }
+}
+
+/// The memory that the previous kernel handed over.
+#[derive(Clone, Copy)]
+pub(crate) struct HandedOver;
+
+/// A page that the previous kernel handed over.
+pub(crate) struct ClaimedPage(ClaimedFolio);
+
+impl Deref for ClaimedPage {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl Memory for HandedOver {
+    type Page = ClaimedPage;
+
+    fn claim(&self, pa: u64) -> Result<ClaimedPage, ParseError> {
+        let pa = PhysAddr::new(pa).ok_or(ParseError::BadAddress)?;
+        ClaimedFolio::new(pa)
+            .map(ClaimedPage)
+            .map_err(|_| ParseError::BadAddress)
+    }
+}

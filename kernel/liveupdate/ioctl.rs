@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The common part of all ioctls: argument structures that can grow.
+
+use kernel::{
+    ioctl::_IO,
+    prelude::*,
+    uaccess::UserSlice,
+    uapi, //
+};
+use zerocopy_derive::{
+    Immutable,
+    KnownLayout, //
+};
+
+/// An argument structure. Its first field is its size in user space.
+pub(crate) trait Command: FromBytes + IntoBytes + zerocopy::Immutable + Sized {
+    /// The number within the type of our ioctls.
+    const NR: u32;
+    /// The size of the structure's first version.
+    const MIN_SIZE: usize = size_of::<Self>();
+    /// The complete command.
+    const CMD: u32 = _IO(uapi::LIVEUPDATE_IOCTL_TYPE, Self::NR);
+}
+
+/// Where an argument is in user space.
+pub(crate) struct UserArg {
+    ptr: UserPtr,
+    size: usize,
+}
+
+impl UserArg {
+    /// Reads an argument. Must be called without any lock: user space decides how long it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] if it cannot be read, [`EINVAL`] if it is too short, [`E2BIG`] if it is longer
+    /// than what we know and there are bytes other than 0 in the rest.
+    pub(crate) fn read<C: Command>(arg: usize) -> Result<(Self, C)> {
+        let ptr = UserPtr::from_addr(arg);
+        let size: u32 = UserSlice::new(ptr, size_of::<u32>()).reader().read()?;
+        // CAST: `usize` has at least 32 bits.
+        let size = size as usize;
+        if size < C::MIN_SIZE {
+            return Err(EINVAL);
+        }
+        let command = UserSlice::new(ptr, size).reader().read_struct()?;
+        Ok((Self { ptr, size }, command))
+    }
+
+    /// Writes the results back. Must be called without any lock.
+    ///
+    /// Fails with [`EFAULT`] if the memory cannot be written.
+    pub(crate) fn respond<C: Command>(&self, command: &C) -> Result {
+        let bytes = command.as_bytes();
+        let known = bytes.get(..self.size).unwrap_or(bytes);
+        UserSlice::new(self.ptr, self.size)
+            .writer()
+            .write_slice(known)
+    }
+}
+
+macro_rules! commands {
+    ($($(#[$meta:meta])* $name:ident = $nr:ident: $raw:ident { $($field:ident: $ty:ty,)* })*) => {$(
+        $(#[$meta])*
+        #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub(crate) struct $name { $(pub(crate) $field: $ty,)* }
+
+        static_assert!(size_of::<$name>() == size_of::<uapi::$raw>());
+        $(static_assert!(
+            core::mem::offset_of!($name, $field) == core::mem::offset_of!(uapi::$raw, $field)
+        );)*
+
+        impl Command for $name {
+            const NR: u32 = uapi::$nr;
+        }
+    )*};
+}
+
+commands! {
+    /// `struct liveupdate_ioctl_create_session`
+    CreateSession = LIVEUPDATE_CMD_CREATE_SESSION: liveupdate_ioctl_create_session {
+        size: u32,
+        fd: i32,
+        name: [u8; 64],
+    }
+    /// `struct liveupdate_ioctl_retrieve_session`
+    RetrieveSession = LIVEUPDATE_CMD_RETRIEVE_SESSION: liveupdate_ioctl_retrieve_session {
+        size: u32,
+        fd: i32,
+        name: [u8; 64],
+    }
+    /// `struct liveupdate_session_preserve_fd`
+    PreserveFd = LIVEUPDATE_CMD_SESSION_PRESERVE_FD: liveupdate_session_preserve_fd {
+        size: u32,
+        fd: i32,
+        token: u64,
+    }
+    /// `struct liveupdate_session_retrieve_fd`
+    RetrieveFd = LIVEUPDATE_CMD_SESSION_RETRIEVE_FD: liveupdate_session_retrieve_fd {
+        size: u32,
+        fd: i32,
+        token: u64,
+    }
+    /// `struct liveupdate_session_finish`
+    Finish = LIVEUPDATE_CMD_SESSION_FINISH: liveupdate_session_finish {
+        size: u32,
+        reserved: u32,
+    }
+    /// `struct liveupdate_session_get_name`
+    GetName = LIVEUPDATE_CMD_SESSION_GET_NAME: liveupdate_session_get_name {
+        size: u32,
+        reserved: u32,
+        name: [u8; 64],
+    }
+}

@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Set-up, `/dev/liveupdate`, and the way into a kexec.
+//!
+//! # Locks
+//!
+//! In the order in which they are taken:
+//!
+//! 1. the gate ([`Mutating`]): held for reading by all that changes what is handed over, for
+//!    writing by the reboot path;
+//! 2. the lists of sessions;
+//! 3. the files of a session;
+//! 4. an incoming file;
+//! 5. shared state, its registry, the registry of handlers;
+//! 6. a handler's operations, the content ids.
+//!
+//! User space memory is only accessed with none of them held.
+
+use crate::{
+    abi::{
+        LuoSer,
+        Name, //
+    },
+    debugfs,
+    ioctl::{
+        Command,
+        CreateSession,
+        RetrieveSession,
+        UserArg, //
+    },
+    luo_file::{
+        handler::Registry,
+        ContentIds, //
+    },
+    luo_flb::{
+        self,
+        incoming::IncomingFlbs,
+        Flb, //
+    },
+    luo_session::{
+        self,
+        incoming::IncomingSessions,
+        install,
+        outgoing::OutgoingSessions, //
+    },
+};
+use kernel::{
+    early_param,
+    fs::File,
+    initcall,
+    kho::{
+        self,
+        ClaimedFolio,
+        PhysAddr, //
+    },
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+    str::kstrtobool,
+    sync::{
+        atomic::{
+            ordering::{
+                Acquire,
+                Full,
+                Relaxed,
+                Release, //
+            },
+            Atomic,
+            AtomicFlag, //
+        },
+        new_rwsem,
+        Arc,
+        RwSemReadGuard,
+        RwSemaphore,
+        SetOnce, //
+    },
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+/// The name of our entry in the Kexec Handover tree.
+pub(crate) const ENTRY_NAME: &CStr = c"LUO";
+
+/// Whether `liveupdate=` asks for us, and from the early initcall on, whether we are there.
+static ENABLED: Atomic<bool> = Atomic::new(false);
+
+/// Set in the early initcall, before anybody can use it.
+static LUO: SetOnce<Pin<KBox<Luo>>> = SetOnce::new();
+
+/// The device, once it is registered.
+static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new();
+
+/// Whether what is handed over may still change.
+#[derive(PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Everything is serialized and the next kernel about to start. There is no way back.
+    Sealed,
+}
+
+/// All state of the orchestrator.
+#[pin_data]
+pub(crate) struct Luo {
+    number: u64,
+    #[pin]
+    gate: RwSemaphore<Gate>,
+    #[pin]
+    pub(crate) outgoing: RwSemaphore<OutgoingSessions>,
+    #[pin]
+    pub(crate) incoming: RwSemaphore<IncomingSessions>,
+    #[pin]
+    pub(crate) flbs: RwSemaphore<KVec<Arc<Flb>>>,
+    #[pin]
+    pub(crate) registry: RwSemaphore<Registry>,
+    #[pin]
+    pub(crate) content_ids: ContentIds,
+    pub(crate) incoming_flbs: IncomingFlbs,
+}
+
+/// The right to change what is handed over. While it exists, no kexec starts.
+pub(crate) struct Mutating<'a> {
+    _gate: RwSemReadGuard<'a, Gate>,
+}
+
+impl<'a> Mutating<'a> {
+    fn new(gate: RwSemReadGuard<'a, Gate>) -> Result<Self> {
+        match *gate {
+            Gate::Open => Ok(Self { _gate: gate }),
+            Gate::Sealed => Err(EBUSY),
+        }
+    }
+}
+
+impl Luo {
+    fn new(incoming: Incoming) -> impl PinInit<Self> {
+        let Incoming {
+            number,
+            sessions_pa,
+            flbs: incoming_flbs,
+        } = incoming;
+        pin_init!(Self {
+            number,
+            gate <- new_rwsem!(Gate::Open, "luo_gate"),
+            outgoing <- new_rwsem!(OutgoingSessions::new(), "luo_outgoing"),
+            incoming <- new_rwsem!(IncomingSessions::new(sessions_pa), "luo_incoming"),
+            flbs <- new_rwsem!(KVec::new(), "luo_flbs"),
+            registry <- new_rwsem!(Registry::new(), "luo_registry"),
+            content_ids <- ContentIds::new(),
+            incoming_flbs,
+        })
+    }
+
+    /// Returns the orchestrator, if it is enabled.
+    pub(crate) fn get() -> Option<&'static Luo> {
+        if !ENABLED.load(Acquire) {
+            return None;
+        }
+        LUO.as_ref().map(|luo| luo.as_ref().get_ref())
+    }
+
+    /// How many live updates led to this kernel.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Holds off a kexec.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the kexec is under way already, [`EINTR`] if the task was killed meanwhile.
+    pub(crate) fn mutate(&self) -> Result<Mutating<'_>> {
+        Mutating::new(self.gate.read_killable()?)
+    }
+
+    /// As [`Self::mutate`], for those who cannot be told that they were killed.
+    pub(crate) fn mutate_uninterruptible(&self) -> Result<Mutating<'_>> {
+        Mutating::new(self.gate.read())
+    }
+
+    /// Whether everything is serialized. If somebody is just about to do that, it is not.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.gate
+            .try_read()
+            .is_some_and(|gate| *gate == Gate::Sealed)
+    }
+
+    fn reboot(&self) -> Result {
+        let start = Instant::<Monotonic>::now();
+        let mut gate = self.gate.write_killable()?;
+        if *gate == Gate::Sealed {
+            return Err(EBUSY);
+        }
+        let mut outgoing = self.outgoing.write();
+        if outgoing.is_empty() {
+            *gate = Gate::Sealed;
+            return Ok(());
+        }
+        if !kho::loaded_image_carries_handover() {
+            pr_err!(
+                "the loaded image cannot take over {} sessions: load it with kexec_file_load()\n",
+                outgoing.iter().count()
+            );
+            return Err(EINVAL);
+        }
+        let totals = outgoing
+            .serialize(self)
+            .inspect_err(|err| pr_err!("live update aborted: error {}\n", err.to_errno()))?;
+        pr_info!(
+            "serialized {} sessions with {} files in {} us\n",
+            totals.sessions,
+            totals.files,
+            start.elapsed().as_micros_ceil()
+        );
+        *gate = Gate::Sealed;
+        Ok(())
+    }
+}
+
+/// Whether live updates are possible.
+pub(crate) fn is_enabled() -> bool {
+    Luo::get().is_some()
+}
+
+/// Freezes and serializes all sessions, after which nothing that is handed over changes any more.
+///
+/// # Errors
+///
+/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EINTR`]
+/// if the task was killed, or the error of the handler that could not freeze a file. Nothing is
+/// frozen then.
+///
+/// # Context
+///
+/// May sleep. To be called with the kexec lock held, before anything is shut down.
+pub(crate) fn reboot() -> Result {
+    Luo::get().map_or(Ok(()), Luo::reboot)
+}
+
+fn parse_param(arg: Option<&CStr>) -> Result {
+    ENABLED.store(kstrtobool(arg.ok_or(EINVAL)?)?, Relaxed);
+    Ok(())
+}
+early_param!(c"liveupdate", parse_param);
+
+/// What the previous kernel left behind.
+struct Incoming {
+    number: u64,
+    sessions_pa: u64,
+    flbs: IncomingFlbs,
+}
+
+impl Incoming {
+    const NOTHING: Self = Self {
+        number: 0,
+        sessions_pa: 0,
+        flbs: IncomingFlbs::new(),
+    };
+
+    /// Takes over the root of what the previous kernel left behind.
+    ///
+    /// If it makes no sense, nothing is taken over: the memory stays reserved, and the machine
+    /// boots as if there were nothing.
+    fn take_over() -> Self {
+        let (folio, size) = match ClaimedFolio::subtree(ENTRY_NAME) {
+            Ok(found) => found,
+            Err(err) => {
+                if err != ENOENT {
+                    pr_err!("cannot find live update data: error {}\n", err.to_errno());
+                }
+                return Self::NOTHING;
+            }
+        };
+        let bytes = folio.bytes();
+        let this = match LuoSer::parse(bytes.get(..size).unwrap_or(bytes)) {
+            Ok(ser) => {
+                pr_info!(
+                    "Retrieved live update data, liveupdate number: {}\n",
+                    ser.liveupdate_num
+                );
+                Self {
+                    number: ser.liveupdate_num,
+                    sessions_pa: ser.sessions_pa,
+                    flbs: Self::take_over_flbs(ser.flbs_pa),
+                }
+            }
+            Err(err) => {
+                pr_err!(
+                    "cannot use the live update data of the previous kernel ({:?}): its memory \
+                     stays reserved until the next reboot\n",
+                    err
+                );
+                Self::NOTHING
+            }
+        };
+        // The debugfs files of Kexec Handover show this page for as long as the kernel runs.
+        folio.leak();
+        this
+    }
+
+    fn take_over_flbs(pa: u64) -> IncomingFlbs {
+        let Some(pa) = PhysAddr::new(pa) else {
+            return IncomingFlbs::new();
+        };
+        ClaimedFolio::new(pa)
+            .and_then(|folio| luo_flb::incoming::parse(folio.bytes()))
+            .unwrap_or_else(|err| {
+                pr_err!("cannot take over shared state: error {}\n", err.to_errno());
+                IncomingFlbs::new()
+            })
+    }
+}
+
+fn early_init() -> Result {
+    let wanted = ENABLED.load(Relaxed);
+    // Until there is something to be enabled.
+    ENABLED.store(false, Relaxed);
+
+    if !kho::is_enabled() {
+        if wanted {
+            pr_warn!("Disabling liveupdate because KHO is disabled\n");
+        }
+        return Ok(());
+    }
+    let incoming = Incoming::take_over();
+    if !wanted {
+        if incoming.sessions_pa != 0 {
+            pr_warn!(
+                "liveupdate=on is missing: the sessions of the previous kernel cannot be \
+                 retrieved, and their memory stays reserved\n"
+            );
+        }
+        return Ok(());
+    }
+    LUO.populate(KBox::pin_init(Luo::new(incoming), GFP_KERNEL)?);
+    ENABLED.store(true, Release);
+    Ok(())
+}
+initcall!(early, early_init);
+
+fn late_init() -> Result {
+    let Some(luo) = Luo::get() else {
+        return Ok(());
+    };
+    let device = MiscDeviceRegistration::register(MiscDeviceOptions {
+        name: c"liveupdate",
+    });
+    DEVICE.populate(KBox::pin_init(device, GFP_KERNEL)?);
+    debugfs::init(luo)
+}
+initcall!(late, late_init);
+
+/// Whether `/dev/liveupdate` is open.
+static IN_USE: AtomicFlag = AtomicFlag::new(false);
+
+/// The right to use `/dev/liveupdate`, which only one open file can have.
+struct Device;
+
+impl Device {
+    fn claim() -> Result<Self> {
+        if IN_USE.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        IN_USE.store(false, Release);
+    }
+}
+
+#[vtable]
+impl MiscDevice for Device {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        Ok(KBox::new(Self::claim()?, GFP_KERNEL)?)
+    }
+
+    fn ioctl(_device: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let luo = Luo::get().ok_or(ENODEV)?;
+        match cmd {
+            CreateSession::CMD => {
+                let (arg, mut command) = UserArg::read::<CreateSession>(arg)?;
+                let name = Name::parse(&command.name)?;
+                install(
+                    || luo_session::outgoing::create(luo, &luo.mutate()?, name),
+                    |fd| {
+                        command.fd = fd;
+                        arg.respond(&command)
+                    },
+                )
+            }
+            RetrieveSession::CMD => {
+                let (arg, mut command) = UserArg::read::<RetrieveSession>(arg)?;
+                let name = Name::parse(&command.name)?;
+                install(
+                    || luo_session::incoming::retrieve(luo, &name),
+                    |fd| {
+                        command.fd = fd;
+                        arg.respond(&command)
+                    },
+                )
+            }
+            _ => Err(ENOTTY),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files of sessions.
+//!
+//! A file is *outgoing* in the kernel that preserves it and *incoming* in the kernel that it was
+//! preserved for. The two have nothing in common but the handler that takes care of them, hence
+//! they are different types.
+
+pub(crate) mod handler;
+pub(crate) mod incoming;
+pub(crate) mod outgoing;
+
+use kernel::{
+    prelude::*,
+    rbtree::{
+        Entry,
+        RBTree,
+        RBTreeNodeReservation, //
+    },
+    sync::{
+        new_mutex,
+        Mutex, //
+    }, //
+};
+
+/// What user space calls a file of a session.
+pub(crate) type Token = u64;
+
+/// The contents that are preserved or were retrieved, of all sessions.
+#[pin_data]
+pub(crate) struct ContentIds {
+    #[pin]
+    ids: Mutex<RBTree<usize, ()>>,
+}
+
+impl ContentIds {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            ids <- new_mutex!(RBTree::new(), "luo_content_ids"),
+        })
+    }
+
+    /// Takes note of contents.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if they already belong to a session, [`ENOMEM`].
+    pub(crate) fn insert(&'static self, id: usize) -> Result<ContentId> {
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        match self.ids.lock().entry(id) {
+            Entry::Occupied(_) => return Err(EBUSY),
+            Entry::Vacant(entry) => entry.insert((), node),
+        };
+        Ok(ContentId { ids: self, id })
+    }
+}
+
+/// The proof that nothing else preserves the same contents.
+///
+/// # Invariants
+///
+/// `id` is in `ids`.
+pub(crate) struct ContentId {
+    ids: &'static ContentIds,
+    id: usize,
+}
+
+impl Drop for ContentId {
+    fn drop(&mut self) {
+        let node = self.ids.ids.lock().remove_node(&self.id);
+        // Free it with the lock released.
+        drop(node);
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registered file handlers.
+
+use crate::{
+    abi::Compatible,
+    c_abi::FileOps,
+    luo_core::Luo,
+    luo_flb::FlbList, //
+};
+use kernel::{
+    fs::File,
+    module_ref::ModuleRef,
+    prelude::*,
+    str::BStr,
+    sync::{
+        new_rwsem,
+        Arc,
+        RwSemaphore, //
+    }, //
+};
+
+/// What became of the attempt to retrieve a file.
+#[derive(Clone, Copy)]
+pub(crate) enum Retrieval<'a> {
+    /// There was none, or none that lost anything.
+    None,
+    /// The file exists.
+    Done(&'a File),
+    /// It failed for good.
+    Failed(Error),
+}
+
+/// A handler that is or was registered.
+#[pin_data]
+pub(crate) struct Handler {
+    compatible: Compatible,
+    address: usize,
+    /// [`None`] once the handler was unregistered. Held for reading while an operation runs.
+    #[pin]
+    ops: RwSemaphore<Option<FileOps>>,
+}
+
+impl Handler {
+    /// What the handler calls itself.
+    pub(crate) fn compatible(&self) -> &Compatible {
+        &self.compatible
+    }
+
+    /// Calls an operation; returns [`None`] if the handler was unregistered.
+    pub(crate) fn with<R>(&self, call: impl FnOnce(&FileOps) -> R) -> Option<R> {
+        self.ops.read().as_ref().map(call)
+    }
+}
+
+/// A registered handler, and the shared states that its files depend on.
+pub(crate) struct Registration {
+    pub(crate) handler: Arc<Handler>,
+    pub(crate) flbs: Option<FlbList>,
+}
+
+/// A handler that cannot go away: its module is in use.
+pub(crate) struct Found {
+    pub(crate) handler: Arc<Handler>,
+    pub(crate) flbs: Option<FlbList>,
+    pub(crate) module: ModuleRef,
+}
+
+/// The handlers in the order of their registration.
+pub(crate) struct Registry {
+    pub(crate) handlers: KVec<Registration>,
+}
+
+impl Registry {
+    pub(crate) const fn new() -> Self {
+        Self {
+            handlers: KVec::new(),
+        }
+    }
+
+    /// The handler whose C structure is at `address`.
+    pub(crate) fn by_address(&mut self, address: usize) -> Option<&mut Registration> {
+        self.handlers
+            .iter_mut()
+            .find(|entry| entry.handler.address == address)
+    }
+}
+
+impl Luo {
+    /// Returns the first handler for which `fits` is true.
+    ///
+    /// `fits` is called with the registry unlocked, since handlers may use the registry.
+    fn find_handler(&self, fits: impl Fn(&Handler) -> bool) -> Option<Found> {
+        let mut index: usize = 0;
+        loop {
+            let (handler, flbs) = {
+                let registry = self.registry.read();
+                let entry = registry.handlers.get(index)?;
+                (entry.handler.clone(), entry.flbs.clone())
+            };
+            index = index.wrapping_add(1);
+            if fits(&handler) {
+                let module = handler.with(FileOps::module)??;
+                return Some(Found {
+                    handler,
+                    flbs,
+                    module,
+                });
+            }
+        }
+    }
+
+    /// Finds the handler in charge of `file`.
+    pub(crate) fn handler_for_file(&self, file: &File) -> Option<Found> {
+        self.find_handler(|handler| {
+            handler
+                .with(|ops| ops.can_preserve(file))
+                .unwrap_or_default()
+        })
+    }
+
+    /// Finds the handler that understands the format `compatible`.
+    pub(crate) fn handler_for_format(&self, compatible: &Compatible) -> Option<Found> {
+        self.find_handler(|handler| handler.compatible == *compatible)
+    }
+}
+
+/// Registers a handler.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`] if live update is disabled, [`EEXIST`] if there is a handler of the same name,
+/// [`EINVAL`] if the name is not valid, [`ENOMEM`].
+pub(crate) fn register(ops: FileOps) -> Result {
+    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
+    let compatible = ops.compatible()?;
+    let address = ops.address();
+    let handler = Arc::pin_init(
+        pin_init!(Handler {
+            compatible,
+            address,
+            ops <- new_rwsem!(Some(ops), "luo_handler"),
+        }),
+        GFP_KERNEL,
+    )?;
+
+    let mut registry = luo.registry.write();
+    if registry
+        .handlers
+        .iter()
+        .any(|other| other.handler.compatible == compatible)
+    {
+        pr_err!(
+            "there already is a file handler '{}'\n",
+            BStr::from_bytes(compatible.as_bytes())
+        );
+        return Err(EEXIST);
+    }
+    registry.handlers.push(
+        Registration {
+            handler,
+            flbs: None,
+        },
+        GFP_KERNEL,
+    )?;
+    Ok(())
+}
+
+/// Unregisters the handler at `address`.
+///
+/// Waits until none of its operations runs. Files that it preserved cannot be handed over any
+/// more; a handler without files in sessions is what callers make sure of by module references.
+pub(crate) fn unregister(address: usize) {
+    let Some(luo) = Luo::get() else {
+        return;
+    };
+    let entry = {
+        let mut registry = luo.registry.write();
+        let Some(index) = registry
+            .handlers
+            .iter()
+            .position(|entry| entry.handler.address == address)
+        else {
+            pr_warn!("attempt to unregister a file handler that is not registered\n");
+            return;
+        };
+        registry.handlers.remove(index)
+    };
+    let Ok(entry) = entry else {
+        return;
+    };
+    crate::luo_flb::unregister_all(luo, entry.flbs);
+    entry.handler.ops.write().take();
+    let compatible = entry.handler.compatible;
+    if Arc::into_unique_or_drop(entry.handler).is_none() {
+        pr_warn!(
+            "file handler '{}' was unregistered while files depend on it\n",
+            BStr::from_bytes(compatible.as_bytes())
+        );
+    }
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files that the previous kernel handed over.
+
+use super::{
+    handler::{
+        Found,
+        Retrieval, //
+    },
+    ContentId,
+    Token, //
+};
+use crate::{
+    abi::{
+        Compatible,
+        FileSer,
+        FileSetSer,
+        ListReader, //
+    },
+    block::HandedOver,
+    c_abi::Payload,
+    luo_core::Luo,
+    luo_flb::incoming::file_finished, //
+};
+use kernel::{
+    fs::File,
+    liveupdate::RetrieveError,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    str::BStr,
+    sync::{
+        aref::ARef,
+        new_rwsem,
+        Arc,
+        RwSemaphore, //
+    }, //
+};
+
+/// How far a file got.
+enum Progress {
+    /// It can be retrieved. The handler is known as soon as it was needed for the first time.
+    Waiting(Option<Found>),
+    /// It was retrieved; it can be asked for again.
+    Retrieved {
+        file: ARef<File>,
+        _id: Option<ContentId>,
+        found: Found,
+    },
+    /// It can never be retrieved.
+    Failed(Error, Found),
+    /// Nothing of what was handed over is left.
+    Finished,
+}
+
+struct State {
+    payload: Payload,
+    progress: Progress,
+}
+
+/// A file that was handed over.
+#[pin_data]
+pub(crate) struct IncomingFile {
+    token: Token,
+    /// [`None`] if the previous kernel wrote nonsense.
+    compatible: Option<Compatible>,
+    #[pin]
+    state: RwSemaphore<State>,
+}
+
+impl IncomingFile {
+    fn new(ser: &FileSer) -> impl PinInit<Self> {
+        let token = ser.token;
+        let compatible = Compatible::parse(&ser.compatible).ok();
+        let state = State {
+            payload: Payload::incoming(ser.data),
+            progress: Progress::Waiting(None),
+        };
+        pin_init!(Self {
+            token,
+            compatible,
+            state <- new_rwsem!(state, "luo_incoming_file"),
+        })
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        self.token
+    }
+
+    /// The name of the handler that this file needs.
+    pub(crate) fn compatible(&self) -> &BStr {
+        BStr::from_bytes(
+            self.compatible
+                .as_ref()
+                .map_or(b"(damaged)".as_slice(), |compatible| compatible.as_bytes()),
+        )
+    }
+
+    /// How far the file got, as text for the administrator, and the error if there was one.
+    pub(crate) fn progress(&self) -> (&'static str, Option<Error>) {
+        // Whoever asks must not wait for a handler.
+        let Some(state) = self.state.try_read() else {
+            return ("busy", None);
+        };
+        match state.progress {
+            Progress::Waiting(_) => ("incoming", None),
+            Progress::Retrieved { .. } => ("retrieved", None),
+            Progress::Failed(err, _) => ("failed", Some(err)),
+            Progress::Finished => ("finished", None),
+        }
+    }
+
+    fn find(&self, luo: &Luo) -> Option<Found> {
+        luo.handler_for_format(self.compatible.as_ref()?)
+    }
+
+    /// Retrieves the file; every further call returns the same one.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if there is no handler (a module may bring it later), and whatever the
+    /// handler returns. A failure that lost nothing can be followed by another try; any other
+    /// error is what all later calls return, too.
+    pub(crate) fn retrieve(&self, luo: &'static Luo) -> Result<ARef<File>> {
+        let mut guard = self.state.write_killable()?;
+        let state = &mut *guard;
+
+        if let Progress::Waiting(found @ None) = &mut state.progress {
+            *found = self.find(luo);
+        }
+        let found = match &mut state.progress {
+            Progress::Retrieved { file, .. } => return Ok(file.clone()),
+            Progress::Failed(err, _) => return Err(*err),
+            Progress::Finished => return Err(ENOENT),
+            Progress::Waiting(None) => {
+                pr_warn!(
+                    "no file handler '{}' for the file with token {}\n",
+                    self.compatible(),
+                    self.token
+                );
+                return Err(EOPNOTSUPP);
+            }
+            Progress::Waiting(found) => found,
+        };
+        let Some(handler) = found.as_ref().map(|found| &found.handler) else {
+            return Err(EOPNOTSUPP);
+        };
+
+        let payload = &mut state.payload;
+        let res = handler
+            .with(|ops| {
+                let file = ops.retrieve(payload)?;
+                let id = ops.file_id(&file);
+                Ok((file, id))
+            })
+            .unwrap_or(Err(RetrieveError::Retry(ENODEV)));
+        let err = match res {
+            Err(RetrieveError::Retry(err)) => return Err(err),
+            Err(RetrieveError::Permanent(err)) => Err(err),
+            Ok(done) => Ok(done),
+        };
+        let Some(found) = found.take() else {
+            return Err(EOPNOTSUPP);
+        };
+        match err {
+            Err(err) => {
+                pr_err!(
+                    "handler '{}' cannot retrieve the file with token {}: error {}\n",
+                    self.compatible(),
+                    self.token,
+                    err.to_errno()
+                );
+                state.progress = Progress::Failed(err, found);
+                Err(err)
+            }
+            Ok((file, id)) => {
+                // The file exists only now, hence nobody else can have preserved it: this can
+                // only fail for want of memory, which is no reason to give up the file.
+                let id = luo.content_ids.insert(id).ok();
+                state.progress = Progress::Retrieved {
+                    file: file.clone(),
+                    _id: id,
+                    found,
+                };
+                Ok(file)
+            }
+        }
+    }
+
+    fn can_finish(&self, luo: &Luo) -> bool {
+        let mut guard = self.state.write();
+        let State { payload, progress } = &mut *guard;
+        if let Progress::Waiting(found @ None) = progress {
+            *found = self.find(luo);
+        }
+        let (found, retrieval) = match progress {
+            Progress::Waiting(Some(found)) => (found, Retrieval::None),
+            Progress::Retrieved { file, found, .. } => (found, Retrieval::Done(file)),
+            Progress::Failed(err, found) => (found, Retrieval::Failed(*err)),
+            Progress::Waiting(None) | Progress::Finished => return true,
+        };
+        found
+            .handler
+            .with(|ops| ops.can_finish(payload, retrieval))
+            .unwrap_or(true)
+    }
+
+    fn finish(&self, luo: &'static Luo) {
+        let mut guard = self.state.write();
+        let payload = guard.payload;
+        // What is replaced is dropped at the end of this function.
+        let progress = core::mem::replace(&mut guard.progress, Progress::Finished);
+        let (found, retrieval) = match &progress {
+            Progress::Waiting(Some(found)) => (found, Retrieval::None),
+            Progress::Retrieved { file, found, .. } => (found, Retrieval::Done(file)),
+            Progress::Failed(err, found) => (found, Retrieval::Failed(*err)),
+            Progress::Waiting(None) => {
+                pr_warn!(
+                    "nobody can free the file with token {}: there is no file handler '{}'\n",
+                    self.token,
+                    self.compatible()
+                );
+                return;
+            }
+            Progress::Finished => return,
+        };
+        found.handler.with(|ops| ops.finish(payload, retrieval));
+        file_finished(luo, found.flbs.as_ref());
+    }
+}
+
+/// The files of an incoming session.
+///
+/// They are read from what the previous kernel left behind when they are needed for the first
+/// time; if that runs out of memory, it is continued the next time.
+pub(crate) struct IncomingFiles {
+    files: KVVec<Arc<IncomingFile>>,
+    by_token: RBTree<Token, Arc<IncomingFile>>,
+    unread: Option<ListReader<FileSer, HandedOver>>,
+    expected: u64,
+    damaged: bool,
+}
+
+impl IncomingFiles {
+    pub(crate) fn new(ser: &FileSetSer) -> Self {
+        Self {
+            files: KVVec::new(),
+            by_token: RBTree::new(),
+            unread: Some(ListReader::new(HandedOver, ser.files)),
+            expected: ser.count,
+            damaged: false,
+        }
+    }
+
+    /// Whether all that can be read was read.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.unread.is_none()
+    }
+
+    /// Whether some files could not be read.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// How many files there are, as far as is known.
+    pub(crate) fn count(&self) -> u64 {
+        if self.is_loaded() {
+            // CAST: `usize` has at most 64 bits.
+            self.files.len() as u64
+        } else {
+            self.expected
+        }
+    }
+
+    /// The files in the order of their preservation.
+    pub(crate) fn files(&self) -> &[Arc<IncomingFile>] {
+        &self.files
+    }
+
+    fn add(&mut self, ser: &FileSer, session: &BStr) -> Result {
+        self.files.reserve(1, GFP_KERNEL)?;
+        let file = Arc::pin_init(IncomingFile::new(ser), GFP_KERNEL)?;
+        if self.by_token.get(&file.token).is_some() {
+            pr_err!(
+                "session '{}': the previous kernel used token {} twice\n",
+                session,
+                file.token
+            );
+            self.damaged = true;
+        } else {
+            self.by_token
+                .insert(RBTreeNode::new(file.token, file.clone(), GFP_KERNEL)?);
+        }
+        // A file that cannot be asked for still has to be finished.
+        self.files.push_within_capacity(file)?;
+        Ok(())
+    }
+
+    /// Reads the files, if that has not been done yet.
+    ///
+    /// A list that is damaged costs those files that are behind the damage.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; nothing is lost.
+    pub(crate) fn load(&mut self, session: &BStr) -> Result {
+        let Some(mut reader) = self.unread.take() else {
+            return Ok(());
+        };
+        let res = loop {
+            match reader.peek() {
+                Ok(Some(ser)) => {
+                    if let Err(err) = self.add(ser, session) {
+                        self.unread = Some(reader);
+                        return Err(err);
+                    }
+                    reader.advance();
+                }
+                Ok(None) => break Ok(()),
+                Err(err) => break Err(err),
+            }
+        };
+        if let Err(err) = res {
+            pr_err!("session '{}': the list of files is damaged: {:?}\n", session, err);
+            self.damaged = true;
+        } else if self.count() != self.expected {
+            pr_err!(
+                "session '{}': {} files instead of {}\n",
+                session,
+                self.count(),
+                self.expected
+            );
+            self.damaged = true;
+        }
+        Ok(())
+    }
+
+    /// Looks up a file; [`ENOENT`] if there is none called `token`.
+    pub(crate) fn get(&self, token: Token) -> Result<Arc<IncomingFile>> {
+        self.by_token.get(&token).cloned().ok_or(ENOENT)
+    }
+
+    /// Releases all that was handed over for these files, last one first.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if a handler refuses; nothing has happened then.
+    pub(crate) fn finish(&mut self, luo: &'static Luo) -> Result {
+        if !self.files.iter().all(|file| file.can_finish(luo)) {
+            return Err(EBUSY);
+        }
+        while let Some(file) = self.files.pop() {
+            self.by_token.remove(&file.token);
+            file.finish(luo);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files that the next kernel is going to get.
+
+use super::{
+    handler::Handler,
+    ContentId,
+    Token, //
+};
+use crate::{
+    abi::{
+        FileSer,
+        FileSetSer, //
+    },
+    block::BlockList,
+    c_abi::Payload,
+    luo_core::Luo,
+    luo_flb::FlbPins, //
+};
+use kernel::{
+    fs::File,
+    module_ref::ModuleRef,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    str::BStr,
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
+};
+
+/// A preserved file. Dropping it takes its preservation back.
+///
+/// What it owns is declared in the order of its release.
+pub(crate) struct OutgoingFile {
+    token: Token,
+    payload: Payload,
+    _flbs: FlbPins,
+    _id: ContentId,
+    handler: Arc<Handler>,
+    _module: ModuleRef,
+    file: ARef<File>,
+}
+
+impl OutgoingFile {
+    fn preserve(luo: &'static Luo, token: Token, file: ARef<File>) -> Result<Self> {
+        let found = luo.handler_for_file(&file).ok_or(ENOENT)?;
+        let handler = found.handler;
+        let id = handler.with(|ops| ops.file_id(&file)).ok_or(ENOENT)?;
+        let id = luo.content_ids.insert(id)?;
+        let flbs = FlbPins::new(found.flbs)?;
+        let payload = handler.with(|ops| ops.preserve(&file)).ok_or(ENOENT)??;
+        Ok(Self {
+            token,
+            payload,
+            _flbs: flbs,
+            _id: id,
+            handler,
+            _module: found.module,
+            file,
+        })
+    }
+
+    fn freeze(&mut self) -> Result {
+        let Self {
+            handler,
+            file,
+            payload,
+            ..
+        } = self;
+        // A file whose handler has gone cannot be restored.
+        handler
+            .with(|ops| ops.freeze(file, payload))
+            .unwrap_or(Err(ENODEV))
+    }
+
+    fn unfreeze(&self) {
+        self.handler
+            .with(|ops| ops.unfreeze(&self.file, &self.payload));
+    }
+
+    fn serialize(&self) -> FileSer {
+        FileSer {
+            compatible: *self.handler.compatible().field(),
+            data: self.payload.data,
+            token: self.token,
+        }
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        self.token
+    }
+
+    pub(crate) fn handler(&self) -> &Handler {
+        &self.handler
+    }
+}
+
+impl Drop for OutgoingFile {
+    fn drop(&mut self) {
+        self.handler
+            .with(|ops| ops.unpreserve(&self.file, self.payload));
+    }
+}
+
+/// The files of an outgoing session. Dropping it takes their preservation back, last one first.
+///
+/// # Invariants
+///
+/// `by_token` maps the token of each file to its place in `files`; `blocks` has room for all.
+pub(crate) struct OutgoingFiles {
+    files: KVVec<OutgoingFile>,
+    by_token: RBTree<Token, usize>,
+    blocks: BlockList<FileSer>,
+}
+
+impl OutgoingFiles {
+    pub(crate) fn new() -> Self {
+        Self {
+            files: KVVec::new(),
+            by_token: RBTree::new(),
+            blocks: BlockList::new(),
+        }
+    }
+
+    /// The files in the order of their preservation.
+    pub(crate) fn files(&self) -> &[OutgoingFile] {
+        &self.files
+    }
+
+    /// Fails with [`EEXIST`] if there is a file called `token`.
+    pub(crate) fn check_token(&self, token: Token) -> Result {
+        match self.by_token.get(&token) {
+            Some(_) => Err(EEXIST),
+            None => Ok(()),
+        }
+    }
+
+    /// Preserves `file` as `token`.
+    ///
+    /// # Errors
+    ///
+    /// [`EEXIST`] if the token is in use, [`ENOSPC`] if the session is full, [`ENOMEM`],
+    /// [`ENOENT`] if no handler is in charge of the file, [`EBUSY`] if its contents are preserved
+    /// already, and whatever the handler returns.
+    pub(crate) fn preserve(
+        &mut self,
+        luo: &'static Luo,
+        token: Token,
+        file: ARef<File>,
+    ) -> Result {
+        self.check_token(token)?;
+
+        // All that needs memory comes first.
+        let place = self.files.len();
+        self.blocks.grow(place.saturating_add(1))?;
+        self.files.reserve(1, GFP_KERNEL)?;
+        let node = RBTreeNode::new(token, place, GFP_KERNEL)?;
+
+        let file = OutgoingFile::preserve(luo, token, file)?;
+        self.files.push_within_capacity(file)?;
+        // INVARIANT: The file was just added at `place`, for which there is room in `blocks`.
+        self.by_token.insert(node);
+        Ok(())
+    }
+
+    /// Freezes all files: what the next kernel gets does not change any more.
+    ///
+    /// Needs no memory. If a handler fails, the files before its file are unfrozen.
+    pub(crate) fn freeze(&mut self, session: &BStr) -> Result<Frozen<'_>> {
+        let mut frozen = Frozen {
+            set: self,
+            count: 0,
+        };
+        while let Some(file) = frozen.set.files.get_mut(frozen.count) {
+            file.freeze().inspect_err(|err| {
+                pr_err!(
+                    "session '{}': handler '{}' cannot freeze the file with token {}: error {}\n",
+                    session,
+                    BStr::from_bytes(file.handler.compatible().as_bytes()),
+                    file.token,
+                    err.to_errno(),
+                );
+            })?;
+            // INVARIANT: One more file is frozen.
+            frozen.count = frozen.count.saturating_add(1);
+        }
+        Ok(frozen)
+    }
+
+    /// Takes back what a committed [`Frozen`] did.
+    pub(crate) fn unfreeze(&mut self) {
+        // INVARIANT: All files are frozen.
+        let count = self.files.len();
+        drop(Frozen { set: self, count });
+    }
+}
+
+impl Drop for OutgoingFiles {
+    fn drop(&mut self) {
+        while let Some(file) = self.files.pop() {
+            drop(file);
+        }
+    }
+}
+
+/// A set of files that is being frozen. Dropping it unfreezes them, last one first.
+///
+/// # Invariants
+///
+/// The first `count` files of `set` are frozen, the others are not.
+#[must_use = "the files are unfrozen when this is dropped"]
+pub(crate) struct Frozen<'a> {
+    set: &'a mut OutgoingFiles,
+    count: usize,
+}
+
+impl Frozen<'_> {
+    /// Writes the files to where the next kernel finds them, and leaves them frozen.
+    ///
+    /// Needs no memory.
+    pub(crate) fn commit(self) -> Result<FileSetSer> {
+        let OutgoingFiles { files, blocks, .. } = &mut *self.set;
+        let ser = FileSetSer {
+            files: blocks.write(files.iter().map(OutgoingFile::serialize))?,
+            // CAST: `usize` has at most 64 bits.
+            count: files.len() as u64,
+        };
+        core::mem::forget(self);
+        Ok(ser)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        for file in self.set.files.iter().take(self.count).rev() {
+            file.unfreeze();
+        }
+    }
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! File-lifecycle-bound (FLB) data: state that files share.
+//!
+//! State is preserved together with the first file that depends on it, and unpreserved with the
+//! last one. In the next kernel, it is finished with the last file. Users in the kernel keep the
+//! object alive as well, but are not counted among the files: they do not survive the kexec.
+
+pub(crate) mod incoming;
+
+use crate::{
+    abi::{
+        Compatible,
+        FlbPage,
+        FlbSer, //
+    },
+    c_abi::{
+        FlbOps,
+        FlbPayload, //
+    },
+    luo_core::Luo, //
+};
+use kernel::{
+    module_ref::ModuleRef,
+    prelude::*,
+    str::BStr,
+    sync::{
+        new_mutex,
+        Arc,
+        Mutex, //
+    }, //
+};
+
+/// State that is preserved.
+struct Live {
+    payload: FlbPayload,
+    files: u64,
+    users: u64,
+    _module: ModuleRef,
+}
+
+struct State {
+    /// [`None`] once the state was unregistered.
+    ops: Option<FlbOps>,
+    live: Option<Live>,
+}
+
+/// State that files depend on, in the direction of the next kernel.
+#[pin_data]
+pub(crate) struct Flb {
+    compatible: Compatible,
+    address: usize,
+    /// Held while operations run.
+    #[pin]
+    state: Mutex<State>,
+}
+
+impl Flb {
+    fn pin_file(&self) -> Result {
+        let mut state = self.state.lock();
+        if let Some(live) = &mut state.live {
+            live.files = live.files.checked_add(1).ok_or(EOVERFLOW)?;
+            return Ok(());
+        }
+        let ops = state.ops.ok_or(ENODEV)?;
+        let module = ops.module().ok_or(ENODEV)?;
+        state.live = Some(Live {
+            payload: ops.preserve()?,
+            files: 1,
+            users: 0,
+            _module: module,
+        });
+        Ok(())
+    }
+
+    /// Changes the numbers of users; unpreserves the state when nobody is left.
+    fn unpin(&self, change: impl FnOnce(&mut Live)) {
+        let mut state = self.state.lock();
+        // It is gone already if it was unregistered in use.
+        let Some(live) = &mut state.live else {
+            return;
+        };
+        change(live);
+        if live.files == 0 && live.users == 0 {
+            let payload = live.payload;
+            if let Some(ops) = state.ops {
+                ops.unpreserve(payload);
+            }
+            state.live = None;
+        }
+    }
+
+    fn serialize(&self) -> Option<FlbSer> {
+        let state = self.state.lock();
+        let live = state.live.as_ref().filter(|live| live.files != 0)?;
+        Some(FlbSer {
+            name: *self.compatible.field(),
+            data: live.payload.data,
+            count: live.files,
+        })
+    }
+
+    /// Ends the use of the operations, which are about to go away.
+    fn disconnect(&self) {
+        let mut state = self.state.lock();
+        let ops = state.ops.take();
+        if let (Some(ops), Some(live)) = (ops, state.live.take()) {
+            pr_warn!(
+                "shared state '{}' was unregistered while {} files depend on it\n",
+                BStr::from_bytes(self.compatible.as_bytes()),
+                live.files
+            );
+            ops.unpreserve(live.payload);
+        }
+    }
+}
+
+/// The states that the files of a handler depend on.
+pub(crate) type FlbList = Arc<KVec<Arc<Flb>>>;
+
+/// What a file does to the states that it depends on. Dropping it takes that back.
+///
+/// Remembers the states, because the handler may get or lose some while the file is preserved.
+///
+/// # Invariants
+///
+/// The first `pinned` states of `list` are pinned for this object.
+pub(crate) struct FlbPins {
+    list: Option<FlbList>,
+    pinned: usize,
+}
+
+impl FlbPins {
+    /// Pins all states of `list`, or none of them if one cannot be preserved.
+    pub(crate) fn new(list: Option<FlbList>) -> Result<Self> {
+        let mut this = Self { list, pinned: 0 };
+        for flb in this.list.iter().flat_map(|list| list.iter()) {
+            flb.pin_file()?;
+            // INVARIANT: One more state is pinned.
+            this.pinned = this.pinned.saturating_add(1);
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for FlbPins {
+    fn drop(&mut self) {
+        if let Some(list) = &self.list {
+            for flb in list.iter().take(self.pinned).rev() {
+                flb.unpin(|live| live.files = live.files.saturating_sub(1));
+            }
+        }
+    }
+}
+
+/// Adds shared state to a handler, both given by address.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`] if live update is disabled, [`EINVAL`] if the handler is not registered,
+/// [`EEXIST`] if the handler has the state already or other state has the same name, [`ENOSPC`] if
+/// there are too many states, [`ENOMEM`].
+pub(crate) fn register(handler: usize, ops: FlbOps) -> Result {
+    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
+    let compatible = ops.compatible()?;
+    let address = ops.address();
+
+    let mut flbs = luo.flbs.write();
+    let mut registry = luo.registry.write();
+    let entry = registry.by_address(handler).ok_or(EINVAL)?;
+
+    let mut list = KVec::new();
+    for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
+        if flb.address == address {
+            return Err(EEXIST);
+        }
+        list.push(flb.clone(), GFP_KERNEL)?;
+    }
+
+    let known = flbs.iter().find(|flb| flb.address == address).cloned();
+    let flb = match known {
+        Some(flb) => flb,
+        None => {
+            if flbs.iter().any(|flb| flb.compatible == compatible) {
+                return Err(EEXIST);
+            }
+            if flbs.len() >= FlbPage::CAPACITY {
+                return Err(ENOSPC);
+            }
+            let state = State {
+                ops: Some(ops),
+                live: None,
+            };
+            Arc::pin_init(
+                pin_init!(Flb {
+                    compatible,
+                    address,
+                    state <- new_mutex!(state, "luo_flb"),
+                }),
+                GFP_KERNEL,
+            )?
+        }
+    };
+    list.push(flb.clone(), GFP_KERNEL)?;
+    let list = Arc::new(list, GFP_KERNEL)?;
+    if !flbs.iter().any(|flb| flb.address == address) {
+        flbs.push(flb, GFP_KERNEL)?;
+    }
+    entry.flbs = Some(list);
+    Ok(())
+}
+
+/// Takes [`register`] back. If files depend on the state, it is lost to them.
+pub(crate) fn unregister(handler: usize, address: usize) {
+    let Some(luo) = Luo::get() else {
+        return;
+    };
+    let mut flbs = luo.flbs.write();
+    {
+        let mut registry = luo.registry.write();
+        let Some(entry) = registry.by_address(handler) else {
+            return;
+        };
+        let mut list = KVec::new();
+        for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
+            if flb.address != address && list.push(flb.clone(), GFP_KERNEL).is_err() {
+                break;
+            }
+        }
+        // Should there be no memory for the list, files depend on less than they could.
+        entry.flbs = Arc::new(list, GFP_KERNEL).ok();
+    }
+    forget_unused(luo, &mut flbs);
+}
+
+/// Takes the registration of all states of a handler back, which is not in the registry any more.
+pub(crate) fn unregister_all(luo: &Luo, list: Option<FlbList>) {
+    drop(list);
+    forget_unused(luo, &mut luo.flbs.write());
+}
+
+/// Disconnects the states that no handler has.
+fn forget_unused(luo: &Luo, flbs: &mut KVec<Arc<Flb>>) {
+    flbs.retain(|flb| {
+        let used = luo.registry.read().handlers.iter().any(|entry| {
+            entry
+                .flbs
+                .iter()
+                .flat_map(|list| list.iter())
+                .any(|other| other.address == flb.address)
+        });
+        if !used {
+            flb.disconnect();
+        }
+        used
+    });
+}
+
+fn find(address: usize) -> Result<Arc<Flb>> {
+    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
+    let flbs = luo.flbs.read();
+    let flb = flbs.iter().find(|flb| flb.address == address);
+    flb.cloned().ok_or(ENOENT)
+}
+
+/// Gets outgoing state, which stays preserved until it is put.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`] if live update is disabled, [`ENOENT`] if the state is not preserved.
+pub(crate) fn get_outgoing(address: usize) -> Result<FlbPayload> {
+    let flb = find(address)?;
+    let mut state = flb.state.lock();
+    let live = state.live.as_mut().ok_or(ENOENT)?;
+    live.users = live.users.checked_add(1).ok_or(EOVERFLOW)?;
+    Ok(live.payload)
+}
+
+/// Puts what [`get_outgoing`] returned.
+pub(crate) fn put_outgoing(address: usize) {
+    if let Ok(flb) = find(address) {
+        flb.unpin(|live| live.users = live.users.saturating_sub(1));
+    }
+}
+
+/// Writes all states that files depend on. Needs no memory.
+pub(crate) fn serialize(luo: &Luo, page: &mut FlbPage) {
+    page.fill(luo.flbs.read().iter().filter_map(|flb| flb.serialize()));
+}

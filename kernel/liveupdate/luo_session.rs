@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions: named sets of files with a file descriptor of their own.
+//!
+//! Outgoing and incoming sessions have little more in common than their name. They are different
+//! types with different file operations: there is no way to preserve a file in an incoming session
+//! or to retrieve one from an outgoing session.
+
+pub(crate) mod incoming;
+pub(crate) mod outgoing;
+
+use crate::{
+    abi::Name,
+    ioctl::{
+        Command,
+        Finish,
+        GetName,
+        PreserveFd,
+        RetrieveFd,
+        UserArg, //
+    },
+};
+use kernel::{
+    fmt,
+    fs::{
+        file::{
+            flags,
+            FileDescriptorReservation, //
+        },
+        File, //
+    },
+    prelude::*,
+    str::{
+        BStr,
+        CString, //
+    },
+    sync::aref::ARef, //
+};
+
+/// A session's name, for messages.
+pub(crate) fn display(name: &Name) -> &BStr {
+    BStr::from_bytes(name.as_bytes())
+}
+
+/// What the link of a session's file descriptor in `/proc/PID/fd` says after `anon_inode:`.
+fn link_name(name: &Name) -> Result<CString> {
+    // The name is part of the interface as user space chose it, hence not escaped.
+    let mut link = KVec::new();
+    link.extend_from_slice(b"[luo_session] ", GFP_KERNEL)?;
+    link.extend_from_slice(name.as_bytes(), GFP_KERNEL)?;
+    link.push(0, GFP_KERNEL)?;
+    let link = CStr::from_bytes_with_nul(&link).map_err(|_| EINVAL)?;
+    Ok(link.try_into()?)
+}
+
+/// Makes a file descriptor for what `open` returns.
+///
+/// User space is told the number before the descriptor exists. If that fails, the file is closed,
+/// which takes back whatever `open` did.
+pub(crate) fn install(
+    open: impl FnOnce() -> Result<ARef<File>>,
+    respond: impl FnOnce(i32) -> Result,
+) -> Result<isize> {
+    let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+    let number = fd.reserved_fd().try_into()?;
+    let file = open()?;
+    respond(number)?;
+    fd.fd_install(file);
+    Ok(0)
+}
+
+/// The part of `LIVEUPDATE_SESSION_GET_NAME` that is the same for all sessions.
+fn get_name(name: &Name, arg: usize) -> Result<isize> {
+    let (arg, mut command) = UserArg::read::<GetName>(arg)?;
+    if command.reserved != 0 {
+        return Err(EINVAL);
+    }
+    command.name = *name.field();
+    arg.respond(&command)?;
+    Ok(0)
+}
+
+/// The error for a command that sessions of one kind do not have.
+fn unsupported(cmd: u32) -> Error {
+    match cmd {
+        PreserveFd::CMD | RetrieveFd::CMD | Finish::CMD => EINVAL,
+        _ => ENOTTY,
+    }
+}
+
+/// What an administrator is told about a session.
+///
+/// Written as a line of `key:\tvalue` pairs for the session and one for each file.
+struct Report<'a> {
+    name: &'a Name,
+    direction: &'static str,
+    state: &'static str,
+    files: u64,
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "luo-session:\t{}", kernel::fmt::Adapter(display(self.name)))?;
+        writeln!(f, "luo-direction:\t{}", self.direction)?;
+        writeln!(f, "luo-state:\t{}", self.state)?;
+        writeln!(f, "luo-files:\t{}", self.files)
+    }
+}
+
+/// What an administrator is told about a file.
+struct FileReport<'a> {
+    token: u64,
+    handler: &'a BStr,
+    state: &'static str,
+    error: Option<Error>,
+}
+
+impl fmt::Display for FileReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "luo-file:\ttoken {} handler {} state {}",
+            self.token,
+            kernel::fmt::Adapter(self.handler),
+            self.state
+        )?;
+        if let Some(err) = self.error {
+            write!(f, " error {}", err.to_errno())?;
+        }
+        writeln!(f)
+    }
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions that the previous kernel handed over.
+
+use super::{
+    display,
+    get_name,
+    install,
+    link_name,
+    unsupported,
+    FileReport,
+    Report, //
+};
+use crate::{
+    abi::{
+        ListReader,
+        Name,
+        SessionSer, //
+    },
+    block::HandedOver,
+    ioctl::{
+        Command,
+        Finish,
+        GetName,
+        RetrieveFd,
+        UserArg, //
+    },
+    luo_core::Luo,
+    luo_file::incoming::IncomingFiles, //
+};
+use kernel::{
+    anon_inode::{
+        self,
+        IoctlContext, //
+    },
+    fmt,
+    fs::{
+        file::flags,
+        File, //
+    },
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    seq_file::SeqFile,
+    seq_print,
+    sync::{
+        aref::ARef,
+        atomic::{
+            ordering::{
+                Full,
+                Relaxed,
+                Release, //
+            },
+            AtomicFlag, //
+        },
+        new_rwsem,
+        Arc,
+        RwSemaphore, //
+    }, //
+};
+
+/// A session that was handed over.
+#[pin_data]
+pub(crate) struct IncomingSession {
+    name: Name,
+    /// Whether somebody has a file of this session.
+    open: AtomicFlag,
+    /// Held for reading while files are retrieved, for writing while they are finished.
+    #[pin]
+    files: RwSemaphore<IncomingFiles>,
+}
+
+impl IncomingSession {
+    fn new(name: Name, files: IncomingFiles) -> impl PinInit<Self> {
+        pin_init!(Self {
+            name,
+            open: AtomicFlag::new(false),
+            files <- new_rwsem!(files, "luo_incoming_session"),
+        })
+    }
+
+    /// Writes what an administrator may want to know.
+    pub(crate) fn report(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever asks must not wait for a handler.
+        let files = self.files.try_read();
+        let report = Report {
+            name: &self.name,
+            direction: "incoming",
+            state: match &files {
+                None => "busy",
+                Some(files) if files.is_damaged() => "damaged",
+                Some(_) if self.open.load(Relaxed) => "retrieved",
+                Some(_) => "available",
+            },
+            files: files.as_ref().map_or(0, |files| files.count()),
+        };
+        fmt::Display::fmt(&report, f)?;
+        for file in files.iter().flat_map(|files| files.files()) {
+            let (state, error) = file.progress();
+            let report = FileReport {
+                token: file.token(),
+                handler: file.compatible(),
+                state,
+                error,
+            };
+            fmt::Display::fmt(&report, f)?;
+        }
+        Ok(())
+    }
+}
+
+/// All incoming sessions.
+///
+/// They are read from what the previous kernel left behind when they are needed for the first
+/// time; if that runs out of memory, it is continued the next time.
+pub(crate) struct IncomingSessions {
+    sessions: RBTree<Name, Arc<IncomingSession>>,
+    unread: Option<ListReader<SessionSer, HandedOver>>,
+}
+
+impl IncomingSessions {
+    /// `head` is the address of the list of sessions, or 0.
+    pub(crate) fn new(head: u64) -> Self {
+        Self {
+            sessions: RBTree::new(),
+            unread: Some(ListReader::new(HandedOver, head)),
+        }
+    }
+
+    /// The sessions in the order of their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &IncomingSession> {
+        self.sessions.values().map(|session| &**session)
+    }
+
+    fn add(&mut self, ser: &SessionSer) -> Result {
+        let Ok(name) = Name::parse(&ser.name) else {
+            pr_err!("the previous kernel handed over a session without a valid name\n");
+            return Ok(());
+        };
+        if self.sessions.get(&name).is_some() {
+            pr_err!(
+                "the previous kernel handed over two sessions '{}'\n",
+                display(&name)
+            );
+            return Ok(());
+        }
+        let files = IncomingFiles::new(&ser.file_set);
+        let session = Arc::pin_init(IncomingSession::new(name, files), GFP_KERNEL)?;
+        self.sessions
+            .insert(RBTreeNode::new(name, session, GFP_KERNEL)?);
+        Ok(())
+    }
+
+    /// Reads the sessions, if that has not been done yet.
+    ///
+    /// A session that makes no sense costs that session; if the list itself is damaged, that costs
+    /// what is behind the damage.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; nothing is lost.
+    pub(crate) fn load(&mut self) -> Result {
+        let Some(mut reader) = self.unread.take() else {
+            return Ok(());
+        };
+        loop {
+            match reader.peek() {
+                Ok(Some(ser)) => {
+                    if let Err(err) = self.add(ser) {
+                        self.unread = Some(reader);
+                        return Err(err);
+                    }
+                    reader.advance();
+                }
+                Ok(None) => return Ok(()),
+                Err(err) => {
+                    pr_err!("the list of incoming sessions is damaged: {:?}\n", err);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The right to use a session. Dropping it makes the session available to others.
+struct Open(Arc<IncomingSession>);
+
+impl Open {
+    fn new(session: Arc<IncomingSession>) -> Result<Self> {
+        if session.open.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        Ok(Self(session))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.store(false, Release);
+    }
+}
+
+/// Makes a file for an incoming session.
+///
+/// Closing the file gives the session back, with all its files, unless it was finished.
+///
+/// # Errors
+///
+/// [`ENOENT`] if there is no such session, [`EBUSY`] if somebody has it already, [`ENOMEM`].
+pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
+    let session = {
+        let mut incoming = luo.incoming.write_killable()?;
+        incoming.load()?;
+        incoming.sessions.get(name).cloned().ok_or(ENOENT)?
+    };
+    let open = KBox::new(Open::new(session)?, GFP_KERNEL)?;
+    open.0.files.write_killable()?.load(display(name))?;
+    anon_inode::getfile::<SessionFile>(&link_name(name)?, open, flags::O_RDWR)
+}
+
+/// The operations of an incoming session's file.
+struct SessionFile;
+
+impl SessionFile {
+    fn retrieve_fd(session: &IncomingSession, arg: usize) -> Result<isize> {
+        let luo = Luo::get().ok_or(ENODEV)?;
+        let (arg, mut command) = UserArg::read::<RetrieveFd>(arg)?;
+        let token = command.token;
+        install(
+            || {
+                let _mutating = luo.mutate()?;
+                let files = session.files.read_killable()?;
+                files.get(token)?.retrieve(luo)
+            },
+            |fd| {
+                command.fd = fd;
+                arg.respond(&command)
+            },
+        )
+    }
+
+    fn finish(session: &IncomingSession, arg: usize) -> Result<isize> {
+        let luo = Luo::get().ok_or(ENODEV)?;
+        let (_, command) = UserArg::read::<Finish>(arg)?;
+        if command.reserved != 0 {
+            return Err(EINVAL);
+        }
+        let _mutating = luo.mutate()?;
+        session.files.write_killable()?.finish(luo)?;
+        let node = luo.incoming.write().sessions.remove_node(&session.name);
+        drop(node);
+        Ok(0)
+    }
+}
+
+#[vtable]
+impl anon_inode::FileOperations for SessionFile {
+    type Data = KBox<Open>;
+
+    fn ioctl(open: &Open, _ctx: &IoctlContext<'_>, cmd: u32, arg: usize) -> Result<isize> {
+        match cmd {
+            GetName::CMD => get_name(&open.0.name, arg),
+            RetrieveFd::CMD => Self::retrieve_fd(&open.0, arg),
+            Finish::CMD => Self::finish(&open.0, arg),
+            _ => Err(unsupported(cmd)),
+        }
+    }
+
+    fn show_fdinfo(open: &Open, m: &SeqFile, _file: &File) {
+        seq_print!(m, "{}", ReportOf(&open.0));
+    }
+}
+
+/// Shows a session's report.
+struct ReportOf<'a>(&'a IncomingSession);
+
+impl fmt::Display for ReportOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.report(f)
+    }
+}

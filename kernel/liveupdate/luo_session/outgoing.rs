@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions that the next kernel is going to get.
+
+use super::{
+    display,
+    get_name,
+    link_name,
+    unsupported,
+    FileReport,
+    Report, //
+};
+use crate::{
+    abi::{
+        FileSetSer,
+        FlbPage,
+        LuoSer,
+        Name,
+        SessionSer, //
+    },
+    block::BlockList,
+    ioctl::{
+        Command,
+        GetName,
+        PreserveFd,
+        UserArg, //
+    },
+    luo_core::{
+        Luo,
+        Mutating,
+        ENTRY_NAME, //
+    },
+    luo_file::outgoing::OutgoingFiles,
+    luo_flb, //
+};
+use kernel::{
+    anon_inode::{
+        self,
+        IoctlContext, //
+    },
+    fmt,
+    fs::{
+        file::flags,
+        File, //
+    },
+    kho::{
+        Preserved,
+        Subtree, //
+    },
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    seq_file::SeqFile,
+    seq_print,
+    str::BStr,
+    sync::{
+        aref::ARef,
+        new_rwsem,
+        Arc,
+        RwSemaphore, //
+    }, //
+};
+
+/// Orders sessions by the time of their creation.
+type Age = u64;
+
+/// The files of a session, and how they were serialized the last time.
+struct Contents {
+    files: OutgoingFiles,
+    serialized: FileSetSer,
+}
+
+/// A session that is going to be handed over.
+#[pin_data]
+pub(crate) struct OutgoingSession {
+    name: Name,
+    age: Age,
+    #[pin]
+    contents: RwSemaphore<Contents>,
+}
+
+impl OutgoingSession {
+    fn new(name: Name, age: Age) -> impl PinInit<Self> {
+        let contents = Contents {
+            files: OutgoingFiles::new(),
+            serialized: FileSetSer::EMPTY,
+        };
+        pin_init!(Self {
+            name,
+            age,
+            contents <- new_rwsem!(contents, "luo_outgoing_session"),
+        })
+    }
+
+    fn freeze(&self) -> Result<u64> {
+        let mut contents = self.contents.write();
+        let frozen = contents.files.freeze(display(&self.name))?;
+        let serialized = frozen.commit()?;
+        contents.serialized = serialized;
+        Ok(serialized.count)
+    }
+
+    fn unfreeze(&self) {
+        let mut contents = self.contents.write();
+        contents.files.unfreeze();
+        contents.serialized = FileSetSer::EMPTY;
+    }
+
+    fn serialize(&self) -> SessionSer {
+        SessionSer {
+            name: *self.name.field(),
+            file_set: self.contents.read().serialized,
+        }
+    }
+
+    /// Writes what an administrator may want to know.
+    pub(crate) fn report(&self, sealed: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever asks must not wait for a handler.
+        let contents = self.contents.try_read();
+        let files = contents.as_ref().map_or(&[][..], |c| c.files.files());
+        let report = Report {
+            name: &self.name,
+            direction: "outgoing",
+            state: match (&contents, sealed) {
+                (_, true) => "frozen",
+                (Some(_), false) => "active",
+                (None, false) => "busy",
+            },
+            // CAST: `usize` has at most 64 bits.
+            files: files.len() as u64,
+        };
+        fmt::Display::fmt(&report, f)?;
+        for file in files {
+            let report = FileReport {
+                token: file.token(),
+                handler: BStr::from_bytes(file.handler().compatible().as_bytes()),
+                state: if sealed { "frozen" } else { "preserved" },
+                error: None,
+            };
+            fmt::Display::fmt(&report, f)?;
+        }
+        Ok(())
+    }
+}
+
+/// What Kexec Handover publishes for us.
+///
+/// It exists for as long as there are sessions: a kernel that has nothing to hand over does not
+/// bother the next one with a format that it may not know.
+struct Root {
+    ser: Subtree<LuoSer>,
+    flbs: Preserved<FlbPage>,
+}
+
+impl Root {
+    fn new(liveupdate_num: u64) -> Result<Self> {
+        let flbs = Preserved::<FlbPage>::new_zeroed()?;
+        let mut ser = Preserved::<LuoSer>::new_zeroed()?;
+        ser.compatible = LuoSer::COMPATIBLE;
+        ser.liveupdate_num = liveupdate_num;
+        ser.flbs_pa = flbs.phys().get();
+        Ok(Self {
+            ser: ser.publish(ENTRY_NAME)?,
+            flbs,
+        })
+    }
+}
+
+/// What was serialized.
+pub(crate) struct Totals {
+    pub(crate) sessions: usize,
+    pub(crate) files: u64,
+}
+
+/// All outgoing sessions.
+///
+/// # Invariants
+///
+/// `by_name` and `by_age` contain the same `count` sessions; `blocks` has room for all of them;
+/// `root` is there if there is a session.
+pub(crate) struct OutgoingSessions {
+    by_name: RBTree<Name, Age>,
+    by_age: RBTree<Age, Arc<OutgoingSession>>,
+    count: usize,
+    next_age: Age,
+    blocks: BlockList<SessionSer>,
+    root: Option<Root>,
+}
+
+impl OutgoingSessions {
+    pub(crate) fn new() -> Self {
+        Self {
+            by_name: RBTree::new(),
+            by_age: RBTree::new(),
+            count: 0,
+            next_age: 0,
+            blocks: BlockList::new(),
+            root: None,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The sessions in the order of their creation.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &OutgoingSession> {
+        self.by_age.values().map(|session| &**session)
+    }
+
+    fn insert(&mut self, luo: &Luo, name: Name) -> Result<Arc<OutgoingSession>> {
+        if self.by_name.get(&name).is_some() {
+            return Err(EEXIST);
+        }
+        let age = self.next_age;
+        let count = self.count.checked_add(1).ok_or(ENOSPC)?;
+
+        // All that can fail comes first.
+        let session = Arc::pin_init(OutgoingSession::new(name, age), GFP_KERNEL)?;
+        let name_node = RBTreeNode::new(name, age, GFP_KERNEL)?;
+        let age_node = RBTreeNode::new(age, session.clone(), GFP_KERNEL)?;
+        self.blocks.grow(count)?;
+        if self.root.is_none() {
+            self.root = Some(Root::new(luo.number().wrapping_add(1))?);
+        }
+
+        // INVARIANT: The session becomes part of both trees; there is room and a root.
+        self.by_name.insert(name_node);
+        self.by_age.insert(age_node);
+        self.count = count;
+        self.next_age = age.wrapping_add(1);
+        Ok(session)
+    }
+
+    fn remove(&mut self, session: &OutgoingSession) {
+        if self.by_age.remove(&session.age).is_none() {
+            return;
+        }
+        // INVARIANT: The session leaves both trees.
+        self.by_name.remove(&session.name);
+        self.count = self.count.saturating_sub(1);
+        self.blocks.shrink(self.count);
+        if self.count == 0 {
+            self.root = None;
+        }
+    }
+
+    /// Freezes all sessions and writes them to where the next kernel finds them.
+    ///
+    /// Needs no memory. On failure, nothing is frozen.
+    pub(crate) fn serialize(&mut self, luo: &Luo) -> Result<Totals> {
+        let mut totals = Totals {
+            sessions: self.count,
+            files: 0,
+        };
+        let Some(root) = &mut self.root else {
+            return Ok(totals);
+        };
+        root.ser.sessions_pa = 0;
+
+        let mut frozen = FrozenSessions {
+            sessions: &mut self.by_age,
+            last: None,
+        };
+        for (age, session) in frozen.sessions.iter() {
+            let files = session.freeze()?;
+            totals.files = totals.files.saturating_add(files);
+            // INVARIANT: This session is frozen as well.
+            frozen.last = Some(*age);
+        }
+
+        let sessions = frozen.sessions.values().map(|session| session.serialize());
+        let head = self.blocks.write(sessions)?;
+        luo_flb::serialize(luo, &mut root.flbs);
+        // From here on, the next kernel finds the sessions.
+        root.ser.sessions_pa = head;
+        core::mem::forget(frozen);
+        Ok(totals)
+    }
+}
+
+/// Sessions that are being frozen. Dropping it unfreezes them, last one first.
+///
+/// # Invariants
+///
+/// The sessions up to `last` are frozen, the others are not.
+struct FrozenSessions<'a> {
+    sessions: &'a mut RBTree<Age, Arc<OutgoingSession>>,
+    last: Option<Age>,
+}
+
+impl Drop for FrozenSessions<'_> {
+    fn drop(&mut self) {
+        let Some(last) = self.last else {
+            return;
+        };
+        let mut cursor = self.sessions.cursor_lower_bound_mut(&last);
+        while let Some(at) = cursor {
+            at.current().1.unfreeze();
+            cursor = at.move_prev();
+        }
+    }
+}
+
+/// A session that is in the list of sessions for as long as this exists.
+struct Listed(Arc<OutgoingSession>);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let Some(luo) = Luo::get() else {
+            return;
+        };
+        // Closing a file cannot be interrupted. Once sessions are frozen, nothing changes.
+        if let Ok(_mutating) = luo.mutate_uninterruptible() {
+            luo.outgoing.write().remove(&self.0);
+            // What the session preserved is released while `_mutating` holds off a kexec, but
+            // with the list unlocked.
+            self.0.contents.write().files = OutgoingFiles::new();
+        } else {
+            core::mem::forget(self.0.clone());
+        }
+    }
+}
+
+/// Creates a session and a file for it; closing the file removes the session.
+///
+/// # Errors
+///
+/// [`EEXIST`] if there is a session of that name, [`ENOSPC`] if there are too many, [`ENOMEM`].
+pub(crate) fn create(
+    luo: &'static Luo,
+    _mutating: &Mutating<'_>,
+    name: Name,
+) -> Result<ARef<File>> {
+    let link = link_name(&name)?;
+    let session = luo.outgoing.write_killable()?.insert(luo, name)?;
+    let listed = KBox::new(Listed(session), GFP_KERNEL)?;
+    anon_inode::getfile::<SessionFile>(&link, listed, flags::O_RDWR)
+}
+
+/// The operations of an outgoing session's file.
+struct SessionFile;
+
+impl SessionFile {
+    fn preserve_fd(session: &OutgoingSession, ctx: &IoctlContext<'_>, arg: usize) -> Result<isize> {
+        let luo = Luo::get().ok_or(ENODEV)?;
+        let (_, command) = UserArg::read::<PreserveFd>(arg)?;
+        let file = u32::try_from(command.fd)
+            .map_err(|_| EBADF)
+            .and_then(|fd| Ok(ctx.fget(fd)?));
+
+        let _mutating = luo.mutate()?;
+        let mut contents = session.contents.write_killable()?;
+        contents.files.check_token(command.token)?;
+        contents.files.preserve(luo, command.token, file?)?;
+        Ok(0)
+    }
+}
+
+#[vtable]
+impl anon_inode::FileOperations for SessionFile {
+    type Data = KBox<Listed>;
+
+    fn ioctl(listed: &Listed, ctx: &IoctlContext<'_>, cmd: u32, arg: usize) -> Result<isize> {
+        match cmd {
+            GetName::CMD => get_name(&listed.0.name, arg),
+            PreserveFd::CMD => Self::preserve_fd(&listed.0, ctx, arg),
+            _ => Err(unsupported(cmd)),
+        }
+    }
+
+    fn show_fdinfo(listed: &Listed, m: &SeqFile, _file: &File) {
+        seq_print!(m, "{}", ReportOf(&listed.0));
+    }
+}
+
+/// Shows a session's report.
+struct ReportOf<'a>(&'a OutgoingSession);
+
+impl fmt::Display for ReportOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sealed = Luo::get().is_some_and(Luo::is_sealed);
+        self.0.report(sealed, f)
+    }
+}
