@@ -30,7 +30,10 @@ enum Progress {
     /// Nobody has asked for it.
     Parked,
     /// Its object exists.
-    Live(FlbPayload, ModuleRef),
+    Live {
+        payload: FlbPayload,
+        _module: ModuleRef,
+    },
     /// It can never be retrieved.
     Failed(Error),
     /// Nothing of it is left.
@@ -48,7 +51,7 @@ struct State {
 impl State {
     fn retrieve(&mut self, ops: &FlbOps) -> Result<FlbPayload> {
         match self.progress {
-            Progress::Live(payload, _) => return Ok(payload),
+            Progress::Live { payload, .. } => return Ok(payload),
             Progress::Failed(err) => return Err(err),
             Progress::Finished => return Err(ENODATA),
             Progress::Parked => {}
@@ -56,7 +59,10 @@ impl State {
         let module = ops.module().ok_or(ENODEV)?;
         match ops.retrieve(self.data) {
             Ok(payload) => {
-                self.progress = Progress::Live(payload, module);
+                self.progress = Progress::Live {
+                    payload,
+                    _module: module,
+                };
                 Ok(payload)
             }
             Err(err) => {
