@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Live Update Orchestrator (LUO): file handlers.
+//!
+//! A live update replaces the kernel by kexec while files that matter survive. For each kind of
+//! files there is a *handler*, which knows what the next kernel needs to make the same file again.
+//! A handler is an implementation of [`FileHandler`], and is in charge for as long as its
+//! [`Registration`] exists.
+//!
+//! What a handler keeps is bound to values: dropping a handler's
+//! [`Outgoing`](FileHandler::Outgoing) takes the preservation of a file back, dropping its
+//! [`Incoming`](FileHandler::Incoming) releases what the previous kernel handed over. State that
+//! several files share is the subject of [`shared`].
+//!
+//! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
+
+mod file_ops;
+pub mod shared;
+
+use crate::{
+    bindings,
+    error::{
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    fs::File,
+    kho::{
+        Claimed,
+        Handover, //
+    },
+    prelude::*,
+    sync::aref::ARef,
+    types::Opaque, //
+};
+
+/// Returns whether live updates are possible.
+///
+/// They are if the kernel was booted with `liveupdate=on` and Kexec Handover is enabled. Before the
+/// early initcalls have run, the answer is always no.
+#[inline]
+pub fn is_enabled() -> bool {
+    // SAFETY: Always safe to call.
+    unsafe { bindings::liveupdate_enabled() }
+}
+
+/// Why a file could not be retrieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetrieveError {
+    /// Nothing was lost: it can be tried again.
+    Retry(Error),
+    /// It will never be possible.
+    Permanent(Error),
+}
+
+/// By default, errors are those of a machine that is short of something at the moment.
+impl From<Error> for RetrieveError {
+    fn from(err: Error) -> Self {
+        Self::Retry(err)
+    }
+}
+
+impl From<crate::alloc::AllocError> for RetrieveError {
+    fn from(err: crate::alloc::AllocError) -> Self {
+        Self::Retry(err.into())
+    }
+}
+
+/// Preserves one kind of files across a live update.
+///
+/// All operations are called in process context, may sleep, and may be called for several files at
+/// the same time, but never concurrently for the same file.
+///
+/// # Examples
+///
+/// See `samples/rust/rust_liveupdate.rs`.
+#[vtable]
+pub trait FileHandler: Sized + Send + Sync + 'static {
+    /// Names the kind of files and the format of [`Self::Ser`].
+    ///
+    /// The next kernel uses the handler of the same name. At most 47 bytes.
+    const COMPATIBLE: &'static CStr;
+
+    /// What is handed over. It lives in preserved memory, of which it may refer to more.
+    type Ser: Handover + Send + Sync;
+
+    /// What this kernel keeps for a preserved file. Dropping it undoes [`Self::preserve`].
+    type Outgoing: Send;
+
+    /// What the next kernel keeps for a file: it owns all that was handed over and not retrieved.
+    ///
+    /// Dropping it releases the rest. It is dropped when user space finishes the file's session.
+    type Incoming: Send;
+
+    /// Returns whether this handler is in charge of `file`. Has to be cheap.
+    fn can_preserve(&self, file: &File) -> bool;
+
+    /// Saves what the next kernel needs, while the file stays in use.
+    ///
+    /// `ser` is zeroed at first.
+    ///
+    /// # Errors
+    ///
+    /// Reach user space; use [`EOPNOTSUPP`] for properties of the file that cannot be preserved.
+    fn preserve(&self, file: &File, ser: &mut Self::Ser) -> Result<Self::Outgoing>;
+
+    /// The last chance to save something, right before the jump.
+    ///
+    /// # Errors
+    ///
+    /// Abort the live update.
+    fn freeze(&self, _file: &File, _ser: &mut Self::Ser, _outgoing: &mut Self::Outgoing) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Undoes [`Self::freeze`], because the live update was aborted.
+    fn unfreeze(&self, _file: &File, _ser: &mut Self::Ser, _outgoing: &mut Self::Outgoing) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Takes over what the previous kernel handed over.
+    ///
+    /// Called when the file is needed for the first time. This cannot fail: whether the data makes
+    /// sense is for [`Self::retrieve`] to find out.
+    fn adopt(&self, ser: Claimed<Self::Ser>) -> Self::Incoming;
+
+    /// Makes the file anew. Not called again once it has succeeded.
+    ///
+    /// # Errors
+    ///
+    /// See [`RetrieveError`].
+    fn retrieve(
+        &self,
+        incoming: &mut Self::Incoming,
+    ) -> core::result::Result<ARef<File>, RetrieveError>;
+
+    /// Returns whether `incoming` may be dropped yet, or else finishing the session fails.
+    fn can_finish(&self, _incoming: &mut Self::Incoming) -> bool {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Returns a number that is the same for files that share their contents.
+    ///
+    /// Only one of them can be preserved. By default, files do not share anything.
+    fn file_id(_file: &File) -> usize {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// A registered [`FileHandler`]. Dropping it unregisters the handler.
+///
+/// # Invariants
+///
+/// `inner` is registered, and is the `inner` of a `Registration<H>`.
+#[pin_data(PinnedDrop)]
+pub struct Registration<H> {
+    handler: H,
+    #[pin]
+    inner: Opaque<bindings::liveupdate_file_handler>,
+}
+
+// SAFETY: `inner` is only accessed through functions that may be called from any thread.
+unsafe impl<H: Send> Send for Registration<H> {}
+// SAFETY: As above; `handler` is only accessed by shared reference.
+unsafe impl<H: Sync> Sync for Registration<H> {}
+
+impl<H: FileHandler> Registration<H> {
+    /// Registers `handler`.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if live updates are not possible, [`EEXIST`] if there is a handler of the
+    /// same name, [`ENOMEM`].
+    ///
+    /// # Context
+    ///
+    /// May sleep. Not to be called before the early initcalls have run.
+    pub fn new(handler: H) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            handler,
+            // The last field, since operations may be called from now on.
+            inner <- Opaque::try_ffi_init(|slot: *mut bindings::liveupdate_file_handler| {
+                // SAFETY: `slot` is valid for writing.
+                unsafe { slot.write(file_ops::Table::<H>::HANDLER) };
+                // INVARIANT: Registered if this succeeds, else the object does not come to be.
+                // SAFETY: `slot` was just initialised, and stays until `drop` unregisters it.
+                to_result(unsafe { bindings::liveupdate_register_file_handler(slot) })
+            }),
+        })
+    }
+
+    /// The handler.
+    pub fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    fn as_raw(&self) -> *mut bindings::liveupdate_file_handler {
+        self.inner.get()
+    }
+}
+
+#[pinned_drop]
+impl<H> PinnedDrop for Registration<H> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::liveupdate_unregister_file_handler(self.inner.get()) };
+    }
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The operation table by which a [`FileHandler`] is called.
+
+use super::{
+    FileHandler,
+    Registration,
+    RetrieveError, //
+};
+use crate::{
+    bindings,
+    container_of,
+    error::from_result,
+    fs::File,
+    kho::{
+        Claimed,
+        PhysAddr,
+        Preserved, //
+    },
+    module::this_module,
+    prelude::*,
+    types::Opaque, //
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop, //
+};
+
+/// What `private_data` of a preserved file points to.
+///
+/// The fields are dropped in this order: what the handler keeps may refer to what is handed over.
+struct OutgoingFile<H: FileHandler> {
+    outgoing: H::Outgoing,
+    ser: Preserved<H::Ser>,
+}
+
+/// What `private_data` of an incoming file points to, once the handler was asked for it.
+struct IncomingFile<H: FileHandler>(H::Incoming);
+
+/// A pointer argument as the C side passes it.
+type Args = bindings::liveupdate_file_op_args;
+
+pub(super) struct Table<H: FileHandler>(PhantomData<H>);
+
+impl<H: FileHandler> Table<H> {
+    /// The structure that is registered.
+    pub(super) const HANDLER: bindings::liveupdate_file_handler = {
+        let mut raw: bindings::liveupdate_file_handler = pin_init::zeroed();
+        let name = H::COMPATIBLE.to_bytes();
+        assert!(
+            !name.is_empty() && name.len() < raw.compatible.len(),
+            "the name of a file handler has 1 to 47 bytes"
+        );
+        let mut i = 0;
+        while i < name.len() {
+            raw.compatible[i] = name[i];
+            i += 1;
+        }
+        raw.ops = &Self::OPS;
+        raw
+    };
+
+    const OPS: bindings::liveupdate_file_ops = bindings::liveupdate_file_ops {
+        can_preserve: Some(Self::can_preserve),
+        preserve: Some(Self::preserve),
+        unpreserve: Some(Self::unpreserve),
+        freeze: if H::HAS_FREEZE {
+            Some(Self::freeze)
+        } else {
+            None
+        },
+        unfreeze: if H::HAS_UNFREEZE {
+            Some(Self::unfreeze)
+        } else {
+            None
+        },
+        retrieve: Some(Self::retrieve),
+        can_finish: if H::HAS_CAN_FINISH {
+            Some(Self::can_finish)
+        } else {
+            None
+        },
+        finish: Some(Self::finish),
+        get_id: if H::HAS_FILE_ID {
+            Some(Self::get_id)
+        } else {
+            None
+        },
+        owner: this_module::<H::OwnerModule>().as_ptr(),
+        flags: bindings::LIVEUPDATE_RETRIEVE_RETRIES,
+    };
+
+    /// # Safety
+    ///
+    /// `raw` has to be the `inner` of a [`Registration<H>`] that is valid for `'a`.
+    unsafe fn handler<'a>(raw: *mut bindings::liveupdate_file_handler) -> &'a H {
+        let inner = raw.cast::<Opaque<bindings::liveupdate_file_handler>>();
+        // SAFETY: By the safety requirements.
+        let this = unsafe { container_of!(inner, Registration<H>, inner) };
+        // SAFETY: As above; the handler is initialised before `inner` is.
+        unsafe { &(*this).handler }
+    }
+
+    /// Gives access to all that belongs to a preserved file.
+    ///
+    /// # Safety
+    ///
+    /// `args` has to belong to a file that was preserved by `Self::preserve` and is not
+    /// unpreserved, and to be valid for `'a`, during which nothing else accesses the file's state.
+    unsafe fn outgoing<'a>(args: *mut Args) -> (&'a H, &'a File, &'a mut OutgoingFile<H>) {
+        // SAFETY: By the safety requirements, all three pointers are valid; `preserve` stored the
+        // last one. Operations are not called while the task holds a file's position lock.
+        unsafe {
+            (
+                Self::handler((*args).handler),
+                File::from_raw_file((*args).file),
+                &mut *(*args).private_data.cast(),
+            )
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `raw` has to be registered by a [`Registration<H>`], and `file` be valid.
+    unsafe extern "C" fn can_preserve(
+        raw: *mut bindings::liveupdate_file_handler,
+        file: *mut bindings::file,
+    ) -> bool {
+        // SAFETY: By the safety requirements, and see `Self::outgoing` for the file.
+        let (handler, file) = unsafe { (Self::handler(raw), File::from_raw_file(file)) };
+        handler.can_preserve(file)
+    }
+
+    /// # Safety
+    ///
+    /// `args` has to be valid, for a [`Registration<H>`], with a file.
+    unsafe extern "C" fn preserve(args: *mut Args) -> c_int {
+        // SAFETY: By the safety requirements, and see `Self::outgoing` for the file.
+        let (handler, file) = unsafe {
+            (
+                Self::handler((*args).handler),
+                File::from_raw_file((*args).file),
+            )
+        };
+        from_result(|| {
+            let slot = KBox::new_uninit(GFP_KERNEL)?;
+            let mut ser = Preserved::<H::Ser>::new_zeroed()?;
+            let outgoing = handler.preserve(file, &mut ser)?;
+            let data = ser.phys().get();
+            let state = KBox::write(slot, OutgoingFile::<H> { outgoing, ser });
+            // SAFETY: By the safety requirements.
+            unsafe {
+                (*args).serialized_data = data;
+                (*args).private_data = KBox::into_raw(state).cast();
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::outgoing`]; the file is not preserved any more afterwards.
+    unsafe extern "C" fn unpreserve(args: *mut Args) {
+        // SAFETY: `Self::preserve` stored the pointer, and nobody uses it from now on.
+        drop(unsafe { KBox::<OutgoingFile<H>>::from_raw((*args).private_data.cast()) });
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::outgoing`].
+    unsafe extern "C" fn freeze(args: *mut Args) -> c_int {
+        // SAFETY: By the safety requirements.
+        let (handler, file, state) = unsafe { Self::outgoing(args) };
+        from_result(|| {
+            handler
+                .freeze(file, &mut state.ser, &mut state.outgoing)
+                .map(|()| 0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::outgoing`].
+    unsafe extern "C" fn unfreeze(args: *mut Args) {
+        // SAFETY: By the safety requirements.
+        let (handler, file, state) = unsafe { Self::outgoing(args) };
+        handler.unfreeze(file, &mut state.ser, &mut state.outgoing);
+    }
+
+    /// Gives access to what was handed over for a file, which is taken over if it was not before.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileHandler::retrieve`]: [`ENOMEM`] can be tried again; if there is nothing to take
+    /// over, that is for good.
+    ///
+    /// # Safety
+    ///
+    /// `args` has to belong to an incoming file of a [`Registration<H>`] that is not finished, and
+    /// to be valid for `'a`, during which nothing else accesses the file's state.
+    unsafe fn incoming<'a>(
+        args: *mut Args,
+    ) -> core::result::Result<&'a mut IncomingFile<H>, RetrieveError> {
+        // SAFETY: By the safety requirements.
+        let (handler, private_data) =
+            unsafe { (Self::handler((*args).handler), &mut (*args).private_data) };
+        if private_data.is_null() {
+            let slot = KBox::new_uninit(GFP_KERNEL)?;
+            // SAFETY: By the safety requirements.
+            let ser = unsafe { Self::claim(args) }.map_err(RetrieveError::Permanent)?;
+            let state = KBox::write(slot, IncomingFile::<H>(handler.adopt(ser)));
+            *private_data = KBox::into_raw(state).cast();
+        }
+        // SAFETY: The pointer was stored above, now or before.
+        Ok(unsafe { &mut *private_data.cast() })
+    }
+
+    /// # Safety
+    ///
+    /// `args` has to be valid.
+    unsafe fn claim(args: *mut Args) -> Result<Claimed<H::Ser>> {
+        // SAFETY: By the safety requirements.
+        let data = unsafe { (*args).serialized_data };
+        Claimed::new(PhysAddr::new(data).ok_or(EINVAL)?)
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::incoming`].
+    unsafe extern "C" fn retrieve(args: *mut Args) -> c_int {
+        // SAFETY: By the safety requirements.
+        let (handler, incoming) = unsafe { (Self::handler((*args).handler), Self::incoming(args)) };
+        match incoming.and_then(|state| handler.retrieve(&mut state.0)) {
+            Ok(file) => {
+                // The reference is passed on.
+                // SAFETY: By the safety requirements.
+                unsafe { (*args).file = ManuallyDrop::new(file).as_ptr() };
+                0
+            }
+            Err(RetrieveError::Retry(err)) => err.to_errno(),
+            Err(RetrieveError::Permanent(err)) => {
+                // SAFETY: By the safety requirements.
+                unsafe { (*args).retrieve_status = err.to_errno() };
+                err.to_errno()
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::incoming`].
+    unsafe extern "C" fn can_finish(args: *mut Args) -> bool {
+        // SAFETY: By the safety requirements.
+        let (handler, incoming) = unsafe { (Self::handler((*args).handler), Self::incoming(args)) };
+        match incoming {
+            Ok(state) => handler.can_finish(&mut state.0),
+            Err(RetrieveError::Retry(_)) => false,
+            Err(RetrieveError::Permanent(_)) => true,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::incoming`]; the file is finished afterwards.
+    unsafe extern "C" fn finish(args: *mut Args) {
+        // SAFETY: By the safety requirements.
+        let (handler, private_data) =
+            unsafe { (Self::handler((*args).handler), (*args).private_data) };
+        if !private_data.is_null() {
+            // SAFETY: `Self::incoming` stored the pointer, and nobody uses it from now on.
+            drop(unsafe { KBox::<IncomingFile<H>>::from_raw(private_data.cast()) });
+            return;
+        }
+        // SAFETY: By the safety requirements.
+        match unsafe { Self::claim(args) } {
+            Ok(ser) => drop(handler.adopt(ser)),
+            Err(_) => pr_warn!(
+                "liveupdate: nothing was handed over for a file of {}\n",
+                H::COMPATIBLE
+            ),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `file` has to be valid.
+    unsafe extern "C" fn get_id(file: *mut bindings::file) -> c_ulong {
+        // SAFETY: By the safety requirement, and see `Self::outgoing`.
+        H::file_id(unsafe { File::from_raw_file(file) })
+    }
+}
