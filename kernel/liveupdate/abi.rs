@@ -69,7 +69,7 @@ impl<const N: usize> FixedStr<N> {
             }
             *dst = src;
         }
-        if !terminated || field.first().map_or(true, |&first| first == 0) {
+        if !terminated || field.first().is_none_or(|&first| first == 0) {
             return Err(ParseError::BadString);
         }
         // INVARIANT: All bytes before the terminator, of which there is at least one, were copied;

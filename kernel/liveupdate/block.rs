@@ -78,13 +78,13 @@ impl<T: Entry> BlockList<T> {
             }
             let pa = block.phys().get();
             block.set_next(0);
-            let mut used = 0;
+            let mut used: usize = 0;
             for entry in block.entries_mut(Self::PER_BLOCK).ok_or(ENOSPC)? {
                 let Some(item) = next_item else {
                     break;
                 };
                 *entry = item;
-                used += 1;
+                used = used.saturating_add(1);
                 next_item = items.next();
             }
             block.entries_mut::<T>(used).ok_or(ENOSPC)?;

@@ -196,14 +196,14 @@ impl Luo {
             return Err(EBUSY);
         }
         let mut outgoing = self.outgoing.write();
-        if outgoing.is_empty() {
+        if outgoing.count() == 0 {
             *gate = Gate::Sealed;
             return Ok(());
         }
         if !kho::loaded_image_carries_handover() {
             pr_err!(
                 "the loaded image cannot take over {} sessions: load it with kexec_file_load()\n",
-                outgoing.iter().count()
+                outgoing.count()
             );
             return Err(EINVAL);
         }
@@ -390,7 +390,7 @@ impl MiscDevice for Device {
                 let (arg, mut command) = UserArg::read::<CreateSession>(arg)?;
                 let name = Name::parse(&command.name)?;
                 install(
-                    || luo_session::outgoing::create(luo, &luo.mutate()?, name),
+                    || luo_session::outgoing::create(luo, name),
                     |fd| {
                         command.fd = fd;
                         arg.respond(&command)

@@ -100,7 +100,11 @@ struct Report<'a> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "luo-session:\t{}", kernel::fmt::Adapter(display(self.name)))?;
+        writeln!(
+            f,
+            "luo-session:\t{}",
+            kernel::fmt::Adapter(display(self.name))
+        )?;
         writeln!(f, "luo-direction:\t{}", self.direction)?;
         writeln!(f, "luo-state:\t{}", self.state)?;
         writeln!(f, "luo-files:\t{}", self.files)

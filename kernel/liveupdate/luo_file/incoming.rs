@@ -323,7 +323,11 @@ impl IncomingFiles {
             }
         };
         if let Err(err) = res {
-            pr_err!("session '{}': the list of files is damaged: {:?}\n", session, err);
+            pr_err!(
+                "session '{}': the list of files is damaged: {:?}\n",
+                session,
+                err
+            );
             self.damaged = true;
         } else if self.count() != self.expected {
             pr_err!(

@@ -146,12 +146,7 @@ impl OutgoingFiles {
     /// [`EEXIST`] if the token is in use, [`ENOSPC`] if the session is full, [`ENOMEM`],
     /// [`ENOENT`] if no handler is in charge of the file, [`EBUSY`] if its contents are preserved
     /// already, and whatever the handler returns.
-    pub(crate) fn preserve(
-        &mut self,
-        luo: &'static Luo,
-        token: Token,
-        file: ARef<File>,
-    ) -> Result {
+    pub(crate) fn preserve(&mut self, luo: &'static Luo, token: Token, file: ARef<File>) -> Result {
         self.check_token(token)?;
 
         // All that needs memory comes first.

@@ -27,7 +27,6 @@ use crate::{
     },
     luo_core::{
         Luo,
-        Mutating,
         ENTRY_NAME, //
     },
     luo_file::outgoing::OutgoingFiles,
@@ -201,8 +200,9 @@ impl OutgoingSessions {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+    /// How many sessions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     /// The sessions in the order of their creation.
@@ -328,15 +328,16 @@ impl Drop for Listed {
 ///
 /// # Errors
 ///
-/// [`EEXIST`] if there is a session of that name, [`ENOSPC`] if there are too many, [`ENOMEM`].
-pub(crate) fn create(
-    luo: &'static Luo,
-    _mutating: &Mutating<'_>,
-    name: Name,
-) -> Result<ARef<File>> {
+/// [`EEXIST`] if there is a session of that name, [`ENOSPC`] if there are too many, [`ENOMEM`],
+/// [`EBUSY`] if the kexec is under way already.
+pub(crate) fn create(luo: &'static Luo, name: Name) -> Result<ARef<File>> {
     let link = link_name(&name)?;
-    let session = luo.outgoing.write_killable()?.insert(luo, name)?;
-    let listed = KBox::new(Listed(session), GFP_KERNEL)?;
+    let listed = {
+        let _mutating = luo.mutate()?;
+        Listed(luo.outgoing.write_killable()?.insert(luo, name)?)
+    };
+    // From here on, an error removes the session again.
+    let listed = KBox::new(listed, GFP_KERNEL)?;
     anon_inode::getfile::<SessionFile>(&link, listed, flags::O_RDWR)
 }
 
