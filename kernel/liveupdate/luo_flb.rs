@@ -215,7 +215,6 @@ pub(crate) fn unregister(handler: usize, address: usize) {
     let Some(luo) = Luo::get() else {
         return;
     };
-    let mut flbs = luo.flbs.write();
     {
         let mut registry = luo.registry.write();
         let Some(entry) = registry.by_address(handler) else {
@@ -230,30 +229,30 @@ pub(crate) fn unregister(handler: usize, address: usize) {
         // Should there be no memory for the list, files depend on less than they could.
         entry.flbs = Arc::new(list, GFP_KERNEL).ok();
     }
-    forget_unused(luo, &mut flbs);
+    disconnect_unused(luo);
 }
 
-/// Takes the registration of all states of a handler back, which is not in the registry any more.
-pub(crate) fn unregister_all(luo: &Luo, list: Option<FlbList>) {
-    drop(list);
-    forget_unused(luo, &mut luo.flbs.write());
+/// Disconnects the states that no handler has any more.
+pub(crate) fn disconnect_unused(luo: &Luo) {
+    // Operations run with the registries unlocked, since they may use them.
+    while let Some(flb) = take_unused(luo) {
+        flb.disconnect();
+    }
 }
 
-/// Disconnects the states that no handler has.
-fn forget_unused(luo: &Luo, flbs: &mut KVec<Arc<Flb>>) {
-    flbs.retain(|flb| {
-        let used = luo.registry.read().handlers.iter().any(|entry| {
+fn take_unused(luo: &Luo) -> Option<Arc<Flb>> {
+    let mut flbs = luo.flbs.write();
+    let registry = luo.registry.read();
+    let index = flbs.iter().position(|flb| {
+        !registry.handlers.iter().any(|entry| {
             entry
                 .flbs
                 .iter()
                 .flat_map(|list| list.iter())
                 .any(|other| other.address == flb.address)
-        });
-        if !used {
-            flb.disconnect();
-        }
-        used
-    });
+        })
+    })?;
+    flbs.remove(index).ok()
 }
 
 fn find(address: usize) -> Result<Arc<Flb>> {
@@ -285,5 +284,12 @@ pub(crate) fn put_outgoing(address: usize) {
 
 /// Writes all states that files depend on. Needs no memory.
 pub(crate) fn serialize(luo: &Luo, page: &mut FlbPage) {
-    page.fill(luo.flbs.read().iter().filter_map(|flb| flb.serialize()));
+    let mut index: usize = 0;
+    let flbs = core::iter::from_fn(|| {
+        // States are locked with the registry unlocked, see `disconnect_unused`.
+        let flb = luo.flbs.read().get(index).cloned();
+        index = index.wrapping_add(1);
+        flb
+    });
+    page.fill(flbs.filter_map(|flb| flb.serialize()));
 }

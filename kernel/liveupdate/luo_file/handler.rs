@@ -6,7 +6,10 @@ use crate::{
     abi::Compatible,
     c_abi::FileOps,
     luo_core::Luo,
-    luo_flb::FlbList, //
+    luo_flb::{
+        disconnect_unused,
+        FlbList, //
+    },
 };
 use kernel::{
     fs::File,
@@ -189,7 +192,8 @@ pub(crate) fn unregister(address: usize) {
     let Ok(entry) = entry else {
         return;
     };
-    crate::luo_flb::unregister_all(luo, entry.flbs);
+    drop(entry.flbs);
+    disconnect_unused(luo);
     entry.handler.ops.write().take();
     let compatible = entry.handler.compatible;
     if Arc::into_unique_or_drop(entry.handler).is_none() {
