@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door of the project; not part of the kernel tree. What the targets
+# do is in tools/testing/vm: a script that makes and enters the build sandbox,
+# and the program luo-vm that runs inside.
+
+VM := tools/testing/vm/sandbox.sh
+
+export KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE
+# Unset is not the same as empty.
+$(foreach v,KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE,$(if $($(v)),,$(eval unexport $(v))))
+
+.PHONY: help run test kernel shell patches apply docs doctor clean distclean
+
+help:
+	@echo 'make run        build everything, boot it, and show a live update'
+	@echo 'make test       run every test (ONLY=group: host lint kunit kselftest-base'
+	@echo '                kselftest matrix debug)'
+	@echo
+	@echo 'make kernel     build our kernel'
+	@echo 'make shell      a shell in a virtual machine on our kernel, ready to kexec'
+	@echo 'make patches    the whole change as a series for git am, in build/patches'
+	@echo 'make apply      put the change into the Linux 7.3 tree KERNEL_SRC'
+	@echo 'make docs       rustdoc of our crates, private items too, in build/doc'
+	@echo 'make doctor     what this machine lacks, and the command that mends it'
+	@echo 'make clean      remove build/'
+	@echo 'make distclean  remove the caches as well (sandbox, kernel trees, ccache)'
+	@echo
+	@echo 'Variables: KERNEL_SRC=tree|tarball|git  SMP=2  MEM=2G  MEMFD_MB=64  V=1'
+	@echo '           SANDBOX=none (use the tools of this machine)'
+	@echo '           LUO_CACHE=~/.cache/luo'
+
+run test shell patches docs:
+	@$(VM) luo-vm $@
+
+kernel:
+	@$(VM) luo-vm kernel
+
+apply:
+	@$(if $(KERNEL_SRC),,echo 'make apply needs KERNEL_SRC=dir, a Linux 7.3 tree.' >&2; exit 1;) \
+	$(VM) luo-vm apply
+
+doctor:
+	@$(VM) doctor
+
+clean:
+	rm -rf build
+
+distclean: clean
+	@$(VM) distclean

@@ -1,0 +1,293 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The way into the build sandbox: a Debian trixie tree, made once with
+# mmdebstrap and entered with bubblewrap, so that every machine builds with
+# the same compilers. Everything beyond that is done by luo-vm, which this
+# script builds and starts inside.
+#
+#   sandbox.sh luo-vm ARGS...   build luo-vm and run it in the sandbox
+#   sandbox.sh enter CMD...     run any command in the sandbox
+#   sandbox.sh doctor           what this machine lacks
+#   sandbox.sh distclean        remove the caches
+#
+# SANDBOX=none uses the tools of this machine instead.
+
+set -u -o pipefail
+umask 022
+
+SUITE=trixie
+PACKAGES=(bc bindgen binutils bison build-essential busybox-static
+	ca-certificates cargo ccache clang clang-19 cpio file flex git gzip kmod
+	libclang-dev libelf-dev libssl-dev lld lld-19 llvm llvm-19 patch perl
+	python3 qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
+	xz-utils zstd)
+KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+SUITE_KEY=/usr/share/keyrings/debian-archive-$SUITE-stable.gpg
+
+TOP=$(cd "$(dirname "$0")/../../.." && pwd)
+CACHE=${LUO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luo}
+KEY=$(printf '%s ' $SUITE "${PACKAGES[@]}" | sha256sum | cut -c1-12)
+ROOT=$CACHE/sandbox-$KEY
+LOGS=$TOP/build/logs
+
+if [ -t 2 ]; then RED=$'\e[31m' OFF=$'\e[0m'; else RED='' OFF=''; fi
+
+step() { printf '%s\n' "$*" >&2; }
+die() { printf '%serror:%s %s\n' "$RED" "$OFF" "$*" >&2; exit 1; }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Runs a command with root's rights.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"
+	elif have sudo; then sudo "$@"
+	else die "'$*' needs root, and this machine has no sudo: run it as root, then try again."
+	fi
+}
+
+# The first words of a failure that a user can do something about.
+explain() {
+	local log=$1 pkg
+	if pkg=$(grep -oE "Unable to locate package [^ ]+|Package '?[^ ']+'? has no installation candidate" "$log" | head -n1) && [ -n "$pkg" ]; then
+		echo "The archive no longer has what is needed ($pkg)."
+	elif grep -qE 'Could not resolve|Temporary failure|Could not connect|Unable to connect|Connection (refused|timed out)|Network is unreachable' "$log"; then
+		echo "No network: the Debian archive cannot be reached."
+	elif grep -qE 'NO_PUBKEY|is not signed|no valid OpenPGP|Missing key' "$log"; then
+		echo "The keys of Debian $SUITE are not in $KEYRING: upgrade the package debian-archive-keyring."
+	elif grep -qE 'No space left' "$log"; then
+		echo "The disk is full: the sandbox needs 3 GB in $CACHE."
+	else
+		echo "It failed."
+	fi
+}
+
+# logged NAME CMD...: output goes to a log, or to the terminal as well with V=1.
+logged() {
+	local log=$LOGS/$1.log; shift
+	mkdir -p "$LOGS"
+	if [ "${V:-0}" = 1 ]; then
+		"$@" 2>&1 | tee "$log" >&2
+	else
+		"$@" >"$log" 2>&1
+	fi && return 0
+	printf '%s\n' "--- the last lines of $log" >&2
+	tail -n 15 "$log" >&2
+	die "$(explain "$log") The whole log is $log."
+}
+
+# The packages of this machine that the sandbox itself needs and that are missing.
+missing_packages() {
+	have mmdebstrap || echo mmdebstrap
+	have bwrap || echo bubblewrap
+	[ -r "$SUITE_KEY" ] || echo debian-archive-keyring
+	if [ "$(id -u)" != 0 ]; then have newuidmap || echo uidmap; fi
+}
+
+install_packages() {
+	have apt-get || die "This machine has no apt-get: install $* by hand, or use SANDBOX=none with the tools that 'make doctor' lists."
+	step "installing $* on this machine (apt-get, as root)"
+	logged apt-update as_root apt-get update
+	logged apt-install as_root env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y --no-install-recommends "$@"
+}
+
+# Where this machine gets Debian from.
+archive() {
+	apt-get indextargets --format '$(SITE) $(COMPONENT) $(LABEL)' 'Created-By: Packages' 2>/dev/null |
+		awk '$2 == "main" && $3 == "Debian" { print $1; exit }'
+}
+
+# True if a sandbox can be entered.
+namespaces() {
+	if [ "$(id -u)" = 0 ]; then
+		bwrap --bind / / --dev /dev --proc /proc true 2>/dev/null
+	else
+		bwrap --unshare-user --bind / / --dev /dev --proc /proc true 2>/dev/null
+	fi
+}
+
+no_namespaces="User namespaces are forbidden on this machine, so the sandbox cannot be entered: allow them (sysctl -w kernel.unprivileged_userns_clone=1, and kernel.apparmor_restrict_unprivileged_userns=0 where that exists), run make as root, or use SANDBOX=none."
+
+free_gb() { mkdir -p "$1" && df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }'; }
+
+create() {
+	local site tmp started=$SECONDS proxy missing
+	local -a opts
+
+	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+	[ -e "$ROOT/etc/luo-sandbox" ] && return 0
+	exec 8>"$CACHE/.sandbox.lock"
+	flock 8
+	if [ -e "$ROOT/etc/luo-sandbox" ]; then
+		exec 8>&-
+		return 0
+	fi
+
+	[ "$(free_gb "$CACHE")" -ge 4 ] ||
+		die "No disk space: the sandbox needs 4 GB in $CACHE, and $(free_gb "$CACHE") GB are free."
+	missing=$(missing_packages)
+	# shellcheck disable=SC2086 # one word a package
+	[ -z "$missing" ] || install_packages $missing
+	namespaces || die "$no_namespaces"
+
+	site=$(archive)
+	if [ -z "$site" ]; then
+		logged apt-update as_root apt-get update
+		site=$(archive)
+	fi
+	[ -n "$site" ] || die "apt on this machine has no Debian archive configured (apt-get indextargets lists none), so there is nothing to make the sandbox from."
+
+	step "making the sandbox: Debian $SUITE, ${#PACKAGES[@]} packages (one or two minutes)"
+	tmp=$(mktemp -d "$CACHE/.sandbox-XXXXXX") || die "The cache directory $CACHE cannot be written."
+	chmod 755 "$tmp"
+	trap 'rm -rf "$tmp"' EXIT
+	opts=(--variant=apt --components=main --keyring="$KEYRING"
+		--aptopt='Acquire::Check-Valid-Until "false"'
+		--include="$(IFS=,; echo "${PACKAGES[*]}")")
+	proxy=$(apt-config shell P Acquire::http::Proxy 2>/dev/null)
+	if [ -n "$proxy" ]; then
+		eval "$proxy"
+		opts+=(--aptopt="Acquire::http::Proxy \"$P\"")
+	fi
+	if [ "$(id -u)" = 0 ]; then
+		logged sandbox mmdebstrap --mode=root "${opts[@]}" "$SUITE" "$tmp/root" \
+			"deb $site $SUITE main" "deb $site $SUITE-backports main"
+	else
+		# As a user: files belong to the user, device nodes stay out.
+		logged sandbox mmdebstrap --mode=unshare "${opts[@]}" "$SUITE" "$tmp/root.tar" \
+			"deb $site $SUITE main" "deb $site $SUITE-backports main"
+		mkdir "$tmp/root"
+		logged sandbox-unpack tar -xf "$tmp/root.tar" -C "$tmp/root" \
+			--no-same-owner --exclude='./dev/*'
+	fi
+	# Mount points, and files to mount over, that have to be there.
+	mkdir -p "$tmp/root/luo" "$tmp/root/cache" "$tmp/root/kernel-src"
+	rm -f "$tmp/root/etc/resolv.conf"
+	touch "$tmp/root/etc/resolv.conf" "$tmp/root/etc/luo-sandbox"
+	mv "$tmp/root" "$ROOT" || die "The sandbox cannot be moved to $ROOT."
+	rm -rf "$tmp"
+	trap - EXIT
+	step "made the sandbox in $((SECONDS - started)) s"
+	exec 8>&-
+}
+
+enter() {
+	local -a args
+	create
+	have bwrap || install_packages bubblewrap
+	namespaces || die "$no_namespaces"
+	mkdir -p "$CACHE/cargo" "$CACHE/ccache"
+	args=(--bind "$ROOT" / --dev /dev --proc /proc --ro-bind /sys /sys
+		--tmpfs /tmp --tmpfs /run --bind "$TOP" /luo --bind "$CACHE" /cache
+		--ro-bind-try /etc/resolv.conf /etc/resolv.conf
+		--ro-bind-try /etc/hosts /etc/hosts
+		--die-with-parent --chdir /luo)
+	# A network with its own certificate authority.
+	if [ -s /etc/ssl/certs/ca-certificates.crt ]; then
+		args+=(--ro-bind /etc/ssl/certs /etc/ssl/certs)
+	fi
+	if [ -n "${KERNEL_SRC:-}" ]; then
+		[ -e "$KERNEL_SRC" ] || die "KERNEL_SRC=$KERNEL_SRC does not exist."
+		args+=(--bind "$(realpath "$KERNEL_SRC")" "/kernel-src/$(basename "$KERNEL_SRC")"
+			--setenv KERNEL_SRC "/kernel-src/$(basename "$KERNEL_SRC")"
+			--setenv LUO_HOST_KERNEL_SRC "$KERNEL_SRC")
+	fi
+	local var
+	for var in MAKEFLAGS MFLAGS MAKELEVEL RUSTFLAGS RUSTUP_HOME RUSTUP_TOOLCHAIN \
+		RUSTC CARGO_BUILD_TARGET CC CFLAGS ARCH CROSS_COMPILE LLVM; do
+		args+=(--unsetenv $var)
+	done
+	exec bwrap "${args[@]}" \
+		--setenv PATH /usr/sbin:/usr/bin:/sbin:/bin --setenv HOME /tmp \
+		--setenv LANG C.UTF-8 --setenv LC_ALL C.UTF-8 \
+		--setenv CARGO_HOME /cache/cargo --setenv CARGO_TARGET_DIR /luo/build/target \
+		--setenv CCACHE_DIR /cache/ccache --setenv CCACHE_MAXSIZE 4G \
+		--setenv LUO_CACHE /cache --setenv LUO_TOP /luo \
+		--setenv LUO_HOST_TOP "$TOP" --setenv LUO_HOST_CACHE "$CACHE" \
+		"$@"
+}
+
+# Runs in the sandbox, or on the host with SANDBOX=none.
+luo_vm() {
+	local log=$LUO_TOP/build/logs/luo-vm.log
+	local -a cargo=(cargo build --locked --manifest-path "$LUO_TOP/tools/Cargo.toml" -p luo-vm)
+
+	mkdir -p "${log%/*}"
+	have cargo || die "cargo is missing on this machine: install it (apt-get install cargo), or leave SANDBOX=none away."
+	[ -x "$CARGO_TARGET_DIR/debug/luo-vm" ] || step "building luo-vm (first time: about a minute)"
+	if ! "${cargo[@]}" >"$log" 2>&1; then
+		grep -vE '^ +(Compiling|Downloaded|Downloading)' "$log" | tail -n 25 >&2
+		if grep -qE 'failed to (download|fetch)|Could not resolve|network failure|spurious network' "$log"; then
+			die "No network: the crates that luo-vm needs cannot be fetched. The whole log is ${log/#$LUO_TOP/$LUO_HOST_TOP}."
+		fi
+		die "luo-vm does not build. The whole log is ${log/#$LUO_TOP/$LUO_HOST_TOP}."
+	fi
+	exec "$CARGO_TARGET_DIR/debug/luo-vm" "$@"
+}
+
+report() { printf '%-9s %s\n' "$1" "$2"; [ "$1" = ok ] || problems=$((problems + 1)); }
+
+doctor() {
+	local problems=0 pkg gb tool
+	if [ "${SANDBOX:-}" = none ]; then
+		for tool in cargo rustc bindgen clang ld.lld llvm-nm make bison flex bc perl python3 \
+			gcc patch rsync xz zstd git cpio ccache qemu-system-x86_64; do
+			if have $tool; then report ok "$tool"
+			else report MISSING "$tool: apt-get install $(case $tool in
+				clang) echo clang ;; ld.lld) echo lld ;; llvm-nm) echo llvm ;;
+				xz) echo xz-utils ;; qemu-system-x86_64) echo qemu-system-x86 ;;
+				*) echo $tool ;; esac)"
+			fi
+		done
+		if [ -x /bin/busybox ]; then report ok busybox; else report MISSING "busybox: apt-get install busybox-static"; fi
+	else
+		if have apt-get; then report ok apt-get; else report MISSING "apt-get: a Debian machine, or SANDBOX=none"; fi
+		for pkg in $(missing_packages); do
+			report MISSING "$pkg: 'make run' installs it, or: apt-get install $pkg"
+		done
+		if ! have bwrap; then report unknown "user namespaces (bubblewrap is not there yet to try)"
+		elif namespaces; then report ok "the sandbox can be entered"
+		else report MISSING "$no_namespaces"; fi
+		if [ -n "$(archive)" ]; then report ok "Debian archive: $(archive)"
+		else report unknown "Debian archive: 'apt-get update' has not run yet; 'make run' does it"; fi
+		if [ -e "$ROOT/etc/luo-sandbox" ]; then report ok "the sandbox is in $ROOT"
+		else report ok "the sandbox is not there yet; 'make run' makes it in $ROOT"; fi
+	fi
+	gb=$(free_gb "$CACHE")
+	if [ "$gb" -ge 16 ]; then report ok "$gb GB free in $CACHE"
+	else report MISSING "disk space: $gb GB free in $CACHE; 'make run' needs 8 GB, 'make test' 16 GB (LUO_CACHE=dir moves it)"; fi
+	[ $problems = 0 ] && echo "Nothing is missing." || { echo "$problems to mend."; return 1; }
+}
+
+case ${1:-} in
+luo-vm)
+	shift
+	if [ "${SANDBOX:-}" = none ]; then
+		export LUO_TOP=$TOP LUO_HOST_TOP=$TOP LUO_CACHE=$CACHE LUO_HOST_CACHE=$CACHE
+		export CARGO_TARGET_DIR=$TOP/build/target CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=4G
+		unset MAKEFLAGS MFLAGS MAKELEVEL
+		luo_vm "$@"
+	fi
+	create
+	(enter /luo/tools/testing/vm/sandbox.sh inside "$@")
+	exit ;;
+inside)
+	shift
+	luo_vm "$@" ;;
+enter)
+	shift
+	enter "$@" ;;
+doctor)
+	doctor ;;
+distclean)
+	[ -d "$CACHE" ] || exit 0
+	step "removing $CACHE"
+	chmod -R u+w "$CACHE" 2>/dev/null
+	rm -rf "$CACHE"/sandbox-* "$CACHE"/.sandbox* "$CACHE"/ccache "$CACHE"/cargo \
+		"$CACHE"/linux "$CACHE"/sources
+	rmdir "$CACHE" 2>/dev/null || true ;;
+*)
+	sed -n '3,15s/^# \{0,1\}//p' "$0"
+	exit 2 ;;
+esac

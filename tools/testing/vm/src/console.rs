@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The serial console of a virtual machine: who wrote which line, and what must not be there.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// Where a line of the kernel log begins, when it stands in the midst of another line.
+static STAMP: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\[ *\d+\.\d{6}\] ").expect("a constant pattern"));
+
+/// What no kernel log may contain.
+static SPLAT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"WARNING:|\bBUG:|\bOops\b|Kernel panic|general protection|possible (circular|recursive|irq)",
+        r"|INFO: (task .* blocked|rcu|suspicious|trying to register|inconsistent)|inconsistent lock",
+        r"|unreferenced object|new suspected memory leaks|UBSAN:|KASAN:|KCSAN:|rust_kernel: panicked",
+        r"|suspicious RCU usage|Unknown symbol|segfault at",
+    ))
+    .expect("a constant pattern")
+});
+
+/// What a test says before it makes the kernel panic on purpose.
+const EXPECTS_PANIC: &str = "# expect-panic";
+
+/// The console of one run of a machine, over all its boots.
+#[derive(Debug, Default)]
+pub struct Console {
+    /// Lines of the kernel log, without time stamps.
+    pub kernel: Vec<String>,
+    /// Lines that programs wrote.
+    pub user: Vec<String>,
+    /// Everything, in order.
+    pub all: Vec<String>,
+}
+
+impl Console {
+    /// Sorts the lines of `raw`. A kernel message cuts a program's line where it happens to be;
+    /// the two are taken apart again.
+    pub fn read(raw: &str) -> Self {
+        let mut console = Self::default();
+        let mut cut = String::new();
+        for line in raw.lines() {
+            let line = line.trim_end_matches('\r');
+            match STAMP.find(line) {
+                Some(stamp) => {
+                    cut.push_str(&line[..stamp.start()]);
+                    console.kernel.push(line[stamp.end()..].to_owned());
+                    console.all.push(line[stamp.start()..].to_owned());
+                }
+                None => {
+                    let whole = format!("{}{line}", std::mem::take(&mut cut));
+                    console.all.push(whole.clone());
+                    console.user.push(whole);
+                }
+            }
+        }
+        if !cut.is_empty() {
+            console.user.push(cut);
+        }
+        console
+    }
+
+    /// Lines that no run may have, unless a test announced a panic.
+    pub fn splats(&self) -> Vec<&str> {
+        if self.user.iter().any(|line| line.starts_with(EXPECTS_PANIC)) {
+            return Vec::new();
+        }
+        // Leak reports come from a file that the guest prints.
+        self.all.iter().map(String::as_str).filter(|line| SPLAT.is_match(line)).collect()
+    }
+
+    /// The exit status that our guest program printed last.
+    pub fn exit(&self) -> Option<i32> {
+        self.user.iter().rev().find_map(|line| line.strip_prefix("luo-guest: exit ")?.trim().parse().ok())
+    }
+
+    /// The lines `@timeline PHASE MICROSECONDS`, in order.
+    pub fn timeline(&self) -> Vec<(String, u64)> {
+        let lines = self.user.iter().filter_map(|line| line.strip_prefix("@timeline "));
+        lines
+            .filter_map(|line| {
+                let (phase, time) = line.trim().rsplit_once(' ')?;
+                Some((phase.to_owned(), time.parse().ok()?))
+            })
+            .collect()
+    }
+
+    /// The lines `@fact KEY VALUE`.
+    pub fn facts(&self) -> BTreeMap<String, String> {
+        let lines = self.user.iter().filter_map(|line| line.strip_prefix("@fact "));
+        lines.filter_map(|l| l.trim().split_once(' ')).map(|(k, v)| (k.into(), v.into())).collect()
+    }
+
+    /// The last lines, for the message about a failure.
+    pub fn tail(&self, lines: usize) -> &[String] {
+        &self.all[self.all.len().saturating_sub(lines)..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_line_is_joined() {
+        let console = Console::read("ok 1 na[    1.234567] luo: hello\r\nme\r\n[    2.000000] x\nok 2 b\n");
+        assert_eq!(console.user, ["ok 1 name", "ok 2 b"]);
+        assert_eq!(console.kernel, ["luo: hello", "x"]);
+    }
+
+    #[test]
+    fn splats_are_found() {
+        let bad = Console::read("[    1.234567] WARNING: kernel/x.c:1 at f\n");
+        assert_eq!(bad.splats().len(), 1);
+        assert!(Console::read("[    1.234567] luo: fine\n").splats().is_empty());
+        let meant = Console::read("# expect-panic\n[    1.234567] Kernel panic - not syncing\n");
+        assert!(meant.splats().is_empty());
+    }
+
+    #[test]
+    fn the_timeline_is_read() {
+        let console = Console::read("@timeline kernel boot 12\n@fact verified yes\nluo-guest: exit 3\n");
+        assert_eq!(console.timeline(), [("kernel boot".to_owned(), 12)]);
+        assert_eq!(console.facts()["verified"], "yes");
+        assert_eq!(console.exit(), Some(3));
+    }
+}

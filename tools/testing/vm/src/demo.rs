@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make run`, a live update to look at, and `make shell`.
+
+use anyhow::Result;
+
+use crate::ctx::Ctx;
+use crate::image;
+use crate::kernel::{self, Flavour};
+use crate::programs;
+use crate::step::Step;
+use crate::vm::{Vm, TIMEOUT};
+
+/// Phases of a live update that every demonstration must have timed.
+const PHASES: [&str; 8] = [
+    "preserve",
+    "freeze+serialize",
+    "jump",
+    "kernel boot",
+    "open/deserialize",
+    "retrieve",
+    "finish",
+    "blackout",
+];
+
+/// Carries a memfd from the kernel `from` to the kernel `to`. True if all of it was verified.
+pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
+    let next = kernel::build(ctx, to)?;
+    let first = if from == to { next.clone() } else { kernel::build(ctx, from)? };
+    let guest = programs::guest(ctx)?;
+    let initrd = image::guest(ctx, "demo", &guest, &[&next], None)?;
+    let mb = ctx.settings.memfd_mb;
+    let step = Step::start(ctx, format!("live update with a memfd of {mb} MiB"));
+    let vm = Vm {
+        name: "demo".to_owned(),
+        kernel: &first,
+        initrd: &initrd,
+        params: String::new(),
+        init: format!("demo --mb={mb}"),
+        timeout: TIMEOUT,
+    };
+    let run = vm.run(ctx)?;
+    step.done("");
+
+    let facts = run.console.facts();
+    let timeline = run.console.timeline();
+    println!("\nLinux {} ({from}) to Linux {} ({to})", first.version, next.version, from = from.name(), to = to.name());
+    for (key, value) in &facts {
+        println!("  {key:<18} {value}");
+    }
+    println!();
+    for (phase, micros) in &timeline {
+        println!("  {phase:<18} {:>10.3} ms", *micros as f64 / 1000.0);
+    }
+    let untimed = PHASES.iter().find(|phase| !timeline.iter().any(|(timed, _)| timed == *phase));
+    let against = run.guest_complaint().or_else(|| {
+        if facts.get("verified").map(String::as_str) != Some("yes") {
+            return Some("the new kernel did not verify the content".to_owned());
+        }
+        untimed.map(|phase| format!("the phase {phase} was not timed"))
+    });
+    println!();
+    match against {
+        None => println!("verified: {mb} MiB survived the live update"),
+        Some(why) => println!("FAILED: {why}\n{}", run.tail(ctx)),
+    }
+    Ok(run.guest_complaint().is_none()
+        && untimed.is_none()
+        && facts.get("verified").map(String::as_str) == Some("yes"))
+}
+
+/// A busybox shell on this terminal.
+pub fn shell(ctx: &Ctx, flavour: Flavour) -> Result<()> {
+    let kernel = kernel::build(ctx, flavour)?;
+    let guest = programs::guest(ctx)?;
+    let initrd = image::guest(ctx, "shell", &guest, &[&kernel], None)?;
+    eprintln!("`exit` ends the machine, ctrl-a x kills it; `/init kexec` goes to the next kernel");
+    let vm = Vm {
+        name: "shell".to_owned(),
+        kernel: &kernel,
+        initrd: &initrd,
+        params: "quiet".to_owned(),
+        init: "shell".to_owned(),
+        timeout: TIMEOUT,
+    };
+    vm.interact(ctx)
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernels: which ones there are, how they are configured, and building them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::ctx::Ctx;
+use crate::digest;
+use crate::source::{self, Base, Series, OUT_PREFIX};
+use crate::step::Step;
+use crate::tree;
+
+/// A kernel that can be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Flavour {
+    /// The Rust LUO.
+    Ours,
+    /// The Rust LUO with everything that checks.
+    Debug,
+    /// The unchanged base, with the LUO in C.
+    Peer,
+    /// An older kernel, with the LUO in C.
+    Peer72,
+}
+
+/// A kernel that has been built.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    pub flavour: Flavour,
+    pub version: String,
+    /// The bzImage; a copy that other runs do not replace.
+    pub image: PathBuf,
+    /// Where it was built.
+    pub out: PathBuf,
+    /// What it was built from.
+    pub tree: PathBuf,
+}
+
+/// What the output directory was built from.
+#[derive(Serialize, Deserialize, Default)]
+struct Stamp {
+    digest: String,
+    objects: usize,
+}
+
+impl Flavour {
+    pub fn name(self) -> &'static str {
+        match self {
+            Flavour::Ours => "ours",
+            Flavour::Debug => "debug",
+            Flavour::Peer => "peer",
+            Flavour::Peer72 => "peer72",
+        }
+    }
+
+    pub fn series(self) -> Series {
+        match self {
+            Flavour::Peer72 => Series::V7_2,
+            _ => Series::V7_3,
+        }
+    }
+
+    fn is_ours(self) -> bool {
+        matches!(self, Flavour::Ours | Flavour::Debug)
+    }
+
+    /// Configuration fragments, later ones win.
+    fn fragments(self) -> &'static [&'static str] {
+        match self {
+            Flavour::Ours => &["base.config", "rust.config"],
+            Flavour::Debug => &["base.config", "rust.config", "debug.config"],
+            Flavour::Peer | Flavour::Peer72 => &["base.config"],
+        }
+    }
+
+    /// Objects of a build from nothing, roughly; for the progress line.
+    fn usual_objects(self) -> usize {
+        if self.is_ours() {
+            1500
+        } else {
+            1400
+        }
+    }
+}
+
+/// Runs `make` on the output directory `out`, which stands in the kernel tree that it is for:
+/// then Kbuild calls the source `..`, and compiler caches hit whatever the tree is called.
+pub fn make(ctx: &Ctx, out: &Path) -> Command {
+    let mut make = Command::new("make");
+    make.arg("-C").arg(out.parent().unwrap_or(out)).arg(format!("O={}", out.display()));
+    make.args(["LLVM=1", "CC=ccache clang"]).arg(format!("-j{}", ctx.jobs));
+    make.env("KBUILD_BUILD_USER", "luo").env("KBUILD_BUILD_HOST", "sandbox");
+    make
+}
+
+/// Builds the kernel `flavour`, or finds it built.
+pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
+    let base = source::base(ctx, flavour.series())?;
+    let _lock = base.lock()?;
+    let (tree, content) = if flavour.is_ours() {
+        let prepared = tree::prepare(ctx, &base)?;
+        (prepared.dir, prepared.digest)
+    } else {
+        (base.pristine(), base.version.clone())
+    };
+    let tools = toolchain()?;
+    let name = flavour.name();
+    let out = tree.join(format!("{OUT_PREFIX}{name}-{}", &digest([tools.as_bytes()])[..6]));
+    fs::create_dir_all(&out)?;
+    let fragments = fragments(ctx, flavour)?;
+    let want = digest([content.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
+    let stamp_file = out.join("luo-stamp.json");
+    let stamp: Stamp = fs::read(&stamp_file)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    let image = out.join("arch/x86/boot/bzImage");
+    let title = format!("kernel {name} (Linux {})", base.version);
+
+    if stamp.digest == want && image.exists() {
+        Step::start(ctx, title).done("up to date");
+    } else {
+        let _ = fs::remove_file(&stamp_file);
+        configure(ctx, flavour, &out, &fragments)?;
+        let mut step = Step::start(ctx, title);
+        let mut objects = 0;
+        let mut command = make(ctx, &out);
+        if flavour == Flavour::Debug {
+            // The same code; Clippy's findings are errors here (CONFIG_WERROR).
+            command.arg("CLIPPY=1");
+        }
+        let usual = stamp.objects.max(flavour.usual_objects());
+        step.run_with(command.arg("bzImage"), &ctx.log(&format!("kernel-{name}")), |step, line| {
+            if line.starts_with("  ") {
+                objects += 1;
+                step.progress(&format!("{objects} of about {usual} steps"));
+            }
+        })?;
+        let objects_seen = objects.max(stamp.objects);
+        fs::write(&stamp_file, serde_json::to_vec(&Stamp { digest: want, objects: objects_seen })?)?;
+        step.done(&format!("{objects} steps"));
+    }
+    let copy = ctx.build.join("kernels").join(format!("bzImage-{name}"));
+    let content = fs::read(&image)?;
+    tree::write_if_changed(&copy, &content)?;
+    Ok(Kernel { flavour, version: base.version.clone(), image: copy, out, tree })
+}
+
+/// The headers of the base's userspace API.
+pub fn headers(ctx: &Ctx, base: &Base) -> Result<PathBuf> {
+    let _lock = base.lock()?;
+    let headers = base.home.join("headers");
+    if !headers.is_dir() {
+        let mut step = Step::start(ctx, "install the base's headers");
+        let out = base.pristine().join(format!("{OUT_PREFIX}headers"));
+        fs::create_dir_all(&out)?;
+        let tmp = base.home.join(".headers");
+        let mut command = make(ctx, &out);
+        command.arg(format!("INSTALL_HDR_PATH={}", tmp.display())).arg("headers_install");
+        step.run(&mut command, &ctx.log("headers"))?;
+        fs::rename(&tmp, &headers)?;
+        step.done("");
+    }
+    Ok(headers.join("include"))
+}
+
+/// The versions of everything that compiles.
+fn toolchain() -> Result<String> {
+    let mut all = String::new();
+    for tool in ["rustc", "bindgen", "clang", "ld.lld"] {
+        let output = Command::new(tool)
+            .arg("--version")
+            .output()
+            .with_context(|| format!("`{tool}` is missing: `make doctor` says how to get it."))?;
+        all += &String::from_utf8_lossy(&output.stdout);
+    }
+    Ok(all)
+}
+
+fn fragments(ctx: &Ctx, flavour: Flavour) -> Result<String> {
+    let dir = ctx.top.join("tools/testing/vm/configs");
+    let mut all = String::new();
+    for name in flavour.fragments() {
+        all += &fs::read_to_string(dir.join(name)).with_context(|| ctx.shown(&dir.join(name)))?;
+    }
+    Ok(all)
+}
+
+/// Configures `out`: tinyconfig and the fragments on top of it.
+fn configure(ctx: &Ctx, flavour: Flavour, out: &Path, fragments: &str) -> Result<()> {
+    let mut step = Step::start(ctx, format!("configure {}", flavour.name()));
+    let config = out.join(".config");
+    let before = fs::read(&config).ok();
+    let log = ctx.log(&format!("configure-{}", flavour.name()));
+    step.run(make(ctx, out).arg("tinyconfig"), &log)?;
+    let mut text = fs::read_to_string(&config)?;
+    text += fragments;
+    fs::write(&config, text)?;
+    step.run(make(ctx, out).arg("olddefconfig"), &log)?;
+
+    let got = fs::read_to_string(&config)?;
+    let missing = missing(fragments, &got);
+    if !missing.is_empty() {
+        bail!(
+            "The kernel {} cannot be configured: Kconfig did not accept {}.",
+            flavour.name(),
+            missing.join(", ")
+        );
+    }
+    if before.is_some_and(|before| before == got.as_bytes()) {
+        step.done("unchanged");
+    } else {
+        step.done("");
+    }
+    Ok(())
+}
+
+/// The options of `fragments` that `config` does not have as requested; the last request counts.
+fn missing<'a>(fragments: &'a str, config: &str) -> Vec<&'a str> {
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    for line in fragments.lines() {
+        if let Some((name, value)) = line.split_once('=').filter(|(n, _)| n.starts_with("CONFIG_")) {
+            wanted.retain(|(other, _)| *other != name);
+            wanted.push((name, value));
+        }
+    }
+    let has = |name: &str, value: &str| match value {
+        "n" => !config.lines().any(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with('='))),
+        _ => config.lines().any(|l| l.split_once('=') == Some((name, value))),
+    };
+    wanted.into_iter().filter(|(name, value)| !has(name, value)).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing;
+
+    #[test]
+    fn missing_options_are_named() {
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=8\n";
+        assert!(missing("CONFIG_A=y\nCONFIG_B=n\nCONFIG_N=8\n", config).is_empty());
+        assert_eq!(missing("CONFIG_A=n\nCONFIG_B=y\n", config), ["CONFIG_A", "CONFIG_B"]);
+        assert!(missing("CONFIG_B=y\nCONFIG_B=n\n", config).is_empty());
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Checks of the source and of the objects made from it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use anyhow::{bail, Context, Result};
+use regex::Regex;
+
+use crate::ctx::Ctx;
+use crate::kernel::{self, Flavour, Kernel};
+use crate::programs;
+use crate::report::Report;
+use crate::series;
+use crate::step::Step;
+use crate::tree;
+
+/// Objects of ours in which no path may panic without a reason.
+const OBJECTS: [&str; 2] = ["kernel/liveupdate/luo.o", "mm/memfd_luo.o"];
+
+/// Where `unsafe` may stand in kernel code outside `rust/`.
+const C_BOUNDARY: &str = "kernel/liveupdate/c_abi.rs";
+
+/// Functions of `core` that panic.
+static PANICS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"panick|panic_|::panic|unwrap_failed|expect_failed|_fail\b|slice_error|_overflow\b|alloc_error")
+        .expect("a constant pattern")
+});
+
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    report.attempt("no unsafe outside the C boundary", unsafe_gate(ctx));
+    let mut fmt = programs::cargo(ctx);
+    fmt.args(["fmt", "--all", "--", "--check"]);
+    report.attempt("cargo fmt", quiet(ctx, "cargo-fmt", &mut fmt));
+    let mut clippy = programs::cargo(ctx);
+    clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-Dwarnings"]);
+    report.attempt("cargo clippy", quiet(ctx, "cargo-clippy", &mut clippy));
+    report.attempt("the patch series applies with git am", series::check(ctx));
+
+    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    report.attempt("rustfmt of the kernel code", rustfmt(ctx, &kernel));
+    for object in OBJECTS {
+        report.attempt(&format!("no panic in {object}"), panic_gate(ctx, &kernel, object));
+    }
+    // Built with CLIPPY=1 and CONFIG_WERROR.
+    let clippy = kernel::build(ctx, Flavour::Debug).map(|_| None);
+    report.attempt("Clippy and the compiler have no warning for the kernel code", clippy);
+    Ok(())
+}
+
+/// Runs `command`; what it says if it fails is what there is against it.
+fn quiet(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Option<String>> {
+    let mut step = Step::start(ctx, name);
+    let outcome = step.run(command, &ctx.log(name));
+    step.done("");
+    Ok(outcome.err().map(|error| format!("{error:#}")))
+}
+
+/// Our Rust files for the kernel.
+fn kernel_rust(ctx: &Ctx) -> Result<Vec<PathBuf>> {
+    let mut files = tree::overlay(ctx)?;
+    files.retain(|path| path.extension().is_some_and(|e| e == "rs"));
+    Ok(files)
+}
+
+fn rustfmt(ctx: &Ctx, kernel: &Kernel) -> Result<Option<String>> {
+    let mut rustfmt = Command::new("rustfmt");
+    rustfmt.args(["--check", "--edition=2021"]).args(kernel_rust(ctx)?).current_dir(&kernel.tree);
+    quiet(ctx, "rustfmt", &mut rustfmt)
+}
+
+/// The code of a Rust source without comments and string literals.
+fn code(source: &str) -> String {
+    let mut code = String::new();
+    for line in source.lines() {
+        let mut quoted = false;
+        let mut before = ' ';
+        for (at, c) in line.char_indices() {
+            if !quoted && line[at..].starts_with("//") {
+                break;
+            }
+            if c == '"' && before != '\\' && before != '\'' {
+                quoted = !quoted;
+            }
+            code.push(if quoted { ' ' } else { c });
+            before = c;
+        }
+        code.push('\n');
+    }
+    code
+}
+
+fn unsafe_gate(ctx: &Ctx) -> Result<Option<String>> {
+    let word = Regex::new(r"\bunsafe\b").context("a constant pattern")?;
+    let mut found = Vec::new();
+    for path in kernel_rust(ctx)? {
+        if path.starts_with("rust") || path == Path::new(C_BOUNDARY) {
+            continue;
+        }
+        let text = code(&fs::read_to_string(ctx.top.join(&path))?);
+        for (number, _) in text.lines().enumerate().filter(|(_, line)| word.is_match(line)) {
+            found.push(format!("{}:{}", path.display(), number + 1));
+        }
+    }
+    Ok((!found.is_empty()).then(|| found.join("\n")))
+}
+
+/// Lists the panicking functions that an object calls and nobody has justified.
+fn panic_gate(ctx: &Ctx, kernel: &Kernel, object: &str) -> Result<Option<String>> {
+    let nm = Command::new("llvm-nm")
+        .args(["--undefined-only", "--demangle"])
+        .arg(kernel.out.join(object))
+        .output()
+        .context("`llvm-nm` is missing: `make doctor` says how to get it.")?;
+    if !nm.status.success() {
+        bail!("llvm-nm {object}: {}", String::from_utf8_lossy(&nm.stderr));
+    }
+    let justified = fs::read_to_string(ctx.top.join("tools/testing/vm/panics-allowed"))?;
+    let justified: Vec<(&str, &str)> = justified
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .map(|line| line.split_once(' ').unwrap_or((line, "")))
+        .collect();
+    let text = String::from_utf8_lossy(&nm.stdout);
+    let symbols = text.lines().filter_map(|line| line.trim().strip_prefix("U "));
+    let bad: Vec<&str> = symbols
+        .filter(|symbol| PANICS.is_match(symbol))
+        .filter(|symbol| !justified.iter().any(|(o, s)| *o == object && s.trim() == *symbol))
+        .collect();
+    Ok((!bad.is_empty()).then(|| bad.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_counts() {
+        let source = "// unsafe\nlet a = \"unsafe\"; // unsafe\nlet b = '\"'; unsafe {}\n";
+        let code = code(source);
+        let lines: Vec<bool> = code.lines().map(|l| l.contains("unsafe")).collect();
+        assert_eq!(lines, [false, false, true]);
+    }
+
+    #[test]
+    fn panicking_symbols() {
+        for symbol in [
+            "core::panicking::panic_fmt",
+            "core::option::unwrap_failed",
+            "core::slice::index::slice_end_index_len_fail",
+            "core::panicking::panic_const::panic_const_add_overflow",
+        ] {
+            assert!(PANICS.is_match(symbol), "{symbol}");
+        }
+        assert!(!PANICS.is_match("kho_preserve_folio"));
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `luo-vm`: prepares and builds kernels with the Live Update Orchestrator, puts initramfs images
+//! together, runs them in QEMU and reads what they print. `make` at the top of the repository
+//! starts it in the build sandbox.
+
+mod console;
+mod ctx;
+mod demo;
+mod docs;
+mod groups;
+mod image;
+mod kernel;
+mod ktap;
+mod lint;
+mod programs;
+mod report;
+mod series;
+mod source;
+mod step;
+mod tree;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use sha2::{Digest, Sha256};
+
+use crate::ctx::{Ctx, Settings};
+use crate::kernel::Flavour;
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build everything and show a live update
+    Run {
+        /// The kernel that hands over
+        #[arg(long, default_value = "ours")]
+        from: Flavour,
+        /// The kernel that takes over
+        #[arg(long, default_value = "ours")]
+        to: Flavour,
+    },
+    /// Run the tests
+    Test {
+        /// Only this group
+        #[arg(long, env = "ONLY")]
+        only: Option<String>,
+    },
+    /// The base's kselftests on any kernel
+    BaseTests { flavour: Flavour },
+    /// Build a kernel
+    Kernel {
+        #[arg(default_value = "ours")]
+        flavour: Flavour,
+    },
+    /// A shell in a virtual machine, with a kernel to kexec
+    Shell {
+        #[arg(default_value = "ours")]
+        flavour: Flavour,
+    },
+    /// Write the whole change as patches to build/patches
+    Patches,
+    /// Put the change into the tree KERNEL_SRC
+    Apply,
+    /// Write the rustdoc of our crates to build/doc
+    Docs,
+}
+
+/// The hexadecimal SHA-256 of `bytes`.
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A short name for the content of `parts`.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let whole: String = parts.into_iter().map(hex).collect();
+    hex(whole.as_bytes())[..16].to_owned()
+}
+
+fn run(cli: Cli) -> Result<bool> {
+    let ctx = Ctx::new(cli.settings)?;
+    match cli.command {
+        Action::Run { from, to } => {
+            ctx.need_space(8, 3)?;
+            demo::run(&ctx, from, to)
+        }
+        Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
+        Action::BaseTests { flavour } => {
+            let kernel = kernel::build(&ctx, flavour)?;
+            let mut report = report::Report::default();
+            report.begin("kselftest-base");
+            groups::base_tests_on(&ctx, &mut report, &kernel)?;
+            Ok(report.finish())
+        }
+        Action::Kernel { flavour } => {
+            ctx.need_space(8, 3)?;
+            println!("{}", ctx.shown(&kernel::build(&ctx, flavour)?.image));
+            Ok(true)
+        }
+        Action::Shell { flavour } => {
+            ctx.need_space(8, 3)?;
+            demo::shell(&ctx, flavour).map(|()| true)
+        }
+        Action::Patches => series::write(&ctx).map(|_| true),
+        Action::Apply => {
+            let tree = ctx.settings.kernel_src.clone();
+            let tree = tree.context("`make apply` needs KERNEL_SRC=dir, a Linux 7.3 tree.")?;
+            tree::apply(&ctx, &tree).map(|()| true)
+        }
+        Action::Docs => docs::write(&ctx).map(|()| true),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

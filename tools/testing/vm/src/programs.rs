@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What runs in the virtual machine: our guest program, and the base's kselftests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::ctx::Ctx;
+use crate::kernel;
+use crate::source::{self, Series};
+use crate::step::Step;
+
+/// The base's kselftests that kexec: one before, one after it, each in its own machine.
+pub const BASE_KEXEC_TESTS: [&str; 4] =
+    ["luo_kexec_simple", "luo_multi_session", "luo_stress_files", "luo_stress_sessions"];
+
+/// The base's kselftest that needs no kexec.
+pub const BASE_TEST: &str = "liveupdate";
+
+/// One test of ours, as `luo-guest list` describes it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct GuestTest {
+    pub name: String,
+    pub group: String,
+    /// How many times it kexecs.
+    #[serde(default)]
+    pub kexecs: u32,
+    /// Kernel parameters that it needs.
+    #[serde(default)]
+    pub cmdline: String,
+}
+
+/// Our guest program, linked statically.
+pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let mut step = Step::start(ctx, "build luo-guest");
+    let mut cargo = cargo(ctx);
+    cargo.args(["build", "--locked", "--release", "-p", "luo-guest", "--target", TARGET]);
+    // Only the target's: build scripts stay dynamic.
+    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    step.run(&mut cargo, &ctx.log("guest"))?;
+    step.done("");
+    let target = std::env::var_os("CARGO_TARGET_DIR").context("CARGO_TARGET_DIR is not set")?;
+    Ok(PathBuf::from(target).join(TARGET).join("release/luo-guest"))
+}
+
+/// `cargo` in our workspace.
+pub fn cargo(ctx: &Ctx) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(ctx.top.join("tools"));
+    cargo
+}
+
+/// The tests that the guest program has.
+pub fn guest_tests(guest: &Path) -> Result<Vec<GuestTest>> {
+    let output = Command::new(guest).arg("list").output().context("luo-guest list")?;
+    serde_json::from_slice(&output.stdout).context("`luo-guest list` prints no list of tests")
+}
+
+/// The base's kselftests, compiled as they are, and its init for those that kexec.
+pub struct BaseTests {
+    dir: PathBuf,
+}
+
+impl BaseTests {
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Compiles them from the unchanged tree, in the way of the base's own `vmtest.sh`.
+    pub fn build(ctx: &Ctx) -> Result<Self> {
+        let base = source::base(ctx, Series::V7_3)?;
+        let headers = kernel::headers(ctx, &base)?;
+        let tests = base.pristine().join("tools/testing/selftests/liveupdate");
+        let nolibc = base.pristine().join("tools/include/nolibc");
+        let dir = ctx.build.join("base-selftests");
+        fs::create_dir_all(&dir)?;
+        let mut step = Step::start(ctx, "build the base's kselftests");
+        let log = ctx.log("base-selftests");
+
+        for name in BASE_KEXEC_TESTS.into_iter().chain(["init"]) {
+            let mut gcc = Command::new("gcc");
+            gcc.args(["-static", "-O2", "-nostdinc", "-nostdlib", "-fno-stack-protector"]);
+            gcc.arg("-I").arg(&headers).arg("-I").arg(&nolibc);
+            gcc.arg("-I").arg(tests.join("lib/include"));
+            gcc.arg("-o").arg(dir.join(name)).arg(tests.join(format!("{name}.c")));
+            if name != "init" {
+                gcc.arg(tests.join("lib/lu_utils.c"));
+            }
+            step.run(&mut gcc, &log)?;
+        }
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-static", "-O2", "-Wall", "-D_GNU_SOURCE=", "-I"]).arg(&headers);
+        gcc.arg("-I").arg(tests.join("lib/include"));
+        gcc.arg("-o").arg(dir.join(BASE_TEST)).arg(tests.join("liveupdate.c"));
+        gcc.arg(tests.join("lib/lu_utils.c"));
+        step.run(&mut gcc, &log)?;
+        step.done("");
+        Ok(Self { dir })
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Results of tests, one line each, and the summary.
+
+use std::collections::BTreeMap;
+
+use crate::ctx::Ctx;
+use crate::ktap::{self, Status};
+use crate::vm::Run;
+
+/// Everything that was tested, over all groups.
+#[derive(Default)]
+pub struct Report {
+    passed: usize,
+    failed: usize,
+    failures: Vec<String>,
+    notes: Vec<String>,
+    group: &'static str,
+    counts: BTreeMap<&'static str, usize>,
+}
+
+impl Report {
+    /// Begins a group; its results follow.
+    pub fn begin(&mut self, group: &'static str) {
+        self.group = group;
+        self.counts.insert(group, 0);
+    }
+
+    /// Ends a group. A group in which nothing ran has failed.
+    pub fn end(&mut self) {
+        if self.counts.get(self.group) == Some(&0) {
+            self.fail("nothing ran", "");
+        }
+    }
+
+    fn add(&mut self, word: &str, name: &str, why: &str) {
+        *self.counts.entry(self.group).or_default() += 1;
+        let line = format!("{}: {name}", self.group);
+        println!("{word} {line}");
+        for line in why.lines() {
+            println!("     {line}");
+        }
+        if word == "PASS" {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+            self.failures.push(format!("{word} {line}"));
+        }
+    }
+
+    pub fn pass(&mut self, name: &str) {
+        self.add("PASS", name, "");
+    }
+
+    pub fn fail(&mut self, name: &str, why: &str) {
+        self.add("FAIL", name, why);
+    }
+
+    /// Passes if there is nothing to say against it.
+    pub fn check(&mut self, name: &str, against: Option<String>) {
+        match against {
+            None => self.pass(name),
+            Some(why) => self.fail(name, &why),
+        }
+    }
+
+    /// As [`Report::check`], for something that could not even be tried.
+    pub fn attempt(&mut self, name: &str, result: anyhow::Result<Option<String>>) {
+        self.check(name, result.unwrap_or_else(|error| Some(format!("{error:#}"))));
+    }
+
+    /// Says that something was not tested; it counts neither way, but it is not hidden.
+    pub fn not_run(&mut self, name: &str, why: &str) {
+        println!("NOT RUN {}: {name}\n     {why}", self.group);
+        self.notes.push(format!("NOT RUN {}: {name}", self.group));
+    }
+
+    /// Takes over one result. A test that skipped itself has tested nothing: it failed.
+    pub fn result(&mut self, prefix: &str, result: &ktap::TestResult) {
+        let name = format!("{prefix}{}", result.name);
+        match &result.status {
+            Status::Passed => self.pass(&name),
+            Status::Failed => self.fail(&name, &result.diagnostics.join("\n")),
+            Status::Skipped(why) => self.fail(&name, &format!("it skipped itself: {why}")),
+        }
+    }
+
+    /// Takes over the KTAP that programs printed in a machine run by our guest. `expected` are
+    /// the tests that must have reported.
+    pub fn guest_run(&mut self, ctx: &Ctx, prefix: &str, run: &Run, expected: &[&str]) {
+        let ktap = ktap::parse(run.console.user.iter().map(String::as_str));
+        let failed_before = self.failed;
+        for result in &ktap.results {
+            self.result(prefix, result);
+        }
+        for name in expected {
+            let below = format!("{name}.");
+            if !ktap.results.iter().any(|r| r.name == *name || r.name.starts_with(&below)) {
+                self.fail(&format!("{prefix}{name}"), "it did not report a result");
+            }
+        }
+        for problem in ktap.problems {
+            self.fail(&format!("{prefix}the plan"), &problem);
+        }
+        let explained = self.failed != failed_before;
+        let complaint = if explained { run.complaint() } else { run.guest_complaint() };
+        if let Some(why) = complaint {
+            let name = format!("{prefix}the machine of {}", expected.join(", "));
+            self.fail(&name, &format!("{why}\n{}", run.tail(ctx)));
+        } else if explained {
+            println!("{}", run.tail(ctx));
+        }
+    }
+
+    /// Prints the summary; its last line is `N passed, N failed`. True if all is well.
+    pub fn finish(&self) -> bool {
+        println!();
+        for (group, count) in &self.counts {
+            println!("{count:>5} results in {group}");
+        }
+        for line in self.notes.iter().chain(&self.failures) {
+            println!("{line}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        self.failed == 0 && self.passed > 0
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One line a step: what is being done, how far it is, how long it took, and where its log is.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use regex::Regex;
+
+use crate::ctx::Ctx;
+
+/// Lines of a log that say why it failed.
+static RELEVANT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\b(error|fatal|undefined|failed|cannot|no such)\b|\*\*\*|^warning: unused")
+        .expect("the pattern is constant")
+});
+
+/// How often a step says that it still runs where there is no terminal to animate.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// A step in progress.
+pub struct Step<'a> {
+    ctx: &'a Ctx,
+    title: String,
+    started: Instant,
+    beat: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> Step<'a> {
+    pub fn start(ctx: &'a Ctx, title: impl Into<String>) -> Self {
+        let title = title.into();
+        let bar = (std::io::stderr().is_terminal() && !ctx.verbose).then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>5}  {msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar.set_message(title.clone());
+            bar
+        });
+        if ctx.verbose {
+            eprintln!("=== {title}");
+        }
+        let started = Instant::now();
+        Self { ctx, title, started, beat: started, bar }
+    }
+
+    /// Says how far the step is.
+    pub fn progress(&mut self, detail: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{}: {detail}", self.title)),
+            None if self.ctx.verbose => {}
+            None => {
+                if self.beat.elapsed() >= HEARTBEAT {
+                    self.beat = Instant::now();
+                    eprintln!("{}  {}: {detail} ...", elapsed(self.started), self.title);
+                }
+            }
+        }
+    }
+
+    /// Ends the step; its line stays on the screen.
+    pub fn done(self, detail: &str) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let colon = if detail.is_empty() { "" } else { ": " };
+        eprintln!("{}  {}{colon}{detail}", elapsed(self.started), self.title);
+    }
+
+    /// Runs `command`; its output goes to the log file. `line` sees each line of output.
+    ///
+    /// A failure names the log and quotes the lines of it that matter.
+    pub fn run_with(
+        &mut self,
+        command: &mut Command,
+        log: &Path,
+        mut line: impl FnMut(&mut Self, &str),
+    ) -> Result<()> {
+        let mut file = File::create(log).with_context(|| self.ctx.shown(log))?;
+        writeln!(file, "$ {}", quoted(command))?;
+        if self.ctx.verbose {
+            eprintln!("$ {}", quoted(command));
+        }
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let spawned = command.spawn();
+        // The command holds the writing ends; let go of them, or the pipe never ends.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                bail!("`{program}` is missing: `make doctor` says how to get it.")
+            }
+            Err(e) => return Err(e).with_context(|| format!("`{program}` cannot be started")),
+        };
+        let mut reader = BufReader::new(File::from(reader));
+        let mut buf = Vec::new();
+        let mut tail = Vec::new();
+        loop {
+            buf.clear();
+            if reader.read_until(b'\n', &mut buf)? == 0 {
+                break;
+            }
+            file.write_all(&buf)?;
+            let text = String::from_utf8_lossy(&buf);
+            let text = text.trim_end();
+            if self.ctx.verbose {
+                eprintln!("{text}");
+            }
+            line(self, text);
+            tail.push(text.to_owned());
+            if tail.len() > 4000 {
+                tail.drain(..2000);
+            }
+        }
+        let status = child.wait()?;
+        if !status.success() {
+            if let Some(bar) = &self.bar {
+                bar.finish_and_clear();
+            }
+            bail!(
+                "{}: `{program}` failed ({status}).\n{}\nThe whole log is {}",
+                self.title,
+                excerpt(&tail),
+                self.ctx.shown(log)
+            );
+        }
+        Ok(())
+    }
+
+    /// Runs `command`; its output goes to the log file.
+    pub fn run(&mut self, command: &mut Command, log: &Path) -> Result<()> {
+        self.run_with(command, log, |_, _| {})
+    }
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn elapsed(since: Instant) -> String {
+    format!("{:>7.1} s", since.elapsed().as_secs_f64())
+}
+
+fn quoted(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// The lines of a failed command's output that matter.
+fn excerpt(lines: &[String]) -> String {
+    const MAX: usize = 16;
+    let first = lines.iter().position(|l| RELEVANT.is_match(l));
+    let from = first.unwrap_or(usize::MAX).min(lines.len().saturating_sub(MAX));
+    let chosen = &lines[from..lines.len().min(from + 2 * MAX)];
+    chosen.iter().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n")
+}

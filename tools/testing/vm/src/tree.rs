@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The prepared tree: a base with the overlay, the hooks and the removals of this checkout.
+//!
+//! What the tree has to contain is computed first; then only files whose content differs are
+//! written, so that `make` in the tree rebuilds only what has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+
+use crate::ctx::Ctx;
+use crate::source::{Base, OUT_PREFIX};
+use crate::step::Step;
+use crate::{digest, hex};
+
+/// Directories of the checkout that lie over the base tree.
+const OVERLAY: [&str; 7] = ["kernel", "mm", "rust", "include", "lib", "samples", "Documentation"];
+
+/// The change that this checkout makes to a base tree.
+pub struct Change {
+    /// Content of every file that is new or changed.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Files of the base that go.
+    pub removed: BTreeSet<PathBuf>,
+}
+
+/// A tree with the change applied.
+pub struct Prepared {
+    pub dir: PathBuf,
+    /// Stands for the whole content of the change.
+    pub digest: String,
+}
+
+/// All files under `root`, relative to it. `enter` says which directories are looked into.
+pub fn files(root: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(root.join(&dir))? {
+            let entry = entry?;
+            let path = dir.join(entry.file_name());
+            if !entry.file_type()?.is_dir() {
+                found.push(path);
+            } else if enter(&path) {
+                open.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The hook patches, in order.
+pub fn hooks(ctx: &Ctx) -> Result<Vec<PathBuf>> {
+    let all = files(&ctx.top.join("patches"), &|_| false)?;
+    Ok(all.into_iter().filter(|p| p.extension().is_some_and(|e| e == "patch")).collect())
+}
+
+/// The files of the checkout that lie over the base.
+pub fn overlay(ctx: &Ctx) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for dir in OVERLAY.iter().filter(|dir| ctx.top.join(dir).is_dir()) {
+        let below = files(&ctx.top.join(dir), &|_| true)?;
+        let hidden = |p: &PathBuf| p.to_string_lossy().split('/').any(|n| n.starts_with('.'));
+        found.extend(below.into_iter().filter(|p| !hidden(p)).map(|p| Path::new(dir).join(p)));
+    }
+    Ok(found)
+}
+
+/// The files of the base that are removed.
+pub fn removals(ctx: &Ctx) -> Result<BTreeSet<PathBuf>> {
+    let text = fs::read_to_string(ctx.top.join("patches/removed")).context("patches/removed")?;
+    Ok(text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(PathBuf::from).collect())
+}
+
+/// The files that `patch` changes.
+fn touched(patch: &str) -> impl Iterator<Item = PathBuf> + '_ {
+    patch.lines().filter_map(|line| Some(PathBuf::from(line.strip_prefix("+++ b/")?.trim_end())))
+}
+
+/// Applies a hook patch to the files under `dir`; names the hunk that does not apply.
+pub fn apply_hook(ctx: &Ctx, hook: &Path, dir: &Path) -> Result<()> {
+    let path = ctx.top.join("patches").join(hook);
+    let output = Command::new("patch")
+        .args(["-p1", "--no-backup-if-mismatch", "--force", "--fuzz=1", "-d"])
+        .arg(dir)
+        .arg("-i")
+        .arg(&path)
+        .output()
+        .context("`patch` is missing: `make doctor` says how to get it.")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        let why = said.lines().filter(|l| l.starts_with("patching") || l.contains("FAILED"));
+        let why = why.map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n");
+        bail!("The patch {} does not apply to this base:\n{why}", ctx.shown(&path));
+    }
+    Ok(())
+}
+
+/// Computes the change that this checkout makes to `base`.
+pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
+    let stage = ctx.build.join("stage");
+    let _ = fs::remove_dir_all(&stage);
+    let mut paths: BTreeSet<PathBuf> = overlay(ctx)?.into_iter().collect();
+    let hooks = hooks(ctx)?;
+    let mut hooked = BTreeSet::new();
+    for hook in &hooks {
+        hooked.extend(touched(&fs::read_to_string(ctx.top.join("patches").join(hook))?));
+    }
+    for path in paths.iter().chain(&hooked) {
+        let staged = stage.join(path);
+        fs::create_dir_all(staged.parent().context("a path with no parent")?)?;
+        let ours = ctx.top.join(path);
+        let from = if paths.contains(path) { ours } else { base.join(path) };
+        fs::copy(&from, &staged)
+            .with_context(|| format!("the base has no {}, which a hook changes", path.display()))?;
+    }
+    for hook in &hooks {
+        apply_hook(ctx, hook, &stage)?;
+    }
+    paths.extend(hooked);
+    let removed = removals(ctx)?;
+    for path in &removed {
+        if !base.join(path).exists() {
+            bail!("patches/removed names {}, which this base does not have.", path.display());
+        }
+    }
+    let mut contents = BTreeMap::new();
+    for path in paths {
+        contents.insert(path.clone(), fs::read(stage.join(&path))?);
+    }
+    fs::remove_dir_all(&stage)?;
+    Ok(Change { files: contents, removed })
+}
+
+/// Makes, or brings up to date, the prepared tree of `base`. The base's lock is held.
+pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
+    let step = Step::start(ctx, "prepare the tree");
+    let pristine = base.pristine();
+    let change = change(ctx, &pristine)?;
+    let dir = base.home.join("ours");
+    if !dir.is_dir() {
+        link_tree(&pristine, &base.home.join(".ours"))?;
+        fs::rename(base.home.join(".ours"), &dir)?;
+    }
+    let manifest = base.home.join("ours.json");
+    let before: BTreeSet<PathBuf> = match fs::read(&manifest) {
+        Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
+        Err(_) => BTreeSet::new(),
+    };
+    let now: BTreeSet<PathBuf> = change.files.keys().chain(&change.removed).cloned().collect();
+    // Written first: a run that is interrupted leaves nothing that the next would not restore.
+    let both: BTreeSet<_> = before.union(&now).collect();
+    fs::write(&manifest, serde_json::to_vec(&both)?)?;
+
+    let mut written = 0;
+    for path in before.difference(&now) {
+        match fs::read(pristine.join(path)) {
+            Ok(content) => written += usize::from(write_if_changed(&dir.join(path), &content)?),
+            Err(_) => drop(fs::remove_file(dir.join(path))),
+        }
+    }
+    for path in &change.removed {
+        let _ = fs::remove_file(dir.join(path));
+    }
+    for (path, content) in &change.files {
+        written += usize::from(write_if_changed(&dir.join(path), content)?);
+    }
+    fs::write(&manifest, serde_json::to_vec(&now)?)?;
+    let digest = change.digest();
+    step.done(&format!(
+        "Linux {}, {} files ours, {written} written",
+        base.version,
+        change.files.len()
+    ));
+    Ok(Prepared { dir, digest })
+}
+
+/// Puts the change into a tree of the user's.
+pub fn apply(ctx: &Ctx, tree: &Path) -> Result<()> {
+    let version = crate::source::version(tree)?;
+    if !version.starts_with("7.3.") {
+        bail!("KERNEL_SRC is Linux {version}; the base has to be Linux 7.3.x.");
+    }
+    let step = Step::start(ctx, "apply");
+    let change = change(ctx, tree)?;
+    for path in &change.removed {
+        fs::remove_file(tree.join(path))?;
+    }
+    for (path, content) in &change.files {
+        write_if_changed(&tree.join(path), content)?;
+    }
+    step.done(&format!(
+        "{} files written, {} removed in Linux {version}",
+        change.files.len(),
+        change.removed.len()
+    ));
+    Ok(())
+}
+
+impl Change {
+    fn digest(&self) -> String {
+        let mut text = String::new();
+        for (path, content) in &self.files {
+            text += &format!("{} {}\n", hex(content), path.display());
+        }
+        for path in &self.removed {
+            text += &format!("removed {}\n", path.display());
+        }
+        digest([text.as_bytes()])
+    }
+}
+
+/// A copy of the tree `from` that shares the content of its files.
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir(to)?;
+    let mut cp = Command::new("cp");
+    cp.arg("-al");
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(OUT_PREFIX) {
+            cp.arg(entry.path());
+        }
+    }
+    if !cp.arg(to).status()?.success() {
+        bail!("the tree cannot be copied to {}", to.display());
+    }
+    Ok(())
+}
+
+/// Replaces `path` unless it holds `content` already; never writes into a file that is shared.
+pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
+    if fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(false);
+    }
+    fs::create_dir_all(path.parent().context("a path with no parent")?)?;
+    let mode = fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
+    let mut tmp = path.as_os_str().to_owned();
+    tmp.push(".luo-new");
+    fs::write(&tmp, content)?;
+    fs::set_permissions(&tmp, fs::Permissions::from_mode(mode))?;
+    fs::rename(&tmp, path)?;
+    Ok(true)
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Running QEMU.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+
+use crate::console::Console;
+use crate::ctx::Ctx;
+use crate::kernel::{Flavour, Kernel};
+
+/// A virtual machine to be run.
+pub struct Vm<'a> {
+    /// What it is for; names its log.
+    pub name: String,
+    pub kernel: &'a Kernel,
+    pub initrd: &'a Path,
+    /// Kernel parameters in addition to the usual ones.
+    pub params: String,
+    /// Arguments of init.
+    pub init: String,
+    pub timeout: Duration,
+}
+
+/// What a machine left behind.
+pub struct Run {
+    pub console: Console,
+    pub log: PathBuf,
+    pub timed_out: Option<Duration>,
+}
+
+/// How long a boot with its test may take on a slow machine.
+pub const TIMEOUT: Duration = Duration::from_secs(180);
+
+impl Vm<'_> {
+    fn qemu(&self, ctx: &Ctx) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-no-reboot", "-display", "none"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-m", &ctx.settings.mem]);
+        qemu.arg("-smp").arg(ctx.settings.smp.to_string());
+        qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initrd);
+        let mut line = "console=ttyS0 panic=-1 liveupdate=on kho=on".to_owned();
+        for part in [self.params.as_str(), "--", self.init.as_str()] {
+            if !(part.is_empty() || part == "--" && self.init.is_empty()) {
+                line = format!("{line} {part}");
+            }
+        }
+        qemu.arg("-append").arg(line);
+        qemu
+    }
+
+    /// Runs the machine until it stops by itself or its time is over.
+    pub fn run(&self, ctx: &Ctx) -> Result<Run> {
+        let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
+        let started = Instant::now();
+        let mut qemu = self.qemu(ctx);
+        qemu.args(["-serial", "stdio", "-monitor", "none"]);
+        qemu.stdin(Stdio::null()).stdout(File::create(&log)?).stderr(Stdio::piped());
+        let mut child = spawn(&mut qemu)?;
+        // A checking kernel is several times slower.
+        let limit = self.timeout * if self.kernel.flavour == Flavour::Debug { 4 } else { 1 };
+        let mut shown = 0;
+        let mut timed_out = None;
+        let status = loop {
+            if ctx.verbose {
+                let text = fs::read(&log).unwrap_or_default();
+                eprint!("{}", String::from_utf8_lossy(&text[shown.min(text.len())..]));
+                shown = text.len();
+            }
+            if let Some(status) = child.try_wait()? {
+                break Some(status);
+            }
+            if started.elapsed() > limit {
+                timed_out = Some(limit);
+                child.kill()?;
+                child.wait()?;
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        if status.is_some_and(|s| !s.success()) {
+            let mut said = String::new();
+            if let Some(mut stderr) = child.stderr.take() {
+                std::io::Read::read_to_string(&mut stderr, &mut said)?;
+            }
+            bail!("QEMU failed: {}", said.trim());
+        }
+        let console = Console::read(&String::from_utf8_lossy(&fs::read(&log)?));
+        Ok(Run { console, log, timed_out })
+    }
+
+    /// Runs the machine on this terminal.
+    pub fn interact(&self, ctx: &Ctx) -> Result<()> {
+        let mut qemu = self.qemu(ctx);
+        qemu.args(["-chardev", "stdio,id=tty,mux=on,signal=off", "-serial", "chardev:tty"]);
+        qemu.args(["-mon", "chardev=tty"]);
+        spawn(&mut qemu)?.wait()?;
+        Ok(())
+    }
+}
+
+fn spawn(qemu: &mut Command) -> Result<std::process::Child> {
+    qemu.spawn().context(
+        "QEMU is missing (qemu-system-x86_64): `make doctor` says how to get it \
+         (apt-get install qemu-system-x86).",
+    )
+}
+
+impl Run {
+    /// Why this run cannot have been a good one, whatever its tests say.
+    pub fn complaint(&self) -> Option<String> {
+        if let Some(limit) = self.timed_out {
+            return Some(format!("no end after {} s", limit.as_secs()));
+        }
+        self.console.splats().first().map(|splat| format!("the kernel log has: {splat}"))
+    }
+
+    /// As [`Run::complaint`], for a machine whose init is our guest program.
+    pub fn guest_complaint(&self) -> Option<String> {
+        self.complaint().or_else(|| match self.console.exit() {
+            Some(0) => None,
+            Some(status) => Some(format!("luo-guest ended with {status}")),
+            None => Some("the machine stopped before luo-guest ended".to_owned()),
+        })
+    }
+
+    /// The end of the console and the place of its log.
+    pub fn tail(&self, ctx: &Ctx) -> String {
+        let lines = self.console.tail(25).iter().map(|l| format!("    | {l}\n"));
+        format!("{}    The whole console is {}", lines.collect::<String>(), ctx.shown(&self.log))
+    }
+}
