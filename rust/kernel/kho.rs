@@ -1,0 +1,527 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kexec Handover (KHO): memory that outlives the kernel.
+//!
+//! The running kernel *preserves* memory that the next kernel is to find untouched after a kexec.
+//! The next kernel keeps this memory out of the page allocator until somebody *claims* it. Both
+//! kinds of memory have an owner here:
+//!
+//! | in this kernel                                           | in the next one                   |
+//! |----------------------------------------------------------|-----------------------------------|
+//! | [`Preserved<T>`]: dropping it takes the preservation back | [`Claimed<T>`]: dropping it frees |
+//! | [`Subtree<T>`]: the same, and it can be found by a name   | [`ClaimedFolio::subtree`]         |
+//! | [`vmalloc::PreservedArray`]                               | [`vmalloc::ClaimedArray`]         |
+//!
+//! An address that another kernel left is only a number ([`PhysAddr`]). The only way to the memory
+//! that it stands for is a claim, which succeeds just once, and only if the address is one that the
+//! previous kernel told KHO about. So wrong numbers and lists with cycles lead to errors, and never
+//! to an access to somebody else's memory. What the claimed memory contains still has to be
+//! checked: any value can be there.
+//!
+//! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
+
+pub mod vmalloc;
+
+use crate::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::atomic::Atomic, //
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    num::NonZeroU64,
+    ops::{
+        Deref,
+        DerefMut, //
+    },
+    ptr::NonNull, //
+};
+use zerocopy::{
+    Immutable,
+    KnownLayout, //
+};
+
+/// Returns whether KHO is enabled (`kho=on`), and hence whether memory can be preserved.
+///
+/// May be called in any context, once early parameters were parsed.
+#[inline]
+pub fn is_enabled() -> bool {
+    // SAFETY: Always safe to call.
+    unsafe { bindings::kho_is_enabled() }
+}
+
+/// Returns whether the image that `kernel_kexec()` is about to start takes over preserved memory.
+///
+/// Crash kernels do not, nor do images that were loaded by `kexec_load()` or while KHO was disabled:
+/// all that was preserved is lost when one of them starts.
+///
+/// # Context
+///
+/// Only has a meaning in the path of `kernel_kexec()`, where the kexec lock is held: without it, the
+/// image can be replaced at any time, and the answer is arbitrary. Does not sleep.
+pub fn loaded_image_carries_handover() -> bool {
+    let mut fdt: bindings::phys_addr_t = 0;
+
+    // SAFETY: The pointer variable is valid for reading; it may change at any time.
+    let image = unsafe { (&raw const bindings::kexec_image).read_volatile() };
+    if image.is_null() {
+        return false;
+    }
+    // The image could go away under a caller that does not keep to the above, hence no reference,
+    // and an access that may fail.
+    let src = image
+        .cast::<u8>()
+        .wrapping_add(core::mem::offset_of!(bindings::kimage, kho.fdt));
+    // SAFETY: `fdt` is valid for writing, and any value is fine; the source may be any address.
+    let ret = unsafe {
+        bindings::copy_from_kernel_nofault((&raw mut fdt).cast(), src.cast(), size_of_val(&fdt))
+    };
+    ret == 0 && fdt != 0
+}
+
+/// A physical address as it is handed over: a number that is not known to make sense. Never 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct PhysAddr(NonZeroU64);
+
+impl PhysAddr {
+    /// Converts a number that was handed over; [`None`] for 0, which stands for "nothing".
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kernel::kho::PhysAddr;
+    ///
+    /// assert!(PhysAddr::new(0).is_none());
+    /// assert_eq!(PhysAddr::new(4096).map(PhysAddr::get), Some(4096));
+    /// ```
+    #[inline]
+    pub const fn new(raw: u64) -> Option<Self> {
+        // Not `map()`, which is not `const`.
+        match NonZeroU64::new(raw) {
+            Some(raw) => Some(Self(raw)),
+            None => None,
+        }
+    }
+
+    /// Returns the number to hand over.
+    #[inline]
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// Plain data that can be handed over: any bytes are a valid value, and there is no padding.
+///
+/// Implemented for all types to which this applies; derive the four traits of `zerocopy`.
+pub trait Handover: FromBytes + IntoBytes + Immutable + KnownLayout {}
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Handover for T {}
+
+/// A `T` in memory that is preserved for the next kernel.
+///
+/// Takes a power-of-two number of pages. The `T` may be changed for as long as this kernel runs;
+/// the next kernel finds what was there last. Dropping the object takes the preservation back and
+/// frees the memory, and may sleep. To let the memory survive, the object has to live until the
+/// kexec.
+///
+/// # Invariants
+///
+/// - `ptr` was returned by `kho_alloc_preserve()` for at least `size_of::<T>()` bytes, which contain
+///   a valid `T`, and nobody else owns it.
+/// - `phys` is the physical address of the memory.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kho::{self, Preserved};
+///
+/// if kho::is_enabled() {
+///     let mut value = Preserved::<[u64; 600]>::new_zeroed()?;
+///     assert!(value.iter().all(|&x| x == 0));
+///     value[599] = 42;
+///     assert_eq!(value[599], 42);
+///
+///     // What has to be handed over such that the next kernel finds the array.
+///     let pa = value.phys().get();
+///     assert_eq!(pa % 4096, 0);
+/// }
+/// # Ok::<(), Error>(())
+/// ```
+pub struct Preserved<T> {
+    ptr: NonNull<T>,
+    phys: PhysAddr,
+    _owns: PhantomData<T>,
+}
+
+// SAFETY: The object owns its `T`, and the memory may be freed on any thread.
+unsafe impl<T: Send> Send for Preserved<T> {}
+// SAFETY: Shared references only give out `&T`, and an address that does not change.
+unsafe impl<T: Sync> Sync for Preserved<T> {}
+
+impl<T: Handover> Preserved<T> {
+    /// Allocates and preserves memory for a `T`, which is zeroed.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], or [`E2BIG`] if `T` is larger than any folio can be.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    pub fn new_zeroed() -> Result<Self> {
+        const_assert!(align_of::<T>() <= PAGE_SIZE);
+        // An empty `T` needs an address, too.
+        let size = size_of::<T>().max(1);
+        // SAFETY: Always safe to call.
+        let mem = from_err_ptr(unsafe { bindings::kho_alloc_preserve(size) })?;
+        // SAFETY: The memory that was just returned is in the direct map.
+        let phys = unsafe { bindings::virt_to_phys(mem) };
+        match (NonNull::new(mem.cast()), PhysAddr::new(phys)) {
+            // INVARIANT: See above; all zeroes are a valid `T`, since it is `FromBytes`.
+            (Some(ptr), Some(phys)) => Ok(Self {
+                ptr,
+                phys,
+                _owns: PhantomData,
+            }),
+            // Page 0 is never allocated. If it was, it could not be handed over.
+            _ => {
+                // SAFETY: As returned by `kho_alloc_preserve()`, and not used any more.
+                unsafe { bindings::kho_unpreserve_free(mem) };
+                Err(ENOMEM)
+            }
+        }
+    }
+
+    /// The address to hand over.
+    #[inline]
+    pub fn phys(&self) -> PhysAddr {
+        self.phys
+    }
+
+    /// Makes the memory an entry of the tree that the next kernel gets.
+    ///
+    /// Root can read the memory through debugfs from now on, whenever and however it is changed
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`EEXIST`] if there is an entry of that name, [`ENOMEM`] if there is no room for another
+    /// one. The memory is freed then.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
+    pub fn publish(self, name: &'static CStr) -> Result<Subtree<T>> {
+        // SAFETY: The name is null-terminated; the memory is preserved by the type invariant, and
+        // stays until `Subtree::drop` has removed the entry.
+        to_result(unsafe {
+            bindings::kho_add_subtree(name.as_char_ptr(), self.ptr.as_ptr().cast(), size_of::<T>())
+        })?;
+        // INVARIANT: The entry was just added.
+        Ok(Subtree(self))
+    }
+}
+
+impl<T> Deref for Preserved<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant, there is a valid `T`, which is borrowed with `self`.
+        unsafe { self.ptr.as_ref() }
+    }
+}
+
+impl<T> DerefMut for Preserved<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: By the type invariant, there is a valid `T`, which is borrowed with `self`.
+        unsafe { self.ptr.as_mut() }
+    }
+}
+
+impl<T> Drop for Preserved<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; nobody uses the memory any more. A `T` of plain data has
+        // nothing to be dropped.
+        unsafe { bindings::kho_unpreserve_free(self.ptr.as_ptr().cast()) };
+    }
+}
+
+/// Preserved memory that the next kernel finds by its name, see [`ClaimedFolio::subtree`].
+///
+/// Dropping it removes the name, too.
+///
+/// # Invariants
+///
+/// The memory is an entry of the outgoing KHO tree.
+pub struct Subtree<T>(Preserved<T>);
+
+impl<T> Deref for Subtree<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Subtree<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for Subtree<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; the memory is freed after that.
+        unsafe { bindings::kho_remove_subtree(self.0.ptr.as_ptr().cast()) };
+    }
+}
+
+/// The right to claim one of the pages that share a bit of [`CLAIM_LOCKS`].
+///
+/// KHO hands out a folio only once, but it takes for granted that nobody else asks for the same
+/// folio at the same time.
+///
+/// # Invariants
+///
+/// The bit is set, by this object.
+struct ClaimLock(c_int);
+
+/// One lock for each bit. Unlike a mutex, it can be used before any initialisation has run.
+static CLAIM_LOCKS: Atomic<usize> = Atomic::new(0);
+
+impl ClaimLock {
+    fn new(pa: PhysAddr) -> Self {
+        // Folios are aligned, hence the least significant bits alone would not do.
+        let hash = (pa.get() / PAGE_SIZE as u64).wrapping_mul(bindings::GOLDEN_RATIO_64);
+        // CAST: Less than the number of bits of a word.
+        let bit = (hash >> (u64::BITS - usize::BITS.ilog2())) as c_int;
+
+        // SAFETY: The word has that many bits, and is only used as a lock. An uninterruptible wait
+        // does not fail.
+        unsafe {
+            bindings::wait_on_bit_lock(CLAIM_LOCKS.as_ptr(), bit, bindings::TASK_UNINTERRUPTIBLE)
+        };
+        // INVARIANT: The bit was clear, and we have set it.
+        Self(bit)
+    }
+}
+
+impl Drop for ClaimLock {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::clear_and_wake_up_bit(self.0, CLAIM_LOCKS.as_ptr()) };
+    }
+}
+
+/// Memory that the previous kernel preserved and that is now owned by this kernel.
+///
+/// Dropping it gives the memory to the page allocator.
+///
+/// # Invariants
+///
+/// - `folio` is a folio of `size` bytes, and `addr` its address in the direct map.
+/// - The object owns the only reference to the folio, and nobody writes to the memory.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kho::{ClaimedFolio, PhysAddr};
+///
+/// // No folio starts there.
+/// let pa = PhysAddr::new(4097).ok_or(EINVAL)?;
+/// assert_eq!(ClaimedFolio::new(pa).err(), Some(EINVAL));
+///
+/// // Nobody handed that over.
+/// assert_eq!(ClaimedFolio::subtree(c"rust-doctest").err(), Some(ENOENT));
+/// # Ok::<(), Error>(())
+/// ```
+pub struct ClaimedFolio {
+    folio: NonNull<bindings::folio>,
+    addr: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: A folio may be used and freed on any thread.
+unsafe impl Send for ClaimedFolio {}
+// SAFETY: Shared references only give out shared references to memory that nobody writes to.
+unsafe impl Sync for ClaimedFolio {}
+
+impl ClaimedFolio {
+    /// Claims the folio at `pa`.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if no folio that the previous kernel preserved starts right there, or if it was
+    /// claimed before. The kernel warns once if there is memory at `pa` that is anything else.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Possible from the early initcalls on.
+    pub fn new(pa: PhysAddr) -> Result<Self> {
+        // KHO only looks at the page frame number.
+        if pa.get() % PAGE_SIZE as u64 != 0 {
+            return Err(EINVAL);
+        }
+        let folio = {
+            let _lock = ClaimLock::new(pa);
+            // SAFETY: The callee checks the address, and no one else claims the same folio now.
+            unsafe { bindings::kho_restore_folio(pa.get()) }
+        };
+        let folio = NonNull::new(folio).ok_or(EINVAL)?;
+        // SAFETY: The folio is valid.
+        let (addr, size) = unsafe {
+            (
+                bindings::folio_address(folio.as_ptr()),
+                bindings::folio_size(folio.as_ptr()),
+            )
+        };
+        // INVARIANT: KHO gives its only reference to its caller. It only supports architectures
+        // where all memory is in the direct map; else, the folio is leaked.
+        Ok(Self {
+            folio,
+            addr: NonNull::new(addr.cast()).ok_or(EINVAL)?,
+            size,
+        })
+    }
+
+    /// Claims the folio that the previous kernel [published](Preserved::publish) as `name`.
+    ///
+    /// The second value is the size that it gave. That may be anything, also more than there is.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if there is no such entry, or nothing was handed over at all; [`EINVAL`] if the
+    /// entry makes no sense, and as for [`Self::new`].
+    ///
+    /// # Context
+    ///
+    /// May sleep. Possible from the early initcalls on.
+    pub fn subtree(name: &CStr) -> Result<(Self, usize)> {
+        let mut phys = 0;
+        let mut size = 0;
+        // SAFETY: The name is null-terminated, and the other pointers are valid for writing.
+        to_result(unsafe {
+            bindings::kho_retrieve_subtree(name.as_char_ptr(), &mut phys, &mut size)
+        })?;
+        let folio = Self::new(PhysAddr::new(phys).ok_or(EINVAL)?)?;
+        Ok((folio, size))
+    }
+
+    /// The contents of the whole folio.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: By the type invariant, these are `size` initialised bytes that nobody writes to.
+        unsafe { core::slice::from_raw_parts(self.addr.as_ptr(), self.size) }
+    }
+
+    /// The size of the folio in bytes: a power of two, and at least a page.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Passes on the reference to the folio.
+    ///
+    /// The caller has to drop it by `folio_put()`.
+    #[inline]
+    pub fn into_raw(self) -> NonNull<bindings::folio> {
+        ManuallyDrop::new(self).folio
+    }
+
+    /// Keeps the memory reserved for as long as this kernel runs.
+    ///
+    /// For memory that nobody here understands, or that somebody else still looks at.
+    #[inline]
+    pub fn leak(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for ClaimedFolio {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, the reference is ours.
+        unsafe { bindings::folio_put(self.folio.as_ptr()) };
+    }
+}
+
+/// A `T` that the previous kernel preserved: the counterpart of [`Preserved<T>`].
+///
+/// Any value is possible. Dropping the object frees the memory.
+///
+/// # Invariants
+///
+/// The folio has at least `size_of::<T>()` bytes, and any bytes are a valid `T`.
+pub struct Claimed<T> {
+    folio: ClaimedFolio,
+    _owns: PhantomData<T>,
+}
+
+impl<T: Handover> Claimed<T> {
+    /// Claims the `T` at `pa`.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`], as for [`ClaimedFolio::new`], and if the folio is too small for a `T`. It is
+    /// not what the caller takes it for then, and stays reserved.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Possible from the early initcalls on.
+    pub fn new(pa: PhysAddr) -> Result<Self> {
+        ClaimedFolio::new(pa)?.try_into()
+    }
+
+    /// Takes the value out and frees the memory.
+    #[inline]
+    pub fn into_inner(self) -> T
+    where
+        T: Copy,
+    {
+        *self
+    }
+
+    /// Keeps the memory reserved for as long as this kernel runs.
+    #[inline]
+    pub fn leak(self) {
+        self.folio.leak();
+    }
+}
+
+/// Fails, like [`Claimed::new`], with [`EINVAL`] if the folio is too small, which stays reserved.
+impl<T: Handover> TryFrom<ClaimedFolio> for Claimed<T> {
+    type Error = Error;
+
+    fn try_from(folio: ClaimedFolio) -> Result<Self> {
+        const_assert!(align_of::<T>() <= PAGE_SIZE);
+        if folio.size() < size_of::<T>() {
+            folio.leak();
+            return Err(EINVAL);
+        }
+        // INVARIANT: Just checked; and `T` is `FromBytes`.
+        Ok(Self {
+            folio,
+            _owns: PhantomData,
+        })
+    }
+}
+
+impl<T> Deref for Claimed<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant. Folios are aligned to pages, and `T` to no more than that;
+        // nobody writes to the memory.
+        unsafe { self.folio.addr.cast().as_ref() }
+    }
+}
