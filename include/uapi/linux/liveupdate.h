@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+
+/*
+ * Live Update Orchestrator (LUO): the interface of /dev/liveupdate.
+ *
+ * See Documentation/userspace-api/liveupdate.rst.
+ */
+
+#ifndef _UAPI_LIVEUPDATE_H
+#define _UAPI_LIVEUPDATE_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/**
+ * DOC: Arguments and errors
+ *
+ * Each ioctl takes a pointer to its own structure, whose first member is the
+ * size of that structure as the caller knows it. Structures grow at their end:
+ * a caller that knows a shorter one than the kernel gets zeros for the rest,
+ * and a longer one is fine as long as the kernel would find nothing but zeros
+ * in the part that is new to it.
+ *
+ * The kernel writes to the structure before the effect of an ioctl becomes
+ * final. So an ioctl that failed, even with %EFAULT, can be repeated as if it
+ * had not been called before.
+ *
+ * Errors that all ioctls have in common:
+ *
+ * - %ENOTTY: the file has no such ioctl.
+ * - %EFAULT: the structure cannot be read, or the result cannot be written.
+ * - %EINVAL: the size is too small for the ioctl; also see each of them.
+ * - %E2BIG: there is something other than 0 behind what the kernel knows.
+ *
+ * Once reboot(LINUX_REBOOT_CMD_KEXEC) has serialized the sessions, every ioctl
+ * that would change them fails with %EBUSY. An ioctl that has to wait for that
+ * to be decided, or for another one, can be interrupted by a fatal signal, and
+ * fails with %EINTR.
+ */
+
+/* The type of all ioctls, see Documentation/userspace-api/ioctl/ioctl-number.rst */
+#define LIVEUPDATE_IOCTL_TYPE		0xBA
+
+/* Bytes of the name of a session, including the null byte at its end */
+#define LIVEUPDATE_SESSION_NAME_LENGTH 64
+
+/* Numbers of the ioctls of /dev/liveupdate */
+enum {
+	LIVEUPDATE_CMD_BASE = 0x00,
+	LIVEUPDATE_CMD_CREATE_SESSION = LIVEUPDATE_CMD_BASE,
+	LIVEUPDATE_CMD_RETRIEVE_SESSION = 0x01,
+};
+
+/* Numbers of the ioctls of sessions */
+enum {
+	LIVEUPDATE_CMD_SESSION_BASE = 0x40,
+	LIVEUPDATE_CMD_SESSION_PRESERVE_FD = LIVEUPDATE_CMD_SESSION_BASE,
+	LIVEUPDATE_CMD_SESSION_RETRIEVE_FD = 0x41,
+	LIVEUPDATE_CMD_SESSION_FINISH = 0x42,
+	LIVEUPDATE_CMD_SESSION_GET_NAME = 0x43,
+};
+
+/**
+ * struct liveupdate_ioctl_create_session - ioctl(LIVEUPDATE_IOCTL_CREATE_SESSION)
+ * @size: In: the size of this structure.
+ * @fd:   Out: the file descriptor of the session, with %O_CLOEXEC set.
+ * @name: In: the name of the session: 1 to 63 bytes and a null byte.
+ *
+ * Creates an outgoing session, which the next kernel is going to get. The
+ * session exists for as long as a descriptor of it is open; closing the last
+ * one takes back whatever was preserved in it.
+ *
+ * Incoming sessions do not matter to the name.
+ *
+ * Return: 0, or
+ *
+ * - %EINVAL: the name is empty or has no null byte.
+ * - %EEXIST: there is an outgoing session of this name.
+ * - %EMFILE, %ENFILE: too many open files.
+ * - %ENOSPC: there are as many sessions as can be handed over.
+ * - %ENOMEM: no memory.
+ * - %EBUSY: the kexec has begun.
+ * - %EINTR: a fatal signal.
+ */
+struct liveupdate_ioctl_create_session {
+	__u32		size;
+	__s32		fd;
+	__u8		name[LIVEUPDATE_SESSION_NAME_LENGTH];
+};
+
+#define LIVEUPDATE_IOCTL_CREATE_SESSION					\
+	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_CREATE_SESSION)
+
+/**
+ * struct liveupdate_ioctl_retrieve_session - ioctl(LIVEUPDATE_IOCTL_RETRIEVE_SESSION)
+ * @size: In: the size of this structure.
+ * @fd:   Out: the file descriptor of the session, with %O_CLOEXEC set.
+ * @name: In: the name that the session was created with: 1 to 63 bytes and a
+ *        null byte.
+ *
+ * Opens an incoming session, i.e. one that the previous kernel handed over. One
+ * open file at a time can have it. Closing that without
+ * %LIVEUPDATE_SESSION_FINISH gives the session back, with all its files: it can
+ * be retrieved again.
+ *
+ * Return: 0, or
+ *
+ * - %EINVAL: the name is empty or has no null byte.
+ * - %ENOENT: there is no incoming session of this name, or not any more.
+ * - %EBUSY: somebody has it open.
+ * - %EMFILE, %ENFILE: too many open files.
+ * - %ENOMEM: no memory; the session is still there.
+ * - %EINTR: a fatal signal.
+ */
+struct liveupdate_ioctl_retrieve_session {
+	__u32		size;
+	__s32		fd;
+	__u8		name[LIVEUPDATE_SESSION_NAME_LENGTH];
+};
+
+#define LIVEUPDATE_IOCTL_RETRIEVE_SESSION \
+	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_RETRIEVE_SESSION)
+
+/* The ioctls of sessions */
+
+/**
+ * struct liveupdate_session_preserve_fd - ioctl(LIVEUPDATE_SESSION_PRESERVE_FD)
+ * @size:  In: the size of this structure.
+ * @fd:    In: the file to preserve.
+ * @token: In: what the file is called within the session; any number that no
+ *         other file of the session has.
+ *
+ * Preserves an open file in an outgoing session. The session keeps the file
+ * open, and the caller may go on using its descriptor or close it. What the
+ * file allows while it is preserved, and until when changes are handed over,
+ * depends on its kind; see Documentation/mm/memfd_preservation.rst for memfds.
+ *
+ * Preservation ends when the session is closed.
+ *
+ * Return: 0, or
+ *
+ * - %EINVAL: this is an incoming session.
+ * - %EBADF: @fd is not an open file, or was opened with %O_PATH.
+ * - %EEXIST: the session has a file with this token.
+ * - %ENOENT: there is no handler for files of this kind.
+ * - %EBUSY: the contents of the file are preserved already, in this or another
+ *   session, or were retrieved from a session that is not finished; or the
+ *   kexec has begun.
+ * - %EOPNOTSUPP: the file has a property that cannot be handed over.
+ * - %ENOSPC: there are as many files as one session can hand over.
+ * - %ENOMEM: no memory.
+ * - %EINTR: a fatal signal.
+ * - any other error of the file's handler.
+ */
+struct liveupdate_session_preserve_fd {
+	__u32		size;
+	__s32		fd;
+	__aligned_u64	token;
+};
+
+#define LIVEUPDATE_SESSION_PRESERVE_FD					\
+	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_SESSION_PRESERVE_FD)
+
+/**
+ * struct liveupdate_session_retrieve_fd - ioctl(LIVEUPDATE_SESSION_RETRIEVE_FD)
+ * @size:  In: the size of this structure.
+ * @fd:    Out: a file descriptor of the restored file, with %O_CLOEXEC set.
+ * @token: In: the token that the file was preserved with.
+ *
+ * Restores a file of an incoming session. Files can be retrieved in any order.
+ * Retrieving one again gives another descriptor of the same open file.
+ *
+ * An error that has to do with this machine's resources leaves everything as it
+ * was, so the call can be repeated. If the handler finds that the file can
+ * never be restored, this and all further calls return the error it gave.
+ *
+ * Return: 0, or
+ *
+ * - %EINVAL: this is an outgoing session.
+ * - %ENOENT: the session has no file with this token.
+ * - %EOPNOTSUPP: this kernel has no handler for the file (so far).
+ * - %EMFILE, %ENFILE: too many open files.
+ * - %ENOMEM: no memory.
+ * - %EBUSY: the kexec has begun.
+ * - %EINTR: a fatal signal.
+ * - any other error of the file's handler.
+ */
+struct liveupdate_session_retrieve_fd {
+	__u32		size;
+	__s32		fd;
+	__aligned_u64	token;
+};
+
+#define LIVEUPDATE_SESSION_RETRIEVE_FD					\
+	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_SESSION_RETRIEVE_FD)
+
+/**
+ * struct liveupdate_session_finish - ioctl(LIVEUPDATE_SESSION_FINISH)
+ * @size:     In: the size of this structure.
+ * @reserved: In: 0.
+ *
+ * Ends an incoming session. Files that were retrieved belong to their owners
+ * alone from now on; those that were not are discarded and their memory is
+ * freed. The name of the session is not known any more, and what is left to do
+ * with the descriptor is to close it.
+ *
+ * Return: 0, or
+ *
+ * - %EINVAL: this is an outgoing session, or @reserved is not 0.
+ * - %EBUSY: a handler is not ready, in which case nothing was finished and the
+ *   call can be repeated; or the kexec has begun.
+ * - %EINTR: a fatal signal; nothing was finished.
+ */
+struct liveupdate_session_finish {
+	__u32		size;
+	__u32		reserved;
+};
+
+#define LIVEUPDATE_SESSION_FINISH					\
+	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_SESSION_FINISH)
+
+/**
+ * struct liveupdate_session_get_name - ioctl(LIVEUPDATE_SESSION_GET_NAME)
+ * @size:     In: the size of this structure.
+ * @reserved: In: 0.
+ * @name:     Out: the name of the session; the bytes behind it are null.
+ *
+ * Tells the name of a session, incoming or outgoing. This is also how to find
+ * out whether a file descriptor is a session at all.
+ *
+ * Return: 0, or
+ *
+ * - %EINVAL: @reserved is not 0.
+ * - %EFAULT: the structure cannot be read or written.
+ */
+struct liveupdate_session_get_name {
+	__u32		size;
+	__u32		reserved;
+	__u8		name[LIVEUPDATE_SESSION_NAME_LENGTH];
+};
+
+#define LIVEUPDATE_SESSION_GET_NAME					\
+	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_SESSION_GET_NAME)
+
+#endif /* _UAPI_LIVEUPDATE_H */
