@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Arrays that are handed over.
+//!
+//! KHO describes an array by a [`Descriptor`] of fixed size: a list of chunks, each a page with the
+//! addresses of further pages, which hold the elements. It is made for `vmalloc()` memory, and C
+//! maps all the pages in a row. Here, nothing is mapped: a [`PreservedArray`] grows page by page,
+//! and a [`ClaimedArray`] is read page by page, each page being claimed right before it is read and
+//! freed right after it. So the former needs no memory in advance and the latter none at all.
+//!
+//! C headers: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h),
+//! [`include/linux/kho/abi/kexec_handover.h`](srctree/include/linux/kho/abi/kexec_handover.h)
+
+use super::{
+    Claimed,
+    ClaimedFolio,
+    Handover,
+    PhysAddr,
+    Preserved, //
+};
+use crate::{
+    alloc::KVVec,
+    bindings,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+use core::marker::PhantomData;
+use zerocopy_derive::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+
+/// Number of addresses in a chunk.
+const CHUNK_LEN: usize = PAGE_SIZE / size_of::<u64>() - 1;
+
+/// `KHO_VMALLOC_ALLOC`: the next kernel may treat the area as one that `vmalloc()` made.
+const FLAG_ALLOC: u16 = 0x1;
+/// `KHO_VMALLOC_HUGE_VMAP`: the area may be mapped with huge pages.
+const FLAG_HUGE_VMAP: u16 = 0x2;
+
+/// Describes an array that is handed over (`struct kho_vmalloc`).
+///
+/// The default value stands for no array. Found in the memory of another kernel, any value is
+/// possible; [`ClaimedArray::new`] does the checks.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Descriptor {
+    /// Physical address of the first chunk, or 0.
+    pub first: u64,
+    /// Number of pages of the array.
+    pub total_pages: u32,
+    /// How the array was mapped.
+    pub flags: u16,
+    /// Each address stands for `1 << order` pages.
+    pub order: u16,
+}
+
+static_assert!(size_of::<Descriptor>() == size_of::<bindings::kho_vmalloc>());
+static_assert!(
+    core::mem::offset_of!(Descriptor, total_pages)
+        == core::mem::offset_of!(bindings::kho_vmalloc, total_pages)
+);
+static_assert!(
+    core::mem::offset_of!(Descriptor, flags) == core::mem::offset_of!(bindings::kho_vmalloc, flags)
+);
+static_assert!(
+    core::mem::offset_of!(Descriptor, order) == core::mem::offset_of!(bindings::kho_vmalloc, order)
+);
+
+/// `struct kho_vmalloc_chunk`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Chunk {
+    next: u64,
+    pages: [u64; CHUNK_LEN],
+}
+
+static_assert!(size_of::<Chunk>() == PAGE_SIZE);
+
+/// A page of elements.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Page([u64; PAGE_SIZE / size_of::<u64>()]);
+
+impl Page {
+    fn elements<T: Handover>(&self) -> &[T] {
+        // Cannot fail: the size of the page is a multiple of that of `T`, see `Layout`.
+        <[T]>::ref_from_bytes(self.as_bytes()).unwrap_or(&[])
+    }
+
+    fn elements_mut<T: Handover>(&mut self) -> &mut [T] {
+        <[T]>::mut_from_bytes(self.as_mut_bytes()).unwrap_or(&mut [])
+    }
+}
+
+/// How many `T` there are in a page. Elements do not cross the border of a page.
+struct PerPage<T>(PhantomData<T>);
+
+impl<T> PerPage<T> {
+    const LEN: usize = {
+        assert!(size_of::<T>() != 0 && PAGE_SIZE % size_of::<T>() == 0);
+        assert!(align_of::<T>() <= align_of::<u64>());
+        PAGE_SIZE / size_of::<T>()
+    };
+}
+
+/// The pages of a [`PreservedArray`], whatever they contain.
+///
+/// # Invariants
+///
+/// The chunks have the addresses of all pages, in order. Each chunk but the last is full, and has
+/// the address of the next chunk.
+struct PreservedPages {
+    pages: KVVec<Preserved<Page>>,
+    chunks: KVVec<Preserved<Chunk>>,
+}
+
+impl PreservedPages {
+    const fn new() -> Self {
+        // INVARIANT: Trivially true without pages.
+        Self {
+            pages: KVVec::new(),
+            chunks: KVVec::new(),
+        }
+    }
+
+    /// Appends a zeroed page. If this fails, nothing has changed.
+    fn add(&mut self) -> Result {
+        // All that can fail comes before the page gets visible.
+        self.pages.reserve(1, GFP_KERNEL)?;
+        let page = Preserved::<Page>::new_zeroed()?;
+        let slot = self.pages.len() % CHUNK_LEN;
+
+        if slot == 0 {
+            self.chunks.reserve(1, GFP_KERNEL)?;
+            let chunk = Preserved::<Chunk>::new_zeroed()?;
+            // INVARIANT: The last chunk is full, as the number of pages is a multiple of its size.
+            if let Some(last) = self.chunks.last_mut() {
+                last.next = chunk.phys().get();
+            }
+            self.chunks.push(chunk, GFP_KERNEL)?;
+        }
+        // INVARIANT: The address of this page goes behind those of all others.
+        if let Some(entry) = self.chunks.last_mut().and_then(|c| c.pages.get_mut(slot)) {
+            *entry = page.phys().get();
+        }
+        self.pages.push(page, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Returns page `index`, which is appended if it is the one behind the last.
+    fn get_or_add(&mut self, index: usize) -> Result<&mut Page> {
+        if index == self.pages.len() {
+            self.add()?;
+        }
+        self.pages
+            .get_mut(index)
+            .map(|page| &mut **page)
+            .ok_or(ENOMEM)
+    }
+
+    fn descriptor(&self) -> Descriptor {
+        match self.chunks.first() {
+            None => Descriptor::default(),
+            Some(first) => Descriptor {
+                first: first.phys().get(),
+                // 2^32 pages of elements are more than a machine can have.
+                total_pages: u32::try_from(self.pages.len()).unwrap_or(u32::MAX),
+                flags: FLAG_ALLOC,
+                order: 0,
+            },
+        }
+    }
+}
+
+/// An array that is preserved for the next kernel and can only grow.
+///
+/// Dropping it takes the preservation back and frees the memory, and may sleep.
+///
+/// Nothing has to be done before the kexec, apart from handing over the
+/// [descriptor](Self::descriptor).
+///
+/// # Invariants
+///
+/// There are as many pages as `len` elements need, or one more; what is not in use is zero.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{kho::{self, vmalloc::PreservedArray}, page::PAGE_SIZE};
+///
+/// if kho::is_enabled() {
+///     let mut array = PreservedArray::<u64>::new();
+///     assert_eq!(array.descriptor().first, 0);
+///     for i in 0..1000 {
+///         array.push(i)?;
+///     }
+///     assert_eq!(array.len(), 1000);
+///     assert!(array.iter().copied().eq(0..1000));
+///     assert_eq!(array.descriptor().total_pages as usize, 8000usize.div_ceil(PAGE_SIZE));
+///     assert_ne!(array.descriptor().first, 0);
+/// }
+/// # Ok::<(), Error>(())
+/// ```
+pub struct PreservedArray<T> {
+    pages: PreservedPages,
+    len: usize,
+    _elements: PhantomData<T>,
+}
+
+impl<T: Handover> PreservedArray<T> {
+    /// Creates an array without elements, which needs no memory.
+    pub const fn new() -> Self {
+        // INVARIANT: No pages are needed.
+        Self {
+            pages: PreservedPages::new(),
+            len: 0,
+            _elements: PhantomData,
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends an element. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and then the array is as it was before.
+    pub fn push(&mut self, element: T) -> Result {
+        self.reserve()?.push(element);
+        Ok(())
+    }
+
+    /// Makes sure that there is room for one more element. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and then the array is as it was before.
+    pub fn reserve(&mut self) -> Result<Reserved<'_, T>> {
+        let page = self.pages.get_or_add(self.len / PerPage::<T>::LEN)?;
+        let slot = page.elements_mut().get_mut(self.len % PerPage::<T>::LEN);
+
+        Ok(Reserved {
+            slot: slot.ok_or(ENOMEM)?,
+            len: &mut self.len,
+        })
+    }
+
+    /// Iterates over the elements, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.pages
+            .pages
+            .iter()
+            .flat_map(|page| page.elements())
+            .take(self.len)
+    }
+
+    /// What has to be handed over such that the next kernel finds the array.
+    ///
+    /// It changes when elements are added.
+    pub fn descriptor(&self) -> Descriptor {
+        self.pages.descriptor()
+    }
+}
+
+impl<T: Handover> Default for PreservedArray<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Room for one more element of a [`PreservedArray`].
+#[must_use = "the array only grows by `push()`"]
+pub struct Reserved<'a, T> {
+    slot: &'a mut T,
+    len: &'a mut usize,
+}
+
+impl<T> Reserved<'_, T> {
+    /// Appends the element.
+    pub fn push(self, element: T) {
+        *self.slot = element;
+        // Cannot wrap: the elements are in memory.
+        *self.len = self.len.saturating_add(1);
+    }
+}
+
+/// An array that the previous kernel handed over, read from begin to end.
+///
+/// Nothing is claimed when the object is created; a page is claimed when its first element is read,
+/// and freed when the one behind its last element is. Dropping the object claims and frees all that
+/// is left. What the elements stand for is the business of the caller.
+///
+/// # Invariants
+///
+/// All pages before the current one have been claimed and freed.
+pub struct ClaimedArray<T> {
+    /// The chunk in use, and the index of its next entry.
+    chunk: Option<(Claimed<Chunk>, usize)>,
+    next_chunk: Option<PhysAddr>,
+    /// What is left of an entry whose memory comes in several pieces, and its number of pages.
+    rest: Option<(PhysAddr, u64)>,
+    /// The piece in use, and the number of its next element.
+    piece: Option<(ClaimedFolio, usize)>,
+    /// Pages that the descriptor promised and that were not claimed yet.
+    pages: u64,
+    elements: u64,
+    /// Number of pages that an address in a chunk stands for.
+    entry_pages: u64,
+    _elements: PhantomData<T>,
+}
+
+impl<T: Handover + Copy> ClaimedArray<T> {
+    /// Prepares reading an array of `len` elements. Claims nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the array does not have that many elements or the descriptor is inconsistent,
+    /// [`EOPNOTSUPP`] if it has unknown flags. Nothing is freed in these cases.
+    pub fn new(descriptor: &Descriptor, len: u64) -> Result<Self> {
+        let pages = u64::from(descriptor.total_pages);
+
+        if descriptor.flags & !(FLAG_ALLOC | FLAG_HUGE_VMAP) != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        let order = u32::from(descriptor.order);
+        let entry_pages = 1u64.checked_shl(order).ok_or(EINVAL)?;
+        if order > bindings::MAX_PAGE_ORDER || pages.saturating_mul(PerPage::<T>::LEN as u64) < len
+        {
+            return Err(EINVAL);
+        }
+        // INVARIANT: The current page is the first one.
+        Ok(Self {
+            chunk: None,
+            next_chunk: PhysAddr::new(descriptor.first),
+            rest: None,
+            piece: None,
+            pages,
+            elements: len,
+            entry_pages,
+            _elements: PhantomData,
+        })
+    }
+
+    /// Number of elements that were not read yet.
+    pub fn remaining(&self) -> u64 {
+        self.elements
+    }
+
+    /// Reads the next element; [`None`] if there are no more. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the memory of the element is not what the descriptor promised. Going on after
+    /// that reads elements of the memory that follows, if there is any. Nothing else can fail, in
+    /// particular no memory is allocated.
+    pub fn next(&mut self) -> Result<Option<T>> {
+        if self.elements == 0 {
+            return Ok(None);
+        }
+        loop {
+            if let Some((folio, index)) = &mut self.piece {
+                let elements = <[T]>::ref_from_bytes(folio.bytes()).unwrap_or(&[]);
+                if let Some(&element) = elements.get(*index) {
+                    *index = index.saturating_add(1);
+                    self.elements = self.elements.saturating_sub(1);
+                    return Ok(Some(element));
+                }
+            }
+            // Frees the last piece.
+            self.piece = None;
+            // SAFETY: FFI call without safety requirements; the caller may sleep.
+            unsafe { bindings::cond_resched() };
+            match self.next_piece() {
+                Ok(Some(folio)) => self.piece = Some((folio, 0)),
+                Ok(None) => return Err(EINVAL),
+                Err(err) => return Err(err),
+            }
+        }
+    }
+}
+
+impl<T> ClaimedArray<T> {
+    /// Claims the next piece of the array's memory.
+    fn next_piece(&mut self) -> Result<Option<ClaimedFolio>> {
+        let Some((pa, expected)) = self.next_address()? else {
+            return Ok(None);
+        };
+        let folio = ClaimedFolio::new(pa)?;
+        let bytes = folio.size() as u64;
+        let pages = bytes >> PAGE_SHIFT;
+
+        let (Some(rest), Some(left)) = (expected.checked_sub(pages), self.pages.checked_sub(pages))
+        else {
+            // The memory is freed, but it is no part of this array.
+            return Err(EINVAL);
+        };
+        self.pages = left;
+        self.rest = pa
+            .get()
+            .checked_add(bytes)
+            .and_then(PhysAddr::new)
+            .map(|pa| (pa, rest));
+        Ok(Some(folio))
+    }
+
+    /// Finds the next address, and how many pages there should be.
+    fn next_address(&mut self) -> Result<Option<(PhysAddr, u64)>> {
+        if let Some(rest) = self.rest.take().filter(|&(_, pages)| pages != 0) {
+            return Ok(Some(rest));
+        }
+        // The list ends, since a chunk can be claimed only once.
+        loop {
+            if let Some((chunk, slot)) = &mut self.chunk {
+                let entry = chunk.pages.get(*slot).copied().unwrap_or(0);
+                if let Some(pa) = PhysAddr::new(entry) {
+                    *slot = slot.saturating_add(1);
+                    return Ok(Some((pa, self.entry_pages)));
+                }
+                self.next_chunk = PhysAddr::new(chunk.next);
+                self.chunk = None;
+            }
+            let Some(next) = self.next_chunk.take() else {
+                return Ok(None);
+            };
+            self.chunk = Some((Claimed::<Chunk>::new(next)?, 0));
+        }
+    }
+}
+
+impl<T> Drop for ClaimedArray<T> {
+    fn drop(&mut self) {
+        self.piece = None;
+        // What comes behind memory that could not be claimed stays reserved.
+        while let Ok(Some(_)) = self.next_piece() {}
+    }
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios: memory of one or more pages that is managed as a unit.
+//!
+//! C headers: [`include/linux/mm_types.h`](srctree/include/linux/mm_types.h),
+//! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h),
+//! [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
+
+use crate::{
+    alloc::KVec,
+    bindings,
+    prelude::*,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+use core::{
+    marker::PhantomData,
+    ops::Deref,
+    ptr::NonNull, //
+};
+
+/// A folio (`struct folio`) that somebody holds a reference to.
+///
+/// # Invariants
+///
+/// The folio is valid, i.e. its reference count is not zero, for as long as the reference to this
+/// object lives.
+#[repr(transparent)]
+pub struct Folio(Opaque<bindings::folio>);
+
+// SAFETY: The methods may be called on any thread.
+unsafe impl Send for Folio {}
+// SAFETY: The methods only read what does not change, or synchronise.
+unsafe impl Sync for Folio {}
+
+impl Folio {
+    /// Returns the raw pointer.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut bindings::folio {
+        self.0.get()
+    }
+
+    /// Page frame number of the first page.
+    #[inline]
+    pub fn pfn(&self) -> u64 {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::folio_pfn(self.as_ptr()) as u64 }
+    }
+
+    /// Number of pages, a power of two.
+    ///
+    /// It may shrink unless the folio is [locked](Self::lock) or pinned.
+    #[inline]
+    pub fn nr_pages(&self) -> u64 {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::folio_nr_pages(self.as_ptr()) as u64 }
+    }
+
+    /// Returns whether the memory of one of the pages is known to be broken.
+    #[inline]
+    pub fn contains_hwpoison(&self) -> bool {
+        // SAFETY: By the type invariant. The flags are read atomically.
+        unsafe { bindings::folio_contain_hwpoisoned_page(self.as_ptr()) }
+    }
+
+    /// Locks the folio. May sleep, also for I/O.
+    pub fn lock(&self) -> LockedFolio<'_> {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::folio_lock(self.as_ptr()) };
+        // INVARIANT: Just locked.
+        LockedFolio {
+            folio: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+/// A folio that is locked; dropping this unlocks it.
+///
+/// # Invariants
+///
+/// The folio is locked, and the lock belongs to this object.
+#[must_use = "the folio is unlocked when this is dropped"]
+pub struct LockedFolio<'a> {
+    folio: &'a Folio,
+    _not_send: NotThreadSafe,
+}
+
+impl LockedFolio<'_> {
+    /// Offset, in pages, in the file that the folio belongs to.
+    ///
+    /// Without meaning if the folio is not in the page cache.
+    pub fn index(&self) -> u64 {
+        // SAFETY: The folio is valid; whoever changes the index has it locked.
+        unsafe {
+            (*self.folio.as_ptr())
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .__bindgen_anon_2
+                .index as u64
+        }
+    }
+
+    /// Marks the content as changed, such that it is not dropped under memory pressure.
+    pub fn mark_dirty(&self) {
+        // SAFETY: The folio is valid, and locked by the type invariant.
+        unsafe { bindings::folio_mark_dirty(self.folio.as_ptr()) };
+    }
+
+    /// Fills the folio with zeroes if nothing has been stored in it yet.
+    ///
+    /// Shared memory that was only reserved, by `fallocate()`, is like this.
+    pub fn ensure_uptodate(&self) {
+        let folio = self.folio.as_ptr();
+        // SAFETY: The folio is valid and locked, so no one else initialises it, and no one reads
+        // it before it is marked as up to date.
+        unsafe {
+            if !bindings::folio_test_uptodate(folio) {
+                bindings::folio_zero_range(folio, 0, bindings::folio_size(folio));
+                bindings::flush_dcache_folio(folio);
+                bindings::folio_mark_uptodate(folio);
+            }
+        }
+    }
+}
+
+impl Deref for LockedFolio<'_> {
+    type Target = Folio;
+
+    fn deref(&self) -> &Folio {
+        self.folio
+    }
+}
+
+impl Drop for LockedFolio<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, the folio is valid and the lock is ours.
+        unsafe { bindings::folio_unlock(self.folio.as_ptr()) };
+    }
+}
+
+/// A long-term pin on a folio; dropping this releases it.
+///
+/// A pinned folio is neither moved, swapped out, nor split, and memory for it was not taken from an
+/// area that has to stay movable, so it does not overlap KHO's scratch areas either.
+///
+/// # Invariants
+///
+/// The folio is pinned (`FOLL_PIN`), and the pin belongs to this object.
+#[repr(transparent)]
+pub struct PinnedFolio {
+    folio: NonNull<bindings::folio>,
+    _owns: PhantomData<Folio>,
+}
+
+// SAFETY: A pin is not bound to a thread.
+unsafe impl Send for PinnedFolio {}
+// SAFETY: `&PinnedFolio` only gives out `&Folio`, which is `Sync`.
+unsafe impl Sync for PinnedFolio {}
+
+impl PinnedFolio {
+    /// Takes over a pin.
+    ///
+    /// # Safety
+    ///
+    /// The folio must be valid and pinned, and the pin must not belong to anyone else.
+    pub unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self {
+            folio,
+            _owns: PhantomData,
+        }
+    }
+
+    /// Gives the pin to the caller.
+    pub fn into_raw(self) -> NonNull<bindings::folio> {
+        core::mem::ManuallyDrop::new(self).folio
+    }
+}
+
+impl Deref for PinnedFolio {
+    type Target = Folio;
+
+    fn deref(&self) -> &Folio {
+        // SAFETY: A pin is a reference. `Folio` is a transparent wrapper.
+        unsafe { self.folio.cast().as_ref() }
+    }
+}
+
+impl Drop for PinnedFolio {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::unpin_folio(self.folio.as_ptr()) };
+    }
+}
+
+/// Room for a number of pinned folios, which is filled again and again.
+///
+/// # Invariants
+///
+/// The capacity of `folios` is at least 1 and never changes.
+pub struct PinBatch {
+    folios: KVec<PinnedFolio>,
+}
+
+impl PinBatch {
+    /// Makes room for `len` folios, or for one if `len` is 0. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub fn new(len: usize) -> Result<Self> {
+        // INVARIANT: The capacity is at least 1.
+        Ok(Self {
+            folios: KVec::with_capacity(len.max(1), GFP_KERNEL)?,
+        })
+    }
+
+    /// Releases the folios in the batch and fills it with others.
+    ///
+    /// `fill` gets an array for pointers to folios and its length, and returns how many of them it
+    /// filled in.
+    ///
+    /// # Safety
+    ///
+    /// As many pointers as `fill` says must be valid, and have the properties that
+    /// [`PinnedFolio::from_raw`] asks for.
+    pub(crate) unsafe fn refill(
+        &mut self,
+        fill: impl FnOnce(*mut *mut bindings::folio, u32) -> Result<usize>,
+    ) -> Result {
+        self.folios.clear();
+        let room = self.folios.spare_capacity_mut();
+        let capacity = room.len();
+        // `PinnedFolio` is a transparent wrapper around a pointer.
+        let nr = fill(
+            room.as_mut_ptr().cast(),
+            u32::try_from(capacity).unwrap_or(u32::MAX),
+        )?;
+        // SAFETY:
+        // - `fill` was told the capacity, which is what is left of an empty vector.
+        // - By the safety requirements, these elements are initialised and valid.
+        unsafe { self.folios.inc_len(nr.min(capacity)) };
+        Ok(())
+    }
+
+    /// Takes the folios out of the batch.
+    pub fn drain(&mut self) -> impl Iterator<Item = PinnedFolio> + '_ {
+        self.folios.drain_all()
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files backed by shared memory, e.g. memfds, and what it takes to carry them over a kexec.
+//!
+//! In the kernel that is left, a file's mapping is [frozen](MappingFreeze), and its memory
+//! [pinned and preserved](PreservedFolios). In the next kernel, memory that was claimed is put into
+//! a [new file](NewMemfd).
+//!
+//! C headers: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h),
+//! [`include/linux/memfd.h`](srctree/include/linux/memfd.h)
+
+use crate::{
+    bindings,
+    error::to_result,
+    fs::{
+        inode::{
+            Inode,
+            InodeGuard, //
+        },
+        File, //
+    },
+    mm::folio::PinBatch,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+mod new_memfd;
+mod preserved;
+
+pub use self::{
+    new_memfd::{
+        NewMemfd,
+        PageState, //
+    },
+    preserved::{
+        FolioRecord,
+        PreservedFolios, //
+    }, //
+};
+
+/// Lets others run; fails with [`EINTR`] if the task is being killed.
+///
+/// For loops that last for as long as user space made a file.
+fn resched_or_killed() -> Result {
+    // SAFETY: FFI call without safety requirements; all callers may sleep.
+    to_result(unsafe { bindings::resched_or_killed() })
+}
+
+/// A [`File`] that is known to be backed by shmem.
+///
+/// # Invariants
+///
+/// `shmem_file()` is true for the file.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{fs::File, shmem::{NewMemfd, ShmemFile}};
+///
+/// let file = NewMemfd::new(c"memfd:doctest")?.finish();
+/// let shmem = ShmemFile::from_file(&file).ok_or(EINVAL)?;
+/// assert!(shmem.inode().nlink() == 0 && shmem.is_internal());
+/// assert_eq!((shmem.pos(), shmem.inode().size()), (0, 0));
+/// # Ok::<(), Error>(())
+/// ```
+#[repr(transparent)]
+pub struct ShmemFile(File);
+
+impl ShmemFile {
+    /// Returns `file` if it is backed by shmem. Huge pages of hugetlbfs are something else.
+    pub fn from_file(file: &File) -> Option<&Self> {
+        // SAFETY: The file is valid.
+        if !unsafe { bindings::shmem_file(file.as_ptr()) } {
+            return None;
+        }
+        // INVARIANT: Just checked, and a file never changes its mapping.
+        // SAFETY: `ShmemFile` is a transparent wrapper around `File`.
+        Some(unsafe { &*core::ptr::from_ref(file).cast() })
+    }
+
+    /// The inode of the file.
+    pub fn inode(&self) -> &Inode {
+        Inode::from_file(&self.0)
+    }
+
+    /// Returns whether the file lives where memfds do: on the kernel's own mount, with an inode that
+    /// user space may know about.
+    pub fn is_internal(&self) -> bool {
+        let inode = self.inode();
+        // SAFETY: The inode is valid, and with it its super block; the flag does not change.
+        let kernmount = unsafe { bindings::sb_is_kernmount((*inode.as_ptr()).i_sb) };
+        kernmount && !inode.is_private()
+    }
+
+    /// File position in bytes. May change at any time.
+    pub fn pos(&self) -> u64 {
+        // SAFETY: The file is valid. This reads a single integer that may change concurrently.
+        let pos = unsafe {
+            (&raw const (*self.0.as_ptr()).f_pos).read_volatile()
+        };
+        // Never negative for this kind of file.
+        u64::try_from(pos).unwrap_or(0)
+    }
+
+    /// Seals (`F_SEAL_*`). More may be added at any time unless the inode is locked.
+    pub fn seals(&self) -> u32 {
+        // SAFETY: By the type invariant, the inode is part of a `shmem_inode_info`. This reads a
+        // single integer that may change concurrently.
+        unsafe { (&raw const (*bindings::SHMEM_I(self.inode().as_ptr())).seals).read_volatile() }
+    }
+
+    /// Pins the folios of the file from the byte offset `start`, as many as fit into `batch`, and
+    /// replaces the content of the latter. Holes are filled. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if `start` is not inside of the file; [`ENOMEM`], [`ENOSPC`] if there is no memory
+    /// for the holes or to move folios to; [`EINTR`] if the task is being killed.
+    fn pin_folios(&self, start: u64, batch: &mut PinBatch) -> Result {
+        resched_or_killed()?;
+        let last = self.inode().size().checked_sub(1).ok_or(EINVAL)?;
+        let (start, last) = (i64::try_from(start)?, i64::try_from(last)?);
+
+        // SAFETY: The callee fills in as many pointers as it returns, for each of which it has got
+        // a pin. It checks the range itself.
+        unsafe {
+            batch.refill(|folios, max| {
+                let mut offset = 0;
+                let nr = bindings::memfd_pin_folios(
+                    self.0.as_ptr(),
+                    start,
+                    last,
+                    folios,
+                    max,
+                    &mut offset,
+                );
+                // CAST: Error numbers are small.
+                usize::try_from(nr).map_err(|_| Error::from_errno(nr as c_int))
+            })
+        }
+    }
+}
+
+impl core::ops::Deref for ShmemFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+/// Keeps a file from being truncated, extended, or punched; dropping this gives it free.
+///
+/// User space gets `EPERM` meanwhile. Holes are still filled by writes and page faults.
+///
+/// # Invariants
+///
+/// `file` is backed by shmem, and its mapping was frozen by this object.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::shmem::{MappingFreeze, NewMemfd, ShmemFile};
+///
+/// let file = NewMemfd::new(c"memfd:doctest")?.finish();
+/// let shmem = ShmemFile::from_file(&file).ok_or(EINVAL)?;
+/// let freeze = MappingFreeze::new(shmem)?;
+/// assert_eq!(freeze.size(), 0);
+/// assert_eq!(MappingFreeze::new(shmem).err(), Some(EBUSY));
+/// drop(freeze);
+/// assert!(MappingFreeze::new(shmem).is_ok());
+/// # Ok::<(), Error>(())
+/// ```
+pub struct MappingFreeze {
+    file: ARef<File>,
+}
+
+impl MappingFreeze {
+    /// Freezes the mapping of `file`. May sleep, and may have to wait for user space.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if it already is frozen, [`EINTR`] after a fatal signal.
+    pub fn new(file: &ShmemFile) -> Result<Self> {
+        let guard = file.inode().lock_killable()?;
+        // SAFETY: By the type invariant of `ShmemFile`, this is a shmem inode. It is locked.
+        unsafe {
+            if bindings::shmem_is_frozen(guard.as_ptr()) {
+                return Err(EBUSY);
+            }
+            bindings::shmem_freeze(guard.as_ptr(), true);
+        }
+        // INVARIANT: Just frozen, and a file never changes its mapping.
+        Ok(Self {
+            file: ARef::from(&**file),
+        })
+    }
+
+    /// The file whose mapping is frozen.
+    pub fn file(&self) -> &ShmemFile {
+        // SAFETY: By the type invariant. `ShmemFile` is a transparent wrapper around `File`.
+        unsafe { &*core::ptr::from_ref(&*self.file).cast() }
+    }
+
+    /// Size of the file in bytes, which cannot change.
+    pub fn size(&self) -> u64 {
+        self.file().inode().size()
+    }
+
+    /// Number of pages of the file, which cannot change.
+    fn pages(&self) -> u64 {
+        self.size().div_ceil(1 << PAGE_SHIFT)
+    }
+}
+
+impl Drop for MappingFreeze {
+    fn drop(&mut self) {
+        let guard: InodeGuard<'_> = self.file().inode().lock();
+        // SAFETY: By the type invariant, this is a shmem inode. It is locked.
+        unsafe { bindings::shmem_freeze(guard.as_ptr(), false) };
+    }
+}
