@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What one kernel hands over to the next for a memfd, as plain data.
+//!
+//! Structures of the wire format `memfd-v2`, and the checks that turn them into values that the
+//! handler can rely on. Nothing but `core` and `zerocopy` is used, such that the file also compiles
+//! for the host, where it is tested and fuzzed; the parent module provides `PAGE_SIZE`.
+//!
+//! C header: [`include/linux/kho/abi/memfd.h`](srctree/include/linux/kho/abi/memfd.h)
+
+use super::PAGE_SIZE;
+use zerocopy_derive::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+
+/// Why data of the previous kernel was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FormatError {
+    /// A flag, of the file or of a folio, whose meaning is not known.
+    UnknownFlags,
+    /// A seal whose meaning is not known.
+    UnknownSeals,
+    /// A size that no file can have.
+    BadSize,
+    /// A position that no file can have.
+    BadPosition,
+    /// More folios than their array has room for, or than the file has pages.
+    BadCount,
+    /// A folio that lies outside the file, is not aligned to its size, or overlaps another one.
+    BadIndex,
+}
+
+/// `struct kho_vmalloc`: where the array of folios is.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub(crate) struct ArraySer {
+    /// Physical address of the first chunk.
+    pub(crate) first: u64,
+    /// Number of pages that the array consists of.
+    pub(crate) total_pages: u32,
+    /// How the array was mapped.
+    pub(crate) flags: u16,
+    /// The pages come in groups of `1 << order`.
+    pub(crate) order: u16,
+}
+
+/// `struct memfd_luo_ser`: a preserved memfd.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub(crate) struct MemfdSer {
+    /// File position, in bytes.
+    pub(crate) pos: u64,
+    /// Size of the file, in bytes.
+    pub(crate) size: u64,
+    /// `F_SEAL_*`.
+    pub(crate) seals: u32,
+    /// None are defined.
+    pub(crate) flags: u32,
+    /// Number of entries of the array.
+    pub(crate) nr_folios: u64,
+    /// The array, of [`FolioSer`].
+    pub(crate) folios: ArraySer,
+}
+
+/// `struct memfd_luo_folio_ser`: a folio of a preserved memfd.
+///
+/// C has a bit field in `word`: 52 bits of page frame number, then 12 bits of flags.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub(crate) struct FolioSer {
+    word: u64,
+    index: u64,
+}
+
+impl FolioSer {
+    /// Width of the page frame number.
+    pub(crate) const PFN_BITS: u32 = 52;
+    const PFN_MASK: u64 = (1 << Self::PFN_BITS) - 1;
+
+    /// The folio has data that must not be dropped under memory pressure.
+    pub(crate) const DIRTY: u64 = 1 << 0;
+    /// The folio has been initialised.
+    pub(crate) const UPTODATE: u64 = 1 << 1;
+
+    /// Makes the entry of the folio at `pfn`; bits of a page frame number or flags that do not
+    /// fit are lost.
+    pub(crate) const fn new(pfn: u64, flags: u64, index: u64) -> Self {
+        Self {
+            word: (pfn & Self::PFN_MASK) | (flags << Self::PFN_BITS),
+            index,
+        }
+    }
+
+    /// Parses an entry; one without a page frame number stands for no folio at all.
+    pub(crate) fn parse(&self) -> Result<Option<Record>, FormatError> {
+        let pfn = self.word & Self::PFN_MASK;
+        let flags = self.word >> Self::PFN_BITS;
+
+        if pfn == 0 {
+            return Ok(None);
+        }
+        if flags & !(Self::DIRTY | Self::UPTODATE) != 0 {
+            return Err(FormatError::UnknownFlags);
+        }
+        Ok(Some(Record {
+            pfn,
+            index: self.index,
+            dirty: flags & Self::DIRTY != 0,
+            uptodate: flags & Self::UPTODATE != 0,
+        }))
+    }
+
+    /// The page frame number, if there is one, of an entry that may otherwise be malformed.
+    ///
+    /// For giving memory back whose content is of no interest.
+    pub(crate) fn raw_pfn(&self) -> Option<u64> {
+        Some(self.word & Self::PFN_MASK).filter(|&pfn| pfn != 0)
+    }
+}
+
+/// A folio of a preserved memfd, with flags that are known.
+///
+/// The index still has to be [admitted](Layout::admit).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) pfn: u64,
+    /// Offset in the file, in pages.
+    pub(crate) index: u64,
+    pub(crate) dirty: bool,
+    pub(crate) uptodate: bool,
+}
+
+/// Seals, all of them known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seals(u32);
+
+impl Seals {
+    /// No further seals.
+    pub(crate) const SEAL: u32 = 0x01;
+    /// No shrinking.
+    pub(crate) const SHRINK: u32 = 0x02;
+    /// No growing.
+    pub(crate) const GROW: u32 = 0x04;
+    /// No writing.
+    pub(crate) const WRITE: u32 = 0x08;
+    /// No new writable mappings.
+    pub(crate) const FUTURE_WRITE: u32 = 0x10;
+    /// No change of the permission to execute.
+    pub(crate) const EXEC: u32 = 0x20;
+
+    /// What [`Self::EXEC`] brings along if the file may be executed.
+    const W_XOR_X: u32 = Self::SHRINK | Self::GROW | Self::WRITE | Self::FUTURE_WRITE;
+    /// What the format can express.
+    const KNOWN: u32 = Self::SEAL | Self::W_XOR_X | Self::EXEC;
+
+    /// Fails with [`FormatError::UnknownSeals`] if the format does not know one of them.
+    pub(crate) const fn parse(bits: u32) -> Result<Self, FormatError> {
+        if bits & !Self::KNOWN != 0 {
+            return Err(FormatError::UnknownSeals);
+        }
+        Ok(Self(bits))
+    }
+
+    /// The seals as user space knows them.
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Permission bits of a memfd with these seals.
+    ///
+    /// The format does not have the mode. But a memfd that may be executed cannot get
+    /// [`Self::EXEC`] without all the seals against writing, so if it lacks one of these, it is of
+    /// the kind that cannot be executed (`MFD_NOEXEC_SEAL`).
+    pub(crate) const fn mode(self) -> u16 {
+        if self.0 & Self::EXEC != 0 && self.0 & Self::W_XOR_X != Self::W_XOR_X {
+            0o666
+        } else {
+            0o777
+        }
+    }
+}
+
+/// The largest file (`MAX_LFS_FILESIZE`).
+const MAX_SIZE: u64 = i64::MAX as u64;
+
+/// The properties of a preserved memfd, all of them sane.
+///
+/// # Invariants
+///
+/// `size` and `pos` are at most `i64::MAX`; there are at most `nr_folios` folios, which is at most
+/// the number of pages of the file, and at most what fits into the array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memfd {
+    pub(crate) size: u64,
+    pub(crate) pos: u64,
+    pub(crate) seals: Seals,
+    pub(crate) nr_folios: u64,
+}
+
+impl Memfd {
+    /// Checks what the previous kernel handed over, apart from the array.
+    pub(crate) fn parse(ser: &MemfdSer) -> Result<Self, FormatError> {
+        if ser.flags != 0 {
+            return Err(FormatError::UnknownFlags);
+        }
+        let seals = Seals::parse(ser.seals)?;
+        if ser.size > MAX_SIZE {
+            return Err(FormatError::BadSize);
+        }
+        if ser.pos > MAX_SIZE {
+            return Err(FormatError::BadPosition);
+        }
+        if ser.nr_folios > ser.capacity() || ser.nr_folios > pages(ser.size) {
+            return Err(FormatError::BadCount);
+        }
+        // INVARIANT: Just checked.
+        Ok(Self {
+            size: ser.size,
+            pos: ser.pos,
+            seals,
+            nr_folios: ser.nr_folios,
+        })
+    }
+
+    /// The pages of the file, none of which has a folio yet.
+    pub(crate) const fn layout(&self) -> Layout {
+        Layout {
+            next: 0,
+            pages: pages(self.size),
+        }
+    }
+}
+
+impl MemfdSer {
+    /// Number of entries that there is room for in the array.
+    pub(crate) const fn capacity(&self) -> u64 {
+        // CAST: Lossless.
+        (self.folios.total_pages as u64).saturating_mul((PAGE_SIZE / size_of::<FolioSer>()) as u64)
+    }
+}
+
+/// Number of pages that `size` bytes need.
+pub(crate) const fn pages(size: u64) -> u64 {
+    // CAST: Lossless.
+    size.div_ceil(PAGE_SIZE as u64)
+}
+
+/// Which pages of a file have got a folio.
+///
+/// Folios are handed over in the order of the file, so one number is enough.
+///
+/// # Invariants
+///
+/// No folio that was admitted goes beyond `next`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    next: u64,
+    pages: u64,
+}
+
+impl Layout {
+    /// Admits a folio of `nr` pages at `index`.
+    ///
+    /// Fails with [`FormatError::BadIndex`] if it starts behind the end of the file, is not aligned
+    /// to its size, or starts before the end of the previous one.
+    pub(crate) fn admit(&mut self, index: u64, nr: u64) -> Result<(), FormatError> {
+        let aligned = index.checked_rem(nr) == Some(0);
+        match index.checked_add(nr) {
+            Some(end) if aligned && index >= self.next && index < self.pages => {
+                // INVARIANT: This folio ends at `end`, all others before it starts.
+                self.next = end;
+                Ok(())
+            }
+            _ => Err(FormatError::BadIndex),
+        }
+    }
+}
