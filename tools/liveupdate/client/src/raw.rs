@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ioctls as they are in `include/uapi/linux/liveupdate.h`.
+//!
+//! For tests, and for what the rest of the library does not offer.
+
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
+use std::{ffi::c_void, io, os::fd::BorrowedFd};
+
+/// `LIVEUPDATE_IOCTL_TYPE`
+pub const TYPE: u8 = 0xba;
+
+/// `LIVEUPDATE_SESSION_NAME_LENGTH`: the length of the field, with the terminating null byte.
+pub const NAME_LENGTH: usize = 64;
+
+/// The request of the ioctl with the number `nr`, as the macro `_IO` makes it.
+pub const fn request(nr: u8) -> u32 {
+    (TYPE as u32) << 8 | nr as u32
+}
+
+/// An argument of an ioctl.
+///
+/// # Safety
+///
+/// The type must be `repr(C)`, start with its size as a `u32`, and consist of integers only. The
+/// kernel must not use any part of it as an address.
+pub unsafe trait Command {
+    /// The request that goes with it.
+    const REQUEST: u32;
+
+    /// Sets the field that tells the kernel how long the structure is.
+    fn set_size(&mut self, size: u32);
+}
+
+macro_rules! commands {
+    ($(
+        $(#[$meta:meta])*
+        $name:ident = $nr:literal { $($(#[$doc:meta])* $field:ident: $ty:ty = $default:expr,)* }
+    )*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        #[repr(C)]
+        pub struct $name {
+            /// The size of the structure.
+            pub size: u32,
+            $($(#[$doc])* pub $field: $ty,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { size: size_of::<Self>() as u32, $($field: $default,)* }
+            }
+        }
+
+        // SAFETY: It consists of integers, its size first; there are no addresses in it.
+        unsafe impl Command for $name {
+            const REQUEST: u32 = request($nr);
+
+            fn set_size(&mut self, size: u32) {
+                self.size = size;
+            }
+        }
+    )*};
+}
+
+commands! {
+    /// `struct liveupdate_ioctl_create_session`, `LIVEUPDATE_IOCTL_CREATE_SESSION`
+    CreateSession = 0x00 {
+        /// Set by the kernel: the session.
+        fd: i32 = -1,
+        /// The session's name, terminated by a null byte.
+        name: [u8; NAME_LENGTH] = [0; NAME_LENGTH],
+    }
+
+    /// `struct liveupdate_ioctl_retrieve_session`, `LIVEUPDATE_IOCTL_RETRIEVE_SESSION`
+    RetrieveSession = 0x01 {
+        /// Set by the kernel: the session.
+        fd: i32 = -1,
+        /// The session's name, terminated by a null byte.
+        name: [u8; NAME_LENGTH] = [0; NAME_LENGTH],
+    }
+
+    /// `struct liveupdate_session_preserve_fd`, `LIVEUPDATE_SESSION_PRESERVE_FD`
+    PreserveFd = 0x40 {
+        /// The file.
+        fd: i32 = -1,
+        /// What it will be asked for with.
+        token: u64 = 0,
+    }
+
+    /// `struct liveupdate_session_retrieve_fd`, `LIVEUPDATE_SESSION_RETRIEVE_FD`
+    RetrieveFd = 0x41 {
+        /// Set by the kernel: the file.
+        fd: i32 = -1,
+        /// What it was preserved with.
+        token: u64 = 0,
+    }
+
+    /// `struct liveupdate_session_finish`, `LIVEUPDATE_SESSION_FINISH`
+    Finish = 0x42 {
+        /// Must be 0.
+        reserved: u32 = 0,
+    }
+
+    /// `struct liveupdate_session_get_name`, `LIVEUPDATE_SESSION_GET_NAME`
+    GetName = 0x43 {
+        /// Must be 0.
+        reserved: u32 = 0,
+        /// Set by the kernel: the session's name, terminated by a null byte.
+        name: [u8; NAME_LENGTH] = [0; NAME_LENGTH],
+    }
+}
+
+/// Any request with any argument.
+struct Request {
+    request: u32,
+    arg: *mut c_void,
+}
+
+// SAFETY: The kernel may write to what `arg` refers to. Whoever makes such a value vouches for
+// that; there is no output besides.
+unsafe impl Ioctl for Request {
+    type Output = ();
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        Opcode::from(self.request)
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.arg
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> rustix::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Does any ioctl.
+///
+/// # Errors
+///
+/// Whatever the kernel returns.
+///
+/// # Safety
+///
+/// The kernel may read and write as many bytes at `arg` as it likes to for this request, which may
+/// depend on what is there. They must be memory that nobody else uses, or no memory at all.
+pub unsafe fn ioctl(fd: BorrowedFd<'_>, request: u32, arg: *mut c_void) -> io::Result<()> {
+    // SAFETY: That `request` and `arg` go together is what the caller promises.
+    unsafe { rustix::ioctl::ioctl(fd, Request { request, arg }) }?;
+    Ok(())
+}
+
+/// Does the ioctl that `command` belongs to, after setting its size.
+///
+/// # Errors
+///
+/// Whatever the kernel returns.
+pub fn call<C: Command>(fd: BorrowedFd<'_>, command: &mut C) -> io::Result<()> {
+    command.set_size(size_of::<C>() as u32);
+    // SAFETY: The kernel accesses as many bytes as the command says to have, which it has. All of
+    // them are integers, so any value is valid.
+    unsafe { ioctl(fd, C::REQUEST, std::ptr::from_mut(command).cast()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layout() {
+        assert_eq!(size_of::<CreateSession>(), 72);
+        assert_eq!(size_of::<RetrieveSession>(), 72);
+        assert_eq!(size_of::<PreserveFd>(), 16);
+        assert_eq!(size_of::<RetrieveFd>(), 16);
+        assert_eq!(size_of::<Finish>(), 8);
+        assert_eq!(size_of::<GetName>(), 72);
+        assert_eq!(RetrieveFd::REQUEST, 0xba41);
+    }
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions, before and after the update.
+
+use crate::{device::take_fd, error::Context, raw};
+use std::{
+    error::Error,
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// What a file is called within its session.
+pub type Token = u64;
+
+/// How many bytes the name of a session can have.
+pub const NAME_MAX: usize = raw::NAME_LENGTH - 1;
+
+/// A valid name: neither empty nor too long, and without null bytes.
+pub(crate) struct Name<'a>(&'a [u8]);
+
+impl<'a> Name<'a> {
+    pub(crate) fn new(name: &'a [u8]) -> io::Result<Self> {
+        let problem = if name.is_empty() {
+            "is empty"
+        } else if name.len() > NAME_MAX {
+            "is too long"
+        } else if name.contains(&0) {
+            "contains a null byte"
+        } else {
+            return Ok(Self(name));
+        };
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the session name '{}' {problem}", name.escape_ascii()),
+        ))
+    }
+
+    /// The name as the kernel wants it.
+    pub(crate) fn field(&self) -> [u8; raw::NAME_LENGTH] {
+        let mut field = [0; raw::NAME_LENGTH];
+        for (to, from) in field.iter_mut().zip(self.0) {
+            *to = *from;
+        }
+        field
+    }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+/// Asks for the name of the session `fd`, which can be an outgoing or an incoming one.
+fn name(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut command = raw::GetName::default();
+    raw::call(fd, &mut command).context(|| "get the name of a session".into())?;
+    let name = command.name.split(|byte| *byte == 0).next();
+    Ok(name.unwrap_or_default().to_vec())
+}
+
+/// A session that is going to be handed over to the next kernel.
+///
+/// It ends, and everything in it stays in this kernel, when its last descriptor is closed: keep it
+/// open until the machine restarts, or give it to somebody who does.
+#[derive(Debug)]
+pub struct OutgoingSession(OwnedFd);
+
+impl OutgoingSession {
+    /// Preserves a file: the next kernel can retrieve it as `token`.
+    ///
+    /// Tokens mean something to the caller only. The file can be used on, within limits that
+    /// depend on its type; its contents are those that it has when the next kernel is started.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` if the token is taken, `ENOENT` if the kernel cannot preserve this type of file,
+    /// `EBUSY` if the file is preserved already, `EOPNOTSUPP` if it has a property that cannot be
+    /// preserved; `EINVAL` if this is an incoming session.
+    pub fn preserve(&self, file: impl AsFd, token: Token) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+
+        let mut command = raw::PreserveFd {
+            size: 0,
+            fd: file.as_fd().as_raw_fd(),
+            token,
+        };
+        raw::call(self.as_fd(), &mut command)
+            .context(|| format!("preserve a file with the token {token}"))
+    }
+
+    /// Returns the session's name.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` if this is no session at all.
+    pub fn name(&self) -> io::Result<Vec<u8>> {
+        name(self.as_fd())
+    }
+}
+
+/// A session that the previous kernel handed over.
+///
+/// Closing it without [`finish`](Self::finish) takes nothing away: it can be retrieved once more,
+/// with all of its files.
+#[derive(Debug)]
+pub struct IncomingSession(OwnedFd);
+
+impl IncomingSession {
+    /// Retrieves a file. Asking again gets another descriptor of the same file.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no such file, `EOPNOTSUPP` if this kernel has no support for it;
+    /// `EINVAL` if this is an outgoing session.
+    pub fn retrieve(&self, token: Token) -> io::Result<OwnedFd> {
+        let mut command = raw::RetrieveFd {
+            size: 0,
+            fd: -1,
+            token,
+        };
+        raw::call(self.as_fd(), &mut command)
+            .map(|()| take_fd(command.fd))
+            .context(|| format!("retrieve the file with the token {token}"))
+    }
+
+    /// Ends the session. What was not retrieved from it is lost.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if a file is not ready; the session goes on then, and is part of the error.
+    pub fn finish(self) -> Result<(), FinishError> {
+        let mut command = raw::Finish::default();
+        match raw::call(self.as_fd(), &mut command).context(|| "finish a session".into()) {
+            Ok(()) => Ok(()),
+            Err(source) => Err(FinishError {
+                session: self,
+                source,
+            }),
+        }
+    }
+
+    /// Returns the session's name.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` if this is no session at all.
+    pub fn name(&self) -> io::Result<Vec<u8>> {
+        name(self.as_fd())
+    }
+}
+
+/// A session that could not be finished.
+#[derive(Debug)]
+pub struct FinishError {
+    session: IncomingSession,
+    source: io::Error,
+}
+
+impl FinishError {
+    /// Returns the session, for another try.
+    pub fn into_session(self) -> IncomingSession {
+        self.session
+    }
+}
+
+impl fmt::Display for FinishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.source, f)
+    }
+}
+
+impl Error for FinishError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<FinishError> for io::Error {
+    fn from(error: FinishError) -> Self {
+        error.source
+    }
+}
+
+macro_rules! is_a_descriptor {
+    ($session:ident, $operations:literal) => {
+        impl AsFd for $session {
+            fn as_fd(&self) -> BorrowedFd<'_> {
+                self.0.as_fd()
+            }
+        }
+
+        impl From<OwnedFd> for $session {
+            /// Uses a descriptor that came from elsewhere, for example from a service manager.
+            ///
+            /// If it is something else than such a session,
+            #[doc = $operations]
+            /// fails with `EINVAL` or `ENOTTY`.
+            fn from(fd: OwnedFd) -> Self {
+                Self(fd)
+            }
+        }
+
+        impl From<$session> for OwnedFd {
+            fn from(session: $session) -> Self {
+                session.0
+            }
+        }
+    };
+}
+
+is_a_descriptor!(OutgoingSession, "[`preserve`](Self::preserve)");
+is_a_descriptor!(IncomingSession, "[`retrieve`](Self::retrieve)");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert!(Name::new(b"").is_err());
+        assert!(Name::new(b"a\0b").is_err());
+        assert!(Name::new(&[b'a'; NAME_MAX + 1]).is_err());
+        let field = Name::new(&[b'a'; NAME_MAX]).unwrap().field();
+        assert_eq!(field[NAME_MAX - 1..], [b'a', 0]);
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Being process 1.
+
+use crate::{
+    cli,
+    error::{At, Result},
+};
+use rustix::{
+    mount::MountFlags,
+    process::{Resource, Rlimit},
+    system::RebootCommand,
+};
+use std::{
+    convert::Infallible,
+    fs,
+    io::{self, Write},
+    os::fd::AsFd,
+    panic,
+    process::ExitCode,
+};
+
+const MOUNTS: [(&str, &str); 5] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("tmpfs", "/tmp"),
+    ("debugfs", "/sys/kernel/debug"),
+];
+
+fn mount_all() -> Result {
+    for (fs_type, target) in MOUNTS {
+        if target == "/sys/kernel/debug" && !fs::exists(target).unwrap_or(false) {
+            continue;
+        }
+        // It exists unless somebody built the image without it.
+        let _ = fs::create_dir(target);
+        rustix::mount::mount(fs_type, target, fs_type, MountFlags::empty(), None)
+            .at(format_args!("mount {target}"))?;
+    }
+    Ok(())
+}
+
+/// Connects the standard descriptors with the console.
+///
+/// The kernel does that, too, but only if there is a device node in the image.
+fn open_console() -> Result {
+    let console = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/console")
+        .at("open /dev/console")?;
+    rustix::stdio::dup2_stdin(console.as_fd())?;
+    rustix::stdio::dup2_stdout(console.as_fd())?;
+    rustix::stdio::dup2_stderr(console.as_fd())?;
+    Ok(())
+}
+
+fn set_up() -> Result {
+    mount_all()?;
+    open_console()?;
+    // Hundreds of sessions and files are open at a time.
+    let limit = Rlimit {
+        current: Some(4096),
+        maximum: Some(4096),
+    };
+    rustix::process::setrlimit(Resource::Nofile, limit).at("raise the limit of descriptors")
+}
+
+/// Sets up the system, runs the command, and turns the machine off. Never returns.
+pub fn init(args: &cli::Args) -> ExitCode {
+    let status = match set_up() {
+        // The kernel would panic if process 1 did.
+        Ok(()) => panic::catch_unwind(panic::AssertUnwindSafe(|| cli::status(args))).unwrap_or(101),
+        Err(error) => {
+            println!("# set-up failed: {error}");
+            1
+        }
+    };
+    println!("luo-guest: exit {status}");
+    let _ = io::stdout().flush();
+    match reboot() {
+        Ok(never) => match never {},
+        Err(error) => println!("# reboot: {error}"),
+    }
+    // There is nothing else that process 1 can do.
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Restarts the machine, which a virtual one takes as the wish to exit.
+fn reboot() -> io::Result<Infallible> {
+    rustix::fs::sync();
+    rustix::system::reboot(RebootCommand::Restart)?;
+    Err(io::Error::other("the machine did not restart"))
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Loading and starting the next kernel.
+
+use crate::{
+    cli::Args,
+    error::{At, Failure, Result},
+    image,
+};
+use rustix::system::RebootCommand;
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+};
+
+const KERNEL: &str = "/boot/next";
+/// What the second and later kexecs use, if it is there.
+const LATER_KERNEL: &str = "/boot/next2";
+
+/// Which kernel to start, and how.
+pub struct Plan {
+    kernel: String,
+    cmdline: String,
+}
+
+impl Plan {
+    /// The next stage of what this kernel does.
+    pub fn stage(args: &Args, stage: usize) -> Result<Self> {
+        Self::new(args, stage, |cmdline| format!("{cmdline} --stage={stage}"))
+    }
+
+    /// The same command line as this kernel has.
+    pub fn same(args: &Args) -> Result<Self> {
+        Self::new(args, 2, |cmdline| cmdline.into())
+    }
+
+    fn new(args: &Args, stage: usize, change: impl FnOnce(&str) -> String) -> Result<Self> {
+        let kernel = match args.option("next") {
+            Some(path) => path,
+            None if stage > 2 && fs::exists(LATER_KERNEL).unwrap_or(false) => LATER_KERNEL,
+            None => KERNEL,
+        };
+        let cmdline = fs::read_to_string("/proc/cmdline").at("read the kernel's command line")?;
+        // An older stage's number would do no harm, but lines have a limit.
+        let words = cmdline
+            .split_ascii_whitespace()
+            .filter(|word| !word.starts_with("--stage="));
+        let cmdline = words.collect::<Vec<_>>().join(" ");
+        Ok(Self {
+            kernel: kernel.into(),
+            cmdline: change(&cmdline),
+        })
+    }
+
+    /// Loads the kernel, with the root file system as it is now.
+    pub fn load(&self) -> Result {
+        let kernel = File::open(&self.kernel).at(format_args!("open {}", self.kernel))?;
+        let initramfs = image::pack_root()?;
+        let cmdline = CString::new(self.cmdline.as_str())
+            .map_err(|_| Failure::new("the command line contains a null byte"))?;
+        // SAFETY: The command line is as long as it is said to be.
+        let status = unsafe {
+            libc::syscall(
+                libc::SYS_kexec_file_load,
+                kernel.as_raw_fd(),
+                initramfs.as_raw_fd(),
+                cmdline.as_bytes_with_nul().len(),
+                cmdline.as_ptr(),
+                0,
+            )
+        };
+        match status {
+            0 => Ok(()),
+            _ => {
+                Err(io::Error::last_os_error()).at(format_args!("kexec_file_load {}", self.kernel))
+            }
+        }
+    }
+}
+
+/// Starts the kernel that was loaded. Returns only if that did not work.
+pub fn try_jump() -> io::Error {
+    match rustix::system::reboot(RebootCommand::Kexec) {
+        Err(error) => error.into(),
+        Ok(()) => io::Error::other("the kernel ignored the request"),
+    }
+}
+
+/// As [`try_jump`], for those who want a sentence.
+pub fn jump() -> Failure {
+    Failure::new(format!("the next kernel cannot be started: {}", try_jump()))
+}
+
+/// The arguments of `kexec_load`.
+#[repr(C)]
+struct Segment {
+    buf: *const u8,
+    bufsz: usize,
+    mem: usize,
+    memsz: usize,
+}
+
+/// Loads, by the old system call, an image that cannot take over anything.
+///
+/// If it is started all the same, it resets the machine.
+pub fn load_legacy() -> io::Result<()> {
+    /// Where no firmware and no early kernel data is, in any machine that can run us.
+    const ADDRESS: usize = 0x0200_0000;
+    const KEXEC_ARCH_DEFAULT: usize = 0;
+    // mov $0xfe,%al; out %al,$0x64; jmp to the start: reset by the keyboard controller.
+    let code: [u8; 6] = [0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfa];
+    let segment = Segment {
+        buf: code.as_ptr(),
+        bufsz: code.len(),
+        mem: ADDRESS,
+        memsz: 4096,
+    };
+    // SAFETY: There is one segment, whose bytes live until the end of this function.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_load,
+            ADDRESS,
+            1usize,
+            std::ptr::from_ref(&segment),
+            KEXEC_ARCH_DEFAULT,
+        )
+    };
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `luo-guest`: what runs in the virtual machine.
+//!
+//! As process 1 it is the init of an initramfs; what it is to do comes from the kernel command
+//! line, after ` -- `. See [`cli::USAGE`] for the commands.
+//!
+//! For a kexec, the program packs the root file system that it runs in and hands it to the next
+//! kernel, together with the command line of this one and the number of the next stage. So a chain
+//! of kernels can have any length, and a file written to the root file system is a way to tell the
+//! next stage something that does not depend on what is being tested.
+
+mod boot;
+mod child;
+mod cli;
+mod clock;
+mod cpio;
+mod demo;
+mod error;
+mod exec;
+mod image;
+mod kexec;
+mod memfd;
+mod pattern;
+mod registry;
+mod runner;
+mod socket;
+mod state;
+mod tests;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = cli::Args::parse(std::env::args().skip(1));
+    if std::process::id() == 1 {
+        boot::init(&args)
+    } else {
+        cli::run(&args)
+    }
+}
