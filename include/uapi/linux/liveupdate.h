@@ -72,15 +72,15 @@ enum {
  *
  * Incoming sessions do not matter to the name.
  *
- * Return: 0, or
- *
- * - %EINVAL: the name is empty or has no null byte.
- * - %EEXIST: there is an outgoing session of this name.
- * - %EMFILE, %ENFILE: too many open files.
- * - %ENOSPC: there are as many sessions as can be handed over.
- * - %ENOMEM: no memory.
- * - %EBUSY: the kexec has begun.
- * - %EINTR: a fatal signal.
+ * Return:
+ * * 0: success.
+ * * %EINVAL: the name is empty or has no null byte.
+ * * %EEXIST: there is an outgoing session of this name.
+ * * %EMFILE, %ENFILE: too many open files.
+ * * %ENOSPC: there are as many sessions as can be handed over.
+ * * %ENOMEM: no memory.
+ * * %EBUSY: the kexec has begun.
+ * * %EINTR: a fatal signal.
  */
 struct liveupdate_ioctl_create_session {
 	__u32		size;
@@ -103,14 +103,14 @@ struct liveupdate_ioctl_create_session {
  * %LIVEUPDATE_SESSION_FINISH gives the session back, with all its files: it can
  * be retrieved again.
  *
- * Return: 0, or
- *
- * - %EINVAL: the name is empty or has no null byte.
- * - %ENOENT: there is no incoming session of this name, or not any more.
- * - %EBUSY: somebody has it open.
- * - %EMFILE, %ENFILE: too many open files.
- * - %ENOMEM: no memory; the session is still there.
- * - %EINTR: a fatal signal.
+ * Return:
+ * * 0: success.
+ * * %EINVAL: the name is empty or has no null byte.
+ * * %ENOENT: there is no incoming session of this name, or not any more.
+ * * %EBUSY: somebody has it open.
+ * * %EMFILE, %ENFILE: too many open files.
+ * * %ENOMEM: no memory; the session is still there.
+ * * %EINTR: a fatal signal.
  */
 struct liveupdate_ioctl_retrieve_session {
 	__u32		size;
@@ -137,20 +137,20 @@ struct liveupdate_ioctl_retrieve_session {
  *
  * Preservation ends when the session is closed.
  *
- * Return: 0, or
- *
- * - %EINVAL: this is an incoming session.
- * - %EBADF: @fd is not an open file, or was opened with %O_PATH.
- * - %EEXIST: the session has a file with this token.
- * - %ENOENT: there is no handler for files of this kind.
- * - %EBUSY: the contents of the file are preserved already, in this or another
+ * Return:
+ * * 0: success.
+ * * %EINVAL: this is an incoming session.
+ * * %EBADF: @fd is not an open file, or was opened with %O_PATH.
+ * * %EEXIST: the session has a file with this token.
+ * * %ENOENT: there is no handler for files of this kind.
+ * * %EBUSY: the contents of the file are preserved already, in this or another
  *   session, or were retrieved from a session that is not finished; or the
  *   kexec has begun.
- * - %EOPNOTSUPP: the file has a property that cannot be handed over.
- * - %ENOSPC: there are as many files as one session can hand over.
- * - %ENOMEM: no memory.
- * - %EINTR: a fatal signal.
- * - any other error of the file's handler.
+ * * %EOPNOTSUPP: the file has a property that cannot be handed over.
+ * * %ENOSPC: there are as many files as one session can hand over.
+ * * %ENOMEM: no memory.
+ * * %EINTR: a fatal signal.
+ * * any other error of the file's handler.
  */
 struct liveupdate_session_preserve_fd {
 	__u32		size;
@@ -174,16 +174,16 @@ struct liveupdate_session_preserve_fd {
  * was, so the call can be repeated. If the handler finds that the file can
  * never be restored, this and all further calls return the error it gave.
  *
- * Return: 0, or
- *
- * - %EINVAL: this is an outgoing session.
- * - %ENOENT: the session has no file with this token.
- * - %EOPNOTSUPP: this kernel has no handler for the file (so far).
- * - %EMFILE, %ENFILE: too many open files.
- * - %ENOMEM: no memory.
- * - %EBUSY: the kexec has begun.
- * - %EINTR: a fatal signal.
- * - any other error of the file's handler.
+ * Return:
+ * * 0: success.
+ * * %EINVAL: this is an outgoing session.
+ * * %ENOENT: the session has no file with this token.
+ * * %EOPNOTSUPP: this kernel has no handler for the file (so far).
+ * * %EMFILE, %ENFILE: too many open files.
+ * * %ENOMEM: no memory.
+ * * %EBUSY: the kexec has begun.
+ * * %EINTR: a fatal signal.
+ * * any other error of the file's handler.
  */
 struct liveupdate_session_retrieve_fd {
 	__u32		size;
@@ -204,12 +204,12 @@ struct liveupdate_session_retrieve_fd {
  * freed. The name of the session is not known any more, and what is left to do
  * with the descriptor is to close it.
  *
- * Return: 0, or
- *
- * - %EINVAL: this is an outgoing session, or @reserved is not 0.
- * - %EBUSY: a handler is not ready, in which case nothing was finished and the
+ * Return:
+ * * 0: success.
+ * * %EINVAL: this is an outgoing session, or @reserved is not 0.
+ * * %EBUSY: a handler is not ready, in which case nothing was finished and the
  *   call can be repeated; or the kexec has begun.
- * - %EINTR: a fatal signal; nothing was finished.
+ * * %EINTR: a fatal signal; nothing was finished.
  */
 struct liveupdate_session_finish {
 	__u32		size;
@@ -228,10 +228,10 @@ struct liveupdate_session_finish {
  * Tells the name of a session, incoming or outgoing. This is also how to find
  * out whether a file descriptor is a session at all.
  *
- * Return: 0, or
- *
- * - %EINVAL: @reserved is not 0.
- * - %EFAULT: the structure cannot be read or written.
+ * Return:
+ * * 0: success.
+ * * %EINVAL: @reserved is not 0.
+ * * %EFAULT: the structure cannot be read or written.
  */
 struct liveupdate_session_get_name {
 	__u32		size;
