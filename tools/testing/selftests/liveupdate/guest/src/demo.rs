@@ -12,11 +12,11 @@ use crate::{
     state,
 };
 use liveupdate::Device;
-use rustix::fs::SealFlags;
+use rustix::fs::{SealFlags, SeekFrom};
 use std::{
     fs::File,
     io::{Read, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     thread,
 };
 
@@ -48,26 +48,37 @@ fn fact(key: &str, value: impl std::fmt::Display) {
     println!("@fact {key} {value}");
 }
 
-/// Waits for the kernel to say how long serialization took, and writes it to the memfd: it is what
-/// the old kernel does last while processes still run.
-fn watch_kernel_log(clock: File) {
-    let watch = move || -> Option<()> {
-        let mut log = File::open("/dev/kmsg").ok()?;
-        rustix::fs::seek(&log, rustix::fs::SeekFrom::End(0)).ok()?;
+/// How long the kernel says that serialization took, if that is what a record of its log says.
+fn freeze_micros(record: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(record);
+    let (_, message) = text.split_once("luo: serialized ")?;
+    let (_, time) = message.lines().next()?.rsplit_once(" in ")?;
+    time.strip_suffix(" us")?.parse().ok()
+}
+
+/// Starts to wait for the kernel to say how long serialization took, and to write it to the memfd.
+///
+/// That is what the old kernel says last while processes still run; only who asks all the time
+/// gets to hear it. Who does not has the time as a part of the jump.
+fn watch_kernel_log(clock: File) -> Result {
+    let mut log = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .at("open /dev/kmsg")?;
+    rustix::fs::seek(&log, SeekFrom::End(0)).at("seek in /dev/kmsg")?;
+    thread::spawn(move || {
         let mut record = [0; 8192];
         loop {
-            let len = log.read(&mut record).ok()?;
-            let text = String::from_utf8_lossy(record.get(..len)?);
-            let message = text.split_once("luo: serialized ").map(|(_, rest)| rest);
-            let words: Vec<&str> = message.map(|m| m.split_whitespace().collect())?;
-            if let [.., "in", micros, "us"] = *words.as_slice() {
-                let _ = put_time(&clock, FREEZE_MICROS, micros.parse().ok()?);
-                return Some(());
+            // It fails as long as there is nothing new, and if something was missed.
+            let len = log.read(&mut record).unwrap_or(0);
+            if let Some(micros) = record.get(..len).and_then(freeze_micros) {
+                let _ = put_time(&clock, FREEZE_MICROS, micros);
+                return;
             }
         }
-    };
-    // Lines that are something else end `watch` early.
-    thread::spawn(move || while watch().is_none() {});
+    });
+    Ok(())
 }
 
 fn before(args: &Args) -> Result<u8> {
@@ -102,7 +113,7 @@ fn before(args: &Args) -> Result<u8> {
     std::io::stdout().flush().at("flush the console")?;
     put_time(&clock, PRESERVE_START, start.0)?;
     put_time(&clock, PRESERVE_END, end.0)?;
-    watch_kernel_log(clock.try_clone().at("dup")?);
+    watch_kernel_log(clock.try_clone().at("dup")?)?;
     put_time(&clock, REBOOT, Ticks::now().0)?;
     Err(kexec::jump())
 }

@@ -28,16 +28,23 @@ pub struct Plan {
 impl Plan {
     /// The next stage of what this kernel does.
     pub fn stage(args: &Args, stage: usize) -> Result<Self> {
-        Self::new(args, stage, |cmdline| format!("{cmdline} --stage={stage}"))
+        Self::new(args.option("next"), stage, |cmdline| {
+            format!("{cmdline} --stage={stage}")
+        })
     }
 
     /// The same command line as this kernel has.
     pub fn same(args: &Args) -> Result<Self> {
-        Self::new(args, 2, |cmdline| cmdline.into())
+        Self::new(args.option("next"), 2, |cmdline| cmdline.into())
     }
 
-    fn new(args: &Args, stage: usize, change: impl FnOnce(&str) -> String) -> Result<Self> {
-        let kernel = match args.option("next") {
+    /// A kernel that is not meant to be started.
+    pub fn dry() -> Result<Self> {
+        Self::new(None, 2, |cmdline| cmdline.into())
+    }
+
+    fn new(next: Option<&str>, stage: usize, change: impl FnOnce(&str) -> String) -> Result<Self> {
+        let kernel = match next {
             Some(path) => path,
             None if stage > 2 && fs::exists(LATER_KERNEL).unwrap_or(false) => LATER_KERNEL,
             None => KERNEL,

@@ -2,12 +2,33 @@
 
 //! The tests.
 
+mod abort;
+mod agents;
+mod chain;
 mod common;
+mod errno;
+mod handlers;
 mod memfd;
+mod roundtrip;
+mod sessions;
+mod views;
 
 use crate::registry::Suite;
 
 /// All suites.
 pub fn all() -> Vec<Suite> {
-    vec![memfd::suite()]
+    vec![
+        errno::suite(),
+        errno::off_suite(),
+        memfd::suite(),
+        memfd::sparse_suite(),
+        sessions::suite(),
+        views::suite(),
+        agents::suite(),
+        handlers::suite(),
+        abort::suite(),
+        abort::legacy_suite(),
+        chain::suite(),
+        roundtrip::suite(),
+    ]
 }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kexecs that do not take place.
+
+use super::common::{create, expect_errno, retrieve, TestDevice};
+use crate::{
+    ensure_eq,
+    error::{At, Result},
+    kexec, memfd,
+    pattern::Pattern,
+    registry::{Case, Suite},
+};
+use rustix::io::Errno;
+use std::io;
+
+const FIRST: Pattern = Pattern {
+    seed: 400,
+    len: 123_456,
+};
+const SECOND: Pattern = Pattern {
+    seed: 401,
+    len: 65_537,
+};
+
+/// Tries to start the next kernel, which must be refused.
+fn refused(errno: Errno) -> Result {
+    let result: io::Result<()> = Err(kexec::try_jump());
+    expect_errno(result, errno, "reboot(KEXEC)")
+}
+
+/// A handler fails to freeze; the kexec is called off; a second try works.
+///
+/// There are sessions before and behind the one with the file that fails, since those are treated
+/// differently, and the file is neither the first nor the last one of its session.
+fn freeze_fails() -> Case {
+    Case::two(
+        "freeze_fails_once",
+        |stage| {
+            let device = TestDevice::open(TestDevice::C)?;
+            device.write("5")?;
+            let (first, second) = (memfd::with(FIRST)?, memfd::with(SECOND)?);
+            let before = create("abort-before")?;
+            before.preserve(&first, 1)?;
+            let session = create("abort")?;
+            session.preserve(&second, 1)?;
+            session.preserve(&device, 2)?;
+            let third = memfd::with(FIRST)?;
+            session.preserve(&third, 3)?;
+            let behind = create("abort-behind")?;
+            let fourth = memfd::with(SECOND)?;
+            behind.preserve(&fourth, 1)?;
+
+            kexec::Plan::dry()?.load()?;
+            device.write("fail-freeze 5")?;
+            refused(Errno::IO)?;
+            device.write("fail-freeze 11")?;
+            refused(Errno::AGAIN)?;
+            device.write("fail-freeze 0")?;
+
+            // Life goes on: everything can be used, more can be preserved, something given up.
+            FIRST.check(&first, 0)?;
+            SECOND.write(&first, 0)?;
+            let fifth = memfd::with(FIRST)?;
+            session.preserve(&fifth, 4)?;
+            drop(behind);
+            fourth
+                .set_len(10)
+                .at("shrink a file that is not preserved any more")?;
+            let later = create("abort-later")?;
+            later.preserve(&fourth, 1)?;
+            device.write("6")?;
+            stage.hold((before, session, later));
+            stage.hold((device, first, second, third, fourth, fifth));
+            Ok(())
+        },
+        |_| {
+            let before = retrieve("abort-before")?;
+            let first = before.retrieve(1)?.into();
+            ensure_eq!(memfd::len(&first)?, FIRST.len, "the size");
+            SECOND.check(&first, 0)?;
+            let session = retrieve("abort")?;
+            memfd::check(session.retrieve(1)?, SECOND)?;
+            let device = TestDevice::from(session.retrieve(2)?);
+            ensure_eq!(device.value()?, 6, "the value");
+            memfd::check(session.retrieve(3)?, FIRST)?;
+            memfd::check(session.retrieve(4)?, FIRST)?;
+            let later = retrieve("abort-later")?;
+            ensure_eq!(memfd::len(&later.retrieve(1)?.into())?, 10, "the size");
+            let behind = retrieve("abort-behind").map_err(|error| error.to_string());
+            ensure_eq!(
+                behind.is_err(),
+                true,
+                "the absence of the session that was closed"
+            );
+            before.finish()?;
+            session.finish()?;
+            Ok(later.finish()?)
+        },
+    )
+}
+
+/// An image that came by the old system call cannot take over anything; this must not go unnoticed.
+fn legacy_image() -> Case {
+    Case::two(
+        "image_without_handover",
+        |stage| {
+            let file = memfd::with(FIRST)?;
+            let session = create("abort-legacy")?;
+            session.preserve(&file, 1)?;
+            kexec::load_legacy().at("kexec_load")?;
+            refused(Errno::INVAL)?;
+            FIRST.check(&file, 0)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        |_| {
+            let session = retrieve("abort-legacy")?;
+            memfd::check(session.retrieve(1)?, FIRST)?;
+            Ok(session.finish()?)
+        },
+    )
+}
+
+pub fn suite() -> Suite {
+    Suite::new("abort", vec![freeze_fails()])
+}
+
+/// By itself: a kernel that does not refuse is gone.
+pub fn legacy_suite() -> Suite {
+    Suite::new("abort_legacy", vec![legacy_image()])
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Updates that follow one another.
+
+use super::common::{create, retrieve};
+use crate::{
+    ensure,
+    error::{At, Result},
+    memfd,
+    pattern::Pattern,
+    registry::{Case, Part, Stage, Suite},
+};
+use std::fs::File;
+
+/// How many kernels follow the first one.
+const UPDATES: usize = 3;
+const TOKEN: u64 = 42;
+
+/// What is appended in each stage.
+fn piece(stage: usize) -> Pattern {
+    Pattern::new(200 + stage as u64, 300_000)
+}
+
+/// Takes over the file of the stage before, appends to it, and passes it on.
+fn pass_on(stage: usize, context: &mut Stage<'_>) -> Result {
+    let file = if stage == 1 {
+        memfd::new()?
+    } else {
+        let session = retrieve(&format!("chain-{}", stage - 1))?;
+        let file = File::from(session.retrieve(TOKEN)?);
+        for earlier in 1..stage {
+            let piece = piece(earlier);
+            piece.check(&file, piece.len * (earlier as u64 - 1))?;
+        }
+        session.finish()?;
+        file
+    };
+    let piece = piece(stage);
+    piece.write(&file, piece.len * (stage as u64 - 1))?;
+    if stage <= UPDATES {
+        let session = create(&format!("chain-{stage}"))?;
+        session.preserve(&file, TOKEN)?;
+        context.hold((session, file));
+    }
+    Ok(())
+}
+
+/// The kernel counts the updates that led to it.
+fn count(stage: usize) -> Result {
+    let wanted = format!(
+        "Retrieved live update data, liveupdate number: {}",
+        stage - 1
+    );
+    ensure!(
+        kernel_log()?.contains(&wanted),
+        "the kernel log lacks: {wanted}"
+    );
+    Ok(())
+}
+
+fn kernel_log() -> Result<String> {
+    use std::{io::Read, os::unix::fs::OpenOptionsExt};
+
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .at("open /dev/kmsg")?;
+    let mut log = String::new();
+    let mut record = vec![0; 8192];
+    // At the end there is nothing to read for now.
+    while let Ok(len) = file.read(&mut record) {
+        log.push_str(&String::from_utf8_lossy(
+            record.get(..len).unwrap_or_default(),
+        ));
+    }
+    Ok(log)
+}
+
+pub fn suite() -> Suite {
+    let parts = |part: fn(usize, &mut Stage<'_>) -> Result| -> Vec<Part> {
+        (1..=UPDATES + 1)
+            .map(|stage| -> Part { Box::new(move |context| part(stage, context)) })
+            .collect()
+    };
+    let cases = vec![
+        Case {
+            name: "memfd_passed_on".into(),
+            parts: parts(pass_on),
+        },
+        Case {
+            name: "updates_are_counted".into(),
+            parts: parts(|stage, context| {
+                // A kernel that has nothing to hand over does not hand over the number either.
+                context.hold(create("chain-count")?);
+                if stage > 1 {
+                    count(stage)?;
+                    retrieve("chain-count")?.finish()?;
+                }
+                Ok(())
+            }),
+        },
+    ];
+    Suite::new("chain", cases)
+}

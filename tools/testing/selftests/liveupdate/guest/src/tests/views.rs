@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an operator can see: fdinfo of sessions, and the list of all sessions in debugfs.
+
+use super::common::{create, fdinfo, report_lines, retrieve};
+use crate::{
+    ensure, ensure_eq,
+    error::{At, Result},
+    memfd,
+    pattern::Pattern,
+    registry::{Case, Suite},
+};
+use std::fs;
+
+const LIST: &str = "/sys/kernel/debug/liveupdate/sessions";
+
+type Lines = Vec<(String, String)>;
+
+/// The lines that a session is expected to have.
+fn expected(name: &str, direction: &str, state: &str, files: &[(u64, &str)]) -> Lines {
+    let line = |key: &str, value: &str| (format!("luo-{key}"), value.to_owned());
+    let mut lines = vec![
+        line("session", name),
+        line("direction", direction),
+        line("state", state),
+        line("files", &files.len().to_string()),
+    ];
+    for (token, state) in files {
+        let value = format!("token {token} handler memfd-v2 state {state}");
+        lines.push(line("file", &value));
+    }
+    lines
+}
+
+/// What the list says about one session; nothing if it is not there.
+fn listed(name: &str, direction: &str) -> Result<Lines> {
+    let text = fs::read_to_string(LIST).at(LIST)?;
+    let lines = report_lines(&text);
+    let is_start = |line: &(String, String)| line.0 == "luo-session";
+    let sessions = lines.chunk_by(|_, next| !is_start(next));
+    let wanted = expected(name, direction, "", &[]);
+    let session = sessions
+        .into_iter()
+        .find(|lines| lines.iter().take(2).eq(wanted.iter().take(2)));
+    Ok(session.unwrap_or_default().to_vec())
+}
+
+fn fdinfo_case() -> Case {
+    const NAME: &str = "views-fdinfo";
+    Case::two(
+        "fdinfo",
+        |stage| {
+            let session = create(NAME)?;
+            let empty = expected(NAME, "outgoing", "active", &[]);
+            ensure_eq!(fdinfo(&session)?, empty, "fdinfo without files");
+            for token in [5, u64::MAX] {
+                session.preserve(memfd::with(Pattern::new(700, 10))?, token)?;
+            }
+            let files = [(5, "preserved"), (u64::MAX, "preserved")];
+            let full = expected(NAME, "outgoing", "active", &files);
+            ensure_eq!(fdinfo(&session)?, full, "fdinfo with files");
+            stage.hold(session);
+            Ok(())
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            let files = [(5, "incoming"), (u64::MAX, "incoming")];
+            let before = expected(NAME, "incoming", "retrieved", &files);
+            ensure_eq!(fdinfo(&session)?, before, "fdinfo before RETRIEVE_FD");
+            session.retrieve(u64::MAX)?;
+            let files = [(5, "incoming"), (u64::MAX, "retrieved")];
+            let after = expected(NAME, "incoming", "retrieved", &files);
+            ensure_eq!(fdinfo(&session)?, after, "fdinfo after RETRIEVE_FD");
+            Ok(session.finish()?)
+        },
+    )
+}
+
+fn debugfs_case() -> Case {
+    const NAME: &str = "views-debugfs";
+    Case::two(
+        "debugfs",
+        |stage| {
+            let outgoing = |name| listed(name, "outgoing");
+            ensure_eq!(outgoing(NAME)?, [], "the list before the session exists");
+            let session = create(NAME)?;
+            session.preserve(memfd::with(Pattern::new(701, 10))?, 3)?;
+            let lines = expected(NAME, "outgoing", "active", &[(3, "preserved")]);
+            ensure_eq!(outgoing(NAME)?, lines, "the list");
+            drop(create("views-debugfs-closed")?);
+            ensure_eq!(
+                outgoing("views-debugfs-closed")?,
+                [],
+                "the list without a closed session"
+            );
+            stage.hold(session);
+            Ok(())
+        },
+        |_| {
+            let incoming = || listed(NAME, "incoming");
+            ensure_eq!(
+                listed(NAME, "outgoing")?,
+                [],
+                "the list of outgoing sessions"
+            );
+            let start = incoming()?;
+            let wanted = expected(NAME, "incoming", "available", &[(3, "")]);
+            ensure_eq!(start.get(..4), wanted.get(..4), "the list at first");
+            let session = retrieve(NAME)?;
+            let lines = expected(NAME, "incoming", "retrieved", &[(3, "incoming")]);
+            ensure_eq!(incoming()?, lines, "the list after RETRIEVE_SESSION");
+            drop(session.retrieve(3)?);
+            drop(session);
+            let lines = expected(NAME, "incoming", "available", &[(3, "retrieved")]);
+            ensure_eq!(incoming()?, lines, "the list after closing without FINISH");
+            retrieve(NAME)?.finish()?;
+            ensure_eq!(incoming()?, [], "the list after FINISH");
+            Ok(())
+        },
+    )
+}
+
+/// Who may only look must not be able to change anything.
+fn permissions() -> Case {
+    Case::one("debugfs_is_read_only", |_| {
+        use std::os::unix::fs::PermissionsExt;
+
+        let mode = fs::metadata(LIST).at(LIST)?.permissions().mode();
+        ensure!(mode & 0o222 == 0, "the mode is {mode:o}");
+        Ok(())
+    })
+}
+
+pub fn suite() -> Suite {
+    Suite::new("views", vec![fdinfo_case(), debugfs_case(), permissions()])
+}
