@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * A file handler of the Live Update Orchestrator that fails on request.
+ *
+ * Each file that is gotten by opening /dev/luo_test has a value, which is
+ * read as text and can be preserved. Write
+ *
+ *   NUMBER                     to set the value
+ *   fail-preserve ERRNO        to have ->preserve() fail
+ *   fail-freeze ERRNO          to have ->freeze() fail
+ *   fail-retrieve ERRNO        to have ->retrieve() fail in the next kernel,
+ *                              for good
+ *   fail-retrieve-once ERRNO   the same, but it succeeds when it is called again
+ *   fail-can-finish N          to have ->can_finish() refuse N times in the next
+ *                              kernel
+ *
+ * where 0 means not to fail (any more). What concerns the next kernel is fixed
+ * when the file is preserved, and the value when it is frozen.
+ *
+ * Each operation prints a line with its name and the value of the file.
+ */
+
+#define pr_fmt(fmt) "luo_test: " fmt
+
+#include <linux/anon_inodes.h>
+#include <linux/cleanup.h>
+#include <linux/err.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/init.h>
+#include <linux/io.h>
+#include <linux/kexec_handover.h>
+#include <linux/kstrtox.h>
+#include <linux/liveupdate.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+enum luo_test_knob {
+	FAIL_PRESERVE,
+	FAIL_FREEZE,
+	FAIL_RETRIEVE,
+	FAIL_RETRIEVE_ONCE,
+	FAIL_CAN_FINISH,
+	NR_KNOBS,
+};
+
+static const char * const luo_test_knobs[NR_KNOBS] = {
+	[FAIL_PRESERVE]		= "fail-preserve",
+	[FAIL_FREEZE]		= "fail-freeze",
+	[FAIL_RETRIEVE]		= "fail-retrieve",
+	[FAIL_RETRIEVE_ONCE]	= "fail-retrieve-once",
+	[FAIL_CAN_FINISH]	= "fail-can-finish",
+};
+
+struct luo_test_file {
+	u64 value;
+	u32 knobs[NR_KNOBS];
+};
+
+/* What is handed over. */
+struct luo_test_ser {
+	u64 value;
+	u32 fail_retrieve;
+	u32 fail_retrieve_once;
+	u32 fail_can_finish;
+	u32 reserved;
+};
+
+static int luo_test_open(struct inode *inode, struct file *file)
+{
+	struct luo_test_file *test = kzalloc(sizeof(*test), GFP_KERNEL);
+
+	if (!test)
+		return -ENOMEM;
+	file->private_data = test;
+	return 0;
+}
+
+static int luo_test_release(struct inode *inode, struct file *file)
+{
+	kfree(file->private_data);
+	return 0;
+}
+
+static ssize_t luo_test_read(struct file *file, char __user *buf, size_t len,
+			     loff_t *pos)
+{
+	struct luo_test_file *test = file->private_data;
+	char text[24];
+	int size;
+
+	size = scnprintf(text, sizeof(text), "%llu\n", READ_ONCE(test->value));
+	return simple_read_from_buffer(buf, len, pos, text, size);
+}
+
+static ssize_t luo_test_write(struct file *file, const char __user *buf,
+			      size_t len, loff_t *pos)
+{
+	struct luo_test_file *test = file->private_data;
+	char *text __free(kfree) = NULL;
+	char *arg, *name;
+	u64 value;
+	int err, knob;
+
+	if (len >= 64)
+		return -EINVAL;
+	text = memdup_user_nul(buf, len);
+	if (IS_ERR(text))
+		return PTR_ERR(no_free_ptr(text));
+
+	arg = strim(text);
+	name = strsep(&arg, " ");
+	err = kstrtou64(arg ?: name, 0, &value);
+	if (err)
+		return err;
+
+	if (!arg) {
+		WRITE_ONCE(test->value, value);
+	} else {
+		knob = match_string(luo_test_knobs, NR_KNOBS, name);
+		if (knob < 0 || value > MAX_ERRNO)
+			return -EINVAL;
+		WRITE_ONCE(test->knobs[knob], value);
+	}
+	/* The next thing to be read is the value. */
+	*pos = 0;
+	return len;
+}
+
+static const struct file_operations luo_test_fops = {
+	.owner		= THIS_MODULE,
+	.open		= luo_test_open,
+	.release	= luo_test_release,
+	.read		= luo_test_read,
+	.write		= luo_test_write,
+	.llseek		= default_llseek,
+};
+
+static struct miscdevice luo_test_device = {
+	.minor		= MISC_DYNAMIC_MINOR,
+	.name		= "luo_test",
+	.fops		= &luo_test_fops,
+};
+
+static bool luo_test_can_preserve(struct liveupdate_file_handler *handler,
+				  struct file *file)
+{
+	return file->f_op == &luo_test_fops;
+}
+
+static int luo_test_preserve(struct liveupdate_file_op_args *args)
+{
+	struct luo_test_file *test = args->file->private_data;
+	int fail = READ_ONCE(test->knobs[FAIL_PRESERVE]);
+	struct luo_test_ser *ser;
+
+	if (fail) {
+		pr_info("preserve %llu fails\n", test->value);
+		return -fail;
+	}
+
+	ser = kho_alloc_preserve(sizeof(*ser));
+	if (IS_ERR(ser))
+		return PTR_ERR(ser);
+	ser->value = test->value;
+	ser->fail_retrieve = test->knobs[FAIL_RETRIEVE];
+	ser->fail_retrieve_once = test->knobs[FAIL_RETRIEVE_ONCE];
+	ser->fail_can_finish = test->knobs[FAIL_CAN_FINISH];
+
+	args->serialized_data = virt_to_phys(ser);
+	args->private_data = ser;
+	pr_info("preserve %llu\n", ser->value);
+	return 0;
+}
+
+static void luo_test_unpreserve(struct liveupdate_file_op_args *args)
+{
+	struct luo_test_ser *ser = args->private_data;
+
+	pr_info("unpreserve %llu\n", ser->value);
+	kho_unpreserve_free(ser);
+}
+
+static int luo_test_freeze(struct liveupdate_file_op_args *args)
+{
+	struct luo_test_file *test = args->file->private_data;
+	struct luo_test_ser *ser = args->private_data;
+	int fail = READ_ONCE(test->knobs[FAIL_FREEZE]);
+
+	if (fail) {
+		pr_info("freeze %llu fails\n", test->value);
+		return -fail;
+	}
+
+	ser->value = test->value;
+	pr_info("freeze %llu\n", ser->value);
+	return 0;
+}
+
+static void luo_test_unfreeze(struct liveupdate_file_op_args *args)
+{
+	struct luo_test_ser *ser = args->private_data;
+
+	pr_info("unfreeze %llu\n", ser->value);
+}
+
+/*
+ * Takes over what was handed over, once for each file. Returns NULL if there is
+ * nothing at this address.
+ */
+static struct luo_test_ser *luo_test_adopt(struct liveupdate_file_op_args *args)
+{
+	struct folio *folio;
+
+	if (!args->private_data) {
+		folio = kho_restore_folio(args->serialized_data);
+		if (folio)
+			args->private_data = folio_address(folio);
+	}
+	return args->private_data;
+}
+
+static int luo_test_retrieve(struct liveupdate_file_op_args *args)
+{
+	struct luo_test_ser *ser = luo_test_adopt(args);
+	struct luo_test_file *test;
+	struct file *file;
+	int fail;
+
+	if (!ser) {
+		args->retrieve_status = -EINVAL;
+		return -EINVAL;
+	}
+
+	fail = ser->fail_retrieve_once;
+	if (fail) {
+		pr_info("retrieve %llu fails once\n", ser->value);
+		ser->fail_retrieve_once = 0;
+		return -fail;
+	}
+	fail = ser->fail_retrieve;
+	if (fail) {
+		pr_info("retrieve %llu fails\n", ser->value);
+		args->retrieve_status = -fail;
+		return -fail;
+	}
+
+	test = kzalloc(sizeof(*test), GFP_KERNEL);
+	if (!test)
+		return -ENOMEM;
+	test->value = ser->value;
+	file = anon_inode_getfile("[luo_test]", &luo_test_fops, test, O_RDWR);
+	if (IS_ERR(file)) {
+		kfree(test);
+		return PTR_ERR(file);
+	}
+
+	args->file = file;
+	pr_info("retrieve %llu\n", ser->value);
+	return 0;
+}
+
+static bool luo_test_can_finish(struct liveupdate_file_op_args *args)
+{
+	struct luo_test_ser *ser = luo_test_adopt(args);
+
+	if (!ser || !ser->fail_can_finish)
+		return true;
+	pr_info("can_finish %llu refuses\n", ser->value);
+	ser->fail_can_finish--;
+	return false;
+}
+
+static void luo_test_finish(struct liveupdate_file_op_args *args)
+{
+	struct luo_test_ser *ser = luo_test_adopt(args);
+
+	if (!ser)
+		return;
+	pr_info("finish %llu\n", ser->value);
+	folio_put(virt_to_folio(ser));
+}
+
+static const struct liveupdate_file_ops luo_test_ops = {
+	.can_preserve	= luo_test_can_preserve,
+	.preserve	= luo_test_preserve,
+	.unpreserve	= luo_test_unpreserve,
+	.freeze		= luo_test_freeze,
+	.unfreeze	= luo_test_unfreeze,
+	.retrieve	= luo_test_retrieve,
+	.can_finish	= luo_test_can_finish,
+	.finish		= luo_test_finish,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
+};
+
+static struct liveupdate_file_handler luo_test_handler = {
+	.ops		= &luo_test_ops,
+	.compatible	= "luo-test-v1",
+};
+
+static int __init luo_test_init(void)
+{
+	int err;
+
+	if (!liveupdate_enabled())
+		return 0;
+
+	err = liveupdate_register_file_handler(&luo_test_handler);
+	if (err)
+		return err;
+
+	err = misc_register(&luo_test_device);
+	if (err)
+		liveupdate_unregister_file_handler(&luo_test_handler);
+	return err;
+}
+device_initcall(luo_test_init);
