@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Rust live update sample.
+//!
+//! A character device, `/dev/rust_liveupdate`. Each time somebody opens it, there is a new number,
+//! which can be written and read as text. A file of the device can be preserved: after a live
+//! update, the file that is retrieved has the number that was there last.
+//!
+//! Besides, all files share a generation, which `/proc/PID/fdinfo/FD` shows. It is the number of
+//! live updates that led to the files of this kernel.
+//!
+//! In a program, with the ioctls of `<linux/liveupdate.h>`:
+//!
+//! ```text
+//! int fd = open("/dev/rust_liveupdate", O_RDWR);
+//! write(fd, "42", 2);
+//! int luo = open("/dev/liveupdate", O_RDWR);
+//! ioctl(luo, LIVEUPDATE_IOCTL_CREATE_SESSION, &create);       // create.name = "sample"
+//! ioctl(create.fd, LIVEUPDATE_SESSION_PRESERVE_FD, &preserve); // .fd = fd, .token = 1
+//! // kexec
+//! int luo = open("/dev/liveupdate", O_RDWR);
+//! ioctl(luo, LIVEUPDATE_IOCTL_RETRIEVE_SESSION, &retrieve);   // retrieve.name = "sample"
+//! ioctl(retrieve.fd, LIVEUPDATE_SESSION_RETRIEVE_FD, &file);  // file.token = 1
+//! read(file.fd, ..);                                          // "42\n"
+//! ioctl(retrieve.fd, LIVEUPDATE_SESSION_FINISH, &finish);
+//! ```
+
+use kernel::{
+    anon_inode,
+    fs::{
+        file::flags,
+        File,
+        Kiocb, //
+    },
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    kho::Claimed,
+    liveupdate::{
+        shared::{
+            Shared,
+            SharedState, //
+        },
+        FileHandler,
+        Registration,
+        RetrieveError, //
+    },
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+    seq_file::SeqFile,
+    seq_print,
+    str::CString,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        SetOnce, //
+    }, //
+};
+use zerocopy_derive::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+
+module! {
+    type: RustLiveupdate,
+    name: "rust_liveupdate",
+    authors: ["Rust for Linux Contributors"],
+    description: "Rust live update sample",
+    license: "GPL",
+}
+
+/// What these refer to is built in, and stays for ever.
+static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new();
+static HANDLER: SetOnce<Pin<KBox<Registration<Handler>>>> = SetOnce::new();
+static SHARED: SetOnce<Pin<KBox<Shared<Generation>>>> = SetOnce::new();
+
+/// How many live updates led to the files of this kernel.
+static GENERATION: Atomic<u64> = Atomic::new(0);
+
+/// What belongs to a file.
+struct Number(Atomic<u64>);
+
+impl Number {
+    fn new(value: u64) -> Result<KBox<Self>> {
+        Ok(KBox::new(Self(Atomic::new(value)), GFP_KERNEL)?)
+    }
+
+    /// Returns the number of a file, be it the device or retrieved; [`None`] if it is neither.
+    fn of(file: &File) -> Option<&Self> {
+        let opened = DEVICE.as_ref().and_then(|device| device.data(file));
+        opened.or_else(|| anon_inode::data::<Retrieved>(file))
+    }
+
+    fn read(&self, pos: &mut i64, iov: &mut IovIterDest<'_>) -> Result<usize> {
+        let text = CString::try_from_fmt(fmt!("{}\n", self.0.load(Relaxed)))?;
+        iov.simple_read_from_buffer(pos, text.to_bytes())
+    }
+
+    fn write(&self, pos: &mut i64, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        let mut buf = [0; 32];
+        if iov.len() > buf.len() {
+            return Err(EINVAL);
+        }
+        let len = iov.copy_from_iter(&mut buf);
+        let text = buf.get(..len).ok_or(EINVAL)?;
+        let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+        self.0
+            .store(text.trim().parse().map_err(|_| EINVAL)?, Relaxed);
+        // The next thing to be read is the new number.
+        *pos = 0;
+        Ok(len)
+    }
+
+    fn show(&self, m: &SeqFile) {
+        seq_print!(m, "generation:\t{}\n", GENERATION.load(Relaxed));
+        seq_print!(m, "number:\t{}\n", self.0.load(Relaxed));
+    }
+}
+
+/// The device, and its files.
+struct Device;
+
+#[vtable]
+impl MiscDevice for Device {
+    type Ptr = KBox<Number>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Number>> {
+        Number::new(0)
+    }
+
+    fn read_iter(mut kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterDest<'_>) -> Result<usize> {
+        kiocb.file().read(kiocb.ki_pos_mut(), iov)
+    }
+
+    fn write_iter(mut kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        kiocb.file().write(kiocb.ki_pos_mut(), iov)
+    }
+
+    fn show_fdinfo(number: &Number, m: &SeqFile, _file: &File) {
+        number.show(m);
+    }
+}
+
+/// A file that was retrieved. It does the same as a file of the device.
+struct Retrieved;
+
+#[vtable]
+impl anon_inode::FileOperations for Retrieved {
+    type Data = KBox<Number>;
+
+    fn read_iter(mut kiocb: Kiocb<'_, Self::Data>, iov: &mut IovIterDest<'_>) -> Result<usize> {
+        kiocb.file().read(kiocb.ki_pos_mut(), iov)
+    }
+
+    fn write_iter(mut kiocb: Kiocb<'_, Self::Data>, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        kiocb.file().write(kiocb.ki_pos_mut(), iov)
+    }
+
+    fn show_fdinfo(number: &Number, m: &SeqFile, _file: &File) {
+        number.show(m);
+    }
+}
+
+/// What is handed over for a file.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct NumberSer {
+    value: u64,
+}
+
+struct Handler;
+
+#[vtable]
+impl FileHandler for Handler {
+    const COMPATIBLE: &'static CStr = c"rust-sample-number-v1";
+
+    type Ser = NumberSer;
+    // Nothing was changed that would have to be undone.
+    type Outgoing = ();
+    type Incoming = Claimed<NumberSer>;
+
+    fn can_preserve(&self, file: &File) -> bool {
+        Number::of(file).is_some()
+    }
+
+    fn preserve(&self, _file: &File, _ser: &mut NumberSer) -> Result {
+        // The number can still change.
+        Ok(())
+    }
+
+    fn freeze(&self, file: &File, ser: &mut NumberSer, _outgoing: &mut ()) -> Result {
+        ser.value = Number::of(file).ok_or(EINVAL)?.0.load(Relaxed);
+        Ok(())
+    }
+
+    fn adopt(&self, ser: Claimed<NumberSer>) -> Self::Incoming {
+        ser
+    }
+
+    fn retrieve(&self, ser: &mut Claimed<NumberSer>) -> Result<ARef<File>, RetrieveError> {
+        // Has the generation restored, if this is the first file.
+        if let Some(shared) = SHARED.as_ref() {
+            drop(shared.as_ref().incoming()?);
+        }
+        let number = Number::new(ser.value)?;
+        let file = anon_inode::getfile::<Retrieved>(c"[rust_liveupdate]", number, flags::O_RDWR)?;
+        Ok(file)
+    }
+}
+
+/// What is handed over for all files together.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct GenerationSer {
+    generation: u64,
+}
+
+struct Generation;
+
+#[vtable]
+impl SharedState for Generation {
+    const COMPATIBLE: &'static CStr = c"rust-sample-generation-v1";
+
+    type Ser = GenerationSer;
+    type Outgoing = ();
+    type Incoming = ();
+
+    fn preserve(ser: &mut GenerationSer) -> Result {
+        ser.generation = GENERATION.load(Relaxed).saturating_add(1);
+        Ok(())
+    }
+
+    fn retrieve(ser: Claimed<GenerationSer>) -> Result {
+        GENERATION.store(ser.generation, Relaxed);
+        Ok(())
+    }
+}
+
+/// The sample as a module, which has to be built in.
+struct RustLiveupdate;
+
+impl RustLiveupdate {
+    fn register_handler() -> Result {
+        let handler = KBox::pin_init(Registration::new(Handler), GFP_KERNEL)?;
+        let shared = KBox::pin_init(Shared::new(), GFP_KERNEL)?;
+
+        HANDLER.populate(handler);
+        SHARED.populate(shared);
+        if let (Some(handler), Some(shared)) = (HANDLER.as_ref(), SHARED.as_ref()) {
+            shared.as_ref().attach(handler.as_ref())?;
+        }
+        Ok(())
+    }
+}
+
+impl kernel::Module for RustLiveupdate {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let options = MiscDeviceOptions {
+            name: c"rust_liveupdate",
+        };
+        DEVICE.populate(KBox::pin_init(
+            MiscDeviceRegistration::register(options),
+            GFP_KERNEL,
+        )?);
+
+        match Self::register_handler() {
+            Ok(()) => pr_info!("files survive live updates\n"),
+            Err(err) if err == EOPNOTSUPP => pr_info!("live updates are not possible\n"),
+            Err(err) => return Err(err),
+        }
+        Ok(Self)
+    }
+}
