@@ -254,7 +254,10 @@ static int luo_test_retrieve(struct liveupdate_file_op_args *args)
 	if (!test)
 		return -ENOMEM;
 	test->value = ser->value;
-	file = anon_inode_getfile("[luo_test]", &luo_test_fops, test, O_RDWR);
+	/* It can do what a file of the device can. */
+	file = anon_inode_getfile_fmode("[luo_test]", &luo_test_fops, test,
+					O_RDWR, FMODE_LSEEK | FMODE_PREAD |
+						FMODE_PWRITE);
 	if (IS_ERR(file)) {
 		kfree(test);
 		return PTR_ERR(file);

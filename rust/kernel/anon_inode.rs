@@ -52,12 +52,12 @@ pub trait FileOperations: Sized + 'static {
     /// What a file owns. It is dropped when the last reference to the file goes away.
     type Data: ForeignOwnable + Send + Sync + 'static;
 
-    /// Reads from the file.
+    /// Reads from the file, at the position of the file or where `pread()` says.
     fn read_iter(_kiocb: Kiocb<'_, Self::Data>, _iov: &mut IovIterDest<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Writes to the file.
+    /// Writes to the file, at the position of the file or where `pwrite()` says.
     fn write_iter(_kiocb: Kiocb<'_, Self::Data>, _iov: &mut IovIterSource<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -182,7 +182,13 @@ pub fn getfile<T: FileOperations>(name: &CStr, data: T::Data, flags: u32) -> Res
     // ever and for files with such private data.
     let file = from_err_ptr(unsafe {
         // CAST: The flags are few and not negative.
-        bindings::anon_inode_getfile(name.as_char_ptr(), &table.fops, data, flags as c_int)
+        bindings::anon_inode_getfile_fmode(
+            name.as_char_ptr(),
+            &table.fops,
+            data,
+            flags as c_int,
+            table.mode,
+        )
     })
     .and_then(|file| NonNull::new(file).ok_or(ENOMEM))
     .inspect_err(|_| {
@@ -226,6 +232,7 @@ type ReleaseFop = unsafe extern "C" fn(*mut bindings::inode, *mut bindings::file
 #[repr(C)]
 struct Table {
     fops: bindings::file_operations,
+    mode: bindings::fmode_t,
     type_id: fn() -> TypeId,
     drop_data: unsafe fn(*mut c_void),
 }
@@ -283,6 +290,15 @@ impl<T: FileOperations> Operations<T> {
                 None
             },
             ..pin_init::zeroed()
+        },
+        mode: if T::HAS_READ_ITER {
+            bindings::FMODE_PREAD
+        } else {
+            0
+        } | if T::HAS_WRITE_ITER {
+            bindings::FMODE_PWRITE
+        } else {
+            0
         },
         type_id: TypeId::of::<T>,
         drop_data: Self::drop_data,
