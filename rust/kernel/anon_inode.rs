@@ -139,12 +139,6 @@ impl IoctlContext<'_> {
 ///     fs::file::flags,
 /// };
 ///
-/// # struct LocalModule;
-/// # impl kernel::ModuleMetadata for LocalModule {
-/// #     const NAME: &'static CStr = c"doctest";
-/// #     // SAFETY: This is built-in code.
-/// #     const THIS_MODULE: ThisModule = unsafe { ThisModule::from_ptr(core::ptr::null_mut()) };
-/// # }
 /// /// A file that an ioctl asks for a number.
 /// struct Answer;
 ///
