@@ -11,10 +11,13 @@ use crate::programs;
 use crate::step::Step;
 use crate::vm::{Vm, TIMEOUT};
 
+/// What only our kernel times, in its log.
+const SERIALIZE: &str = "freeze+serialize";
+
 /// Phases of a live update that every demonstration must have timed.
 const PHASES: [&str; 8] = [
     "preserve",
-    "freeze+serialize",
+    SERIALIZE,
     "jump",
     "kernel boot",
     "open/deserialize",
@@ -52,7 +55,10 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
     for (phase, micros) in &timeline {
         println!("  {phase:<18} {:>10.3} ms", *micros as f64 / 1000.0);
     }
-    let untimed = PHASES.iter().find(|phase| !timeline.iter().any(|(timed, _)| timed == *phase));
+    let untimed = PHASES
+        .iter()
+        .filter(|phase| **phase != SERIALIZE || first.flavour.is_ours())
+        .find(|phase| !timeline.iter().any(|(timed, _)| timed == *phase));
     let against = run.guest_complaint().or_else(|| {
         if facts.get("verified").map(String::as_str) != Some("yes") {
             return Some("the new kernel did not verify the content".to_owned());
@@ -60,13 +66,11 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
         untimed.map(|phase| format!("the phase {phase} was not timed"))
     });
     println!();
-    match against {
+    match &against {
         None => println!("verified: {mb} MiB survived the live update"),
         Some(why) => println!("FAILED: {why}\n{}", run.tail(ctx)),
     }
-    Ok(run.guest_complaint().is_none()
-        && untimed.is_none()
-        && facts.get("verified").map(String::as_str) == Some("yes"))
+    Ok(against.is_none())
 }
 
 /// A busybox shell on this terminal.

@@ -66,7 +66,8 @@ impl Flavour {
         }
     }
 
-    fn is_ours(self) -> bool {
+    /// Whether its LUO is the one in Rust.
+    pub fn is_ours(self) -> bool {
         matches!(self, Flavour::Ours | Flavour::Debug)
     }
 
