@@ -15,7 +15,7 @@ pub const NAME_LENGTH: usize = 64;
 
 /// The request of the ioctl with the number `nr`, as the macro `_IO` makes it.
 pub const fn request(nr: u8) -> u32 {
-    (TYPE as u32) << 8 | nr as u32
+    ((TYPE as u32) << 8) | nr as u32
 }
 
 /// An argument of an ioctl.

@@ -12,11 +12,15 @@ use crate::{
     state,
 };
 use liveupdate::Device;
-use rustix::fs::{SealFlags, SeekFrom};
+use rustix::{
+    fs::{SealFlags, SeekFrom},
+    thread::{sched_setaffinity, CpuSet},
+};
 use std::{
     fs::File,
     io::{Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
+    sync::mpsc,
     thread,
 };
 
@@ -58,8 +62,9 @@ fn freeze_micros(record: &[u8]) -> Option<u64> {
 
 /// Starts to wait for the kernel to say how long serialization took, and to write it to the memfd.
 ///
-/// That is what the old kernel says last while processes still run; only who asks all the time
-/// gets to hear it. Who does not has the time as a part of the jump.
+/// That is about the last thing that the old kernel says while processes still run. Only who asks
+/// all the time, on a processor of his own, gets to hear it; if we do not, the time counts as a
+/// part of the jump. The kernel restarts from processor 0.
 fn watch_kernel_log(clock: File) -> Result {
     let mut log = File::options()
         .read(true)
@@ -67,8 +72,14 @@ fn watch_kernel_log(clock: File) -> Result {
         .open("/dev/kmsg")
         .at("open /dev/kmsg")?;
     rustix::fs::seek(&log, SeekFrom::End(0)).at("seek in /dev/kmsg")?;
+    let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
+        let mut processor = CpuSet::new();
+        processor.set(1);
+        // There may be only one.
+        let _ = sched_setaffinity(None, &processor);
         let mut record = [0; 8192];
+        let _ = ready.send(());
         loop {
             // It fails as long as there is nothing new, and if something was missed.
             let len = log.read(&mut record).unwrap_or(0);
@@ -78,7 +89,11 @@ fn watch_kernel_log(clock: File) -> Result {
             }
         }
     });
-    Ok(())
+    // It fails if the thread has died, which only costs the time.
+    let _ = is_ready.recv();
+    let mut processor = CpuSet::new();
+    processor.set(0);
+    sched_setaffinity(None, &processor).at("move to processor 0")
 }
 
 fn before(args: &Args) -> Result<u8> {

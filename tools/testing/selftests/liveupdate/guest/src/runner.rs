@@ -116,7 +116,9 @@ struct Chosen {
 
 impl Chosen {
     fn new(mut suite: Suite, words: &[String]) -> Option<Self> {
-        let whole = words.is_empty() || words.iter().any(|w| *w == suite.name || *w == suite.group);
+        let named = words.iter().any(|w| *w == suite.name || *w == suite.group);
+        // Without names, those that run with any kernel parameters.
+        let whole = named || (words.is_empty() && suite.cmdline.is_empty());
         let cases = std::mem::take(&mut suite.cases).into_iter();
         let entries: Vec<_> = cases
             .map(|case| Entry::new(&suite, case))

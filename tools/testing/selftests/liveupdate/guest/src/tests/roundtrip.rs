@@ -81,7 +81,7 @@ fn items(session: u64) -> Vec<Item> {
             let len = SIZES.get(choice(SIZES.len())).copied().unwrap_or(0);
             Item {
                 token: random.number(),
-                pattern: Pattern::new(session << 16 | i, len),
+                pattern: Pattern::new((session << 16) | i, len),
                 hole: if i % 3 == 0 { 12_345 } else { 0 },
                 position: random.number() % (len + 10),
                 seals: seals

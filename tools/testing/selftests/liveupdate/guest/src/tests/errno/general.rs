@@ -101,7 +101,7 @@ fn unknown(incoming: IncomingSession, _: &str) -> Result {
         for nr in [0x00, 0x01, 0x40, 0x41, 0x42, 0x43] {
             let request = raw::request(nr);
             let what = format!("a relative of ioctl {nr:#x}");
-            for other in [request ^ 0x100, request | 1 << 30, request | 16 << 16] {
+            for other in [request ^ 0x100, request | (1 << 30), request | (16 << 16)] {
                 expect_errno(without_memory(fd, other), Errno::NOTTY, &what)?;
             }
         }

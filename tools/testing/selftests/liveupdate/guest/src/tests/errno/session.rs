@@ -64,8 +64,11 @@ fn no_handler(session: &OutgoingSession) -> Result {
     let null = File::open("/dev/null").at("/dev/null")?;
     let program = File::open("/init").at("/init")?;
     let (pipe, _other_end) = rustix::pipe::pipe().at("pipe")?;
+    let (device, huge) = (Device::open()?, memfd::create(MemfdFlags::HUGETLB)?);
+    let named = new_file("/tmp/errno-named")?;
     let files = [null.as_fd(), program.as_fd(), pipe.as_fd(), session.as_fd()];
-    for file in files {
+    let more = [device.as_fd(), huge.as_fd(), named.as_fd()];
+    for file in files.into_iter().chain(more) {
         let result = session.preserve(file, TOKEN);
         expect_errno(result, Errno::NOENT, "a file that nobody can preserve")?;
     }
@@ -94,6 +97,12 @@ fn reopen(file: &File, flags: OFlags) -> Result<OwnedFd> {
     rustix::fs::open(path, flags, rustix::fs::Mode::empty()).at("open a memfd once more")
 }
 
+fn new_file(path: &str) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    options.open(path).at(format_args!("create {path}"))
+}
+
 fn bad_property(session: &OutgoingSession) -> Result {
     let refuse = |what: &str, file: &dyn AsFd| {
         let result = session.preserve(file.as_fd(), TOKEN);
@@ -109,13 +118,7 @@ fn bad_property(session: &OutgoingSession) -> Result {
     refuse("a mode that is not that of a new memfd", &odd_mode)?;
 
     // A file of a file system that the next kernel does not have.
-    let elsewhere = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open("/tmp/errno")
-        .at("create a file")?;
+    let elsewhere = new_file("/tmp/errno")?;
     std::fs::remove_file("/tmp/errno").at("remove a file")?;
     rustix::fs::fchmod(&elsewhere, rustix::fs::Mode::from(0o777)).at("fchmod")?;
     refuse("a file without a name that is no memfd", &elsewhere)?;
