@@ -4,7 +4,8 @@
 //!
 //! Each file under `patches/series/` is one patch: its commit message, and at the end what it
 //! consists of, as trailers: `Files:` (paths of the overlay; `dir/` means everything below it),
-//! `Hooks:` (files in `patches/`), `Removed:` (paths that `patches/removed` names).
+//! `Hooks:` (files in `patches/`), `Removed:` (paths that `patches/removed` names). Without a
+//! message it is that of the first hook.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,6 +51,14 @@ impl Part {
     }
 }
 
+/// The commit message at the head of a patch file.
+fn hook_message(patch: &str) -> Option<String> {
+    let head = patch.lines().take_while(|line| *line != "---" && !line.starts_with("diff "));
+    let text = head.collect::<Vec<_>>().join("\n");
+    let subject = text.find("Subject: ")? + "Subject: ".len();
+    Some(text[subject..].trim().to_owned())
+}
+
 fn claims(pattern: &str, path: &Path) -> bool {
     let path = path.to_string_lossy();
     pattern == path || (pattern.ends_with('/') && path.starts_with(pattern))
@@ -93,7 +102,13 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
             }
             fs::remove_file(repo.dir.join(path))?;
         }
-        repo.commit(&part.message)?;
+        let message = match part.hooks.first().filter(|_| part.message.is_empty()) {
+            Some(hook) => hook_message(&fs::read_to_string(ctx.top.join("patches").join(hook))?),
+            None => Some(part.message).filter(|message| !message.is_empty()),
+        };
+        let message = message
+            .with_context(|| format!("patches/series/{} has no commit message.", name.display()))?;
+        repo.commit(&message)?;
     }
     if let Some(path) = left.iter().chain(&hooks).chain(&removed).next() {
         bail!("No part of patches/series claims {}.", path.display());
@@ -205,6 +220,8 @@ mod tests {
         assert_eq!(part.message, "rust: add x\n\nBecause: it helps.");
         assert_eq!(part.files, ["a/b.rs", "c/"]);
         assert_eq!(part.hooks, ["1.patch"]);
+        let hook = "Subject: rust: y\n\nWhy.\n---\ndiff --git a/x b/x\n";
+        assert_eq!(hook_message(hook).as_deref(), Some("rust: y\n\nWhy."));
         assert!(claims("c/", Path::new("c/d/e.rs")) && !claims("c", Path::new("c/d")));
     }
 }
