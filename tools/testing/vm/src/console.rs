@@ -69,17 +69,27 @@ impl Console {
             return Vec::new();
         }
         // Leak reports come from a file that the guest prints.
-        self.all.iter().map(String::as_str).filter(|line| SPLAT.is_match(line)).collect()
+        self.all
+            .iter()
+            .map(String::as_str)
+            .filter(|line| SPLAT.is_match(line))
+            .collect()
     }
 
     /// The exit status that our guest program printed last.
     pub fn exit(&self) -> Option<i32> {
-        self.user.iter().rev().find_map(|line| line.strip_prefix("luo-guest: exit ")?.trim().parse().ok())
+        self.user
+            .iter()
+            .rev()
+            .find_map(|line| line.strip_prefix("luo-guest: exit ")?.trim().parse().ok())
     }
 
     /// The lines `@timeline PHASE MICROSECONDS`, in order.
     pub fn timeline(&self) -> Vec<(String, u64)> {
-        let lines = self.user.iter().filter_map(|line| line.strip_prefix("@timeline "));
+        let lines = self
+            .user
+            .iter()
+            .filter_map(|line| line.strip_prefix("@timeline "));
         lines
             .filter_map(|line| {
                 let (phase, time) = line.trim().rsplit_once(' ')?;
@@ -90,8 +100,14 @@ impl Console {
 
     /// The lines `@fact KEY VALUE`.
     pub fn facts(&self) -> BTreeMap<String, String> {
-        let lines = self.user.iter().filter_map(|line| line.strip_prefix("@fact "));
-        lines.filter_map(|l| l.trim().split_once(' ')).map(|(k, v)| (k.into(), v.into())).collect()
+        let lines = self
+            .user
+            .iter()
+            .filter_map(|line| line.strip_prefix("@fact "));
+        lines
+            .filter_map(|l| l.trim().split_once(' '))
+            .map(|(k, v)| (k.into(), v.into()))
+            .collect()
     }
 
     /// The last lines, for the message about a failure.
@@ -106,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_cut_line_is_joined() {
-        let console = Console::read("ok 1 na[    1.234567] luo: hello\r\nme\r\n[    2.000000] x\nok 2 b\n");
+        let console =
+            Console::read("ok 1 na[    1.234567] luo: hello\r\nme\r\n[    2.000000] x\nok 2 b\n");
         assert_eq!(console.user, ["ok 1 name", "ok 2 b"]);
         assert_eq!(console.kernel, ["luo: hello", "x"]);
     }
@@ -115,14 +132,17 @@ mod tests {
     fn splats_are_found() {
         let bad = Console::read("[    1.234567] WARNING: kernel/x.c:1 at f\n");
         assert_eq!(bad.splats().len(), 1);
-        assert!(Console::read("[    1.234567] luo: fine\n").splats().is_empty());
+        assert!(Console::read("[    1.234567] luo: fine\n")
+            .splats()
+            .is_empty());
         let meant = Console::read("# expect-panic\n[    1.234567] Kernel panic - not syncing\n");
         assert!(meant.splats().is_empty());
     }
 
     #[test]
     fn the_timeline_is_read() {
-        let console = Console::read("@timeline kernel boot 12\n@fact verified yes\nluo-guest: exit 3\n");
+        let console =
+            Console::read("@timeline kernel boot 12\n@fact verified yes\nluo-guest: exit 3\n");
         assert_eq!(console.timeline(), [("kernel boot".to_owned(), 12)]);
         assert_eq!(console.facts()["verified"], "yes");
         assert_eq!(console.exit(), Some(3));

@@ -29,7 +29,11 @@ const PHASES: [&str; 8] = [
 /// Carries a memfd from the kernel `from` to the kernel `to`. True if all of it was verified.
 pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
     let next = kernel::build(ctx, to)?;
-    let first = if from == to { next.clone() } else { kernel::build(ctx, from)? };
+    let first = if from == to {
+        next.clone()
+    } else {
+        kernel::build(ctx, from)?
+    };
     let guest = programs::guest(ctx)?;
     let initrd = image::guest(ctx, "demo", &guest, &[&next], None)?;
     let mb = ctx.settings.memfd_mb;
@@ -47,7 +51,13 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
 
     let facts = run.console.facts();
     let timeline = run.console.timeline();
-    println!("\nLinux {} ({from}) to Linux {} ({to})", first.version, next.version, from = from.name(), to = to.name());
+    println!(
+        "\nLinux {} ({from}) to Linux {} ({to})",
+        first.version,
+        next.version,
+        from = from.name(),
+        to = to.name()
+    );
     for (key, value) in &facts {
         println!("  {key:<18} {value}");
     }

@@ -14,8 +14,10 @@ use crate::programs;
 use crate::step::Step;
 
 /// Kernel crates of ours: the name rustdoc gives it, and its object.
-const CRATES: [(&str, &str); 2] =
-    [("luo", "kernel/liveupdate/luo.o"), ("memfd_luo", "mm/memfd_luo.o")];
+const CRATES: [(&str, &str); 2] = [
+    ("luo", "kernel/liveupdate/luo.o"),
+    ("memfd_luo", "mm/memfd_luo.o"),
+];
 
 /// Writes it to `build/doc`.
 pub fn write(ctx: &Ctx) -> Result<()> {
@@ -25,16 +27,29 @@ pub fn write(ctx: &Ctx) -> Result<()> {
 
     let mut step = Step::start(ctx, "rustdoc of the crate `kernel`");
     let mut make = kernel::make(ctx, &kernel.out);
-    step.run(make.arg("rustdoc").arg(format!("rustdoc_output={}", doc.display())), &ctx.log("doc-kernel"))?;
+    step.run(
+        make.arg("rustdoc")
+            .arg(format!("rustdoc_output={}", doc.display())),
+        &ctx.log("doc-kernel"),
+    )?;
     step.done("");
     for (name, object) in CRATES {
         let mut step = Step::start(ctx, format!("rustdoc of the crate `{name}`"));
-        step.run(&mut rustdoc(&kernel, name, object, &doc)?, &ctx.log(&format!("doc-{name}")))?;
+        step.run(
+            &mut rustdoc(&kernel, name, object, &doc)?,
+            &ctx.log(&format!("doc-{name}")),
+        )?;
         step.done("");
     }
     let mut step = Step::start(ctx, "rustdoc of the workspace in tools/");
     let mut cargo = programs::cargo(ctx);
-    cargo.args(["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
+    cargo.args([
+        "doc",
+        "--locked",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
     cargo.arg("--target-dir").arg(ctx.build.join("doc-tools"));
     step.run(&mut cargo, &ctx.log("doc-tools"))?;
     step.done("");
@@ -47,25 +62,51 @@ pub fn write(ctx: &Ctx) -> Result<()> {
 /// The command that documents a crate, from the command that compiled it.
 fn rustdoc(kernel: &Kernel, name: &str, object: &str, doc: &Path) -> Result<Command> {
     let object = Path::new(object);
-    let file = object.file_name().context("an object has a name")?.to_string_lossy();
-    let saved = kernel.out.join(object.with_file_name(format!(".{file}.cmd")));
+    let file = object
+        .file_name()
+        .context("an object has a name")?
+        .to_string_lossy();
+    let saved = kernel
+        .out
+        .join(object.with_file_name(format!(".{file}.cmd")));
     let text = fs::read_to_string(&saved).with_context(|| saved.display().to_string())?;
     let line = text.lines().next().and_then(|line| line.split_once(" := "));
     let (_, command) = line.context("the command that built the crate is not recorded")?;
     let drop = |word: &&str| {
-        !["--emit=", "--out-dir", "-o", "--crate-type", "-Cprofile", "--sysroot"]
-            .iter()
-            .any(|start| word.starts_with(start))
+        ![
+            "--emit=",
+            "--out-dir",
+            "-o",
+            "--crate-type",
+            "-Cprofile",
+            "--sysroot",
+        ]
+        .iter()
+        .any(|start| word.starts_with(start))
     };
-    let start = command.find("rustc ").or(command.find("clippy-driver ")).unwrap_or(0);
+    let start = command
+        .find("rustc ")
+        .or(command.find("clippy-driver "))
+        .unwrap_or(0);
     let end = command.find(';').unwrap_or(command.len());
-    let mut words = command.get(start..end).unwrap_or(command).split_whitespace().skip(1).filter(drop);
-    let mut shell = format!("OBJTREE={} rustdoc --document-private-items", kernel.out.display());
+    let mut words = command
+        .get(start..end)
+        .unwrap_or(command)
+        .split_whitespace()
+        .skip(1)
+        .filter(drop);
+    let mut shell = format!(
+        "OBJTREE={} rustdoc --document-private-items",
+        kernel.out.display()
+    );
     for word in words.by_ref() {
         shell += &format!(" {word}");
     }
     shell += &format!(" --crate-name {name} -o {}", doc.display());
     let mut rustdoc = Command::new("sh");
-    rustdoc.args(["-c", &shell]).current_dir(&kernel.out).env("RUSTC_BOOTSTRAP", "1");
+    rustdoc
+        .args(["-c", &shell])
+        .current_dir(&kernel.out)
+        .env("RUSTC_BOOTSTRAP", "1");
     Ok(rustdoc)
 }

@@ -3,7 +3,7 @@
 //! The groups of `make test`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{bail, Result};
@@ -82,12 +82,17 @@ fn host(ctx: &Ctx, report: &mut Report) -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         if let ["Running", .., binary] = words[..] {
             let name = Path::new(binary.trim_matches(['(', ')'])).file_name();
-            let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            unit = name.rsplit_once('-').map_or(name.clone(), |(name, _)| name.to_owned());
+            let name = name
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            unit = name
+                .rsplit_once('-')
+                .map_or(name.clone(), |(name, _)| name.to_owned());
         } else if let ["Doc-tests", name] = words[..] {
             unit = format!("{name} doc");
-        } else if let Some((name, end)) =
-            line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... "))
+        } else if let Some((name, end)) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.rsplit_once(" ... "))
         {
             results.push((format!("{unit} {name}"), end.to_owned()));
         }
@@ -96,7 +101,10 @@ fn host(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let mut failed = false;
     for (name, end) in results {
         failed |= end != "ok";
-        report.check(&name, (end != "ok").then(|| format!("{end}: {}", ctx.shown(&ctx.log("cargo-test")))));
+        report.check(
+            &name,
+            (end != "ok").then(|| format!("{end}: {}", ctx.shown(&ctx.log("cargo-test")))),
+        );
     }
     match outcome {
         Err(error) if !failed => report.fail("cargo test", &format!("{error:#}")),
@@ -145,10 +153,16 @@ fn kunit_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel, prefix: &str) -> Re
         report.fail(&format!("{prefix}the plan"), problem);
     }
     if ktap.results.is_empty() {
-        report.fail(&format!("{prefix}KUnit"), "the kernel log has no KUnit results");
+        report.fail(
+            &format!("{prefix}KUnit"),
+            "the kernel log has no KUnit results",
+        );
     }
     if let Some(why) = run.guest_complaint() {
-        report.fail(&format!("{prefix}the machine of KUnit"), &format!("{why}\n{}", run.tail(ctx)));
+        report.fail(
+            &format!("{prefix}the machine of KUnit"),
+            &format!("{why}\n{}", run.tail(ctx)),
+        );
     }
     Ok(())
 }
@@ -156,8 +170,17 @@ fn kunit_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel, prefix: &str) -> Re
 /// How the doctests of our files are called.
 fn our_doctests(ctx: &Ctx) -> Result<Vec<String>> {
     let ours = tree::overlay(ctx)?;
-    let ours = ours.iter().filter_map(|path| path.strip_prefix("rust/kernel").ok());
-    Ok(ours.map(|p| format!("rust_doctest_kernel_{}_", p.to_string_lossy().replace(['/', '.'], "_"))).collect())
+    let ours = ours
+        .iter()
+        .filter_map(|path| path.strip_prefix("rust/kernel").ok());
+    Ok(ours
+        .map(|p| {
+            format!(
+                "rust_doctest_kernel_{}_",
+                p.to_string_lossy().replace(['/', '.'], "_")
+            )
+        })
+        .collect())
 }
 
 /// The base's kselftests, unmodified, on our kernel.
@@ -217,13 +240,23 @@ fn in_kernel_test(report: &mut Report, kernel_log: &[String]) {
         .map(|(at, _)| at)
         .collect();
     let [_, second] = boots[..] else {
-        report.fail("lib/tests/liveupdate.c", "there were not two boots to look at");
+        report.fail(
+            "lib/tests/liveupdate.c",
+            "there were not two boots to look at",
+        );
         return;
     };
     let (before, after) = kernel_log.split_at(second);
     for (when, log, events) in [
         ("before", before, &["preserve was triggered"][..]),
-        ("after", after, &["found flb data from the previous boot", "finish was triggered"]),
+        (
+            "after",
+            after,
+            &[
+                "found flb data from the previous boot",
+                "finish was triggered",
+            ],
+        ),
     ] {
         let says = |text: &str| log.iter().any(|line| line.contains(text));
         let registered = "liveupdate test: Registered 3 FLBs with file handler: [memfd-v2]";
@@ -240,7 +273,9 @@ fn in_kernel_test(report: &mut Report, kernel_log: &[String]) {
                 missing.map(|line| format!("the kernel log lacks: {line}")),
             );
         }
-        let error = log.iter().find(|l| l.starts_with("liveupdate test:") && (l.contains("ERROR") || l.contains("ailed")));
+        let error = log.iter().find(|l| {
+            l.starts_with("liveupdate test:") && (l.contains("ERROR") || l.contains("ailed"))
+        });
         report.check(
             &format!("lib/tests/liveupdate.c has no error {when} the kexec"),
             error.cloned(),
@@ -273,11 +308,17 @@ fn own_tests_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     for test in together {
         shared.entry(test.cmdline.clone()).or_default().push(test);
     }
-    let machines = shared.into_values().chain(alone.into_iter().map(|test| vec![test]));
+    let machines = shared
+        .into_values()
+        .chain(alone.into_iter().map(|test| vec![test]));
     for (number, tests) in machines.enumerate() {
         let names: Vec<&str> = tests.iter().map(|t| t.name.as_str()).collect();
         let [first, ..] = &tests[..] else { continue };
-        let label = if names.len() > 1 { format!("shared-{number}") } else { first.name.clone() };
+        let label = if names.len() > 1 {
+            format!("shared-{number}")
+        } else {
+            first.name.clone()
+        };
         let vm = Vm {
             name: format!("{}-{label}", kernel.flavour.name()),
             kernel,
@@ -295,8 +336,10 @@ fn own_tests_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
 /// Who writes and who reads.
 fn matrix(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let guest = programs::guest(ctx)?;
-    let tests: Vec<GuestTest> =
-        programs::guest_tests(&guest)?.into_iter().filter(|t| t.group == MATRIX).collect();
+    let tests: Vec<GuestTest> = programs::guest_tests(&guest)?
+        .into_iter()
+        .filter(|t| t.group == MATRIX)
+        .collect();
     let ours = kernel::build(ctx, Flavour::Ours)?;
     let peer = kernel::build(ctx, Flavour::Peer)?;
     for (from, to) in [(&peer, &ours), (&ours, &peer), (&ours, &ours)] {
@@ -310,9 +353,20 @@ fn matrix(ctx: &Ctx, report: &mut Report) -> Result<()> {
 }
 
 /// Runs the matrix tests from the kernel `from` to the kernel `to`.
-fn update(ctx: &Ctx, report: &mut Report, guest: &PathBuf, tests: &[GuestTest], from: &Kernel, to: &Kernel) -> Result<()> {
+fn update(
+    ctx: &Ctx,
+    report: &mut Report,
+    guest: &Path,
+    tests: &[GuestTest],
+    from: &Kernel,
+    to: &Kernel,
+) -> Result<()> {
     let name = |kernel: &Kernel| {
-        let who = if kernel.flavour == Flavour::Ours { "ours" } else { "C" };
+        let who = if kernel.flavour == Flavour::Ours {
+            "ours"
+        } else {
+            "C"
+        };
         format!("{who} {}", kernel.version)
     };
     let pair = format!("{}-to-{}", from.flavour.name(), to.flavour.name());
@@ -327,7 +381,12 @@ fn update(ctx: &Ctx, report: &mut Report, guest: &PathBuf, tests: &[GuestTest], 
             timeout: TIMEOUT * (1 + test.kexecs),
         };
         let run = boot(ctx, &vm)?;
-        report.guest_run(ctx, &format!("{} to {}: ", name(from), name(to)), &run, &[&test.name]);
+        report.guest_run(
+            ctx,
+            &format!("{} to {}: ", name(from), name(to)),
+            &run,
+            &[&test.name],
+        );
     }
     Ok(())
 }

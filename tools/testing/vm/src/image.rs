@@ -23,12 +23,19 @@ struct Image {
 impl Image {
     fn create(path: PathBuf) -> Result<Self> {
         fs::create_dir_all(path.parent().context("a path with no parent")?)?;
-        Ok(Self { file: File::create(&path)?, path, inode: 0 })
+        Ok(Self {
+            file: File::create(&path)?,
+            path,
+            inode: 0,
+        })
     }
 
     fn entry(&mut self, name: &str, kind: ModeFileType, mode: u32) -> Builder {
         self.inode += 1;
-        Builder::new(name.trim_start_matches('/')).ino(self.inode).mode(mode).set_mode_file_type(kind)
+        Builder::new(name.trim_start_matches('/'))
+            .ino(self.inode)
+            .mode(mode)
+            .set_mode_file_type(kind)
     }
 
     fn dir(&mut self, name: &str) -> Result<()> {
@@ -39,7 +46,11 @@ impl Image {
 
     fn console(&mut self) -> Result<()> {
         let entry = self.entry("/dev/console", ModeFileType::Char, 0o600);
-        entry.rdev_major(5).rdev_minor(1).write(&mut self.file, 0).finish()?;
+        entry
+            .rdev_major(5)
+            .rdev_minor(1)
+            .write(&mut self.file, 0)
+            .finish()?;
         Ok(())
     }
 
@@ -64,7 +75,13 @@ impl Image {
 }
 
 /// The image with our guest program as its init; `next` are the kernels that it kexecs, in order.
-pub fn guest(ctx: &Ctx, name: &str, guest: &Path, next: &[&Kernel], tests: Option<&BaseTests>) -> Result<PathBuf> {
+pub fn guest(
+    ctx: &Ctx,
+    name: &str,
+    guest: &Path,
+    next: &[&Kernel],
+    tests: Option<&BaseTests>,
+) -> Result<PathBuf> {
     let mut image = Image::create(path(ctx, name))?;
     for dir in ["/bin", "/boot", "/dev", "/proc", "/sys", "/tmp"] {
         image.dir(dir)?;
@@ -73,7 +90,10 @@ pub fn guest(ctx: &Ctx, name: &str, guest: &Path, next: &[&Kernel], tests: Optio
     image.file("/init", guest)?;
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
     let busybox = busybox.into_iter().find(|p| p.exists());
-    image.file("/bin/busybox", busybox.context("busybox is missing: `make doctor` says how to get it.")?)?;
+    image.file(
+        "/bin/busybox",
+        busybox.context("busybox is missing: `make doctor` says how to get it.")?,
+    )?;
     for (kernel, file) in next.iter().zip(["/boot/next", "/boot/next2"]) {
         image.file(file, &kernel.image)?;
     }

@@ -40,6 +40,8 @@ pub struct Kernel {
     pub out: PathBuf,
     /// What it was built from.
     pub tree: PathBuf,
+    /// What the compilers said against files of ours.
+    pub findings: Vec<String>,
 }
 
 /// What the output directory was built from.
@@ -47,7 +49,19 @@ pub struct Kernel {
 struct Stamp {
     digest: String,
     objects: usize,
+    #[serde(default)]
+    findings: Vec<String>,
 }
+
+/// Objects of ours, and the crate that ours is part of. They are compiled once more after a build
+/// with findings, since a compiler says them only when it compiles.
+const OBJECTS: [&str; 5] = [
+    "rust/kernel.o",
+    "rust/helpers/helpers.o",
+    "kernel/liveupdate/luo.o",
+    "mm/memfd_luo.o",
+    "samples/rust/rust_liveupdate.o",
+];
 
 impl Flavour {
     pub fn name(self) -> &'static str {
@@ -94,9 +108,13 @@ impl Flavour {
 /// then Kbuild calls the source `..`, and compiler caches hit whatever the tree is called.
 pub fn make(ctx: &Ctx, out: &Path) -> Command {
     let mut make = Command::new("make");
-    make.arg("-C").arg(out.parent().unwrap_or(out)).arg(format!("O={}", out.display()));
-    make.args(["LLVM=1", "CC=ccache clang"]).arg(format!("-j{}", ctx.jobs));
-    make.env("KBUILD_BUILD_USER", "luo").env("KBUILD_BUILD_HOST", "sandbox");
+    make.arg("-C")
+        .arg(out.parent().unwrap_or(out))
+        .arg(format!("O={}", out.display()));
+    make.args(["LLVM=1", "CC=ccache clang"])
+        .arg(format!("-j{}", ctx.jobs));
+    make.env("KBUILD_BUILD_USER", "luo")
+        .env("KBUILD_BUILD_HOST", "sandbox");
     make
 }
 
@@ -112,12 +130,15 @@ pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     };
     let tools = toolchain()?;
     let name = flavour.name();
-    let out = tree.join(format!("{OUT_PREFIX}{name}-{}", &digest([tools.as_bytes()])[..6]));
+    let out = tree.join(format!(
+        "{OUT_PREFIX}{name}-{}",
+        &digest([tools.as_bytes()])[..6]
+    ));
     fs::create_dir_all(&out)?;
     let fragments = fragments(ctx, flavour)?;
     let want = digest([content.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
     let stamp_file = out.join("luo-stamp.json");
-    let stamp: Stamp = fs::read(&stamp_file)
+    let mut stamp: Stamp = fs::read(&stamp_file)
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
@@ -128,29 +149,77 @@ pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         Step::start(ctx, title).done("up to date");
     } else {
         let _ = fs::remove_file(&stamp_file);
+        if !stamp.findings.is_empty() {
+            for object in OBJECTS {
+                let _ = fs::remove_file(out.join(object));
+            }
+        }
         configure(ctx, flavour, &out, &fragments)?;
         let mut step = Step::start(ctx, title);
         let mut objects = 0;
         let mut command = make(ctx, &out);
         if flavour == Flavour::Debug {
-            // The same code; Clippy's findings are errors here (CONFIG_WERROR).
+            // The same code; Clippy speaks up while it is compiled.
             command.arg("CLIPPY=1");
         }
         let usual = stamp.objects.max(flavour.usual_objects());
-        step.run_with(command.arg("bzImage"), &ctx.log(&format!("kernel-{name}")), |step, line| {
+        let log = ctx.log(&format!("kernel-{name}"));
+        step.run_with(command.arg("bzImage"), &log, |step, line| {
             if line.starts_with("  ") {
                 objects += 1;
                 step.progress(&format!("{objects} of about {usual} steps"));
             }
         })?;
-        let objects_seen = objects.max(stamp.objects);
-        fs::write(&stamp_file, serde_json::to_vec(&Stamp { digest: want, objects: objects_seen })?)?;
+        let ours = if flavour.is_ours() {
+            tree::overlay(ctx)?
+        } else {
+            Vec::new()
+        };
+        stamp = Stamp {
+            digest: want,
+            objects: objects.max(stamp.objects),
+            findings: findings(&fs::read_to_string(&log)?, &ours),
+        };
+        fs::write(&stamp_file, serde_json::to_vec(&stamp)?)?;
         step.done(&format!("{objects} steps"));
     }
     let copy = ctx.build.join("kernels").join(format!("bzImage-{name}"));
     let content = fs::read(&image)?;
     tree::write_if_changed(&copy, &content)?;
-    Ok(Kernel { flavour, version: base.version.clone(), image: copy, out, tree })
+    let findings = stamp.findings;
+    Ok(Kernel {
+        flavour,
+        version: base.version.clone(),
+        image: copy,
+        out,
+        tree,
+        findings,
+    })
+}
+
+/// The warnings in a build log that are about the files `ours`, or by objtool about our crates.
+fn findings(log: &str, ours: &[PathBuf]) -> Vec<String> {
+    const CRATES: [&str; 3] = ["luo", "memfd_luo", "rust_liveupdate"];
+    let lines: Vec<&str> = log.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let Some((_, what)) = line.split_once("warning: ") else {
+            continue;
+        };
+        // rustc names the place in one of the next lines, clang in the same.
+        let place = lines[at..].iter().take(4).find_map(|l| l.split_once("../"));
+        let place = place.map_or("", |(_, place)| {
+            place.split_whitespace().next().unwrap_or(place)
+        });
+        let file = Path::new(place.split(':').next().unwrap_or(place));
+        if ours.iter().any(|path| path == file) {
+            let place = place.trim_end_matches(':');
+            found.push(format!("{place}: {what}"));
+        } else if what.starts_with("objtool") && CRATES.iter().any(|name| what.contains(name)) {
+            found.push(what.to_owned());
+        }
+    }
+    found
 }
 
 /// The headers of the base's userspace API.
@@ -163,7 +232,9 @@ pub fn headers(ctx: &Ctx, base: &Base) -> Result<PathBuf> {
         fs::create_dir_all(&out)?;
         let tmp = base.home.join(".headers");
         let mut command = make(ctx, &out);
-        command.arg(format!("INSTALL_HDR_PATH={}", tmp.display())).arg("headers_install");
+        command
+            .arg(format!("INSTALL_HDR_PATH={}", tmp.display()))
+            .arg("headers_install");
         step.run(&mut command, &ctx.log("headers"))?;
         fs::rename(&tmp, &headers)?;
         step.done("");
@@ -226,27 +297,59 @@ fn configure(ctx: &Ctx, flavour: Flavour, out: &Path, fragments: &str) -> Result
 fn missing<'a>(fragments: &'a str, config: &str) -> Vec<&'a str> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for line in fragments.lines() {
-        if let Some((name, value)) = line.split_once('=').filter(|(n, _)| n.starts_with("CONFIG_")) {
+        if let Some((name, value)) = line
+            .split_once('=')
+            .filter(|(n, _)| n.starts_with("CONFIG_"))
+        {
             wanted.retain(|(other, _)| *other != name);
             wanted.push((name, value));
         }
     }
     let has = |name: &str, value: &str| match value {
-        "n" => !config.lines().any(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with('='))),
-        _ => config.lines().any(|l| l.split_once('=') == Some((name, value))),
+        "n" => !config
+            .lines()
+            .any(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with('='))),
+        _ => config
+            .lines()
+            .any(|l| l.split_once('=') == Some((name, value))),
     };
-    wanted.into_iter().filter(|(name, value)| !has(name, value)).map(|(name, _)| name).collect()
+    wanted
+        .into_iter()
+        .filter(|(name, value)| !has(name, value))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::missing;
+    use super::*;
+
+    #[test]
+    fn findings_in_our_files_are_kept() {
+        let log = "warning: unsafe block\n   --> ../mm/memfd_luo.rs:8:2\n    |\n\
+                   warning: other\n   --> ../mm/other.rs:1:1\n\
+                   ../lib/tests/x.c:3:1: warning: unused x\n\
+                   vmlinux.o: warning: objtool: _RNvCs_3luo4init+0x1: bad\n\
+                   vmlinux.o: warning: objtool: start_kernel+0x1: bad\n";
+        let ours = ["mm/memfd_luo.rs", "lib/tests/x.c"].map(PathBuf::from);
+        assert_eq!(
+            findings(log, &ours),
+            [
+                "mm/memfd_luo.rs:8:2: unsafe block",
+                "lib/tests/x.c:3:1: unused x",
+                "objtool: _RNvCs_3luo4init+0x1: bad",
+            ]
+        );
+    }
 
     #[test]
     fn missing_options_are_named() {
         let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=8\n";
         assert!(missing("CONFIG_A=y\nCONFIG_B=n\nCONFIG_N=8\n", config).is_empty());
-        assert_eq!(missing("CONFIG_A=n\nCONFIG_B=y\n", config), ["CONFIG_A", "CONFIG_B"]);
+        assert_eq!(
+            missing("CONFIG_A=n\nCONFIG_B=y\n", config),
+            ["CONFIG_A", "CONFIG_B"]
+        );
         assert!(missing("CONFIG_B=y\nCONFIG_B=n\n", config).is_empty());
     }
 }

@@ -40,7 +40,8 @@ struct Node {
 }
 
 static RESULT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^(not )?ok (\d+)(?: -)?(?: ([^#]*?))?(?:\s*#\s*(.*))?$").expect("a constant pattern")
+    Regex::new(r"^(not )?ok (\d+)(?: -)?(?: ([^#]*?))?(?:\s*#\s*(.*))?$")
+        .expect("a constant pattern")
 });
 static PLAN: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^1\.\.(\d+)").expect("a constant pattern"));
@@ -67,7 +68,10 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Ktap {
             let planned = plan[1].parse().unwrap_or(0);
             *levels[depth].plan.get_or_insert(0) += planned;
         } else if let Some(result) = RESULT.captures(text) {
-            let below = levels.get_mut(depth + 1).map(std::mem::take).unwrap_or_default();
+            let below = levels
+                .get_mut(depth + 1)
+                .map(std::mem::take)
+                .unwrap_or_default();
             let directive = result.get(4).map_or("", |m| m.as_str());
             let status = match (result.get(1), directive.get(..4)) {
                 (_, Some(word)) if word.eq_ignore_ascii_case("skip") => {
@@ -77,21 +81,36 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Ktap {
                 (Some(_), _) => Status::Failed,
             };
             let name = result.get(3).map_or("", |m| m.as_str()).trim();
-            let name = if name.is_empty() { format!("test {}", &result[2]) } else { name.into() };
+            let name = if name.is_empty() {
+                format!("test {}", &result[2])
+            } else {
+                name.into()
+            };
             if let Some(plan) = below.plan.filter(|&plan| plan != below.done.len()) {
-                out.problems.push(format!("{name} planned {plan} tests, ran {}", below.done.len()));
+                out.problems.push(format!(
+                    "{name} planned {plan} tests, ran {}",
+                    below.done.len()
+                ));
             }
             let diagnostics = std::mem::take(&mut levels[depth].diagnostics);
             let children = below.done;
-            levels[depth].done.push(Node { name, status, diagnostics, children });
+            levels[depth].done.push(Node {
+                name,
+                status,
+                diagnostics,
+                children,
+            });
         } else if let Some(comment) = text.strip_prefix('#') {
             levels[depth].diagnostics.push(comment.trim().to_owned());
         }
     }
-    let Some(top) = levels.into_iter().next() else { return out };
+    let Some(top) = levels.into_iter().next() else {
+        return out;
+    };
     match top.plan {
         Some(plan) if plan != top.done.len() => {
-            out.problems.push(format!("planned {plan} tests, ran {}", top.done.len()));
+            out.problems
+                .push(format!("planned {plan} tests, ran {}", top.done.len()));
         }
         None if !top.done.is_empty() => out.problems.push("there is no plan (1..N)".to_owned()),
         _ => {}
@@ -104,14 +123,21 @@ pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Ktap {
 
 fn flatten(prefix: &str, node: Node, results: &mut Vec<TestResult>) {
     let name = format!("{prefix}{}", node.name);
-    let explained = node.children.iter().any(|child| child.status == Status::Failed);
+    let explained = node
+        .children
+        .iter()
+        .any(|child| child.status == Status::Failed);
     let leaf = node.children.is_empty() || (node.status == Status::Failed && !explained);
     let below = format!("{name}.");
     for child in node.children {
         flatten(&below, child, results);
     }
     if leaf {
-        results.push(TestResult { name, status: node.status, diagnostics: node.diagnostics });
+        results.push(TestResult {
+            name,
+            status: node.status,
+            diagnostics: node.diagnostics,
+        });
     }
 }
 
@@ -120,12 +146,22 @@ mod tests {
     use super::*;
 
     fn names(ktap: &Ktap) -> Vec<(&str, bool)> {
-        ktap.results.iter().map(|r| (r.name.as_str(), r.status == Status::Passed)).collect()
+        ktap.results
+            .iter()
+            .map(|r| (r.name.as_str(), r.status == Status::Passed))
+            .collect()
     }
 
     #[test]
     fn flat_results() {
-        let ktap = parse(["TAP version 13", "1..3", "# why", "ok 1 a", "not ok 2 - b", "ok 3 c # SKIP no"]);
+        let ktap = parse([
+            "TAP version 13",
+            "1..3",
+            "# why",
+            "ok 1 a",
+            "not ok 2 - b",
+            "ok 3 c # SKIP no",
+        ]);
         assert_eq!(names(&ktap), [("a", true), ("b", false), ("c", false)]);
         assert_eq!(ktap.results[0].diagnostics, ["why"]);
         assert_eq!(ktap.results[2].status, Status::Skipped("no".into()));
@@ -156,7 +192,10 @@ mod tests {
 
     #[test]
     fn broken_plans_are_problems() {
-        assert_eq!(parse(["1..2", "ok 1 a"]).problems, ["planned 2 tests, ran 1"]);
+        assert_eq!(
+            parse(["1..2", "ok 1 a"]).problems,
+            ["planned 2 tests, ran 1"]
+        );
         assert_eq!(parse(["ok 1 a"]).problems.len(), 1);
         let nested = parse(["1..1", "    1..2", "    ok 1 a", "ok 1 s"]);
         assert_eq!(nested.problems, ["s planned 2 tests, ran 1"]);

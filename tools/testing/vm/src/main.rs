@@ -78,7 +78,7 @@ enum Action {
 
 /// The hexadecimal SHA-256 of `bytes`.
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// A short name for the content of `parts`.

@@ -15,8 +15,12 @@ use crate::source::{self, Series};
 use crate::step::Step;
 
 /// The base's kselftests that kexec: one before, one after it, each in its own machine.
-pub const BASE_KEXEC_TESTS: [&str; 4] =
-    ["luo_kexec_simple", "luo_multi_session", "luo_stress_files", "luo_stress_sessions"];
+pub const BASE_KEXEC_TESTS: [&str; 4] = [
+    "luo_kexec_simple",
+    "luo_multi_session",
+    "luo_stress_files",
+    "luo_stress_sessions",
+];
 
 /// The base's kselftest that needs no kexec.
 pub const BASE_TEST: &str = "liveupdate";
@@ -39,9 +43,20 @@ pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let mut step = Step::start(ctx, "build luo-guest");
     let mut cargo = cargo(ctx);
-    cargo.args(["build", "--locked", "--release", "-p", "luo-guest", "--target", TARGET]);
+    cargo.args([
+        "build",
+        "--locked",
+        "--release",
+        "-p",
+        "luo-guest",
+        "--target",
+        TARGET,
+    ]);
     // Only the target's: build scripts stay dynamic.
-    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    cargo.env(
+        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+        "-Ctarget-feature=+crt-static",
+    );
     step.run(&mut cargo, &ctx.log("guest"))?;
     step.done("");
     let target = std::env::var_os("CARGO_TARGET_DIR").context("CARGO_TARGET_DIR is not set")?;
@@ -57,7 +72,10 @@ pub fn cargo(ctx: &Ctx) -> Command {
 
 /// The tests that the guest program has.
 pub fn guest_tests(guest: &Path) -> Result<Vec<GuestTest>> {
-    let output = Command::new(guest).arg("list").output().context("luo-guest list")?;
+    let output = Command::new(guest)
+        .arg("list")
+        .output()
+        .context("luo-guest list")?;
     serde_json::from_slice(&output.stdout).context("`luo-guest list` prints no list of tests")
 }
 
@@ -84,19 +102,30 @@ impl BaseTests {
 
         for name in BASE_KEXEC_TESTS.into_iter().chain(["init"]) {
             let mut gcc = Command::new("gcc");
-            gcc.args(["-static", "-O2", "-nostdinc", "-nostdlib", "-fno-stack-protector"]);
+            gcc.args([
+                "-static",
+                "-O2",
+                "-nostdinc",
+                "-nostdlib",
+                "-fno-stack-protector",
+            ]);
             gcc.arg("-I").arg(&headers).arg("-I").arg(&nolibc);
             gcc.arg("-I").arg(tests.join("lib/include"));
-            gcc.arg("-o").arg(dir.join(name)).arg(tests.join(format!("{name}.c")));
+            gcc.arg("-o")
+                .arg(dir.join(name))
+                .arg(tests.join(format!("{name}.c")));
             if name != "init" {
                 gcc.arg(tests.join("lib/lu_utils.c"));
             }
             step.run(&mut gcc, &log)?;
         }
         let mut gcc = Command::new("gcc");
-        gcc.args(["-static", "-O2", "-Wall", "-D_GNU_SOURCE=", "-I"]).arg(&headers);
+        gcc.args(["-static", "-O2", "-Wall", "-D_GNU_SOURCE=", "-I"])
+            .arg(&headers);
         gcc.arg("-I").arg(tests.join("lib/include"));
-        gcc.arg("-o").arg(dir.join(BASE_TEST)).arg(tests.join("liveupdate.c"));
+        gcc.arg("-o")
+            .arg(dir.join(BASE_TEST))
+            .arg(tests.join("liveupdate.c"));
         gcc.arg(tests.join("lib/lu_utils.c"));
         step.run(&mut gcc, &log)?;
         step.done("");

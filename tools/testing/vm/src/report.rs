@@ -66,7 +66,10 @@ impl Report {
 
     /// As [`Report::check`], for something that could not even be tried.
     pub fn attempt(&mut self, name: &str, result: anyhow::Result<Option<String>>) {
-        self.check(name, result.unwrap_or_else(|error| Some(format!("{error:#}"))));
+        self.check(
+            name,
+            result.unwrap_or_else(|error| Some(format!("{error:#}"))),
+        );
     }
 
     /// Says that something was not tested; it counts neither way, but it is not hidden.
@@ -95,7 +98,11 @@ impl Report {
         }
         for name in expected {
             let below = format!("{name}.");
-            if !ktap.results.iter().any(|r| r.name == *name || r.name.starts_with(&below)) {
+            if !ktap
+                .results
+                .iter()
+                .any(|r| r.name == *name || r.name.starts_with(&below))
+            {
                 self.fail(&format!("{prefix}{name}"), "it did not report a result");
             }
         }
@@ -103,7 +110,11 @@ impl Report {
             self.fail(&format!("{prefix}the plan"), &problem);
         }
         let explained = self.failed != failed_before;
-        let complaint = if explained { run.complaint() } else { run.guest_complaint() };
+        let complaint = if explained {
+            run.complaint()
+        } else {
+            run.guest_complaint()
+        };
         if let Some(why) = complaint {
             let name = format!("{prefix}the machine of {}", expected.join(", "));
             self.fail(&name, &format!("{why}\n{}", run.tail(ctx)));

@@ -53,7 +53,9 @@ impl Part {
 
 /// The commit message at the head of a patch file.
 fn hook_message(patch: &str) -> Option<String> {
-    let head = patch.lines().take_while(|line| *line != "---" && !line.starts_with("diff "));
+    let head = patch
+        .lines()
+        .take_while(|line| *line != "---" && !line.starts_with("diff "));
     let text = head.collect::<Vec<_>>().join("\n");
     let subject = text.find("Subject: ")? + "Subject: ".len();
     Some(text[subject..].trim().to_owned())
@@ -79,11 +81,20 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
     let mut removed = change.removed.clone();
 
     for name in parts {
-        let part = Part::parse(&fs::read_to_string(ctx.top.join("patches/series").join(&name))?);
+        let part = Part::parse(&fs::read_to_string(
+            ctx.top.join("patches/series").join(&name),
+        )?);
         for pattern in &part.files {
-            let claimed: Vec<_> = left.iter().filter(|p| claims(pattern, p)).cloned().collect();
+            let claimed: Vec<_> = left
+                .iter()
+                .filter(|p| claims(pattern, p))
+                .cloned()
+                .collect();
             if claimed.is_empty() {
-                bail!("patches/series/{} names {pattern}, which is not there.", name.display());
+                bail!(
+                    "patches/series/{} names {pattern}, which is not there.",
+                    name.display()
+                );
             }
             for path in claimed {
                 left.remove(&path);
@@ -92,13 +103,19 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
         }
         for hook in &part.hooks {
             if !hooks.remove(Path::new(hook)) {
-                bail!("patches/series/{} names {hook}, which is not there.", name.display());
+                bail!(
+                    "patches/series/{} names {hook}, which is not there.",
+                    name.display()
+                );
             }
             tree::apply_hook(ctx, Path::new(hook), &repo.dir)?;
         }
         for path in &part.removed {
             if !removed.remove(Path::new(path)) {
-                bail!("patches/series/{} removes {path}, patches/removed does not.", name.display());
+                bail!(
+                    "patches/series/{} removes {path}, patches/removed does not.",
+                    name.display()
+                );
             }
             fs::remove_file(repo.dir.join(path))?;
         }
@@ -114,7 +131,13 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
         bail!("No part of patches/series claims {}.", path.display());
     }
     let mut git = repo.git();
-    git.args(["format-patch", "--quiet", "--no-signature", "--no-renames", "--zero-commit"]);
+    git.args([
+        "format-patch",
+        "--quiet",
+        "--no-signature",
+        "--no-renames",
+        "--zero-commit",
+    ]);
     git.arg("-o").arg(&out).arg("base");
     step.run(&mut git, &ctx.log("format-patch"))?;
     let count = fs::read_dir(&out)?.count();
@@ -129,20 +152,26 @@ pub fn check(ctx: &Ctx) -> Result<Option<String>> {
     let base = source::base(ctx, Series::V7_3)?.pristine();
     let change = tree::change(ctx, &base)?;
     let repo = Repo::new(ctx, &base, &change)?;
-    let mut patches: Vec<PathBuf> =
-        fs::read_dir(&series)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let mut patches: Vec<PathBuf> = fs::read_dir(&series)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
     patches.sort();
     let am = repo.git().args(["am", "--quiet"]).args(&patches).output()?;
     if !am.status.success() {
         return Ok(Some(String::from_utf8_lossy(&am.stderr).into_owned()));
     }
-    let differs = |path: &&PathBuf| {
-        fs::read(repo.dir.join(path)).ok().as_ref() != change.files.get(*path)
-    };
+    let differs =
+        |path: &&PathBuf| fs::read(repo.dir.join(path)).ok().as_ref() != change.files.get(*path);
     if let Some(path) = change.files.keys().find(differs) {
-        return Ok(Some(format!("after git am, {} is not as prepared", path.display())));
+        return Ok(Some(format!(
+            "after git am, {} is not as prepared",
+            path.display()
+        )));
     }
-    let there = change.removed.iter().find(|path| repo.dir.join(path).exists());
+    let there = change
+        .removed
+        .iter()
+        .find(|path| repo.dir.join(path).exists());
     Ok(there.map(|path| format!("after git am, {} is still there", path.display())))
 }
 
@@ -163,9 +192,13 @@ impl Repo {
         let last = |format: &str, or: &str| -> String {
             let mut git = Command::new("git");
             git.args(["-c", "safe.directory=*", "-C"]).arg(&ctx.top);
-            let out = git.args(["log", "-1", &format!("--format={format}")]).output();
+            let out = git
+                .args(["log", "-1", &format!("--format={format}")])
+                .output();
             let said = out.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
-            said.ok().filter(|said| !said.is_empty()).unwrap_or(or.to_owned())
+            said.ok()
+                .filter(|said| !said.is_empty())
+                .unwrap_or(or.to_owned())
         };
         let repo = Repo {
             dir,
@@ -173,7 +206,10 @@ impl Repo {
             mail: last("%ae", "unknown@localhost"),
             date: last("%aI", "2026-01-01T00:00:00Z"),
         };
-        repo.must(repo.git().args(["init", "--quiet", "--initial-branch=main", "."]))?;
+        repo.must(
+            repo.git()
+                .args(["init", "--quiet", "--initial-branch=main", "."]),
+        )?;
         for path in change.files.keys().chain(&change.removed) {
             if let Ok(content) = fs::read(base.join(path)) {
                 tree::write_if_changed(&repo.dir.join(path), &content)?;
@@ -187,7 +223,8 @@ impl Repo {
     fn git(&self) -> Command {
         let mut git = Command::new("git");
         git.arg("-C").arg(&self.dir);
-        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null");
         for who in ["AUTHOR", "COMMITTER"] {
             git.env(format!("GIT_{who}_NAME"), &self.author);
             git.env(format!("GIT_{who}_EMAIL"), &self.mail);
@@ -197,7 +234,9 @@ impl Repo {
     }
 
     fn must(&self, git: &mut Command) -> Result<()> {
-        let output = git.output().context("`git` is missing: `make doctor` says how to get it.")?;
+        let output = git
+            .output()
+            .context("`git` is missing: `make doctor` says how to get it.")?;
         if !output.status.success() {
             bail!("git: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -216,7 +255,8 @@ mod tests {
 
     #[test]
     fn a_part_is_a_message_with_trailers() {
-        let part = Part::parse("rust: add x\n\nBecause: it helps.\n\nFiles: a/b.rs c/\nHooks: 1.patch\n");
+        let part =
+            Part::parse("rust: add x\n\nBecause: it helps.\n\nFiles: a/b.rs c/\nHooks: 1.patch\n");
         assert_eq!(part.message, "rust: add x\n\nBecause: it helps.");
         assert_eq!(part.files, ["a/b.rs", "c/"]);
         assert_eq!(part.hooks, ["1.patch"]);

@@ -78,7 +78,11 @@ pub fn base(ctx: &Ctx, series: Series) -> Result<Base> {
     fs::create_dir_all(&linux)?;
     let _lock = lock(&linux.join(".lock"))?;
 
-    let given = ctx.settings.kernel_src.as_ref().filter(|_| series == Series::V7_3);
+    let given = ctx
+        .settings
+        .kernel_src
+        .as_ref()
+        .filter(|_| series == Series::V7_3);
     let origin = match given {
         Some(path) => given_origin(path)?,
         None => packaged_origin(ctx, series)?,
@@ -111,8 +115,12 @@ pub fn base(ctx: &Ctx, series: Series) -> Result<Base> {
 
 /// The version that a kernel tree's Makefile names.
 pub fn version(tree: &Path) -> Result<String> {
-    let makefile = fs::read_to_string(tree.join("Makefile"))
-        .with_context(|| format!("{} is not a Linux tree: it has no Makefile.", tree.display()))?;
+    let makefile = fs::read_to_string(tree.join("Makefile")).with_context(|| {
+        format!(
+            "{} is not a Linux tree: it has no Makefile.",
+            tree.display()
+        )
+    })?;
     let field = |name: &str| {
         makefile.lines().take(20).find_map(|line| {
             let (key, value) = line.split_once('=')?;
@@ -121,7 +129,10 @@ pub fn version(tree: &Path) -> Result<String> {
     };
     match (field("VERSION"), field("PATCHLEVEL"), field("SUBLEVEL")) {
         (Some(major), Some(minor), Some(sub)) => Ok(format!("{major}.{minor}.{sub}")),
-        _ => bail!("{} is not a Linux tree: its Makefile names no version.", tree.display()),
+        _ => bail!(
+            "{} is not a Linux tree: its Makefile names no version.",
+            tree.display()
+        ),
     }
 }
 
@@ -175,7 +186,10 @@ fn packaged_origin(ctx: &Ctx, series: Series) -> Result<Origin> {
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         for (option, value) in [
-            ("Dir::State::lists", state.join("lists").display().to_string()),
+            (
+                "Dir::State::lists",
+                state.join("lists").display().to_string(),
+            ),
             ("Dir::Cache", state.display().to_string()),
             ("Acquire::Check-Valid-Until", "false".to_owned()),
             ("Acquire::Languages", "none".to_owned()),
@@ -186,18 +200,27 @@ fn packaged_origin(ctx: &Ctx, series: Series) -> Result<Origin> {
         command.args(args).current_dir(&sources);
         command
     };
-    step.run(&mut apt(&["update", "--error-on=any"]), &ctx.log("apt-update")).context(
+    step.run(
+        &mut apt(&["update", "--error-on=any"]),
+        &ctx.log("apt-update"),
+    )
+    .context(
         "No network: the package lists of the Debian archive cannot be fetched \
          (KERNEL_SRC=path takes a Linux 7.3 tree of your own).",
     )?;
-    step.run(&mut apt(&["download", &package]), &ctx.log("apt-download")).with_context(|| {
-        format!(
-            "The archive no longer has the package {package} \
+    step.run(&mut apt(&["download", &package]), &ctx.log("apt-download"))
+        .with_context(|| {
+            format!(
+                "The archive no longer has the package {package} \
              (KERNEL_SRC=path takes a Linux 7.3 tree of your own)."
-        )
-    })?;
+            )
+        })?;
     let deb = cached()?.with_context(|| format!("apt-get left no {package} behind."))?;
-    step.done(&deb.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
+    step.done(
+        &deb.file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    );
     Ok(Origin::Deb(deb))
 }
 
@@ -209,7 +232,10 @@ impl Origin {
     }
 
     fn name(&self) -> String {
-        self.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+        self.path()
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
 
     /// Changes whenever the content may have changed.
@@ -250,7 +276,9 @@ impl Origin {
                 let tar = to.with_extension("tar");
                 let mut git = Command::new("git");
                 git.args(["-c", "safe.directory=*", "-C"]).arg(path);
-                git.args(["archive", "--format=tar", "--prefix=linux/", "-o"]).arg(&tar).arg(head);
+                git.args(["archive", "--format=tar", "--prefix=linux/", "-o"])
+                    .arg(&tar)
+                    .arg(head);
                 step.run(&mut git, log)?;
                 untar(step, &tar, to, log)?;
                 Ok(fs::remove_file(&tar)?)
@@ -266,7 +294,10 @@ impl Origin {
 
 fn untar(step: &mut Step, tarball: &Path, to: &Path, log: &Path) -> Result<()> {
     let mut tar = Command::new("tar");
-    tar.arg("-xf").arg(tarball).args(["--no-same-owner", "--strip-components=1", "-C"]).arg(to);
+    tar.arg("-xf")
+        .arg(tarball)
+        .args(["--no-same-owner", "--strip-components=1", "-C"])
+        .arg(to);
     step.run(&mut tar, log)
 }
 

@@ -49,7 +49,13 @@ impl<'a> Step<'a> {
             eprintln!("=== {title}");
         }
         let started = Instant::now();
-        Self { ctx, title, started, beat: started, bar }
+        Self {
+            ctx,
+            title,
+            started,
+            beat: started,
+            bar,
+        }
     }
 
     /// Says how far the step is.
@@ -90,7 +96,10 @@ impl<'a> Step<'a> {
             eprintln!("$ {}", quoted(command));
         }
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer);
         let spawned = command.spawn();
         // The command holds the writing ends; let go of them, or the pipe never ends.
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -157,14 +166,23 @@ fn elapsed(since: Instant) -> String {
 
 fn quoted(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|w| w.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The lines of a failed command's output that matter.
 fn excerpt(lines: &[String]) -> String {
     const MAX: usize = 16;
     let first = lines.iter().position(|l| RELEVANT.is_match(l));
-    let from = first.unwrap_or(usize::MAX).min(lines.len().saturating_sub(MAX));
+    let from = first
+        .unwrap_or(usize::MAX)
+        .min(lines.len().saturating_sub(MAX));
     let chosen = &lines[from..lines.len().min(from + 2 * MAX)];
-    chosen.iter().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n")
+    chosen
+        .iter()
+        .map(|l| format!("    {l}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -19,7 +19,15 @@ use crate::step::Step;
 use crate::{digest, hex};
 
 /// Directories of the checkout that lie over the base tree.
-const OVERLAY: [&str; 7] = ["kernel", "mm", "rust", "include", "lib", "samples", "Documentation"];
+const OVERLAY: [&str; 7] = [
+    "kernel",
+    "mm",
+    "rust",
+    "include",
+    "lib",
+    "samples",
+    "Documentation",
+];
 
 /// The change that this checkout makes to a base tree.
 pub struct Change {
@@ -58,7 +66,10 @@ pub fn files(root: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>>
 /// The hook patches, in order.
 pub fn hooks(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     let all = files(&ctx.top.join("patches"), &|_| false)?;
-    Ok(all.into_iter().filter(|p| p.extension().is_some_and(|e| e == "patch")).collect())
+    Ok(all
+        .into_iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "patch"))
+        .collect())
 }
 
 /// The files of the checkout that lie over the base.
@@ -67,7 +78,12 @@ pub fn overlay(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     for dir in OVERLAY.iter().filter(|dir| ctx.top.join(dir).is_dir()) {
         let below = files(&ctx.top.join(dir), &|_| true)?;
         let hidden = |p: &PathBuf| p.to_string_lossy().split('/').any(|n| n.starts_with('.'));
-        found.extend(below.into_iter().filter(|p| !hidden(p)).map(|p| Path::new(dir).join(p)));
+        found.extend(
+            below
+                .into_iter()
+                .filter(|p| !hidden(p))
+                .map(|p| Path::new(dir).join(p)),
+        );
     }
     Ok(found)
 }
@@ -75,19 +91,31 @@ pub fn overlay(ctx: &Ctx) -> Result<Vec<PathBuf>> {
 /// The files of the base that are removed.
 pub fn removals(ctx: &Ctx) -> Result<BTreeSet<PathBuf>> {
     let text = fs::read_to_string(ctx.top.join("patches/removed")).context("patches/removed")?;
-    Ok(text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(PathBuf::from).collect())
+    Ok(text
+        .lines()
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .map(PathBuf::from)
+        .collect())
 }
 
 /// The files that `patch` changes.
 fn touched(patch: &str) -> impl Iterator<Item = PathBuf> + '_ {
-    patch.lines().filter_map(|line| Some(PathBuf::from(line.strip_prefix("+++ b/")?.trim_end())))
+    patch
+        .lines()
+        .filter_map(|line| Some(PathBuf::from(line.strip_prefix("+++ b/")?.trim_end())))
 }
 
 /// Applies a hook patch to the files under `dir`; names the hunk that does not apply.
 pub fn apply_hook(ctx: &Ctx, hook: &Path, dir: &Path) -> Result<()> {
     let path = ctx.top.join("patches").join(hook);
     let output = Command::new("patch")
-        .args(["-p1", "--no-backup-if-mismatch", "--force", "--fuzz=1", "-d"])
+        .args([
+            "-p1",
+            "--no-backup-if-mismatch",
+            "--force",
+            "--fuzz=1",
+            "-d",
+        ])
         .arg(dir)
         .arg("-i")
         .arg(&path)
@@ -95,9 +123,17 @@ pub fn apply_hook(ctx: &Ctx, hook: &Path, dir: &Path) -> Result<()> {
         .context("`patch` is missing: `make doctor` says how to get it.")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
-        let why = said.lines().filter(|l| l.starts_with("patching") || l.contains("FAILED"));
-        let why = why.map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n");
-        bail!("The patch {} does not apply to this base:\n{why}", ctx.shown(&path));
+        let why = said
+            .lines()
+            .filter(|l| l.starts_with("patching") || l.contains("FAILED"));
+        let why = why
+            .map(|l| format!("    {l}"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        bail!(
+            "The patch {} does not apply to this base:\n{why}",
+            ctx.shown(&path)
+        );
     }
     Ok(())
 }
@@ -110,13 +146,19 @@ pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
     let hooks = hooks(ctx)?;
     let mut hooked = BTreeSet::new();
     for hook in &hooks {
-        hooked.extend(touched(&fs::read_to_string(ctx.top.join("patches").join(hook))?));
+        hooked.extend(touched(&fs::read_to_string(
+            ctx.top.join("patches").join(hook),
+        )?));
     }
     for path in paths.iter().chain(&hooked) {
         let staged = stage.join(path);
         fs::create_dir_all(staged.parent().context("a path with no parent")?)?;
         let ours = ctx.top.join(path);
-        let from = if paths.contains(path) { ours } else { base.join(path) };
+        let from = if paths.contains(path) {
+            ours
+        } else {
+            base.join(path)
+        };
         fs::copy(&from, &staged)
             .with_context(|| format!("the base has no {}, which a hook changes", path.display()))?;
     }
@@ -127,7 +169,10 @@ pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
     let removed = removals(ctx)?;
     for path in &removed {
         if !base.join(path).exists() {
-            bail!("patches/removed names {}, which this base does not have.", path.display());
+            bail!(
+                "patches/removed names {}, which this base does not have.",
+                path.display()
+            );
         }
     }
     let mut contents = BTreeMap::new();
@@ -135,7 +180,10 @@ pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
         contents.insert(path.clone(), fs::read(stage.join(&path))?);
     }
     fs::remove_dir_all(&stage)?;
-    Ok(Change { files: contents, removed })
+    Ok(Change {
+        files: contents,
+        removed,
+    })
 }
 
 /// Makes, or brings up to date, the prepared tree of `base`. The base's lock is held.
@@ -153,7 +201,12 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
         Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
         Err(_) => BTreeSet::new(),
     };
-    let now: BTreeSet<PathBuf> = change.files.keys().chain(&change.removed).cloned().collect();
+    let now: BTreeSet<PathBuf> = change
+        .files
+        .keys()
+        .chain(&change.removed)
+        .cloned()
+        .collect();
     // Written first: a run that is interrupted leaves nothing that the next would not restore.
     let both: BTreeSet<_> = before.union(&now).collect();
     fs::write(&manifest, serde_json::to_vec(&both)?)?;

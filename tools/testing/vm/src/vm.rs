@@ -39,10 +39,21 @@ pub const TIMEOUT: Duration = Duration::from_secs(180);
 impl Vm<'_> {
     fn qemu(&self, ctx: &Ctx) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-no-reboot", "-display", "none"]);
+        qemu.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-no-reboot",
+            "-display",
+            "none",
+        ]);
         qemu.args(["-nodefaults", "-no-user-config", "-m", &ctx.settings.mem]);
         qemu.arg("-smp").arg(ctx.settings.smp.to_string());
-        qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initrd);
+        qemu.arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(self.initrd);
         let mut line = "console=ttyS0 panic=-1 liveupdate=on kho=on".to_owned();
         for part in [self.params.as_str(), "--", self.init.as_str()] {
             if !(part.is_empty() || part == "--" && self.init.is_empty()) {
@@ -59,16 +70,26 @@ impl Vm<'_> {
         let started = Instant::now();
         let mut qemu = self.qemu(ctx);
         qemu.args(["-serial", "stdio", "-monitor", "none"]);
-        qemu.stdin(Stdio::null()).stdout(File::create(&log)?).stderr(Stdio::piped());
+        qemu.stdin(Stdio::null())
+            .stdout(File::create(&log)?)
+            .stderr(Stdio::piped());
         let mut child = spawn(&mut qemu)?;
         // A checking kernel is several times slower.
-        let limit = self.timeout * if self.kernel.flavour == Flavour::Debug { 4 } else { 1 };
+        let limit = self.timeout
+            * if self.kernel.flavour == Flavour::Debug {
+                4
+            } else {
+                1
+            };
         let mut shown = 0;
         let mut timed_out = None;
         let status = loop {
             if ctx.verbose {
                 let text = fs::read(&log).unwrap_or_default();
-                eprint!("{}", String::from_utf8_lossy(&text[shown.min(text.len())..]));
+                eprint!(
+                    "{}",
+                    String::from_utf8_lossy(&text[shown.min(text.len())..])
+                );
                 shown = text.len();
             }
             if let Some(status) = child.try_wait()? {
@@ -90,13 +111,22 @@ impl Vm<'_> {
             bail!("QEMU failed: {}", said.trim());
         }
         let console = Console::read(&String::from_utf8_lossy(&fs::read(&log)?));
-        Ok(Run { console, log, timed_out })
+        Ok(Run {
+            console,
+            log,
+            timed_out,
+        })
     }
 
     /// Runs the machine on this terminal.
     pub fn interact(&self, ctx: &Ctx) -> Result<()> {
         let mut qemu = self.qemu(ctx);
-        qemu.args(["-chardev", "stdio,id=tty,mux=on,signal=off", "-serial", "chardev:tty"]);
+        qemu.args([
+            "-chardev",
+            "stdio,id=tty,mux=on,signal=off",
+            "-serial",
+            "chardev:tty",
+        ]);
         qemu.args(["-mon", "chardev=tty"]);
         spawn(&mut qemu)?.wait()?;
         Ok(())
@@ -116,7 +146,10 @@ impl Run {
         if let Some(limit) = self.timed_out {
             return Some(format!("no end after {} s", limit.as_secs()));
         }
-        self.console.splats().first().map(|splat| format!("the kernel log has: {splat}"))
+        self.console
+            .splats()
+            .first()
+            .map(|splat| format!("the kernel log has: {splat}"))
     }
 
     /// As [`Run::complaint`], for a machine whose init is our guest program.
@@ -131,6 +164,10 @@ impl Run {
     /// The end of the console and the place of its log.
     pub fn tail(&self, ctx: &Ctx) -> String {
         let lines = self.console.tail(25).iter().map(|l| format!("    | {l}\n"));
-        format!("{}    The whole console is {}", lines.collect::<String>(), ctx.shown(&self.log))
+        format!(
+            "{}    The whole console is {}",
+            lines.collect::<String>(),
+            ctx.shown(&self.log)
+        )
     }
 }
