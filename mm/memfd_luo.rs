@@ -190,8 +190,9 @@ impl FileHandler for Memfd {
     /// ENOSPC, EHWPOISON (broken memory in the file), EINTR (fatal signal).
     fn preserve(&self, file: &File, ser: &mut MemfdSer) -> Result<Outgoing> {
         let file = ShmemFile::from_file(file).ok_or(EOPNOTSUPP)?;
-        let freeze = MappingFreeze::new(file)?;
+        // First of all, such that nobody can freeze a file that he is not allowed to write to.
         let seals = check_expressible(file)?;
+        let freeze = MappingFreeze::new(file)?;
         let size = freeze.size();
         if abi::pages(size) > MAX_PAGES {
             return Err(EFBIG);

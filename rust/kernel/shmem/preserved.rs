@@ -64,6 +64,7 @@ impl<R: FolioRecord> PreservedFolios<R> {
     ///   larger than all of the memory.
     /// - [`EHWPOISON`] if a part of the file is lost, due to broken memory.
     /// - [`EINTR`] if the task is being killed.
+    /// - [`EIO`] if the file is not what it should be.
     /// - What KHO fails with.
     pub fn new(freeze: &MappingFreeze) -> Result<Self> {
         // INVARIANT: There are no records.
@@ -81,8 +82,12 @@ impl<R: FolioRecord> PreservedFolios<R> {
         let mut next = 0;
         while next < pages {
             freeze.file().pin_folios(next << PAGE_SHIFT, &mut batch)?;
+            let start = next;
             for folio in batch.drain() {
                 next = this.add(folio)?;
+            }
+            if next <= start {
+                return Err(EIO);
             }
         }
         Ok(this)
