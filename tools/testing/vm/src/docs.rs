@@ -14,9 +14,10 @@ use crate::programs;
 use crate::step::Step;
 
 /// Kernel crates of ours: the name rustdoc gives it, and its object.
-const CRATES: [(&str, &str); 2] = [
+const CRATES: [(&str, &str); 3] = [
     ("luo", "kernel/liveupdate/luo.o"),
     ("memfd_luo", "mm/memfd_luo.o"),
+    ("rust_liveupdate", "samples/rust/rust_liveupdate.o"),
 ];
 
 /// Writes it to `build/doc`.
@@ -72,41 +73,22 @@ fn rustdoc(kernel: &Kernel, name: &str, object: &str, doc: &Path) -> Result<Comm
     let text = fs::read_to_string(&saved).with_context(|| saved.display().to_string())?;
     let line = text.lines().next().and_then(|line| line.split_once(" := "));
     let (_, command) = line.context("the command that built the crate is not recorded")?;
-    let drop = |word: &&str| {
-        ![
-            "--emit=",
-            "--out-dir",
-            "-o",
-            "--crate-type",
-            "-Cprofile",
-            "--sysroot",
-        ]
-        .iter()
-        .any(|start| word.starts_with(start))
-    };
-    let start = command
-        .find("rustc ")
-        .or(command.find("clippy-driver "))
-        .unwrap_or(0);
-    let end = command.find(';').unwrap_or(command.len());
-    let mut words = command
-        .get(start..end)
-        .unwrap_or(command)
-        .split_whitespace()
-        .skip(1)
-        .filter(drop);
-    let mut shell = format!(
-        "OBJTREE={} rustdoc --document-private-items",
-        kernel.out.display()
-    );
-    for word in words.by_ref() {
-        shell += &format!(" {word}");
+    let command = command.split(';').next().unwrap_or(command);
+    let mut shell = String::new();
+    let mut words = command.split_whitespace();
+    while let Some(word) = words.next() {
+        match word {
+            "rustc" | "clippy-driver" => shell += "rustdoc --document-private-items",
+            // What says where and in which form the object goes; each has a value.
+            "--crate-type" | "--out-dir" => drop(words.next()),
+            _ if word.starts_with("--emit=") => {}
+            _ => shell += word,
+        }
+        shell.push(' ');
     }
-    shell += &format!(" --crate-name {name} -o {}", doc.display());
+    shell += &format!("--crate-name {name} --output {}", doc.display());
     let mut rustdoc = Command::new("sh");
-    rustdoc
-        .args(["-c", &shell])
-        .current_dir(&kernel.out)
-        .env("RUSTC_BOOTSTRAP", "1");
+    rustdoc.args(["-c", &shell]);
+    rustdoc.current_dir(&kernel.out).env("RUSTC_BOOTSTRAP", "1");
     Ok(rustdoc)
 }
