@@ -52,3 +52,120 @@ mod layout {
     static_assert!(size_of::<abi::Block>() == crate::PAGE_SIZE);
     static_assert!(size_of::<abi::FlbPage>() == crate::PAGE_SIZE);
 }
+
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[kernel::macros::kunit_tests(luo_format)]
+mod tests {
+    use crate::{
+        abi::{
+            Block,
+            FileSetSer,
+            FlbPage,
+            FlbSer,
+            LuoSer,
+            Name,
+            ParseError,
+            SessionSer, //
+        },
+        block::BlockList, //
+    };
+    use kernel::{
+        kho::{
+            self,
+            Preserved, //
+        },
+        prelude::*, //
+    };
+
+    fn session(first: u8) -> SessionSer {
+        let mut name = [0; 64];
+        name[0] = first;
+        SessionSer {
+            name,
+            file_set: FileSetSer::EMPTY,
+        }
+    }
+
+    #[test]
+    fn names_are_terminated_and_not_empty() {
+        assert_eq!(Name::parse(&[0; 64]).err(), Some(ParseError::BadString));
+        assert_eq!(Name::parse(&[b'x'; 64]).err(), Some(ParseError::BadString));
+        let name = Name::parse(&session(b'a').name);
+        assert!(name.is_ok_and(|name| name.as_bytes() == b"a"));
+    }
+
+    #[test]
+    fn root_of_another_version_is_refused() {
+        let mut root = LuoSer {
+            compatible: LuoSer::COMPATIBLE,
+            liveupdate_num: 7,
+            sessions_pa: 0,
+            flbs_pa: 0,
+        };
+        assert!(LuoSer::parse(root.as_bytes()).is_ok_and(|root| root.liveupdate_num == 7));
+        assert_eq!(
+            LuoSer::parse(&root.as_bytes()[1..]).err(),
+            Some(ParseError::Truncated)
+        );
+        root.compatible = *b"luo-v6\0\0";
+        assert_eq!(
+            LuoSer::parse(root.as_bytes()).err(),
+            Some(ParseError::Incompatible)
+        );
+    }
+
+    #[test]
+    fn block_round_trip() -> Result {
+        if !kho::is_enabled() {
+            return Ok(());
+        }
+        let mut block = Preserved::<Block>::new_zeroed()?;
+        assert_eq!(
+            Block::parse::<SessionSer>(block.as_bytes()).err(),
+            Some(ParseError::BadCount)
+        );
+        let capacity = Block::capacity::<SessionSer>();
+        assert!(block.entries_mut::<SessionSer>(capacity + 1).is_none());
+        let entries = block.entries_mut(capacity).ok_or(EINVAL)?;
+        entries[capacity - 1] = session(b'z');
+        block.set_next(0x5000);
+        let (entries, next) = Block::parse::<SessionSer>(block.as_bytes())?;
+        assert_eq!((entries.len(), next), (capacity, 0x5000));
+        assert_eq!(entries[capacity - 1].name[0], b'z');
+        Ok(())
+    }
+
+    #[test]
+    fn list_has_room_for_what_it_was_grown_for() -> Result {
+        if !kho::is_enabled() {
+            return Ok(());
+        }
+        let per_block = Block::capacity::<SessionSer>();
+        let mut list = BlockList::<SessionSer>::new();
+        assert_eq!(list.write(core::iter::empty())?, 0);
+        list.grow(per_block + 1)?;
+        assert!(list.write((0..2 * per_block).map(|_| session(b's')))? != 0);
+        list.shrink(per_block);
+        let more = (0..per_block + 1).map(|_| session(b's'));
+        assert_eq!(list.write(more).err(), Some(ENOSPC));
+        assert_eq!(list.grow(Block::MAX * per_block + 1).err(), Some(ENOSPC));
+        Ok(())
+    }
+
+    #[test]
+    fn shared_states_round_trip() -> Result {
+        if !kho::is_enabled() {
+            return Ok(());
+        }
+        let mut page = Preserved::<FlbPage>::new_zeroed()?;
+        page.fill((0..3).map(|data| FlbSer {
+            name: [b'n'; 48],
+            data,
+            count: 1,
+        }));
+        let states = FlbPage::parse(page.as_bytes())?;
+        assert_eq!(states.len(), 3);
+        assert_eq!(states[2].data, 2);
+        Ok(())
+    }
+}
