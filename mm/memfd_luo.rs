@@ -245,7 +245,10 @@ fn init() -> Result {
         // Live updates are turned off.
         Err(EOPNOTSUPP) => Ok(()),
         Err(err) => {
-            pr_err!("memfds cannot be preserved: registration failed: {:?}\n", err);
+            pr_err!(
+                "memfds cannot be preserved: registration failed: {:?}\n",
+                err
+            );
             Err(err)
         }
     }

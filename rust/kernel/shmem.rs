@@ -96,9 +96,7 @@ impl ShmemFile {
     /// File position in bytes. May change at any time.
     pub fn pos(&self) -> u64 {
         // SAFETY: The file is valid. This reads a single integer that may change concurrently.
-        let pos = unsafe {
-            (&raw const (*self.0.as_ptr()).f_pos).read_volatile()
-        };
+        let pos = unsafe { (&raw const (*self.0.as_ptr()).f_pos).read_volatile() };
         // Never negative for this kind of file.
         u64::try_from(pos).unwrap_or(0)
     }
