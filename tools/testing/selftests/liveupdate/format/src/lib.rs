@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Compiles the format code of the kernel for the host, to test it on bytes of any kind.
+#![cfg(test)]
+#![allow(dead_code)]
+
+const PAGE_SIZE: usize = 4096;
+
+#[path = "../../../../../../kernel/liveupdate/abi.rs"]
+mod abi;
+mod tests;
