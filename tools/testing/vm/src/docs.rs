@@ -20,6 +20,9 @@ const CRATES: [(&str, &str); 3] = [
     ("rust_liveupdate", "samples/rust/rust_liveupdate.o"),
 ];
 
+/// The pages are for who works on the code: links to private items are meant.
+const RUSTDOC: &str = "rustdoc --document-private-items -Arustdoc::private_intra_doc_links";
+
 /// Writes it to `build/doc`.
 pub fn write(ctx: &Ctx) -> Result<()> {
     let doc = ctx.build.join("doc");
@@ -60,6 +63,21 @@ pub fn write(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
+/// Whether rustdoc has anything to say against our kernel crates.
+pub fn check(ctx: &Ctx, kernel: &Kernel) -> Result<Option<String>> {
+    let doc = ctx.build.join("doc-check");
+    for (name, object) in CRATES {
+        let mut rustdoc = rustdoc(kernel, name, object, &doc)?;
+        let output = rustdoc.output().context("rustdoc cannot be started")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() || said.contains("warning") {
+            return Ok(Some(said.into_owned()));
+        }
+    }
+    fs::remove_dir_all(&doc)?;
+    Ok(None)
+}
+
 /// The command that documents a crate, from the command that compiled it.
 fn rustdoc(kernel: &Kernel, name: &str, object: &str, doc: &Path) -> Result<Command> {
     let object = Path::new(object);
@@ -78,7 +96,7 @@ fn rustdoc(kernel: &Kernel, name: &str, object: &str, doc: &Path) -> Result<Comm
     let mut words = command.split_whitespace();
     while let Some(word) = words.next() {
         match word {
-            "rustc" | "clippy-driver" => shell += "rustdoc --document-private-items",
+            "rustc" | "clippy-driver" => shell += RUSTDOC,
             // What says where and in which form the object goes; each has a value.
             "--crate-type" | "--out-dir" => drop(words.next()),
             _ if word.starts_with("--emit=") => {}

@@ -11,6 +11,7 @@ use anyhow::{bail, Context, Result};
 use regex::Regex;
 
 use crate::ctx::Ctx;
+use crate::docs;
 use crate::kernel::{self, Flavour, Kernel};
 use crate::programs;
 use crate::report::Report;
@@ -49,6 +50,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
 
     let kernel = kernel::build(ctx, Flavour::Ours)?;
     report.attempt("rustfmt of the kernel code", rustfmt(ctx, &kernel));
+    report.attempt("rustdoc has no warning", docs::check(ctx, &kernel));
     for object in OBJECTS {
         report.attempt(
             &format!("no panic in {object}"),

@@ -123,13 +123,18 @@ pub fn apply_hook(ctx: &Ctx, hook: &Path, dir: &Path) -> Result<()> {
         .context("`patch` is missing: `make doctor` says how to get it.")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
-        let why = said
-            .lines()
-            .filter(|l| l.starts_with("patching") || l.contains("FAILED"));
-        let why = why
-            .map(|l| format!("    {l}"))
-            .collect::<Vec<_>>()
-            .join("\n");
+        let mut file = "";
+        let mut why = Vec::new();
+        for line in said.lines() {
+            if line.starts_with("patching file ") {
+                file = line.trim_start_matches("patching file ");
+            } else if line.starts_with("Hunk") && line.contains("FAILED") {
+                why.push(format!("    {file}: {line}"));
+            } else if line.starts_with("can't find file") {
+                why.push(format!("    {line}"));
+            }
+        }
+        let why = why.join("\n");
         bail!(
             "The patch {} does not apply to this base:\n{why}",
             ctx.shown(&path)
