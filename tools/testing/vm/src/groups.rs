@@ -22,15 +22,19 @@ use crate::vm::{Run, Vm, TIMEOUT};
 type Group = fn(&Ctx, &mut Report) -> Result<()>;
 
 /// In the order in which they run: what is quick comes first.
-const GROUPS: [(&str, Group); 7] = [
+const GROUPS: [(&str, Group); 8] = [
     ("host", host),
     ("lint", lint::run),
     ("kunit", kunit),
     ("kselftest-base", kselftest_base),
     ("kselftest", kselftest),
     ("matrix", matrix),
+    ("matrix-7.2", matrix_72),
     ("debug", debug),
 ];
+
+/// Groups that need a further kernel, which takes long to build: they run if they are asked for.
+const SLOW: [&str; 2] = ["matrix-7.2", "debug"];
 
 /// The group of those guest tests that run between kernels of different kinds.
 const MATRIX: &str = "matrix";
@@ -53,7 +57,7 @@ pub fn run(ctx: &Ctx, only: Option<&str>) -> Result<bool> {
     let started = Instant::now();
     let mut report = Report::default();
     for (name, group) in GROUPS {
-        if only.is_some_and(|only| only != name) {
+        if only.map_or(SLOW.contains(&name), |only| only != name) {
             continue;
         }
         report.begin(name);
@@ -349,6 +353,17 @@ fn matrix(ctx: &Ctx, report: &mut Report) -> Result<()> {
     for (from, to) in [(&peer, &ours), (&ours, &peer), (&ours, &ours)] {
         update(ctx, report, &guest, &tests, from, to)?;
     }
+    Ok(())
+}
+
+/// The same, from the C implementation of Linux 7.2, if its source can be had.
+fn matrix_72(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let guest = programs::guest(ctx)?;
+    let tests: Vec<GuestTest> = programs::guest_tests(&guest)?
+        .into_iter()
+        .filter(|t| t.group == MATRIX)
+        .collect();
+    let ours = kernel::build(ctx, Flavour::Ours)?;
     match kernel::build(ctx, Flavour::Peer72) {
         Ok(older) => update(ctx, report, &guest, &tests, &older, &ours)?,
         Err(error) => report.not_run("C 7.2 to ours", &format!("{error:#}")),

@@ -48,6 +48,9 @@ pub struct Kernel {
 #[derive(Serialize, Deserialize, Default)]
 struct Stamp {
     digest: String,
+    /// What it was configured from.
+    #[serde(default)]
+    config: String,
     objects: usize,
     #[serde(default)]
     findings: Vec<String>,
@@ -122,11 +125,11 @@ pub fn make(ctx: &Ctx, out: &Path) -> Command {
 pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     let base = source::base(ctx, flavour.series())?;
     let _lock = base.lock()?;
-    let (tree, content) = if flavour.is_ours() {
+    let (tree, content, kconfig) = if flavour.is_ours() {
         let prepared = tree::prepare(ctx, &base)?;
-        (prepared.dir, prepared.digest)
+        (prepared.dir, prepared.digest, prepared.kconfig)
     } else {
-        (base.pristine(), base.version.clone())
+        (base.pristine(), base.version.clone(), String::new())
     };
     let tools = toolchain()?;
     let name = flavour.name();
@@ -136,6 +139,7 @@ pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     ));
     fs::create_dir_all(&out)?;
     let fragments = fragments(ctx, flavour)?;
+    let config = digest([kconfig.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
     let want = digest([content.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
     let stamp_file = out.join("luo-stamp.json");
     let mut stamp: Stamp = fs::read(&stamp_file)
@@ -148,13 +152,21 @@ pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     if stamp.digest == want && image.exists() {
         Step::start(ctx, title).done("up to date");
     } else {
-        let _ = fs::remove_file(&stamp_file);
+        // A build that does not come to its end leaves no stamp that says otherwise.
+        stamp.digest.clear();
+        if stamp.config != config || !out.join(".config").exists() {
+            stamp.config.clear();
+            write_stamp(&stamp_file, &stamp)?;
+            configure(ctx, flavour, &out, &fragments)?;
+            stamp.config.clone_from(&config);
+        }
         if !stamp.findings.is_empty() {
             for object in OBJECTS {
                 let _ = fs::remove_file(out.join(object));
             }
         }
-        configure(ctx, flavour, &out, &fragments)?;
+        stamp.findings = vec!["the last build was interrupted".to_owned()];
+        write_stamp(&stamp_file, &stamp)?;
         let mut step = Step::start(ctx, title);
         let mut objects = 0;
         let mut command = make(ctx, &out);
@@ -164,12 +176,12 @@ pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         }
         let usual = stamp.objects.max(flavour.usual_objects());
         let log = ctx.log(&format!("kernel-{name}"));
-        step.run_with(command.arg("bzImage"), &log, |step, line| {
+        let outcome = step.run_with(command.arg("bzImage"), &log, |step, line| {
             if line.starts_with("  ") {
                 objects += 1;
                 step.progress(&format!("{objects} of about {usual} steps"));
             }
-        })?;
+        });
         let ours = if flavour.is_ours() {
             tree::overlay(ctx)?
         } else {
@@ -177,10 +189,15 @@ pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         };
         stamp = Stamp {
             digest: want,
+            config,
             objects: objects.max(stamp.objects),
             findings: findings(&fs::read_to_string(&log)?, &ours),
         };
-        fs::write(&stamp_file, serde_json::to_vec(&stamp)?)?;
+        if outcome.is_err() {
+            stamp.digest.clear();
+        }
+        write_stamp(&stamp_file, &stamp)?;
+        outcome?;
         step.done(&format!("{objects} steps"));
     }
     let copy = ctx.build.join("kernels").join(format!("bzImage-{name}"));
@@ -195,6 +212,10 @@ pub fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         tree,
         findings,
     })
+}
+
+fn write_stamp(file: &Path, stamp: &Stamp) -> Result<()> {
+    Ok(fs::write(file, serde_json::to_vec(stamp)?)?)
 }
 
 /// The warnings in a build log that are about the files `ours`, or by objtool about our crates.

@@ -92,7 +92,7 @@ fn kernel_rust(ctx: &Ctx) -> Result<Vec<PathBuf>> {
 fn rustfmt(ctx: &Ctx, kernel: &Kernel) -> Result<Option<String>> {
     let mut rustfmt = Command::new("rustfmt");
     rustfmt
-        .args(["--check", "--edition=2021"])
+        .args(["--check", "--color=never", "--edition=2021"])
         .args(kernel_rust(ctx)?)
         .current_dir(&kernel.tree);
     quiet(ctx, "rustfmt", &mut rustfmt)

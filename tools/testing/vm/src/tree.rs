@@ -42,6 +42,8 @@ pub struct Prepared {
     pub dir: PathBuf,
     /// Stands for the whole content of the change.
     pub digest: String,
+    /// Stands for what the change says to Kconfig.
+    pub kconfig: String,
 }
 
 /// All files under `root`, relative to it. `enter` says which directories are looked into.
@@ -230,13 +232,21 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
         written += usize::from(write_if_changed(&dir.join(path), content)?);
     }
     fs::write(&manifest, serde_json::to_vec(&now)?)?;
-    let digest = change.digest();
+    let digest = change.digest(|_| true);
+    let kconfig = change.digest(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.starts_with("Kconfig"))
+    });
     step.done(&format!(
         "Linux {}, {} files ours, {written} written",
         base.version,
         change.files.len()
     ));
-    Ok(Prepared { dir, digest })
+    Ok(Prepared {
+        dir,
+        digest,
+        kconfig,
+    })
 }
 
 /// Puts the change into a tree of the user's.
@@ -262,9 +272,10 @@ pub fn apply(ctx: &Ctx, tree: &Path) -> Result<()> {
 }
 
 impl Change {
-    fn digest(&self) -> String {
+    /// Stands for the content of the files that `counts` picks.
+    fn digest(&self, counts: impl Fn(&Path) -> bool) -> String {
         let mut text = String::new();
-        for (path, content) in &self.files {
+        for (path, content) in self.files.iter().filter(|(path, _)| counts(path)) {
             text += &format!("{} {}\n", hex(content), path.display());
         }
         for path in &self.removed {
