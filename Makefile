@@ -15,7 +15,7 @@ $(foreach v,KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE,$(if $($(v)),,$
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
 	@echo 'make test       run every test (ONLY=group: host lint kunit kselftest-base'
-	@echo '                kselftest matrix; slow: matrix-7.2 debug)'
+	@echo '                kselftest matrix matrix-7.2 debug)'
 	@echo
 	@echo 'make kernel     build our kernel'
 	@echo 'make shell      a shell in a virtual machine on our kernel, ready to kexec'

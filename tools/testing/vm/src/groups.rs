@@ -33,9 +33,6 @@ const GROUPS: [(&str, Group); 8] = [
     ("debug", debug),
 ];
 
-/// Groups that need a further kernel, which takes long to build: they run if they are asked for.
-const SLOW: [&str; 2] = ["matrix-7.2", "debug"];
-
 /// The group of those guest tests that run between kernels of different kinds.
 const MATRIX: &str = "matrix";
 
@@ -57,7 +54,7 @@ pub fn run(ctx: &Ctx, only: Option<&str>) -> Result<bool> {
     let started = Instant::now();
     let mut report = Report::default();
     for (name, group) in GROUPS {
-        if only.map_or(SLOW.contains(&name), |only| only != name) {
+        if only.is_some_and(|only| only != name) {
             continue;
         }
         report.begin(name);
