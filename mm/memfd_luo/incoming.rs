@@ -163,7 +163,7 @@ impl Moving {
         if let Some(pending) = self.pending.take() {
             return Ok(Some(pending));
         }
-        while let Some(entry) = self.folios.0.next()? {
+        while let Some(entry) = self.folios.0.read_next()? {
             let Some(record) = entry.parse()? else {
                 continue;
             };
@@ -190,7 +190,7 @@ impl Drop for Folios {
     fn drop(&mut self) {
         let mut lost = 0usize;
         loop {
-            match self.0.next() {
+            match self.0.read_next() {
                 Ok(Some(entry)) => {
                     if entry.raw_pfn().is_some_and(|pfn| claim(pfn).is_err()) {
                         lost = lost.saturating_add(1);

@@ -369,7 +369,7 @@ impl<T: Handover + Copy> ClaimedArray<T> {
     /// [`EINVAL`] if the memory of the element is not what the descriptor promised. Going on after
     /// that reads elements of the memory that follows, if there is any. Nothing else can fail, in
     /// particular no memory is allocated.
-    pub fn next(&mut self) -> Result<Option<T>> {
+    pub fn read_next(&mut self) -> Result<Option<T>> {
         if self.elements == 0 {
             return Ok(None);
         }

@@ -75,12 +75,11 @@ impl NewMemfd {
         // SAFETY: `name` is null-terminated.
         let file = from_err_ptr(unsafe { bindings::memfd_alloc_file(name.as_char_ptr(), 0) })?;
         let file = NonNull::new(file).ok_or(ENOMEM)?;
-        // INVARIANT: This is a new file of shmem, as there is no `MFD_HUGETLB`.
         // SAFETY: The reference to the new file is ours. There is no file descriptor, hence no
         // `fdget_pos`. `File` is a transparent wrapper.
-        Ok(Self {
-            file: unsafe { ARef::from_raw(file.cast()) },
-        })
+        let file = unsafe { ARef::from_raw(file.cast()) };
+        // INVARIANT: This is a new file of shmem, as there is no `MFD_HUGETLB`.
+        Ok(Self { file })
     }
 
     fn inode(&self) -> *mut bindings::inode {
