@@ -59,8 +59,8 @@ struct liveupdate_file_op_args {
 
 /**
  * struct liveupdate_file_ops - operations of a file handler
- * @can_preserve: Whether the handler is in charge of this file. Called with
- *                the registry locked; has to be cheap.
+ * @can_preserve: Whether the handler is in charge of this file. Has to be
+ *                cheap: it is asked about files of all kinds.
  * @preserve:     Saves what the next kernel needs, while the file stays in use.
  * @unpreserve:   Takes @preserve back.
  * @freeze:       Optional. The last chance to save something before the jump.

@@ -4,6 +4,7 @@
 
 use kernel::{
     ioctl::_IO,
+    page::PAGE_SIZE,
     prelude::*,
     uaccess::UserSlice,
     uapi, //
@@ -35,7 +36,7 @@ impl UserArg {
     /// # Errors
     ///
     /// [`EFAULT`] if it cannot be read, [`EINVAL`] if it is too short, [`E2BIG`] if it is longer
-    /// than what we know and there are bytes other than 0 in the rest.
+    /// than what we know and there are bytes other than 0 in the rest, or longer than a page.
     pub(crate) fn read<C: Command>(arg: usize) -> Result<(Self, C)> {
         let ptr = UserPtr::from_addr(arg);
         let size: u32 = UserSlice::new(ptr, size_of::<u32>()).reader().read()?;
@@ -43,6 +44,10 @@ impl UserArg {
         let size = size as usize;
         if size < C::MIN_SIZE {
             return Err(EINVAL);
+        }
+        // No structure will ever be that large, and checking gigabytes for zeroes takes long.
+        if size > PAGE_SIZE {
+            return Err(E2BIG);
         }
         let command = UserSlice::new(ptr, size).reader().read_struct()?;
         Ok((Self { ptr, size }, command))

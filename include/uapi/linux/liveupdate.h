@@ -30,7 +30,8 @@
  * - %ENOTTY: the file has no such ioctl.
  * - %EFAULT: the structure cannot be read, or the result cannot be written.
  * - %EINVAL: the size is too small for the ioctl; also see each of them.
- * - %E2BIG: there is something other than 0 behind what the kernel knows.
+ * - %E2BIG: there is something other than 0 behind what the kernel knows,
+ *   or the structure is larger than a page.
  *
  * Once reboot(LINUX_REBOOT_CMD_KEXEC) has serialized the sessions, every ioctl
  * that would change them fails with %EBUSY. An ioctl that has to wait for that

@@ -210,12 +210,15 @@ impl Drop for Open {
 ///
 /// [`ENOENT`] if there is no such session, [`EBUSY`] if somebody has it already, [`ENOMEM`].
 pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
-    let session = {
+    let open = {
         let mut incoming = luo.incoming.write_killable()?;
         incoming.load()?;
-        incoming.sessions.get(name).cloned().ok_or(ENOENT)?
+        let session = incoming.sessions.get(name).cloned().ok_or(ENOENT)?;
+        // A session that is finished leaves the list before it is closed. Hence with the list
+        // locked, nobody can get one that is finished already.
+        Open::new(session)?
     };
-    let open = KBox::new(Open::new(session)?, GFP_KERNEL)?;
+    let open = KBox::new(open, GFP_KERNEL)?;
     open.0.files.write_killable()?.load(display(name))?;
     anon_inode::getfile::<SessionFile>(&link_name(name)?, open, flags::O_RDWR)
 }
