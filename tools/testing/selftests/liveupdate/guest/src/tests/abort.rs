@@ -2,10 +2,10 @@
 
 //! Kexecs that do not take place.
 
-use super::common::{create, expect_errno, retrieve, TestDevice};
+use super::common::{create, expect_errno, kernel_log, retrieve, TestDevice};
 use crate::{
     ensure_eq,
-    error::{At, Result},
+    error::{At, Failure, Result},
     kexec, memfd,
     pattern::Pattern,
     registry::{Case, Suite},
@@ -28,6 +28,19 @@ fn refused(errno: Errno) -> Result {
     expect_errno(result, errno, "reboot(KEXEC)")
 }
 
+/// The order in which the C handler was asked to freeze and unfreeze, after the last `mark`.
+fn handler_calls(mark: &str) -> Result<Vec<String>> {
+    let log = kernel_log()?;
+    let (_, since) = log
+        .rsplit_once(mark)
+        .ok_or_else(|| Failure::new(format!("the kernel log lacks: {mark}")))?;
+    let calls = since.lines().filter_map(|line| {
+        let (_, call) = line.split_once("luo_test: ")?;
+        call.contains("freeze").then(|| call.to_owned())
+    });
+    Ok(calls.collect())
+}
+
 /// A handler fails to freeze; the kexec is called off; a second try works.
 ///
 /// There are sessions before and behind the one with the file that fails, since those are treated
@@ -39,10 +52,19 @@ fn freeze_fails() -> Case {
             let device = TestDevice::open(TestDevice::C)?;
             device.write("5")?;
             let (first, second) = (memfd::with(FIRST)?, memfd::with(SECOND)?);
+            let witness = |value: &str| -> Result<TestDevice> {
+                let device = TestDevice::open(TestDevice::C)?;
+                device.write(value)?;
+                Ok(device)
+            };
+            let witnesses = [witness("71")?, witness("72")?, witness("73")?];
             let before = create("abort-before")?;
             before.preserve(&first, 1)?;
+            before.preserve(&witnesses[0], 2)?;
             let session = create("abort")?;
             session.preserve(&second, 1)?;
+            session.preserve(&witnesses[1], 5)?;
+            session.preserve(&witnesses[2], 6)?;
             session.preserve(&device, 2)?;
             let third = memfd::with(FIRST)?;
             session.preserve(&third, 3)?;
@@ -53,6 +75,19 @@ fn freeze_fails() -> Case {
             kexec::Plan::dry()?.load()?;
             device.write("fail-freeze 5")?;
             refused(Errno::IO)?;
+            // What was frozen is unfrozen, last one first, in all sessions; nothing else is.
+            ensure_eq!(
+                handler_calls("luo_test: freeze 71\n")?,
+                [
+                    "freeze 72",
+                    "freeze 73",
+                    "freeze 5 fails",
+                    "unfreeze 73",
+                    "unfreeze 72",
+                    "unfreeze 71"
+                ],
+                "the calls of the handler"
+            );
             device.write("fail-freeze 11")?;
             refused(Errno::AGAIN)?;
             device.write("fail-freeze 0")?;
@@ -70,7 +105,7 @@ fn freeze_fails() -> Case {
             later.preserve(&fourth, 1)?;
             device.write("6")?;
             stage.hold((before, session, later));
-            stage.hold((device, first, second, third, fourth, fifth));
+            stage.hold((device, witnesses, first, second, third, fourth, fifth));
             Ok(())
         },
         |_| {

@@ -2,16 +2,15 @@
 
 //! Updates that follow one another.
 
-use super::common::{create, retrieve};
+use super::common::{create, kernel_log, retrieve};
 use crate::{
     ensure,
-    error::{At, Result},
+    error::Result,
     memfd,
     pattern::Pattern,
     registry::{Case, Part, Stage, Suite},
 };
 use std::fs::File;
-
 /// How many kernels follow the first one.
 const UPDATES: usize = 3;
 const TOKEN: u64 = 42;
@@ -56,25 +55,6 @@ fn count(stage: usize) -> Result {
         "the kernel log lacks: {wanted}"
     );
     Ok(())
-}
-
-fn kernel_log() -> Result<String> {
-    use std::{io::Read, os::unix::fs::OpenOptionsExt};
-
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")
-        .at("open /dev/kmsg")?;
-    let mut log = String::new();
-    let mut record = vec![0; 8192];
-    // At the end there is nothing to read for now.
-    while let Ok(len) = file.read(&mut record) {
-        log.push_str(&String::from_utf8_lossy(
-            record.get(..len).unwrap_or_default(),
-        ));
-    }
-    Ok(log)
 }
 
 pub fn suite() -> Suite {

@@ -105,3 +105,23 @@ impl From<std::os::fd::OwnedFd> for TestDevice {
         Self(fd.into())
     }
 }
+
+/// All that the kernel has logged so far.
+pub fn kernel_log() -> Result<String> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .at("open /dev/kmsg")?;
+    let mut log = String::new();
+    let mut record = vec![0; 8192];
+    // At the end there is nothing to read for now.
+    while let Ok(len) = file.read(&mut record) {
+        log.push_str(&String::from_utf8_lossy(
+            record.get(..len).unwrap_or_default(),
+        ));
+    }
+    Ok(log)
+}
