@@ -8,4 +8,8 @@ const PAGE_SIZE: usize = 4096;
 
 #[path = "../../../../../../kernel/liveupdate/abi.rs"]
 mod abi;
+#[path = "../../../../../../mm/memfd_luo/abi.rs"]
+mod memfd_abi;
+mod memfd_tests;
+mod random;
 mod tests;

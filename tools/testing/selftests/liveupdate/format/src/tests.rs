@@ -2,7 +2,7 @@
 
 //! The tests: well-formed, malformed, and random input.
 
-use super::{abi::*, PAGE_SIZE};
+use super::{abi::*, random::Random, PAGE_SIZE};
 use std::{cell::RefCell, collections::BTreeMap, ops::Deref};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -223,26 +223,18 @@ fn shared_states() {
 /// Nothing may panic or loop, whatever the bytes are.
 #[test]
 fn random_bytes() {
-    let seed = 0x2545_f491_4f6c_dd1d_u64;
-    println!("seed {seed:#x}");
-    let mut state = seed;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = Random::new();
     let mut page = Page::new();
     for _ in 0..300_000 {
         for _ in 0..8 {
-            let at = random() as usize % PAGE_SIZE;
-            page.0[at] = random() as u8;
+            let at = random.next() as usize % PAGE_SIZE;
+            page.0[at] = random.next() as u8;
         }
-        page.put(8, random() % 70);
-        page.put(0, (random() % 4) << 12);
-        let len = match random() % 2 {
+        page.put(8, random.next() % 70);
+        page.put(0, (random.next() % 4) << 12);
+        let len = match random.next() % 2 {
             0 => PAGE_SIZE,
-            _ => random() as usize % (PAGE_SIZE + 1),
+            _ => random.next() as usize % (PAGE_SIZE + 1),
         };
         let bytes = &page.0[..len];
         let _ = LuoSer::parse(bytes);
@@ -255,9 +247,13 @@ fn random_bytes() {
         }
     }
     for _ in 0..20_000 {
-        let memory =
-            Fake::with((1..4).map(|i| (i << 12, Page::block((random() % 5) << 12, random() % 66))));
-        let (count, _) = read_all::<FileSer>(&memory, (random() % 5) << 12);
+        let memory = Fake::with((1..4).map(|i| {
+            (
+                i << 12,
+                Page::block((random.next() % 5) << 12, random.next() % 66),
+            )
+        }));
+        let (count, _) = read_all::<FileSer>(&memory, (random.next() % 5) << 12);
         assert!(count <= 3 * Block::capacity::<FileSer>());
     }
 }
