@@ -19,6 +19,8 @@ pub type Part = Box<dyn Fn(&mut Stage<'_>) -> Result>;
 pub struct Case {
     pub name: String,
     pub parts: Vec<Part>,
+    /// The weakness of the C implementation that the case shows, if it is about one.
+    pub hazard: Option<&'static str>,
 }
 
 impl Case {
@@ -27,6 +29,7 @@ impl Case {
         Self {
             name: name.into(),
             parts: vec![Box::new(part)],
+            hazard: None,
         }
     }
 
@@ -39,7 +42,14 @@ impl Case {
         Self {
             name: name.into(),
             parts: vec![Box::new(before), Box::new(after)],
+            hazard: None,
         }
+    }
+
+    /// Says that the C implementation does not pass, because of the weakness `item`.
+    pub fn hazard(mut self, item: &'static str) -> Self {
+        self.hazard = Some(item);
+        self
     }
 }
 

@@ -67,6 +67,7 @@ pub fn suite() -> Suite {
         Case {
             name: "memfd_passed_on".into(),
             parts: parts(pass_on),
+            hazard: None,
         },
         Case {
             name: "updates_are_counted".into(),
@@ -79,6 +80,7 @@ pub fn suite() -> Suite {
                 }
                 Ok(())
             }),
+            hazard: None,
         },
     ];
     Suite::new("chain", cases)
