@@ -158,6 +158,13 @@ struct liveupdate_flb {
 bool liveupdate_enabled(void);
 int liveupdate_reboot(void);
 
+/*
+ * Whether a kexec waits for the operation that calls this. Operations that take
+ * long are expected to ask now and then, and to stop with -EBUSY: they are
+ * called again if the kexec fails. A kexec does not wait longer than a second.
+ */
+bool liveupdate_reboot_pending(void);
+
 int liveupdate_register_file_handler(struct liveupdate_file_handler *fh);
 void liveupdate_unregister_file_handler(struct liveupdate_file_handler *fh);
 
@@ -182,6 +189,11 @@ static inline bool liveupdate_enabled(void)
 static inline int liveupdate_reboot(void)
 {
 	return 0;
+}
+
+static inline bool liveupdate_reboot_pending(void)
+{
+	return false;
 }
 
 static inline int

@@ -374,6 +374,16 @@ unsafe extern "C" fn liveupdate_reboot() -> c_int {
     from_result(|| luo_core::reboot().map(|()| 0))
 }
 
+/// Returns whether a kexec waits for the operation that calls this.
+///
+/// # Safety
+///
+/// Always safe to call.
+#[export]
+unsafe extern "C" fn liveupdate_reboot_pending() -> bool {
+    luo_core::is_reboot_pending()
+}
+
 /// Registers a file handler.
 ///
 /// # Safety

@@ -19,7 +19,7 @@ struct Sessions(&'static Luo);
 
 impl Writer for Sessions {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sealed = self.0.is_sealed();
+        let sealed = self.0.gate.is_sealed();
         for session in self.0.outgoing.read().iter() {
             session.report(sealed, f)?;
         }

@@ -22,6 +22,7 @@ mod abi;
 mod block;
 mod c_abi;
 mod debugfs;
+mod gate;
 mod ioctl;
 mod luo_core;
 mod luo_file;

@@ -6,8 +6,8 @@
 //!
 //! In the order in which they are taken:
 //!
-//! 1. the gate ([`Mutating`]): held for reading by all that changes what is handed over, for
-//!    writing by the reboot path;
+//! 1. the [gate](crate::gate): passed by all that changes what is handed over, closed by the
+//!    reboot path;
 //! 2. the lists of sessions;
 //! 3. the files of a session;
 //! 4. an incoming file;
@@ -22,6 +22,7 @@ use crate::{
         Name, //
     },
     debugfs,
+    gate::Gate,
     ioctl::{
         Command,
         CreateSession,
@@ -73,7 +74,6 @@ use kernel::{
         },
         new_rwsem,
         Arc,
-        RwSemReadGuard,
         RwSemaphore,
         SetOnce, //
     },
@@ -95,20 +95,12 @@ static LUO: SetOnce<Pin<KBox<Luo>>> = SetOnce::new();
 /// The device, once it is registered.
 static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new();
 
-/// Whether what is handed over may still change.
-#[derive(PartialEq, Eq)]
-enum Gate {
-    Open,
-    /// Everything is serialized and the next kernel about to start. There is no way back.
-    Sealed,
-}
-
 /// All state of the orchestrator.
 #[pin_data]
 pub(crate) struct Luo {
     number: u64,
     #[pin]
-    gate: RwSemaphore<Gate>,
+    pub(crate) gate: Gate,
     #[pin]
     pub(crate) outgoing: RwSemaphore<OutgoingSessions>,
     #[pin]
@@ -122,20 +114,6 @@ pub(crate) struct Luo {
     pub(crate) incoming_flbs: IncomingFlbs,
 }
 
-/// The right to change what is handed over. While it exists, no kexec starts.
-pub(crate) struct Mutating<'a> {
-    _gate: RwSemReadGuard<'a, Gate>,
-}
-
-impl<'a> Mutating<'a> {
-    fn new(gate: RwSemReadGuard<'a, Gate>) -> Result<Self> {
-        match *gate {
-            Gate::Open => Ok(Self { _gate: gate }),
-            Gate::Sealed => Err(EBUSY),
-        }
-    }
-}
-
 impl Luo {
     fn new(incoming: Incoming) -> impl PinInit<Self> {
         let Incoming {
@@ -145,7 +123,7 @@ impl Luo {
         } = incoming;
         pin_init!(Self {
             number,
-            gate <- new_rwsem!(Gate::Open, "luo_gate"),
+            gate <- Gate::new(),
             outgoing <- new_rwsem!(OutgoingSessions::new(), "luo_outgoing"),
             incoming <- new_rwsem!(IncomingSessions::new(sessions_pa), "luo_incoming"),
             flbs <- new_rwsem!(KVec::new(), "luo_flbs"),
@@ -168,36 +146,16 @@ impl Luo {
         self.number
     }
 
-    /// Holds off a kexec.
-    ///
-    /// # Errors
-    ///
-    /// [`EBUSY`] if the kexec is under way already, [`EINTR`] if the task was killed meanwhile.
-    pub(crate) fn mutate(&self) -> Result<Mutating<'_>> {
-        Mutating::new(self.gate.read_killable()?)
-    }
-
-    /// As [`Self::mutate`], for those who cannot be told that they were killed.
-    pub(crate) fn mutate_uninterruptible(&self) -> Result<Mutating<'_>> {
-        Mutating::new(self.gate.read())
-    }
-
-    /// Whether everything is serialized. If somebody is just about to do that, it is not.
-    pub(crate) fn is_sealed(&self) -> bool {
-        self.gate
-            .try_read()
-            .is_some_and(|gate| *gate == Gate::Sealed)
-    }
-
     fn reboot(&self) -> Result {
         let start = Instant::<Monotonic>::now();
-        let mut gate = self.gate.write_killable()?;
-        if *gate == Gate::Sealed {
-            return Err(EBUSY);
-        }
+        let gate = self.gate.close().inspect_err(|err| {
+            if *err == EBUSY {
+                pr_err!("live update aborted: somebody is changing a session and does not stop\n");
+            }
+        })?;
         let mut outgoing = self.outgoing.write();
         if outgoing.count() == 0 {
-            *gate = Gate::Sealed;
+            gate.seal();
             return Ok(());
         }
         if !kho::loaded_image_carries_handover() {
@@ -216,9 +174,14 @@ impl Luo {
             totals.files,
             start.elapsed().as_micros_ceil()
         );
-        *gate = Gate::Sealed;
+        gate.seal();
         Ok(())
     }
+}
+
+/// Whether a kexec waits for an operation on a file to come to an end.
+pub(crate) fn is_reboot_pending() -> bool {
+    Luo::get().is_some_and(|luo| luo.gate.is_wanted())
 }
 
 /// Whether live updates are possible.
@@ -230,9 +193,9 @@ pub(crate) fn is_enabled() -> bool {
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EINTR`]
-/// if the task was killed, or the error of the handler that could not freeze a file. Nothing is
-/// frozen then.
+/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EBUSY`]
+/// if somebody is changing a session and does not stop, [`EINTR`] if the task was killed, or the
+/// error of the handler that could not freeze a file. Nothing is frozen then.
 ///
 /// # Context
 ///

@@ -7,6 +7,7 @@
  * read as text and can be preserved. Write
  *
  *   NUMBER                     to set the value
+ *   delay-preserve MS          to have ->preserve() take that long
  *   fail-preserve ERRNO        to have ->preserve() fail
  *   fail-freeze ERRNO          to have ->freeze() fail
  *   fail-retrieve ERRNO        to have ->retrieve() fail in the next kernel,
@@ -25,6 +26,7 @@
 
 #include <linux/anon_inodes.h>
 #include <linux/cleanup.h>
+#include <linux/delay.h>
 #include <linux/err.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -41,6 +43,7 @@
 #include <linux/uaccess.h>
 
 enum luo_test_knob {
+	DELAY_PRESERVE,
 	FAIL_PRESERVE,
 	FAIL_FREEZE,
 	FAIL_RETRIEVE,
@@ -50,6 +53,7 @@ enum luo_test_knob {
 };
 
 static const char * const luo_test_knobs[NR_KNOBS] = {
+	[DELAY_PRESERVE]	= "delay-preserve",
 	[FAIL_PRESERVE]		= "fail-preserve",
 	[FAIL_FREEZE]		= "fail-freeze",
 	[FAIL_RETRIEVE]		= "fail-retrieve",
@@ -159,6 +163,7 @@ static int luo_test_preserve(struct liveupdate_file_op_args *args)
 	int fail = READ_ONCE(test->knobs[FAIL_PRESERVE]);
 	struct luo_test_ser *ser;
 
+	msleep(READ_ONCE(test->knobs[DELAY_PRESERVE]));
 	if (fail) {
 		pr_info("preserve %llu fails\n", test->value);
 		return -fail;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/bitops.h>
 #include <linux/fs.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
@@ -10,9 +11,9 @@ __rust_helper void rust_helper_inode_lock(struct inode *inode)
 	inode_lock(inode);
 }
 
-__rust_helper int rust_helper_inode_lock_killable(struct inode *inode)
+__rust_helper bool rust_helper_inode_trylock(struct inode *inode)
 {
-	return inode_lock_killable(inode);
+	return inode_trylock(inode);
 }
 
 __rust_helper void rust_helper_inode_unlock(struct inode *inode)
@@ -67,6 +68,15 @@ __rust_helper struct shmem_inode_info *rust_helper_SHMEM_I(struct inode *inode)
 __rust_helper void rust_helper_shmem_freeze(struct inode *inode, bool freeze)
 {
 	shmem_freeze(inode, freeze);
+}
+
+/*
+ * Unlike shmem_freeze(), does not need the inode lock, which a writer may hold
+ * for as long as user space lets it wait for a page.
+ */
+__rust_helper void rust_helper_shmem_unfreeze(struct inode *inode)
+{
+	clear_bit(ilog2(SHMEM_F_MAPPING_FROZEN), &SHMEM_I(inode)->flags);
 }
 
 /* BIT() constants are nothing that bindgen can evaluate. */

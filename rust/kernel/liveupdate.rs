@@ -43,6 +43,27 @@ pub fn is_enabled() -> bool {
     unsafe { bindings::liveupdate_enabled() }
 }
 
+/// Gives way to a kexec that waits for the current operation of a handler.
+///
+/// To be called now and then by operations that take long. If user space wants to reboot, the
+/// operation has to stop; it is called again if the reboot fails. A kexec is given up if an
+/// operation goes on for more than a second.
+///
+/// # Errors
+///
+/// [`EBUSY`] if a kexec waits. Never while a file is being frozen.
+///
+/// # Context
+///
+/// Any. Does not sleep.
+pub fn give_way() -> Result {
+    // SAFETY: Always safe to call.
+    if unsafe { bindings::liveupdate_reboot_pending() } {
+        return Err(EBUSY);
+    }
+    Ok(())
+}
+
 /// Why a file could not be retrieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetrieveError {

@@ -13,12 +13,10 @@ use crate::{
     bindings,
     error::to_result,
     fs::{
-        inode::{
-            Inode,
-            InodeGuard, //
-        },
+        inode::Inode,
         File, //
     },
+    liveupdate,
     mm::folio::PinBatch,
     page::PAGE_SHIFT,
     prelude::*,
@@ -39,12 +37,14 @@ pub use self::{
     }, //
 };
 
-/// Lets others run; fails with [`EINTR`] if the task is being killed.
+/// Lets others run; fails with [`EINTR`] if the task is being killed, with [`EBUSY`] if a kexec waits
+/// for it.
 ///
 /// For loops that last for as long as user space made a file.
 fn resched_or_killed() -> Result {
     // SAFETY: FFI call without safety requirements; all callers may sleep.
-    to_result(unsafe { bindings::resched_or_killed() })
+    to_result(unsafe { bindings::resched_or_killed() })?;
+    liveupdate::give_way()
 }
 
 /// A [`File`] that is known to be backed by shmem.
@@ -179,9 +179,18 @@ impl MappingFreeze {
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if it already is frozen, [`EINTR`] after a fatal signal.
+    /// [`EBUSY`] if it already is frozen or a kexec waits for us, [`EINTR`] after a fatal signal.
     pub fn new(file: &ShmemFile) -> Result<Self> {
-        let guard = file.inode().lock_killable()?;
+        // A writer holds the lock for as long as user space lets it wait for a page, which must not
+        // hold up a kexec.
+        let guard = loop {
+            if let Some(guard) = file.inode().try_lock() {
+                break guard;
+            }
+            // SAFETY: FFI call without safety requirements; the caller may sleep.
+            unsafe { bindings::schedule_timeout_killable(1) };
+            resched_or_killed()?;
+        };
         // SAFETY: By the type invariant of `ShmemFile`, this is a shmem inode. It is locked.
         unsafe {
             if bindings::shmem_is_frozen(guard.as_ptr()) {
@@ -214,8 +223,8 @@ impl MappingFreeze {
 
 impl Drop for MappingFreeze {
     fn drop(&mut self) {
-        let guard: InodeGuard<'_> = self.file().inode().lock();
-        // SAFETY: By the type invariant, this is a shmem inode. It is locked.
-        unsafe { bindings::shmem_freeze(guard.as_ptr(), false) };
+        // SAFETY: By the type invariant, this is a shmem inode, and nobody else freezes or unfreezes
+        // it while it is frozen by this object.
+        unsafe { bindings::shmem_unfreeze(self.file().inode().as_ptr()) };
     }
 }

@@ -233,9 +233,10 @@ impl SessionFile {
         let token = command.token;
         install(
             || {
-                let _mutating = luo.mutate()?;
-                let files = session.files.read_killable()?;
-                files.get(token)?.retrieve(luo)
+                luo.gate.mutate(|| {
+                    let files = session.files.read_killable()?;
+                    files.get(token)?.retrieve(luo)
+                })
             },
             |fd| {
                 command.fd = fd;
@@ -250,11 +251,12 @@ impl SessionFile {
         if command.reserved != 0 {
             return Err(EINVAL);
         }
-        let _mutating = luo.mutate()?;
-        session.files.write_killable()?.finish(luo)?;
-        let node = luo.incoming.write().sessions.remove_node(&session.name);
-        drop(node);
-        Ok(0)
+        luo.gate.mutate(|| {
+            session.files.write_killable()?.finish(luo)?;
+            let node = luo.incoming.write().sessions.remove_node(&session.name);
+            drop(node);
+            Ok(0)
+        })
     }
 }
 

@@ -313,7 +313,7 @@ impl Drop for Listed {
             return;
         };
         // Closing a file cannot be interrupted. Once sessions are frozen, nothing changes.
-        if let Ok(_mutating) = luo.mutate_uninterruptible() {
+        if let Ok(_mutating) = luo.gate.mutate_uninterruptible() {
             luo.outgoing.write().remove(&self.0);
             // What the session preserved is released while `_mutating` holds off a kexec, but
             // with the list unlocked.
@@ -332,10 +332,10 @@ impl Drop for Listed {
 /// [`EBUSY`] if the kexec is under way already.
 pub(crate) fn create(luo: &'static Luo, name: Name) -> Result<ARef<File>> {
     let link = link_name(&name)?;
-    let listed = {
-        let _mutating = luo.mutate()?;
-        Listed(luo.outgoing.write_killable()?.insert(luo, name)?)
-    };
+    let listed = luo.gate.mutate(|| {
+        let session = luo.outgoing.write_killable()?.insert(luo, name)?;
+        Ok(Listed(session))
+    })?;
     // From here on, an error removes the session again.
     let listed = KBox::new(listed, GFP_KERNEL)?;
     anon_inode::getfile::<SessionFile>(&link, listed, flags::O_RDWR)
@@ -352,11 +352,12 @@ impl SessionFile {
             .map_err(|_| EBADF)
             .and_then(|fd| Ok(ctx.fget(fd)?));
 
-        let _mutating = luo.mutate()?;
-        let mut contents = session.contents.write_killable()?;
-        contents.files.check_token(command.token)?;
-        contents.files.preserve(luo, command.token, file?)?;
-        Ok(0)
+        luo.gate.mutate(|| {
+            let mut contents = session.contents.write_killable()?;
+            contents.files.check_token(command.token)?;
+            contents.files.preserve(luo, command.token, file.clone()?)?;
+            Ok(0)
+        })
     }
 }
 
@@ -382,7 +383,7 @@ struct ReportOf<'a>(&'a OutgoingSession);
 
 impl fmt::Display for ReportOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sealed = Luo::get().is_some_and(Luo::is_sealed);
+        let sealed = Luo::get().is_some_and(|luo| luo.gate.is_sealed());
         self.0.report(sealed, f)
     }
 }

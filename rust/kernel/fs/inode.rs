@@ -6,9 +6,7 @@
 
 use crate::{
     bindings,
-    error::to_result,
     fs::File,
-    prelude::*,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -88,16 +86,14 @@ impl Inode {
         }
     }
 
-    /// Locks the inode as [`Self::lock`] does, unless the task is killed.
-    ///
-    /// # Errors
-    ///
-    /// [`EINTR`] after a fatal signal.
-    pub fn lock_killable(&self) -> Result<InodeGuard<'_>> {
+    /// Locks the inode if that is possible without waiting.
+    pub fn try_lock(&self) -> Option<InodeGuard<'_>> {
         // SAFETY: The inode is valid.
-        to_result(unsafe { bindings::inode_lock_killable(self.as_ptr()) })?;
+        if !unsafe { bindings::inode_trylock(self.as_ptr()) } {
+            return None;
+        }
         // INVARIANT: Just locked.
-        Ok(InodeGuard {
+        Some(InodeGuard {
             inode: self,
             _not_send: NotThreadSafe,
         })

@@ -13,6 +13,11 @@ use crate::{
     bindings,
     error::to_result,
     prelude::*,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     types::{
         NotThreadSafe,
         Opaque, //
@@ -89,7 +94,7 @@ pub use new_rwsem;
 /// A guard keeps others out for as long as it lives.
 ///
 /// ```
-/// use kernel::sync::new_rwsem;
+/// use kernel::{sync::new_rwsem, time::Delta};
 ///
 /// let sem = KBox::pin_init(new_rwsem!(1), GFP_KERNEL)?;
 ///
@@ -103,6 +108,12 @@ pub use new_rwsem;
 /// assert!(sem.try_read().is_none());
 /// assert!(sem.try_write().is_none());
 /// drop(writer);
+///
+/// let reader = sem.read();
+/// let patience = Delta::from_millis(1);
+/// assert_eq!(sem.write_killable_timeout(patience).err(), Some(ETIMEDOUT));
+/// drop(reader);
+/// assert!(sem.write_killable_timeout(patience).is_ok());
 ///
 /// assert_eq!(*sem.read_killable()?, 2);
 /// assert_eq!(sem.try_read().map(|value| *value), Some(2));
@@ -207,6 +218,30 @@ impl<T: ?Sized> RwSemaphore<T> {
         to_result(unsafe { bindings::down_write_killable(self.sem.get()) })?;
         // SAFETY: The semaphore was just acquired for writing.
         Ok(unsafe { RwSemWriteGuard::new(self) })
+    }
+
+    /// Acquires the semaphore for writing, unless that takes longer than `patience` or the task is
+    /// killed meanwhile.
+    ///
+    /// Unlike other writers, this one does not keep new readers out while it waits.
+    ///
+    /// # Errors
+    ///
+    /// [`ETIMEDOUT`] if others still hold the semaphore, [`EINTR`] if a fatal signal is pending.
+    pub fn write_killable_timeout(&self, patience: Delta) -> Result<RwSemWriteGuard<'_, T>> {
+        let start = Instant::<Monotonic>::now();
+        loop {
+            if let Some(guard) = self.try_write() {
+                return Ok(guard);
+            }
+            // SAFETY: FFI call without safety requirements; the caller may sleep.
+            unsafe { bindings::schedule_timeout_killable(1) };
+            // SAFETY: As above.
+            to_result(unsafe { bindings::resched_or_killed() })?;
+            if start.elapsed() >= patience {
+                return Err(ETIMEDOUT);
+            }
+        }
     }
 
     /// Acquires the semaphore for writing if that is possible without waiting.

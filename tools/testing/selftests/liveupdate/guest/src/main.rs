@@ -27,6 +27,7 @@ mod runner;
 mod socket;
 mod state;
 mod tests;
+mod userfault;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,7 @@
 
 mod abort;
 mod agents;
+mod blocking;
 mod chain;
 mod common;
 mod errno;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Suite> {
         views::suite(),
         agents::suite(),
         handlers::suite(),
+        blocking::suite(),
         abort::suite(),
         abort::legacy_suite(),
         chain::suite(),

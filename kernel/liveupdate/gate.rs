@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The gate between those who change what is handed over and the kexec that ends all changes.
+//!
+//! Nobody can hold up a kexec for long: it asks those inside to stop, keeps others from coming in,
+//! and gives up if somebody does not leave. Who stopped on request comes back when the kexec has
+//! failed; user space does not notice.
+
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            ordering::Relaxed,
+            Atomic, //
+        },
+        new_rwsem,
+        RwSemReadGuard,
+        RwSemWriteGuard,
+        RwSemaphore, //
+    },
+    time::Delta, //
+};
+
+/// How long a kexec waits for those who were asked to stop.
+const PATIENCE: Delta = Delta::from_millis(1000);
+
+/// Whether what is handed over may still change.
+#[derive(PartialEq, Eq)]
+enum State {
+    Open,
+    /// Everything is serialized and the next kernel about to start. There is no way back.
+    Sealed,
+}
+
+/// See the module's documentation.
+#[pin_data]
+pub(crate) struct Gate {
+    /// Held for an instant by those who come in, and by a kexec that keeps them out.
+    #[pin]
+    entrance: RwSemaphore<()>,
+    /// Held for reading by those inside.
+    #[pin]
+    inside: RwSemaphore<State>,
+    /// Whether a kexec waits for those inside to leave.
+    wanted: Atomic<bool>,
+    /// How many kexecs have asked those inside to leave.
+    requests: Atomic<usize>,
+}
+
+/// The right to change what is handed over. While it exists, no kexec starts.
+pub(crate) struct Mutating<'a> {
+    _inside: RwSemReadGuard<'a, State>,
+}
+
+impl<'a> Mutating<'a> {
+    fn new(inside: RwSemReadGuard<'a, State>) -> Result<Self> {
+        match *inside {
+            State::Open => Ok(Self { _inside: inside }),
+            State::Sealed => Err(EBUSY),
+        }
+    }
+}
+
+impl Gate {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            entrance <- new_rwsem!((), "luo_gate_entrance"),
+            inside <- new_rwsem!(State::Open, "luo_gate_inside"),
+            wanted: Atomic::new(false),
+            requests: Atomic::new(0),
+        })
+    }
+
+    /// Calls `change` while no kexec can start, and again if it stopped for a kexec that failed.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the kexec is under way, [`EINTR`] if the task was killed while it waited, and
+    /// the errors of `change`.
+    pub(crate) fn mutate<R>(&self, mut change: impl FnMut() -> Result<R>) -> Result<R> {
+        loop {
+            let mutating = {
+                let _entrance = self.entrance.read_killable()?;
+                Mutating::new(self.inside.read_killable()?)?
+            };
+            let requests = self.requests.load(Relaxed);
+            let result = change();
+            drop(mutating);
+            match result {
+                // Waits at the entrance until it is known what becomes of the kexec.
+                Err(EBUSY) if self.requests.load(Relaxed) != requests => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Comes in without being interrupted: for those who cannot be told that they were killed.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the kexec is under way.
+    pub(crate) fn mutate_uninterruptible(&self) -> Result<Mutating<'_>> {
+        let _entrance = self.entrance.read();
+        Mutating::new(self.inside.read())
+    }
+
+    /// Whether a kexec waits for somebody who is inside.
+    ///
+    /// Does not sleep.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
+    }
+
+    /// Whether everything is serialized. If somebody is just about to do that, it is not.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.inside
+            .try_read()
+            .is_some_and(|state| *state == State::Sealed)
+    }
+
+    /// Keeps everybody out.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if somebody inside does not leave, or another kexec is under way; [`EINTR`] if the
+    /// task was killed while it waited.
+    pub(crate) fn close(&self) -> Result<Closed<'_>> {
+        let entrance = self.entrance.write_killable()?;
+        self.requests.fetch_add(1, Relaxed);
+        self.wanted.store(true, Relaxed);
+        let inside = self.inside.write_killable_timeout(PATIENCE);
+        self.wanted.store(false, Relaxed);
+
+        let inside = inside.map_err(|err| if err == ETIMEDOUT { EBUSY } else { err })?;
+        match *inside {
+            State::Open => Ok(Closed {
+                inside,
+                _entrance: entrance,
+            }),
+            State::Sealed => Err(EBUSY),
+        }
+    }
+}
+
+/// The gate, closed. Dropping this opens it again.
+pub(crate) struct Closed<'a> {
+    inside: RwSemWriteGuard<'a, State>,
+    _entrance: RwSemWriteGuard<'a, ()>,
+}
+
+impl Closed<'_> {
+    /// Whoever comes from now on is told that it is too late.
+    pub(crate) fn seal(mut self) {
+        *self.inside = State::Sealed;
+    }
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Nobody can hold up a live update.
+
+use super::common::{create, expect_errno, retrieve, TestDevice};
+use crate::{
+    ensure,
+    error::{At, Failure, Result},
+    kexec, memfd,
+    pattern::Pattern,
+    registry::{Case, Suite},
+    userfault::StuckPage,
+};
+use liveupdate::raw::{self, Command, Finish, GetName, RetrieveFd};
+use rustix::io::Errno;
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// What a kexec that is given up may take, with a margin for a slow machine.
+const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// Tries to start an image that has to be refused; returns the error and the time that took.
+fn refused_jump() -> Result<(io::Error, Duration)> {
+    kexec::load_legacy().at("kexec_load")?;
+    let start = Instant::now();
+    let error = kexec::try_jump();
+    Ok((error, start.elapsed()))
+}
+
+/// Fails unless the image is refused without delay.
+fn refused_at_once() -> Result {
+    let (error, took) = refused_jump()?;
+    expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")?;
+    ensure!(took < PATIENCE, "the kexec took {} ms", took.as_millis());
+    Ok(())
+}
+
+/// The kernel wants to write its answer to a page that cannot be written.
+fn answer_gets_stuck() -> Case {
+    let pattern = Pattern::new(600, 100_000);
+    Case::two(
+        "answer_gets_stuck",
+        move |stage| {
+            let session = Arc::new(create("blocking-answer")?);
+            let file = memfd::with(pattern)?;
+            session.preserve(&file, 1)?;
+            let mut command = GetName::default();
+            command.size = size_of::<GetName>() as u32;
+            let mut bytes = [0u8; size_of::<GetName>()];
+            bytes[..4].copy_from_slice(&command.size.to_ne_bytes());
+            let page = Arc::new(StuckPage::unwritable(&bytes)?);
+            let (theirs, arg) = (session.clone(), page.clone());
+            thread::spawn(move || {
+                // SAFETY: The page has room for the command, and nobody else uses it.
+                let _ = unsafe { raw::ioctl(theirs.as_fd(), GetName::REQUEST, arg.ptr()) };
+            });
+            ensure!(page.wait()?, "nobody got stuck");
+            // All others can go on using the session meanwhile.
+            let other = memfd::with(pattern)?;
+            session.preserve(&other, 2)?;
+            stage.hold((session, file, other, page));
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve("blocking-answer")?;
+            memfd::check(session.retrieve(1)?, pattern)?;
+            memfd::check(session.retrieve(2)?, pattern)?;
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("1C.1")
+}
+
+/// The same for a file that was retrieved: the session is not stuck, nor is the next kexec.
+fn retrieved_answer_gets_stuck() -> Case {
+    let pattern = Pattern::new(601, 200_000);
+    Case::two(
+        "retrieved_answer_gets_stuck",
+        move |stage| {
+            let session = create("blocking-retrieved")?;
+            let file = memfd::with(pattern)?;
+            session.preserve(&file, 1)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        move |stage| {
+            let session = Arc::new(retrieve("blocking-retrieved")?);
+            let mut bytes = [0u8; size_of::<RetrieveFd>()];
+            bytes[..4].copy_from_slice(&(size_of::<RetrieveFd>() as u32).to_ne_bytes());
+            bytes[8..].copy_from_slice(&1u64.to_ne_bytes());
+            let page = Arc::new(StuckPage::unwritable(&bytes)?);
+            let (theirs, arg) = (session.clone(), page.clone());
+            thread::spawn(move || {
+                // SAFETY: The page has room for the command, and nobody else uses it.
+                let _ = unsafe { raw::ioctl(theirs.as_fd(), RetrieveFd::REQUEST, arg.ptr()) };
+            });
+            ensure!(page.wait()?, "nobody got stuck");
+            let (done, is_done) = std::sync::mpsc::channel();
+            let theirs = session.clone();
+            thread::spawn(move || {
+                let result = theirs
+                    .retrieve(1)
+                    .map_err(Failure::from)
+                    .and_then(|fd| memfd::check(fd, pattern))
+                    .and_then(|_| Ok(raw::call(theirs.as_fd(), &mut Finish::default())?));
+                let _ = done.send(result.map_err(|failure| failure.to_string()));
+            });
+            stage.hold((session, page));
+            match is_done.recv_timeout(Duration::from_secs(20)) {
+                Ok(result) => result.map_err(Failure::new),
+                Err(_) => Err(Failure::new("another thread is stuck, too")),
+            }
+        },
+    )
+}
+
+/// A thread that preserves `file` in `session`.
+fn preserve_in_thread(
+    session: &Arc<liveupdate::OutgoingSession>,
+    file: &File,
+    token: u64,
+) -> Result<thread::JoinHandle<io::Result<()>>> {
+    let session = session.clone();
+    let file = file.try_clone().at("dup")?;
+    Ok(thread::spawn(move || session.preserve(&file, token)))
+}
+
+/// A kexec comes while a large file is being preserved.
+///
+/// The kexec is refused, since its image cannot take over anything. What counts is that it does not
+/// wait, and that who preserves the file does not notice.
+fn kexec_during_preserve() -> Case {
+    const TRIES: usize = 5;
+    let pattern = Pattern::new(602, 384 << 20);
+    Case::one("kexec_during_preserve", move |stage| {
+        let session = Arc::new(create("blocking-long")?);
+        let small = memfd::with(Pattern::new(603, 1000))?;
+        session.preserve(&small, 1)?;
+        let file = memfd::with(pattern)?;
+        // How long it takes when nobody is in the way.
+        let start = Instant::now();
+        {
+            let trial = create("blocking-trial")?;
+            trial.preserve(&file, 1)?;
+        }
+        let alone = start.elapsed();
+
+        let worker = preserve_in_thread(&session, &file, 2)?;
+        let mut worst = Duration::ZERO;
+        for _ in 0..TRIES {
+            thread::sleep(alone / 10);
+            let (error, took) = refused_jump()?;
+            expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")?;
+            worst = worst.max(took);
+        }
+        let stopped = !worker.is_finished();
+        let result = worker.join().map_err(|_| Failure::new("the thread died"))?;
+        result.at("the file that was being preserved")?;
+        stage.note(format_args!(
+            "PRESERVE_FD takes {} ms, the slowest kexec {} ms",
+            alone.as_millis(),
+            worst.as_millis()
+        ));
+        ensure!(stopped, "the file was preserved too quickly");
+        ensure!(
+            worst < alone / 2 && worst < PATIENCE,
+            "a kexec took {} ms, to preserve the file {} ms",
+            worst.as_millis(),
+            alone.as_millis()
+        );
+        Ok(())
+    })
+    .hazard("1C.2")
+}
+
+/// A process that is stuck in a write, and holds the lock of the file.
+struct StuckWriter {
+    page: StuckPage,
+    thread: thread::JoinHandle<()>,
+}
+
+impl StuckWriter {
+    fn new(file: &File) -> Result<Self> {
+        let page = StuckPage::unreadable()?;
+        let address = page.ptr() as usize;
+        let file = file.try_clone().at("dup")?;
+        let thread = thread::spawn(move || {
+            // SAFETY: The kernel checks the address.
+            unsafe { libc::pwrite(file.as_raw_fd(), address as *const _, 100, 0) };
+        });
+        ensure!(page.wait()?, "nobody got stuck");
+        Ok(Self { page, thread })
+    }
+
+    fn release(mut self) -> Result {
+        self.page.release();
+        self.thread
+            .join()
+            .map_err(|_| Failure::new("the writer died"))
+    }
+}
+
+/// Somebody holds the lock of a file that is about to be preserved, and does not let go.
+fn writer_gets_stuck() -> Case {
+    let pattern = Pattern::new(604, 70_000);
+    Case::one("writer_gets_stuck", move |_| {
+        let session = Arc::new(create("blocking-writer")?);
+        let small = memfd::with(Pattern::new(603, 1000))?;
+        session.preserve(&small, 1)?;
+        let file = memfd::with(pattern)?;
+
+        let writer = StuckWriter::new(&file)?;
+        let worker = preserve_in_thread(&session, &file, 2)?;
+        thread::sleep(Duration::from_millis(200));
+        let refusal = refused_at_once();
+        writer.release()?;
+        let result = worker.join().map_err(|_| Failure::new("the thread died"))?;
+        result.at("the file that was being preserved")?;
+        refusal
+    })
+    .hazard("1C.2")
+}
+
+/// Somebody holds the lock of a file that is preserved, and its session is closed.
+fn close_gets_stuck() -> Case {
+    let pattern = Pattern::new(605, 70_000);
+    Case::one("close_gets_stuck", move |_| {
+        let keep = create("blocking-keep")?;
+        let small = memfd::with(Pattern::new(603, 1000))?;
+        keep.preserve(&small, 1)?;
+        let session = create("blocking-close")?;
+        let file = memfd::with(pattern)?;
+        session.preserve(&file, 1)?;
+
+        let writer = StuckWriter::new(&file)?;
+        let closer = thread::spawn(move || drop(session));
+        thread::sleep(Duration::from_millis(200));
+        let refusal = refused_at_once();
+        writer.release()?;
+        closer.join().map_err(|_| Failure::new("the thread died"))?;
+        refusal
+    })
+    .hazard("1C.2")
+}
+
+/// A handler that does not stop when a kexec waits for it: the kexec is given up.
+fn handler_gets_stuck() -> Case {
+    Case::one("handler_gets_stuck", move |_| {
+        let device = TestDevice::open(TestDevice::C)?;
+        let session = Arc::new(create("blocking-handler")?);
+        device.write("delay-preserve 3000")?;
+        let worker = preserve_in_thread(
+            &session,
+            &File::from(device.as_fd().try_clone_to_owned().at("dup")?),
+            1,
+        )?;
+        thread::sleep(Duration::from_millis(200));
+        let (error, took) = refused_jump()?;
+        let stopped = !worker.is_finished();
+        let result = worker.join().map_err(|_| Failure::new("the thread died"))?;
+        result.at("the file that was being preserved")?;
+        ensure!(stopped, "the handler was too quick");
+        expect_errno(Err::<(), _>(error), Errno::BUSY, "reboot(KEXEC)")?;
+        ensure!(took < PATIENCE, "the kexec took {} ms", took.as_millis());
+        Ok(())
+    })
+}
+
+/// Sessions are closed at the very moment of a kexec; what is not closed arrives.
+fn closed_during_kexec() -> Case {
+    const SESSIONS: u64 = 120;
+    const KEPT: u64 = 40;
+    let pattern = |number: u64| Pattern::new(700 + number, 5000);
+    let name = |number: u64| format!("blocking-closing-{number}");
+    Case::two(
+        "closed_during_kexec",
+        move |stage| {
+            let mut closing = Vec::new();
+            for number in 0..SESSIONS {
+                let session = create(&name(number))?;
+                let file = memfd::with(pattern(number))?;
+                session.preserve(&file, number)?;
+                if number < KEPT {
+                    stage.hold((session, file));
+                } else {
+                    closing.push((session, file));
+                }
+            }
+            thread::spawn(move || {
+                for pair in closing {
+                    drop(pair);
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+            Ok(())
+        },
+        move |stage| {
+            let mut arrived = 0;
+            for number in 0..SESSIONS {
+                let session = match retrieve(&name(number)) {
+                    Err(_) if number >= KEPT => continue,
+                    session => session.at(format_args!("session {number}"))?,
+                };
+                memfd::check(session.retrieve(number)?, pattern(number))?;
+                session.finish()?;
+                arrived += 1;
+            }
+            stage.note(format_args!("{arrived} of {SESSIONS} sessions arrived"));
+            Ok(())
+        },
+    )
+}
+
+pub fn suite() -> Suite {
+    Suite::new(
+        "blocking",
+        vec![
+            answer_gets_stuck(),
+            retrieved_answer_gets_stuck(),
+            kexec_during_preserve(),
+            writer_gets_stuck(),
+            close_gets_stuck(),
+            handler_gets_stuck(),
+            closed_during_kexec(),
+        ],
+    )
+}
