@@ -5,7 +5,7 @@
 use crate::{
     child, demo,
     error::{Failure, Result},
-    exec, kexec, runner,
+    exec, hazards, kexec, runner,
 };
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   demo [--mb=64] [--next=/boot/next]    one live update of a memfd, with a timeline
   selftest [NAME|GROUP]...              run tests (all if none are named)
   list                                  list the tests as JSON
+  hazards                               list the weaknesses of C as JSON
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
   shell                                 busybox sh
@@ -92,6 +93,10 @@ fn dispatch(args: &Args) -> Result<u8> {
         "selftest" => runner::run(args),
         "list" => {
             runner::list();
+            Ok(0)
+        }
+        "hazards" => {
+            hazards::list();
             Ok(0)
         }
         "exec" => exec::program(args),

@@ -15,12 +15,23 @@ use std::{any::Any, fmt};
 /// What a case does in one kernel.
 pub type Part = Box<dyn Fn(&mut Stage<'_>) -> Result>;
 
+/// The weaknesses of the C implementation that a case is about.
+#[derive(Default)]
+pub struct Hazard {
+    /// Which ones, see [`crate::hazards`].
+    pub items: Vec<&'static str>,
+    /// Why C passes all the same, or cannot be tried.
+    pub unseen: Option<&'static str>,
+}
+
 /// A case of a suite.
 pub struct Case {
     pub name: String,
     pub parts: Vec<Part>,
-    /// The weakness of the C implementation that the case shows, if it is about one.
-    pub hazard: Option<&'static str>,
+    /// The weaknesses of the C implementation that the case shows, if it is about any.
+    pub hazard: Option<Hazard>,
+    /// Whether the first kernel has to be ours, also when it is C that is to be tested.
+    pub reader_only: bool,
 }
 
 impl Case {
@@ -30,6 +41,7 @@ impl Case {
             name: name.into(),
             parts: vec![Box::new(part)],
             hazard: None,
+            reader_only: false,
         }
     }
 
@@ -43,12 +55,26 @@ impl Case {
             name: name.into(),
             parts: vec![Box::new(before), Box::new(after)],
             hazard: None,
+            reader_only: false,
         }
     }
 
-    /// Says that the C implementation does not pass, because of the weakness `item`.
+    /// Says that the C implementation does not pass, because of the weakness `item`. It may be said
+    /// several times.
     pub fn hazard(mut self, item: &'static str) -> Self {
-        self.hazard = Some(item);
+        self.hazard
+            .get_or_insert_with(Hazard::default)
+            .items
+            .push(item);
+        self
+    }
+
+    /// Says that the case is about the weakness `item`, but that C cannot be made to show it.
+    pub fn hazard_unseen(mut self, item: &'static str, why: &'static str) -> Self {
+        self = self.hazard(item);
+        if let Some(hazard) = &mut self.hazard {
+            hazard.unseen = Some(why);
+        }
         self
     }
 }

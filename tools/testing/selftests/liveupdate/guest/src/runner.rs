@@ -5,7 +5,7 @@
 use crate::{
     cli::Args,
     error::{Failure, Result},
-    kexec,
+    json, kexec,
     registry::{Case, Stage, Suite},
     state, tests,
 };
@@ -213,17 +213,31 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(u8::from(!good))
 }
 
-/// Prints the suites as JSON. Names contain nothing that would have to be escaped.
+/// Prints the suites as JSON, with those of their cases that are about weaknesses of C.
 pub fn list() {
+    let case = |case: &Case| {
+        let hazard = case.hazard.as_ref()?;
+        let items: Vec<_> = hazard.items.iter().map(|item| json::string(item)).collect();
+        Some(format!(
+            "\n    {{\"name\": {}, \"kexecs\": {}, \"reader_only\": {}, \"unseen\": {}, \"items\": [{}]}}",
+            json::string(&case.name),
+            case.parts.len().saturating_sub(1),
+            case.reader_only,
+            hazard.unseen.map_or("null".into(), json::string),
+            items.join(", ")
+        ))
+    };
     let suites: Vec<_> = tests::all()
         .iter()
         .map(|suite| {
+            let cases: Vec<_> = suite.cases.iter().filter_map(case).collect();
             format!(
-                "  {{\"name\": \"{}\", \"group\": \"{}\", \"kexecs\": {}, \"cmdline\": \"{}\"}}",
-                suite.name,
-                suite.group,
+                "  {{\"name\": {}, \"group\": {}, \"kexecs\": {}, \"cmdline\": {}, \"hazards\": [{}]}}",
+                json::string(suite.name),
+                json::string(suite.group),
                 suite.stages().saturating_sub(1),
-                suite.cmdline
+                json::string(suite.cmdline),
+                cases.join(",")
             )
         })
         .collect();

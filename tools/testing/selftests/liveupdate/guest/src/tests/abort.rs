@@ -2,7 +2,7 @@
 
 //! Kexecs that do not take place.
 
-use super::common::{create, expect_errno, kernel_log, retrieve, TestDevice};
+use super::common::{create, expect_errno, kernel_log, retrieve, TestDevice, NO_HANDLER};
 use crate::{
     ensure_eq,
     error::{At, Failure, Result},
@@ -132,6 +132,7 @@ fn freeze_fails() -> Case {
             Ok(later.finish()?)
         },
     )
+    .hazard_unseen("1C.11", NO_HANDLER)
 }
 
 /// An image that came by the old system call cannot take over anything; this must not go unnoticed.
@@ -154,6 +155,7 @@ fn legacy_image() -> Case {
             Ok(session.finish()?)
         },
     )
+    .hazard("1A.6")
 }
 
 pub fn suite() -> Suite {

@@ -64,7 +64,7 @@ fn new_agent_gets_all(name: &str) -> Result {
 
 /// An agent that dies after carrying out some orders in the new kernel.
 fn killed_after(name: &'static str, orders: &'static [Order<'static>]) -> Case {
-    Case::two(
+    let case = Case::two(
         name,
         move |stage| fill(stage, name),
         move |_| {
@@ -75,7 +75,13 @@ fn killed_after(name: &'static str, orders: &'static [Order<'static>]) -> Case {
             agent.kill();
             new_agent_gets_all(name)
         },
-    )
+    );
+    // Without orders, the agent has nothing to lose.
+    if orders.is_empty() {
+        case
+    } else {
+        case.hazard("1A.2")
+    }
 }
 
 fn killed_before_preserve() -> Case {
@@ -151,6 +157,7 @@ fn closed_without_finish() -> Case {
             new_agent_gets_all("agent-closed")
         },
     )
+    .hazard("1A.2")
 }
 
 /// What the dead agent wrote to a file that it had retrieved is not lost either.
@@ -174,6 +181,7 @@ fn writes_survive() -> Case {
             Ok(session.finish()?)
         },
     )
+    .hazard("1A.2")
 }
 
 /// Two agents, each with a session of its own.

@@ -50,8 +50,7 @@ fn answer_gets_stuck() -> Case {
             let session = Arc::new(create("blocking-answer")?);
             let file = memfd::with(pattern)?;
             session.preserve(&file, 1)?;
-            let mut command = GetName::default();
-            command.size = size_of::<GetName>() as u32;
+            let command = GetName::default();
             let mut bytes = [0u8; size_of::<GetName>()];
             bytes[..4].copy_from_slice(&command.size.to_ne_bytes());
             let page = Arc::new(StuckPage::unwritable(&bytes)?);

@@ -11,6 +11,7 @@ use crate::{
     registry::{Case, Part, Stage, Suite},
 };
 use std::fs::File;
+
 /// How many kernels follow the first one.
 const UPDATES: usize = 3;
 const TOKEN: u64 = 42;
@@ -68,6 +69,7 @@ pub fn suite() -> Suite {
             name: "memfd_passed_on".into(),
             parts: parts(pass_on),
             hazard: None,
+            reader_only: false,
         },
         Case {
             name: "updates_are_counted".into(),
@@ -81,6 +83,7 @@ pub fn suite() -> Suite {
                 Ok(())
             }),
             hazard: None,
+            reader_only: false,
         },
     ];
     Suite::new("chain", cases)

@@ -58,6 +58,10 @@ pub fn report_lines(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Why C cannot show what only a handler that fails on request can bring about.
+pub const NO_HANDLER: &str =
+    "it takes a handler that fails on request, which the kernel in C does not have";
+
 /// The character device of a handler that was made for tests.
 pub struct TestDevice(File);
 

@@ -51,6 +51,8 @@ struct Test {
     errno: &'static str,
     when: &'static str,
     check: Check,
+    /// What C gets wrong here.
+    hazard: Option<&'static str>,
 }
 
 fn test(ioctl: &'static str, errno: &'static str, when: &'static str, check: Check) -> Test {
@@ -59,10 +61,16 @@ fn test(ioctl: &'static str, errno: &'static str, when: &'static str, check: Che
         errno,
         when,
         check,
+        hazard: None,
     }
 }
 
 impl Test {
+    fn hazard(mut self, item: &'static str) -> Self {
+        self.hazard = Some(item);
+        self
+    }
+
     fn is_for(&self, row: &Row) -> bool {
         (self.ioctl, self.errno, self.when) == (&row.ioctl, &row.errno, &row.when)
     }
@@ -79,7 +87,7 @@ impl Test {
         let name = self.name();
         let session = format!("errno-{number}");
         let new = session.clone();
-        Some(match self.check {
+        let case = match self.check {
             Check::Device(check) => Case::one(name, move |_| check(&Device::open()?)),
             Check::Outgoing(check) => Case::one(name, move |_| check(&create(&session)?)),
             Check::Incoming(check) => Case::two(
@@ -112,6 +120,10 @@ impl Test {
             ),
             Check::Untested(why) => Case::one(name, move |_| Err(Failure::skip(why))),
             Check::Elsewhere => return None,
+        };
+        Some(match self.hazard {
+            Some(item) => case.hazard(item),
+            None => case,
         })
     }
 }

@@ -74,6 +74,7 @@ fn fdinfo_case() -> Case {
             Ok(session.finish()?)
         },
     )
+    .hazard("4.1")
 }
 
 fn debugfs_case() -> Case {
@@ -118,6 +119,7 @@ fn debugfs_case() -> Case {
             Ok(())
         },
     )
+    .hazard("4.2")
 }
 
 /// Who may only look must not be able to change anything.

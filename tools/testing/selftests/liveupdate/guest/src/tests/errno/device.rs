@@ -147,7 +147,8 @@ fn retrieve_tests() -> Vec<Test> {
             "EINVAL",
             "the name has no terminating null byte",
             Check::Device(|device| unterminated_name(device, REQUEST)),
-        ),
+        )
+        .hazard("3.3"),
         test(
             RETRIEVE,
             "ENOENT",
@@ -181,7 +182,8 @@ fn retrieve_tests() -> Vec<Test> {
                 drop(session);
                 is_intact(retrieve(name)?)
             }),
-        ),
+        )
+        .hazard("3.2"),
         test(
             RETRIEVE,
             "EFAULT",
@@ -190,7 +192,8 @@ fn retrieve_tests() -> Vec<Test> {
                 read_only(&Device::open()?, REQUEST, name)?;
                 is_intact(retrieve(name)?)
             }),
-        ),
+        )
+        .hazard("1A.1"),
         test(
             RETRIEVE,
             "EMFILE",

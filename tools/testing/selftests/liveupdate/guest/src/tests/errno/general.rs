@@ -187,7 +187,8 @@ pub fn tests() -> Vec<Test> {
             "ENOTTY",
             "the type or the number of the ioctl is unknown; the argument is not looked at",
             Check::Incoming(unknown),
-        ),
+        )
+        .hazard("3.1"),
         test(
             "all",
             "ENOTTY",
@@ -306,6 +307,7 @@ fn read_only_argument() -> Case {
             expect_errno(again, Errno::NOENT, "retrieving the finished session")
         },
     )
+    .hazard("1A.10")
 }
 
 /// What must work although it is close to what must not.

@@ -176,7 +176,8 @@ fn preserve_tests() -> Vec<Test> {
             "EOPNOTSUPP",
             "the file has a property that cannot be preserved",
             Check::Outgoing(bad_property),
-        ),
+        )
+        .hazard("1B.1"),
         test(
             PRESERVE,
             "ENOSPC",
