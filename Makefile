@@ -6,16 +6,17 @@
 
 VM := tools/testing/vm/sandbox.sh
 
-export KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE
+export KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS
 # Unset is not the same as empty.
-$(foreach v,KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE,$(if $($(v)),,$(eval unexport $(v))))
+$(foreach v,KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS,$(if $($(v)),,$(eval unexport $(v))))
 
-.PHONY: help run test kernel shell patches apply docs doctor clean distclean
+.PHONY: help run test fuzz kernel shell patches apply docs doctor clean distclean
 
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
 	@echo 'make test       run every test (ONLY=group: host lint kunit kselftest-base'
 	@echo '                kselftest matrix matrix-7.2 debug)'
+	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
 	@echo
 	@echo 'make kernel     build our kernel'
 	@echo 'make shell      a shell in a virtual machine on our kernel, ready to kexec'
@@ -30,7 +31,7 @@ help:
 	@echo '           SANDBOX=none (use the tools of this machine)'
 	@echo '           LUO_CACHE=~/.cache/luo'
 
-run test shell patches docs:
+run test fuzz shell patches docs:
 	@$(VM) luo-vm $@
 
 kernel:

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{bail, Result};
 
 use crate::ctx::Ctx;
+use crate::fuzz;
 use crate::image;
 use crate::kernel::{self, Flavour, Kernel};
 use crate::ktap;
@@ -75,7 +76,7 @@ fn boot(ctx: &Ctx, vm: &Vm) -> Result<Run> {
     Ok(run)
 }
 
-/// The tests of the Cargo workspace.
+/// The tests of the Cargo workspace, and a bit of fuzzing.
 fn host(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let mut step = Step::start(ctx, "cargo test");
     let mut results = Vec::new();
@@ -114,7 +115,7 @@ fn host(ctx: &Ctx, report: &mut Report) -> Result<()> {
         Err(error) if !failed => report.fail("cargo test", &format!("{error:#}")),
         _ => {}
     }
-    Ok(())
+    fuzz::short(ctx, report)
 }
 
 /// KUnit at boot: our suites on our kernel. Doctests run in `debug`, whose kernel has them.

@@ -12,8 +12,8 @@ use regex::Regex;
 
 use crate::ctx::Ctx;
 use crate::docs;
+use crate::fuzz;
 use crate::kernel::{self, Flavour, Kernel};
-use crate::programs;
 use crate::report::Report;
 use crate::series;
 use crate::step::Step;
@@ -33,19 +33,29 @@ static PANICS: LazyLock<Regex> = LazyLock::new(|| {
 
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     report.attempt("no unsafe outside the C boundary", unsafe_gate(ctx));
-    let mut fmt = programs::cargo(ctx);
-    fmt.args(["fmt", "--all", "--", "--check"]);
-    report.attempt("cargo fmt", quiet(ctx, "cargo-fmt", &mut fmt));
-    let mut clippy = programs::cargo(ctx);
-    clippy.args([
-        "clippy",
-        "--locked",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-Dwarnings",
-    ]);
-    report.attempt("cargo clippy", quiet(ctx, "cargo-clippy", &mut clippy));
+    // The fuzz targets are a workspace of their own.
+    for (dir, what) in [("tools", ""), (fuzz::CRATE, " of the fuzz targets")] {
+        let mut fmt = Command::new("cargo");
+        fmt.current_dir(ctx.top.join(dir))
+            .args(["fmt", "--all", "--", "--check"]);
+        report.attempt(
+            &format!("cargo fmt{what}"),
+            quiet(ctx, "cargo-fmt", &mut fmt),
+        );
+        let mut clippy = Command::new("cargo");
+        clippy.current_dir(ctx.top.join(dir)).args([
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-Dwarnings",
+        ]);
+        report.attempt(
+            &format!("cargo clippy{what}"),
+            quiet(ctx, "cargo-clippy", &mut clippy),
+        );
+    }
     report.attempt("the patch series applies with git am", series::check(ctx));
 
     let kernel = kernel::build(ctx, Flavour::Ours)?;

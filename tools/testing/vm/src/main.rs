@@ -8,6 +8,7 @@ mod console;
 mod ctx;
 mod demo;
 mod docs;
+mod fuzz;
 mod groups;
 mod image;
 mod kernel;
@@ -56,6 +57,12 @@ enum Action {
         #[arg(long, env = "ONLY")]
         only: Option<String>,
     },
+    /// Fuzz the parsers of what kernels hand over
+    Fuzz {
+        /// How long each target runs
+        #[arg(long, env = "FUZZ_SECONDS", default_value_t = 60)]
+        seconds: u64,
+    },
     /// The base's kselftests on any kernel
     BaseTests { flavour: Flavour },
     /// Build a kernel
@@ -95,6 +102,7 @@ fn run(cli: Cli) -> Result<bool> {
             demo::run(&ctx, from, to)
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
+        Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),
         Action::BaseTests { flavour } => {
             let kernel = kernel::build(&ctx, flavour)?;
             let mut report = report::Report::default();

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Preserved memory as a hostile kernel could have left it.
+
+use crate::{
+    abi::{Memory, ParseError},
+    input::Input,
+    PAGE_SIZE,
+};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+};
+
+/// A page, aligned as pages are.
+#[derive(Clone)]
+#[repr(align(4096))]
+pub struct Page(pub [u8; PAGE_SIZE]);
+
+impl Page {
+    pub fn new() -> Box<Self> {
+        Box::new(Self([0; PAGE_SIZE]))
+    }
+
+    pub fn put(&mut self, at: usize, value: u64) {
+        self.0[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+    }
+}
+
+/// Pages by address.
+#[derive(Default)]
+pub struct Preserved {
+    pages: RefCell<BTreeMap<u64, Box<Page>>>,
+    claimed: RefCell<BTreeSet<u64>>,
+    /// Which of the claims to come fail, although there is a page.
+    failures: Cell<u64>,
+}
+
+impl Preserved {
+    pub fn insert(&mut self, pa: u64, page: Box<Page>) {
+        self.pages.get_mut().insert(pa, page);
+    }
+
+    pub fn page_mut(&mut self, nth: usize) -> Option<&mut Page> {
+        let pages = self.pages.get_mut();
+        let nth = nth % pages.len().max(1);
+        pages.values_mut().nth(nth).map(|page| &mut **page)
+    }
+
+    pub fn addresses(&self) -> Vec<u64> {
+        self.pages.borrow().keys().copied().collect()
+    }
+
+    pub fn fail(&mut self, failures: u64) {
+        self.failures.set(failures);
+    }
+
+    /// How many pages were claimed.
+    pub fn claimed(&self) -> usize {
+        self.claimed.borrow().len()
+    }
+}
+
+/// A page that was claimed.
+pub struct Claim(Box<Page>);
+
+impl Deref for Claim {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0 .0
+    }
+}
+
+impl Memory for &Preserved {
+    type Page = Claim;
+
+    fn claim(&self, pa: u64) -> Result<Claim, ParseError> {
+        let failures = self.failures.get();
+        self.failures.set(failures >> 1);
+        if failures & 1 != 0 {
+            return Err(ParseError::BadAddress);
+        }
+        // KHO does not vouch for a page twice, so this is only about the fake itself.
+        let page = self
+            .pages
+            .borrow_mut()
+            .remove(&pa)
+            .ok_or(ParseError::BadAddress)?;
+        assert!(self.claimed.borrow_mut().insert(pa));
+        Ok(Claim(page))
+    }
+}
+
+/// One of `addresses`, or, now and then, an address of something else.
+pub fn address(input: &mut Input<'_>, addresses: &[u64]) -> u64 {
+    match input.byte() {
+        0..=15 => 0,
+        16..=31 => input.number(),
+        nth => addresses
+            .get(usize::from(nth) % addresses.len().max(1))
+            .copied()
+            .unwrap_or(0),
+    }
+}
