@@ -354,6 +354,13 @@ impl FlbOps {
     }
 }
 
+/// Whether somebody wants a step to fail, for a test.
+#[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+pub(crate) fn should_fail() -> bool {
+    // SAFETY: FFI call without safety requirements.
+    unsafe { bindings::liveupdate_should_fail() }
+}
+
 /// Returns whether live updates are possible: `liveupdate=on`, and Kexec Handover is enabled.
 ///
 /// # Safety
@@ -371,7 +378,16 @@ unsafe extern "C" fn liveupdate_enabled() -> bool {
 /// The caller has to hold the kexec lock.
 #[export]
 unsafe extern "C" fn liveupdate_reboot() -> c_int {
-    from_result(|| luo_core::reboot().map(|()| 0))
+    from_result(|| {
+        luo_core::reboot()?;
+        #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+        if let Some(luo) = luo_core::Luo::get() {
+            // SAFETY: From now on, nothing of what is handed over changes, and the kexec cannot be
+            // called off. Reports show what this kernel keeps besides.
+            crate::damage::strike(luo, unsafe { kernel::kho::damage::LastMoment::new() });
+        }
+        Ok(0)
+    })
 }
 
 /// Returns whether a kexec waits for the operation that calls this.

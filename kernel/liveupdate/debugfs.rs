@@ -48,6 +48,8 @@ pub(crate) fn init(luo: &'static Luo) -> Result {
         dir.read_only_file(c"sessions", Ok::<_, Error>(Sessions(luo))),
         GFP_KERNEL,
     )?;
+    #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+    crate::damage::init(&dir)?;
     TREE.populate(Tree {
         _dir: dir,
         _sessions: sessions,

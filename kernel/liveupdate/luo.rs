@@ -7,7 +7,9 @@
 //! | [`abi`]         | the format of what is handed over, and its parsers            |
 //! | [`block`]       | lists of entries in preserved memory                          |
 //! | [`c_abi`]       | the boundary to C: operation tables, exported functions       |
+//! | `damage`        | damages what is handed over, for tests                        |
 //! | [`debugfs`]     | the list of sessions for administrators                       |
+//! | [`fault`]       | lets steps fail, for tests                                    |
 //! | [`ioctl`]       | argument structures                                           |
 //! | [`luo_core`]    | set-up, the device, the way into a kexec                      |
 //! | [`luo_session`] | sessions and their files in user space                        |
@@ -21,7 +23,10 @@ use kernel::page::PAGE_SIZE;
 mod abi;
 mod block;
 mod c_abi;
+#[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+mod damage;
 mod debugfs;
+mod fault;
 mod gate;
 mod ioctl;
 mod luo_core;

@@ -21,7 +21,7 @@ use crate::{
         LuoSer,
         Name, //
     },
-    debugfs,
+    debugfs, fault,
     gate::Gate,
     ioctl::{
         Command,
@@ -343,7 +343,9 @@ impl MiscDevice for Device {
     type Ptr = KBox<Self>;
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
-        Ok(KBox::new(Self::claim()?, GFP_KERNEL)?)
+        let device = Self::claim()?;
+        fault::point()?;
+        Ok(KBox::new(device, GFP_KERNEL)?)
     }
 
     fn ioctl(_device: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {

@@ -9,4 +9,8 @@
 void liveupdate_test_register(struct liveupdate_file_handler *fh);
 #endif
 
+#ifdef CONFIG_LIVEUPDATE_ERROR_INJECTION
+bool liveupdate_should_fail(void);
+#endif
+
 #endif /* _LINUX_LUO_INTERNAL_H */

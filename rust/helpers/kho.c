@@ -9,6 +9,11 @@ __rust_helper phys_addr_t rust_helper_virt_to_phys(void *p)
 	return virt_to_phys(p);
 }
 
+__rust_helper void *rust_helper_phys_to_virt(phys_addr_t phys)
+{
+	return phys_to_virt(phys);
+}
+
 __rust_helper void *rust_helper_folio_address(struct folio *folio)
 {
 	return folio_address(folio);

@@ -20,6 +20,8 @@
 //!
 //! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
 
+#[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+pub mod damage;
 pub mod vmalloc;
 
 use crate::{
@@ -262,6 +264,14 @@ impl<T> Drop for Preserved<T> {
 ///
 /// The memory is an entry of the outgoing KHO tree.
 pub struct Subtree<T>(Preserved<T>);
+
+impl<T: Handover> Subtree<T> {
+    /// The address at which the next kernel finds the memory.
+    #[inline]
+    pub fn phys(&self) -> PhysAddr {
+        self.0.phys()
+    }
+}
 
 impl<T> Deref for Subtree<T> {
     type Target = T;

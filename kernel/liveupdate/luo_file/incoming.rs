@@ -19,6 +19,7 @@ use crate::{
     },
     block::HandedOver,
     c_abi::Payload,
+    fault,
     luo_core::Luo,
     luo_flb::incoming::file_finished, //
 };
@@ -148,6 +149,7 @@ impl IncomingFile {
             return Err(EOPNOTSUPP);
         };
 
+        fault::point()?;
         let payload = &mut state.payload;
         let res = handler
             .with(|ops| {

@@ -14,6 +14,7 @@ use crate::{
     },
     block::BlockList,
     c_abi::Payload,
+    fault,
     luo_core::Luo,
     luo_flb::FlbPins, //
 };
@@ -65,6 +66,7 @@ impl OutgoingFile {
     }
 
     fn freeze(&mut self) -> Result {
+        fault::point()?;
         let Self {
             handler,
             file,
@@ -156,6 +158,8 @@ impl OutgoingFiles {
         let node = RBTreeNode::new(token, place, GFP_KERNEL)?;
 
         let file = OutgoingFile::preserve(luo, token, file)?;
+        // Dropping the file takes its preservation back.
+        fault::point()?;
         self.files.push_within_capacity(file)?;
         // INVARIANT: The file was just added at `place`, for which there is room in `blocks`.
         self.by_token.insert(node);
@@ -218,6 +222,7 @@ impl Frozen<'_> {
     ///
     /// Needs no memory.
     pub(crate) fn commit(self) -> Result<FileSetSer> {
+        fault::point()?;
         let OutgoingFiles { files, blocks, .. } = &mut *self.set;
         let ser = FileSetSer {
             files: blocks.write(files.iter().map(OutgoingFile::serialize))?,

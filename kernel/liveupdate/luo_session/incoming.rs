@@ -18,6 +18,7 @@ use crate::{
         SessionSer, //
     },
     block::HandedOver,
+    fault,
     ioctl::{
         Command,
         Finish,
@@ -219,6 +220,7 @@ pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
         Open::new(session)?
     };
     let open = KBox::new(open, GFP_KERNEL)?;
+    fault::point()?;
     open.0.files.write_killable()?.load(display(name))?;
     anon_inode::getfile::<SessionFile>(&link_name(name)?, open, flags::O_RDWR)
 }
@@ -251,6 +253,7 @@ impl SessionFile {
         if command.reserved != 0 {
             return Err(EINVAL);
         }
+        fault::point()?;
         luo.gate.mutate(|| {
             session.files.write_killable()?.finish(luo)?;
             let node = luo.incoming.write().sessions.remove_node(&session.name);

@@ -19,6 +19,7 @@ use crate::{
         SessionSer, //
     },
     block::BlockList,
+    fault,
     ioctl::{
         Command,
         GetName,
@@ -210,6 +211,12 @@ impl OutgoingSessions {
         self.by_age.values().map(|session| &**session)
     }
 
+    /// Where the next kernel starts to read.
+    #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+    pub(crate) fn root(&self) -> Option<kernel::kho::PhysAddr> {
+        self.root.as_ref().map(|root| root.ser.phys())
+    }
+
     fn insert(&mut self, luo: &Luo, name: Name) -> Result<Arc<OutgoingSession>> {
         if self.by_name.get(&name).is_some() {
             return Err(EEXIST);
@@ -225,6 +232,8 @@ impl OutgoingSessions {
         if self.root.is_none() {
             self.root = Some(Root::new(luo.number().wrapping_add(1))?);
         }
+
+        fault::point()?;
 
         // INVARIANT: The session becomes part of both trees; there is room and a root.
         self.by_name.insert(name_node);
@@ -271,6 +280,7 @@ impl OutgoingSessions {
             frozen.last = Some(*age);
         }
 
+        fault::point()?;
         let sessions = frozen.sessions.values().map(|session| session.serialize());
         let head = self.blocks.write(sessions)?;
         luo_flb::serialize(luo, &mut root.flbs);

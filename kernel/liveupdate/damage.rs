@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Damages what is handed over, for tests of the next kernel.
+//!
+//! `liveupdate/damage` in debugfs takes lines of the form `PLACE = VALUE`. Right before the jump,
+//! when everything is serialized, they are carried out in the order in which they were written. See
+//! Documentation/core-api/liveupdate-injection.rst for places and values.
+
+mod place;
+
+use self::place::{
+    Field,
+    Place, //
+};
+use crate::luo_core::Luo;
+use kernel::{
+    debugfs::{
+        Dir,
+        File,
+        Reader, //
+    },
+    kho::damage::LastMoment,
+    new_mutex,
+    page::PAGE_SIZE,
+    prelude::*,
+    str::{
+        parse_int::ParseInt,
+        BStr, //
+    },
+    sync::{
+        Mutex,
+        SetOnce, //
+    },
+    uaccess::UserSliceReader, //
+};
+
+/// What a field is replaced by.
+enum Value {
+    Number(u64),
+    /// What it was, and this much more.
+    Plus(u64),
+    Minus(u64),
+    /// The address of the page that the field is in.
+    Here,
+    /// What another field contains.
+    Copy(Place),
+    /// A string, padded with null bytes.
+    Text(KVec<u8>),
+    /// The same byte again and again, without an end.
+    Fill(u8),
+}
+
+fn number(word: &str) -> Result<u64> {
+    u64::from_str(BStr::from_bytes(word.as_bytes()))
+}
+
+impl Value {
+    fn parse(text: &str) -> Result<Self> {
+        if let Some(text) = text.strip_prefix('"') {
+            let text = text.strip_suffix('"').ok_or(EINVAL)?;
+            let mut bytes = KVec::new();
+            bytes.extend_from_slice(text.as_bytes(), GFP_KERNEL)?;
+            return Ok(Self::Text(bytes));
+        }
+        if let Some(byte) = text.strip_prefix("fill ") {
+            return match byte.as_bytes() {
+                &[byte] => Ok(Self::Fill(byte)),
+                _ => Err(EINVAL),
+            };
+        }
+        if let Some(delta) = text.strip_prefix('+') {
+            return Ok(Self::Plus(number(delta)?));
+        }
+        if let Some(delta) = text.strip_prefix('-') {
+            return Ok(Self::Minus(number(delta)?));
+        }
+        match text {
+            "here" => Ok(Self::Here),
+            text if text.starts_with(|c: char| c.is_ascii_digit()) => {
+                Ok(Self::Number(number(text)?))
+            }
+            text => Ok(Self::Copy(Place::parse(text)?)),
+        }
+    }
+
+    /// The new contents of `field`, all of which go to `bytes`.
+    fn fill(&self, root: u64, moment: &LastMoment, field: &Field, bytes: &mut [u8]) -> Result {
+        let old = || field.get(moment);
+        let new = match self {
+            Self::Number(number) => *number,
+            Self::Plus(delta) => old()?.wrapping_add(*delta),
+            Self::Minus(delta) => old()?.wrapping_sub(*delta),
+            Self::Here => field.pa & !(PAGE_SIZE as u64 - 1),
+            Self::Copy(place) => place.find(root, moment)?.get(moment)?,
+            Self::Text(text) => {
+                bytes.fill(0);
+                for (to, from) in bytes.iter_mut().zip(text) {
+                    *to = *from;
+                }
+                return Ok(());
+            }
+            Self::Fill(byte) => {
+                bytes.fill(*byte);
+                return Ok(());
+            }
+        };
+        field.put(moment, new, bytes)
+    }
+}
+
+/// A damage that is going to be done.
+struct Damage {
+    /// For the log.
+    line: KVec<u8>,
+    place: Place,
+    value: Value,
+}
+
+impl Damage {
+    fn parse(line: &str) -> Result<Self> {
+        let (place, value) = line.split_once(" = ").ok_or(EINVAL)?;
+        let mut text = KVec::new();
+        text.extend_from_slice(line.as_bytes(), GFP_KERNEL)?;
+        Ok(Self {
+            line: text,
+            place: Place::parse(place)?,
+            value: Value::parse(value)?,
+        })
+    }
+
+    fn strike(&self, root: u64, moment: &mut LastMoment) -> Result {
+        let mut buffer = [0; Field::MAX];
+        let field = self.place.find(root, moment)?;
+        let bytes = buffer.get_mut(..field.size).ok_or(EINVAL)?;
+        self.value.fill(root, moment, &field, bytes)?;
+        moment.write(field.pa, bytes)
+    }
+}
+
+/// The file `liveupdate/damage`.
+#[pin_data]
+struct Damages {
+    #[pin]
+    list: Mutex<KVec<Damage>>,
+}
+
+impl Reader for Damages {
+    fn read_from_slice(&self, reader: &mut UserSliceReader) -> Result {
+        let mut buffer = [0; 256];
+        let text = buffer.get_mut(..reader.len()).ok_or(EINVAL)?;
+        reader.read_slice(text)?;
+        let line = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+        let damage = Damage::parse(line.trim())?;
+        self.list.lock().push(damage, GFP_KERNEL)?;
+        Ok(())
+    }
+}
+
+static DAMAGES: SetOnce<Pin<KBox<File<Damages>>>> = SetOnce::new();
+
+/// Creates the file.
+pub(crate) fn init(dir: &Dir) -> Result {
+    let damages = pin_init!(Damages {
+        list <- new_mutex!(KVec::new(), "luo_damages"),
+    });
+    DAMAGES.populate(KBox::pin_init(
+        dir.write_only_file(c"damage", damages),
+        GFP_KERNEL,
+    )?);
+    Ok(())
+}
+
+/// Does all the damage that was asked for.
+pub(crate) fn strike(luo: &Luo, mut moment: LastMoment) {
+    let Some(damages) = DAMAGES.as_ref() else {
+        return;
+    };
+    let Some(root) = luo.outgoing.read().root() else {
+        return;
+    };
+    for damage in damages.list.lock().iter() {
+        let line = BStr::from_bytes(&damage.line);
+        match damage.strike(root.get(), &mut moment) {
+            Ok(()) => pr_notice!("damaged: {}\n", line),
+            Err(err) => pr_err!("cannot damage: {}: error {}\n", line, err.to_errno()),
+        }
+    }
+}

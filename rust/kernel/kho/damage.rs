@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Damaging what is handed over, for tests of the kernel that gets it.
+//!
+//! Memory that is handed over has an owner, behind whose back it is changed here. That is only
+//! possible once nobody will ever look at it again: in the [last moment](LastMoment) of a kernel.
+//! Whatever address is given, only memory that this kernel has preserved is accessed.
+
+use super::PhysAddr;
+use crate::{
+    bindings,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// Proof that nothing but the next kernel uses what is handed over.
+///
+/// # Invariants
+///
+/// The owners of preserved memory that was allocated for Kexec Handover do not access it any more.
+pub struct LastMoment(());
+
+impl LastMoment {
+    /// # Safety
+    ///
+    /// Until the kexec, which nothing can hold up any more, no one else may access memory of a
+    /// [`Preserved`](super::Preserved), a [`Subtree`](super::Subtree) or an
+    /// [array](super::vmalloc::PreservedArray).
+    #[inline]
+    pub unsafe fn new() -> Self {
+        // INVARIANT: By the safety requirements.
+        Self(())
+    }
+
+    /// Checks that `len` bytes from `pa` on belong to one preserved page, and returns where.
+    fn find(&self, pa: u64, len: usize) -> Result<*mut u8> {
+        let pa = PhysAddr::new(pa).ok_or(EFAULT)?.get();
+        // CAST: Less than the size of a page.
+        let offset = (pa % PAGE_SIZE as u64) as usize;
+        if offset.checked_add(len).is_none_or(|end| end > PAGE_SIZE) {
+            return Err(EFAULT);
+        }
+        // SAFETY: Any address may be asked for, in a context that may sleep.
+        if !unsafe { bindings::kho_is_preserved(pa) } {
+            return Err(EFAULT);
+        }
+        // SAFETY: What is preserved is memory, all of which is in the direct map.
+        Ok(unsafe { bindings::phys_to_virt(pa) }.cast())
+    }
+
+    /// Reads what is at `pa`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] if the bytes are not all in one page that this kernel has preserved.
+    pub fn read(&self, pa: u64, to: &mut [u8]) -> Result {
+        let from = self.find(pa, to.len())?;
+        // SAFETY: The source was checked; if it is a user's page that changes at the same time, any
+        // bytes are fine.
+        unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    /// Replaces what is at `pa`. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
+    pub fn write(&mut self, pa: u64, from: &[u8]) -> Result {
+        let to = self.find(pa, from.len())?;
+        // SAFETY: The destination was checked, and by the type invariant no one else in the kernel
+        // looks at it; a user's page may contain anything.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+        Ok(())
+    }
+}
