@@ -18,6 +18,8 @@ use std::{
 const KERNEL: &str = "/boot/next";
 /// What the second and later kexecs use, if it is there.
 const LATER_KERNEL: &str = "/boot/next2";
+/// Parameters that the next kernel gets besides those of this one.
+const MORE_PARAMS: &str = "/boot/params";
 
 /// Which kernel to start, and how.
 pub struct Plan {
@@ -55,6 +57,11 @@ impl Plan {
             .split_ascii_whitespace()
             .filter(|word| !word.starts_with("--stage="));
         let cmdline = words.collect::<Vec<_>>().join(" ");
+        let cmdline = match (fs::read_to_string(MORE_PARAMS), cmdline.split_once(" -- ")) {
+            // What comes later counts.
+            (Ok(more), Some((params, words))) => format!("{params} {more} -- {words}"),
+            _ => cmdline,
+        };
         Ok(Self {
             kernel: kernel.into(),
             cmdline: change(&cmdline),
@@ -85,6 +92,11 @@ impl Plan {
             }
         }
     }
+}
+
+/// Gives the next kernel, and those after it, another parameter.
+pub fn add_param(param: &str) -> Result {
+    fs::write(MORE_PARAMS, param).at(MORE_PARAMS)
 }
 
 /// Starts the kernel that was loaded. Returns only if that did not work.

@@ -77,6 +77,13 @@ impl Case {
         }
         self
     }
+
+    /// Says that the case is about what the second kernel makes of something that only our kernel
+    /// can do before: C is tested with our kernel as the first one.
+    pub fn reader_only(mut self) -> Self {
+        self.reader_only = true;
+        self
+    }
 }
 
 /// What one run of a virtual machine is spent on.

@@ -7,6 +7,7 @@ mod agents;
 mod blocking;
 mod chain;
 mod common;
+mod damage;
 mod errno;
 mod handlers;
 mod memfd;
@@ -32,5 +33,11 @@ pub fn all() -> Vec<Suite> {
         abort::legacy_suite(),
         chain::suite(),
         roundtrip::suite(),
+        damage::suite(),
+        damage::sessions_suite(),
+        damage::version_suite(),
+        damage::version_off_suite(),
+        damage::flb_suite(),
+        damage::flbs_suite(),
     ]
 }

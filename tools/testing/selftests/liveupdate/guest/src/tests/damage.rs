@@ -1,0 +1,708 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the previous kernel handed over makes no sense.
+//!
+//! Our kernel damages what it hands over right before the jump, if it was built for that. All that
+//! may be lost is what was damaged: the other files and sessions are there, new ones can be made,
+//! and somebody says what has happened.
+
+use super::common::{create, expect_errno, fdinfo, kernel_log, retrieve};
+use crate::{
+    ensure, ensure_eq,
+    error::{At, Failure, Result},
+    kexec, memfd,
+    pattern::Pattern,
+    registry::{Case, Stage, Suite},
+};
+use liveupdate::{Device, IncomingSession};
+use rustix::{io::Errno, mm::Advice};
+use std::{fs, fs::File, io};
+
+const DAMAGE: &str = "/sys/kernel/debug/liveupdate/damage";
+
+/// The file that is damaged, and the one that must not be.
+const BAD: Pattern = Pattern {
+    seed: 600,
+    len: 20_000,
+};
+const GOOD: Pattern = Pattern {
+    seed: 601,
+    len: 30_000,
+};
+
+/// An address where no machine of ours has memory.
+const NOWHERE: &str = "0x7f0000001000";
+
+/// Orders damage; `@` stands for the session.
+fn damage(session: &str, lines: &[&str]) -> Result {
+    for line in lines {
+        let line = line.replace('@', session);
+        match fs::write(DAMAGE, &line) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Failure::skip("this kernel cannot damage anything"))
+            }
+            result => result.at(format_args!("{DAMAGE}: '{line}'"))?,
+        }
+    }
+    Ok(())
+}
+
+/// The device works.
+fn healthy(name: &str) -> Result {
+    let name = format!("{name}-new");
+    let session = create(&name)?;
+    let file = memfd::with(GOOD)?;
+    session.preserve(&file, 1).at("preserve a file")
+}
+
+/// Fails unless the kernel has complained about the session, or about anything.
+fn reported(words: &[&str]) -> Result {
+    let log = kernel_log()?;
+    let found = log
+        .lines()
+        .any(|line| words.iter().all(|word| line.contains(word)));
+    ensure!(found, "the kernel log has no line with {words:?}");
+    Ok(())
+}
+
+/// A session whose file 1 is going to be damaged.
+fn preserve(stage: &mut Stage<'_>, name: &str, bad: File) -> Result {
+    let good = memfd::with(GOOD)?;
+    let session = create(name)?;
+    session.preserve(&bad, 1)?;
+    session.preserve(&good, 2)?;
+    stage.hold((session, bad, good));
+    Ok(())
+}
+
+/// What the session says about file 1.
+fn file_line(session: &IncomingSession) -> Result<String> {
+    fdinfo(session)?
+        .into_iter()
+        .find(|(key, value)| key == "luo-file" && value.starts_with("token 1 "))
+        .map(|(_, value)| value)
+        .at("fdinfo has no line for file 1")
+}
+
+/// What has to become of the damaged file.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It can never be retrieved, for that reason, and fdinfo has the reason.
+    Fails(Errno),
+    /// As above, but it could be retrieved if somebody came to know how.
+    NoHandler,
+    /// Nothing that it needs was damaged.
+    Intact,
+}
+
+fn check_fate(session: &IncomingSession, fate: Fate) -> Result {
+    match fate {
+        Fate::Fails(errno) => {
+            expect_errno(session.retrieve(1), errno, "the first RETRIEVE_FD")?;
+            expect_errno(session.retrieve(1), errno, "the second RETRIEVE_FD")?;
+            let line = file_line(session)?;
+            let wanted = format!("state failed error -{}", errno.raw_os_error());
+            ensure!(line.ends_with(&wanted), "fdinfo says: {line}");
+        }
+        Fate::NoHandler => {
+            for _ in 0..2 {
+                expect_errno(session.retrieve(1), Errno::OPNOTSUPP, "RETRIEVE_FD")?;
+            }
+            reported(&["no file handler"])?;
+        }
+        Fate::Intact => {
+            memfd::check(session.retrieve(1)?, BAD).at("the file")?;
+        }
+    }
+    Ok(())
+}
+
+/// One file of a session is damaged by `lines`.
+fn file_case(
+    name: &'static str,
+    hazard: Option<&'static str>,
+    make: impl Fn() -> Result<File> + 'static,
+    lines: &'static [&'static str],
+    fate: Fate,
+) -> Case {
+    let before = move |stage: &mut Stage<'_>| {
+        damage(name, lines)?;
+        preserve(stage, name, make()?)
+    };
+    let after = move |_: &mut Stage<'_>| {
+        let session = retrieve(name)?;
+        // Before and after the other one, which has to be there in any case.
+        check_fate(&session, fate)?;
+        memfd::check(session.retrieve(2)?, GOOD).at("the other file")?;
+        healthy(name)?;
+        Ok(session.finish()?)
+    };
+    let case = Case::two(name, before, after).reader_only();
+    match hazard {
+        Some(item) => case.hazard(item),
+        None => case,
+    }
+}
+
+fn small() -> Result<File> {
+    memfd::with(BAD)
+}
+
+/// A file of two huge folios.
+fn huge() -> Result<File> {
+    use rustix::mm::{MapFlags, ProtFlags};
+
+    const LEN: usize = 4 << 20;
+    const ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    fs::write(ENABLED, "advise").at(ENABLED)?;
+    let file = memfd::new()?;
+    file.set_len(LEN as u64).at("set the size")?;
+    // SAFETY: This is a new mapping that nobody else knows of.
+    unsafe {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let map = rustix::mm::mmap(std::ptr::null_mut(), LEN, prot, MapFlags::SHARED, &file, 0)
+            .at("mmap")?;
+        rustix::mm::madvise(map, LEN, Advice::LinuxHugepage).at("madvise")?;
+        for offset in (0..LEN).step_by(1 << 21) {
+            map.cast::<u8>().add(offset).write_volatile(1);
+        }
+        rustix::mm::munmap(map, LEN).at("munmap")?;
+    }
+    fs::write(ENABLED, "never").at(ENABLED)?;
+    Ok(file)
+}
+
+fn file_cases() -> Vec<Case> {
+    const INVAL: Fate = Fate::Fails(Errno::INVAL);
+    const OPNOTSUPP: Fate = Fate::Fails(Errno::OPNOTSUPP);
+    let case = |name, hazard, lines, fate| file_case(name, hazard, small, lines, fate);
+    let huge = |name, hazard, lines, fate| file_case(name, hazard, huge, lines, fate);
+    // Where C has an error as well, the item is missing.
+    vec![
+        case(
+            "handler_unknown",
+            Some("1A.5"),
+            &["file @ 1 compatible = \"memfd-v9\""],
+            Fate::NoHandler,
+        ),
+        case(
+            "handler_not_terminated",
+            Some("1A.5"),
+            &["file @ 1 compatible = fill x"],
+            Fate::NoHandler,
+        ),
+        case("data_zero", Some("1D.2"), &["file @ 1 data = 0"], INVAL),
+        case(
+            "data_nowhere",
+            Some("1D.2"),
+            &["file @ 1 data = 0x7f0000001000"],
+            INVAL,
+        ),
+        // There is memory, but nobody preserves it: the machine's first pages.
+        case(
+            "data_not_preserved",
+            Some("1D.2"),
+            &["file @ 1 data = 0x1000"],
+            INVAL,
+        ),
+        case(
+            "data_unaligned",
+            Some("1D.2"),
+            &["file @ 1 data = +8"],
+            INVAL,
+        ),
+        case(
+            "nr_folios_huge",
+            Some("1D.3"),
+            &["memfd @ 1 nr_folios = 0x100000000"],
+            INVAL,
+        ),
+        case(
+            "nr_folios_one_more",
+            Some("1D.3"),
+            &["memfd @ 1 nr_folios = +1"],
+            INVAL,
+        ),
+        case(
+            "size_negative",
+            Some("1D.4"),
+            &["memfd @ 1 size = 0x8000000000000000"],
+            INVAL,
+        ),
+        case(
+            "size_too_small",
+            Some("1D.4"),
+            &["memfd @ 1 size = 4096"],
+            INVAL,
+        ),
+        case(
+            "position_negative",
+            Some("1D.4"),
+            &["memfd @ 1 pos = 0x8000000000000000"],
+            INVAL,
+        ),
+        case(
+            "index_twice",
+            None,
+            &["folio @ 1 1 index = folio @ 1 0 index"],
+            INVAL,
+        ),
+        case(
+            "index_behind_the_end",
+            Some("1D.5"),
+            &["folio @ 1 4 index = 0x10000000"],
+            INVAL,
+        ),
+        huge(
+            "index_unaligned",
+            Some("1D.5"),
+            &["folio @ 1 0 index = +1"],
+            INVAL,
+        ),
+        huge("folio_overlap", None, &["folio @ 1 1 index = 0"], INVAL),
+        huge("folio_tail", None, &["folio @ 1 0 pfn = +1"], INVAL),
+        case("folio_not_preserved", None, &["folio @ 1 2 pfn = 1"], INVAL),
+        case(
+            "folio_nowhere",
+            None,
+            &["folio @ 1 0 pfn = 0xfffffffffffff"],
+            INVAL,
+        ),
+        case(
+            "folio_twice",
+            None,
+            &["folio @ 1 3 pfn = folio @ 1 0 pfn"],
+            INVAL,
+        ),
+        case(
+            "folio_flags",
+            Some("1D.7"),
+            &["folio @ 1 0 flags = 0x7"],
+            OPNOTSUPP,
+        ),
+        case(
+            "array_order",
+            None,
+            &["memfd @ 1 folios.order = 200"],
+            INVAL,
+        ),
+        case(
+            "array_order_large",
+            None,
+            &["memfd @ 1 folios.order = 20"],
+            INVAL,
+        ),
+        case(
+            "array_empty",
+            None,
+            &["memfd @ 1 folios.total_pages = 0"],
+            INVAL,
+        ),
+        case(
+            "array_longer",
+            Some("1D.6"),
+            &["memfd @ 1 folios.total_pages = 0xffffffff"],
+            Fate::Intact,
+        ),
+        case(
+            "array_flags",
+            Some("1D.6"),
+            &["memfd @ 1 folios.flags = 0x8000"],
+            OPNOTSUPP,
+        ),
+        case(
+            "array_nowhere",
+            Some("1D.6"),
+            &["memfd @ 1 folios.first = 0x7f0000001000"],
+            INVAL,
+        ),
+        case(
+            "array_missing",
+            None,
+            &["memfd @ 1 folios.first = 0"],
+            INVAL,
+        ),
+        case(
+            "chunk_not_preserved",
+            None,
+            &["chunk @ 1 0 page 0 = 0x1000"],
+            INVAL,
+        ),
+        case(
+            "chunk_cycle",
+            Some("1D.6"),
+            &["chunk @ 1 0 next = here"],
+            Fate::Intact,
+        ),
+        case(
+            "chunk_next_nowhere",
+            Some("1D.6"),
+            &["chunk @ 1 0 next = 0x7f0000001000"],
+            Fate::Intact,
+        ),
+        case(
+            "memfd_flags",
+            Some("1D.7"),
+            &["memfd @ 1 flags = 1"],
+            OPNOTSUPP,
+        ),
+    ]
+}
+
+/// A memfd takes what belongs to another one. Nobody can tell which of them is right, but none of
+/// them may get the memory of both.
+fn stolen_folio() -> Case {
+    const NAME: &str = "folio_of_another_file";
+    Case::two(
+        NAME,
+        |stage| {
+            damage(NAME, &["folio @ 1 0 pfn = folio @ 2 0 pfn"])?;
+            preserve(stage, NAME, small()?)
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            memfd::check(session.retrieve(2)?, GOOD)?;
+            expect_errno(session.retrieve(1), Errno::INVAL, "RETRIEVE_FD")?;
+            healthy(NAME)?;
+            Ok(session.finish()?)
+        },
+    )
+    .reader_only()
+}
+
+/// What is behind `data` is memory of a user: he must not be able to gain anything by that.
+fn data_of_user() -> Case {
+    const NAME: &str = "data_of_a_user";
+    Case::two(
+        NAME,
+        |stage| {
+            damage(NAME, &["file @ 1 data = folio @ 1 0 address"])?;
+            preserve(stage, NAME, small()?)
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            ensure!(session.retrieve(1).is_err(), "the file could be retrieved");
+            memfd::check(session.retrieve(2)?, GOOD)?;
+            healthy(NAME)?;
+            Ok(session.finish()?)
+        },
+    )
+    .reader_only()
+}
+
+/// How much memory is free, in bytes.
+fn mem_free() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(kib.at("MemFree")?.parse::<u64>()? * 1024)
+}
+
+/// The memory of a file that cannot be restored is not lost for the machine.
+fn memory_of_refused_file() -> Case {
+    const NAME: &str = "unknown_seals_free_the_memory";
+    const LEN: u64 = 32 << 20;
+    Case::two(
+        NAME,
+        |stage| {
+            damage(NAME, &["memfd @ 1 seals = 0x40000000"])?;
+            let file = memfd::with(Pattern::new(602, LEN))?;
+            preserve(stage, NAME, file)
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            let before = mem_free()?;
+            expect_errno(session.retrieve(1), Errno::OPNOTSUPP, "RETRIEVE_FD")?;
+            memfd::check(session.retrieve(2)?, GOOD)?;
+            session.finish()?;
+            let gain = mem_free()?.saturating_sub(before);
+            ensure!(gain >= LEN / 2, "FINISH freed only {gain} bytes");
+            healthy(NAME)
+        },
+    )
+    .hazard("1A.4")
+    .reader_only()
+}
+
+/// Two files with one token: only one of them can be asked for, the others do not suffer.
+fn token_twice() -> Case {
+    const NAME: &str = "token_twice";
+    Case::two(
+        NAME,
+        |stage| {
+            damage(NAME, &["file @ 1 token = 3"])?;
+            let more = memfd::with(BAD)?;
+            preserve(stage, NAME, small()?)?;
+            let session = create("token_twice_more")?;
+            session.preserve(&more, 3)?;
+            stage.hold((session, more));
+            Ok(())
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            expect_errno(session.retrieve(1), Errno::NOENT, "RETRIEVE_FD")?;
+            memfd::check(session.retrieve(3)?, BAD)?;
+            memfd::check(session.retrieve(2)?, GOOD)?;
+            session.finish()?;
+            let session = retrieve("token_twice_more")?;
+            memfd::check(session.retrieve(3)?, BAD)?;
+            healthy(NAME)?;
+            Ok(session.finish()?)
+        },
+    )
+    .reader_only()
+}
+
+/// The list of a session's files is damaged; how many of its files are still there is `left`.
+fn list_case(name: &'static str, lines: &'static [&'static str], left: u64) -> Case {
+    /// More than fit into one block.
+    const FILES: u64 = 70;
+    let pattern = |token| Pattern::new(610 + token, 10);
+    Case::two(
+        name,
+        move |stage| {
+            damage(name, lines)?;
+            let session = create(name)?;
+            for token in 0..FILES {
+                let file = memfd::with(pattern(token))?;
+                session.preserve(&file, token)?;
+                stage.hold(file);
+            }
+            stage.hold(session);
+            Ok(())
+        },
+        move |_| {
+            healthy(name)?;
+            let session = retrieve(name)?;
+            for token in 0..FILES {
+                let file = session.retrieve(token);
+                if token < left {
+                    memfd::check(file?, pattern(token)).at(format_args!("file {token}"))?;
+                } else {
+                    expect_errno(file, Errno::NOENT, "RETRIEVE_FD of a file that is lost")?;
+                }
+            }
+            let state = ("luo-state".into(), "damaged".into());
+            ensure!(fdinfo(&session)?.contains(&state), "fdinfo does not say it");
+            reported(&["session", name])?;
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("1D.1")
+    .reader_only()
+}
+
+fn list_cases() -> Vec<Case> {
+    vec![
+        list_case("files_nowhere", &["session @ files = 0x7f0000001000"], 0),
+        list_case("files_not_preserved", &["session @ files = 0x1000"], 0),
+        list_case("files_count_wrong", &["session @ count = 5"], 70),
+        list_case(
+            "files_count_huge",
+            &["session @ count = 0xffffffffffffffff"],
+            70,
+        ),
+        list_case("files_cycle", &["files @ 1 next = here"], 70),
+        list_case(
+            "files_next_nowhere",
+            &["files @ 0 next = 0x7f0000001000"],
+            63,
+        ),
+        list_case(
+            "files_next_of_data",
+            &["files @ 0 next = file @ 69 data"],
+            63,
+        ),
+        list_case("files_block_empty", &["files @ 1 count = 0"], 63),
+        list_case("files_block_overfull", &["files @ 1 count = 64"], 63),
+    ]
+}
+
+/// The name of one session is damaged. It is lost, but nothing else.
+fn name_case(name: &'static str, value: &'static str) -> Case {
+    Case::two(
+        name,
+        move |stage| {
+            let line = format!("session @ name = {value}");
+            damage(name, &[&line])?;
+            preserve(stage, name, small()?)
+        },
+        move |_| {
+            healthy(name)?;
+            expect_errno(
+                Device::open()?.retrieve_session(name),
+                Errno::NOENT,
+                "RETRIEVE_SESSION",
+            )?;
+            reported(&["luo:", "session"])
+        },
+    )
+    .reader_only()
+}
+
+/// A session takes the list of files of another one.
+fn stolen_list() -> Case {
+    const NAMES: [&str; 2] = ["files_of_another_session", "files_of_another_session_owner"];
+    Case::two(
+        NAMES[0],
+        |stage| {
+            let line = format!("session @ files = session {} files", NAMES[1]);
+            damage(NAMES[0], &[&line])?;
+            for name in NAMES {
+                preserve(stage, name, small()?)?;
+            }
+            Ok(())
+        },
+        |_| {
+            let owner = retrieve(NAMES[1])?;
+            memfd::check(owner.retrieve(1)?, BAD)?;
+            let other = retrieve(NAMES[0])?;
+            expect_errno(other.retrieve(1), Errno::NOENT, "RETRIEVE_FD")?;
+            other.finish()?;
+            memfd::check(owner.retrieve(2)?, GOOD)?;
+            healthy(NAMES[0])?;
+            Ok(owner.finish()?)
+        },
+    )
+    .reader_only()
+}
+
+/// The entries of shared state are damaged, which costs nobody a file.
+fn flbs_case(name: &'static str, lines: &'static [&'static str]) -> Case {
+    Case::two(
+        name,
+        move |stage| {
+            damage(name, lines)?;
+            preserve(stage, name, small()?)
+        },
+        move |_| {
+            let session = retrieve(name)?;
+            check_fate(&session, Fate::Intact)?;
+            memfd::check(session.retrieve(2)?, GOOD)?;
+            reported(&["luo:", "shared state"])?;
+            healthy(name)?;
+            Ok(session.finish()?)
+        },
+    )
+    .reader_only()
+}
+
+pub fn suite() -> Suite {
+    let mut cases = file_cases();
+    cases.extend([stolen_folio(), data_of_user(), memory_of_refused_file()]);
+    cases.push(token_twice());
+    cases.extend(list_cases());
+    cases.push(name_case("session_name_empty", "\"\""));
+    cases.push(name_case("session_name_not_terminated", "fill x"));
+    cases.push(stolen_list());
+    Suite::new("damage", cases)
+}
+
+/// One of the shared states, on which no memfd depends.
+pub fn flb_suite() -> Suite {
+    let lines = &["flb 0 name = fill x", "flb 1 count = 0xffffffffffffffff"];
+    let case = flbs_case("name_not_terminated", lines).hazard("1D.7");
+    alone("damage_flb", case)
+}
+
+/// The page of all shared states.
+pub fn flbs_suite() -> Suite {
+    let case = flbs_case("count", &["flbs count = 0xffffffff"]);
+    alone("damage_flbs", case)
+}
+
+/// The list of sessions is damaged: what is behind the damage is lost.
+fn sessions_case() -> Case {
+    const NAME: &str = "list_nowhere";
+    Case::two(
+        NAME,
+        |stage| {
+            let line = format!("root sessions = {NOWHERE}");
+            damage(NAME, &[&line])?;
+            preserve(stage, NAME, small()?)
+        },
+        |_| {
+            healthy(NAME)?;
+            expect_errno(
+                Device::open()?.retrieve_session(NAME),
+                Errno::NOENT,
+                "RETRIEVE_SESSION",
+            )?;
+            reported(&["luo:", "list of", "sessions is damaged"])
+        },
+    )
+    .hazard("1D.1")
+    .reader_only()
+}
+
+/// A case that costs all others what they handed over.
+fn alone(name: &'static str, case: Case) -> Suite {
+    Suite {
+        // With parameters, it is not among those that run if none is named.
+        cmdline: "liveupdate=on",
+        ..Suite::new(name, vec![case])
+    }
+}
+
+pub fn sessions_suite() -> Suite {
+    alone("damage_sessions", sessions_case())
+}
+
+/// How much memory the kernel manages, in bytes.
+fn mem_total() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(kib.at("MemTotal")?.parse::<u64>()? * 1024)
+}
+
+/// The next kernel is of another version. It says so, leaves alone what it does not understand,
+/// and works; `off` is whether live updates are turned off there.
+fn version_case(name: &'static str, off: bool) -> Case {
+    const LEN: u64 = 64 << 20;
+    Case::two(
+        name,
+        move |stage| {
+            damage(name, &["root compatible = \"luo-v6\""])?;
+            if off {
+                kexec::add_param("liveupdate=off")?;
+            }
+            stage.put("total", mem_total()?)?;
+            let file = memfd::with(Pattern::new(603, LEN))?;
+            preserve(stage, name, file)
+        },
+        move |stage| {
+            reported(&["luo:", "cannot use", "stays reserved"])?;
+            let lost = stage.get("total")?.saturating_sub(mem_total()?);
+            ensure!(lost >= LEN, "only {lost} bytes are reserved");
+            if off {
+                ensure_eq!(
+                    fs::exists("/dev/liveupdate").ok(),
+                    Some(false),
+                    "the existence of the device"
+                );
+                return Ok(());
+            }
+            expect_errno(
+                Device::open()?.retrieve_session(name),
+                Errno::NOENT,
+                "RETRIEVE_SESSION",
+            )?;
+            healthy(name)
+        },
+    )
+    .hazard("1A.13")
+    .reader_only()
+}
+
+pub fn version_suite() -> Suite {
+    alone("damage_version", version_case("other_version", false))
+}
+
+/// By itself, since live updates are off in the second kernel.
+pub fn version_off_suite() -> Suite {
+    alone(
+        "damage_version_off",
+        version_case("other_version_and_off", true),
+    )
+}
