@@ -18,6 +18,7 @@ mod cpio;
 mod demo;
 mod error;
 mod exec;
+mod fault;
 mod hazards;
 mod image;
 mod json;

@@ -13,6 +13,7 @@ mod handlers;
 mod memfd;
 mod roundtrip;
 mod sessions;
+mod sweep;
 mod views;
 
 use crate::registry::Suite;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Suite> {
         chain::suite(),
         roundtrip::suite(),
         damage::suite(),
+        sweep::suite(),
         damage::sessions_suite(),
         damage::version_suite(),
         damage::version_off_suite(),

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Having the kernel fail at the Nth place where it could.
+
+use crate::error::{At, Failure, Result};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+};
+
+const DEBUGFS: &str = "/sys/kernel/debug";
+
+/// What is set such that all allocations of this thread can fail, silently.
+const KNOBS: [(&str, &str); 7] = [
+    ("failslab/ignore-gfp-wait", "N"),
+    ("failslab/cache-filter", "N"),
+    ("failslab/verbose", "0"),
+    ("fail_page_alloc/ignore-gfp-wait", "N"),
+    ("fail_page_alloc/ignore-gfp-highmem", "N"),
+    ("fail_page_alloc/min-order", "0"),
+    ("fail_page_alloc/verbose", "0"),
+];
+
+/// Failures of this thread's system calls.
+pub struct Faults {
+    /// Opened in advance: opening it could fail, too.
+    nth: File,
+}
+
+/// What became of a call that was to fail.
+pub struct Outcome<T> {
+    pub result: io::Result<T>,
+    /// Whether there was a place to fail at.
+    pub failed: bool,
+}
+
+impl Faults {
+    /// Skips the test if the kernel cannot fail on request.
+    pub fn new() -> Result<Self> {
+        for (knob, value) in KNOBS {
+            let path = format!("{DEBUGFS}/{knob}");
+            match fs::write(&path, value) {
+                // The filter needs another configuration.
+                Err(_) if knob.ends_with("cache-filter") => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Failure::skip("this kernel does not fail on request"))
+                }
+                result => result.at(path)?,
+            }
+        }
+        // Steps that need no memory; only our kernels can be built such that they fail.
+        let _ = fs::write(format!("{DEBUGFS}/fail_liveupdate/verbose"), "0");
+        let path = "/proc/thread-self/fail-nth";
+        let nth = File::options().read(true).write(true).open(path).at(path)?;
+        Ok(Self { nth })
+    }
+
+    fn remaining(&self) -> Result<u64> {
+        let mut text = [0; 16];
+        let len = self.nth.read_at(&mut text, 0).at("read fail-nth")?;
+        let text = String::from_utf8_lossy(text.get(..len).unwrap_or_default());
+        Ok(text.trim().parse()?)
+    }
+
+    /// Makes one system call, in which the `nth` place to fail does so.
+    pub fn call<T>(&self, nth: u64, act: impl FnOnce() -> io::Result<T>) -> Result<Outcome<T>> {
+        let order = nth.to_string();
+        self.nth.write_all_at(order.as_bytes(), 0).at("fail-nth")?;
+        let result = act();
+        let failed = self.remaining()? == 0;
+        self.nth.write_all_at(b"0", 0).at("fail-nth")?;
+        Ok(Outcome { result, failed })
+    }
+
+    /// Makes one system call in which each allocation fails with a chance of `percent`, such that
+    /// a second attempt to allocate something can fail as well.
+    pub fn call_with_chance<T>(
+        &self,
+        percent: u32,
+        act: impl FnOnce() -> io::Result<T>,
+    ) -> Result<io::Result<T>> {
+        const SELF: &str = "/proc/thread-self/make-it-fail";
+        let this = File::options().write(true).open(SELF).at(SELF)?;
+        let percent = percent.to_string();
+        let settings = [
+            ("task-filter", "Y"),
+            ("times", "-1"),
+            ("probability", &percent),
+        ];
+        for class in ["failslab", "fail_page_alloc"] {
+            for (knob, value) in settings {
+                let path = format!("{DEBUGFS}/{class}/{knob}");
+                fs::write(&path, value).at(path)?;
+            }
+        }
+        this.write_all_at(b"1", 0).at(SELF)?;
+        let result = act();
+        this.write_all_at(b"0", 0).at(SELF)?;
+        for class in ["failslab", "fail_page_alloc"] {
+            let path = format!("{DEBUGFS}/{class}/probability");
+            fs::write(&path, "0").at(path)?;
+        }
+        Ok(result)
+    }
+}
