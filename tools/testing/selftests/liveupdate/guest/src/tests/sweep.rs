@@ -349,6 +349,65 @@ fn retrieve_fd_by_chance() -> Case {
     .hazard("1A.3d")
 }
 
+/// Nobody has used the device before: what was handed over is read now, and reading it fails.
+///
+/// To be the first case, since there is only one first time.
+fn first_use() -> Case {
+    const NAME: &str = "sweep-first";
+    Case::two(
+        "first_use",
+        |stage| {
+            Faults::new()?;
+            let session = create(NAME)?;
+            for token in 0..20 {
+                let file = memfd::with(Pattern::new(token, 100))?;
+                session.preserve(&file, token)?;
+                stage.hold(file);
+            }
+            stage.hold(session);
+            Ok(())
+        },
+        |stage| {
+            let faults = Faults::new()?;
+            let mut failures = 0;
+            for nth in 1..LIMIT {
+                let device = faults.call(nth, Device::open)?;
+                let failed = device.failed;
+                match device.result {
+                    Err(_) => check_error(device.result, nth, "the first open")?,
+                    Ok(_) if !failed => break,
+                    Ok(_) => {}
+                }
+                failures += 1;
+            }
+            stage.note(format_args!("the first open: {failures} places to fail"));
+            let device = Device::open()?;
+            failures = 0;
+            for nth in 1..LIMIT {
+                let session = faults.call(nth, || device.retrieve_session(NAME))?;
+                let failed = session.failed;
+                match session.result {
+                    Err(_) => check_error(session.result, nth, "the first RETRIEVE_SESSION")?,
+                    Ok(session) => {
+                        for token in 0..20 {
+                            memfd::check(session.retrieve(token)?, Pattern::new(token, 100))?;
+                        }
+                        if !failed {
+                            stage.note(format_args!(
+                                "the first RETRIEVE_SESSION: {failures} places to fail"
+                            ));
+                            return Ok(session.finish()?);
+                        }
+                    }
+                }
+                failures += 1;
+            }
+            Err(Failure::new("RETRIEVE_SESSION never worked"))
+        },
+    )
+    .hazard("1A.5")
+}
+
 fn retrieve_session() -> Case {
     let name = |number| format!("sweep-session-{number}");
     Case::two(
@@ -445,6 +504,7 @@ fn finish() -> Case {
 
 pub fn suite() -> Suite {
     let cases = vec![
+        first_use(),
         open(),
         create_session(),
         preserve_fd(),
