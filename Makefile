@@ -6,17 +6,24 @@
 
 VM := tools/testing/vm/sandbox.sh
 
-export KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS
-# Unset is not the same as empty.
-$(foreach v,KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS,$(if $($(v)),,$(eval unexport $(v))))
+VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS
 
-.PHONY: help run test fuzz kernel shell patches apply docs doctor clean distclean
+export $(VARIABLES)
+# Unset is not the same as empty.
+$(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
+
+# What luo-vm calls as we do.
+TARGETS := run test test-peer fuzz kernel shell patches docs
+
+.PHONY: help $(TARGETS) apply doctor clean distclean
 
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
 	@echo 'make test       run every test (ONLY=group: host lint kunit kselftest-base'
 	@echo '                kselftest matrix matrix-7.2 debug)'
 	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
+	@echo 'make test-peer  show on the C kernel what it gets wrong, and that ours does not'
+	@echo '                (ONLY=beginning of an item, suite or case)'
 	@echo
 	@echo 'make kernel     build our kernel'
 	@echo 'make shell      a shell in a virtual machine on our kernel, ready to kexec'
@@ -31,11 +38,8 @@ help:
 	@echo '           SANDBOX=none (use the tools of this machine)'
 	@echo '           LUO_CACHE=~/.cache/luo'
 
-run test fuzz shell patches docs:
+$(TARGETS):
 	@$(VM) luo-vm $@
-
-kernel:
-	@$(VM) luo-vm kernel
 
 apply:
 	@$(if $(KERNEL_SRC),,echo 'make apply needs KERNEL_SRC=dir, a Linux 7.3 tree.' >&2; exit 1;) \

@@ -63,9 +63,14 @@ impl Console {
         console
     }
 
+    /// Whether a test has announced a panic.
+    pub fn expects_panic(&self) -> bool {
+        self.user.iter().any(|line| line.starts_with(EXPECTS_PANIC))
+    }
+
     /// Lines that no run may have, unless a test announced a panic.
     pub fn splats(&self) -> Vec<&str> {
-        if self.user.iter().any(|line| line.starts_with(EXPECTS_PANIC)) {
+        if self.expects_panic() {
             return Vec::new();
         }
         // Leak reports come from a file that the guest prints.

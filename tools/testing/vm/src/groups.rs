@@ -3,7 +3,7 @@
 //! The groups of `make test`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{bail, Result};
@@ -339,71 +339,68 @@ fn own_tests_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     Ok(())
 }
 
+/// What the groups of the matrix have in common.
+struct Matrix {
+    guest: PathBuf,
+    tests: Vec<GuestTest>,
+    ours: Kernel,
+}
+
+impl Matrix {
+    fn new(ctx: &Ctx) -> Result<Self> {
+        let guest = programs::guest(ctx)?;
+        let mut tests = programs::guest_tests(&guest)?;
+        tests.retain(|test| test.group == MATRIX);
+        let ours = kernel::build(ctx, Flavour::Ours)?;
+        Ok(Self { guest, tests, ours })
+    }
+
+    /// Runs the tests from the kernel `from` to the kernel `to`.
+    fn update(&self, ctx: &Ctx, report: &mut Report, from: &Kernel, to: &Kernel) -> Result<()> {
+        let name = |kernel: &Kernel| {
+            let who = if kernel.flavour == Flavour::Ours {
+                "ours"
+            } else {
+                "C"
+            };
+            format!("{who} {}", kernel.version)
+        };
+        let pair = format!("{}-to-{}", from.flavour.name(), to.flavour.name());
+        let initrd = image::guest(ctx, &pair, &self.guest, &[to, to], None)?;
+        for test in &self.tests {
+            let vm = Vm {
+                name: format!("{pair}-{}", test.name),
+                kernel: from,
+                initrd: &initrd,
+                params: test.cmdline.clone(),
+                init: format!("selftest {}", test.name),
+                timeout: TIMEOUT * (1 + test.kexecs),
+            };
+            let run = boot(ctx, &vm)?;
+            let prefix = format!("{} to {}: ", name(from), name(to));
+            report.guest_run(ctx, &prefix, &run, &[&test.name]);
+        }
+        Ok(())
+    }
+}
+
 /// Who writes and who reads.
 fn matrix(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let guest = programs::guest(ctx)?;
-    let tests: Vec<GuestTest> = programs::guest_tests(&guest)?
-        .into_iter()
-        .filter(|t| t.group == MATRIX)
-        .collect();
-    let ours = kernel::build(ctx, Flavour::Ours)?;
+    let matrix = Matrix::new(ctx)?;
+    let ours = &matrix.ours;
     let peer = kernel::build(ctx, Flavour::Peer)?;
-    for (from, to) in [(&peer, &ours), (&ours, &peer), (&ours, &ours)] {
-        update(ctx, report, &guest, &tests, from, to)?;
+    for (from, to) in [(&peer, ours), (ours, &peer), (ours, ours)] {
+        matrix.update(ctx, report, from, to)?;
     }
     Ok(())
 }
 
 /// The same, from the C implementation of Linux 7.2, if its source can be had.
 fn matrix_72(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let guest = programs::guest(ctx)?;
-    let tests: Vec<GuestTest> = programs::guest_tests(&guest)?
-        .into_iter()
-        .filter(|t| t.group == MATRIX)
-        .collect();
-    let ours = kernel::build(ctx, Flavour::Ours)?;
+    let matrix = Matrix::new(ctx)?;
     match kernel::build(ctx, Flavour::Peer72) {
-        Ok(older) => update(ctx, report, &guest, &tests, &older, &ours)?,
+        Ok(older) => matrix.update(ctx, report, &older, &matrix.ours)?,
         Err(error) => report.not_run("C 7.2 to ours", &format!("{error:#}")),
-    }
-    Ok(())
-}
-
-/// Runs the matrix tests from the kernel `from` to the kernel `to`.
-fn update(
-    ctx: &Ctx,
-    report: &mut Report,
-    guest: &Path,
-    tests: &[GuestTest],
-    from: &Kernel,
-    to: &Kernel,
-) -> Result<()> {
-    let name = |kernel: &Kernel| {
-        let who = if kernel.flavour == Flavour::Ours {
-            "ours"
-        } else {
-            "C"
-        };
-        format!("{who} {}", kernel.version)
-    };
-    let pair = format!("{}-to-{}", from.flavour.name(), to.flavour.name());
-    let initrd = image::guest(ctx, &pair, guest, &[to, to], None)?;
-    for test in tests {
-        let vm = Vm {
-            name: format!("{pair}-{}", test.name),
-            kernel: from,
-            initrd: &initrd,
-            params: test.cmdline.clone(),
-            init: format!("selftest {}", test.name),
-            timeout: TIMEOUT * (1 + test.kexecs),
-        };
-        let run = boot(ctx, &vm)?;
-        report.guest_run(
-            ctx,
-            &format!("{} to {}: ", name(from), name(to)),
-            &run,
-            &[&test.name],
-        );
     }
     Ok(())
 }

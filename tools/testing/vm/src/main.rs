@@ -14,6 +14,7 @@ mod image;
 mod kernel;
 mod ktap;
 mod lint;
+mod peer;
 mod programs;
 mod report;
 mod series;
@@ -22,6 +23,7 @@ mod step;
 mod tree;
 mod vm;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -63,6 +65,18 @@ enum Action {
         #[arg(long, env = "FUZZ_SECONDS", default_value_t = 60)]
         seconds: u64,
     },
+    /// Show what the implementation in C gets wrong, and ours does not
+    TestPeer {
+        /// Only the items, suites or cases whose names begin like this
+        #[arg(long, env = "ONLY")]
+        only: Option<String>,
+        /// A bzImage with the implementation in C, instead of building it
+        #[arg(long, requires = "ours")]
+        peer: Option<PathBuf>,
+        /// A bzImage with ours, instead of building it
+        #[arg(long, requires = "peer")]
+        ours: Option<PathBuf>,
+    },
     /// The base's kselftests on any kernel
     BaseTests { flavour: Flavour },
     /// Build a kernel
@@ -103,6 +117,10 @@ fn run(cli: Cli) -> Result<bool> {
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
         Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),
+        Action::TestPeer { only, peer, ours } => {
+            let only = only.filter(|only| !only.is_empty());
+            peer::run(&ctx, only.as_deref(), peer.zip(ours))
+        }
         Action::BaseTests { flavour } => {
             let kernel = kernel::build(&ctx, flavour)?;
             let mut report = report::Report::default();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::Deserialize;
 
 use crate::ctx::Ctx;
@@ -36,6 +37,31 @@ pub struct GuestTest {
     /// Kernel parameters that it needs.
     #[serde(default)]
     pub cmdline: String,
+    /// Cases of it that show what the implementation in C gets wrong.
+    #[serde(default)]
+    pub hazards: Vec<HazardCase>,
+}
+
+/// A case that shows what the implementation in C gets wrong.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HazardCase {
+    pub name: String,
+    pub kexecs: u32,
+    /// Whether the first kernel has to be ours, also when C is tested.
+    pub reader_only: bool,
+    /// Why C cannot be made to show it, if that is so.
+    pub unseen: Option<String>,
+    /// What it is about.
+    pub items: Vec<String>,
+}
+
+/// Something that the implementation in C gets wrong.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HazardItem {
+    pub item: String,
+    pub what: String,
+    /// How it is shown without cases, if it is.
+    pub otherwise: Option<String>,
 }
 
 /// Our guest program, linked statically.
@@ -72,11 +98,22 @@ pub fn cargo(ctx: &Ctx) -> Command {
 
 /// The tests that the guest program has.
 pub fn guest_tests(guest: &Path) -> Result<Vec<GuestTest>> {
+    ask(guest, "list")
+}
+
+/// What the implementation in C gets wrong.
+pub fn hazard_items(guest: &Path) -> Result<Vec<HazardItem>> {
+    ask(guest, "hazards")
+}
+
+/// Runs the guest program on this machine, for what it prints as JSON.
+fn ask<T: DeserializeOwned>(guest: &Path, command: &str) -> Result<T> {
     let output = Command::new(guest)
-        .arg("list")
+        .arg(command)
         .output()
-        .context("luo-guest list")?;
-    serde_json::from_slice(&output.stdout).context("`luo-guest list` prints no list of tests")
+        .with_context(|| format!("luo-guest {command}"))?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("`luo-guest {command}` does not print what it should"))
 }
 
 /// The base's kselftests, compiled as they are, and its init for those that kexec.

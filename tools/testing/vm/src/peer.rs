@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make test-peer`: what the implementation in C gets wrong, and ours does not.
+//!
+//! Each case that claims to show a weakness of C runs by itself, on the unchanged base kernel,
+//! which must not pass, and on ours, which must.
+
+mod outcome;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use serde::Serialize;
+
+use crate::ctx::Ctx;
+use crate::image;
+use crate::kernel::{self, Flavour, Kernel};
+use crate::programs::{self, GuestTest, HazardCase, HazardItem};
+use crate::step::Step;
+use crate::vm::{Vm, TIMEOUT};
+use outcome::Outcome;
+
+/// How long the C kernel may take per boot. Some cases make it hang, hence not too long.
+const C_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// How a case ended on both kernels.
+#[derive(Serialize)]
+struct Row {
+    items: Vec<String>,
+    /// The case with its suite.
+    test: String,
+    /// Why C cannot be made to show it, if that is so.
+    unseen: Option<String>,
+    c: Outcome,
+    ours: Outcome,
+    seconds: f64,
+}
+
+impl Row {
+    /// What is wrong with this result, if anything.
+    fn problem(&self) -> Option<String> {
+        if self.ours != Outcome::Passes {
+            return Some(format!("ours {}", self.ours));
+        }
+        match (&self.c, &self.unseen) {
+            (_, Some(_)) => None,
+            (Outcome::Passes, None) => Some("C passes, too".to_owned()),
+            (Outcome::NotTried(why), None) => Some(format!("it was not tried on C: {why}")),
+            (_, None) => None,
+        }
+    }
+
+    fn is_about(&self, item: &HazardItem) -> bool {
+        self.items.iter().any(|of| base(of) == item.item)
+    }
+}
+
+/// An item without the letter for a part of it.
+fn base(item: &str) -> &str {
+    item.trim_end_matches(|c: char| c.is_ascii_lowercase())
+}
+
+/// Both kernels, and an image for each whose next kernel it is.
+struct Kernels {
+    c: (Kernel, PathBuf),
+    ours: (Kernel, PathBuf),
+}
+
+impl Kernels {
+    fn new(ctx: &Ctx, guest: &Path, prebuilt: Option<(PathBuf, PathBuf)>) -> Result<Self> {
+        let (c, ours) = match prebuilt {
+            Some((c, ours)) => (
+                Kernel::prebuilt(Flavour::Peer, c),
+                Kernel::prebuilt(Flavour::Ours, ours),
+            ),
+            None => (
+                kernel::build(ctx, Flavour::Peer)?,
+                kernel::build(ctx, Flavour::Ours)?,
+            ),
+        };
+        let image = |name, next| image::guest(ctx, name, guest, &[next, next], None);
+        let (to_c, to_ours) = (image("test-peer-c", &c)?, image("test-peer-ours", &ours)?);
+        Ok(Self {
+            c: (c, to_c),
+            ours: (ours, to_ours),
+        })
+    }
+
+    fn run(
+        &self,
+        ctx: &Ctx,
+        test: &GuestTest,
+        case: &HazardCase,
+        flavour: Flavour,
+    ) -> Result<Outcome> {
+        let full = format!("{}.{}", test.name, case.name);
+        let (next, image) = if flavour == Flavour::Peer {
+            &self.c
+        } else {
+            &self.ours
+        };
+        let (kernel, timeout) = match flavour {
+            Flavour::Peer if case.reader_only => (&self.ours.0, C_TIMEOUT),
+            Flavour::Peer => (next, C_TIMEOUT),
+            _ => (next, TIMEOUT),
+        };
+        let vm = Vm {
+            name: format!("test-peer-{}-{full}", flavour.name()),
+            kernel,
+            initrd: image,
+            params: test.cmdline.clone(),
+            init: format!("selftest {full}"),
+            timeout: timeout * (1 + case.kexecs),
+        };
+        Ok(Outcome::of(&vm.run(ctx)?, &full))
+    }
+}
+
+/// Compares the kernels, which may have been built by somebody else: C, ours. True if all is well.
+///
+/// With `only`, those items, suites and cases whose names begin like that; the documentation stays
+/// as it is then.
+pub fn run(ctx: &Ctx, only: Option<&str>, prebuilt: Option<(PathBuf, PathBuf)>) -> Result<bool> {
+    ctx.need_space(12, 4)?;
+    let guest = programs::guest(ctx)?;
+    let items = programs::hazard_items(&guest)?;
+    let tests = programs::guest_tests(&guest)?;
+    let wanted = |test: &GuestTest, case: &HazardCase| {
+        only.is_none_or(|only| {
+            let items = case.items.iter();
+            format!("{}.{}", test.name, case.name).starts_with(only)
+                || items.clone().any(|item| item.starts_with(only))
+        })
+    };
+    let cases = tests.iter().flat_map(|test| {
+        let cases = test.hazards.iter().filter(move |case| wanted(test, case));
+        cases.map(move |case| (test, case))
+    });
+    let cases: Vec<_> = cases.collect();
+    if cases.is_empty() {
+        bail!("There is no such item, suite or case.");
+    }
+    let kernels = Kernels::new(ctx, &guest, prebuilt)?;
+
+    let started = Instant::now();
+    let mut rows = Vec::new();
+    for (number, (test, case)) in cases.iter().enumerate() {
+        let name = format!("{}.{}", test.name, case.name);
+        let title = format!(
+            "[{}/{}] {} {name}",
+            number + 1,
+            cases.len(),
+            case.items.join(" ")
+        );
+        let mut step = Step::start(ctx, title);
+        let begun = Instant::now();
+        step.progress("on C");
+        let c = kernels.run(ctx, test, case, Flavour::Peer)?;
+        step.progress("on ours");
+        let ours = kernels.run(ctx, test, case, Flavour::Ours)?;
+        let row = Row {
+            items: case.items.clone(),
+            test: name,
+            unseen: case.unseen.clone(),
+            c,
+            ours,
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        let verdict = row
+            .problem()
+            .map_or(String::new(), |why| format!(" -- WRONG: {why}"));
+        step.done(&format!(
+            "C {}, ours {}{verdict}",
+            row.c.verb(),
+            row.ours.verb()
+        ));
+        rows.push(row);
+    }
+
+    let json = ctx.build.join("test-peer.json");
+    std::fs::write(&json, serde_json::to_vec_pretty(&rows)?).with_context(|| ctx.shown(&json))?;
+    table::print(&items, &rows);
+    let mut problems: Vec<String> = rows
+        .iter()
+        .filter_map(|row| Some(format!("{}: {}", row.test, row.problem()?)))
+        .collect();
+    if only.is_none() {
+        table::document(ctx, &items, &rows)?;
+        let missing = items
+            .iter()
+            .filter(|item| item.otherwise.is_none() && !rows.iter().any(|row| row.is_about(item)));
+        problems.extend(missing.map(|item| format!("{}: no case is about it", item.item)));
+    }
+    println!();
+    for problem in &problems {
+        println!("WRONG {problem}");
+    }
+    let shown = rows.iter().filter(|row| row.unseen.is_none());
+    println!(
+        "{} cases, {} of which C can show; {} problems; {} s; {}",
+        rows.len(),
+        shown.count(),
+        problems.len(),
+        started.elapsed().as_secs(),
+        ctx.shown(&json)
+    );
+    Ok(problems.is_empty())
+}
