@@ -10,6 +10,10 @@ mod common;
 mod damage;
 mod errno;
 mod handlers;
+mod hazards_compat;
+mod hazards_entry;
+mod hazards_log;
+mod hazards_strange;
 mod memfd;
 mod roundtrip;
 mod sessions;
@@ -23,6 +27,11 @@ pub fn all() -> Vec<Suite> {
     vec![
         errno::suite(),
         errno::off_suite(),
+        errno::late_suite(),
+        hazards_compat::suite(),
+        hazards_entry::suite(),
+        hazards_log::suite(),
+        hazards_strange::suite(),
         memfd::suite(),
         memfd::sparse_suite(),
         sessions::suite(),

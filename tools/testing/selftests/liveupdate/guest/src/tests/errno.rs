@@ -2,16 +2,18 @@
 
 //! Every error of every ioctl, as the documentation lists them.
 
-mod arg;
+pub mod arg;
 mod device;
 mod general;
+mod late;
+mod memory;
 mod session;
 mod table;
 
 use super::common::{create, expect_errno, retrieve, TestDevice};
 use crate::{
     ensure,
-    error::{Failure, Result},
+    error::Result,
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
@@ -39,10 +41,8 @@ enum Check {
     Waiting(fn(&str) -> Result),
     /// With a file of the test handler that was prepared by a line of text.
     Handler(&'static str, fn(IncomingSession) -> Result),
-    /// Another suite does it.
+    /// Another suite does it; or KUnit, where half a million of something would be needed.
     Elsewhere,
-    /// It is not tested, for this reason.
-    Untested(&'static str),
 }
 
 /// A row of the table with its test.
@@ -118,7 +118,6 @@ impl Test {
                 },
                 move |_| check(retrieve(&session)?),
             ),
-            Check::Untested(why) => Case::one(name, move |_| Err(Failure::skip(why))),
             Check::Elsewhere => return None,
         };
         Some(match self.hazard {
@@ -182,6 +181,11 @@ pub fn suite() -> Suite {
     cases.extend(of_rows.filter_map(|(number, test)| test.into_case(number)));
     cases.extend(general::good_cases());
     Suite::new("errno", cases)
+}
+
+/// What fails when everything is serialized already.
+pub fn late_suite() -> Suite {
+    Suite::new("late", vec![late::case()])
 }
 
 /// A kernel that was started without us.

@@ -2,14 +2,16 @@
 
 //! What an operator can see: fdinfo of sessions, and the list of all sessions in debugfs.
 
-use super::common::{create, fdinfo, report_lines, retrieve};
+use super::common::{create, expect_errno, fdinfo, report_lines, retrieve, TestDevice, NO_HANDLER};
 use crate::{
     ensure, ensure_eq,
     error::{At, Result},
+    fault::Faults,
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
 };
+use rustix::io::Errno;
 use std::fs;
 
 const LIST: &str = "/sys/kernel/debug/liveupdate/sessions";
@@ -122,6 +124,60 @@ fn debugfs_case() -> Case {
     .hazard("4.2")
 }
 
+/// An error that will pass is no state of the file: what is there can be asked for again.
+fn errors_that_pass() -> Case {
+    const NAME: &str = "views-errors";
+    let pattern = Pattern::new(702, 100_000);
+    let files = |state| expected(NAME, "incoming", "retrieved", &[(1, state)]);
+    Case::two(
+        "errors_that_pass",
+        move |stage| {
+            let session = create(NAME)?;
+            session.preserve(memfd::with(pattern)?, 1)?;
+            stage.hold(session);
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve(NAME)?;
+            let result = Faults::new()?.call(2, || session.retrieve(1))?.result;
+            ensure!(result.is_err(), "RETRIEVE_FD worked without memory");
+            ensure_eq!(fdinfo(&session)?, files("incoming"), "fdinfo after it");
+            memfd::check(session.retrieve(1)?, pattern)?;
+            ensure_eq!(fdinfo(&session)?, files("retrieved"), "fdinfo in the end");
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("4.6")
+}
+
+/// An error that will not pass is one.
+fn errors_that_stay() -> Case {
+    const NAME: &str = "views-failed";
+    Case::two(
+        "errors_that_stay",
+        |stage| {
+            let device = TestDevice::open(TestDevice::C)?;
+            device.write("fail-retrieve 5")?;
+            let session = create(NAME)?;
+            session.preserve(&device, 1)?;
+            stage.hold((session, device));
+            Ok(())
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            for _ in 0..2 {
+                expect_errno(session.retrieve(1), Errno::IO, "RETRIEVE_FD")?;
+                let lines = fdinfo(&session)?;
+                let file = lines.last().map(|(_, value)| value.as_str());
+                let wanted = "token 1 handler luo-test-v1 state failed error -5";
+                ensure_eq!(file, Some(wanted), "the line of the file");
+            }
+            Ok(session.finish()?)
+        },
+    )
+    .hazard_unseen("4.6", NO_HANDLER)
+}
+
 /// Who may only look must not be able to change anything.
 fn permissions() -> Case {
     Case::one("debugfs_is_read_only", |_| {
@@ -134,5 +190,12 @@ fn permissions() -> Case {
 }
 
 pub fn suite() -> Suite {
-    Suite::new("views", vec![fdinfo_case(), debugfs_case(), permissions()])
+    let cases = vec![
+        fdinfo_case(),
+        debugfs_case(),
+        errors_that_pass(),
+        errors_that_stay(),
+        permissions(),
+    ];
+    Suite::new("views", cases)
 }

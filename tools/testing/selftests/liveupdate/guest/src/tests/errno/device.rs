@@ -4,7 +4,9 @@
 
 use super::{
     arg::{named, Arg},
-    is_intact, test, Check, Test,
+    is_intact,
+    memory::{no_file_to_create, no_file_to_retrieve},
+    test, Check, Test,
 };
 use crate::{
     error::{At, Result},
@@ -56,9 +58,6 @@ fn read_only(device: &Device, request: u32, name: &str) -> Result {
     let result: io::Result<()> = arg.ioctl(device, request);
     expect_errno(result, Errno::FAULT, "a read-only argument")
 }
-
-const SYSTEM_LIMIT: &str = "the limit does not apply to privileged processes";
-const ALREADY_SERIALIZED: &str = "the machine restarts before anybody can see that";
 
 fn create_tests() -> Vec<Test> {
     const CREATE: &str = "CREATE_SESSION";
@@ -115,19 +114,19 @@ fn create_tests() -> Vec<Test> {
             CREATE,
             "ENFILE",
             "the system has too many open files",
-            Check::Untested(SYSTEM_LIMIT),
+            Check::Device(no_file_to_create),
         ),
         test(
             CREATE,
             "ENOSPC",
             "there are too many sessions",
-            Check::Untested("that would be half a million"),
+            Check::Elsewhere,
         ),
         test(
             CREATE,
             "EBUSY",
             "the sessions are serialized already",
-            Check::Untested(ALREADY_SERIALIZED),
+            Check::Elsewhere,
         ),
     ]
 }
@@ -210,7 +209,7 @@ fn retrieve_tests() -> Vec<Test> {
             RETRIEVE,
             "ENFILE",
             "the system has too many open files",
-            Check::Untested(SYSTEM_LIMIT),
+            Check::Waiting(no_file_to_retrieve),
         ),
     ]
 }

@@ -4,6 +4,7 @@
 
 use super::{
     arg::{named, numbers, without_memory, Arg},
+    memory::no_memory,
     test, Check, Test, FILE, TOKEN,
 };
 use crate::{
@@ -217,7 +218,7 @@ pub fn tests() -> Vec<Test> {
             "all",
             "ENOMEM",
             "there is not enough memory",
-            Check::Untested("it needs fault injection"),
+            Check::Incoming(no_memory),
         ),
     ]
 }

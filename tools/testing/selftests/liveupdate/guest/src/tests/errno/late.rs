@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What fails when everything is serialized already.
+//!
+//! There is some time between that and the end of the kernel. What happens then is written to a
+//! memfd that is preserved.
+
+use super::{session_with_file, FILE, TOKEN};
+use crate::{
+    ensure_eq,
+    error::{At, Result},
+    memfd,
+    registry::{Case, Part, Stage},
+    tests::common::{create, retrieve},
+};
+use liveupdate::{
+    raw::{self, Finish},
+    Device, IncomingSession, OutgoingSession,
+};
+use rustix::io::Errno;
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::FileExt},
+    thread,
+};
+
+const SESSION: &str = "late-incoming";
+const REPORT: &str = "late-report";
+
+/// What is tried, in this order.
+const TRIALS: [&str; 5] = [
+    "CREATE_SESSION",
+    "PRESERVE_FD",
+    "RETRIEVE_FD",
+    "FINISH",
+    "close",
+];
+
+/// That something worked, in the place of an errno.
+const WORKED: u64 = 1000;
+
+/// Notes how a trial has ended.
+fn note<T>(report: &File, trial: usize, result: io::Result<T>) -> io::Result<()> {
+    let number = match result {
+        Ok(_) => WORKED,
+        Err(error) => liveupdate::errno(&error).map_or(u64::MAX, |errno| errno as u64),
+    };
+    report.write_all_at(&number.to_ne_bytes(), 8 * trial as u64)
+}
+
+/// Waits until everything is serialized, then tries everything.
+fn watch(
+    device: &Device,
+    outgoing: OutgoingSession,
+    incoming: &IncomingSession,
+    report: &File,
+) -> Result {
+    loop {
+        let created = device.create_session("late-probe");
+        if created.is_err() {
+            note(report, 0, created)?;
+            break;
+        }
+    }
+    note(report, 1, outgoing.preserve(memfd::new()?, TOKEN))?;
+    note(report, 2, incoming.retrieve(TOKEN))?;
+    note(
+        report,
+        3,
+        raw::call(incoming.as_fd(), &mut Finish::default()),
+    )?;
+    drop(outgoing);
+    Ok(note(report, 4, Ok(()))?)
+}
+
+fn first(stage: &mut Stage<'_>) -> Result {
+    stage.hold(session_with_file(SESSION)?);
+    Ok(())
+}
+
+fn second(stage: &mut Stage<'_>) -> Result {
+    let incoming = retrieve(SESSION)?;
+    memfd::check(incoming.retrieve(TOKEN)?, FILE)?;
+    let report = memfd::new()?;
+    report.set_len(8 * TRIALS.len() as u64).at("set the size")?;
+    let session = create(REPORT)?;
+    session.preserve(&report, TOKEN)?;
+    stage.hold(session);
+    let outgoing = create("late-outgoing")?;
+    let device = Device::open()?;
+    thread::spawn(move || {
+        if let Err(failure) = watch(&device, outgoing, &incoming, &report) {
+            println!("# late: {failure}");
+        }
+        // Nothing is closed that was not meant to be.
+        loop {
+            thread::park();
+        }
+    });
+    Ok(())
+}
+
+fn third(_: &mut Stage<'_>) -> Result {
+    let session = retrieve(REPORT)?;
+    let report = File::from(session.retrieve(TOKEN)?);
+    session.finish()?;
+    let busy = Errno::BUSY.raw_os_error() as u64;
+    for (trial, what) in TRIALS.into_iter().enumerate() {
+        let mut number = [0; 8];
+        report
+            .read_exact_at(&mut number, 8 * trial as u64)
+            .at("read the report")?;
+        let wanted = if what == "close" { WORKED } else { busy };
+        let number = u64::from_ne_bytes(number);
+        ensure_eq!(number, wanted, "what is known about {what} (0: nothing)");
+    }
+    Ok(())
+}
+
+pub fn case() -> Case {
+    let parts: [fn(&mut Stage<'_>) -> Result; 3] = [first, second, third];
+    Case {
+        name: "after_serialization".into(),
+        parts: parts.map(|part| -> Part { Box::new(part) }).into(),
+        hazard: None,
+        reader_only: false,
+    }
+    .hazard("1C.3")
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A kernel that has nothing to hand over hands over nothing.
+//!
+//! Otherwise, the next kernel would have to understand the format although nobody needs it.
+
+use super::common::{create, kernel_log};
+use crate::{
+    ensure, ensure_eq,
+    error::{At, Result},
+    registry::{Case, Suite},
+};
+use std::fs;
+
+/// Whether there is something of ours among what is handed over.
+fn is_published() -> Result<bool> {
+    const ENTRY: &str = "/sys/kernel/debug/kho/out/sub_fdts/LUO";
+    fs::exists(ENTRY).at(ENTRY)
+}
+
+fn nothing() -> Case {
+    Case::two(
+        "nothing_is_handed_over",
+        |_| {
+            ensure_eq!(is_published()?, false, "the presence of an entry");
+            let sessions = [create("entry-1")?, create("entry-2")?];
+            ensure_eq!(is_published()?, true, "its presence with sessions");
+            drop(sessions);
+            ensure_eq!(is_published()?, false, "its presence in the end");
+            Ok(())
+        },
+        |_| {
+            let log = kernel_log()?;
+            ensure!(
+                !log.contains("Retrieved live update data"),
+                "the next kernel has got something"
+            );
+            ensure_eq!(is_published()?, false, "the presence of an entry");
+            Ok(())
+        },
+    )
+    .hazard("1A.13")
+}
+
+/// By itself: sessions of others would be something to hand over.
+pub fn suite() -> Suite {
+    Suite::new("entry", vec![nothing()])
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Names of files, and what users can write to the kernel log.
+
+use super::{
+    common::{create, kernel_log, retrieve},
+    errno::arg::{numbers, Arg},
+};
+use crate::{
+    ensure,
+    error::{At, Result},
+    fault::Faults,
+    memfd,
+    pattern::Pattern,
+    registry::{Case, Suite},
+};
+use liveupdate::raw::{self, Command};
+use std::{
+    fs::{self, File},
+    os::fd::AsRawFd,
+};
+
+/// How often something is tried.
+const TIMES: usize = 200;
+/// How many lines that may cost.
+const LINES: usize = 20;
+
+fn link(file: &File) -> Result<String> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(fs::read_link(&path)
+        .at(path)?
+        .to_string_lossy()
+        .into_owned())
+}
+
+/// A memfd that was retrieved can be told from other files.
+fn retrieved_name() -> Case {
+    let pattern = Pattern::new(1200, 100);
+    Case::two(
+        "retrieved_memfd_is_called_memfd",
+        move |stage| {
+            let file = memfd::with(pattern)?;
+            let session = create("log-name")?;
+            session.preserve(&file, 1)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve("log-name")?;
+            let link = link(&memfd::check(session.retrieve(1)?, pattern)?)?;
+            ensure!(link.starts_with("/memfd:"), "the link is '{link}'");
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("1B.4")
+}
+
+/// Fails if `act` has the kernel write to its log again and again.
+fn quiet(what: &str, act: impl FnOnce() -> Result) -> Result {
+    let lines = || Ok::<_, crate::error::Failure>(kernel_log()?.lines().count());
+    let before = lines()?;
+    act()?;
+    let more = lines()?.saturating_sub(before);
+    ensure!(more <= LINES, "{what}, {TIMES} times: {more} lines");
+    Ok(())
+}
+
+/// Whoever has a session cannot fill the kernel log.
+fn flood() -> Case {
+    let pattern = Pattern::new(1201, 20_000);
+    Case::two(
+        "log_is_not_flooded",
+        move |stage| {
+            quiet("PRESERVE_FD with a read-only argument", || {
+                let file = memfd::new()?;
+                for _ in 0..TIMES {
+                    let session = create("log-flood-preserve")?;
+                    let size = size_of::<raw::PreserveFd>() as u32;
+                    let arg = Arg::new(&numbers(size, file.as_raw_fd() as u32, &[1]))?;
+                    // Whether that works is another matter.
+                    let _ = arg.read_only()?.ioctl(&session, raw::PreserveFd::REQUEST);
+                }
+                Ok(())
+            })?;
+            let session = create("log-flood")?;
+            session.preserve(memfd::with(pattern)?, 1)?;
+            stage.hold(session);
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve("log-flood")?;
+            let faults = Faults::new()?;
+            quiet("RETRIEVE_FD without memory", || {
+                for _ in 0..TIMES {
+                    let outcome = faults.call(1, || session.retrieve(1))?;
+                    ensure!(outcome.result.is_err(), "it worked without memory");
+                }
+                Ok(())
+            })?;
+            memfd::check(session.retrieve(1)?, pattern)?;
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("1B.6")
+}
+
+pub fn suite() -> Suite {
+    Suite::new("log", vec![retrieved_name(), flood()])
+}
