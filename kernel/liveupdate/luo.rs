@@ -65,6 +65,8 @@ mod tests {
     use crate::{
         abi::{
             Block,
+            Entry,
+            FileSer,
             FileSetSer,
             FlbPage,
             FlbSer,
@@ -118,6 +120,18 @@ mod tests {
             LuoSer::parse(root.as_bytes()).err(),
             Some(ParseError::Incompatible)
         );
+    }
+
+    #[test]
+    fn lists_have_an_end() {
+        fn check<T: Entry>() {
+            let most = Block::MAX * Block::capacity::<T>();
+            let mut list = BlockList::<T>::new();
+            assert_eq!(list.grow(most + 1).err(), Some(ENOSPC));
+            assert_eq!(list.grow(usize::MAX).err(), Some(ENOSPC));
+        }
+        check::<SessionSer>();
+        check::<FileSer>();
     }
 
     #[test]
