@@ -139,7 +139,7 @@ fn errors_that_pass() -> Case {
         },
         move |_| {
             let session = retrieve(NAME)?;
-            let result = Faults::new()?.call(2, || session.retrieve(1))?.result;
+            let result = Faults::new()?.call(1, || session.retrieve(1))?.result;
             ensure!(result.is_err(), "RETRIEVE_FD worked without memory");
             ensure_eq!(fdinfo(&session)?, files("incoming"), "fdinfo after it");
             memfd::check(session.retrieve(1)?, pattern)?;
