@@ -4,8 +4,8 @@
 //!
 //! Content, size, position and seals of a memfd survive, and whether it may be executed. Files with
 //! properties that the format cannot express are refused. While it is preserved, a file can be read
-//! and written, but neither be truncated, extended, nor punched; its memory is pinned, and holes in
-//! it are filled.
+//! and written, but neither be truncated, extended, nor punched; its memory is pinned. Holes stay
+//! holes. Those that are filled meanwhile are preserved as well, right before the kexec.
 //!
 //! | module       | subject                                                     |
 //! |--------------|-------------------------------------------------------------|
@@ -33,7 +33,9 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     shmem::{
+        broken_pages,
         FolioRecord,
+        HandedOver,
         MappingFreeze,
         PreservedFolios,
         ShmemFile, //
@@ -138,12 +140,16 @@ impl FolioRecord for FolioSer {
         // one without content may get some. So treat all of them as the most that they can become.
         FolioSer::new(pfn, FolioSer::DIRTY | FolioSer::UPTODATE, index)
     }
+
+    fn index(&self) -> u64 {
+        self.raw_index()
+    }
 }
 
-/// The largest file that a C kernel can restore, in pages.
+/// The most folios that a C kernel can restore.
 ///
-/// It maps the whole array of folios, the addresses of whose pages have to fit into `INT_MAX` bytes.
-const MAX_PAGES: u64 =
+/// It maps their whole array, the addresses of whose pages have to fit into `INT_MAX` bytes.
+const MAX_FOLIOS: u64 =
     (i32::MAX as u64 / size_of::<u64>() as u64) * (PAGE_SIZE / size_of::<FolioSer>()) as u64;
 
 struct Memfd;
@@ -151,8 +157,28 @@ struct Memfd;
 /// A memfd in the kernel that is left. Dropping this gives the file free again.
 struct Outgoing {
     // The order matters: while there are pins, the mapping stays as it is.
-    _folios: PreservedFolios<FolioSer>,
+    handed_over: Option<HandedOver>,
+    folios: PreservedFolios<FolioSer>,
     freeze: MappingFreeze,
+    /// How many pages of the machine were broken when the folios were checked.
+    broken_pages: u64,
+}
+
+impl Outgoing {
+    fn describe(&self, seals: Seals) -> Result<MemfdSer> {
+        let nr_folios = self.folios.len() as u64;
+        if nr_folios > MAX_FOLIOS {
+            return Err(EFBIG);
+        }
+        Ok(MemfdSer {
+            pos: self.freeze.file().pos(),
+            size: self.freeze.size(),
+            seals: seals.bits(),
+            flags: 0,
+            nr_folios,
+            folios: self.folios.descriptor().into(),
+        })
+    }
 }
 
 /// Checks whether the format has a place for all properties of `file` that user space relies on.
@@ -186,39 +212,44 @@ impl FileHandler for Memfd {
         ShmemFile::from_file(file).is_some_and(|file| file.inode().nlink() == 0)
     }
 
-    /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (already frozen by somebody else), ENOMEM,
-    /// ENOSPC, EHWPOISON (broken memory in the file), EINTR (fatal signal).
+    /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (already frozen by somebody else, or a
+    /// kexec waits), ENOMEM (also RLIMIT_MEMLOCK), EHWPOISON (broken memory in the file), EINTR
+    /// (fatal signal).
     fn preserve(&self, file: &File, ser: &mut MemfdSer) -> Result<Outgoing> {
         let file = ShmemFile::from_file(file).ok_or(EOPNOTSUPP)?;
         // First of all, such that nobody can freeze a file that he is not allowed to write to.
         let seals = check_expressible(file)?;
+        let broken_pages = broken_pages();
         let freeze = MappingFreeze::new(file)?;
-        let size = freeze.size();
-        if abi::pages(size) > MAX_PAGES {
-            return Err(EFBIG);
-        }
         let folios = PreservedFolios::new(&freeze)?;
-
-        *ser = MemfdSer {
-            pos: file.pos(),
-            size,
-            seals: seals.bits(),
-            flags: 0,
-            nr_folios: folios.len() as u64,
-            folios: folios.descriptor().into(),
-        };
-        Ok(Outgoing {
-            _folios: folios,
+        let outgoing = Outgoing {
+            handed_over: None,
+            folios,
             freeze,
-        })
+            broken_pages,
+        };
+        *ser = outgoing.describe(seals)?;
+        Ok(outgoing)
     }
 
-    /// Position and seals may have changed since the file was preserved.
+    /// Takes what has changed since the file was preserved: holes may have been filled, seals added.
+    ///
+    /// Errors: EOPNOTSUPP (not expressible any more), ENOMEM, EFBIG, EHWPOISON.
     fn freeze(&self, _file: &File, ser: &mut MemfdSer, outgoing: &mut Outgoing) -> Result {
-        let file = outgoing.freeze.file();
-        ser.seals = Seals::parse(file.seals())?.bits();
-        ser.pos = file.pos();
+        let handed_over = HandedOver::new(&outgoing.freeze);
+        // From here on, there is nothing new.
+        let seals = check_expressible(outgoing.freeze.file())?;
+        outgoing.folios.update(&handed_over)?;
+        if broken_pages() != outgoing.broken_pages {
+            outgoing.folios.check()?;
+        }
+        *ser = outgoing.describe(seals)?;
+        outgoing.handed_over = Some(handed_over);
         Ok(())
+    }
+
+    fn unfreeze(&self, _file: &File, _ser: &mut MemfdSer, outgoing: &mut Outgoing) {
+        outgoing.handed_over = None;
     }
 
     fn adopt(&self, ser: Claimed<MemfdSer>) -> Incoming {

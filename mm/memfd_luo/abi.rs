@@ -119,6 +119,11 @@ impl FolioSer {
         }))
     }
 
+    /// Offset in the file, in pages, of an entry that may otherwise be malformed.
+    pub(crate) const fn raw_index(&self) -> u64 {
+        self.index
+    }
+
     /// The page frame number, if there is one, of an entry that may otherwise be malformed.
     ///
     /// For giving memory back whose content is of no interest.

@@ -2,9 +2,12 @@
 
 #include <linux/bitops.h>
 #include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/xarray.h>
 
 __rust_helper void rust_helper_inode_lock(struct inode *inode)
 {
@@ -54,6 +57,16 @@ __rust_helper void rust_helper_cond_resched(void)
 	cond_resched();
 }
 
+/* How many pages of this machine are known to be broken. */
+__rust_helper unsigned long rust_helper_nr_poisoned_pages(void)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	return atomic_long_read(&num_poisoned_pages);
+#else
+	return 0;
+#endif
+}
+
 #ifdef CONFIG_SHMEM
 __rust_helper bool rust_helper_shmem_file(struct file *file)
 {
@@ -77,6 +90,46 @@ __rust_helper void rust_helper_shmem_freeze(struct inode *inode, bool freeze)
 __rust_helper void rust_helper_shmem_unfreeze(struct inode *inode)
 {
 	clear_bit(ilog2(SHMEM_F_MAPPING_FROZEN), &SHMEM_I(inode)->flags);
+}
+
+/*
+ * Finds the first page from *first on that has a folio or is swapped out, and the
+ * first one behind it that has not. Looks at about @max pages from there.
+ */
+__rust_helper bool
+rust_helper_shmem_next_run(struct address_space *mapping, pgoff_t *first,
+			   pgoff_t *end, unsigned long max)
+{
+	XA_STATE(xas, &mapping->i_pages, *first);
+	bool found = false;
+	void *entry;
+
+	rcu_read_lock();
+	xas_for_each(&xas, entry, ULONG_MAX) {
+		unsigned long nr;
+
+		if (xas_retry(&xas, entry))
+			continue;
+		if (!found)
+			*first = xas.xa_index;
+		else if (xas.xa_index != *end)
+			break;
+		found = true;
+		nr = 1UL << xas_get_order(&xas);
+		*end = round_down(xas.xa_index, nr) + nr;
+		if (*end - *first >= max)
+			break;
+	}
+	rcu_read_unlock();
+
+	return found;
+}
+
+/* The number of pages that have a folio or are swapped out. */
+__rust_helper unsigned long rust_helper_shmem_nr_pages(struct inode *inode)
+{
+	return READ_ONCE(inode->i_mapping->nrpages) +
+	       READ_ONCE(SHMEM_I(inode)->swapped);
 }
 
 /* BIT() constants are nothing that bindgen can evaluate. */

@@ -22,6 +22,7 @@ use crate::{
     prelude::*,
     sync::aref::ARef, //
 };
+use core::ops::Range;
 
 mod new_memfd;
 mod preserved;
@@ -108,17 +109,47 @@ impl ShmemFile {
         unsafe { (&raw const (*bindings::SHMEM_I(self.inode().as_ptr())).seals).read_volatile() }
     }
 
-    /// Pins the folios of the file from the byte offset `start`, as many as fit into `batch`, and
-    /// replaces the content of the latter. Holes are filled. May sleep.
+    /// Finds the first pages from `first` on that have memory, or had some that was swapped out.
+    ///
+    /// The range ends where a page has none, or after about [`Self::RUN`] pages.
+    fn next_run(&self, first: u64) -> Option<Range<u64>> {
+        let mut first = first as c_ulong;
+        let mut end = first;
+        // SAFETY: The mapping lives as long as the inode; the other pointers are valid for writing.
+        let found = unsafe {
+            bindings::shmem_next_run(
+                (*self.inode().as_ptr()).i_mapping,
+                &mut first,
+                &mut end,
+                Self::RUN,
+            )
+        };
+        // CAST: `pgoff_t` has 64 bits.
+        found.then_some(first as u64..end as u64)
+    }
+
+    const RUN: c_ulong = 1 << 14;
+
+    /// Number of pages that have memory, or had some that was swapped out. May change at any time.
+    fn nr_pages(&self) -> u64 {
+        // SAFETY: By the type invariant, this is the inode of a shmem file.
+        unsafe { bindings::shmem_nr_pages(self.inode().as_ptr()) as u64 }
+    }
+
+    /// Pins the folios of `pages`, as many as fit into `batch`, and replaces the content of the
+    /// latter. Pages without memory get some. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if `start` is not inside of the file; [`ENOMEM`], [`ENOSPC`] if there is no memory
-    /// for the holes or to move folios to; [`EINTR`] if the task is being killed.
-    fn pin_folios(&self, start: u64, batch: &mut PinBatch) -> Result {
+    /// [`EINVAL`] if the range is empty or not inside of the file; [`ENOMEM`], [`ENOSPC`] if there
+    /// is no memory for holes or to move folios to; [`EINTR`] if the task is being killed, [`EBUSY`]
+    /// if a kexec waits for it.
+    fn pin_folios(&self, pages: Range<u64>, batch: &mut PinBatch) -> Result {
         resched_or_killed()?;
-        let last = self.inode().size().checked_sub(1).ok_or(EINVAL)?;
-        let (start, last) = (i64::try_from(start)?, i64::try_from(last)?);
+        let bytes = |pages: u64| pages.checked_shl(PAGE_SHIFT as u32).ok_or(EFBIG);
+        let end = bytes(pages.end)?.min(self.inode().size());
+        let last = end.checked_sub(1).ok_or(EINVAL)?;
+        let (start, last) = (i64::try_from(bytes(pages.start)?)?, i64::try_from(last)?);
 
         // SAFETY: The callee fills in as many pointers as it returns, for each of which it has got
         // a pin. It checks the range itself.
@@ -148,9 +179,16 @@ impl core::ops::Deref for ShmemFile {
     }
 }
 
+/// How many pages of this machine are known to be broken. May change at any time.
+pub fn broken_pages() -> u64 {
+    // SAFETY: FFI call without safety requirements.
+    unsafe { bindings::nr_poisoned_pages() as u64 }
+}
+
 /// Keeps a file from being truncated, extended, or punched; dropping this gives it free.
 ///
-/// User space gets `EPERM` meanwhile. Holes are still filled by writes and page faults.
+/// User space gets `EPERM` meanwhile. Holes are still filled by writes and page faults, and seals
+/// added, until the file is [handed over](HandedOver).
 ///
 /// # Invariants
 ///
@@ -214,11 +252,6 @@ impl MappingFreeze {
     pub fn size(&self) -> u64 {
         self.file().inode().size()
     }
-
-    /// Number of pages of the file, which cannot change.
-    fn pages(&self) -> u64 {
-        self.size().div_ceil(1 << PAGE_SHIFT)
-    }
 }
 
 impl Drop for MappingFreeze {
@@ -226,5 +259,40 @@ impl Drop for MappingFreeze {
         // SAFETY: By the type invariant, this is a shmem inode, and nobody else freezes or unfreezes
         // it while it is frozen by this object.
         unsafe { bindings::shmem_unfreeze(self.file().inode().as_ptr()) };
+    }
+}
+
+/// Keeps the folios and seals of a file as they are, for the next kernel.
+///
+/// Whoever needs a further folio, for a write or a page fault, waits; adding a seal fails. Dropping
+/// this lets all of them go on.
+///
+/// # Invariants
+///
+/// The mapping of `file` is frozen by somebody, and marked as handed over by this object.
+pub struct HandedOver {
+    file: ARef<File>,
+}
+
+impl HandedOver {
+    /// Marks the file as handed over. Waits for nobody.
+    pub fn new(freeze: &MappingFreeze) -> Self {
+        let file = ARef::from(&**freeze.file());
+        // SAFETY: By the type invariant of `MappingFreeze`, this is a shmem inode.
+        unsafe { bindings::shmem_set_handed_over(Inode::from_file(&file).as_ptr(), true) };
+        // INVARIANT: Just marked.
+        Self { file }
+    }
+
+    fn file(&self) -> &ShmemFile {
+        // SAFETY: By the type invariant. `ShmemFile` is a transparent wrapper around `File`.
+        unsafe { &*core::ptr::from_ref(&*self.file).cast() }
+    }
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, this is a shmem inode.
+        unsafe { bindings::shmem_set_handed_over(Inode::from_file(&self.file).as_ptr(), false) };
     }
 }

@@ -189,7 +189,7 @@ impl PreservedPages {
 ///
 /// # Invariants
 ///
-/// There are as many pages as `len` elements need, or one more; what is not in use is zero.
+/// There are at least as many pages as `len` elements need.
 ///
 /// # Examples
 ///
@@ -206,6 +206,11 @@ impl PreservedPages {
 ///     assert!(array.iter().copied().eq(0..1000));
 ///     assert_eq!(array.descriptor().total_pages as usize, 8000usize.div_ceil(PAGE_SIZE));
 ///     assert_ne!(array.descriptor().first, 0);
+///
+///     array.merge(&[7, 500, 2000], |&x| x)?;
+///     assert_eq!(array.len(), 1003);
+///     assert!(array.iter().is_sorted());
+///     assert_eq!(array.iter().sum::<u64>(), 1000 * 999 / 2 + 7 + 500 + 2000);
 /// }
 /// # Ok::<(), Error>(())
 /// ```
@@ -259,6 +264,55 @@ impl<T: Handover> PreservedArray<T> {
             slot: slot.ok_or(ENOMEM)?,
             len: &mut self.len,
         })
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        let page = self.pages.pages.get_mut(index / PerPage::<T>::LEN)?;
+        page.elements_mut().get_mut(index % PerPage::<T>::LEN)
+    }
+
+    /// Inserts elements, of which `elements` has to be sorted by `key` as the array has to be, such
+    /// that the array still is. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and then the array is as it was before.
+    pub fn merge<K: Ord>(&mut self, elements: &[T], key: impl Fn(&T) -> K) -> Result
+    where
+        T: Copy,
+    {
+        let len = self.len.checked_add(elements.len()).ok_or(ENOMEM)?;
+        let pages = len.div_ceil(PerPage::<T>::LEN);
+        while self.pages.pages.len() < pages {
+            self.pages.add()?;
+        }
+        // From the end, such that nothing is overwritten that is still needed.
+        let mut place = len;
+        let mut old = self.len;
+        let mut new = elements;
+        while let Some((&last_new, rest)) = new.split_last() {
+            let last_old = old
+                .checked_sub(1)
+                .and_then(|index| self.get_mut(index))
+                .copied();
+            let element = match last_old {
+                Some(last_old) if key(&last_old) > key(&last_new) => {
+                    old = old.saturating_sub(1);
+                    last_old
+                }
+                _ => {
+                    new = rest;
+                    last_new
+                }
+            };
+            place = place.saturating_sub(1);
+            if let Some(slot) = self.get_mut(place) {
+                *slot = element;
+            }
+        }
+        // INVARIANT: There are as many pages as so many elements need.
+        self.len = len;
+        Ok(())
     }
 
     /// Iterates over the elements, in order.

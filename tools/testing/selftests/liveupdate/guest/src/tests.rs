@@ -15,6 +15,8 @@ mod hazards_entry;
 mod hazards_log;
 mod hazards_strange;
 mod memfd;
+mod memfd_changes;
+mod memfd_holes;
 mod roundtrip;
 mod sessions;
 mod sweep;
@@ -33,7 +35,8 @@ pub fn all() -> Vec<Suite> {
         hazards_log::suite(),
         hazards_strange::suite(),
         memfd::suite(),
-        memfd::sparse_suite(),
+        memfd_holes::suite(),
+        memfd_changes::suite(),
         sessions::suite(),
         views::suite(),
         agents::suite(),

@@ -2,7 +2,7 @@
 
 //! Everything that makes up a memfd survives.
 
-use super::common::{create, expect_errno, retrieve};
+use super::common::{create, expect_errno, meminfo, retrieve};
 use crate::{
     ensure, ensure_eq,
     error::{At, Failure, Result},
@@ -238,17 +238,6 @@ fn seal_cases() -> Vec<Case> {
 
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// A line of /proc/meminfo, in KiB.
-fn meminfo(key: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    let kib = kib.at(format_args!("/proc/meminfo has no {key}"))?;
-    Ok(kib.parse()?)
-}
-
 /// How much memory of memfds is in huge folios, in KiB.
 fn huge_kib() -> Result<u64> {
     meminfo("ShmemHugePages")
@@ -306,114 +295,6 @@ fn advise_huge(file: &File, len: u64) -> Result {
     }
 }
 
-/// Where a sparse file has its data; the last piece ends at 1 GiB.
-const SPARSE: [(u64, Pattern); 4] = [
-    (0, Pattern { seed: 13, len: 100 }),
-    (
-        5 * 4096,
-        Pattern {
-            seed: 14,
-            len: 4096,
-        },
-    ),
-    (512 * MIB - 10, Pattern { seed: 15, len: 20 }),
-    (
-        1024 * MIB - 4096,
-        Pattern {
-            seed: 16,
-            len: 4096,
-        },
-    ),
-];
-
-/// How much memory is free.
-fn available() -> Result<u64> {
-    Ok(meminfo("MemAvailable")? * 1024)
-}
-
-/// A file of 1 GiB, most of which is nothing.
-///
-/// Its holes are filled when it is preserved, hence it needs as much memory.
-fn sparse() -> Case {
-    const LEN: u64 = 1024 * MIB;
-    one_file(
-        "sparse_1g",
-        move |_| {
-            let file = memfd::new()?;
-            for (at, pattern) in SPARSE {
-                pattern.write(&file, at)?;
-            }
-            ensure_eq!(memfd::len(&file)?, LEN, "the size");
-            if available()? < LEN + 64 * MIB {
-                return Err(Failure::skip("there is too little memory"));
-            }
-            Ok(file)
-        },
-        move |_, file| {
-            ensure_eq!(memfd::len(&file)?, LEN, "the size");
-            for (at, pattern) in SPARSE {
-                pattern.check(&file, at)?;
-            }
-            let mut piece = vec![1; 4 * MIB as usize];
-            let mut end = 0;
-            for (at, pattern) in SPARSE {
-                while end < at {
-                    let len = piece.len().min((at - end) as usize);
-                    let (zeros, _) = piece.split_at_mut(len);
-                    file.read_exact_at(zeros, end).at("read a hole")?;
-                    ensure!(
-                        zeros.iter().all(|byte| *byte == 0),
-                        "the hole at {end} is not zero"
-                    );
-                    end += len as u64;
-                }
-                end = at + pattern.len;
-            }
-            Ok(())
-        },
-    )
-}
-
-/// A file that is larger than all memory is refused, and nothing has happened to it.
-fn too_large() -> Case {
-    Case::one("larger_than_all_memory", |_| {
-        let file = memfd::with(Pattern::new(20, 1000))?;
-        file.set_len(1 << 40).at("set the size")?;
-        let before = available()?;
-        let session = create("memfd-too-large")?;
-        expect_errno(session.preserve(&file, 1), Errno::NOMEM, "preserving 1 TiB")?;
-        let lost = before.saturating_sub(available()?);
-        ensure!(lost < 32 * MIB, "{lost} bytes of memory are gone");
-        file.set_len(1000).at("shrink the file")?;
-        Ok(session.preserve(&file, 1)?)
-    })
-}
-
-/// A hole that is filled after the file was preserved.
-fn late_hole() -> Case {
-    let (first, late) = (Pattern::new(18, 4096), Pattern::new(19, 3 * 4096));
-    Case::two(
-        "hole_filled_after_preserve",
-        move |stage| {
-            let file = memfd::with(first)?;
-            file.set_len(MIB).at("set the size")?;
-            let session = create("memfd-late-hole")?;
-            session.preserve(&file, 1)?;
-            late.write(&file, 100 * 4096)?;
-            stage.hold((session, file));
-            Ok(())
-        },
-        move |_| {
-            let session = retrieve("memfd-late-hole")?;
-            let file = File::from(session.retrieve(1)?);
-            ensure_eq!(memfd::len(&file)?, MIB, "the size");
-            first.check(&file, 0)?;
-            late.check(&file, 100 * 4096)?;
-            Ok(session.finish()?)
-        },
-    )
-}
-
 /// What cannot be done with a file while it is preserved, and can be done again afterwards.
 fn frozen() -> Case {
     Case::one("size_is_fixed_while_preserved", |_| {
@@ -456,7 +337,7 @@ fn name() -> Case {
     )
 }
 
-/// The suite for files that fit into memory.
+/// The suite.
 pub fn suite() -> Suite {
     let mut cases = vec![
         size("size_0", 0),
@@ -479,9 +360,4 @@ pub fn suite() -> Suite {
     cases.push(huge("huge_folios_always", "always"));
     cases.push(huge("huge_folios_advise", "advise"));
     Suite::new("memfd", cases)
-}
-
-/// The suite for files with holes, which may need all the memory.
-pub fn sparse_suite() -> Suite {
-    Suite::new("memfd_sparse", vec![late_hole(), too_large(), sparse()])
 }
