@@ -25,6 +25,7 @@ mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -76,6 +77,9 @@ enum Action {
         /// A bzImage with ours, instead of building it
         #[arg(long, requires = "peer")]
         ours: Option<PathBuf>,
+        /// Stop after that time; another run goes on
+        #[arg(long)]
+        minutes: Option<u64>,
     },
     /// The base's kselftests on any kernel
     BaseTests { flavour: Flavour },
@@ -117,9 +121,18 @@ fn run(cli: Cli) -> Result<bool> {
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
         Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),
-        Action::TestPeer { only, peer, ours } => {
-            let only = only.filter(|only| !only.is_empty());
-            peer::run(&ctx, only.as_deref(), peer.zip(ours))
+        Action::TestPeer {
+            only,
+            peer,
+            ours,
+            minutes,
+        } => {
+            let options = peer::Options {
+                only: only.as_deref().filter(|only| !only.is_empty()),
+                prebuilt: peer.zip(ours),
+                limit: minutes.map(|minutes| Duration::from_secs(60 * minutes)),
+            };
+            peer::run(&ctx, options)
         }
         Action::BaseTests { flavour } => {
             let kernel = kernel::build(&ctx, flavour)?;

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ctx::Ctx;
+use crate::hex;
 use crate::image;
 use crate::kernel::{self, Flavour, Kernel};
 use crate::programs::{self, GuestTest, HazardCase, HazardItem};
@@ -26,7 +27,7 @@ use outcome::Outcome;
 const C_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// How a case ended on both kernels.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Row {
     items: Vec<String>,
     /// The case with its suite.
@@ -62,6 +63,38 @@ fn base(item: &str) -> &str {
     item.trim_end_matches(|c: char| c.is_ascii_lowercase())
 }
 
+/// The results so far. A run that was interrupted goes on where it was, unless something that it
+/// runs has changed.
+#[derive(Serialize, Deserialize, Default, PartialEq)]
+struct Tested {
+    guest: String,
+    c: String,
+    ours: String,
+}
+
+/// What is in the file of results.
+#[derive(Serialize, Deserialize, Default)]
+struct Results {
+    tested: Tested,
+    rows: Vec<Row>,
+}
+
+impl Results {
+    /// Reads the file, for what is still true.
+    fn read(file: &Path, tested: Tested) -> Self {
+        let old = std::fs::read(file).ok();
+        let old: Option<Self> = old.and_then(|text| serde_json::from_slice(&text).ok());
+        old.filter(|old| old.tested == tested).unwrap_or(Self {
+            tested,
+            rows: Vec::new(),
+        })
+    }
+
+    fn write(&self, ctx: &Ctx, file: &Path) -> Result<()> {
+        std::fs::write(file, serde_json::to_vec_pretty(self)?).with_context(|| ctx.shown(file))
+    }
+}
+
 /// Both kernels, and an image for each whose next kernel it is.
 struct Kernels {
     c: (Kernel, PathBuf),
@@ -88,6 +121,15 @@ impl Kernels {
         })
     }
 
+    fn tested(&self, guest: &Path) -> Result<Tested> {
+        let content = |path: &Path| anyhow::Ok(hex(&std::fs::read(path)?));
+        Ok(Tested {
+            guest: content(guest)?,
+            c: content(&self.c.0.image)?,
+            ours: content(&self.ours.0.image)?,
+        })
+    }
+
     fn run(
         &self,
         ctx: &Ctx,
@@ -95,7 +137,7 @@ impl Kernels {
         case: &HazardCase,
         flavour: Flavour,
     ) -> Result<Outcome> {
-        let full = format!("{}.{}", test.name, case.name);
+        let full = full_name(test, case);
         let (next, image) = if flavour == Flavour::Peer {
             &self.c
         } else {
@@ -118,20 +160,31 @@ impl Kernels {
     }
 }
 
-/// Compares the kernels, which may have been built by somebody else: C, ours. True if all is well.
-///
-/// With `only`, those items, suites and cases whose names begin like that; the documentation stays
-/// as it is then.
-pub fn run(ctx: &Ctx, only: Option<&str>, prebuilt: Option<(PathBuf, PathBuf)>) -> Result<bool> {
+/// What to compare.
+pub struct Options<'a> {
+    /// Those items, suites and cases whose names begin like that; the documentation stays as it is.
+    pub only: Option<&'a str>,
+    /// Kernels that somebody else has built: C, ours.
+    pub prebuilt: Option<(PathBuf, PathBuf)>,
+    /// How long to go on. What is left then is not tested.
+    pub limit: Option<Duration>,
+}
+
+/// Compares the kernels. True if all is well.
+pub fn run(ctx: &Ctx, options: Options<'_>) -> Result<bool> {
+    let Options {
+        only,
+        prebuilt,
+        limit,
+    } = options;
     ctx.need_space(12, 4)?;
     let guest = programs::guest(ctx)?;
     let items = programs::hazard_items(&guest)?;
     let tests = programs::guest_tests(&guest)?;
     let wanted = |test: &GuestTest, case: &HazardCase| {
         only.is_none_or(|only| {
-            let items = case.items.iter();
-            format!("{}.{}", test.name, case.name).starts_with(only)
-                || items.clone().any(|item| item.starts_with(only))
+            let mut items = case.items.iter();
+            full_name(test, case).starts_with(only) || items.any(|item| item.starts_with(only))
         })
     };
     let cases = tests.iter().flat_map(|test| {
@@ -143,17 +196,28 @@ pub fn run(ctx: &Ctx, only: Option<&str>, prebuilt: Option<(PathBuf, PathBuf)>) 
         bail!("There is no such item, suite or case.");
     }
     let kernels = Kernels::new(ctx, &guest, prebuilt)?;
+    let file = ctx.build.join("test-peer.json");
+    let mut results = Results::read(&file, kernels.tested(&guest)?);
+    if only.is_some() {
+        // Whoever names something wants to see it run.
+        results
+            .rows
+            .retain(|row| !cases.iter().any(|(t, c)| full_name(t, c) == row.test));
+    }
 
     let started = Instant::now();
-    let mut rows = Vec::new();
+    let mut left = 0;
     for (number, (test, case)) in cases.iter().enumerate() {
-        let name = format!("{}.{}", test.name, case.name);
-        let title = format!(
-            "[{}/{}] {} {name}",
-            number + 1,
-            cases.len(),
-            case.items.join(" ")
-        );
+        let name = full_name(test, case);
+        if results.rows.iter().any(|row| row.test == name) {
+            continue;
+        }
+        if limit.is_some_and(|limit| started.elapsed() > limit) {
+            left += 1;
+            continue;
+        }
+        let items = case.items.join(" ");
+        let title = format!("[{}/{}] {items} {name}", number + 1, cases.len());
         let mut step = Step::start(ctx, title);
         let begun = Instant::now();
         step.progress("on C");
@@ -176,21 +240,25 @@ pub fn run(ctx: &Ctx, only: Option<&str>, prebuilt: Option<(PathBuf, PathBuf)>) 
             row.c.verb(),
             row.ours.verb()
         ));
-        rows.push(row);
+        results.rows.push(row);
+        results.write(ctx, &file)?;
     }
 
-    let json = ctx.build.join("test-peer.json");
-    std::fs::write(&json, serde_json::to_vec_pretty(&rows)?).with_context(|| ctx.shown(&json))?;
-    table::print(&items, &rows);
+    let rows = &results.rows;
+    table::print(&items, rows);
     let mut problems: Vec<String> = rows
         .iter()
         .filter_map(|row| Some(format!("{}: {}", row.test, row.problem()?)))
         .collect();
     if only.is_none() {
-        table::document(ctx, &items, &rows)?;
+        table::document(ctx, &items, rows)?;
+        if left > 0 {
+            problems.push(format!("{left} cases have not been tested: run it again"));
+        }
+        let all = || cases.iter().flat_map(|(_, case)| &case.items);
         let missing = items
             .iter()
-            .filter(|item| item.otherwise.is_none() && !rows.iter().any(|row| row.is_about(item)));
+            .filter(|item| item.otherwise.is_none() && !all().any(|of| base(of) == item.item));
         problems.extend(missing.map(|item| format!("{}: no case is about it", item.item)));
     }
     println!();
@@ -204,7 +272,12 @@ pub fn run(ctx: &Ctx, only: Option<&str>, prebuilt: Option<(PathBuf, PathBuf)>) 
         shown.count(),
         problems.len(),
         started.elapsed().as_secs(),
-        ctx.shown(&json)
+        ctx.shown(&file)
     );
     Ok(problems.is_empty())
+}
+
+/// The name of a case with that of its suite.
+fn full_name(test: &GuestTest, case: &HazardCase) -> String {
+    format!("{}.{}", test.name, case.name)
 }

@@ -54,7 +54,8 @@ impl Vm<'_> {
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(self.initrd);
-        let mut line = "console=ttyS0 panic=-1 liveupdate=on kho=on".to_owned();
+        // A busy host delays the timer such that the kernel takes it for broken.
+        let mut line = "console=ttyS0 panic=-1 no_timer_check liveupdate=on kho=on".to_owned();
         for part in [self.params.as_str(), "--", self.init.as_str()] {
             if !(part.is_empty() || part == "--" && self.init.is_empty()) {
                 line = format!("{line} {part}");

@@ -52,7 +52,7 @@ fn text(items: &[HazardItem], rows: &[Row]) -> Result<String> {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.is_about(item)).collect();
         let how = match &item.otherwise {
             Some(how) => how.as_str(),
-            None if rows.is_empty() => "not tested",
+            None if rows.is_empty() => "not tested yet",
             None => "",
         };
         if rows.is_empty() {
