@@ -70,8 +70,8 @@ const ITEMS: &[Item] = &[
     ("1D.5", "wrong, overlapping or unaligned indices are accepted, or destroy the file", Cases),
     ("1D.6", "a broken list of pages makes KHO leak what it had restored", Cases),
     ("1D.7", "unknown flags are ignored; unknown seals leak the memory", Cases),
-    ("1D.8", "KHO ignores errors when it reserves what is preserved, which may then be overwritten", Cases),
-    ("1D.9", "KHO preserves memory that the next kernel uses for itself", Cases),
+    ("1D.8", "KHO ignores errors when it reserves what is preserved, which may then be overwritten", Otherwise("by a kernel whose memblock was made to fail: it stops at once")),
+    ("1D.9", "KHO preserves memory that the next kernel uses for itself", Otherwise("not shown: no handler of ours preserves such memory; KHO now refuses it")),
     // Memory.
     ("1E.1", "poisoned memory is handed over, and fatal in the next kernel", Cases),
     ("1E.2", "holes are filled, and stay filled when the preservation is taken back", Cases),
