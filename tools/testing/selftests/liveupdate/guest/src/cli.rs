@@ -3,7 +3,7 @@
 //! The command line.
 
 use crate::{
-    child, demo,
+    bench, child, demo,
     error::{Failure, Result},
     exec, hazards, kexec, runner,
 };
@@ -13,6 +13,7 @@ pub const USAGE: &str = "\
 luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
 
   demo [--mb=64] [--next=/boot/next]    one live update of a memfd, with a timeline
+  bench WORKLOAD [--n=...]              one live update, measured; see bench.rs
   selftest [NAME|GROUP]...              run tests (all if none are named)
   list                                  list the tests as JSON
   hazards                               list the weaknesses of C as JSON
@@ -90,6 +91,7 @@ impl Args {
 fn dispatch(args: &Args) -> Result<u8> {
     match args.command() {
         "demo" => demo::run(args),
+        "bench" => bench::run(args),
         "selftest" => runner::run(args),
         "list" => {
             runner::list();

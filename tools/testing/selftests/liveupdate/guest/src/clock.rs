@@ -3,6 +3,7 @@
 //! A clock that runs on while kernels change.
 
 use std::{
+    sync::OnceLock,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -16,6 +17,19 @@ impl Ticks {
         // SAFETY: All x86-64 processors have the instruction.
         Self(unsafe { core::arch::x86_64::_rdtsc() })
     }
+}
+
+/// When the program started.
+static START: OnceLock<Ticks> = OnceLock::new();
+
+/// To be called first of all.
+pub fn program_starts() {
+    START.get_or_init(Ticks::now);
+}
+
+/// When [`program_starts`] was called.
+pub fn program_start() -> Ticks {
+    *START.get_or_init(Ticks::now)
 }
 
 /// How fast the counter runs.

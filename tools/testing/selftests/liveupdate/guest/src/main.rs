@@ -10,6 +10,7 @@
 //! of kernels can have any length, and a file written to the root file system is a way to tell the
 //! next stage something that does not depend on what is being tested.
 
+mod bench;
 mod boot;
 mod child;
 mod cli;
@@ -35,6 +36,7 @@ mod userfault;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    clock::program_starts();
     let args = cli::Args::parse(std::env::args().skip(1));
     if std::process::id() == 1 {
         boot::init(&args)

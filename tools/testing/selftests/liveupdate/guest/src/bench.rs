@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Benchmarks: one live update with one kind of state.
+//!
+//! Each run of a machine measures one workload, before and after the kexec, and verifies all of the
+//! contents after it. It prints lines `@bench NAME VALUE`; times are in microseconds (`_us`),
+//! memory in KiB (`_kb`). What a run printed counts only if the program ends with success.
+//!
+//! Nothing here depends on which implementation of the subsystem is running.
+
+mod data;
+mod files;
+mod memory;
+mod scattered;
+mod sessions;
+mod sparse;
+
+use crate::{
+    cli::Args,
+    clock::{self, Rate, Ticks},
+    error::{At, Failure, Result},
+    kexec, memfd,
+};
+use liveupdate::{Device, OutgoingSession};
+use rustix::process::{Resource, Rlimit};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    time::Instant,
+};
+
+/// The session that tells the next kernel when the last one was told to go.
+const CLOCK_SESSION: &str = "bench-clock";
+const CLOCK_TOKEN: u64 = 1;
+
+/// What the driver looks for in the kernel log: from here on, nothing else runs.
+const MARK: &str = "<6>luo-bench: reboot";
+
+/// Descriptors that a workload may have open.
+const DESCRIPTORS: u64 = 1 << 17;
+
+/// What has to stay open until the kexec.
+#[derive(Default)]
+struct Held {
+    sessions: Vec<OutgoingSession>,
+    files: Vec<File>,
+}
+
+/// A kind of state.
+struct Workload {
+    name: &'static str,
+    /// Fills sessions, and measures that.
+    before: fn(&Args) -> Result<Held>,
+    /// Empties them, measures that, and verifies what was in them.
+    after: fn(&Args) -> Result,
+}
+
+/// Nothing but the clock, which is the smallest state there is.
+const SMALL: Workload = Workload {
+    name: "small",
+    before: |_| Ok(Held::default()),
+    after: |_| Ok(()),
+};
+
+const WORKLOADS: [Workload; 6] = [
+    SMALL,
+    sessions::WORKLOAD,
+    files::WORKLOAD,
+    memory::WORKLOAD,
+    sparse::WORKLOAD,
+    scattered::WORKLOAD,
+];
+
+/// Reports a figure.
+fn report(name: &str, value: u64) {
+    println!("@bench {name} {value}");
+}
+
+/// Reports how long something took.
+fn timed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let result = what()?;
+    // CAST: Nothing takes half a million years.
+    report(name, start.elapsed().as_micros() as u64);
+    Ok(result)
+}
+
+/// Reports how long something took, in `NAME_us`, and how much memory is missing after it, in
+/// `NAME_kb`.
+fn weighed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
+    let free = free_kb()?;
+    let result = timed(&format!("{name}_us"), what)?;
+    report(&format!("{name}_kb"), free.saturating_sub(free_kb()?));
+    Ok(result)
+}
+
+/// How much memory is free, in KiB, including what lies ready for one processor each.
+fn free_kb() -> Result<u64> {
+    let zones = fs::read_to_string("/proc/zoneinfo").at("read /proc/zoneinfo")?;
+    let mut pages = 0;
+    for line in zones.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if let (Some("nr_free_pages" | "count:"), Some(number)) = (words.next(), words.next()) {
+            pages += number.parse::<u64>().at("/proc/zoneinfo")?;
+        }
+    }
+    Ok(pages * 4)
+}
+
+fn before(args: &Args, workload: &Workload) -> Result<u8> {
+    kexec::Plan::stage(args, 2)?.load()?;
+    // Both live until the machine goes down.
+    let Held {
+        sessions: _sessions,
+        files: _files,
+    } = (workload.before)(args).at(workload.name)?;
+    let clock = memfd::new()?;
+    clock.set_len(8).at("set the size of a memfd")?;
+    let session = Device::open()?.create_session(CLOCK_SESSION)?;
+    session.preserve(&clock, CLOCK_TOKEN)?;
+    io::stdout().flush().at("flush the console")?;
+    fs::write("/dev/kmsg", MARK).at("write to /dev/kmsg")?;
+    clock
+        .write_all_at(&Ticks::now().0.to_le_bytes(), 0)
+        .at("write the time")?;
+    Err(kexec::jump())
+}
+
+fn after(args: &Args, workload: &Workload) -> Result<u8> {
+    (workload.after)(args).at(workload.name)?;
+    let session = Device::open()?.retrieve_session(CLOCK_SESSION)?;
+    let clock = File::from(session.retrieve(CLOCK_TOKEN)?);
+    let mut bytes = [0; 8];
+    clock.read_exact_at(&mut bytes, 0).at("read the time")?;
+    session.finish()?;
+
+    let (reboot, init) = (Ticks(u64::from_le_bytes(bytes)), clock::program_start());
+    let rate = Rate::measure();
+    report("blackout_us", rate.micros(reboot, init));
+    report("jump_us", rate.micros(reboot, rate.kernel_start()));
+    report("verified", 1);
+    Ok(0)
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let name = args.rest().first().map_or("", String::as_str);
+    let workload = WORKLOADS.iter().find(|workload| workload.name == name);
+    let workload =
+        workload.ok_or_else(|| Failure::new(format!("no workload is called '{name}'")))?;
+    let limit = Rlimit {
+        current: Some(DESCRIPTORS),
+        maximum: Some(DESCRIPTORS),
+    };
+    rustix::process::setrlimit(Resource::Nofile, limit).at("raise the limit of descriptors")?;
+    match args.stage()? {
+        1 => before(args, workload),
+        _ => after(args, workload),
+    }
+}

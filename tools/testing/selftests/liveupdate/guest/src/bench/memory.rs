@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files with much memory: `--files` of `--mb` MiB each, in folios of 2 MiB with `--huge=1`,
+//! retrieved by as many threads as there are files.
+
+use super::{data, report, timed, weighed, Held, Workload};
+use crate::{
+    cli::Args,
+    ensure,
+    error::{At, Failure, Result},
+    memfd,
+};
+use liveupdate::Device;
+use std::{
+    fs::{self, File},
+    thread,
+};
+
+pub const WORKLOAD: Workload = Workload {
+    name: "memory",
+    before,
+    after,
+};
+
+const SESSION: &str = "bench-memory";
+const HUGE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// How much shared memory is in folios of 2 MiB, in KiB.
+fn huge_kb() -> Result<u64> {
+    let info = fs::read_to_string("/proc/meminfo").at("read /proc/meminfo")?;
+    let line = info.lines().find_map(|l| l.strip_prefix("ShmemHugePages:"));
+    let number = line.and_then(|line| line.split_ascii_whitespace().next());
+    Ok(number.at("/proc/meminfo has no ShmemHugePages")?.parse()?)
+}
+
+fn before(args: &Args) -> Result<Held> {
+    let (number, len) = (args.number("files", 1)?, args.number("mb", 256)? << 20);
+    let huge = args.number("huge", 0)? != 0;
+    fs::write(HUGE, if huge { "always" } else { "never" }).at(HUGE)?;
+    let mut files = Vec::new();
+    for i in 0..number {
+        let file = memfd::new()?;
+        // The size says how large folios may be.
+        file.set_len(len).at("set the size of a memfd")?;
+        data::fill(&file, i, 0, len)?;
+        files.push(file);
+    }
+    let expected = if huge { (number * len) >> 10 } else { 0 };
+    ensure!(
+        huge_kb()? == expected,
+        "{} KiB instead of {expected} are in large folios",
+        huge_kb()?
+    );
+    let session = Device::open()?.create_session(SESSION)?;
+    weighed("preserve", || {
+        for (token, file) in (0..).zip(&files) {
+            session.preserve(file, token)?;
+        }
+        Ok(())
+    })?;
+    Ok(Held {
+        sessions: vec![session],
+        files,
+    })
+}
+
+fn after(args: &Args) -> Result {
+    let (number, len) = (args.number("files", 1)?, args.number("mb", 256)? << 20);
+    let session = timed("open_us", || Ok(Device::open()?.retrieve_session(SESSION)?))?;
+    let files = weighed("retrieve", || {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..number)
+                .map(|token| (token, &session))
+                .map(|(token, session)| scope.spawn(move || session.retrieve(token)))
+                .collect();
+            let files = threads.into_iter().map(|thread| {
+                let file = thread.join().map_err(|_| Failure::new("a thread died"))?;
+                Ok(File::from(file?))
+            });
+            files.collect::<Result<Vec<File>>>()
+        })
+    })?;
+    report("huge_kb", huge_kb()?);
+    for (i, file) in (0..).zip(&files) {
+        ensure!(
+            memfd::len(file)? == len,
+            "the size is {}",
+            memfd::len(file)?
+        );
+        data::check(file, i, 0, len)?;
+    }
+    timed("finish_us", || Ok(session.finish()?))
+}
