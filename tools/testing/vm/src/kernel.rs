@@ -21,6 +21,8 @@ use crate::tree;
 pub enum Flavour {
     /// The Rust LUO.
     Ours,
+    /// The Rust LUO, with nothing that the unchanged base does not have.
+    Bench,
     /// The Rust LUO with everything that checks.
     Debug,
     /// The unchanged base, with the LUO in C.
@@ -84,6 +86,7 @@ impl Flavour {
     pub fn name(self) -> &'static str {
         match self {
             Flavour::Ours => "ours",
+            Flavour::Bench => "bench",
             Flavour::Debug => "debug",
             Flavour::Peer => "peer",
             Flavour::Peer72 => "peer72",
@@ -99,13 +102,14 @@ impl Flavour {
 
     /// Whether its LUO is the one in Rust.
     pub fn is_ours(self) -> bool {
-        matches!(self, Flavour::Ours | Flavour::Debug)
+        matches!(self, Flavour::Ours | Flavour::Bench | Flavour::Debug)
     }
 
     /// Configuration fragments, later ones win.
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Flavour::Ours => &["base.config", "rust.config"],
+            Flavour::Bench => &["base.config", "bench.config"],
             Flavour::Debug => &["base.config", "rust.config", "debug.config"],
             Flavour::Peer | Flavour::Peer72 => &["base.config"],
         }

@@ -4,6 +4,7 @@
 //! together, runs them in QEMU and reads what they print. `make` at the top of the repository
 //! starts it in the build sandbox.
 
+mod bench;
 mod console;
 mod ctx;
 mod demo;
@@ -81,6 +82,15 @@ enum Action {
         #[arg(long)]
         minutes: Option<u64>,
     },
+    /// Compare the speed of ours with that of the implementation in C
+    Bench {
+        /// A part of it, once (1)
+        #[arg(long, env = "QUICK", default_value = "0")]
+        quick: String,
+        /// Only runs whose names start so
+        #[arg(long, env = "ONLY")]
+        only: Option<String>,
+    },
     /// The base's kselftests on any kernel
     BaseTests { flavour: Flavour },
     /// Build a kernel
@@ -133,6 +143,14 @@ fn run(cli: Cli) -> Result<bool> {
                 limit: minutes.map(|minutes| Duration::from_secs(60 * minutes)),
             };
             peer::run(&ctx, options)
+        }
+        Action::Bench { quick, only } => {
+            ctx.need_space(10, 4)?;
+            bench::run(
+                &ctx,
+                quick == "1",
+                only.as_deref().filter(|only| !only.is_empty()),
+            )
         }
         Action::BaseTests { flavour } => {
             let kernel = kernel::build(&ctx, flavour)?;

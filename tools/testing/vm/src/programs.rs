@@ -64,9 +64,11 @@ pub struct HazardItem {
     pub otherwise: Option<String>,
 }
 
+/// What our guest program is compiled for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// Our guest program, linked statically.
 pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
     let mut step = Step::start(ctx, "build luo-guest");
     let mut cargo = cargo(ctx);
     cargo.args([
@@ -85,6 +87,11 @@ pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
     );
     step.run(&mut cargo, &ctx.log("guest"))?;
     step.done("");
+    guest_path()
+}
+
+/// Where [`guest`] puts the program.
+pub fn guest_path() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").context("CARGO_TARGET_DIR is not set")?;
     Ok(PathBuf::from(target).join(TARGET).join("release/luo-guest"))
 }
