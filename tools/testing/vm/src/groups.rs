@@ -16,6 +16,7 @@ use crate::ktap;
 use crate::lint;
 use crate::programs::{self, BaseTests, GuestTest, BASE_KEXEC_TESTS, BASE_TEST};
 use crate::report::Report;
+use crate::soak;
 use crate::step::Step;
 use crate::tree;
 use crate::vm::{Run, Vm, TIMEOUT};
@@ -292,7 +293,8 @@ fn in_kernel_test(report: &mut Report, kernel_log: &[String]) {
 /// Our own kselftests.
 fn kselftest(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = kernel::build(ctx, Flavour::Ours)?;
-    own_tests_on(ctx, report, &kernel)
+    own_tests_on(ctx, report, &kernel)?;
+    soak::short(ctx, report)
 }
 
 /// Our own kselftests with everything that checks turned on, and KUnit with the doctests.

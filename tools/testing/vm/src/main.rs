@@ -19,6 +19,7 @@ mod peer;
 mod programs;
 mod report;
 mod series;
+mod soak;
 mod source;
 mod step;
 mod tree;
@@ -91,6 +92,15 @@ enum Action {
         #[arg(long, env = "ONLY")]
         only: Option<String>,
     },
+    /// One kexec after another, with random sessions and files
+    Soak {
+        /// How many
+        #[arg(long, env = "N", default_value_t = 100)]
+        count: u64,
+        /// What the sessions and files follow from
+        #[arg(long, env = "SEED", default_value_t = 1)]
+        seed: u64,
+    },
     /// The base's kselftests on any kernel
     BaseTests { flavour: Flavour },
     /// Build a kernel
@@ -152,6 +162,7 @@ fn run(cli: Cli) -> Result<bool> {
                 only.as_deref().filter(|only| !only.is_empty()),
             )
         }
+        Action::Soak { count, seed } => soak::run(&ctx, count, seed),
         Action::BaseTests { flavour } => {
             let kernel = kernel::build(&ctx, flavour)?;
             let mut report = report::Report::default();

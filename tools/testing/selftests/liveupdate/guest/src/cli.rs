@@ -5,7 +5,7 @@
 use crate::{
     bench, child, demo,
     error::{Failure, Result},
-    exec, hazards, kexec, runner,
+    exec, hazards, kexec, runner, soak,
 };
 use std::process::ExitCode;
 
@@ -17,6 +17,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   selftest [NAME|GROUP]...              run tests (all if none are named)
   list                                  list the tests as JSON
   hazards                               list the weaknesses of C as JSON
+  soak [--count=5] [--seed=1]           so many kexecs with random sessions and files
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
   shell                                 busybox sh
@@ -101,6 +102,7 @@ fn dispatch(args: &Args) -> Result<u8> {
             hazards::list();
             Ok(0)
         }
+        "soak" => soak::run(args),
         "exec" => exec::program(args),
         "shell" => exec::shell(),
         "kexec" => {

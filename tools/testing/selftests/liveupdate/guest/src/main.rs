@@ -28,6 +28,7 @@ mod memfd;
 mod pattern;
 mod registry;
 mod runner;
+mod soak;
 mod socket;
 mod state;
 mod tests;

@@ -246,7 +246,7 @@ fn map(file: &File, at: u64, len: u64) -> Result<*mut std::ffi::c_void> {
 fn filled_during_kexec() -> Case {
     const THREADS: u64 = 3;
     const SIZE: u64 = 64 * MIB;
-    let value = |thread: u64, page: u64| (thread << 32 | page) ^ 0x5555_aaaa;
+    let value = |thread: u64, page: u64| ((thread << 32) | page) ^ 0x5555_aaaa;
     Case::two(
         "filled_during_kexec",
         move |stage| {

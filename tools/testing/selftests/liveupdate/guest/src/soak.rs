@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One kexec after another, with random sessions and files.
+//!
+//! What a stage hands over follows from the seed and the number of the stage, so the next kernel
+//! knows what it has to find without being told.
+
+use crate::{
+    cli::Args,
+    ensure, ensure_eq,
+    error::{At, Failure, Result},
+    kexec, memfd,
+    pattern::{Pattern, Random},
+};
+use liveupdate::Device;
+use rustix::fs::SealFlags;
+use std::{fs, fs::File, os::fd::OwnedFd};
+
+const PAGE: u64 = 4096;
+const MIB: u64 = 1 << 20;
+
+/// A memfd: pieces of data with holes between them.
+struct Wanted {
+    token: u64,
+    len: u64,
+    pieces: Vec<(u64, Pattern)>,
+    /// What is written after the file was preserved.
+    late: Option<(u64, Pattern)>,
+    position: u64,
+    seals: SealFlags,
+}
+
+struct Session {
+    name: String,
+    files: Vec<Wanted>,
+}
+
+/// What the kernel of `stage` hands over.
+fn plan(seed: u64, stage: u64) -> Vec<Session> {
+    let mut random = Random::new(seed.wrapping_add(stage.wrapping_mul(0x1_0000)));
+    let mut below = move |limit: u64| random.number() % limit;
+    let mut pattern_seed = stage << 32;
+    let sessions = 1 + below(5);
+    let mut plan = Vec::new();
+    for number in 0..sessions {
+        let mut files = Vec::new();
+        for token in 0..below(8) {
+            // Small ones are the rule, and some have gigabytes of nothing.
+            let len = match below(10) {
+                0 => 0,
+                1..=5 => 1 + below(64 * 1024),
+                6..=8 => 1 + below(6 * MIB),
+                _ => (1 << 32) + below(1 << 33),
+            };
+            let mut pieces = Vec::new();
+            let mut at = 0;
+            for _ in 0..1 + below(4) {
+                let room = len.saturating_sub(at).min(3 * MIB);
+                if room == 0 {
+                    break;
+                }
+                pattern_seed += 1;
+                let pattern = Pattern::new(pattern_seed, 1 + below(room));
+                pieces.push((at, pattern));
+                at += pattern.len + below(40) * PAGE;
+            }
+            pattern_seed += 1;
+            let late = (at < len && below(2) == 0).then(|| {
+                let room = (len - at).min(100_000);
+                (at, Pattern::new(pattern_seed, 1 + below(room)))
+            });
+            let seals = [
+                SealFlags::empty(),
+                SealFlags::GROW | SealFlags::SHRINK,
+                SealFlags::FUTURE_WRITE | SealFlags::SEAL,
+            ];
+            files.push(Wanted {
+                token: token * 7,
+                len,
+                pieces,
+                late,
+                position: below(len + 2),
+                seals: seals[below(3) as usize],
+            });
+        }
+        plan.push(Session {
+            name: format!("soak-{stage}-{number}"),
+            files,
+        });
+    }
+    plan
+}
+
+impl Wanted {
+    fn make(&self) -> Result<File> {
+        let file = memfd::new()?;
+        file.set_len(self.len).at("set the size")?;
+        for (at, pattern) in &self.pieces {
+            pattern.write(&file, *at)?;
+        }
+        Ok(file)
+    }
+
+    /// What may come after the file was preserved.
+    fn change(&self, file: &File) -> Result {
+        if let Some((at, pattern)) = self.late {
+            pattern.write(file, at)?;
+        }
+        memfd::seek(file, self.position)?;
+        memfd::seal(file, self.seals)
+    }
+
+    fn check(&self, fd: OwnedFd) -> Result {
+        let file = File::from(fd);
+        ensure_eq!(memfd::len(&file)?, self.len, "the size");
+        ensure_eq!(memfd::position(&file)?, self.position, "the position");
+        ensure_eq!(memfd::seals(&file)?, self.seals, "the seals");
+        for (at, pattern) in self.pieces.iter().chain(&self.late) {
+            pattern.check(&file, *at)?;
+        }
+        Ok(())
+    }
+}
+
+/// Free memory in KiB, with nothing in caches that could be given up.
+fn free_memory() -> Result<u64> {
+    fs::write("/proc/sys/vm/drop_caches", "3").at("drop_caches")?;
+    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.at("/proc/meminfo has no MemFree")?.parse()?)
+}
+
+/// Gets what the kernel before this one handed over.
+fn verify(sessions: &[Session]) -> Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    for wanted in sessions {
+        let context = |token: u64| format!("session {}, token {token}", wanted.name);
+        let session = Device::open()?
+            .retrieve_session(&wanted.name)
+            .at(format_args!("session {}", wanted.name))?;
+        for file in &wanted.files {
+            let fd = session.retrieve(file.token).at(context(file.token))?;
+            file.check(fd)
+                .map_err(|failure| Failure::new(format!("{}: {failure}", context(file.token))))?;
+            files += 1;
+            bytes += file
+                .pieces
+                .iter()
+                .chain(&file.late)
+                .map(|(_, pattern)| pattern.len)
+                .sum::<u64>();
+        }
+        session.finish()?;
+    }
+    Ok((files, bytes))
+}
+
+/// Runs one stage, and starts the next one.
+pub fn run(args: &Args) -> Result<u8> {
+    let stage = args.stage()?;
+    let count = args.number("count", 5)? as usize;
+    let seed = args.number("seed", 1)?;
+    let number = stage as u64;
+
+    if stage > 1 {
+        let (files, bytes) = verify(&plan(seed, number - 1))?;
+        println!(
+            "@soak {} files {files} bytes {bytes} free {}",
+            stage - 1,
+            free_memory()?
+        );
+    }
+    if stage > count {
+        println!("@soak done {count}");
+        return Ok(0);
+    }
+    let mut held = Vec::new();
+    for wanted in plan(seed, number) {
+        let session = Device::open()?.create_session(&wanted.name)?;
+        for file in &wanted.files {
+            let memfd = file.make()?;
+            session.preserve(&memfd, file.token)?;
+            file.change(&memfd)?;
+            held.push(memfd);
+        }
+        // One that is given up again, and one whose files go another way.
+        if Random::new(seed ^ number).number() % 3 == 0 {
+            let other = Device::open()?.create_session("soak-given-up")?;
+            let memfd = memfd::with(Pattern::new(number, 300_000))?;
+            other.preserve(&memfd, 1)?;
+        }
+        std::mem::forget(session);
+    }
+    if Random::new(seed.wrapping_mul(3) ^ number).number() % 4 == 0 {
+        kexec::load_legacy().at("kexec_load")?;
+        let error = kexec::try_jump();
+        ensure!(
+            liveupdate::errno(&error) == Some(libc::EINVAL),
+            "an image without handover: {error}"
+        );
+    }
+    kexec::Plan::stage(args, stage + 1)?.load()?;
+    Err(kexec::jump())
+}

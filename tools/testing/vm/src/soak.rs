@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One kexec after another, to see whether anything gets lost on the way.
+
+use anyhow::{bail, Result};
+
+use crate::ctx::Ctx;
+use crate::image;
+use crate::kernel::{self, Flavour, Kernel};
+use crate::programs;
+use crate::report::Report;
+use crate::step::Step;
+use crate::vm::{Vm, TIMEOUT};
+
+/// How much less memory may be free at the end than in the beginning, in KiB.
+///
+/// What is free differs a bit from boot to boot, as the kernel is loaded to different places.
+const DRIFT: u64 = 6 << 10;
+
+/// Kexecs after which the amount of free memory has settled.
+const SETTLED: usize = 2;
+
+/// Kexecs in `make test`.
+const SHORT: u64 = 5;
+
+/// What became of a chain of kexecs.
+struct Outcome {
+    kexecs: u64,
+    files: u64,
+    bytes: u64,
+    /// Free memory after each kexec, in KiB.
+    free: Vec<u64>,
+    failure: Option<String>,
+}
+
+impl Outcome {
+    /// The smallest amount of free memory in a part of the series.
+    fn least(free: &[u64]) -> u64 {
+        free.iter().copied().min().unwrap_or(0)
+    }
+
+    /// How much less is free in the last third of the series than in the first.
+    fn drift(&self) -> u64 {
+        let settled = self.free.get(SETTLED..).unwrap_or_default();
+        let third = settled.len() / 3;
+        let (first, last) = (&settled[..third], &settled[settled.len() - third..]);
+        Self::least(first).saturating_sub(Self::least(last))
+    }
+}
+
+fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> {
+    let guest = programs::guest(ctx)?;
+    let initrd = image::guest(ctx, "soak", &guest, &[kernel], None)?;
+    let step = Step::start(ctx, format!("{count} kexecs in a row, seed {seed}"));
+    let vm = Vm {
+        name: format!("soak-{}", kernel.flavour.name()),
+        kernel,
+        initrd: &initrd,
+        params: String::new(),
+        init: format!("soak --count={count} --seed={seed}"),
+        timeout: TIMEOUT + TIMEOUT / 6 * u32::try_from(count)?,
+    };
+    let run = vm.run(ctx)?;
+    let mut outcome = Outcome {
+        kexecs: 0,
+        files: 0,
+        bytes: 0,
+        free: Vec::new(),
+        failure: None,
+    };
+    let mut done = false;
+    for line in &run.console.user {
+        let Some(rest) = line.strip_prefix("@soak ") else {
+            continue;
+        };
+        match rest.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, "files", files, "bytes", bytes, "free", free] => {
+                outcome.kexecs += 1;
+                outcome.files += files.parse::<u64>()?;
+                outcome.bytes += bytes.parse::<u64>()?;
+                outcome.free.push(free.parse()?);
+            }
+            ["done", _] => done = true,
+            _ => bail!("a line that makes no sense: {line}"),
+        }
+    }
+    outcome.failure = run.guest_complaint().or_else(|| {
+        (!done || outcome.kexecs != count).then(|| "it did not come to its end".to_owned())
+    });
+    if outcome.failure.is_none() && outcome.drift() > DRIFT {
+        outcome.failure = Some(format!("{} KiB of memory got lost", outcome.drift()));
+    }
+    if let Some(failure) = &mut outcome.failure {
+        *failure = format!("{failure}\n{}", run.tail(ctx));
+    }
+    step.done(&format!(
+        "{} kexecs, {} files with {} bytes verified",
+        outcome.kexecs, outcome.files, outcome.bytes
+    ));
+    Ok(outcome)
+}
+
+/// `count` kexecs. True if nothing got lost.
+pub fn run(ctx: &Ctx, count: u64, seed: u64) -> Result<bool> {
+    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let outcome = run_on(ctx, &kernel, count, seed)?;
+    let mut series = Vec::new();
+    for chunk in outcome.free.chunks(outcome.free.len().div_ceil(10).max(1)) {
+        series.push((Outcome::least(chunk) >> 10).to_string());
+    }
+    println!(
+        "free memory in MiB, least of each tenth: {}",
+        series.join(" ")
+    );
+    println!(
+        "{} kexecs, {} files, {} bytes verified, drift {} KiB, seed {seed}",
+        outcome.kexecs,
+        outcome.files,
+        outcome.bytes,
+        outcome.drift()
+    );
+    if let Some(failure) = &outcome.failure {
+        eprintln!("error: {failure}");
+    }
+    Ok(outcome.failure.is_none())
+}
+
+/// A short chain.
+pub fn short(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let outcome = run_on(ctx, &kernel, SHORT, 1)?;
+    report.check(&format!("{SHORT} kexecs in a row"), outcome.failure);
+    Ok(())
+}
