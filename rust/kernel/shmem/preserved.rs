@@ -113,7 +113,12 @@ fn for_each_folio(file: &ShmemFile, mut each: impl FnMut(PinnedFolio) -> Result<
     while let Some(mut run) = file.next_run(next).filter(|run| run.start < limit) {
         run.end = run.end.min(limit);
         while run.start < run.end {
-            file.pin_folios(run.clone(), &mut batch)?;
+            match file.pin_folios(run.clone(), &mut batch) {
+                Ok(()) => {}
+                // A page that was only ever read is a hole again, and the file handed over.
+                Err(ENOENT) => break,
+                Err(err) => return Err(err),
+            }
             let start = run.start;
             for folio in batch.drain() {
                 run.start = each(folio)?;
