@@ -125,11 +125,23 @@ rust_helper_shmem_next_run(struct address_space *mapping, pgoff_t *first,
 	return found;
 }
 
-/* The number of pages that have a folio or are swapped out. */
+/*
+ * The number of pages that have a folio or are swapped out.
+ *
+ * A page on its way back from swap can be missing in nrpages + swapped, since
+ * both are not read at once, but not in alloced. A new one is counted there only
+ * after it was inserted, but it is locked until then, so it is not on such a way.
+ */
 __rust_helper unsigned long rust_helper_shmem_nr_pages(struct inode *inode)
 {
-	return READ_ONCE(inode->i_mapping->nrpages) +
-	       READ_ONCE(SHMEM_I(inode)->swapped);
+	struct shmem_inode_info *info = SHMEM_I(inode);
+	unsigned long present = READ_ONCE(inode->i_mapping->nrpages);
+
+	spin_lock(&info->lock);
+	present = max(present + info->swapped, info->alloced);
+	spin_unlock(&info->lock);
+
+	return present;
 }
 
 /* BIT() constants are nothing that bindgen can evaluate. */
