@@ -22,6 +22,7 @@
 
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
 pub mod damage;
+pub mod list;
 pub mod vmalloc;
 
 use crate::{
@@ -438,6 +439,12 @@ impl ClaimedFolio {
     #[inline]
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// The folio itself.
+    #[inline]
+    pub(crate) fn as_raw(&self) -> NonNull<bindings::folio> {
+        self.folio
     }
 
     /// Passes on the reference to the folio.

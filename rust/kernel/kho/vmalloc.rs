@@ -5,14 +5,14 @@
 //! KHO describes an array by a [`Descriptor`] of fixed size: a list of chunks, each a page with the
 //! addresses of further pages, which hold the elements. It is made for `vmalloc()` memory, and C
 //! maps all the pages in a row. Here, nothing is mapped: a [`PreservedArray`] grows page by page,
-//! and a [`ClaimedArray`] is read page by page, each page being claimed right before it is read and
-//! freed right after it. So the former needs no memory in advance and the latter none at all.
+//! and a [`ClaimedArray`] is read page by page, each page being claimed right before it is read. So
+//! the former needs no memory in advance and the latter none at all.
 //!
 //! C headers: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h),
 //! [`include/linux/kho/abi/kexec_handover.h`](srctree/include/linux/kho/abi/kexec_handover.h)
 
 use super::{
-    Claimed,
+    list::ClaimedList,
     ClaimedFolio,
     Handover,
     PhysAddr,
@@ -356,21 +356,50 @@ impl<T> Reserved<'_, T> {
 
 /// An array that the previous kernel handed over, read from begin to end.
 ///
-/// Nothing is claimed when the object is created; a page is claimed when its first element is read,
-/// and freed when the one behind its last element is. Dropping the object claims and frees all that
-/// is left. What the elements stand for is the business of the caller.
+/// Nothing is claimed when the object is created; a page is claimed when its first element is read.
+/// Dropping the object claims and frees all that is left. What the elements stand for is the business
+/// of the caller.
 ///
 /// # Invariants
 ///
-/// All pages before the current one have been claimed and freed.
+/// All pages before the current one have been claimed, and are in `done`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kho::vmalloc::{ClaimedArray, Descriptor};
+///
+/// // No array has no elements.
+/// let mut none = ClaimedArray::<u64>::new(&Descriptor::default(), 0)?;
+/// assert!(matches!(none.read_next(), Ok(None)));
+/// assert_eq!(ClaimedArray::<u64>::new(&Descriptor::default(), 1).err(), Some(EINVAL));
+///
+/// // A page has room for 512 elements.
+/// let one = Descriptor { first: 0, total_pages: 1, flags: 1, order: 0 };
+/// assert!(ClaimedArray::<u64>::new(&one, 512).is_ok());
+/// assert_eq!(ClaimedArray::<u64>::new(&one, 513).err(), Some(EINVAL));
+///
+/// // There is nothing where it should be; that is said once.
+/// let mut lost = ClaimedArray::<u64>::new(&one, 1)?;
+/// assert_eq!(lost.read_next().err(), Some(EINVAL));
+/// assert!(matches!(lost.read_next(), Ok(None)));
+///
+/// let odd = Descriptor { flags: 0x8000, ..one };
+/// assert_eq!(ClaimedArray::<u64>::new(&odd, 1).err(), Some(EOPNOTSUPP));
+/// let large = Descriptor { order: 64, ..one };
+/// assert_eq!(ClaimedArray::<u64>::new(&large, 1).err(), Some(EINVAL));
+/// # Ok::<(), Error>(())
+/// ```
 pub struct ClaimedArray<T> {
     /// The chunk in use, and the index of its next entry.
-    chunk: Option<(Claimed<Chunk>, usize)>,
+    chunk: Option<(ClaimedFolio, usize)>,
     next_chunk: Option<PhysAddr>,
     /// What is left of an entry whose memory comes in several pieces, and its number of pages.
     rest: Option<(PhysAddr, u64)>,
     /// The piece in use, and the number of its next element.
     piece: Option<(ClaimedFolio, usize)>,
+    /// Chunks and pieces that have been read.
+    done: ClaimedList,
     /// Pages that the descriptor promised and that were not claimed yet.
     pages: u64,
     elements: u64,
@@ -404,6 +433,7 @@ impl<T: Handover + Copy> ClaimedArray<T> {
             next_chunk: PhysAddr::new(descriptor.first),
             rest: None,
             piece: None,
+            done: ClaimedList::new(),
             pages,
             elements: len,
             entry_pages,
@@ -421,8 +451,8 @@ impl<T: Handover + Copy> ClaimedArray<T> {
     /// # Errors
     ///
     /// [`EINVAL`] if the memory of the element is not what the descriptor promised. Going on after
-    /// that reads elements of the memory that follows, if there is any. Nothing else can fail, in
-    /// particular no memory is allocated.
+    /// that reads elements of the memory that follows, and comes to an end. Nothing else can fail,
+    /// in particular no memory is allocated.
     pub fn read_next(&mut self) -> Result<Option<T>> {
         if self.elements == 0 {
             return Ok(None);
@@ -436,13 +466,17 @@ impl<T: Handover + Copy> ClaimedArray<T> {
                     return Ok(Some(element));
                 }
             }
-            // Frees the last piece.
-            self.piece = None;
+            if let Some((folio, _)) = self.piece.take() {
+                self.done.push(folio);
+            }
             // SAFETY: FFI call without safety requirements; the caller may sleep.
             unsafe { bindings::cond_resched() };
             match self.next_piece() {
                 Ok(Some(folio)) => self.piece = Some((folio, 0)),
-                Ok(None) => return Err(EINVAL),
+                Ok(None) => {
+                    self.elements = 0;
+                    return Err(EINVAL);
+                }
                 Err(err) => return Err(err),
             }
         }
@@ -481,18 +515,22 @@ impl<T> ClaimedArray<T> {
         // The list ends, since a chunk can be claimed only once.
         loop {
             if let Some((chunk, slot)) = &mut self.chunk {
-                let entry = chunk.pages.get(*slot).copied().unwrap_or(0);
+                // Cannot fail: a folio is not smaller than a page.
+                let (content, _) = Chunk::ref_from_prefix(chunk.bytes()).map_err(|_| EINVAL)?;
+                let entry = content.pages.get(*slot).copied().unwrap_or(0);
                 if let Some(pa) = PhysAddr::new(entry) {
                     *slot = slot.saturating_add(1);
                     return Ok(Some((pa, self.entry_pages)));
                 }
-                self.next_chunk = PhysAddr::new(chunk.next);
-                self.chunk = None;
+                self.next_chunk = PhysAddr::new(content.next);
+            }
+            if let Some((chunk, _)) = self.chunk.take() {
+                self.done.push(chunk);
             }
             let Some(next) = self.next_chunk.take() else {
                 return Ok(None);
             };
-            self.chunk = Some((Claimed::<Chunk>::new(next)?, 0));
+            self.chunk = Some((ClaimedFolio::new(next)?, 0));
         }
     }
 }
@@ -500,7 +538,11 @@ impl<T> ClaimedArray<T> {
 impl<T> Drop for ClaimedArray<T> {
     fn drop(&mut self) {
         self.piece = None;
-        // What comes behind memory that could not be claimed stays reserved.
-        while let Ok(Some(_)) = self.next_piece() {}
+        // Each step uses up an entry, also if it fails. What follows a chunk that cannot be claimed
+        // is unknown, and stays reserved.
+        while !matches!(self.next_piece(), Ok(None)) {
+            // SAFETY: FFI call without safety requirements; the caller may sleep.
+            unsafe { bindings::cond_resched() };
+        }
     }
 }
