@@ -2,16 +2,18 @@
 
 //! Memfds in the next kernel.
 //!
-//! Nothing that was handed over is looked at before it is claimed. Folios go into the new file one
-//! by one; whatever has been claimed belongs to a value here, so that a failure can neither lose
-//! nor leak it, and a second attempt goes on where the first one had to stop.
+//! A file is made in two steps. First, its folios are claimed and checked. That needs no memory, can
+//! be interrupted, and is continued by the next attempt. Then comes all that can fail for reasons
+//! that pass: the file itself and its size in the books of the kernel and of the memory cgroup. If it
+//! does fail, the folios are as they were, nothing is charged to anybody, and somebody else can try.
+//!
+//! Nothing that was handed over is looked at before it is claimed.
 
 use super::abi::{
-    self,
     FolioSer,
     Layout,
-    MemfdSer,
-    Record, //
+    Memfd,
+    MemfdSer, //
 };
 use kernel::{
     fs::File,
@@ -25,6 +27,7 @@ use kernel::{
     page::PAGE_SHIFT,
     prelude::*,
     shmem::{
+        ClaimedFolios,
         NewMemfd,
         PageState, //
     },
@@ -34,144 +37,128 @@ use kernel::{
 /// The name of files in the next kernel; the format does not have the original one.
 const NAME: &CStr = c"memfd:luo";
 
+/// How many folios are claimed before others get their turn.
+const CLAIM_BATCH: u64 = 64;
+
 /// A memfd that was handed over. Dropping it frees everything that was not retrieved.
 pub(crate) struct Incoming {
+    ser: Claimed<MemfdSer>,
     stage: Stage,
 }
 
 enum Stage {
     /// Only the description of the file has been claimed.
-    Untouched(Claimed<MemfdSer>),
-    /// Some of the folios have moved into a new file.
-    Moving(Moving),
+    Untouched,
+    /// Some or all of the folios have been claimed.
+    Claimed(Folios, Content),
     /// The file is there and belongs to others.
     Retrieved,
     /// The file cannot be restored; what was handed over is freed in the end.
-    Broken(Error, Option<Folios>),
+    Broken(Error, Folios, Content),
 }
 
 impl Incoming {
     pub(crate) fn new(ser: Claimed<MemfdSer>) -> Self {
         Self {
-            stage: Stage::Untouched(ser),
+            ser,
+            stage: Stage::Untouched,
         }
     }
 
-    /// Makes the file anew, or goes on with it.
+    /// Makes the file anew.
     ///
     /// What is malformed will always be; anything else may work next time.
     pub(crate) fn retrieve(&mut self) -> Result<ARef<File>, RetrieveError> {
-        if let Stage::Untouched(ser) = &self.stage {
-            match Moving::start(ser) {
-                Ok(moving) => self.stage = Stage::Moving(moving),
-                Err(RetrieveError::Retry(err)) => return Err(RetrieveError::Retry(err)),
-                Err(RetrieveError::Permanent(err)) => {
-                    let folios = Folios::new(ser).ok();
-                    return Err(self.broken(err, folios));
+        // Another kernel may know a flag or seal that this one does not, so nothing is claimed
+        // before these are checked.
+        let memfd = match Memfd::parse(&self.ser) {
+            Ok(memfd) => memfd,
+            Err(err) => return Err(refused(err.into())),
+        };
+        let (mut folios, mut content) = match core::mem::replace(&mut self.stage, Stage::Retrieved)
+        {
+            Stage::Untouched => match Folios::new(&self.ser) {
+                Ok(folios) => (folios, Content::new(&memfd)),
+                Err(err) => {
+                    self.stage = Stage::Untouched;
+                    return Err(refused(err));
                 }
-            }
-        }
-        match core::mem::replace(&mut self.stage, Stage::Retrieved) {
-            Stage::Moving(mut moving) => match moving.run() {
-                Ok(()) => Ok(moving.file.finish()),
-                Err(RetrieveError::Retry(err)) => {
-                    self.stage = Stage::Moving(moving);
-                    Err(RetrieveError::Retry(err))
-                }
-                Err(RetrieveError::Permanent(err)) => Err(self.broken(err, Some(moving.folios))),
             },
-            Stage::Broken(err, folios) => {
-                self.stage = Stage::Broken(err, folios);
-                Err(RetrieveError::Permanent(err))
+            Stage::Claimed(folios, content) => (folios, content),
+            Stage::Broken(err, folios, content) => {
+                self.stage = Stage::Broken(err, folios, content);
+                return Err(RetrieveError::Permanent(err));
             }
             // LUO does not ask for a file that it has got.
-            Stage::Retrieved | Stage::Untouched(_) => Err(RetrieveError::Permanent(EINVAL)),
+            Stage::Retrieved => return Err(RetrieveError::Permanent(EINVAL)),
+        };
+        if let Err(err) = folios.claim_all(&mut content) {
+            self.stage = match err {
+                RetrieveError::Retry(_) => Stage::Claimed(folios, content),
+                RetrieveError::Permanent(err) => Stage::Broken(err, folios, content),
+            };
+            return Err(match err {
+                RetrieveError::Permanent(err) => refused(err),
+                err => err,
+            });
         }
-    }
-
-    fn broken(&mut self, err: Error, folios: Option<Folios>) -> RetrieveError {
-        pr_err!(
-            "memfd cannot be restored, its data is malformed: {:?}\n",
-            err
-        );
-        self.stage = Stage::Broken(err, folios);
-        RetrieveError::Permanent(err)
+        match make(&memfd, content.folios) {
+            Ok(file) => Ok(file),
+            Err((err, rest)) => {
+                content.folios = rest;
+                self.stage = Stage::Claimed(folios, content);
+                Err(RetrieveError::Retry(err))
+            }
+        }
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if let Stage::Untouched(ser) = &self.stage {
-            if Folios::new(ser).is_err() {
+        if let Stage::Untouched = &self.stage {
+            if Folios::new(&self.ser).is_err() {
                 pr_warn!("memory of a memfd stays reserved, its description is malformed\n");
             }
         }
     }
 }
 
-/// A file that its folios are being moved into.
-struct Moving {
-    file: NewMemfd,
-    folios: Folios,
-    /// A folio that could not be put into the file yet.
-    pending: Option<(Record, ClaimedFolio)>,
+fn refused(err: Error) -> RetrieveError {
+    pr_err!(
+        "memfd cannot be restored, its data is malformed or unknown: {:?}\n",
+        err
+    );
+    RetrieveError::Permanent(err)
+}
+
+/// Does all that can fail for reasons that pass, and gives `content` back if it does.
+fn make(memfd: &Memfd, content: ClaimedFolios) -> Result<ARef<File>, (Error, ClaimedFolios)> {
+    let empty = || {
+        let mut file = NewMemfd::new(NAME)?;
+        file.set_size(memfd.size)?;
+        file.set_pos(memfd.pos)?;
+        file.set_permissions(memfd.seals.mode());
+        file.set_seals(memfd.seals.bits())?;
+        Ok(file)
+    };
+    match empty() {
+        Ok(mut file) => file.fill(content).map(|()| file.finish()),
+        Err(err) => Err((err, content)),
+    }
+}
+
+/// Folios that have been claimed, and have turned out to have a place in the file.
+struct Content {
+    folios: ClaimedFolios,
     layout: Layout,
 }
 
-impl Moving {
-    /// Does all that can be done before the first folio is claimed.
-    fn start(ser: &MemfdSer) -> Result<Self, RetrieveError> {
-        let permanent = |err: Error| RetrieveError::Permanent(err);
-
-        let memfd = abi::Memfd::parse(ser).map_err(|err| permanent(err.into()))?;
-        let mut file = NewMemfd::new(NAME)?;
-        file.set_size(memfd.size).map_err(permanent)?;
-        file.set_pos(memfd.pos).map_err(permanent)?;
-        file.set_permissions(memfd.seals.mode());
-        file.set_seals(memfd.seals.bits())?;
-        // The last step: dropping the folios would free them.
-        let folios = Folios::new(ser).map_err(permanent)?;
-
-        Ok(Self {
-            file,
-            folios,
-            pending: None,
+impl Content {
+    fn new(memfd: &Memfd) -> Self {
+        Self {
+            folios: ClaimedFolios::new(),
             layout: memfd.layout(),
-        })
-    }
-
-    /// Moves the folios that are left.
-    fn run(&mut self) -> Result<(), RetrieveError> {
-        while let Some((record, folio)) = self.next().map_err(RetrieveError::Permanent)? {
-            let state = PageState {
-                dirty: record.dirty,
-                uptodate: record.uptodate,
-            };
-            if let Err((err, folio)) = self.file.insert(folio, record.index, state) {
-                self.pending = Some((record, folio));
-                return Err(match err {
-                    EINVAL | EEXIST => RetrieveError::Permanent(err),
-                    err => RetrieveError::Retry(err),
-                });
-            }
         }
-        Ok(())
-    }
-
-    /// The next folio and its place in the file, which has been checked.
-    fn next(&mut self) -> Result<Option<(Record, ClaimedFolio)>> {
-        if let Some(pending) = self.pending.take() {
-            return Ok(Some(pending));
-        }
-        while let Some(entry) = self.folios.0.read_next()? {
-            let Some(record) = entry.parse()? else {
-                continue;
-            };
-            let folio = claim(record.pfn)?;
-            self.layout.admit(record.index, folio_pages(&folio))?;
-            return Ok(Some((record, folio)));
-        }
-        Ok(None)
     }
 }
 
@@ -183,6 +170,40 @@ impl Folios {
     fn new(ser: &MemfdSer) -> Result<Self> {
         let len = ser.nr_folios.min(ser.capacity());
         Ok(Self(ClaimedArray::new(&ser.folios.into(), len)?))
+    }
+
+    /// Claims all folios that are left, checks them, and appends them to `content`.
+    fn claim_all(&mut self, content: &mut Content) -> Result<(), RetrieveError> {
+        loop {
+            if self.0.remaining() % CLAIM_BATCH == 0 {
+                content.folios.checkpoint()?;
+            }
+            match self.claim_next(content) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(err) => return Err(RetrieveError::Permanent(err)),
+            }
+        }
+    }
+
+    /// Returns whether there may be more. If the data is malformed, the folio is freed.
+    fn claim_next(&mut self, content: &mut Content) -> Result<bool> {
+        let Some(entry) = self.0.read_next()? else {
+            return Ok(false);
+        };
+        let Some(pfn) = entry.raw_pfn() else {
+            return Ok(true);
+        };
+        let folio = claim(pfn)?;
+        if let Some(record) = entry.parse()? {
+            content.layout.admit(record.index, folio_pages(&folio))?;
+            let state = PageState {
+                dirty: record.dirty,
+                uptodate: record.uptodate,
+            };
+            content.folios.push(folio, record.index, state)?;
+        }
+        Ok(true)
     }
 }
 
@@ -199,7 +220,6 @@ impl Drop for Folios {
                 Ok(None) => break,
                 Err(err) => {
                     pr_warn!("memory of a memfd stays reserved: broken list: {:?}\n", err);
-                    break;
                 }
             }
         }

@@ -6,6 +6,10 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
+#if IS_ENABLED(CONFIG_LIVEUPDATE_MEMFD)
+#include "../../mm/internal.h"
+#endif
+
 __rust_helper unsigned long rust_helper_folio_pfn(const struct folio *folio)
 {
 	return folio_pfn(folio);
@@ -14,11 +18,6 @@ __rust_helper unsigned long rust_helper_folio_pfn(const struct folio *folio)
 __rust_helper struct folio *rust_helper_pfn_folio(unsigned long pfn)
 {
 	return pfn_folio(pfn);
-}
-
-__rust_helper struct folio *rust_helper_virt_to_folio(const void *x)
-{
-	return virt_to_folio(x);
 }
 
 __rust_helper unsigned long
@@ -74,25 +73,9 @@ __rust_helper void rust_helper___folio_set_swapbacked(struct folio *folio)
 	__folio_set_swapbacked(folio);
 }
 
-__rust_helper bool rust_helper_folio_test_large(const struct folio *folio)
-{
-	return folio_test_large(folio);
-}
-
 __rust_helper void rust_helper_folio_set_large_rmappable(struct folio *folio)
 {
 	folio_set_large_rmappable(folio);
-}
-
-__rust_helper int rust_helper_mem_cgroup_charge(struct folio *folio,
-						struct mm_struct *mm, gfp_t gfp)
-{
-	return mem_cgroup_charge(folio, mm, gfp);
-}
-
-__rust_helper void rust_helper_mem_cgroup_uncharge(struct folio *folio)
-{
-	mem_cgroup_uncharge(folio);
 }
 
 __rust_helper gfp_t
@@ -104,4 +87,23 @@ rust_helper_mapping_gfp_mask(const struct address_space *mapping)
 __rust_helper unsigned long rust_helper_totalram_pages(void)
 {
 	return totalram_pages();
+}
+
+__rust_helper void rust_helper_folio_set_dirty(struct folio *folio)
+{
+	folio_set_dirty(folio);
+}
+
+#if IS_ENABLED(CONFIG_LIVEUPDATE_MEMFD)
+__rust_helper int
+rust_helper_mem_cgroup_charge_folios(struct folio_batch *fbatch, gfp_t gfp)
+{
+	return mem_cgroup_charge_folios(fbatch, gfp);
+}
+#endif
+
+__rust_helper void
+rust_helper_mem_cgroup_uncharge_folios(struct folio_batch *fbatch)
+{
+	mem_cgroup_uncharge_folios(fbatch);
 }

@@ -24,14 +24,16 @@ use crate::{
 };
 use core::ops::Range;
 
+mod claimed;
 mod new_memfd;
 mod preserved;
 
 pub use self::{
-    new_memfd::{
-        NewMemfd,
+    claimed::{
+        ClaimedFolios,
         PageState, //
     },
+    new_memfd::NewMemfd,
     preserved::{
         FolioRecord,
         PreservedFolios, //

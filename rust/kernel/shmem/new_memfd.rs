@@ -2,7 +2,10 @@
 
 //! Files in the next kernel.
 
-use super::resched_or_killed;
+use super::{
+    resched_or_killed,
+    ClaimedFolios, //
+};
 use crate::{
     bindings,
     error::{
@@ -13,7 +16,6 @@ use crate::{
         inode::Inode,
         File, //
     },
-    kho::ClaimedFolio,
     prelude::*,
     sync::aref::ARef, //
 };
@@ -22,14 +24,8 @@ use core::ptr::NonNull;
 /// `__GFP_RETRY_MAYFAIL`, which is a macro that `bindgen` cannot evaluate.
 const GFP_RETRY_MAYFAIL: bindings::gfp_t = 1 << bindings::___GFP_RETRY_MAYFAIL_BIT;
 
-/// What is known about the content of a folio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageState {
-    /// The content must not be dropped under memory pressure.
-    pub dirty: bool,
-    /// There is content; otherwise, it reads as zeroes.
-    pub uptodate: bool,
-}
+/// How many folios are released in a row.
+const RELEASE_BATCH: usize = 64;
 
 /// A memfd that is being made and that no one else knows yet.
 ///
@@ -144,123 +140,178 @@ impl NewMemfd {
         }
     }
 
-    /// Puts a folio into the file, at page `index`. May sleep.
+    /// Makes `folios` the content of the file, which must not have any yet. May sleep.
     ///
     /// The memory is charged to the calling task's memory cgroup. The OOM killer is not called if
     /// there is not enough: it may free nothing but the task that needs the file.
     ///
     /// # Errors
     ///
-    /// The folio is given back, and all is as it was before.
+    /// All folios are given back as they were, nothing is charged, and the file is empty.
     ///
-    /// - [`EINVAL`] if `index` is too large or no multiple of the folio's size.
-    /// - [`EEXIST`] if there already is a folio.
     /// - [`ENOMEM`], also if the memory cgroup is at its limit; [`ENOSPC`] if the system has
     ///   committed too much memory.
-    /// - [`EINTR`] if the task is being killed.
-    pub fn insert(
-        &mut self,
-        folio: ClaimedFolio,
-        index: u64,
-        state: PageState,
-    ) -> Result<(), (Error, ClaimedFolio)> {
-        match self.try_insert(&folio, index, state) {
-            // The page cache has its own references; this drops the one of the claim.
-            Ok(()) => Ok(()),
-            Err(err) => Err((err, folio)),
+    /// - [`EEXIST`] if there already is some content.
+    /// - [`EINTR`] if the task is being killed; [`EBUSY`] if somebody waits for this to end.
+    pub fn fill(&mut self, folios: ClaimedFolios) -> Result<(), (Error, ClaimedFolios)> {
+        let Ok(pages) = c_long::try_from(folios.pages()) else {
+            return Err((ENOSPC, folios));
+        };
+        // SAFETY: By the type invariant, this is the inode of a shmem file.
+        let accounted = unsafe { bindings::shmem_inode_acct_blocks(self.inode(), pages) };
+        if let Err(err) = to_result(accounted) {
+            return Err((err, folios));
+        }
+        let result = self.insert(&folios);
+        // If the folios are in the page cache, the blocks are used from now on. Otherwise, this
+        // notices that they are not and gives them back.
+        // SAFETY: As above, and so many blocks were accounted.
+        unsafe { bindings::shmem_recalc_inode(self.inode(), pages, 0) };
+        match result {
+            Ok(()) => {
+                // SAFETY: `insert` has succeeded.
+                unsafe { Self::release(folios) };
+                Ok(())
+            }
+            Err(err) => Err((err, folios)),
         }
     }
 
-    fn try_insert(&mut self, claimed: &ClaimedFolio, index: u64, state: PageState) -> Result {
-        resched_or_killed()?;
-        let inode = self.inode();
-        // SAFETY: The claim is on one whole folio, to which its memory belongs.
-        let folio = unsafe { bindings::virt_to_folio(claimed.bytes().as_ptr().cast()) };
-        // SAFETY: The folio is valid.
-        let nr = unsafe { bindings::folio_nr_pages(folio) };
-        let limit = i64::MAX as u64 >> crate::page::PAGE_SHIFT;
-        if index.checked_rem(nr as u64) != Some(0) || index > limit {
-            return Err(EINVAL);
-        }
-        // CAST: A folio has few pages.
-        let blocks = nr as c_long;
+    /// Puts all folios into the page cache, or none. They stay locked, and are not on the LRU lists.
+    fn insert(&self, folios: &ClaimedFolios) -> Result {
+        let mut rest = folios.iter();
+        let mut done = 0usize;
 
-        // SAFETY: By the type invariant, this is the inode of a shmem file.
-        to_result(unsafe { bindings::shmem_inode_acct_blocks(inode, blocks) })?;
-        // SAFETY: The inode is that of a shmem file. The folio is valid, and no one else uses it,
-        // as it has just been claimed and is not in any page cache.
-        let result = unsafe { Self::add_to_page_cache(inode, folio, index, state) };
-        // On success, the blocks are used from now on. Otherwise, this notices that they are not
-        // and gives them back.
-        // SAFETY: As above, and so many blocks were accounted.
-        unsafe { bindings::shmem_recalc_inode(inode, blocks, 0) };
+        while let Some(mut batch) = Batch::next(&mut rest) {
+            let result = resched_or_killed().and_then(|()| {
+                // SAFETY: The folios come from `folios`, in this order.
+                unsafe { self.insert_batch(&mut batch) }
+            });
+            if let Err(err) = result {
+                let mut inserted = folios.iter().take(done);
+                while let Some(mut batch) = Batch::next(&mut inserted) {
+                    // SAFETY: These are the folios for which this loop was successful.
+                    unsafe { self.remove_batch(&mut batch) };
+                }
+                return Err(err);
+            }
+            done = done.saturating_add(batch.len());
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// The folios must be valid and not be used by anyone; each must have an index that is a multiple
+    /// of its size; and they must be in the order of their index, which is behind that of all folios
+    /// that are in the page cache already.
+    unsafe fn insert_batch(&self, batch: &mut Batch) -> Result {
+        // SAFETY: By the type invariant, this is a valid inode with a mapping.
+        let mapping = unsafe { (*self.inode()).i_mapping };
+        // SAFETY: The mapping is valid.
+        let gfp = unsafe { bindings::mapping_gfp_mask(mapping) };
+
+        // SAFETY: By the safety requirements, the folios are not charged yet.
+        to_result(unsafe {
+            bindings::mem_cgroup_charge_folios(batch.as_ptr(), gfp | GFP_RETRY_MAYFAIL)
+        })?;
+        for &folio in batch.folios() {
+            // SAFETY: Nobody else uses the folio, so non-atomic operations on its flags are fine.
+            unsafe { bindings::__folio_set_locked(folio) };
+        }
+        // SAFETY: By the safety requirements; nobody else knows the mapping; the folios were just
+        // locked and charged to one cgroup.
+        let result = to_result(unsafe {
+            bindings::shmem_add_batch_to_page_cache(mapping, batch.as_ptr(), gfp)
+        });
+        if result.is_err() {
+            // SAFETY: The folios were charged and locked by this function.
+            unsafe { Self::unlock_and_uncharge(batch) };
+        }
         result
     }
 
     /// # Safety
     ///
-    /// `inode` must be of a shmem file. `folio` must be valid, not be in use by anyone, and have one
-    /// reference, which belongs to the caller. `index` must be a multiple of its size.
-    unsafe fn add_to_page_cache(
-        inode: *mut bindings::inode,
-        folio: *mut bindings::folio,
-        index: u64,
-        state: PageState,
-    ) -> Result {
-        // SAFETY: The inode is valid.
-        let mapping = unsafe { (*inode).i_mapping };
-        // SAFETY: The mapping is valid.
-        let gfp = unsafe { bindings::mapping_gfp_mask(mapping) };
+    /// [`Self::insert_batch`] must have been successful for the folios.
+    unsafe fn remove_batch(&self, batch: &mut Batch) {
+        // SAFETY: By the safety requirements; nobody else knows the mapping, and our reference to
+        // each of the folios is that of `ClaimedFolios`.
+        unsafe {
+            bindings::shmem_remove_batch_from_page_cache((*self.inode()).i_mapping, batch.as_ptr());
+            Self::unlock_and_uncharge(batch);
+            bindings::cond_resched();
+        }
+    }
 
-        // SAFETY: No one else uses the folio, so non-atomic operations on its flags are fine.
+    /// # Safety
+    ///
+    /// The folios must have been locked and charged by the caller, and not be in the page cache.
+    unsafe fn unlock_and_uncharge(batch: &mut Batch) {
+        // SAFETY: By the safety requirements.
         unsafe {
-            bindings::__folio_set_locked(folio);
-            bindings::__folio_set_swapbacked(folio);
-            if bindings::folio_test_large(folio) {
-                // As the page cache expects it; KHO does not know what folios are used for.
-                bindings::folio_set_large_rmappable(folio);
+            bindings::mem_cgroup_uncharge_folios(batch.as_ptr());
+            for &folio in batch.folios() {
+                bindings::folio_unlock(folio);
             }
         }
-        // SAFETY: The folio is valid, locked, and not charged yet: if this function fails below,
-        // it takes the charge back.
-        let mut result = to_result(unsafe {
-            bindings::mem_cgroup_charge(folio, core::ptr::null_mut(), gfp | GFP_RETRY_MAYFAIL)
-        });
-        if result.is_ok() {
-            // SAFETY: The folio is locked, swap-backed, charged, and the index aligned.
-            result = to_result(unsafe {
-                bindings::shmem_add_to_page_cache(
-                    folio,
-                    mapping,
-                    // CAST: Checked by the caller; `pgoff_t` has 64 bits.
-                    index as c_ulong,
-                    core::ptr::null_mut(),
-                    gfp,
-                )
-            });
-            if result.is_err() {
-                // SAFETY: The folio was charged.
-                unsafe { bindings::mem_cgroup_uncharge(folio) };
-            }
-        }
-        // SAFETY: The folio is valid and locked by this function.
-        unsafe {
-            if result.is_ok() {
-                if state.uptodate {
-                    bindings::folio_mark_uptodate(folio);
-                }
-                if state.dirty {
-                    bindings::folio_mark_dirty(folio);
-                }
+    }
+
+    /// Leaves the folios to the page cache. Cannot fail.
+    ///
+    /// # Safety
+    ///
+    /// [`Self::insert`] must have been successful for the folios.
+    unsafe fn release(folios: ClaimedFolios) {
+        let mut list = folios.into_list();
+        let mut count = 0usize;
+
+        while let Some(folio) = list.pop_raw() {
+            let folio = folio.as_ptr();
+            // SAFETY: By the safety requirements, the folio is in the page cache, locked, and not on
+            // an LRU list. The reference was that of the list.
+            unsafe {
                 bindings::folio_add_lru(folio);
+                bindings::folio_unlock(folio);
+                bindings::folio_put(folio);
             }
-            bindings::folio_unlock(folio);
+            count = count.wrapping_add(1);
+            if count % RELEASE_BATCH == 0 {
+                // SAFETY: FFI call without safety requirements; the caller may sleep.
+                unsafe { bindings::cond_resched() };
+            }
         }
-        result
     }
 
     /// Makes the file known to others.
     pub fn finish(self) -> ARef<File> {
         self.file
+    }
+}
+
+/// As many folios as C handles at a time. Has no references to them.
+struct Batch(bindings::folio_batch);
+
+impl Batch {
+    /// The next few folios; [`None`] if there are no more.
+    fn next(folios: &mut impl Iterator<Item = NonNull<bindings::folio>>) -> Option<Self> {
+        let mut batch = bindings::folio_batch::default();
+        for (slot, folio) in batch.folios.iter_mut().zip(folios) {
+            *slot = folio.as_ptr();
+            batch.nr = batch.nr.saturating_add(1);
+        }
+        (batch.nr != 0).then_some(Self(batch))
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.0.nr)
+    }
+
+    fn folios(&self) -> &[*mut bindings::folio] {
+        self.0.folios.get(..self.len()).unwrap_or(&[])
+    }
+
+    fn as_ptr(&mut self) -> *mut bindings::folio_batch {
+        &mut self.0
     }
 }
