@@ -17,6 +17,7 @@ mod hazards_strange;
 mod memfd;
 mod memfd_changes;
 mod memfd_holes;
+mod retrieve;
 mod roundtrip;
 mod sessions;
 mod sweep;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Suite> {
         abort::suite(),
         abort::legacy_suite(),
         chain::suite(),
+        retrieve::suite(),
         roundtrip::suite(),
         damage::suite(),
         sweep::suite(),

@@ -1,0 +1,608 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A file that cannot be retrieved now can be retrieved later, by whomever.
+
+use super::common::{create, expect_errno, retrieve};
+use crate::{
+    ensure, ensure_eq,
+    error::{At, Failure, Result},
+    memfd,
+    pattern::Pattern,
+    registry::{Case, Stage, Suite},
+};
+use liveupdate::IncomingSession;
+use rustix::{
+    io::Errno,
+    mm::{MapFlags, ProtFlags},
+    mount::MountFlags,
+};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, AsRawFd},
+    panic,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const MIB: u64 = 1 << 20;
+const PAGE: usize = 4096;
+
+/// How a child has ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    /// The kernel's error.
+    Error(Errno),
+    Killed,
+    /// Anything else; it has said what.
+    Other,
+}
+
+/// A process that does one thing.
+struct Child(libc::pid_t);
+
+impl Child {
+    /// Starts a process with all the descriptors of this one.
+    fn start(act: impl FnOnce() -> io::Result<()>) -> Result<Self> {
+        // SAFETY: There are no other threads whose locks could stay locked in the child.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()).at("fork"),
+            0 => {
+                let result = panic::catch_unwind(panic::AssertUnwindSafe(act));
+                let code = match result {
+                    Ok(Ok(())) => 0,
+                    Ok(Err(error)) => liveupdate::errno(&error)
+                        .or(error.raw_os_error())
+                        .unwrap_or_else(|| {
+                            println!("# child: {error}");
+                            255
+                        }),
+                    Err(_) => 255,
+                };
+                // SAFETY: Always safe; nothing of the parent is cleaned up.
+                unsafe { libc::_exit(code) }
+            }
+            pid => Ok(Self(pid)),
+        }
+    }
+
+    fn kill(&self) {
+        // SAFETY: The child is not reaped yet, hence the number is its.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+    }
+
+    fn wait(self) -> Result<End> {
+        let mut status = 0;
+        // SAFETY: The pointer is valid for writing.
+        if unsafe { libc::waitpid(self.0, &mut status, 0) } != self.0 {
+            return Err(io::Error::last_os_error()).at("waitpid");
+        }
+        Ok(if libc::WIFSIGNALED(status) {
+            End::Killed
+        } else {
+            match libc::WEXITSTATUS(status) {
+                0 => End::Done,
+                255 => End::Other,
+                code => End::Error(Errno::from_raw_os_error(code)),
+            }
+        })
+    }
+}
+
+fn set(path: impl AsRef<Path>, value: &str) -> io::Result<()> {
+    let path = path.as_ref();
+    fs::write(path, value)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+/// A setting below /proc/sys that gets its value back in the end.
+struct Setting {
+    file: File,
+    old: String,
+}
+
+impl Setting {
+    fn new(name: &str) -> Result<Self> {
+        let path = format!("/proc/sys/{name}");
+        Ok(Self {
+            old: fs::read_to_string(&path).at(&path)?,
+            file: File::options().write(true).open(&path).at(&path)?,
+        })
+    }
+
+    fn set(&self, value: &str) -> Result {
+        rustix::io::pwrite(&self.file, value.as_bytes(), 0).at("change a setting")?;
+        Ok(())
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let _ = self.set(self.old.trim());
+    }
+}
+
+/// A case about one file, which stays with the kernel until the update.
+fn one_file(
+    name: &'static str,
+    session: &'static str,
+    pattern: Pattern,
+    after: impl Fn(&mut Stage<'_>, IncomingSession, Pattern) -> Result + 'static,
+) -> Case {
+    Case::two(
+        name,
+        move |stage| {
+            let outgoing = create(session)?;
+            outgoing.preserve(memfd::with(pattern)?, 1)?;
+            stage.hold(outgoing);
+            Ok(())
+        },
+        move |stage| after(stage, retrieve(session)?, pattern),
+    )
+}
+
+/// Retrieves the file and ends the session.
+fn get(session: IncomingSession, pattern: Pattern) -> Result {
+    memfd::check(session.retrieve(1).at("the next attempt")?, pattern)?;
+    Ok(session.finish()?)
+}
+
+/// Has a child try in vain.
+fn fails(session: &IncomingSession, errno: Errno, prepare: impl Fn() -> io::Result<()>) -> Result {
+    let child = Child::start(|| {
+        prepare()?;
+        session.retrieve(1).map(drop)
+    })?;
+    ensure_eq!(
+        child.wait()?,
+        End::Error(errno),
+        "the end of the first attempt"
+    );
+    Ok(())
+}
+
+const CGROUPS: &str = "/tmp/cgroup";
+
+/// A memory cgroup. Dropping it removes it, if nothing is charged to it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Result<Self> {
+        let root = Path::new(CGROUPS);
+        if !root.join("cgroup.procs").exists() {
+            fs::create_dir_all(root).at(CGROUPS)?;
+            rustix::mount::mount("cgroup2", root, "cgroup2", MountFlags::empty(), None)
+                .at("mount cgroup2")?;
+        }
+        set(root.join("cgroup.subtree_control"), "+memory")
+            .map_err(|error| Failure::skip(format!("no memory cgroups: {error}")))?;
+        let path = root.join(name);
+        fs::create_dir_all(&path).at(path.display())?;
+        Ok(Self(path))
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        set(self.0.join("cgroup.procs"), "0")
+    }
+
+    /// Bytes that are charged.
+    fn current(&self) -> Result<u64> {
+        let text = fs::read_to_string(self.0.join("memory.current")).at("memory.current")?;
+        Ok(text.trim().parse()?)
+    }
+
+    /// Bytes of shared memory.
+    fn shmem(&self) -> Result<u64> {
+        let text = fs::read_to_string(self.0.join("memory.stat")).at("memory.stat")?;
+        let value = text.lines().find_map(|line| line.strip_prefix("shmem "));
+        Ok(value.at("memory.stat has no shmem")?.parse()?)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Waits until something is true: freed memory may be in the books for a little while.
+fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !test()? {
+        ensure!(Instant::now() < end, "{what}, and that does not change");
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// The limit of one cgroup does not matter to the next one, which is charged for everything.
+fn cgroup_limit() -> Case {
+    const LEN: u64 = 32 * MIB;
+    one_file(
+        "cgroup_limit",
+        "retrieve-cgroup",
+        Pattern::new(901, LEN + 5000),
+        |stage, session, pattern| {
+            let (small, large) = (Cgroup::new("small")?, Cgroup::new("large")?);
+            set(small.0.join("memory.max"), &format!("{}", LEN / 2))?;
+            fails(&session, Errno::NOMEM, || small.enter())?;
+            eventually("the first cgroup is charged", || {
+                Ok(small.current()? < MIB && small.shmem()? == 0)
+            })?;
+            let child = Child::start(|| {
+                large.enter()?;
+                session.retrieve(1).map(drop)
+            })?;
+            ensure_eq!(child.wait()?, End::Done, "the end of the second attempt");
+            let charged = large.current()?;
+            stage.note(format_args!("charged to the second cgroup: {charged}"));
+            ensure!(charged >= pattern.len, "only {charged} bytes are charged");
+            eventually("the file is not in the statistics", || {
+                Ok(large.shmem()? >= pattern.len)
+            })?;
+            ensure!(small.current()? < MIB, "the first cgroup is charged, too");
+            get(session, pattern)?;
+            eventually("the memory stays charged", || Ok(large.current()? < MIB))
+        },
+    )
+    .hazard("1A.3a")
+}
+
+/// The limits of the whole system are about the moment, too.
+fn overcommit() -> Case {
+    one_file(
+        "overcommit",
+        "retrieve-overcommit",
+        Pattern::new(902, 16 * MIB),
+        |_, session, pattern| {
+            let limit = Setting::new("vm/overcommit_kbytes")?;
+            let mode = Setting::new("vm/overcommit_memory")?;
+            limit.set("4")?;
+            mode.set("2")?;
+            let result = session.retrieve(1);
+            mode.set("0")?;
+            expect_errno(result, Errno::NOSPC, "the first attempt")?;
+            drop(limit);
+            get(session, pattern)
+        },
+    )
+    .hazard("1A.3b")
+}
+
+const NOBODY: libc::uid_t = 65_534;
+
+/// Has a child without privileges try to get a file when there are too many.
+fn too_many_files(session: &IncomingSession) -> Result {
+    // The kernel counts in batches, so a few more do not make a difference.
+    let open = || File::open("/dev/null").at("open /dev/null");
+    let _many = (0..500).map(|_| open()).collect::<Result<Vec<_>>>()?;
+    let limit = Setting::new("fs/file-max")?;
+    limit.set("1")?;
+    fails(session, Errno::NFILE, || {
+        // SAFETY: The child has no other threads.
+        match unsafe { libc::setuid(NOBODY) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    })
+}
+
+fn file_max() -> Case {
+    one_file(
+        "file_max",
+        "retrieve-files",
+        Pattern::new(903, 3 * MIB + 1),
+        |_, session, pattern| {
+            too_many_files(&session)?;
+            get(session, pattern)
+        },
+    )
+    .hazard("1A.3c")
+}
+
+fn free() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.at("/proc/meminfo has no MemFree")?.parse::<u64>()? * 1024)
+}
+
+/// What was not retrieved is free after the end of the session, also if somebody has tried.
+fn finish_frees(name: &'static str, session: &'static str, attempt: bool) -> Case {
+    const LEN: u64 = 64 * MIB;
+    let case = one_file(
+        name,
+        session,
+        Pattern::new(904, LEN),
+        move |_, session, _| {
+            if attempt {
+                too_many_files(&session)?;
+            }
+            let before = free()?;
+            session.finish()?;
+            // The processors keep some of it in lists of their own, which are not counted.
+            eventually("memory is missing", || Ok(free()? >= before + LEN * 3 / 4))
+        },
+    );
+    if attempt {
+        case.hazard("1A.4")
+    } else {
+        case
+    }
+}
+
+/// Failures of allocations of this task, by number.
+struct FailNth(File);
+
+impl FailNth {
+    fn new() -> Result<Self> {
+        for attr in ["failslab", "fail_page_alloc"] {
+            let dir = format!("/sys/kernel/debug/{attr}");
+            if !fs::exists(&dir).unwrap_or(false) {
+                return Err(Failure::skip(format!("there is no {dir}")));
+            }
+            set(format!("{dir}/verbose"), "0")?;
+            set(format!("{dir}/ignore-gfp-wait"), "N")?;
+        }
+        set("/sys/kernel/debug/fail_page_alloc/min-order", "0")?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open("/proc/thread-self/fail-nth");
+        Ok(Self(file.at("fail-nth")?))
+    }
+
+    /// Lets allocation `nth` fail in `act`. Returns whether there were so many.
+    fn run<T>(&self, nth: u32, act: impl FnOnce() -> T) -> Result<(T, bool)> {
+        let nth = nth.to_string();
+        let mut rest = [0; 16];
+        rustix::io::pwrite(&self.0, nth.as_bytes(), 0).at("fail-nth")?;
+        let result = act();
+        let len = rustix::io::pread(&self.0, &mut rest, 0);
+        rustix::io::pwrite(&self.0, b"0", 0).at("fail-nth")?;
+        let reached = rest
+            .get(..len.at("fail-nth")?)
+            .unwrap_or_default()
+            .starts_with(b"0");
+        Ok((result, reached))
+    }
+}
+
+/// Fails unless `error` is how the kernel says that memory does not suffice: shmem says `ENOSPC` if
+/// it cannot allocate an inode.
+fn no_memory(error: &io::Error) -> Result {
+    let errno = liveupdate::errno(error).map(Errno::from_raw_os_error);
+    ensure!(
+        matches!(errno, Some(Errno::NOMEM | Errno::NOSPC)),
+        "unexpected error: {error}"
+    );
+    Ok(())
+}
+
+/// Lets each of the allocations fail that retrieving a file needs.
+fn every_allocation() -> Case {
+    const FILES: u64 = 80;
+    let pattern = |token| Pattern::new(910 + token, 300_000 + token);
+    Case::two(
+        "every_allocation",
+        move |stage| {
+            let session = create("retrieve-nth")?;
+            for token in 1..=FILES {
+                session.preserve(memfd::with(pattern(token))?, token)?;
+            }
+            stage.hold(session);
+            Ok(())
+        },
+        move |stage| {
+            let session = retrieve("retrieve-nth")?;
+            let fail = FailNth::new()?;
+            let mut failures = 0;
+            for token in 1..=FILES {
+                let (result, reached) = fail.run(token as u32, || session.retrieve(token))?;
+                let place = || format!("allocation {token}");
+                let fd = match result {
+                    Ok(fd) => fd,
+                    Err(error) => {
+                        failures += 1;
+                        no_memory(&error).at(place())?;
+                        session.retrieve(token).at(place())?
+                    }
+                };
+                memfd::check(fd, pattern(token)).at(place())?;
+                if !reached {
+                    stage.note(format_args!(
+                        "{failures} failures, {} allocations",
+                        token - 1
+                    ));
+                    ensure!(failures > 1, "nothing has failed");
+                    return Ok(session.finish()?);
+                }
+            }
+            Err(Failure::new("there is no end of allocations"))
+        },
+    )
+    .hazard("1A.3")
+}
+
+const FAILSLAB: &str = "/sys/kernel/debug/failslab";
+
+/// Lets all allocations of the task fail after some have succeeded.
+///
+/// Unlike a single failure, that keeps the page cache from growing, at a place in the middle.
+fn no_memory_from(space: u64, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let number = |name: &str, value: &str| set(format!("{FAILSLAB}/{name}"), value);
+    number("space", &space.to_string())?;
+    number("probability", "100")?;
+    let mut file = File::options()
+        .write(true)
+        .open("/proc/self/make-it-fail")?;
+    io::Write::write_all(&mut file, b"1")?;
+    let result = act();
+    io::Write::write_all(&mut file, b"0")?;
+    number("probability", "0")?;
+    result
+}
+
+fn page_cache_nodes() -> Case {
+    one_file(
+        "page_cache_nodes",
+        "retrieve-nodes",
+        Pattern::new(905, 6 * MIB + 7),
+        |stage, session, pattern| {
+            drop(FailNth::new()?);
+            for (name, value) in [("times", "-1"), ("interval", "1"), ("task-filter", "Y")] {
+                set(format!("{FAILSLAB}/{name}"), value)?;
+            }
+            let mut failures = 0;
+            for space in (0..).step_by(3000) {
+                match no_memory_from(space, || session.retrieve(1).map(drop)) {
+                    Ok(()) => break,
+                    Err(error) => no_memory(&error).at("an attempt")?,
+                }
+                failures += 1;
+                ensure!(failures < 100, "that never succeeds");
+            }
+            stage.note(format_args!("{failures} failures"));
+            ensure!(failures > 3, "there were only {failures} failures");
+            set(format!("{FAILSLAB}/task-filter"), "N")?;
+            get(session, pattern)
+        },
+    )
+    .hazard("1A.3")
+}
+
+/// A memfd in memory.
+struct Map {
+    start: *mut u64,
+    len: usize,
+}
+
+impl Map {
+    fn new(file: &impl AsFd, len: usize) -> Result<Self> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: This is a new mapping that nobody else knows of.
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) };
+        Ok(Self {
+            start: start.at("mmap")?.cast(),
+            len,
+        })
+    }
+
+    /// The first word of each page.
+    fn words(&self) -> impl Iterator<Item = *mut u64> + '_ {
+        let step = PAGE / size_of::<u64>();
+        (0..self.len / PAGE).map(move |page| self.start.wrapping_add(page * step))
+    }
+
+    /// Gives each page a content of its own.
+    fn fill(&self) {
+        for (page, word) in self.words().enumerate() {
+            // SAFETY: Within the mapping, which nobody else accesses.
+            unsafe { word.write_volatile(page as u64 ^ 0x5ca1_ab1e) };
+        }
+    }
+
+    fn check(&self) -> Result {
+        for (page, word) in self.words().enumerate() {
+            // SAFETY: As above.
+            let found = unsafe { word.read_volatile() };
+            ensure_eq!(found, page as u64 ^ 0x5ca1_ab1e, "page {page}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: The mapping belongs to this object.
+        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// A memfd of which each page has a content of its own.
+fn large(len: usize) -> Result<File> {
+    let file = memfd::new()?;
+    file.set_len(len as u64).at("set the size")?;
+    Map::new(&file, len)?.fill();
+    Ok(file)
+}
+
+/// Whoever retrieves a large file can be killed while that lasts.
+fn killed() -> Case {
+    const LEN: usize = 384 << 20;
+    Case::two(
+        "killed",
+        |stage| {
+            let session = create("retrieve-killed")?;
+            session.preserve(large(LEN)?, 1)?;
+            stage.hold(session);
+            Ok(())
+        },
+        |stage| {
+            let session = retrieve("retrieve-killed")?;
+            let mut kills = 0;
+            let mut slowest = Duration::ZERO;
+            for delay in (0..200).map(|i| Duration::from_millis(4 * i)) {
+                let child = Child::start(|| session.retrieve(1).map(drop))?;
+                sleep(delay);
+                let start = Instant::now();
+                child.kill();
+                match child.wait()? {
+                    End::Done => break,
+                    end => ensure_eq!(end, End::Killed, "the end of a child"),
+                }
+                slowest = slowest.max(start.elapsed());
+                kills += 1;
+            }
+            stage.note(format_args!(
+                "killed {kills} times, that took {} ms at most",
+                slowest.as_millis()
+            ));
+            let fd = session.retrieve(1)?;
+            Map::new(&fd, LEN)?.check()?;
+            session.finish()?;
+            ensure!(kills != 0, "nobody was killed");
+            Ok(())
+        },
+    )
+}
+
+/// What /proc shows of the file begins as it does for each memfd.
+fn name() -> Case {
+    one_file(
+        "name",
+        "retrieve-name",
+        Pattern::new(906, 1),
+        |_, session, pattern| {
+            let file = memfd::check(session.retrieve(1)?, pattern)?;
+            let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+            let target = fs::read_link(&link).at(link)?;
+            ensure_eq!(
+                target.to_string_lossy(),
+                "/memfd:luo (deleted)",
+                "the name in /proc"
+            );
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("1B.4")
+}
+
+/// The suite.
+pub fn suite() -> Suite {
+    let cases = vec![
+        cgroup_limit(),
+        overcommit(),
+        file_max(),
+        finish_frees("finish_frees", "retrieve-free", false),
+        finish_frees("finish_frees_after_an_error", "retrieve-free-error", true),
+        every_allocation(),
+        page_cache_nodes(),
+        killed(),
+        name(),
+    ];
+    Suite::new("retrieve", cases)
+}
