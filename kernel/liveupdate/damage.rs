@@ -118,13 +118,13 @@ struct Damage {
 
 impl Damage {
     fn parse(line: &str) -> Result<Self> {
-        let (place, value) = line.split_once(" = ").ok_or(EINVAL)?;
+        let (place, value) = line.split_once('=').ok_or(EINVAL)?;
         let mut text = KVec::new();
         text.extend_from_slice(line.as_bytes(), GFP_KERNEL)?;
         Ok(Self {
             line: text,
-            place: Place::parse(place)?,
-            value: Value::parse(value)?,
+            place: Place::parse(place.trim())?,
+            value: Value::parse(value.trim())?,
         })
     }
 
