@@ -20,6 +20,9 @@
  * when the file is preserved, and the value when it is frozen.
  *
  * Each operation prints a line with its name and the value of the file.
+ *
+ * The parameter reboot_delay_ms makes a reboot take longer, between the moment
+ * when everything is serialized and the jump.
  */
 
 #define pr_fmt(fmt) "luo_test: " fmt
@@ -38,6 +41,7 @@
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -312,6 +316,21 @@ static struct liveupdate_file_handler luo_test_handler = {
 	.compatible	= "luo-test-v1",
 };
 
+static unsigned int reboot_delay_ms;
+module_param(reboot_delay_ms, uint, 0644);
+MODULE_PARM_DESC(reboot_delay_ms, "How much longer a reboot takes");
+
+static int luo_test_reboot(struct notifier_block *nb, unsigned long action,
+			   void *data)
+{
+	msleep(reboot_delay_ms);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block luo_test_reboot_nb = {
+	.notifier_call	= luo_test_reboot,
+};
+
 static int __init luo_test_init(void)
 {
 	int err;
@@ -324,8 +343,10 @@ static int __init luo_test_init(void)
 		return err;
 
 	err = misc_register(&luo_test_device);
-	if (err)
+	if (err) {
 		liveupdate_unregister_file_handler(&luo_test_handler);
-	return err;
+		return err;
+	}
+	return register_reboot_notifier(&luo_test_reboot_nb);
 }
 device_initcall(luo_test_init);

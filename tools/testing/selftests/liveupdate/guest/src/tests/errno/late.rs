@@ -2,8 +2,8 @@
 
 //! What fails when everything is serialized already.
 //!
-//! There is some time between that and the end of the kernel. What happens then is written to a
-//! memfd that is preserved.
+//! There is some time between that and the end of the kernel, and our test handler can make it
+//! longer. What happens then is written to a memfd that is preserved.
 
 use super::{session_with_file, FILE, TOKEN};
 use crate::{
@@ -19,14 +19,18 @@ use liveupdate::{
 };
 use rustix::io::Errno;
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::FileExt},
+    path::Path,
     thread,
 };
 
 const SESSION: &str = "late-incoming";
 const REPORT: &str = "late-report";
+
+/// How much longer the reboot takes, in milliseconds. Kernels without our test handler lack it.
+const DELAY: &str = "/sys/module/liveupdate_handler/parameters/reboot_delay_ms";
 
 /// What is tried, in this order.
 const TRIALS: [&str; 5] = [
@@ -91,6 +95,9 @@ fn second(stage: &mut Stage<'_>) -> Result {
     session.preserve(&report, TOKEN)?;
     stage.hold(session);
     let outgoing = create("late-outgoing")?;
+    if Path::new(DELAY).exists() {
+        fs::write(DELAY, "300").at(DELAY)?;
+    }
     let device = Device::open()?;
     thread::spawn(move || {
         if let Err(failure) = watch(&device, outgoing, &incoming, &report) {
