@@ -12,6 +12,8 @@
 //! | [`Subtree<T>`]: the same, and it can be found by a name   | [`ClaimedFolio::subtree`]         |
 //! | [`vmalloc::PreservedArray`]                               | [`vmalloc::ClaimedArray`]         |
 //!
+//! What nobody claims can be handed over once more: [`carry::CarriedOver`].
+//!
 //! An address that another kernel left is only a number ([`PhysAddr`]). The only way to the memory
 //! that it stands for is a claim, which succeeds just once, and only if the address is one that the
 //! previous kernel told KHO about. So wrong numbers and lists with cycles lead to errors, and never
@@ -20,6 +22,7 @@
 //!
 //! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
 
+pub mod carry;
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
 pub mod damage;
 pub mod list;
