@@ -50,8 +50,8 @@ struct liveupdate_file_op_args {
 /**
  * LIVEUPDATE_RETRIEVE_RETRIES - failures of ->retrieve() can be temporary
  *
- * Without this flag, ->retrieve() is called once for each file: if it fails,
- * the error is final. A handler with this flag promises that a failed
+ * Without this flag, ->retrieve() is called once for each file or shared state:
+ * if it fails, the error is final. Who sets this flag promises that a failed
  * ->retrieve() lost nothing, such that it can be called again, unless it set
  * retrieve_status in its arguments.
  */
@@ -113,11 +113,14 @@ struct liveupdate_file_handler {
  *        ->unpreserve() and, in the next kernel, to ->retrieve().
  * @obj:  The object that stands for the state in this kernel: set by
  *        ->preserve() or ->retrieve(), given to ->unpreserve() and ->finish().
+ * @retrieve_status: ->retrieve() sets it to a negative errno to say that a
+ *        failure is final, see %LIVEUPDATE_RETRIEVE_RETRIES.
  */
 struct liveupdate_flb_op_args {
 	struct liveupdate_flb *flb;
 	u64 data;
 	void *obj;
+	int retrieve_status;
 };
 
 /**
@@ -128,6 +131,7 @@ struct liveupdate_flb_op_args {
  *              the first time, at the latest before @finish.
  * @finish:     In the next kernel, called after the last file was finished.
  * @owner:      The module that the operations are part of.
+ * @flags:      %LIVEUPDATE_RETRIEVE_RETRIES or 0.
  *
  * All of them are mandatory and may sleep. They are never called concurrently
  * for the same state and direction.
@@ -138,6 +142,7 @@ struct liveupdate_flb_ops {
 	int (*retrieve)(struct liveupdate_flb_op_args *argp);
 	void (*finish)(struct liveupdate_flb_op_args *argp);
 	struct module *owner;
+	unsigned int flags;
 };
 
 /**

@@ -140,7 +140,7 @@ pub(crate) struct SessionSer {
 }
 
 /// `struct luo_file_ser`: one file.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct FileSer {
     pub(crate) compatible: [u8; 48],
@@ -149,7 +149,7 @@ pub(crate) struct FileSer {
 }
 
 /// `struct luo_flb_ser`: one shared state.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct FlbSer {
     pub(crate) name: [u8; 48],

@@ -46,6 +46,8 @@ pub(crate) struct Payload {
     /// What the next kernel gets.
     pub(crate) data: u64,
     private: Cookie,
+    /// Whether the handler was asked for an incoming file, and may have taken something over.
+    pub(crate) touched: bool,
 }
 
 impl Payload {
@@ -54,6 +56,7 @@ impl Payload {
         Self {
             data,
             private: Cookie::NULL,
+            touched: false,
         }
     }
 }
@@ -149,6 +152,7 @@ impl FileOps {
         Ok(Payload {
             data: args.serialized_data,
             private: Cookie(args.private_data),
+            touched: false,
         })
     }
 
@@ -181,6 +185,7 @@ impl FileOps {
     pub(crate) fn retrieve(&self, payload: &mut Payload) -> Result<ARef<File>, RetrieveError> {
         let mut args = self.args(None, payload);
         let op = self.table().retrieve.ok_or(EOPNOTSUPP)?;
+        payload.touched = true;
         // SAFETY: As for `preserve`.
         let res = to_result(unsafe { op(&mut args) });
         payload.private = Cookie(args.private_data);
@@ -219,6 +224,7 @@ impl FileOps {
         let Some(op) = self.table().can_finish else {
             return true;
         };
+        payload.touched = true;
         // SAFETY: As for `preserve`.
         let can_finish = unsafe { op(&mut args) };
         payload.private = Cookie(args.private_data);
@@ -264,6 +270,8 @@ pub(crate) struct FlbPayload {
     /// What the next kernel gets, or what the previous one gave.
     pub(crate) data: u64,
     object: Cookie,
+    /// What `retrieve` said about its failure.
+    retrieve_status: c_int,
 }
 
 impl FlbOps {
@@ -319,9 +327,11 @@ impl FlbOps {
             flb: self.0.as_ptr(),
             data: payload.data,
             obj: payload.object.0,
+            retrieve_status: 0,
         };
         // SAFETY: The arguments are valid and only used by the callee.
         let ret = op.map(|op| unsafe { op(&mut args) });
+        payload.retrieve_status = args.retrieve_status;
         payload.data = args.data;
         payload.object = Cookie(args.obj);
         ret
@@ -331,6 +341,7 @@ impl FlbOps {
         let mut payload = FlbPayload {
             data: 0,
             object: Cookie::NULL,
+            retrieve_status: 0,
         };
         let ret = self.call(&mut payload, self.table().preserve);
         to_result(ret.unwrap_or(0)).map(|()| payload)
@@ -340,13 +351,19 @@ impl FlbOps {
         self.call(&mut payload, self.table().unpreserve);
     }
 
-    pub(crate) fn retrieve(&self, data: u64) -> Result<FlbPayload> {
+    pub(crate) fn retrieve(&self, data: u64) -> Result<FlbPayload, RetrieveError> {
         let mut payload = FlbPayload {
             data,
             object: Cookie::NULL,
+            retrieve_status: 0,
         };
         let ret = self.call(&mut payload, self.table().retrieve);
-        to_result(ret.unwrap_or(0)).map(|()| payload)
+        let retries = self.table().flags & bindings::LIVEUPDATE_RETRIEVE_RETRIES != 0;
+        match to_result(ret.unwrap_or(0)) {
+            Ok(()) => Ok(payload),
+            Err(err) if retries && payload.retrieve_status >= 0 => Err(RetrieveError::Retry(err)),
+            Err(err) => Err(RetrieveError::Permanent(err)),
+        }
     }
 
     pub(crate) fn finish(&self, mut payload: FlbPayload) {

@@ -20,12 +20,24 @@ struct Sessions(&'static Luo);
 impl Writer for Sessions {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sealed = self.0.gate.is_sealed();
-        for session in self.0.outgoing.read().iter() {
+        // Whoever asks must not wait for a handler, and hence not for a list while a kexec is
+        // prepared. What cannot be shown now is shown the next time.
+        let Some(outgoing) = self.0.outgoing.try_read() else {
+            return writeln!(f, "luo-busy:\tpreparing a live update");
+        };
+        for session in outgoing.iter() {
             session.report(sealed, f)?;
         }
-        let mut incoming = self.0.incoming.write();
-        // What there was no memory for is shown the next time.
-        let _ = incoming.load();
+        drop(outgoing);
+
+        if let Some(_mutating) = self.0.gate.try_mutate() {
+            if let Some(mut incoming) = self.0.incoming.try_write() {
+                let _ = incoming.load();
+            }
+        }
+        let Some(incoming) = self.0.incoming.try_read() else {
+            return writeln!(f, "luo-busy:\tlooking for sessions of the previous kernel");
+        };
         for session in incoming.iter() {
             session.report(f)?;
         }

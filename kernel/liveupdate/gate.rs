@@ -104,6 +104,12 @@ impl Gate {
         Mutating::new(self.inside.read())
     }
 
+    /// Comes in if that is possible without waiting: for those who can do without.
+    pub(crate) fn try_mutate(&self) -> Option<Mutating<'_>> {
+        let _entrance = self.entrance.try_read()?;
+        Mutating::new(self.inside.try_read()?).ok()
+    }
+
     /// Whether a kexec waits for somebody who is inside.
     ///
     /// Does not sleep.

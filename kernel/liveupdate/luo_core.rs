@@ -40,6 +40,7 @@ use crate::{
     },
     luo_session::{
         self,
+        carried::Carried,
         incoming::IncomingSessions,
         install,
         outgoing::OutgoingSessions, //
@@ -146,7 +147,7 @@ impl Luo {
         self.number
     }
 
-    fn reboot(&self) -> Result {
+    fn reboot(&'static self) -> Result {
         let start = Instant::<Monotonic>::now();
         let gate = self.gate.close().inspect_err(|err| {
             if *err == EBUSY {
@@ -154,19 +155,36 @@ impl Luo {
             }
         })?;
         let mut outgoing = self.outgoing.write();
-        if outgoing.count() == 0 {
+        let mut incoming = self.incoming.write();
+        incoming.load()?;
+        let count = outgoing.count().saturating_add(incoming.iter().count());
+        if count == 0 {
             gate.seal();
             return Ok(());
         }
         if !kho::loaded_image_carries_handover() {
             pr_err!(
                 "the loaded image cannot take over {} sessions: load it with kexec_file_load()\n",
-                outgoing.count()
+                count
             );
             return Err(EINVAL);
         }
-        let totals = outgoing
-            .serialize(self)
+        let totals = Carried::prepare(self, &mut incoming, &outgoing)
+            .and_then(|mut carried| {
+                if let Some(carried) = &carried {
+                    pr_info!(
+                        "passing on {} unfinished sessions with {} files of the previous kernel, \
+                         {} pages as they are\n",
+                        carried.sessions(),
+                        carried.files(),
+                        carried.pages()
+                    );
+                }
+                let totals = outgoing.serialize(self, carried.as_mut())?;
+                // What is handed over stays as it is.
+                core::mem::forget(carried);
+                Ok(totals)
+            })
             .inspect_err(|err| pr_err!("live update aborted: error {}\n", err.to_errno()))?;
         pr_info!(
             "serialized {} sessions with {} files in {} us\n",
@@ -189,13 +207,16 @@ pub(crate) fn is_enabled() -> bool {
     Luo::get().is_some()
 }
 
-/// Freezes and serializes all sessions, after which nothing that is handed over changes any more.
+/// Freezes and serializes all sessions, unfinished ones of the previous kernel too, after which
+/// nothing that is handed over changes any more.
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EBUSY`]
-/// if somebody is changing a session and does not stop, [`EINTR`] if the task was killed, or the
-/// error of the handler that could not freeze a file. Nothing is frozen then.
+/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EEXIST`]
+/// if an unfinished session of the previous kernel has the name of a new one, [`EBUSY`] if somebody
+/// is changing a session and does not stop, [`EINTR`] if the task was killed, [`ENOMEM`], or the
+/// error of the handler that could not freeze a file, or not preserve one again. Nothing is frozen
+/// then.
 ///
 /// # Context
 ///

@@ -39,33 +39,46 @@ struct Live {
     _module: ModuleRef,
 }
 
-struct State {
-    /// [`None`] once the state was unregistered.
-    ops: Option<FlbOps>,
-    live: Option<Live>,
-}
-
 /// State that files depend on, in the direction of the next kernel.
+///
+/// An operation of a state may use states, of either direction, so it must not run with anything
+/// locked that somebody could need to answer it. Hence `ops` and `live` are only locked for a look,
+/// and `running` keeps operations apart; it is never waited for by who uses a state that exists.
 #[pin_data]
 pub(crate) struct Flb {
     compatible: Compatible,
     address: usize,
+    /// [`None`] once the state was unregistered.
+    #[pin]
+    ops: Mutex<Option<FlbOps>>,
     /// Held while operations run.
     #[pin]
-    state: Mutex<State>,
+    running: Mutex<()>,
+    #[pin]
+    live: Mutex<Option<Live>>,
 }
 
 impl Flb {
+    fn ops(&self) -> Option<FlbOps> {
+        *self.ops.lock()
+    }
+
+    /// Whether the state is preserved.
+    fn is_live(&self) -> bool {
+        self.live.lock().is_some()
+    }
+
     fn pin_file(&self) -> Result {
-        let mut state = self.state.lock();
-        if let Some(live) = &mut state.live {
+        let _running = self.running.lock();
+        if let Some(live) = &mut *self.live.lock() {
             live.files = live.files.checked_add(1).ok_or(EOVERFLOW)?;
             return Ok(());
         }
-        let ops = state.ops.ok_or(ENODEV)?;
+        let ops = self.ops().ok_or(ENODEV)?;
         let module = ops.module().ok_or(ENODEV)?;
-        state.live = Some(Live {
-            payload: ops.preserve()?,
+        let payload = ops.preserve()?;
+        *self.live.lock() = Some(Live {
+            payload,
             files: 1,
             users: 0,
             _module: module,
@@ -75,24 +88,34 @@ impl Flb {
 
     /// Changes the numbers of users; unpreserves the state when nobody is left.
     fn unpin(&self, change: impl FnOnce(&mut Live)) {
-        let mut state = self.state.lock();
-        // It is gone already if it was unregistered in use.
-        let Some(live) = &mut state.live else {
-            return;
-        };
-        change(live);
-        if live.files == 0 && live.users == 0 {
-            let payload = live.payload;
-            if let Some(ops) = state.ops {
-                ops.unpreserve(payload);
+        {
+            let mut live = self.live.lock();
+            // It is gone already if it was unregistered in use.
+            let Some(live) = &mut *live else {
+                return;
+            };
+            change(live);
+            if live.files != 0 || live.users != 0 {
+                return;
             }
-            state.live = None;
+        }
+        let _running = self.running.lock();
+        // Somebody may have begun to use it again, or have been faster.
+        let live = {
+            let mut live = self.live.lock();
+            match &*live {
+                Some(left) if left.files == 0 && left.users == 0 => live.take(),
+                _ => None,
+            }
+        };
+        if let (Some(live), Some(ops)) = (live, self.ops()) {
+            ops.unpreserve(live.payload);
         }
     }
 
     fn serialize(&self) -> Option<FlbSer> {
-        let state = self.state.lock();
-        let live = state.live.as_ref().filter(|live| live.files != 0)?;
+        let live = self.live.lock();
+        let live = live.as_ref().filter(|live| live.files != 0)?;
         Some(FlbSer {
             name: *self.compatible.field(),
             data: live.payload.data,
@@ -101,10 +124,12 @@ impl Flb {
     }
 
     /// Ends the use of the operations, which are about to go away.
-    fn disconnect(&self) {
-        let mut state = self.state.lock();
-        let ops = state.ops.take();
-        if let (Some(ops), Some(live)) = (ops, state.live.take()) {
+    fn disconnect(&self, luo: &Luo) {
+        let ops = self.ops.lock().take();
+        // From here on, nobody starts an operation.
+        let _running = self.running.lock();
+        let live = self.live.lock().take();
+        if let (Some(ops), Some(live)) = (ops, live) {
             pr_warn!(
                 "shared state '{}' was unregistered while {} files depend on it\n",
                 BStr::from_bytes(self.compatible.as_bytes()),
@@ -112,6 +137,7 @@ impl Flb {
             );
             ops.unpreserve(live.payload);
         }
+        incoming::wait_for_operations(luo, &self.compatible);
     }
 }
 
@@ -187,15 +213,13 @@ pub(crate) fn register(handler: usize, ops: FlbOps) -> Result {
             if flbs.len() >= FlbPage::CAPACITY {
                 return Err(ENOSPC);
             }
-            let state = State {
-                ops: Some(ops),
-                live: None,
-            };
             Arc::pin_init(
                 pin_init!(Flb {
                     compatible,
                     address,
-                    state <- new_mutex!(state, "luo_flb"),
+                    ops <- new_mutex!(Some(ops), "luo_flb_ops"),
+                    running <- new_mutex!((), "luo_flb_running"),
+                    live <- new_mutex!(None, "luo_flb_live"),
                 }),
                 GFP_KERNEL,
             )?
@@ -236,7 +260,7 @@ pub(crate) fn unregister(handler: usize, address: usize) {
 pub(crate) fn disconnect_unused(luo: &Luo) {
     // Operations run with the registries unlocked, since they may use them.
     while let Some(flb) = take_unused(luo) {
-        flb.disconnect();
+        flb.disconnect(luo);
     }
 }
 
@@ -269,8 +293,10 @@ fn find(address: usize) -> Result<Arc<Flb>> {
 /// [`EOPNOTSUPP`] if live update is disabled, [`ENOENT`] if the state is not preserved.
 pub(crate) fn get_outgoing(address: usize) -> Result<FlbPayload> {
     let flb = find(address)?;
-    let mut state = flb.state.lock();
-    let live = state.live.as_mut().ok_or(ENOENT)?;
+    let mut live = flb.live.lock();
+    let Some(live) = &mut *live else {
+        return Err(ENOENT);
+    };
     live.users = live.users.checked_add(1).ok_or(EOVERFLOW)?;
     Ok(live.payload)
 }
@@ -282,14 +308,32 @@ pub(crate) fn put_outgoing(address: usize) {
     }
 }
 
-/// Writes all states that files depend on. Needs no memory.
-pub(crate) fn serialize(luo: &Luo, page: &mut FlbPage) {
+/// All states, one after the other, with the registry unlocked meanwhile.
+fn all(luo: &Luo) -> impl Iterator<Item = Arc<Flb>> + '_ {
     let mut index: usize = 0;
-    let flbs = core::iter::from_fn(|| {
-        // States are locked with the registry unlocked, see `disconnect_unused`.
+    core::iter::from_fn(move || {
         let flb = luo.flbs.read().get(index).cloned();
         index = index.wrapping_add(1);
         flb
-    });
-    page.fill(flbs.filter_map(|flb| flb.serialize()));
+    })
+}
+
+/// Checks whether there is room for `more` states than those that files depend on.
+///
+/// # Errors
+///
+/// [`ENOSPC`].
+pub(crate) fn check_room(luo: &Luo, more: usize) -> Result {
+    let count = all(luo).filter(|flb| flb.serialize().is_some()).count();
+    if count.saturating_add(more) > FlbPage::CAPACITY {
+        return Err(ENOSPC);
+    }
+    Ok(())
+}
+
+/// Writes all states that files depend on, and `carried` behind them. Needs no memory.
+pub(crate) fn serialize(luo: &Luo, page: &mut FlbPage, carried: &[FlbSer]) {
+    let own = all(luo).filter_map(|flb| flb.serialize());
+    // Types that initialise something have a `chain`, too.
+    page.fill(Iterator::chain(own, carried.iter().copied()));
 }

@@ -64,6 +64,22 @@ pub fn give_way() -> Result {
     Ok(())
 }
 
+/// The field of a C structure that contains `name`, which has to leave room for the terminator.
+const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
+    let name = name.to_bytes();
+    assert!(
+        !name.is_empty() && name.len() < N,
+        "the name of a handler or of shared state is empty or too long"
+    );
+    let mut field = [0; N];
+    let mut i = 0;
+    while i < name.len() {
+        field[i] = name[i];
+        i += 1;
+    }
+    field
+}
+
 /// Why a file could not be retrieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetrieveError {

@@ -7,6 +7,7 @@ use super::{
         Found,
         Retrieval, //
     },
+    outgoing::OutgoingFile,
     ContentId,
     Token, //
 };
@@ -21,7 +22,13 @@ use crate::{
     c_abi::Payload,
     fault,
     luo_core::Luo,
-    luo_flb::incoming::file_finished, //
+    luo_flb::{
+        incoming::{
+            file_finished,
+            is_in_use, //
+        },
+        FlbList, //
+    },
 };
 use kernel::{
     fs::File,
@@ -65,7 +72,9 @@ struct State {
 #[pin_data]
 pub(crate) struct IncomingFile {
     token: Token,
-    /// [`None`] if the previous kernel wrote nonsense.
+    /// What the previous kernel wrote.
+    ser: FileSer,
+    /// [`None`] if that is nonsense.
     compatible: Option<Compatible>,
     #[pin]
     state: RwSemaphore<State>,
@@ -74,6 +83,7 @@ pub(crate) struct IncomingFile {
 impl IncomingFile {
     fn new(ser: &FileSer) -> impl PinInit<Self> {
         let token = ser.token;
+        let ser = *ser;
         let compatible = Compatible::parse(&ser.compatible).ok();
         let state = State {
             payload: Payload::incoming(ser.data),
@@ -81,6 +91,7 @@ impl IncomingFile {
         };
         pin_init!(Self {
             token,
+            ser,
             compatible,
             state <- new_rwsem!(state, "luo_incoming_file"),
         })
@@ -191,6 +202,45 @@ impl IncomingFile {
         }
     }
 
+    /// What the previous kernel wrote about the file.
+    pub(super) fn ser(&self) -> FileSer {
+        self.ser
+    }
+
+    /// Returns why the file can never be retrieved, and the states that it depended on.
+    pub(super) fn failure(&self) -> Option<(Error, Option<FlbList>)> {
+        match &self.state.read().progress {
+            Progress::Failed(err, found) => Some((*err, found.flbs.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether something of what was handed over for the file belongs to this kernel now, such that
+    /// the file has to be preserved again for the next one.
+    pub(super) fn is_touched(&self, luo: &Luo) -> bool {
+        let state = self.state.read();
+        match &state.progress {
+            Progress::Waiting(_) if state.payload.touched => true,
+            Progress::Waiting(Some(found)) => is_in_use(luo, found.flbs.as_ref()),
+            Progress::Waiting(None) => self
+                .find(luo)
+                .is_some_and(|found| is_in_use(luo, found.flbs.as_ref())),
+            Progress::Retrieved { .. } => true,
+            Progress::Failed(..) | Progress::Finished => false,
+        }
+    }
+
+    /// Preserves the file for the next kernel; it is retrieved for that, if it was not yet.
+    pub(super) fn preserve_again(&self, luo: &'static Luo) -> Result<OutgoingFile> {
+        let file = self.retrieve(luo)?;
+        match &self.state.read().progress {
+            Progress::Retrieved { found, .. } => {
+                OutgoingFile::preserve_again(self.token, file, found)
+            }
+            _ => Err(ENOENT),
+        }
+    }
+
     fn can_finish(&self, luo: &Luo) -> bool {
         let mut guard = self.state.write();
         let State { payload, progress } = &mut *guard;
@@ -241,6 +291,8 @@ pub(crate) struct IncomingFiles {
     files: KVVec<Arc<IncomingFile>>,
     by_token: RBTree<Token, Arc<IncomingFile>>,
     unread: Option<ListReader<FileSer, HandedOver>>,
+    /// What the previous kernel wrote, for as long as nothing of it was read.
+    untouched: Option<FileSetSer>,
     expected: u64,
     damaged: bool,
 }
@@ -251,6 +303,7 @@ impl IncomingFiles {
             files: KVVec::new(),
             by_token: RBTree::new(),
             unread: Some(ListReader::new(HandedOver, ser.files)),
+            untouched: Some(*ser),
             expected: ser.count,
             damaged: false,
         }
@@ -259,6 +312,11 @@ impl IncomingFiles {
     /// Whether all that can be read was read.
     pub(crate) fn is_loaded(&self) -> bool {
         self.unread.is_none()
+    }
+
+    /// What the previous kernel wrote, if nothing of it was read.
+    pub(crate) fn untouched(&self) -> Option<FileSetSer> {
+        self.untouched
     }
 
     /// Whether some files could not be read.
@@ -311,6 +369,7 @@ impl IncomingFiles {
         let Some(mut reader) = self.unread.take() else {
             return Ok(());
         };
+        self.untouched = None;
         let res = loop {
             match reader.peek() {
                 Ok(Some(ser)) => {

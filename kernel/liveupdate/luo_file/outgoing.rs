@@ -3,7 +3,10 @@
 //! Files that the next kernel is going to get.
 
 use super::{
-    handler::Handler,
+    handler::{
+        Found,
+        Handler, //
+    },
     ContentId,
     Token, //
 };
@@ -13,7 +16,10 @@ use crate::{
         FileSetSer, //
     },
     block::BlockList,
-    c_abi::Payload,
+    c_abi::{
+        FileOps,
+        Payload, //
+    },
     fault,
     luo_core::Luo,
     luo_flb::FlbPins, //
@@ -40,7 +46,8 @@ pub(crate) struct OutgoingFile {
     token: Token,
     payload: Payload,
     _flbs: FlbPins,
-    _id: ContentId,
+    /// [`None`] if an incoming file has the same contents, and takes note of them.
+    _id: Option<ContentId>,
     handler: Arc<Handler>,
     _module: ModuleRef,
     file: ARef<File>,
@@ -58,14 +65,35 @@ impl OutgoingFile {
             token,
             payload,
             _flbs: flbs,
-            _id: id,
+            _id: Some(id),
             handler,
             _module: found.module,
             file,
         })
     }
 
-    fn freeze(&mut self) -> Result {
+    /// Preserves a file that was retrieved and belongs to an incoming session.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if the handler is gone, and whatever the handler returns.
+    pub(super) fn preserve_again(token: Token, file: ARef<File>, found: &Found) -> Result<Self> {
+        let handler = found.handler.clone();
+        let module = handler.with(FileOps::module).flatten().ok_or(ENODEV)?;
+        let flbs = FlbPins::new(found.flbs.clone())?;
+        let payload = handler.with(|ops| ops.preserve(&file)).ok_or(ENODEV)??;
+        Ok(Self {
+            token,
+            payload,
+            _flbs: flbs,
+            _id: None,
+            handler,
+            _module: module,
+            file,
+        })
+    }
+
+    pub(super) fn freeze(&mut self) -> Result {
         fault::point()?;
         let Self {
             handler,
@@ -79,12 +107,12 @@ impl OutgoingFile {
             .unwrap_or(Err(ENODEV))
     }
 
-    fn unfreeze(&self) {
+    pub(super) fn unfreeze(&self) {
         self.handler
             .with(|ops| ops.unfreeze(&self.file, &self.payload));
     }
 
-    fn serialize(&self) -> FileSer {
+    pub(super) fn serialize(&self) -> FileSer {
         FileSer {
             compatible: *self.handler.compatible().field(),
             data: self.payload.data,

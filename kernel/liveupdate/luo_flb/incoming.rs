@@ -2,11 +2,14 @@
 
 //! Shared state that the previous kernel handed over.
 
+#[cfg(doc)]
+use super::Flb;
 use super::FlbList;
 use crate::{
     abi::{
         Compatible,
         FlbPage,
+        FlbSer,
         ParseError, //
     },
     c_abi::{
@@ -16,6 +19,7 @@ use crate::{
     luo_core::Luo, //
 };
 use kernel::{
+    liveupdate::RetrieveError,
     module_ref::ModuleRef,
     prelude::*,
     str::BStr,
@@ -45,43 +49,26 @@ struct State {
     /// The files of the previous kernel that are not finished.
     files: u64,
     users: u64,
+    /// Whether the state is on its way to the next kernel, and has to stay as it is.
+    carried: bool,
     progress: Progress,
 }
 
 impl State {
-    fn retrieve(&mut self, ops: &FlbOps) -> Result<FlbPayload> {
+    /// Returns the payload if the state exists, and [`None`] if it can be retrieved.
+    fn payload(&self) -> Result<Option<FlbPayload>> {
         match self.progress {
-            Progress::Live { payload, .. } => return Ok(payload),
-            Progress::Failed(err) => return Err(err),
-            Progress::Finished => return Err(ENODATA),
-            Progress::Parked => {}
-        }
-        let module = ops.module().ok_or(ENODEV)?;
-        match ops.retrieve(self.data) {
-            Ok(payload) => {
-                self.progress = Progress::Live {
-                    payload,
-                    _module: module,
-                };
-                Ok(payload)
-            }
-            Err(err) => {
-                self.progress = Progress::Failed(err);
-                Err(err)
-            }
+            Progress::Live { payload, .. } => Ok(Some(payload)),
+            Progress::Failed(err) => Err(err),
+            Progress::Finished => Err(ENODATA),
+            Progress::Parked if self.carried => Err(EBUSY),
+            Progress::Parked => Ok(None),
         }
     }
 
-    /// Finishes the state if neither a file nor a user is left.
-    fn finish_unused(&mut self, ops: &FlbOps) {
-        if self.files != 0 || self.users != 0 {
-            return;
-        }
-        // Only an object can be finished, even if nobody wanted it so far.
-        if let Ok(payload) = self.retrieve(ops) {
-            ops.finish(payload);
-            self.progress = Progress::Finished;
-        }
+    /// Whether neither a file nor a user is left.
+    fn is_unused(&self) -> bool {
+        self.files == 0 && self.users == 0
     }
 }
 
@@ -89,9 +76,82 @@ impl State {
 #[pin_data]
 pub(crate) struct IncomingFlb {
     compatible: Compatible,
-    /// Held while operations run.
+    /// Held while operations run. See [`Flb`] on how the locks are used.
+    #[pin]
+    running: Mutex<()>,
     #[pin]
     state: Mutex<State>,
+}
+
+impl IncomingFlb {
+    /// Retrieves the state, unless that was done. `running` has to be locked.
+    fn retrieve(&self, ops: &FlbOps) -> Result<FlbPayload> {
+        let data = {
+            let state = self.state.lock();
+            if let Some(payload) = state.payload()? {
+                return Ok(payload);
+            }
+            state.data
+        };
+        let module = ops.module().ok_or(ENODEV)?;
+        let res = ops.retrieve(data);
+        let mut state = self.state.lock();
+        match res {
+            Ok(payload) => {
+                state.progress = Progress::Live {
+                    payload,
+                    _module: module,
+                };
+                Ok(payload)
+            }
+            Err(RetrieveError::Retry(err)) => Err(err),
+            Err(RetrieveError::Permanent(err)) => {
+                state.progress = Progress::Failed(err);
+                Err(err)
+            }
+        }
+    }
+
+    /// Finishes the state if neither a file nor a user is left. `running` has to be locked.
+    fn finish_unused(&self, ops: &FlbOps) {
+        if !self.state.lock().is_unused() {
+            return;
+        }
+        // Only an object can be finished, even if nobody wanted it so far.
+        match self.retrieve(ops) {
+            Ok(payload) => {
+                let finished = {
+                    let mut state = self.state.lock();
+                    // Somebody who found the object in the meantime is its user now.
+                    if !state.is_unused() {
+                        return;
+                    }
+                    core::mem::replace(&mut state.progress, Progress::Finished)
+                };
+                ops.finish(payload);
+                // This gives up the module.
+                drop(finished);
+            }
+            Err(ENODATA) => {}
+            Err(err) => pr_warn!(
+                "shared state '{}' cannot be finished: error {}\n",
+                BStr::from_bytes(self.compatible.as_bytes()),
+                err.to_errno()
+            ),
+        }
+    }
+
+    /// Whether files that are left cannot be passed on without this state being preserved anew.
+    fn is_in_use(&self, outgoing: bool) -> bool {
+        let state = self.state.lock();
+        state.files != 0
+            && match state.progress {
+                Progress::Live { .. } => true,
+                // There cannot be two states of one name in the next kernel.
+                Progress::Parked => outgoing,
+                Progress::Failed(_) | Progress::Finished => false,
+            }
+    }
 }
 
 /// All states that the previous kernel handed over.
@@ -117,11 +177,13 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<IncomingFlbs> {
             data: ser.data,
             files: ser.count,
             users: 0,
+            carried: false,
             progress: Progress::Parked,
         };
         let flb = KBox::pin_init(
             pin_init!(IncomingFlb {
                 compatible,
+                running <- new_mutex!((), "luo_incoming_flb_running"),
                 state <- new_mutex!(state, "luo_incoming_flb"),
             }),
             GFP_KERNEL,
@@ -145,17 +207,18 @@ fn find<'a>(luo: &'a Luo, compatible: &Compatible) -> Option<&'a IncomingFlb> {
 ///
 /// [`EOPNOTSUPP`] if live update is disabled, [`ENODATA`] if the previous kernel handed over no
 /// state at all or the state is finished, [`ENOENT`] if it did not hand over this one, [`ENODEV`]
-/// if its module is going away, or the error of its `retrieve` operation.
+/// if its module is going away, [`EBUSY`] if it is being passed on to the next kernel, or the error
+/// of its `retrieve` operation.
 pub(crate) fn get(ops: FlbOps) -> Result<FlbPayload> {
     let luo = Luo::get().ok_or(EOPNOTSUPP)?;
     if luo.incoming_flbs.is_empty() {
         return Err(ENODATA);
     }
     let flb = find(luo, &ops.compatible()?).ok_or(ENOENT)?;
+    let _running = flb.running.lock();
+    let payload = flb.retrieve(&ops)?;
     let mut state = flb.state.lock();
-    let users = state.users.checked_add(1).ok_or(EOVERFLOW)?;
-    let payload = state.retrieve(&ops)?;
-    state.users = users;
+    state.users = state.users.checked_add(1).ok_or(EOVERFLOW)?;
     Ok(payload)
 }
 
@@ -167,16 +230,22 @@ pub(crate) fn put(ops: FlbOps) {
     let Some(flb) = ops.compatible().ok().and_then(|name| find(luo, &name)) else {
         return;
     };
-    let mut state = flb.state.lock();
-    if state.users == 0 {
-        pr_warn!(
-            "shared state '{}' was put more often than gotten\n",
-            BStr::from_bytes(flb.compatible.as_bytes())
-        );
-        return;
+    {
+        let mut state = flb.state.lock();
+        let Some(users) = state.users.checked_sub(1) else {
+            pr_warn!(
+                "shared state '{}' was put more often than gotten\n",
+                BStr::from_bytes(flb.compatible.as_bytes())
+            );
+            return;
+        };
+        state.users = users;
+        if !state.is_unused() {
+            return;
+        }
     }
-    state.users = state.users.saturating_sub(1);
-    state.finish_unused(&ops);
+    let _running = flb.running.lock();
+    flb.finish_unused(&ops);
 }
 
 /// Takes note that a file which depends on `list` was finished.
@@ -187,11 +256,103 @@ pub(crate) fn file_finished(luo: &Luo, list: Option<&FlbList>) {
         let Some(incoming) = find(luo, &flb.compatible) else {
             continue;
         };
-        let registered = flb.state.lock();
-        let mut state = incoming.state.lock();
-        state.files = state.files.saturating_sub(1);
-        if let Some(ops) = registered.ops {
-            state.finish_unused(&ops);
+        let _running = incoming.running.lock();
+        {
+            let mut state = incoming.state.lock();
+            state.files = state.files.saturating_sub(1);
+        }
+        // Whoever takes the operations away waits until `running` is unlocked.
+        if let Some(ops) = flb.ops() {
+            incoming.finish_unused(&ops);
+        }
+    }
+}
+
+/// Waits until no operation of the state runs any more.
+pub(super) fn wait_for_operations(luo: &Luo, compatible: &Compatible) {
+    if let Some(flb) = find(luo, compatible) {
+        drop(flb.running.lock());
+    }
+}
+
+/// Whether a file that depends on `list` cannot be passed on as it is.
+pub(crate) fn is_in_use(luo: &Luo, list: Option<&FlbList>) -> bool {
+    list.into_iter()
+        .flat_map(|list| list.iter())
+        .any(|flb| find(luo, &flb.compatible).is_some_and(|found| found.is_in_use(flb.is_live())))
+}
+
+/// Whether [`is_in_use`] can be true for any file.
+pub(crate) fn any_in_use(luo: &Luo) -> bool {
+    luo.incoming_flbs
+        .iter()
+        .any(|flb| flb.is_in_use(is_outgoing(luo, &flb.compatible)))
+}
+
+fn is_outgoing(luo: &Luo, compatible: &Compatible) -> bool {
+    super::all(luo).any(|flb| flb.compatible == *compatible && flb.is_live())
+}
+
+/// The states that are passed on to the next kernel as they are. Until this is dropped, nobody can
+/// get them.
+pub(crate) struct CarriedFlbs {
+    entries: KVec<FlbSer>,
+    flbs: KVec<&'static IncomingFlb>,
+}
+
+impl CarriedFlbs {
+    /// Collects the states that unfinished files depend on, without those files that are lost.
+    ///
+    /// Fails with [`ENOMEM`].
+    pub(crate) fn new(luo: &'static Luo, lost: &[FlbList]) -> Result<Self> {
+        let mut this = Self {
+            entries: KVec::new(),
+            flbs: KVec::new(),
+        };
+        for flb in luo.incoming_flbs.iter() {
+            this.entries.reserve(1, GFP_KERNEL)?;
+            this.flbs.reserve(1, GFP_KERNEL)?;
+            let outgoing = is_outgoing(luo, &flb.compatible);
+            let lost = lost
+                .iter()
+                .flat_map(|list| list.iter())
+                .filter(|other| other.compatible == flb.compatible)
+                .count();
+            let _running = flb.running.lock();
+            let mut state = flb.state.lock();
+            // CAST: `usize` has at most 64 bits.
+            let count = state.files.saturating_sub(lost as u64);
+            match state.progress {
+                Progress::Parked if count != 0 && !outgoing => {
+                    state.carried = true;
+                    this.flbs.push_within_capacity(flb)?;
+                    this.entries.push_within_capacity(FlbSer {
+                        name: *flb.compatible.field(),
+                        data: state.data,
+                        count,
+                    })?;
+                }
+                Progress::Failed(err) if count != 0 => pr_warn!(
+                    "shared state '{}' cannot be passed on, it failed: error {}\n",
+                    BStr::from_bytes(flb.compatible.as_bytes()),
+                    err.to_errno()
+                ),
+                _ => {}
+            }
+        }
+        Ok(this)
+    }
+
+    /// What the next kernel is told about them.
+    pub(crate) fn entries(&self) -> &[FlbSer] {
+        &self.entries
+    }
+}
+
+impl Drop for CarriedFlbs {
+    fn drop(&mut self) {
+        for flb in &self.flbs {
+            flb.state.lock().carried = false;
         }
     }
 }

@@ -82,6 +82,14 @@ impl IncomingSession {
         })
     }
 
+    pub(super) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(super) fn files(&self) -> &RwSemaphore<IncomingFiles> {
+        &self.files
+    }
+
     /// Writes what an administrator may want to know.
     pub(crate) fn report(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whoever asks must not wait for a handler.
@@ -133,6 +141,11 @@ impl IncomingSessions {
     /// The sessions in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &IncomingSession> {
         self.sessions.values().map(|session| &**session)
+    }
+
+    /// As [`Self::iter`], for those who want to keep a session.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &Arc<IncomingSession>> {
+        self.sessions.values()
     }
 
     fn add(&mut self, ser: &SessionSer) -> Result {
@@ -209,19 +222,24 @@ impl Drop for Open {
 ///
 /// # Errors
 ///
-/// [`ENOENT`] if there is no such session, [`EBUSY`] if somebody has it already, [`ENOMEM`].
+/// [`ENOENT`] if there is no such session, [`EBUSY`] if somebody has it already or the next kexec is
+/// under way, [`ENOMEM`].
 pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
-    let open = {
-        let mut incoming = luo.incoming.write_killable()?;
-        incoming.load()?;
-        let session = incoming.sessions.get(name).cloned().ok_or(ENOENT)?;
-        // A session that is finished leaves the list before it is closed. Hence with the list
-        // locked, nobody can get one that is finished already.
-        Open::new(session)?
-    };
+    // What is passed on to the next kernel must not be read any more.
+    let open = luo.gate.mutate(|| {
+        let open = {
+            let mut incoming = luo.incoming.write_killable()?;
+            incoming.load()?;
+            let session = incoming.sessions.get(name).cloned().ok_or(ENOENT)?;
+            // A session that is finished leaves the list before it is closed. Hence with the list
+            // locked, nobody can get one that is finished already.
+            Open::new(session)?
+        };
+        fault::point()?;
+        open.0.files.write_killable()?.load(display(name))?;
+        Ok(open)
+    })?;
     let open = KBox::new(open, GFP_KERNEL)?;
-    fault::point()?;
-    open.0.files.write_killable()?.load(display(name))?;
     anon_inode::getfile::<SessionFile>(&link_name(name)?, open, flags::O_RDWR)
 }
 

@@ -3,6 +3,7 @@
 //! Sessions that the next kernel is going to get.
 
 use super::{
+    carried::Carried,
     display,
     get_name,
     link_name,
@@ -217,6 +218,11 @@ impl OutgoingSessions {
         self.root.as_ref().map(|root| root.ser.phys())
     }
 
+    /// Whether there is a session of that name.
+    pub(crate) fn contains(&self, name: &Name) -> bool {
+        self.by_name.get(name).is_some()
+    }
+
     fn insert(&mut self, luo: &Luo, name: Name) -> Result<Arc<OutgoingSession>> {
         if self.by_name.get(&name).is_some() {
             return Err(EEXIST);
@@ -256,10 +262,34 @@ impl OutgoingSessions {
         }
     }
 
-    /// Freezes all sessions and writes them to where the next kernel finds them.
+    /// Freezes all sessions and writes them to where the next kernel finds them, and `carried`
+    /// behind them.
     ///
-    /// Needs no memory. On failure, nothing is frozen.
-    pub(crate) fn serialize(&mut self, luo: &Luo) -> Result<Totals> {
+    /// On failure, nothing is frozen but what `carried` takes back when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`] and [`ENOSPC`] only on behalf of `carried`, and the errors of handlers.
+    pub(crate) fn serialize(&mut self, luo: &Luo, carried: Option<&mut Carried>) -> Result<Totals> {
+        self.serialize_with(luo, carried).inspect_err(|_| {
+            // What was made for `carried` is not needed any more.
+            self.blocks.shrink(self.count);
+            if self.count == 0 {
+                self.root = None;
+            }
+        })
+    }
+
+    fn serialize_with(&mut self, luo: &Luo, mut carried: Option<&mut Carried>) -> Result<Totals> {
+        if let Some(carried) = &carried {
+            let count = self.count.checked_add(carried.sessions()).ok_or(ENOSPC)?;
+            self.blocks.grow(count)?;
+            if self.root.is_none() {
+                self.root = Some(Root::new(luo.number().wrapping_add(1))?);
+            }
+            luo_flb::check_room(luo, carried.flbs().len())?;
+        }
+
         let mut totals = Totals {
             sessions: self.count,
             files: 0,
@@ -281,9 +311,15 @@ impl OutgoingSessions {
         }
 
         fault::point()?;
+        if let Some(carried) = &mut carried {
+            carried.freeze()?;
+        }
+
+        let carried = carried.as_deref();
         let sessions = frozen.sessions.values().map(|session| session.serialize());
-        let head = self.blocks.write(sessions)?;
-        luo_flb::serialize(luo, &mut root.flbs);
+        let others = carried.into_iter().flat_map(Carried::serialize);
+        let head = self.blocks.write(Iterator::chain(sessions, others))?;
+        luo_flb::serialize(luo, &mut root.flbs, carried.map_or(&[], Carried::flbs));
         // From here on, the next kernel finds the sessions.
         root.ser.sessions_pa = head;
         core::mem::forget(frozen);

@@ -3,6 +3,7 @@
 //! The operation table by which a [`FileHandler`] is called.
 
 use super::{
+    compatible,
     FileHandler,
     Registration,
     RetrieveError, //
@@ -46,16 +47,7 @@ impl<H: FileHandler> Table<H> {
     /// The structure that is registered.
     pub(super) const HANDLER: bindings::liveupdate_file_handler = {
         let mut raw: bindings::liveupdate_file_handler = pin_init::zeroed();
-        let name = H::COMPATIBLE.to_bytes();
-        assert!(
-            !name.is_empty() && name.len() < raw.compatible.len(),
-            "the name of a file handler has 1 to 47 bytes"
-        );
-        let mut i = 0;
-        while i < name.len() {
-            raw.compatible[i] = name[i];
-            i += 1;
-        }
+        raw.compatible = compatible(H::COMPATIBLE);
         raw.ops = &Self::OPS;
         raw
     };

@@ -7,6 +7,7 @@
 //! for all of them.
 
 use super::{
+    compatible,
     FileHandler,
     Registration, //
 };
@@ -206,16 +207,7 @@ struct Table<S: SharedState>(PhantomData<S>);
 impl<S: SharedState> Table<S> {
     const FLB: bindings::liveupdate_flb = {
         let mut raw: bindings::liveupdate_flb = pin_init::zeroed();
-        let name = S::COMPATIBLE.to_bytes();
-        assert!(
-            !name.is_empty() && name.len() < raw.compatible.len(),
-            "the name of shared state has 1 to 47 bytes"
-        );
-        let mut i = 0;
-        while i < name.len() {
-            raw.compatible[i] = name[i];
-            i += 1;
-        }
+        raw.compatible = compatible(S::COMPATIBLE);
         raw.ops = &Self::OPS;
         raw
     };
@@ -226,6 +218,7 @@ impl<S: SharedState> Table<S> {
         retrieve: Some(Self::retrieve),
         finish: Some(Self::finish),
         owner: this_module::<S::OwnerModule>().as_ptr(),
+        flags: bindings::LIVEUPDATE_RETRIEVE_RETRIES,
     };
 
     /// # Safety
@@ -265,11 +258,18 @@ impl<S: SharedState> Table<S> {
         // SAFETY: By the safety requirements.
         let data = unsafe { (*args).data };
         from_result(|| {
+            // So far nothing was taken over, hence it can be tried again.
             let slot = KBox::new_uninit(GFP_KERNEL)?;
-            let ser = Claimed::new(PhysAddr::new(data).ok_or(EINVAL)?)?;
-            let state = KBox::write(slot, S::retrieve(ser)?);
+            let state = PhysAddr::new(data)
+                .ok_or(EINVAL)
+                .and_then(Claimed::new)
+                .and_then(S::retrieve)
+                .inspect_err(|err| {
+                    // SAFETY: By the safety requirements.
+                    unsafe { (*args).retrieve_status = err.to_errno() }
+                })?;
             // SAFETY: By the safety requirements.
-            unsafe { (*args).obj = KBox::into_raw(state).cast() };
+            unsafe { (*args).obj = KBox::into_raw(KBox::write(slot, state)).cast() };
             Ok(0)
         })
     }

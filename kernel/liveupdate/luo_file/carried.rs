@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files of the previous kernel that are passed on to the next one.
+//!
+//! A file that nobody has touched is passed on as it is: what the previous kernel handed over for
+//! it stays where it is. A file that this kernel has taken over is preserved again.
+
+use super::{
+    incoming::{
+        IncomingFile,
+        IncomingFiles, //
+    },
+    outgoing::OutgoingFile, //
+};
+use crate::{
+    abi::{
+        FileSer,
+        FileSetSer, //
+    },
+    block::BlockList,
+    luo_core::Luo,
+    luo_flb::FlbList, //
+};
+use kernel::{
+    prelude::*,
+    str::BStr,
+    sync::Arc, //
+};
+
+struct CarriedFile {
+    file: Arc<IncomingFile>,
+    /// [`None`] if the file is passed on as it is.
+    again: Option<OutgoingFile>,
+}
+
+/// The unfinished files of an incoming session. Dropping it leaves them as they were.
+///
+/// # Invariants
+///
+/// Of the first `frozen` files, those that are preserved again are frozen, of the others none is;
+/// `blocks` has room for all.
+pub(crate) struct CarriedFiles {
+    files: KVVec<CarriedFile>,
+    blocks: BlockList<FileSer>,
+    frozen: usize,
+}
+
+impl CarriedFiles {
+    /// Collects the files of a session that were read already.
+    ///
+    /// A file that failed for good stays behind; the states that it depended on are added to
+    /// `lost`.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], [`ENOSPC`] if there are more files than any kernel can hand over.
+    pub(crate) fn new(
+        incoming: &IncomingFiles,
+        session: &BStr,
+        lost: &mut KVec<FlbList>,
+    ) -> Result<Self> {
+        let mut files = KVVec::new();
+        for file in incoming.files() {
+            if let Some((err, flbs)) = file.failure() {
+                pr_warn!(
+                    "session '{}': the file with token {} cannot be passed on, it failed: error {}\n",
+                    session,
+                    file.token(),
+                    err.to_errno()
+                );
+                if let Some(flbs) = flbs {
+                    lost.push(flbs, GFP_KERNEL)?;
+                }
+                continue;
+            }
+            let file = file.clone();
+            files.push(CarriedFile { file, again: None }, GFP_KERNEL)?;
+        }
+        let mut blocks = BlockList::new();
+        blocks.grow(files.len())?;
+        Ok(Self {
+            files,
+            blocks,
+            frozen: 0,
+        })
+    }
+
+    /// How many files there are.
+    pub(crate) fn count(&self) -> u64 {
+        // CAST: `usize` has at most 64 bits.
+        self.files.len() as u64
+    }
+
+    /// Preserves those files again that cannot be passed on as they are.
+    ///
+    /// Returns whether there were any that had not been preserved before.
+    ///
+    /// # Errors
+    ///
+    /// Those of retrieving and preserving a file.
+    pub(crate) fn preserve_touched(&mut self, luo: &'static Luo, session: &BStr) -> Result<bool> {
+        let mut found = false;
+        for CarriedFile { file, again } in &mut self.files {
+            if again.is_some() || !file.is_touched(luo) {
+                continue;
+            }
+            let preserved = file
+                .preserve_again(luo)
+                .inspect_err(|&err| report(session, "preserve", file, err))?;
+            *again = Some(preserved);
+            found = true;
+        }
+        Ok(found)
+    }
+
+    /// Freezes the files and writes them to where the next kernel finds them. Needs no memory.
+    pub(crate) fn freeze(&mut self, session: &BStr) -> Result<FileSetSer> {
+        while let Some(CarriedFile { file, again }) = self.files.get_mut(self.frozen) {
+            if let Some(again) = again {
+                again
+                    .freeze()
+                    .inspect_err(|&err| report(session, "freeze", file, err))?;
+            }
+            // INVARIANT: One more file is frozen.
+            self.frozen = self.frozen.saturating_add(1);
+        }
+        let files = self.files.iter().map(|file| match &file.again {
+            Some(again) => again.serialize(),
+            None => file.file.ser(),
+        });
+        Ok(FileSetSer {
+            files: self.blocks.write(files)?,
+            count: self.count(),
+        })
+    }
+}
+
+fn report(session: &BStr, what: &str, file: &IncomingFile, err: Error) {
+    pr_err!(
+        "session '{}': cannot {} the file with token {} of the previous kernel: error {}\n",
+        session,
+        what,
+        file.token(),
+        err.to_errno()
+    );
+}
+
+impl Drop for CarriedFiles {
+    fn drop(&mut self) {
+        for file in self.files.iter().take(self.frozen).rev() {
+            if let Some(again) = &file.again {
+                again.unfreeze();
+            }
+        }
+        while let Some(file) = self.files.pop() {
+            drop(file);
+        }
+    }
+}
