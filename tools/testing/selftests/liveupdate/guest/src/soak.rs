@@ -12,9 +12,13 @@ use crate::{
     kexec, memfd,
     pattern::{Pattern, Random},
 };
-use liveupdate::Device;
+use liveupdate::{Device, IncomingSession};
 use rustix::fs::SealFlags;
-use std::{fs, fs::File, os::fd::OwnedFd};
+use std::{
+    cmp::Ordering,
+    fs::{self, File},
+    os::fd::OwnedFd,
+};
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -33,6 +37,22 @@ struct Wanted {
 struct Session {
     name: String,
     files: Vec<Wanted>,
+    /// For how many more kernels it is left unfinished.
+    waits: usize,
+    /// What becomes of it in those.
+    meanwhile: Meanwhile,
+}
+
+#[derive(Clone, Copy)]
+enum Meanwhile {
+    Untouched,
+    Opened,
+    /// The first file is retrieved.
+    Begun,
+}
+
+impl Meanwhile {
+    const ALL: [Self; 3] = [Self::Untouched, Self::Opened, Self::Begun];
 }
 
 /// What the kernel of `stage` hands over.
@@ -86,6 +106,8 @@ fn plan(seed: u64, stage: u64) -> Vec<Session> {
         plan.push(Session {
             name: format!("soak-{stage}-{number}"),
             files,
+            waits: below(10).saturating_sub(6) as usize,
+            meanwhile: Meanwhile::ALL[below(3) as usize],
         });
     }
     plan
@@ -131,18 +153,19 @@ fn free_memory() -> Result<u64> {
     Ok(kib.at("/proc/meminfo has no MemFree")?.parse()?)
 }
 
-/// Gets what the kernel before this one handed over.
-fn verify(sessions: &[Session]) -> Result<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
-    for wanted in sessions {
-        let context = |token: u64| format!("session {}, token {token}", wanted.name);
-        let session = Device::open()?
-            .retrieve_session(&wanted.name)
-            .at(format_args!("session {}", wanted.name))?;
-        for file in &wanted.files {
-            let fd = session.retrieve(file.token).at(context(file.token))?;
-            file.check(fd)
-                .map_err(|failure| Failure::new(format!("{}: {failure}", context(file.token))))?;
+/// The longest time that a session waits.
+const MOST_WAITS: usize = 3;
+
+impl Session {
+    /// Gets all files.
+    fn verify(&self) -> Result<(u64, u64)> {
+        let (mut files, mut bytes) = (0, 0);
+        let session = self.retrieve()?;
+        for file in &self.files {
+            let fd = session.retrieve(file.token).at(self.context(file.token))?;
+            file.check(fd).map_err(|failure| {
+                Failure::new(format!("{}: {failure}", self.context(file.token)))
+            })?;
             files += 1;
             bytes += file
                 .pieces
@@ -152,6 +175,49 @@ fn verify(sessions: &[Session]) -> Result<(u64, u64)> {
                 .sum::<u64>();
         }
         session.finish()?;
+        Ok((files, bytes))
+    }
+
+    /// Leaves the session for a later kernel.
+    fn leave(&self) -> Result {
+        if matches!(self.meanwhile, Meanwhile::Untouched) {
+            return Ok(());
+        }
+        let session = self.retrieve()?;
+        if let (Meanwhile::Begun, Some(file)) = (self.meanwhile, self.files.first()) {
+            let fd = session.retrieve(file.token).at(self.context(file.token))?;
+            file.check(fd)?;
+        }
+        Ok(())
+    }
+
+    fn retrieve(&self) -> Result<IncomingSession> {
+        Device::open()?
+            .retrieve_session(&self.name)
+            .at(format_args!("session {}", self.name))
+    }
+
+    fn context(&self, token: u64) -> String {
+        format!("session {}, token {token}", self.name)
+    }
+}
+
+/// Gets what earlier kernels handed over, and leaves some of it for later ones.
+fn verify(seed: u64, stage: usize) -> Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    for from in stage.saturating_sub(1 + MOST_WAITS).max(1)..stage {
+        for session in plan(seed, from as u64) {
+            let due = from + 1 + session.waits;
+            match due.cmp(&stage) {
+                Ordering::Less => {}
+                Ordering::Equal => {
+                    let (more_files, more_bytes) = session.verify()?;
+                    files += more_files;
+                    bytes += more_bytes;
+                }
+                Ordering::Greater => session.leave()?,
+            }
+        }
     }
     Ok((files, bytes))
 }
@@ -164,7 +230,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let number = stage as u64;
 
     if stage > 1 {
-        let (files, bytes) = verify(&plan(seed, number - 1))?;
+        let (files, bytes) = verify(seed, stage)?;
         println!(
             "@soak {} files {files} bytes {bytes} free {}",
             stage - 1,

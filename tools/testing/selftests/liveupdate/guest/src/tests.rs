@@ -5,6 +5,7 @@
 mod abort;
 mod agents;
 mod blocking;
+mod carry;
 mod chain;
 mod common;
 mod damage;
@@ -47,6 +48,10 @@ pub fn all() -> Vec<Suite> {
         abort::legacy_suite(),
         chain::suite(),
         retrieve::suite(),
+        carry::suite(),
+        carry::failed::suite(),
+        carry::unread::suite(),
+        carry::unread::drift_suite(),
         roundtrip::suite(),
         damage::suite(),
         sweep::suite(),

@@ -37,7 +37,7 @@ const GOOD: Pattern = Pattern {
 const NOWHERE: &str = "0x7f0000001000";
 
 /// Orders damage; `@` stands for the session.
-fn damage(session: &str, lines: &[&str]) -> Result {
+pub fn damage(session: &str, lines: &[&str]) -> Result {
     for line in lines {
         let line = line.replace('@', session);
         match fs::write(DAMAGE, &line) {

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A kexec comes before the sessions of the previous one are finished: they are passed on.
+
+pub mod failed;
+pub mod unread;
+
+use super::common::{create, expect_errno, kernel_log, retrieve, TestDevice};
+use crate::{
+    ensure,
+    error::{At, Result},
+    kexec, memfd,
+    pattern::Pattern,
+    registry::{Case, Part, Stage, Suite},
+};
+use liveupdate::Device;
+use rustix::io::Errno;
+use std::fs::File;
+
+/// A case with a part for each of several kernels.
+fn chain<const N: usize>(name: &'static str, parts: [fn(&mut Stage<'_>) -> Result; N]) -> Case {
+    Case {
+        name: name.into(),
+        parts: parts.map(|part| -> Part { Box::new(part) }).into(),
+        hazard: None,
+        reader_only: false,
+    }
+}
+
+/// The files of each session.
+const FILES: [(u64, Pattern); 4] = [
+    (
+        1,
+        Pattern {
+            seed: 800,
+            len: 70_000,
+        },
+    ),
+    (2, Pattern { seed: 801, len: 0 }),
+    (
+        9,
+        Pattern {
+            seed: 802,
+            len: 3_000_000,
+        },
+    ),
+    (u64::MAX, Pattern { seed: 803, len: 1 }),
+];
+const NEW: Pattern = Pattern {
+    seed: 804,
+    len: 70_000,
+};
+
+fn fill(stage: &mut Stage<'_>, name: &str) -> Result {
+    let session = create(name)?;
+    for (token, pattern) in FILES {
+        let file = memfd::with(pattern)?;
+        session.preserve(&file, token)?;
+        stage.hold(file);
+    }
+    stage.hold(session);
+    Ok(())
+}
+
+/// Gets all files and finishes the session.
+fn take(name: &str) -> Result {
+    let session = retrieve(name)?;
+    for (token, pattern) in FILES {
+        memfd::check(session.retrieve(token).at(token)?, pattern).at(token)?;
+    }
+    Ok(session.finish()?)
+}
+
+fn gone(name: &str) -> Result {
+    expect_errno(
+        Device::open()?.retrieve_session(name),
+        Errno::NOENT,
+        "retrieving a session that was finished",
+    )
+}
+
+/// Tries to start the next kernel, which must be refused.
+fn refused(errno: Errno) -> Result {
+    expect_errno(Err::<(), _>(kexec::try_jump()), errno, "reboot(KEXEC)")
+}
+
+/// Nobody asks for the session in between.
+fn untouched() -> Case {
+    const NAME: &str = "carry-untouched";
+    chain(
+        "untouched",
+        [
+            |stage| fill(stage, NAME),
+            |_| Ok(()),
+            |_| Ok(()),
+            |_| take(NAME),
+            |_| gone(NAME),
+        ],
+    )
+    .hazard("1A.7")
+}
+
+/// Somebody opens the session, but nothing else.
+fn opened() -> Case {
+    const NAME: &str = "carry-opened";
+    chain(
+        "opened",
+        [
+            |stage| fill(stage, NAME),
+            |stage| {
+                stage.hold(retrieve(NAME)?);
+                Ok(())
+            },
+            |_| retrieve(NAME).map(drop),
+            |_| take(NAME),
+            |_| gone(NAME),
+        ],
+    )
+    .hazard("1A.7")
+}
+
+/// Some files are retrieved; one of them is written to, and its size changed.
+fn partly() -> Case {
+    const NAME: &str = "carry-partly";
+    chain(
+        "partly_retrieved",
+        [
+            |stage| fill(stage, NAME),
+            |stage| {
+                let session = retrieve(NAME)?;
+                let file = memfd::check(session.retrieve(1)?, FILES[0].1)?;
+                NEW.write(&file, 0)?;
+                memfd::check(session.retrieve(2)?, FILES[1].1)?;
+                stage.hold((session, file));
+                Ok(())
+            },
+            |_| {
+                let session = retrieve(NAME)?;
+                let file = memfd::check(session.retrieve(1)?, NEW)?;
+                FILES[0].1.write(&file, 0)?;
+                Ok(())
+            },
+            |_| take(NAME),
+            |_| gone(NAME),
+        ],
+    )
+    .hazard("1A.7")
+}
+
+/// All files are retrieved, and the agent dies.
+fn not_finished() -> Case {
+    const NAME: &str = "carry-unfinished";
+    chain(
+        "retrieved_but_not_finished",
+        [
+            |stage| fill(stage, NAME),
+            |_| {
+                let session = retrieve(NAME)?;
+                for (token, pattern) in FILES {
+                    memfd::check(session.retrieve(token)?, pattern)?;
+                }
+                Ok(())
+            },
+            |_| {
+                ensure!(
+                    kernel_log()?.contains("liveupdate number: 2"),
+                    "the kernel does not count"
+                );
+                take(NAME)
+            },
+            |_| gone(NAME),
+        ],
+    )
+    .hazard("1A.7")
+}
+
+/// Sessions that are finished are not passed on, and new ones go along with the others.
+fn with_others() -> Case {
+    const NAME: &str = "carry-with-others";
+    chain(
+        "with_new_sessions",
+        [
+            |stage| {
+                fill(stage, NAME)?;
+                fill(stage, "carry-finished")
+            },
+            |stage| {
+                take("carry-finished")?;
+                fill(stage, "carry-new")
+            },
+            |_| {
+                gone("carry-finished")?;
+                take("carry-new")?;
+                take(NAME)
+            },
+        ],
+    )
+    .hazard("1A.7")
+}
+
+/// The files of other handlers.
+fn other_handler() -> Case {
+    const NAME: &str = "carry-handler";
+    const UNTOUCHED: &str = "carry-handler-untouched";
+    chain(
+        "other_handler",
+        [
+            |stage| {
+                for name in [NAME, UNTOUCHED] {
+                    let device = TestDevice::open(TestDevice::C)?;
+                    device.write("17")?;
+                    let session = create(name)?;
+                    session.preserve(&device, 1)?;
+                    stage.hold((session, device));
+                }
+                Ok(())
+            },
+            |_| {
+                let session = retrieve(NAME)?;
+                TestDevice::from(session.retrieve(1)?).write("18")
+            },
+            |_| {
+                for (name, value) in [(NAME, 18), (UNTOUCHED, 17)] {
+                    let session = retrieve(name)?;
+                    let device = TestDevice::from(session.retrieve(1)?);
+                    crate::ensure_eq!(device.value()?, value, "the value of {name}");
+                    session.finish()?;
+                }
+                Ok(())
+            },
+        ],
+    )
+}
+
+/// A kexec that is called off changes nothing, and can be repeated.
+fn called_off() -> Case {
+    const NAME: &str = "carry-called-off";
+    const OTHER: &str = "carry-called-off-other";
+    chain(
+        "called_off",
+        [
+            |stage| {
+                fill(stage, NAME)?;
+                fill(stage, OTHER)
+            },
+            |stage| {
+                let session = retrieve(NAME)?;
+                memfd::check(session.retrieve(1)?, FILES[0].1)?;
+                let device = TestDevice::open(TestDevice::C)?;
+                let failing = create("carry-failing")?;
+                failing.preserve(&device, 1)?;
+                kexec::Plan::dry()?.load()?;
+                for _ in 0..3 {
+                    device.write("fail-freeze 5")?;
+                    refused(Errno::IO)?;
+                }
+                device.write("fail-freeze 0")?;
+                drop(failing);
+                // What was to be passed on is here again, and can be changed.
+                let file: File = session.retrieve(9)?.into();
+                FILES[2].1.check(&file, 0)?;
+                file.set_len(5).at("shrink the file")?;
+                file.set_len(FILES[2].1.len).at("enlarge the file")?;
+                FILES[2].1.write(&file, 0)?;
+                take(OTHER)?;
+                stage.hold(session);
+                Ok(())
+            },
+            |_| {
+                gone(OTHER)?;
+                take(NAME)
+            },
+        ],
+    )
+}
+
+/// Two sessions of one name cannot be told apart by the next kernel.
+fn same_name() -> Case {
+    const NAME: &str = "carry-same-name";
+    chain(
+        "same_name",
+        [
+            |stage| fill(stage, NAME),
+            |stage| {
+                let file: File = memfd::with(NEW)?;
+                let session = create(NAME)?;
+                session.preserve(&file, 1)?;
+                kexec::Plan::dry()?.load()?;
+                refused(Errno::EXIST)?;
+                drop(session);
+                // Once the old one is finished, nothing is in the way.
+                take(NAME)?;
+                fill(stage, NAME)
+            },
+            |_| take(NAME),
+        ],
+    )
+}
+
+/// Sessions that are passed on need an image that can take over memory, too.
+fn legacy_image() -> Case {
+    const NAME: &str = "carry-legacy";
+    chain(
+        "image_without_handover",
+        [
+            |stage| fill(stage, NAME),
+            |_| {
+                kexec::load_legacy().at("kexec_load")?;
+                refused(Errno::INVAL)
+            },
+            |_| take(NAME),
+        ],
+    )
+}
+
+pub fn suite() -> Suite {
+    Suite::new(
+        "carry",
+        vec![
+            untouched(),
+            opened(),
+            partly(),
+            not_finished(),
+            with_others(),
+            other_handler(),
+            called_off(),
+            same_name(),
+            legacy_image(),
+        ],
+    )
+}

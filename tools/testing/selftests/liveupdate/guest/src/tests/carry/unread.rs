@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions that are passed on just as they came, without being read.
+//!
+//! That is only possible while nobody in the kernel uses a state that files share, as the handlers
+//! of the base's in-kernel test do. So it is hidden from them that there is one.
+
+use super::{chain, fill, refused, take};
+use crate::{
+    ensure,
+    error::{At, Result},
+    kexec, memfd,
+    pattern::Pattern,
+    registry::{Case, Part, Stage, Suite},
+    tests::{
+        common::{create, kernel_log, meminfo, retrieve, TestDevice},
+        damage::damage,
+    },
+};
+use rustix::io::Errno;
+
+/// Hands something over, but not the states that files share.
+fn first(stage: &mut Stage<'_>, name: &str) -> Result {
+    damage(name, &["flbs count = 0"])?;
+    fill(stage, name)
+}
+
+/// How many pages the kernel would pass on as they are: it says so before it freezes anything.
+fn pages_passed_on() -> Result<u64> {
+    let device = TestDevice::open(TestDevice::C)?;
+    device.write("fail-freeze 5")?;
+    let session = create("unread-failing")?;
+    session.preserve(&device, 1)?;
+    kexec::Plan::dry()?.load()?;
+    refused(Errno::IO)?;
+    let log = kernel_log()?;
+    let line = log
+        .lines()
+        .filter(|line| line.contains("passing on"))
+        .last();
+    let pages = line
+        .and_then(|line| line.split_once(" pages as they are")?.0.rsplit(' ').next())
+        .and_then(|number| number.parse().ok());
+    pages.at("the kernel log does not say how many pages are passed on")
+}
+
+/// Nobody asks for the session in between.
+fn untouched() -> Case {
+    const NAME: &str = "unread-untouched";
+    chain(
+        "untouched",
+        [
+            |stage| first(stage, NAME),
+            |_| {
+                // What take() looks for, and some for the metadata.
+                let pages = pages_passed_on()?;
+                ensure!(pages > 3_000_000 / 4096 + 17, "only {pages} pages");
+                Ok(())
+            },
+            |_| Ok(()),
+            |_| take(NAME),
+        ],
+    )
+    .hazard("1A.7")
+}
+
+/// Many sessions, of which some are opened in each kernel.
+fn many() -> Case {
+    const COUNT: u64 = 150;
+    const STAGES: usize = 4;
+    let name = |i: u64| format!("unread-many-{i}");
+    let pattern = |i: u64| Pattern::new(1000 + i, 5000);
+    let mut parts: Vec<Part> = vec![Box::new(move |stage| {
+        for i in 0..COUNT {
+            let file = memfd::with(pattern(i))?;
+            let session = create(&name(i))?;
+            session.preserve(&file, i)?;
+            stage.hold((session, file));
+        }
+        Ok(())
+    })];
+    for round in 2..STAGES as u64 {
+        parts.push(Box::new(move |stage| {
+            for i in (0..COUNT).filter(|i| i % STAGES as u64 == round) {
+                let session = retrieve(&name(i))?;
+                memfd::check(session.retrieve(i)?, pattern(i))?;
+                stage.hold(session);
+            }
+            Ok(())
+        }));
+    }
+    parts.push(Box::new(move |_| {
+        for i in 0..COUNT {
+            let session = retrieve(&name(i))?;
+            memfd::check(session.retrieve(i)?, pattern(i))?;
+            session.finish()?;
+        }
+        Ok(())
+    }));
+    Case {
+        name: "many_sessions".into(),
+        parts,
+        hazard: None,
+        reader_only: false,
+    }
+    .hazard("1A.7")
+}
+
+pub fn suite() -> Suite {
+    Suite::new("carry_unread", vec![untouched(), many()])
+}
+
+/// Passing something on over and over takes no more memory than passing it on once.
+fn no_drift() -> Case {
+    const NAME: &str = "unread-drift";
+    const LAST: usize = 7;
+    let mut parts: Vec<Part> = vec![Box::new(|stage| first(stage, NAME))];
+    for number in 2..LAST {
+        parts.push(Box::new(move |stage| {
+            let total = meminfo("MemTotal")?;
+            stage.note(format_args!("{total} kB in stage {number}"));
+            stage.put(&number.to_string(), total)?;
+            if number > 3 {
+                // Where the kernel and its tables lie may differ by a few pages.
+                let before = stage.get("3")?;
+                ensure!(
+                    total + 64 >= before,
+                    "{before} kB in stage 3, but {total} kB in stage {number}"
+                );
+            }
+            Ok(())
+        }));
+    }
+    parts.push(Box::new(|_| take(NAME)));
+    Case {
+        name: "no_memory_is_lost".into(),
+        parts,
+        hazard: None,
+        reader_only: false,
+    }
+    .hazard("1A.7")
+}
+
+/// By itself, since other cases would change the memory that the machine has.
+pub fn drift_suite() -> Suite {
+    Suite::new("carry_drift", vec![no_drift()])
+}
