@@ -39,6 +39,8 @@
 
 mod device;
 mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod raw;
 mod session;
 

@@ -30,6 +30,11 @@ pub unsafe trait Command {
 
     /// Sets the field that tells the kernel how long the structure is.
     fn set_size(&mut self, size: u32);
+
+    /// Lets a kernel that is none see what it is asked for.
+    #[cfg(feature = "fake")]
+    #[doc(hidden)]
+    fn as_any(&mut self) -> &mut dyn std::any::Any;
 }
 
 macro_rules! commands {
@@ -58,6 +63,11 @@ macro_rules! commands {
 
             fn set_size(&mut self, size: u32) {
                 self.size = size;
+            }
+
+            #[cfg(feature = "fake")]
+            fn as_any(&mut self) -> &mut dyn std::any::Any {
+                self
             }
         }
     )*};
@@ -160,9 +170,26 @@ pub unsafe fn ioctl(fd: BorrowedFd<'_>, request: u32, arg: *mut c_void) -> io::R
 /// Whatever the kernel returns.
 pub fn call<C: Command>(fd: BorrowedFd<'_>, command: &mut C) -> io::Result<()> {
     command.set_size(size_of::<C>() as u32);
+    #[cfg(feature = "fake")]
+    if let Some(result) = crate::fake::call(fd, command.as_any()) {
+        return result;
+    }
     // SAFETY: The kernel accesses as many bytes as the command says to have, which it has. All of
     // them are integers, so any value is valid.
     unsafe { ioctl(fd, C::REQUEST, std::ptr::from_mut(command).cast()) }
+}
+
+/// Reads the time-stamp counter of the processor, where there is one.
+///
+/// It runs on while kernels change, unlike the clocks of the kernel.
+pub fn time_stamp_counter() -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: All x86-64 processors have the instruction.
+        Some(unsafe { core::arch::x86_64::_rdtsc() })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
 }
 
 #[cfg(test)]

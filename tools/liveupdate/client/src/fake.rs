@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A kernel that is none: for tests on machines without `/dev/liveupdate`.
+//!
+//! Needs the feature `fake`. Devices and sessions of a [`Kernel`] are the same types as real ones
+//! and can be sent to other threads and through sockets, as long as they stay in the process:
+//!
+//! ```
+//! # fn main() -> std::io::Result<()> {
+//! let kernel = liveupdate::fake::Kernel::new();
+//! let memfd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC)?;
+//! let session = kernel.open()?.create_session("cache")?;
+//! session.preserve(&memfd, 1)?;
+//! kernel.kexec();
+//! let session = kernel.open()?.retrieve_session("cache")?;
+//! session.retrieve(1)?;
+//! session.finish()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It knows the rules of names, tokens and directions, and that sessions end when nobody has them
+//! open any more. Regular files, memfds among them, can be preserved; their contents are those of
+//! the file at any time, not those at the time of [`Kernel::kexec`].
+
+use crate::{
+    raw::{CreateSession, Finish, GetName, PreserveFd, RetrieveFd, RetrieveSession, NAME_LENGTH},
+    Device, Token,
+};
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    fs::{fstat, FileType},
+    io::Errno,
+    pipe::{pipe_with, PipeFlags},
+};
+use std::{
+    any::Any,
+    collections::{BTreeMap, HashMap},
+    io,
+    os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// What tells a file from others.
+type Id = (u64, u64);
+
+/// What the files of all fake kernels are.
+static FILES: Mutex<Option<HashMap<Id, Ours>>> = Mutex::new(None);
+
+#[derive(Clone)]
+struct Ours {
+    kernel: Kernel,
+    what: What,
+}
+
+#[derive(Clone)]
+enum What {
+    Device,
+    Outgoing(Vec<u8>),
+    Incoming(Vec<u8>),
+}
+
+/// The end of a pipe that knows whether the other one is open still.
+#[derive(Debug)]
+struct Watch(OwnedFd);
+
+impl Watch {
+    fn is_open(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        let polled = poll(&mut fds, Some(&Timespec::default()));
+        polled.is_ok() && !fds[0].revents().contains(PollFlags::HUP)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Outgoing {
+    watch: Option<Watch>,
+    files: BTreeMap<Token, OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+struct Incoming {
+    watch: Option<Watch>,
+    files: BTreeMap<Token, OwnedFd>,
+    finished: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    device: Option<Watch>,
+    outgoing: BTreeMap<Vec<u8>, Outgoing>,
+    incoming: BTreeMap<Vec<u8>, Incoming>,
+    updates: u64,
+    broken: Option<Errno>,
+}
+
+/// A kernel that is none.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel(Arc<Mutex<State>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn id(fd: impl AsFd) -> rustix::io::Result<Id> {
+    // The types of the fields depend on the architecture.
+    #[allow(clippy::unnecessary_cast)]
+    fstat(fd).map(|stat| (stat.st_dev as u64, stat.st_ino as u64))
+}
+
+impl Kernel {
+    /// Starts such a kernel.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens its `/dev/liveupdate`.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if it is open, or whatever was asked for by [`Self::break_device`].
+    pub fn open(&self) -> io::Result<Device> {
+        let mut state = lock(&self.0);
+        if let Some(errno) = state.broken {
+            return Err(errno.into());
+        }
+        if state.device.as_ref().is_some_and(Watch::is_open) {
+            return Err(Errno::BUSY.into());
+        }
+        let (fd, watch) = self.file(What::Device)?;
+        state.device = Some(watch);
+        Ok(Device::from(fd))
+    }
+
+    /// Lets all attempts to open the device fail with this error number, or work again.
+    pub fn break_device(&self, errno: Option<i32>) {
+        lock(&self.0).broken = errno.map(Errno::from_raw_os_error);
+    }
+
+    /// Starts the next kernel: what was outgoing is incoming now.
+    ///
+    /// All descriptors of sessions and of the device stop to work, as if their process was gone.
+    pub fn kexec(&self) {
+        let mut state = lock(&self.0);
+        state.updates += 1;
+        state.device = None;
+        state.drop_closed();
+        let outgoing = std::mem::take(&mut state.outgoing);
+        state.incoming.retain(|_, session| !session.finished);
+        for session in state.incoming.values_mut() {
+            session.watch = None;
+        }
+        for (name, session) in outgoing {
+            let session = Incoming {
+                files: session.files,
+                ..Incoming::default()
+            };
+            state.incoming.insert(name, session);
+        }
+        if let Some(files) = lock(&FILES).as_mut() {
+            files.retain(|_, file| !Arc::ptr_eq(&file.kernel.0, &self.0));
+        }
+    }
+
+    /// How many kernels were started.
+    pub fn updates(&self) -> u64 {
+        lock(&self.0).updates
+    }
+
+    /// The names of the sessions that the next kernel would get, with their tokens.
+    pub fn outgoing(&self) -> BTreeMap<String, Vec<Token>> {
+        let mut state = lock(&self.0);
+        state.drop_closed();
+        let sessions = state.outgoing.iter();
+        sessions
+            .map(|(name, session)| (text(name), session.files.keys().copied().collect()))
+            .collect()
+    }
+
+    /// The names of the sessions that the previous kernel handed over and that are not finished.
+    pub fn incoming(&self) -> Vec<String> {
+        let state = lock(&self.0);
+        let sessions = state.incoming.iter().filter(|(_, s)| !s.finished);
+        sessions.map(|(name, _)| text(name)).collect()
+    }
+
+    /// Makes a file of this kernel.
+    fn file(&self, what: What) -> rustix::io::Result<(OwnedFd, Watch)> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let ours = Ours {
+            kernel: self.clone(),
+            what,
+        };
+        let id = id(&write)?;
+        lock(&FILES).get_or_insert_default().insert(id, ours);
+        Ok((write, Watch(read)))
+    }
+
+    fn device_call(&self, command: &mut dyn Any) -> rustix::io::Result<()> {
+        let mut state = lock(&self.0);
+        state.drop_closed();
+        if let Some(command) = command.downcast_mut::<CreateSession>() {
+            let name = name(&command.name)?;
+            if state.outgoing.contains_key(&name) {
+                return Err(Errno::EXIST);
+            }
+            let (fd, watch) = self.file(What::Outgoing(name.clone()))?;
+            let session = Outgoing {
+                watch: Some(watch),
+                ..Outgoing::default()
+            };
+            state.outgoing.insert(name, session);
+            command.fd = fd.into_raw_fd();
+        } else if let Some(command) = command.downcast_mut::<RetrieveSession>() {
+            let name = name(&command.name)?;
+            let session = state.incoming.get_mut(&name).ok_or(Errno::NOENT)?;
+            if session.finished {
+                return Err(Errno::NOENT);
+            }
+            if session.watch.as_ref().is_some_and(Watch::is_open) {
+                return Err(Errno::BUSY);
+            }
+            let (fd, watch) = self.file(What::Incoming(name))?;
+            session.watch = Some(watch);
+            command.fd = fd.into_raw_fd();
+        } else {
+            return Err(Errno::NOTTY);
+        }
+        Ok(())
+    }
+
+    fn outgoing_call(&self, name: &[u8], command: &mut dyn Any) -> rustix::io::Result<()> {
+        let mut state = lock(&self.0);
+        if let Some(command) = command.downcast_mut::<PreserveFd>() {
+            let file = borrow(command.fd)?;
+            let id = id(&file)?;
+            state.drop_closed();
+            let mut files = state.outgoing.values().flat_map(|s| s.files.values());
+            if files.any(|other| self::id(other) == Ok(id)) {
+                return Err(Errno::BUSY);
+            }
+            let session = state.outgoing.get_mut(name).ok_or(Errno::BUSY)?;
+            if session.files.contains_key(&command.token) {
+                return Err(Errno::EXIST);
+            }
+            session.files.insert(command.token, file);
+            Ok(())
+        } else {
+            common_call(name, command)
+        }
+    }
+
+    fn incoming_call(&self, name: &[u8], command: &mut dyn Any) -> rustix::io::Result<()> {
+        let mut state = lock(&self.0);
+        let session = state.incoming.get_mut(name).ok_or(Errno::NOENT)?;
+        if let Some(command) = command.downcast_mut::<RetrieveFd>() {
+            if session.finished {
+                return Err(Errno::NOENT);
+            }
+            let file = session.files.get(&command.token).ok_or(Errno::NOENT)?;
+            let file = rustix::io::fcntl_dupfd_cloexec(file, 0)?;
+            command.fd = file.into_raw_fd();
+            Ok(())
+        } else if command.is::<Finish>() {
+            session.finished = true;
+            session.files.clear();
+            Ok(())
+        } else {
+            common_call(name, command)
+        }
+    }
+}
+
+impl State {
+    /// Ends the outgoing sessions that nobody has open.
+    fn drop_closed(&mut self) {
+        let is_open = |session: &Outgoing| session.watch.as_ref().is_some_and(Watch::is_open);
+        self.outgoing.retain(|_, session| is_open(session));
+    }
+}
+
+fn common_call(name: &[u8], command: &mut dyn Any) -> rustix::io::Result<()> {
+    if let Some(command) = command.downcast_mut::<GetName>() {
+        for (to, from) in command.name.iter_mut().zip(name) {
+            *to = *from;
+        }
+        return Ok(());
+    }
+    let of_sessions = command.is::<PreserveFd>() || command.is::<RetrieveFd>();
+    Err(if of_sessions || command.is::<Finish>() {
+        Errno::INVAL
+    } else {
+        Errno::NOTTY
+    })
+}
+
+/// Gets a descriptor of our own.
+fn borrow(fd: i32) -> rustix::io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{fd}");
+    let link = rustix::fs::stat(path.as_str()).map_err(|_| Errno::BADF)?;
+    if FileType::from_raw_mode(link.st_mode) != FileType::RegularFile {
+        return Err(Errno::NOENT);
+    }
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+}
+
+fn name(field: &[u8; NAME_LENGTH]) -> rustix::io::Result<Vec<u8>> {
+    let end = field.iter().position(|byte| *byte == 0);
+    match end.and_then(|end| field.get(..end)) {
+        Some(name) if !name.is_empty() => Ok(name.to_vec()),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+/// Does what an ioctl would do, if `fd` is of a fake kernel.
+pub(crate) fn call(fd: BorrowedFd<'_>, command: &mut dyn Any) -> Option<io::Result<()>> {
+    let id = id(fd).ok()?;
+    let ours = lock(&FILES).as_ref()?.get(&id).cloned()?;
+    let result = match &ours.what {
+        What::Device => ours.kernel.device_call(command),
+        What::Outgoing(name) => ours.kernel.outgoing_call(name, command),
+        What::Incoming(name) => ours.kernel.incoming_call(name, command),
+    };
+    Some(result.map_err(io::Error::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errno;
+    use rustix::fs::{memfd_create, MemfdFlags};
+
+    fn memfd() -> OwnedFd {
+        memfd_create("test", MemfdFlags::CLOEXEC).unwrap()
+    }
+
+    fn fails<T: std::fmt::Debug>(result: io::Result<T>, expected: Errno) {
+        assert_eq!(errno(&result.unwrap_err()), Some(expected.raw_os_error()));
+    }
+
+    #[test]
+    fn there_is_one_device() {
+        let kernel = Kernel::new();
+        let device = kernel.open().unwrap();
+        fails(kernel.open(), Errno::BUSY);
+        drop(device);
+        kernel.open().unwrap();
+        kernel.break_device(Some(5));
+        fails(kernel.open(), Errno::IO);
+    }
+
+    #[test]
+    fn rules_of_preserving() {
+        let kernel = Kernel::new();
+        let device = kernel.open().unwrap();
+        let session = device.create_session("a").unwrap();
+        assert_eq!(session.name().unwrap(), b"a");
+        fails(device.create_session("a"), Errno::EXIST);
+        let (one, two) = (memfd(), memfd());
+        session.preserve(&one, 1).unwrap();
+        fails(session.preserve(&two, 1), Errno::EXIST);
+        fails(session.preserve(&one, 2), Errno::BUSY);
+        fails(session.preserve(&device, 3), Errno::NOENT);
+        assert_eq!(kernel.outgoing()["a"], [1]);
+        drop(session);
+        assert!(kernel.outgoing().is_empty());
+        let session = device.create_session("a").unwrap();
+        session.preserve(&one, 2).unwrap();
+    }
+
+    #[test]
+    fn rules_of_retrieving() {
+        let kernel = Kernel::new();
+        let session = kernel.open().unwrap().create_session("a").unwrap();
+        let lost = kernel.open().unwrap().create_session("lost").unwrap();
+        let file = memfd();
+        rustix::io::write(&file, b"hello").unwrap();
+        session.preserve(&file, 7).unwrap();
+        drop(lost);
+        kernel.kexec();
+        assert_eq!(kernel.incoming(), ["a"]);
+        let device = kernel.open().unwrap();
+        fails(device.retrieve_session("lost"), Errno::NOENT);
+        let session = device.retrieve_session("a").unwrap();
+        fails(device.retrieve_session("a"), Errno::BUSY);
+        drop(session);
+        let session = device.retrieve_session("a").unwrap();
+        fails(session.retrieve(8), Errno::NOENT);
+        let file = session.retrieve(7).unwrap();
+        let mut content = [0; 5];
+        rustix::io::pread(&file, &mut content, 0).unwrap();
+        assert_eq!(&content, b"hello");
+        session.finish().unwrap();
+        fails(device.retrieve_session("a"), Errno::NOENT);
+        assert!(kernel.incoming().is_empty());
+    }
+}
