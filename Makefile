@@ -6,14 +6,14 @@
 
 VM := tools/testing/vm/sandbox.sh
 
-VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS QUICK N SEED
+VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS QUICK N SEED STRESS_SECONDS
 
 export $(VARIABLES)
 # Unset is not the same as empty.
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # What luo-vm calls as we do.
-TARGETS := run test test-peer bench fuzz soak kernel shell patches docs
+TARGETS := run test test-debug test-peer bench fuzz soak kernel shell patches docs
 
 .PHONY: help $(TARGETS) apply doctor clean distclean
 
@@ -24,6 +24,8 @@ help:
 	@echo 'make bench      ours against the implementation in C (QUICK=1 ONLY=run)'
 	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
 	@echo 'make soak       N=100 kexecs in a row, with random sessions and files (SEED=1)'
+	@echo 'make test-debug everything at once for STRESS_SECONDS=600 (SEED=1), and all'
+	@echo '                tests, on a kernel with lockdep, KASAN and kmemleak'
 	@echo 'make test-peer  show on the C kernel what it gets wrong, and that ours does not'
 	@echo '                (ONLY=beginning of an item, suite or case)'
 	@echo

@@ -18,6 +18,7 @@ use crate::programs::{self, BaseTests, GuestTest, BASE_KEXEC_TESTS, BASE_TEST};
 use crate::report::Report;
 use crate::soak;
 use crate::step::Step;
+use crate::stress;
 use crate::tree;
 use crate::vm::{Run, Vm, TIMEOUT};
 
@@ -301,7 +302,29 @@ fn kselftest(ctx: &Ctx, report: &mut Report) -> Result<()> {
 fn debug(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = kernel::build(ctx, Flavour::Debug)?;
     kunit_on(ctx, report, &kernel, "kunit ")?;
-    own_tests_on(ctx, report, &kernel)
+    own_tests_on(ctx, report, &kernel)?;
+    stress::short(ctx, report, &kernel)
+}
+
+/// The group `debug`, and the threads that do everything at once for a longer time. True if nothing
+/// failed.
+pub fn test_debug(ctx: &Ctx, seconds: u64, seed: u64) -> Result<bool> {
+    let kernel = kernel::build(ctx, Flavour::Debug)?;
+    let mut report = Report::default();
+    report.begin("stress");
+    let outcome = stress::run_on(ctx, &kernel, seconds, seed)?;
+    for line in &outcome.lines {
+        println!("stage {line}");
+    }
+    let name = format!("everything at once for {seconds} s, seed {seed}");
+    report.check(&name, outcome.failure);
+    report.end();
+    report.begin("debug");
+    if let Err(error) = debug(ctx, &mut report) {
+        report.fail("the group could not run", &format!("{error:#}"));
+    }
+    report.end();
+    Ok(report.finish())
 }
 
 fn own_tests_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {

@@ -22,6 +22,7 @@ mod series;
 mod soak;
 mod source;
 mod step;
+mod stress;
 mod tree;
 mod vm;
 
@@ -101,6 +102,15 @@ enum Action {
         #[arg(long, env = "SEED", default_value_t = 1)]
         seed: u64,
     },
+    /// Everything at once, at random, and all tests, on a kernel that checks what it can
+    TestDebug {
+        /// How long everything goes on at once
+        #[arg(long, env = "STRESS_SECONDS", default_value_t = 600)]
+        seconds: u64,
+        /// What the threads do follows from it
+        #[arg(long, env = "SEED", default_value_t = 1)]
+        seed: u64,
+    },
     /// The base's kselftests on any kernel
     BaseTests { flavour: Flavour },
     /// Build a kernel
@@ -163,6 +173,7 @@ fn run(cli: Cli) -> Result<bool> {
             )
         }
         Action::Soak { count, seed } => soak::run(&ctx, count, seed),
+        Action::TestDebug { seconds, seed } => groups::test_debug(&ctx, seconds, seed),
         Action::BaseTests { flavour } => {
             let kernel = kernel::build(&ctx, flavour)?;
             let mut report = report::Report::default();

@@ -5,7 +5,7 @@
 use crate::{
     bench, child, demo,
     error::{Failure, Result},
-    exec, hazards, kexec, runner, soak,
+    exec, hazards, kexec, runner, soak, stress,
 };
 use std::process::ExitCode;
 
@@ -18,6 +18,8 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   list                                  list the tests as JSON
   hazards                               list the weaknesses of C as JSON
   soak [--count=5] [--seed=1]           so many kexecs with random sessions and files
+  stress [--seconds=20] [--kexecs=1] [--seed=1]
+                                        everything at once, then a kexec, and again
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
   shell                                 busybox sh
@@ -103,6 +105,7 @@ fn dispatch(args: &Args) -> Result<u8> {
             Ok(0)
         }
         "soak" => soak::run(args),
+        "stress" => stress::run(args),
         "exec" => exec::program(args),
         "shell" => exec::shell(),
         "kexec" => {

@@ -31,6 +31,7 @@ mod runner;
 mod soak;
 mod socket;
 mod state;
+mod stress;
 mod tests;
 mod userfault;
 

@@ -7,7 +7,7 @@ mod agents;
 mod blocking;
 mod carry;
 mod chain;
-mod common;
+pub mod common;
 mod damage;
 mod errno;
 mod handlers;

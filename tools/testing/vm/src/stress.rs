@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Threads that do everything at once, on the kernel that checks everything.
+
+use anyhow::{bail, Result};
+
+use crate::ctx::Ctx;
+use crate::image;
+use crate::kernel::Kernel;
+use crate::programs;
+use crate::report::Report;
+use crate::step::Step;
+use crate::vm::{Vm, TIMEOUT};
+
+/// How long the threads run between two kexecs, in seconds.
+const ROUND: u64 = 120;
+
+/// How long they run in `make test`.
+const SHORT: u64 = 20;
+
+/// What came of it.
+pub struct Outcome {
+    /// A line for each kernel: what was done how often.
+    pub lines: Vec<String>,
+    pub failure: Option<String>,
+}
+
+/// Runs the threads for `seconds`, with a kexec every two minutes and in the end.
+pub fn run_on(ctx: &Ctx, kernel: &Kernel, seconds: u64, seed: u64) -> Result<Outcome> {
+    if seconds == 0 {
+        bail!("STRESS_SECONDS has to be more than 0.");
+    }
+    let kexecs = seconds.div_ceil(ROUND);
+    let each = seconds.div_ceil(kexecs);
+    let guest = programs::guest(ctx)?;
+    let initrd = image::guest(ctx, "stress", &guest, &[kernel], None)?;
+    let step = Step::start(
+        ctx,
+        format!("everything at once for {seconds} s, seed {seed}"),
+    );
+    let vm = Vm {
+        name: format!("stress-{}", kernel.flavour.name()),
+        kernel,
+        initrd: &initrd,
+        params: String::new(),
+        init: format!("stress --seconds={each} --kexecs={kexecs} --seed={seed}"),
+        timeout: TIMEOUT * (2 + u32::try_from(kexecs)?) + std::time::Duration::from_secs(seconds),
+    };
+    let run = vm.run(ctx)?;
+    let said = run.console.user.iter();
+    let lines: Vec<String> = said
+        .filter_map(|line| line.strip_prefix("@stress "))
+        .map(str::to_owned)
+        .collect();
+    let done = lines.iter().any(|line| line.contains(" verified "));
+    let failure = run
+        .guest_complaint()
+        .or_else(|| (!done).then(|| "it did not come to its end".to_owned()))
+        .map(|why| format!("{why}\n{}", run.tail(ctx)));
+    step.done("");
+    Ok(Outcome { lines, failure })
+}
+
+/// A short run, with a seed that is always the same.
+pub fn short(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
+    let outcome = run_on(ctx, kernel, SHORT, 1)?;
+    report.check(
+        &format!("everything at once for {SHORT} s"),
+        outcome.failure,
+    );
+    Ok(())
+}
