@@ -4,8 +4,17 @@
 //!
 //! For tests, and for what the rest of the library does not offer.
 
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
-use std::{ffi::c_void, io, os::fd::BorrowedFd};
+use rustix::{
+    io::FdFlags,
+    ioctl::{Ioctl, IoctlOutput, Opcode},
+};
+use std::{
+    env,
+    ffi::c_void,
+    io,
+    os::fd::{BorrowedFd, FromRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// `LIVEUPDATE_IOCTL_TYPE`
 pub const TYPE: u8 = 0xba;
@@ -190,6 +199,37 @@ pub fn time_stamp_counter() -> Option<u64> {
     }
     #[cfg(not(target_arch = "x86_64"))]
     None
+}
+
+/// Takes the descriptors that a service manager has passed to this process, with their names, as
+/// `sd_listen_fds_with_names(3)` does.
+///
+/// Returns them once only. They are closed on exec.
+pub fn inherited() -> Vec<(String, OwnedFd)> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+
+    let number = |name| env::var(name).ok().and_then(|value| value.parse().ok());
+    let ours = number("LISTEN_PID") == Some(std::process::id());
+    let count = number("LISTEN_FDS").unwrap_or(0);
+    if !ours || TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let end = i32::try_from(count).map_or(i32::MAX, |count| count.saturating_add(3));
+    let mut fds = Vec::new();
+    for number in 3..end {
+        let name = names.next().unwrap_or_default().to_owned();
+        // SAFETY: The service manager has opened it for this process, which takes it only once. If
+        // it has not, the next call finds that out, and the number is not used any more.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        if rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).is_err() {
+            break;
+        }
+        // SAFETY: As above; it is open, and this is the only owner.
+        fds.push((name, unsafe { OwnedFd::from_raw_fd(number) }));
+    }
+    fds
 }
 
 #[cfg(test)]

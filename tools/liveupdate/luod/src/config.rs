@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The configuration.
+
+use luod_protocol::SessionName;
+use serde::Deserialize;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Where the configuration is, unless luod is told something else.
+pub const PATH: &str = "/etc/luod.toml";
+
+/// Who is at the other end of a connection, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group. Supplementary groups do not count.
+    pub gid: u32,
+}
+
+/// How the next kernel is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kexec {
+    /// As it fits to what runs as process 1.
+    #[default]
+    Auto,
+    /// By the system call, at once.
+    Reboot,
+    /// By `systemctl kexec`.
+    Systemctl,
+}
+
+/// Numbers or names of users or groups, or of one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum Account {
+    Number(u32),
+    Name(String),
+}
+
+/// What a client may do.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawClient {
+    user: Option<Account>,
+    group: Option<Account>,
+    sessions: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOperators {
+    #[serde(default)]
+    users: Vec<Account>,
+    #[serde(default)]
+    groups: Vec<Account>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Raw {
+    socket: PathBuf,
+    kexec: Kexec,
+    timeout: u64,
+    max_timeout: u64,
+    device_timeout: u64,
+    jump_timeout: u64,
+    max_connections: usize,
+    max_connections_per_user: usize,
+    max_sessions_per_connection: usize,
+    max_sessions: usize,
+    operators: RawOperators,
+    client: Vec<RawClient>,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            socket: luod_protocol::SOCKET_PATH.into(),
+            kexec: Kexec::Auto,
+            timeout: 30,
+            max_timeout: 600,
+            device_timeout: 5,
+            jump_timeout: 300,
+            max_connections: 512,
+            max_connections_per_user: 64,
+            max_sessions_per_connection: 64,
+            max_sessions: 4096,
+            operators: RawOperators::default(),
+            client: Vec::new(),
+        }
+    }
+}
+
+/// Which sessions some clients may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Applies to this user only.
+    pub uid: Option<u32>,
+    /// Applies to this group only.
+    pub gid: Option<u32>,
+    /// Patterns of names, in which `*` stands for anything and `?` for any character.
+    pub sessions: Vec<String>,
+}
+
+/// The configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen.
+    pub socket: PathBuf,
+    /// How the next kernel is started.
+    pub kexec: Kexec,
+    /// How long a client gets if neither it nor the operator says something else.
+    pub timeout: Duration,
+    /// How long a client gets at most.
+    pub max_timeout: Duration,
+    /// For how long it is tried to open `/dev/liveupdate` and to make sessions.
+    pub device_timeout: Duration,
+    /// How long the service manager gets to start the next kernel.
+    pub jump_timeout: Duration,
+    /// How many connections there can be. Those of operators do not count.
+    pub max_connections: usize,
+    /// How many of them a user can have.
+    pub max_connections_per_user: usize,
+    /// How many sessions a connection can have.
+    pub max_sessions_per_connection: usize,
+    /// How many sessions there can be.
+    pub max_sessions: usize,
+    /// Users who are operators, besides root.
+    pub operator_uids: Vec<u32>,
+    /// Groups whose members are operators.
+    pub operator_gids: Vec<u32>,
+    /// Who, besides root, may use which sessions.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // There are no names to be looked up in the defaults, which is all that can fail.
+        Self::from_raw(Raw::default(), &Accounts::default()).unwrap_or_else(|_| unreachable!())
+    }
+}
+
+/// Names of users and groups.
+#[derive(Debug, Default)]
+struct Accounts {
+    passwd: String,
+    group: String,
+}
+
+impl Accounts {
+    fn read() -> Self {
+        Self {
+            passwd: fs::read_to_string("/etc/passwd").unwrap_or_default(),
+            group: fs::read_to_string("/etc/group").unwrap_or_default(),
+        }
+    }
+
+    /// Finds the number in a file whose lines are `NAME:PASSWORD:NUMBER:...`.
+    fn look_up(table: &str, file: &str, account: &Account) -> Result<u32, String> {
+        let name = match account {
+            Account::Number(number) => return Ok(*number),
+            Account::Name(name) => name,
+        };
+        table
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find_map(|fields| match fields[..] {
+                [found, _, number, ..] if found == name => number.parse().ok(),
+                _ => None,
+            })
+            .ok_or_else(|| format!("{file} has no '{name}'"))
+    }
+
+    fn uid(&self, account: &Account) -> Result<u32, String> {
+        Self::look_up(&self.passwd, "/etc/passwd", account)
+    }
+
+    fn gid(&self, account: &Account) -> Result<u32, String> {
+        Self::look_up(&self.group, "/etc/group", account)
+    }
+}
+
+impl Config {
+    /// Reads the configuration; a file that is not there is an empty one if it `may_be_missing`.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with it.
+    pub fn read(path: &Path, may_be_missing: bool) -> Result<Self, String> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if may_be_missing && error.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        };
+        Self::parse(&text, &Accounts::read())
+            .map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn parse(text: &str, accounts: &Accounts) -> Result<Self, String> {
+        let raw: Raw = toml::from_str(text).map_err(|error| error.to_string())?;
+        Self::from_raw(raw, accounts)
+    }
+
+    fn from_raw(raw: Raw, accounts: &Accounts) -> Result<Self, String> {
+        for (name, value) in [
+            ("timeout", raw.timeout),
+            ("max-timeout", raw.max_timeout),
+            ("jump-timeout", raw.jump_timeout),
+        ] {
+            if !(1..=86_400).contains(&value) {
+                return Err(format!("{name} has to be between 1 and 86400 seconds"));
+            }
+        }
+        let mut rules = Vec::new();
+        for client in raw.client {
+            if client.user.is_none() && client.group.is_none() {
+                return Err("each [[client]] needs a user or a group".into());
+            }
+            rules.push(Rule {
+                uid: client.user.map(|user| accounts.uid(&user)).transpose()?,
+                gid: client.group.map(|group| accounts.gid(&group)).transpose()?,
+                sessions: client.sessions,
+            });
+        }
+        let users = raw.operators.users.iter();
+        let groups = raw.operators.groups.iter();
+        Ok(Self {
+            socket: raw.socket,
+            kexec: raw.kexec,
+            timeout: Duration::from_secs(raw.timeout),
+            max_timeout: Duration::from_secs(raw.max_timeout),
+            device_timeout: Duration::from_secs(raw.device_timeout),
+            jump_timeout: Duration::from_secs(raw.jump_timeout),
+            max_connections: raw.max_connections,
+            max_connections_per_user: raw.max_connections_per_user,
+            max_sessions_per_connection: raw.max_sessions_per_connection,
+            max_sessions: raw.max_sessions,
+            operator_uids: users.map(|u| accounts.uid(u)).collect::<Result<_, _>>()?,
+            operator_gids: groups.map(|g| accounts.gid(g)).collect::<Result<_, _>>()?,
+            rules,
+        })
+    }
+
+    /// Whether somebody may start updates and see everything.
+    pub fn is_operator(&self, who: Credentials) -> bool {
+        who.uid == 0
+            || self.operator_uids.contains(&who.uid)
+            || self.operator_gids.contains(&who.gid)
+    }
+
+    /// Whether somebody may use a session.
+    pub fn may_use(&self, who: Credentials, name: &SessionName) -> bool {
+        who.uid == 0
+            || self.rules_for(who).any(|rule| {
+                let mut patterns = rule.sessions.iter();
+                patterns.any(|pattern| matches(pattern.as_bytes(), name.as_str().as_bytes()))
+            })
+    }
+
+    /// Whether somebody may do anything at all.
+    pub fn may_connect(&self, who: Credentials) -> bool {
+        self.is_operator(who) || self.rules_for(who).next().is_some()
+    }
+
+    fn rules_for(&self, who: Credentials) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| {
+            rule.uid.is_none_or(|uid| uid == who.uid) && rule.gid.is_none_or(|gid| gid == who.gid)
+        })
+    }
+}
+
+/// Whether a pattern with `*` and `?` matches.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Where to go on if it turns out that the last `*` has to stand for more.
+    let mut back = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                back = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == b'?' || Some(c) == text.get(t) => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((star, from)) = back else {
+                    return false;
+                };
+                back = Some((star, from + 1));
+                p = star + 1;
+                t = from + 1;
+            }
+        }
+    }
+    pattern
+        .get(p..)
+        .unwrap_or_default()
+        .iter()
+        .all(|c| *c == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(uid: u32, gid: u32) -> Credentials {
+        Credentials { pid: 1, uid, gid }
+    }
+
+    fn name(name: &str) -> SessionName {
+        SessionName::new(name).unwrap()
+    }
+
+    fn accounts() -> Accounts {
+        Accounts {
+            passwd: "root:x:0:0:r:/:/bin/sh\nqemu:x:64055:103::/:/bin/false\n".into(),
+            group: "kvm:x:103:qemu\n".into(),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, &accounts())
+    }
+
+    #[test]
+    fn only_root_by_default() {
+        let config = Config::default();
+        assert_eq!(parse("").unwrap(), config);
+        assert!(config.is_operator(who(0, 0)));
+        assert!(config.may_use(who(0, 5), &name("vm")));
+        for other in [who(1, 0), who(1000, 1000)] {
+            assert!(!config.is_operator(other));
+            assert!(!config.may_connect(other));
+            assert!(!config.may_use(other, &name("vm")));
+        }
+    }
+
+    #[test]
+    fn rules() {
+        let config = parse(
+            r#"
+            timeout = 5
+            kexec = "reboot"
+            [operators]
+            users = [7]
+            groups = ["kvm"]
+            [[client]]
+            user = "qemu"
+            sessions = ["vm-*", "qemu"]
+            [[client]]
+            user = 9
+            group = 10
+            sessions = ["*"]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.timeout, Duration::from_secs(5));
+        assert_eq!(config.kexec, Kexec::Reboot);
+        assert!(config.is_operator(who(7, 1)));
+        assert!(config.is_operator(who(8, 103)));
+        assert!(!config.is_operator(who(64055, 1)));
+        assert!(config.may_use(who(64055, 1), &name("vm-1")));
+        assert!(config.may_use(who(64055, 1), &name("qemu")));
+        assert!(!config.may_use(who(64055, 1), &name("qemu2")));
+        assert!(!config.may_use(who(9, 9), &name("a")));
+        assert!(config.may_use(who(9, 10), &name("a")));
+        assert!(!config.may_use(who(7, 1), &name("a")));
+    }
+
+    #[test]
+    fn mistakes() {
+        for (text, part) in [
+            ("colour = 1", "colour"),
+            ("timeout = 0", "timeout"),
+            ("kexec = \"magic\"", "magic"),
+            ("[[client]]\nsessions = []", "needs a user"),
+            (
+                "[[client]]\nuser = \"nobody\"\nsessions = []",
+                "no 'nobody'",
+            ),
+            ("[operators]\ngroups = [\"x\"]", "/etc/group"),
+            ("timeout = ", "timeout"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, result) in [
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a*", "a", true),
+            ("*a", "ba", true),
+            ("*ab*ab", "abxabab", true),
+            ("*ab*abc", "abxabab", false),
+            ("v?-*", "vm-1", true),
+            ("?", "", false),
+            ("a", "ab", false),
+            ("**", "x", true),
+        ] {
+            let seen = matches(pattern.as_bytes(), text.as_bytes());
+            assert_eq!(seen, result, "{pattern} {text}");
+        }
+        // Not exponential.
+        let pattern = "*a".repeat(500);
+        assert!(!matches(pattern.as_bytes(), "b".repeat(5000).as_bytes()));
+    }
+}

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine that is none: for tests of luod, and of programs that talk to it.
+//!
+//! Needs the feature `fake`. A [`FakeWorld`] is a machine whose kernel, clock and service manager
+//! only exist in the process; a [`Luod`] is a whole luod, with a real socket, on such a machine.
+
+use crate::{
+    config::Config,
+    machine::Machine,
+    server::{self, Server},
+    world::World,
+};
+use liveupdate::{fake::Kernel, Device};
+use luod_protocol::Stamp;
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    io::{Read, Write},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+/// How fast the time-stamp counter of the fake machine is.
+const TSC_KHZ: u64 = 2_000_000;
+
+/// What there is on the fake machine.
+#[derive(Debug)]
+pub struct State {
+    /// What time it is, in microseconds since the first kernel started. [`None`]: as it really is.
+    pub clock: Option<u64>,
+    /// When this kernel started.
+    pub boot: u64,
+    /// How many kernels were started before this one.
+    pub boots: u64,
+    /// What `/sys/kernel/kexec_loaded` says.
+    pub image_loaded: Option<bool>,
+    /// Why the next kernel cannot be started, if it cannot.
+    pub kexec_error: Option<i32>,
+    /// Whether somebody else starts the next kernel, as systemd does.
+    pub by_manager: bool,
+    /// How often the next kernel was started.
+    pub kexecs: u32,
+    /// How often somebody has waited before luod served.
+    pub sleeps: u32,
+    /// What is in the file descriptor store, if there is one.
+    pub store: Option<BTreeMap<String, OwnedFd>>,
+    /// What the service manager was told last.
+    pub status: String,
+    /// Whether the time-stamp counter can be used.
+    pub has_tsc: bool,
+}
+
+/// A machine that is none.
+#[derive(Clone, Debug)]
+pub struct FakeWorld {
+    /// Its kernel.
+    pub kernel: Kernel,
+    state: Arc<Mutex<State>>,
+    started: Instant,
+}
+
+impl Default for FakeWorld {
+    fn default() -> Self {
+        Self {
+            kernel: Kernel::new(),
+            state: Arc::new(Mutex::new(State {
+                clock: None,
+                boot: 0,
+                boots: 0,
+                image_loaded: Some(true),
+                kexec_error: None,
+                by_manager: false,
+                kexecs: 0,
+                sleeps: 0,
+                store: None,
+                status: String::new(),
+                has_tsc: true,
+            })),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl FakeWorld {
+    /// Makes a machine on which time passes as it really does.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a machine on which no time passes without [`Self::pass`].
+    pub fn with_own_clock() -> Self {
+        let world = Self::default();
+        world.state().clock = Some(1_000_000);
+        world
+    }
+
+    /// What there is on the machine, to be looked at and changed.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        if let Some(clock) = &mut self.state().clock {
+            *clock += time.as_micros() as u64;
+        }
+    }
+
+    fn clock(&self) -> u64 {
+        let elapsed = self.started.elapsed().as_micros() as u64;
+        self.state().clock.unwrap_or(elapsed)
+    }
+
+    /// The next kernel runs from now on; takes two seconds.
+    pub fn boot(&self) {
+        self.pass(Duration::from_secs(2));
+        self.kernel.kexec();
+        let now = self.clock();
+        let mut state = self.state();
+        state.boot = now;
+        state.boots += 1;
+        // A service manager retrieves what it kept, under the names that it had.
+        let Some(store) = &mut state.store else {
+            return;
+        };
+        let names: Vec<String> = store.keys().cloned().collect();
+        for name in names {
+            let session = self
+                .kernel
+                .open()
+                .and_then(|device| device.retrieve_session(&name));
+            match session {
+                Ok(session) => store.insert(name, session.into()),
+                Err(_) => store.remove(&name),
+            };
+        }
+    }
+
+    /// What the service manager passes to luod when it starts it.
+    pub fn stored(&self) -> Vec<(String, OwnedFd)> {
+        let state = self.state();
+        let store = state.store.iter().flatten();
+        store
+            .filter_map(|(name, fd)| Some((name.clone(), fd.try_clone().ok()?)))
+            .collect()
+    }
+}
+
+impl World for FakeWorld {
+    fn now(&self) -> Stamp {
+        let clock = self.clock();
+        let state = self.state();
+        Stamp {
+            // As a hardware clock has it.
+            realtime_us: clock / 1_000_000 * 1_000_000,
+            monotonic_us: clock - state.boot,
+            tsc: state.has_tsc.then_some(clock * (TSC_KHZ / 1000)),
+        }
+    }
+
+    fn uptime_us(&self) -> u64 {
+        self.now().monotonic_us
+    }
+
+    fn tsc_khz(&self) -> Option<u64> {
+        self.state().has_tsc.then_some(TSC_KHZ)
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.state().sleeps += 1;
+        self.pass(time);
+    }
+
+    fn boot_id(&self) -> String {
+        format!("boot {}", self.state().boots)
+    }
+
+    fn release(&self) -> String {
+        format!("7.3.{}", self.state().boots)
+    }
+
+    fn open(&mut self) -> io::Result<Device> {
+        self.kernel.open()
+    }
+
+    fn image_loaded(&self) -> Option<bool> {
+        self.state().image_loaded
+    }
+
+    fn kexec(&mut self) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(errno) = state.kexec_error {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        state.kexecs += 1;
+        let by_manager = state.by_manager;
+        drop(state);
+        if !by_manager {
+            self.boot();
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {
+        if let Some(store) = &mut self.state().store {
+            if let Ok(fd) = fd.try_clone_to_owned() {
+                store.insert(name.to_owned(), fd);
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(store) = &mut self.state().store {
+            store.remove(name);
+        }
+    }
+
+    fn status(&mut self, text: &str) {
+        text.clone_into(&mut self.state().status);
+    }
+}
+
+/// A luod on a fake machine, in a thread of its own.
+///
+/// It is gone, as if it was killed, when this is dropped.
+#[derive(Debug)]
+pub struct Luod {
+    path: PathBuf,
+    stop: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Luod {
+    /// Starts luod, with a socket in a directory for temporary files.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be made.
+    pub fn start(world: &FakeWorld, config: Config) -> io::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("luod-test-{}-{number}/sock", std::process::id());
+        Self::start_at(world, config, &env::temp_dir().join(name))
+    }
+
+    /// Starts luod at a path.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be made.
+    pub fn start_at(world: &FakeWorld, config: Config, path: &Path) -> io::Result<Self> {
+        let mut server = Server::new(server::listen(path)?)?;
+        let (stop, wake) = UnixStream::pair()?;
+        let world = world.clone();
+        let thread = thread::spawn(move || {
+            let boots = world.state().boots;
+            let stored = world.stored();
+            let mut machine = Machine::start(world.clone(), config, stored);
+            loop {
+                let soon = Some(Duration::from_millis(20));
+                match server.turn(&mut machine, &wake, soon) {
+                    // The next kernel has started: nothing of us is left.
+                    Ok(false) if world.state().boots == boots => {}
+                    Ok(true) => {
+                        let mut word = [0];
+                        if matches!((&wake).read(&mut word), Ok(1)) && word == *b"t" {
+                            machine.stop();
+                            server.carry_out(&mut machine);
+                            server.flush(Duration::from_secs(1));
+                        }
+                        return;
+                    }
+                    _ => return,
+                }
+            }
+        });
+        Ok(Self {
+            path: path.to_owned(),
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits until it has ended since the next kernel has started.
+    pub fn wait(mut self) {
+        self.join();
+    }
+
+    /// Stops it in the way of SIGTERM.
+    pub fn terminate(mut self) {
+        let _ = self.stop.write_all(b"t");
+        self.join();
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // What it has to say about a failure was said.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Luod {
+    fn drop(&mut self) {
+        let _ = self.stop.write_all(b"k");
+        self.join();
+        if let Some(dir) = self.path.parent() {
+            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}

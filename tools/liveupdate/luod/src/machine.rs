@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What luod decides.
+//!
+//! Whoever has the sockets tells the machine what happens ([`Machine::connected`],
+//! [`Machine::request`], [`Machine::disconnected`], [`Machine::tick`]...) and does what it then
+//! finds in [`Machine::next_output`].
+
+mod clients;
+mod incoming;
+mod operators;
+mod update;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    config::{Config, Credentials},
+    world::World,
+};
+use incoming::{Arrival, Incoming};
+use liveupdate::{IncomingSession, OutgoingSession};
+use luod_protocol::{
+    Direction, ErrorCode, Event, Message, ParseError, Phase, Progress, Report, Request,
+    SessionName, Stamp, VERSION,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+use update::Update;
+
+/// A connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// What has to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send something, with a descriptor if there is one.
+    Send {
+        /// To whom.
+        to: ConnId,
+        /// What.
+        message: Box<Message<Event>>,
+        /// What goes along.
+        fd: Option<OwnedFd>,
+    },
+    /// Send what is still to be sent, then close the connection.
+    Close(ConnId),
+    /// Send what is still to be sent, then call [`Machine::jump`].
+    Jump,
+}
+
+/// Who is connected.
+#[derive(Debug)]
+struct Peer {
+    credentials: Credentials,
+    /// How it calls itself.
+    client: Option<String>,
+    /// Whether it said HELLO, so that it knows more than the public sketch of the protocol has.
+    hello: bool,
+    /// Whether it sent anything yet.
+    spoke: bool,
+    /// Whether it is told whatever happens.
+    watches: bool,
+}
+
+/// A session that a client wants in the next update.
+#[derive(Debug)]
+struct Subscription {
+    /// Whose it is. A client that is ready can leave.
+    conn: Option<ConnId>,
+    client: Option<String>,
+    credentials: Credentials,
+    timeout_ms: Option<u64>,
+    part: Part,
+    since: Stamp,
+    progress: Option<Progress>,
+    error: Option<String>,
+}
+
+/// What part a subscribed session takes in the update that is under way.
+#[derive(Debug)]
+enum Part {
+    /// There is no update.
+    None,
+    /// The client was asked; the session is to be made.
+    Requested { asked: Stamp, deadline: u64 },
+    /// The client has the session.
+    Preserving {
+        asked: Stamp,
+        deadline: u64,
+        session: OutgoingSession,
+    },
+    /// The client is ready.
+    Ready {
+        /// Nothing is done with it any more but to keep it open.
+        _session: OutgoingSession,
+        ready: Stamp,
+        preserve_us: u64,
+    },
+    /// The update goes on without it.
+    Dropped,
+}
+
+impl Part {
+    /// When the client is too late.
+    fn deadline(&self) -> Option<u64> {
+        match self {
+            Self::Requested { deadline, .. } | Self::Preserving { deadline, .. } => Some(*deadline),
+            Self::None | Self::Ready { .. } | Self::Dropped => None,
+        }
+    }
+}
+
+/// A request that cannot be carried out.
+#[derive(Debug)]
+struct Refusal {
+    code: ErrorCode,
+    message: String,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// What came of a request.
+enum Answer {
+    /// It is done; operators and clients that said HELLO are told so.
+    Done,
+    /// An event, perhaps with a descriptor.
+    Event(Event, Option<OwnedFd>),
+    /// Everything was sent already.
+    Sent,
+}
+
+/// What luod knows and wants.
+#[derive(Debug)]
+pub struct Machine<W> {
+    world: W,
+    config: Config,
+    peers: BTreeMap<ConnId, Peer>,
+    subscriptions: BTreeMap<SessionName, Subscription>,
+    update: Option<Update>,
+    /// What came from the previous kernel.
+    incoming: BTreeMap<SessionName, Incoming>,
+    /// The session that has the registry of the previous kernel's luod, until all is finished.
+    internal: Option<IncomingSession>,
+    arrival: Option<Arrival>,
+    /// The number of the last update.
+    number: u64,
+    /// What became of the last update, if it did not lead to this kernel.
+    last: Option<Report>,
+    problem: Option<String>,
+    outputs: VecDeque<Output>,
+    /// Sessions whose clients are to be asked to take part.
+    late: Vec<SessionName>,
+    /// Sessions with which something went wrong, and what.
+    failures: Vec<(SessionName, String)>,
+    /// Whether a change of the phase is to be announced.
+    phase_changed: bool,
+}
+
+impl<W: World> Machine<W> {
+    fn new(world: W, config: Config) -> Self {
+        Self {
+            world,
+            config,
+            peers: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            update: None,
+            incoming: BTreeMap::new(),
+            internal: None,
+            arrival: None,
+            number: 0,
+            last: None,
+            problem: None,
+            outputs: VecDeque::new(),
+            late: Vec::new(),
+            failures: Vec::new(),
+            phase_changed: false,
+        }
+    }
+
+    /// The outside world.
+    pub fn world(&self) -> &W {
+        &self.world
+    }
+
+    /// The outside world.
+    pub fn world_mut(&mut self) -> &mut W {
+        &mut self.world
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Uses another configuration. Connections and sessions that it would not allow stay.
+    pub fn reconfigure(&mut self, config: Config) {
+        self.config = config;
+    }
+
+    /// Returns what has to be done next.
+    pub fn next_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Somebody connected.
+    pub fn connected(&mut self, conn: ConnId, credentials: Credentials) {
+        let peer = Peer {
+            credentials,
+            client: None,
+            hello: false,
+            spoke: false,
+            watches: false,
+        };
+        self.peers.insert(conn, peer);
+        if !self.config.may_connect(credentials) {
+            let refusal = Refusal::new(
+                ErrorCode::NotAllowed,
+                format!(
+                    "the configuration of luod allows nothing to the user {} and the group {}",
+                    credentials.uid, credentials.gid
+                ),
+            );
+            self.refuse(conn, None, None, refusal);
+            self.outputs.push_back(Output::Close(conn));
+        }
+    }
+
+    /// Somebody disconnected, or was disconnected.
+    pub fn disconnected(&mut self, conn: ConnId) {
+        if self.peers.remove(&conn).is_none() {
+            return;
+        }
+        self.requester_left(conn);
+        self.claimant_left(conn);
+        self.subscriber_left(conn);
+    }
+
+    /// A line came that is no message. Descriptors that came with it are closed already.
+    pub fn bad_line(&mut self, conn: ConnId, error: ParseError) {
+        let refusal = Refusal::new(error.code, error.message);
+        self.refuse(conn, error.seq, None, refusal);
+    }
+
+    /// A message came; `fds` is how many descriptors came with it, which are closed already.
+    pub fn request(&mut self, conn: ConnId, message: Message<Request>, fds: usize) {
+        let Message { seq, body } = message;
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            return;
+        };
+        let first = !std::mem::replace(&mut peer.spoke, true);
+        let credentials = peer.credentials;
+        let command = body.command();
+        let for_operators = body.is_for_operators();
+        let id = session_of(&body).cloned();
+        let answer = if fds > 0 {
+            Err(Refusal::new(
+                ErrorCode::UnexpectedFds,
+                format!("{command} has no use for descriptors; they were closed"),
+            ))
+        } else if for_operators && !self.config.is_operator(credentials) {
+            Err(Refusal::new(
+                ErrorCode::NotAllowed,
+                format!(
+                    "{command} is for operators, whom the configuration of luod names; \
+                     the user {} is none",
+                    credentials.uid
+                ),
+            ))
+        } else {
+            self.dispatch(conn, seq, first, body)
+        };
+        match answer {
+            Ok(Answer::Sent) => {}
+            Ok(Answer::Event(event, fd)) => self.send(conn, seq, event, fd),
+            Ok(Answer::Done) => {
+                let hello = self.peers.get(&conn).is_some_and(|peer| peer.hello);
+                if hello || for_operators {
+                    let cmd = command.to_owned();
+                    self.send(conn, seq, Event::Ok { cmd, id }, None);
+                }
+            }
+            Err(refusal) => self.refuse(conn, seq, Some((command, id)), refusal),
+        }
+        // What this request led to comes after its answer.
+        self.go_on();
+    }
+
+    fn dispatch(
+        &mut self,
+        conn: ConnId,
+        seq: Option<u64>,
+        first: bool,
+        request: Request,
+    ) -> Result<Answer, Refusal> {
+        match request {
+            Request::Hello { version, client } => self.hello(conn, first, version, client),
+            Request::Subscribe { id, timeout_ms } => self.subscribe(conn, id, timeout_ms),
+            Request::Unsubscribe { id } => self.unsubscribe(conn, &id),
+            Request::Ready { id } => self.ready(conn, id),
+            Request::Refuse { id, reason } => self.client_refuses(conn, id, &reason),
+            Request::Progress { id, progress } => self.progress(conn, id, &progress),
+            Request::Claim { id } => self.claim(conn, id),
+            Request::Finished { id } => self.finished(conn, &id),
+            Request::Status => Ok(Answer::Event(Event::Status(self.status()), None)),
+            Request::List => {
+                let sessions = self.list();
+                Ok(Answer::Event(Event::List { sessions }, None))
+            }
+            Request::Update {
+                timeout_ms,
+                dry_run,
+                force,
+            } => self.start_update(conn, timeout_ms, dry_run, force),
+            Request::Abort => self.operator_aborts(),
+            Request::Finish { session } => self.operator_finishes(&session),
+            Request::Discard { session } => self.operator_discards(&session),
+            Request::Report => self.operator_report(),
+            Request::Watch => self.watch(conn, seq),
+        }
+    }
+
+    fn hello(
+        &mut self,
+        conn: ConnId,
+        first: bool,
+        version: u32,
+        client: Option<String>,
+    ) -> Result<Answer, Refusal> {
+        if !first || version == 0 {
+            let what = if first {
+                "HELLO has the version 0, the first one is 1"
+            } else {
+                "HELLO has to come first"
+            };
+            return Err(Refusal::new(ErrorCode::BadHello, what));
+        }
+        let phase = self.phase();
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            return Ok(Answer::Sent);
+        };
+        peer.hello = true;
+        // It ends up in logs and on terminals.
+        peer.client = client.map(|name| {
+            let printable = name.chars().filter(|c| !c.is_control());
+            printable.take(64).collect()
+        });
+        let event = Event::Hello {
+            version: version.min(VERSION),
+            luod: env!("CARGO_PKG_VERSION").to_owned(),
+            phase,
+        };
+        Ok(Answer::Event(event, None))
+    }
+
+    /// What luod is doing.
+    pub fn phase(&self) -> Phase {
+        match &self.update {
+            Some(update) => update.phase(),
+            None if self.incoming.values().any(|session| !session.is_done()) => Phase::Restoring,
+            None => Phase::Idle,
+        }
+    }
+
+    /// When [`Self::tick`] has to be called at the latest, counted from now.
+    pub fn next_tick(&self) -> Option<Duration> {
+        let deadlines = self.subscriptions.values().map(|s| s.part.deadline());
+        let update = self.update.as_ref().map(Update::next_tick);
+        let next = deadlines.chain(update).flatten().min()?;
+        let left = next.saturating_sub(self.world.now().monotonic_us);
+        Some(Duration::from_micros(left))
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self) {
+        self.deadlines();
+        self.go_on();
+    }
+
+    fn send(&mut self, to: ConnId, seq: Option<u64>, body: Event, fd: Option<OwnedFd>) {
+        if self.peers.contains_key(&to) {
+            let message = Box::new(Message { seq, body });
+            self.outputs.push_back(Output::Send { to, message, fd });
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        conn: ConnId,
+        seq: Option<u64>,
+        about: Option<(&str, Option<SessionName>)>,
+        refusal: Refusal,
+    ) {
+        tracing::debug!(conn = conn.0, code = %refusal.code, "{}", refusal.message);
+        let (cmd, id) = about.unzip();
+        let event = Event::Error {
+            code: refusal.code,
+            message: refusal.message,
+            cmd: cmd.map(str::to_owned),
+            id: id.flatten(),
+        };
+        self.send(conn, seq, event, None);
+    }
+
+    /// Tells those who want to know what happens.
+    fn announce(&mut self, event: &Event) {
+        let requester = self.update.as_ref().and_then(|update| update.requester);
+        let watching = self.peers.iter();
+        let to: Vec<_> = watching
+            .filter(|(conn, peer)| peer.watches || Some(**conn) == requester)
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in to {
+            self.send(conn, None, event.clone(), None);
+        }
+    }
+
+    /// Tells those who want to know that something happened to a session.
+    fn announce_change(&mut self, name: &SessionName, direction: Direction) {
+        let info = match direction {
+            Direction::Outgoing => self.outgoing_info(name),
+            Direction::Incoming => self.incoming_info(name),
+        };
+        if let Some(info) = info {
+            self.announce(&Event::Change { info });
+        }
+    }
+
+    fn announce_phase(&mut self) {
+        let phase = self.phase();
+        let update = self.number;
+        tracing::debug!(update, %phase, "phase");
+        self.world.status(&format!("{phase}, update {update}"));
+        self.announce(&Event::Phase { phase, update });
+    }
+}
+
+/// Which session a request is about.
+fn session_of(request: &Request) -> Option<&SessionName> {
+    match request {
+        Request::Subscribe { id, .. }
+        | Request::Unsubscribe { id }
+        | Request::Claim { id }
+        | Request::Finished { id } => Some(id),
+        Request::Ready { id } | Request::Refuse { id, .. } | Request::Progress { id, .. } => {
+            id.as_ref()
+        }
+        Request::Finish { session } | Request::Discard { session } => Some(session),
+        Request::Hello { .. }
+        | Request::Status
+        | Request::List
+        | Request::Update { .. }
+        | Request::Abort
+        | Request::Report
+        | Request::Watch => None,
+    }
+}
+
+/// Microseconds from one time to another, in the same kernel.
+fn micros(from: Stamp, to: Stamp) -> u64 {
+    to.monotonic_us.saturating_sub(from.monotonic_us)
+}
+
+/// Makes a descriptor that can be given away.
+fn give(fd: impl std::os::fd::AsFd) -> std::io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
+}

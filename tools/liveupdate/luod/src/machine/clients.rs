@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What clients ask for before an update, and while it is under way.
+
+use super::{micros, Answer, ConnId, Machine, Part, Refusal, Subscription};
+use crate::world::World;
+use luod_protocol::{Direction, ErrorCode, Event, Phase, Progress, SessionName, SessionState};
+
+/// How long texts of clients can be, in characters.
+const TEXT_MAX: usize = 200;
+
+/// What a client says, as it can be shown on a terminal.
+fn printable(text: &str) -> String {
+    let harmless = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    harmless.take(TEXT_MAX).collect()
+}
+
+impl<W: World> Machine<W> {
+    pub(super) fn subscribe(
+        &mut self,
+        conn: ConnId,
+        id: SessionName,
+        timeout_ms: Option<u64>,
+    ) -> Result<Answer, Refusal> {
+        let Some(peer) = self.peers.get(&conn) else {
+            return Ok(Answer::Sent);
+        };
+        if !self.config.may_use(peer.credentials, &id) {
+            return Err(self.not_allowed(conn, &id));
+        }
+        if let Some(existing) = self.subscriptions.get_mut(&id) {
+            if existing.conn != Some(conn) {
+                return Err(Refusal::new(
+                    ErrorCode::InUse,
+                    format!("another client has subscribed the session {id}"),
+                ));
+            }
+            existing.timeout_ms = timeout_ms;
+            return Ok(Answer::Done);
+        }
+        let of_conn = self.subscriptions.values();
+        let of_conn = of_conn.filter(|s| s.conn == Some(conn)).count();
+        if of_conn >= self.config.max_sessions_per_connection
+            || self.subscriptions.len() >= self.config.max_sessions
+        {
+            return Err(Refusal::new(
+                ErrorCode::TooMany,
+                "there are too many sessions; the configuration of luod has the limits",
+            ));
+        }
+        if matches!(self.phase(), Phase::Frozen | Phase::Jump) {
+            return Err(Refusal::new(
+                ErrorCode::UpdateRunning,
+                "it is too late to take part in this update; subscribe again after it",
+            ));
+        }
+        let subscription = Subscription {
+            conn: Some(conn),
+            client: peer.client.clone(),
+            credentials: peer.credentials,
+            timeout_ms,
+            part: Part::None,
+            since: self.world.now(),
+            progress: None,
+            error: None,
+        };
+        tracing::info!(
+            session = %id,
+            pid = peer.credentials.pid,
+            uid = peer.credentials.uid,
+            "subscribed"
+        );
+        self.subscriptions.insert(id.clone(), subscription);
+        self.announce_change(&id, Direction::Outgoing);
+        if self.update.is_some() {
+            // Or else its files would be lost in an update that began without it.
+            self.late.push(id);
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn not_allowed(&self, conn: ConnId, id: &SessionName) -> Refusal {
+        let uid = self.peers.get(&conn).map_or(0, |peer| peer.credentials.uid);
+        Refusal::new(
+            ErrorCode::NotAllowed,
+            format!("the configuration of luod does not let the user {uid} use the session {id}"),
+        )
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        conn: ConnId,
+        id: &SessionName,
+    ) -> Result<Answer, Refusal> {
+        let subscription = self.own(conn, id)?;
+        if !matches!(subscription.part, Part::None | Part::Dropped) {
+            return Err(Refusal::new(
+                ErrorCode::UpdateRunning,
+                "an update is under way: REFUSE to take part, then UNSUBSCRIBE",
+            ));
+        }
+        self.unsubscribed(id);
+        Ok(Answer::Done)
+    }
+
+    /// Removes a subscription.
+    pub(super) fn unsubscribed(&mut self, id: &SessionName) {
+        if let Some(subscription) = self.subscriptions.remove(id) {
+            tracing::info!(session = %id, pid = subscription.credentials.pid, "unsubscribed");
+            self.announce(&Event::Gone {
+                session: id.clone(),
+                state: SessionState::Subscribed,
+            });
+        }
+    }
+
+    /// Finds a subscription of this connection.
+    fn own(&mut self, conn: ConnId, id: &SessionName) -> Result<&mut Subscription, Refusal> {
+        let subscription = self.subscriptions.get_mut(id);
+        subscription
+            .filter(|subscription| subscription.conn == Some(conn))
+            .ok_or_else(|| {
+                Refusal::new(
+                    ErrorCode::NoSession,
+                    format!("this connection has not subscribed the session {id}"),
+                )
+            })
+    }
+
+    /// The sessions that a request is about: one, or all that the client takes part with.
+    fn concerned(
+        &mut self,
+        conn: ConnId,
+        id: Option<SessionName>,
+        takes_part: fn(&Part) -> bool,
+    ) -> Result<Vec<SessionName>, Refusal> {
+        let wrong = || {
+            Refusal::new(
+                ErrorCode::WrongState,
+                "this does not fit to what luod is doing; it may have crossed with CANCELLED",
+            )
+        };
+        if let Some(id) = id {
+            if !takes_part(&self.own(conn, &id)?.part) {
+                return Err(wrong());
+            }
+            return Ok(vec![id]);
+        }
+        let own = self.subscriptions.iter();
+        let own: Vec<_> = own
+            .filter(|(_, s)| s.conn == Some(conn) && takes_part(&s.part))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if own.is_empty() {
+            return Err(wrong());
+        }
+        Ok(own)
+    }
+
+    pub(super) fn ready(
+        &mut self,
+        conn: ConnId,
+        id: Option<SessionName>,
+    ) -> Result<Answer, Refusal> {
+        let all = id.is_none();
+        let names = self.concerned(conn, id, |part| matches!(part, Part::Preserving { .. }))?;
+        let waits = self.subscriptions.values();
+        let mut waits = waits.filter(|s| s.conn == Some(conn));
+        if all && waits.any(|s| matches!(s.part, Part::Requested { .. })) {
+            return Err(Refusal::new(
+                ErrorCode::WrongState,
+                "not all sessions of this connection were sent yet; say which one is ready",
+            ));
+        }
+        let now = self.world.now();
+        for name in names {
+            let Some(subscription) = self.subscriptions.get_mut(&name) else {
+                continue;
+            };
+            let part = std::mem::replace(&mut subscription.part, Part::None);
+            if let Part::Preserving { asked, session, .. } = part {
+                let preserve_us = micros(asked, now);
+                tracing::info!(session = %name, preserve_us, "ready");
+                subscription.since = now;
+                subscription.part = Part::Ready {
+                    _session: session,
+                    ready: now,
+                    preserve_us,
+                };
+                self.announce_change(&name, Direction::Outgoing);
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn client_refuses(
+        &mut self,
+        conn: ConnId,
+        id: Option<SessionName>,
+        reason: &str,
+    ) -> Result<Answer, Refusal> {
+        let takes_part = |part: &Part| !matches!(part, Part::None | Part::Dropped);
+        let names = self.concerned(conn, id, takes_part)?;
+        if matches!(self.phase(), Phase::Frozen | Phase::Jump) {
+            return Err(Refusal::new(
+                ErrorCode::WrongState,
+                "it is too late to refuse: the next kernel is being started",
+            ));
+        }
+        let reason = if reason.is_empty() {
+            "the client refuses".to_owned()
+        } else {
+            format!("the client refuses: {}", printable(reason))
+        };
+        for name in names {
+            self.failures.push((name, reason.clone()));
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn progress(
+        &mut self,
+        conn: ConnId,
+        id: Option<SessionName>,
+        progress: &Progress,
+    ) -> Result<Answer, Refusal> {
+        let takes_part = |part: &Part| part.deadline().is_some();
+        for name in self.concerned(conn, id, takes_part)? {
+            if let Some(subscription) = self.subscriptions.get_mut(&name) {
+                subscription.progress = Some(Progress {
+                    text: progress.text.as_deref().map(printable),
+                    ..progress.clone()
+                });
+                self.announce_change(&name, Direction::Outgoing);
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    /// A connection is gone, and what it subscribed with it.
+    pub(super) fn subscriber_left(&mut self, conn: ConnId) {
+        let own = self.subscriptions.iter_mut();
+        let mut gone = Vec::new();
+        for (name, subscription) in own.filter(|(_, s)| s.conn == Some(conn)) {
+            subscription.conn = None;
+            match subscription.part {
+                // It has done what it had to, and the files are luod's to keep.
+                Part::Ready { .. } => {}
+                Part::None | Part::Dropped => gone.push(name.clone()),
+                Part::Requested { .. } | Part::Preserving { .. } => {
+                    let why = "the client has closed the connection".to_owned();
+                    self.failures.push((name.clone(), why));
+                }
+            }
+        }
+        for name in gone {
+            self.unsubscribed(&name);
+        }
+        self.go_on();
+    }
+}

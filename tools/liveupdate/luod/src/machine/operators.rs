@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What operators ask for, besides updates.
+
+use super::{Answer, ConnId, Machine, Refusal};
+use crate::world::World;
+use luod_protocol::{ErrorCode, Event};
+
+impl<W: World> Machine<W> {
+    pub(super) fn operator_aborts(&mut self) -> Result<Answer, Refusal> {
+        if self.update.is_none() {
+            return Err(Refusal::new(
+                ErrorCode::NoUpdate,
+                "no update is under way that could be aborted",
+            ));
+        }
+        self.abort("the operator has aborted it");
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn operator_report(&mut self) -> Result<Answer, Refusal> {
+        let report = self
+            .running_report()
+            .or_else(|| self.last.clone())
+            .or_else(|| self.arrival_report());
+        match report {
+            Some(report) => Ok(Answer::Event(Event::Report(report), None)),
+            None => Err(Refusal::new(
+                ErrorCode::NoUpdate,
+                "there was no update that luod knows of",
+            )),
+        }
+    }
+
+    pub(super) fn watch(&mut self, conn: ConnId, seq: Option<u64>) -> Result<Answer, Refusal> {
+        let status = self.status();
+        self.send(conn, seq, Event::Status(status), None);
+        let sessions = self.list();
+        self.send(conn, None, Event::List { sessions }, None);
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.watches = true;
+        }
+        Ok(Answer::Sent)
+    }
+}

@@ -1,0 +1,573 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An update, until the next kernel starts.
+
+use super::{give, Answer, ConnId, Machine, Output, Part, Refusal};
+use crate::{
+    registry::{self, Entry, Registry},
+    world::World,
+};
+use liveupdate::{errno, Device, OutgoingSession};
+use luod_protocol::{
+    Direction, ErrorCode, Event, Mark, MarkName, Outcome, Phase, Report, SessionName,
+    SessionReport, SessionState,
+};
+use rustix::io::Errno;
+use std::{io, os::fd::AsFd, time::Duration};
+
+/// How long to wait until something that was busy is tried again, in microseconds.
+const RETRY_US: u64 = 50_000;
+
+/// How far an update is.
+#[derive(Debug)]
+enum Step {
+    /// Clients preserve their files. `retry` is when making sessions is tried again.
+    Preserving { retry: Option<u64> },
+    /// Everything is preserved.
+    Frozen,
+    /// Somebody else starts the next kernel, until some time.
+    Jump { until: Option<u64> },
+}
+
+/// An update that is under way.
+#[derive(Debug)]
+pub(super) struct Update {
+    pub(super) requester: Option<ConnId>,
+    pub(super) dry_run: bool,
+    force: bool,
+    timeout_ms: Option<u64>,
+    step: Step,
+    marks: Vec<Mark>,
+    /// The session that gets the registry.
+    internal: Option<OutgoingSession>,
+    /// Until when it is tried to make sessions.
+    device_until: u64,
+}
+
+impl Update {
+    pub(super) fn phase(&self) -> Phase {
+        match self.step {
+            Step::Preserving { .. } => Phase::Preserving,
+            Step::Frozen => Phase::Frozen,
+            Step::Jump { .. } => Phase::Jump,
+        }
+    }
+
+    pub(super) fn next_tick(&self) -> Option<u64> {
+        match self.step {
+            Step::Preserving { retry } => retry,
+            Step::Jump { until } => until,
+            Step::Frozen => None,
+        }
+    }
+}
+
+/// Whether it may help to try it again.
+fn is_busy(error: &io::Error) -> bool {
+    let errno = errno(error).map(Errno::from_raw_os_error);
+    // A client that was slow to hear of an abort has the last session of that name open still.
+    matches!(errno, Some(Errno::BUSY | Errno::EXIST))
+}
+
+impl<W: World> Machine<W> {
+    pub(super) fn start_update(
+        &mut self,
+        conn: ConnId,
+        timeout_ms: Option<u64>,
+        dry_run: bool,
+        force: bool,
+    ) -> Result<Answer, Refusal> {
+        if self.update.is_some() {
+            return Err(Refusal::new(
+                ErrorCode::UpdateRunning,
+                "an update is under way; abort it, or wait for its end",
+            ));
+        }
+        let unfinished = self.incoming.iter().filter(|(_, s)| !s.is_done());
+        let unfinished: Vec<&str> = unfinished.map(|(name, _)| name.as_str()).collect();
+        if !unfinished.is_empty() && !force {
+            return Err(Refusal::new(
+                ErrorCode::Unfinished,
+                format!(
+                    "sessions of the last update are not finished: {}; \
+                     let their clients finish them, or discard them",
+                    unfinished.join(", ")
+                ),
+            ));
+        }
+        if !dry_run && self.world.image_loaded() == Some(false) {
+            return Err(Refusal::new(
+                ErrorCode::NotLoaded,
+                "no kernel is loaded; load one with luoctl load",
+            ));
+        }
+        self.number += 1;
+        let now = self.world.now();
+        let device_timeout = self.config.device_timeout.as_micros() as u64;
+        self.update = Some(Update {
+            requester: Some(conn),
+            dry_run,
+            force,
+            timeout_ms,
+            step: Step::Preserving {
+                retry: Some(now.monotonic_us),
+            },
+            marks: Vec::new(),
+            internal: None,
+            device_until: now.monotonic_us.saturating_add(device_timeout),
+        });
+        self.mark(MarkName::Requested);
+        tracing::info!(
+            update = self.number,
+            sessions = self.subscriptions.len(),
+            dry_run,
+            force,
+            "update"
+        );
+        self.late = self.subscriptions.keys().cloned().collect();
+        self.phase_changed = true;
+        Ok(Answer::Done)
+    }
+
+    fn mark(&mut self, name: MarkName) {
+        let stamp = self.world.now();
+        if let Some(update) = &mut self.update {
+            update.marks.push(Mark {
+                name,
+                stamp,
+                offset_us: None,
+            });
+        }
+    }
+
+    /// Does whatever can be done now.
+    pub(super) fn go_on(&mut self) {
+        if std::mem::take(&mut self.phase_changed) {
+            self.announce_phase();
+        }
+        for name in std::mem::take(&mut self.late) {
+            self.ask(&name);
+        }
+        for (name, why) in std::mem::take(&mut self.failures) {
+            self.failed(&name, &why);
+        }
+        let now = self.world.now().monotonic_us;
+        match self.update.as_ref().map(|update| &update.step) {
+            Some(Step::Preserving { retry }) => {
+                if retry.is_some_and(|retry| retry <= now) {
+                    self.make_sessions();
+                }
+                self.freeze_if_ready();
+            }
+            Some(Step::Jump { until: Some(until) }) if *until <= now => {
+                self.abort("nobody has started the next kernel in time");
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks a client to take part.
+    fn ask(&mut self, name: &SessionName) {
+        let now = self.world.now();
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        let Some(subscription) = self.subscriptions.get_mut(name) else {
+            return;
+        };
+        let timeout = subscription.timeout_ms.or(update.timeout_ms);
+        let timeout = timeout.map_or(self.config.timeout, Duration::from_millis);
+        let timeout = timeout.min(self.config.max_timeout);
+        subscription.since = now;
+        subscription.progress = None;
+        subscription.error = None;
+        subscription.part = Part::Requested {
+            asked: now,
+            deadline: now.monotonic_us.saturating_add(timeout.as_micros() as u64),
+        };
+        update.step = Step::Preserving {
+            retry: Some(now.monotonic_us),
+        };
+        let event = Event::PreservationRequest {
+            id: name.clone(),
+            update: self.number,
+            deadline_ms: timeout.as_millis() as u64,
+            dry_run: update.dry_run,
+        };
+        if let Some(conn) = subscription.conn {
+            self.send(conn, None, event, None);
+        }
+        self.announce_change(name, Direction::Outgoing);
+    }
+
+    /// Makes the sessions that are missing, and gives them to their clients.
+    fn make_sessions(&mut self) {
+        let now = self.world.now().monotonic_us;
+        let device = match self.world.open() {
+            Ok(device) => device,
+            Err(error) => {
+                let in_time = self.update.as_ref().is_some_and(|u| now < u.device_until);
+                if is_busy(&error) && in_time {
+                    return self.retry_at(Some(now + RETRY_US));
+                }
+                return self.abort(&error.to_string());
+            }
+        };
+        if self.update.as_ref().is_some_and(|u| u.internal.is_none()) {
+            match device.create_session(registry::SESSION) {
+                Ok(session) => {
+                    self.world.keep(registry::SESSION, session.as_fd());
+                    if let Some(update) = &mut self.update {
+                        update.internal = Some(session);
+                    }
+                    self.mark(MarkName::Started);
+                }
+                Err(error) => {
+                    let in_time = self.update.as_ref().is_some_and(|u| now < u.device_until);
+                    if is_busy(&error) && in_time {
+                        return self.retry_at(Some(now + RETRY_US));
+                    }
+                    return self.abort(&error.to_string());
+                }
+            }
+        }
+        let missing = self.subscriptions.iter();
+        let missing = missing.filter(|(_, s)| matches!(s.part, Part::Requested { .. }));
+        let missing: Vec<SessionName> = missing.map(|(name, _)| name.clone()).collect();
+        let mut failures = Vec::new();
+        let mut again = false;
+        for name in missing {
+            match self.make_session(&device, &name) {
+                Ok(()) => {}
+                Err(error) if is_busy(&error) => again = true,
+                Err(error) => failures.push((name, error.to_string())),
+            }
+        }
+        drop(device);
+        self.retry_at(again.then_some(now + RETRY_US));
+        for (name, why) in failures {
+            self.failed(&name, &why);
+        }
+    }
+
+    fn retry_at(&mut self, retry: Option<u64>) {
+        if let Some(update) = &mut self.update {
+            update.step = Step::Preserving { retry };
+        }
+    }
+
+    fn make_session(&mut self, device: &Device, name: &SessionName) -> io::Result<()> {
+        let session = device.create_session(name)?;
+        let given = give(&session)?;
+        self.world.keep(name.as_str(), session.as_fd());
+        let now = self.world.now();
+        let Some(subscription) = self.subscriptions.get_mut(name) else {
+            return Ok(());
+        };
+        let Part::Requested { asked, deadline } = subscription.part else {
+            return Ok(());
+        };
+        subscription.since = now;
+        subscription.part = Part::Preserving {
+            asked,
+            deadline,
+            session,
+        };
+        let event = Event::StartPreservation {
+            id: name.clone(),
+            update: self.number,
+            deadline_ms: deadline.saturating_sub(now.monotonic_us) / 1000,
+        };
+        if let Some(conn) = subscription.conn {
+            self.send(conn, None, event, Some(given));
+        }
+        self.announce_change(name, Direction::Outgoing);
+        Ok(())
+    }
+
+    /// Ends the update, or goes on without those who are late.
+    pub(super) fn deadlines(&mut self) {
+        let now = self.world.now().monotonic_us;
+        for (name, subscription) in &self.subscriptions {
+            if subscription.part.deadline().is_some_and(|end| end <= now) {
+                let why = match subscription.part {
+                    Part::Requested { .. } => {
+                        "the session could not be made in time: \
+                        /dev/liveupdate is busy, or the client has the last session open still"
+                    }
+                    _ => "the client was not ready in time",
+                };
+                self.failures.push((name.clone(), why.to_owned()));
+            }
+        }
+    }
+
+    /// Something went wrong with a session: the update ends, or goes on without it.
+    fn failed(&mut self, name: &SessionName, why: &str) {
+        let Some(update) = &self.update else {
+            return;
+        };
+        let force = update.force;
+        let Some(subscription) = self.subscriptions.get_mut(name) else {
+            return;
+        };
+        if matches!(subscription.part, Part::None | Part::Dropped) {
+            return;
+        }
+        subscription.error = Some(why.to_owned());
+        if !force {
+            return self.abort(&format!("session {name}: {why}"));
+        }
+        tracing::warn!(session = %name, "goes on without: {why}");
+        let conn = subscription.conn;
+        subscription.part = Part::Dropped;
+        subscription.since = self.world.now();
+        self.world.forget(name.as_str());
+        if let Some(conn) = conn {
+            let event = Event::Cancelled {
+                id: name.clone(),
+                update: self.number,
+                reason: why.to_owned(),
+            };
+            self.send(conn, None, event, None);
+        }
+        self.announce_change(name, Direction::Outgoing);
+    }
+
+    fn freeze_if_ready(&mut self) {
+        let is_ready = |part: &Part| matches!(part, Part::Ready { .. } | Part::Dropped);
+        let started = self.update.as_ref().is_some_and(|u| u.internal.is_some());
+        if !started || !self.subscriptions.values().all(|s| is_ready(&s.part)) {
+            return;
+        }
+        self.mark(MarkName::Ready);
+        if let Err(error) = self.freeze() {
+            return self.abort(&format!("cannot preserve the registry: {error}"));
+        }
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        update.step = Step::Frozen;
+        if update.dry_run {
+            return self.end(
+                Outcome::DryRun,
+                "this was a dry run: everything would have worked",
+            );
+        }
+        self.announce_phase();
+        if self.world.image_loaded() == Some(false) {
+            return self.abort("no kernel is loaded any more; load one with luoctl load");
+        }
+        self.discard_unfinished();
+        let ready = self.subscriptions.iter();
+        let ready: Vec<_> = ready
+            .filter(|(_, s)| matches!(s.part, Part::Ready { .. }))
+            .filter_map(|(name, s)| Some((name.clone(), s.conn?)))
+            .collect();
+        for (id, conn) in ready {
+            let update = self.number;
+            self.send(conn, None, Event::Frozen { id, update }, None);
+        }
+        if let Some(update) = &mut self.update {
+            update.step = Step::Jump { until: None };
+        }
+        self.announce_phase();
+        self.outputs.push_back(Output::Jump);
+    }
+
+    /// Writes the registry. The jump comes right after, and the registry is the last thing that
+    /// the next kernel learns: hence it has the mark of it already.
+    fn freeze(&mut self) -> io::Result<()> {
+        self.mark(MarkName::Frozen);
+        self.mark(MarkName::Jump);
+        let sessions = self.subscriptions.iter();
+        let sessions = sessions.filter_map(|(name, subscription)| match &subscription.part {
+            Part::Ready {
+                ready, preserve_us, ..
+            } => Some(Entry {
+                name: name.clone(),
+                client: subscription.client.clone(),
+                ready: *ready,
+                preserve_us: *preserve_us,
+            }),
+            _ => None,
+        });
+        let sessions = sessions.collect();
+        let dropped = self.subscriptions.iter();
+        let dropped = dropped.filter(|(_, s)| matches!(s.part, Part::Dropped));
+        let dropped = dropped.map(|(name, _)| name.clone()).collect();
+        let Some(update) = &self.update else {
+            return Ok(());
+        };
+        let registry = Registry {
+            version: registry::VERSION,
+            boot_id: self.world.boot_id(),
+            kernel: self.world.release(),
+            update: self.number,
+            tsc_khz: self.world.tsc_khz(),
+            marks: update.marks.clone(),
+            sessions,
+            dropped,
+        };
+        match &update.internal {
+            Some(session) => registry.preserve(session),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the next kernel, after everybody was told.
+    pub fn jump(&mut self) {
+        if !matches!(
+            self.update,
+            Some(Update {
+                step: Step::Jump { until: None },
+                ..
+            })
+        ) {
+            return;
+        }
+        tracing::info!(update = self.number, "start the next kernel");
+        match self.world.kexec() {
+            Ok(()) => {
+                let timeout = self.config.jump_timeout.as_micros() as u64;
+                let until = self.world.now().monotonic_us.saturating_add(timeout);
+                if let Some(update) = &mut self.update {
+                    update.step = Step::Jump { until: Some(until) };
+                }
+            }
+            Err(error) => self.abort(&format!("cannot start the next kernel: {error}")),
+        }
+    }
+
+    /// luod is about to exit. An update is aborted, unless the service manager does the rest.
+    pub fn stop(&mut self) {
+        let jumps = matches!(
+            self.update,
+            Some(Update {
+                step: Step::Jump { until: Some(_) },
+                ..
+            })
+        );
+        if self.update.is_some() && !jumps {
+            self.abort("luod is being stopped");
+        }
+    }
+
+    /// Who asked for the update does not listen any more. The update goes on without.
+    pub(super) fn requester_left(&mut self, conn: ConnId) {
+        if let Some(update) = &mut self.update {
+            update.requester = update.requester.filter(|requester| *requester != conn);
+        }
+    }
+
+    /// Ends the update, and takes everything back.
+    pub(super) fn abort(&mut self, reason: &str) {
+        tracing::warn!(update = self.number, "aborted: {reason}");
+        self.end(Outcome::Aborted, reason);
+    }
+
+    fn end(&mut self, outcome: Outcome, reason: &str) {
+        if self.update.is_none() {
+            return;
+        }
+        self.failures.clear();
+        self.late.clear();
+        let number = self.number;
+        let now = self.world.now();
+        let mut reports = Vec::new();
+        let mut cancelled = Vec::new();
+        for (name, subscription) in &mut self.subscriptions {
+            let part = std::mem::replace(&mut subscription.part, Part::None);
+            let (state, preserve_us) = match &part {
+                Part::None => continue,
+                Part::Requested { .. } => (SessionState::Requested, None),
+                Part::Preserving { .. } => (SessionState::Preserving, None),
+                Part::Ready { preserve_us, .. } => (SessionState::Ready, Some(*preserve_us)),
+                Part::Dropped => (SessionState::Dropped, None),
+            };
+            subscription.since = now;
+            reports.push(SessionReport {
+                session: name.clone(),
+                client: subscription.client.clone(),
+                state,
+                preserve_us,
+                restore_us: None,
+                blackout_us: None,
+                error: subscription.error.clone(),
+            });
+            let told = matches!(part, Part::Dropped);
+            cancelled.push((name.clone(), subscription.conn, told));
+            // Closes the session, which takes the files back as soon as the client closes it, too.
+            drop(part);
+        }
+        for (name, conn, told) in cancelled {
+            self.world.forget(name.as_str());
+            match conn {
+                Some(conn) if !told => {
+                    let event = Event::Cancelled {
+                        id: name.clone(),
+                        update: number,
+                        reason: reason.to_owned(),
+                    };
+                    self.send(conn, None, event, None);
+                    self.announce_change(&name, Direction::Outgoing);
+                }
+                Some(_) => {}
+                None => self.unsubscribed(&name),
+            }
+        }
+        self.world.forget(registry::SESSION);
+        let report = self.update.as_ref().map(|update| {
+            let marks = update.marks.iter();
+            let marks = marks.filter(|mark| mark.name != MarkName::Jump);
+            let marks: Vec<Mark> = marks.copied().collect();
+            Report {
+                update: number,
+                outcome,
+                reason: Some(reason.to_owned()),
+                from: Some(self.world.release()),
+                to: None,
+                marks: super::view::with_offsets(marks, None),
+                sessions: reports,
+                jump_us: None,
+                blackout_us: None,
+                precision_us: None,
+            }
+        });
+        if let Some(report) = report {
+            self.last = Some(report.clone());
+            self.announce(&Event::Result(report));
+        }
+        self.update = None;
+        self.announce_phase();
+    }
+
+    /// What is known of an update that is under way.
+    pub(super) fn running_report(&self) -> Option<Report> {
+        let update = self.update.as_ref()?;
+        let sessions = self.list().into_iter();
+        let sessions = sessions.filter(|info| info.direction == Direction::Outgoing);
+        Some(Report {
+            update: self.number,
+            outcome: Outcome::Running,
+            reason: None,
+            from: Some(self.world.release()),
+            to: None,
+            marks: super::view::with_offsets(update.marks.clone(), None),
+            sessions: sessions
+                .map(|info| SessionReport {
+                    session: info.session,
+                    client: info.client,
+                    state: info.state,
+                    preserve_us: None,
+                    restore_us: None,
+                    blackout_us: None,
+                    error: info.error,
+                })
+                .collect(),
+            jump_us: None,
+            blackout_us: None,
+            precision_us: None,
+        })
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What luod tells about itself.
+
+use super::{Machine, Part, Subscription};
+use crate::world::World;
+use luod_protocol::{Direction, Mark, SessionInfo, SessionName, SessionState, Stamp, Status};
+
+/// Tells how much time passed between stamps of different kernels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bridge {
+    /// How fast the time-stamp counter runs, in kHz.
+    pub(super) tsc_khz: Option<u64>,
+}
+
+impl Bridge {
+    /// Microseconds from a stamp of the old kernel to one of the new kernel.
+    pub(super) fn micros(self, from: Stamp, to: Stamp) -> Option<u64> {
+        self.by_tsc(from, to)
+            .or_else(|| to.realtime_us.checked_sub(from.realtime_us))
+    }
+
+    fn by_tsc(self, from: Stamp, to: Stamp) -> Option<u64> {
+        let ticks = to.tsc?.checked_sub(from.tsc?)?;
+        let khz = self.tsc_khz.filter(|khz| *khz > 0)?;
+        u64::try_from(u128::from(ticks) * 1000 / u128::from(khz)).ok()
+    }
+
+    /// How exact that is, in microseconds.
+    pub(super) fn precision_us(self, from: Stamp, to: Stamp) -> u64 {
+        match self.by_tsc(from, to) {
+            Some(_) => 1_000,
+            None => 1_000_000,
+        }
+    }
+}
+
+/// Computes how long after the first mark the others are.
+pub(super) fn with_offsets(mut marks: Vec<Mark>, bridge: Option<Bridge>) -> Vec<Mark> {
+    let Some(first) = marks.first().map(|mark| mark.stamp) else {
+        return marks;
+    };
+    for mark in &mut marks {
+        mark.offset_us = if mark.name.is_after_jump() {
+            bridge.and_then(|bridge| bridge.micros(first, mark.stamp))
+        } else {
+            Some(super::micros(first, mark.stamp))
+        };
+    }
+    marks
+}
+
+impl Subscription {
+    fn state(&self) -> SessionState {
+        match self.part {
+            Part::None => SessionState::Subscribed,
+            Part::Requested { .. } => SessionState::Requested,
+            Part::Preserving { .. } => SessionState::Preserving,
+            Part::Ready { .. } => SessionState::Ready,
+            Part::Dropped => SessionState::Dropped,
+        }
+    }
+}
+
+impl<W: World> Machine<W> {
+    /// luod at a glance.
+    pub fn status(&self) -> Status {
+        let pending = self.incoming.values().filter(|session| !session.is_done());
+        let unclaimed = pending.clone().filter(|session| session.conn.is_none());
+        let ready = self.subscriptions.values();
+        let ready = ready.filter(|s| matches!(s.part, Part::Ready { .. }));
+        Status {
+            phase: self.phase(),
+            update: self.number,
+            dry_run: self.update.as_ref().is_some_and(|update| update.dry_run),
+            connections: self.peers.len() as u64,
+            subscribed: self.subscriptions.len() as u64,
+            ready: ready.count() as u64,
+            incoming: pending.count() as u64,
+            unclaimed: unclaimed.count() as u64,
+            image_loaded: self.world.image_loaded(),
+            kernel: self.world.release(),
+            luod: env!("CARGO_PKG_VERSION").to_owned(),
+            problem: self.problem.clone(),
+        }
+    }
+
+    /// All sessions.
+    pub(super) fn list(&self) -> Vec<SessionInfo> {
+        let incoming = self.incoming.keys();
+        let incoming = incoming.filter_map(|name| self.incoming_info(name));
+        let outgoing = self.subscriptions.keys();
+        let outgoing = outgoing.filter_map(|name| self.outgoing_info(name));
+        incoming.chain(outgoing).collect()
+    }
+
+    pub(super) fn outgoing_info(&self, name: &SessionName) -> Option<SessionInfo> {
+        let subscription = self.subscriptions.get(name)?;
+        let now = self.world.now();
+        let deadline = subscription.part.deadline();
+        Some(SessionInfo {
+            session: name.clone(),
+            direction: Direction::Outgoing,
+            state: subscription.state(),
+            client: subscription.client.clone(),
+            pid: Some(subscription.credentials.pid),
+            uid: Some(subscription.credentials.uid),
+            since_ms: super::micros(subscription.since, now) / 1000,
+            left_ms: deadline.map(|end| end.saturating_sub(now.monotonic_us) / 1000),
+            progress: subscription.progress.clone(),
+            error: subscription.error.clone(),
+        })
+    }
+
+    pub(super) fn incoming_info(&self, name: &SessionName) -> Option<SessionInfo> {
+        let session = self.incoming.get(name)?;
+        let credentials = session
+            .conn
+            .and_then(|conn| self.peers.get(&conn))
+            .map(|peer| peer.credentials);
+        Some(SessionInfo {
+            session: name.clone(),
+            direction: Direction::Incoming,
+            state: session.state(),
+            client: session.client.clone(),
+            pid: credentials.map(|who| who.pid),
+            uid: credentials.map(|who| who.uid),
+            since_ms: super::micros(session.since, self.world.now()) / 1000,
+            left_ms: None,
+            progress: None,
+            error: session.error.clone(),
+        })
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What luod hands over to the luod in the next kernel.
+//!
+//! It is JSON in a sealed memfd, the file [`TOKEN`] of the session [`SESSION`].
+
+use liveupdate::{IncomingSession, OutgoingSession, Token};
+use luod_protocol::{Mark, SessionName, Stamp};
+use rustix::fs::{fcntl_add_seals, fstat, memfd_create, MemfdFlags, SealFlags};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::FileExt,
+};
+
+/// The session that has the registry.
+pub const SESSION: &str = "luod-internal";
+
+/// What the registry is called there.
+pub const TOKEN: Token = 0;
+
+/// The version of the format.
+///
+/// Fields can be added without a new one. A luod that finds a newer one gives up on the names, not
+/// on the sessions: they can be retrieved by hand.
+pub const VERSION: u32 = 1;
+
+/// How much is read at most, in bytes.
+const SIZE_MAX: u64 = 64 << 20;
+
+/// The registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registry {
+    /// The version of the format.
+    pub version: u32,
+    /// The boot that it was written in.
+    pub boot_id: String,
+    /// The release of the kernel that it was written in.
+    pub kernel: String,
+    /// The number of the update.
+    pub update: u64,
+    /// How fast the time-stamp counter runs, in kHz.
+    #[serde(default)]
+    pub tsc_khz: Option<u64>,
+    /// What happened until then.
+    pub marks: Vec<Mark>,
+    /// The sessions.
+    pub sessions: Vec<Entry>,
+    /// Sessions that were left out of a forced update. Whoever has them open still takes them
+    /// along, for nobody.
+    #[serde(default)]
+    pub dropped: Vec<SessionName>,
+}
+
+/// A session in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: SessionName,
+    /// How the client called itself.
+    #[serde(default)]
+    pub client: Option<String>,
+    /// When it was ready.
+    pub ready: Stamp,
+    /// How long it took to get there, in microseconds.
+    pub preserve_us: u64,
+}
+
+impl Registry {
+    /// Puts the registry into a session.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory, or the kernel does not preserve memfds.
+    pub fn preserve(&self, session: &OutgoingSession) -> io::Result<()> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = File::from(memfd_create("luod-registry", flags)?);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        fcntl_add_seals(&file, seals)?;
+        session.preserve(&file, TOKEN)
+    }
+
+    /// Takes the registry out of a session.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the session has not been through an update;
+    /// [`io::ErrorKind::InvalidData`] if the registry makes no sense.
+    pub fn retrieve(session: &IncomingSession) -> io::Result<Self> {
+        let file = File::from(session.retrieve(TOKEN)?);
+        let size = u64::try_from(fstat(&file)?.st_size).unwrap_or(u64::MAX);
+        if size > SIZE_MAX {
+            let error = format!("the registry has {size} bytes, which cannot be true");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        let mut text = vec![0; usize::try_from(size).unwrap_or_default()];
+        // Not from where the file is: that came over, too.
+        file.read_exact_at(&mut text, 0)?;
+        Self::parse(&text)
+    }
+
+    /// Reads the text of a registry.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidData`] if it is none, or newer than we know.
+    pub fn parse(text: &[u8]) -> io::Result<Self> {
+        let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let registry: Self = serde_json::from_slice(text)
+            .map_err(|error| bad(format!("the registry is not understood: {error}")))?;
+        if registry.version != VERSION {
+            return Err(bad(format!(
+                "the registry has the version {}, this luod knows {VERSION}",
+                registry.version
+            )));
+        }
+        Ok(registry)
+    }
+}

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Clients that do not behave, at a real socket.
+
+use crate::{
+    config::{Config, Rule},
+    fake::{FakeWorld, Luod},
+};
+use liveupdate::OutgoingSession;
+use luod_protocol::{Channel, ErrorCode, Event, Request, SessionName, FDS_MAX, LINE_MAX};
+use rustix::{
+    fs::{memfd_create, MemfdFlags},
+    net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
+};
+use std::{
+    io::{IoSlice, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+const SOON: Option<Duration> = Some(Duration::from_secs(20));
+
+fn config() -> Config {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    Config {
+        operator_uids: vec![uid.as_raw()],
+        operator_gids: vec![gid.as_raw()],
+        rules: vec![Rule {
+            uid: Some(uid.as_raw()),
+            gid: None,
+            sessions: vec!["*".into()],
+        }],
+        ..Config::default()
+    }
+}
+
+fn luod(world: &FakeWorld) -> Luod {
+    Luod::start(world, config()).unwrap()
+}
+
+fn id(name: &str) -> SessionName {
+    SessionName::new(name).unwrap()
+}
+
+/// luod answers still.
+#[track_caller]
+fn is_alive(luod: &Luod) {
+    let mut channel = Channel::connect(luod.path()).unwrap();
+    let (answer, _) = channel.call(&Request::Status, SOON).unwrap();
+    assert!(matches!(answer, Event::Status(_)), "{answer:?}");
+}
+
+#[track_caller]
+fn error(channel: &mut Channel) -> ErrorCode {
+    match channel.receive(SOON).unwrap().unwrap().0.body {
+        Event::Error { code, .. } => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A good client, from beginning to end.
+fn update(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
+    let path = luod.path().to_owned();
+    let mut client = Channel::connect(&path).unwrap();
+    let subscribe = Request::Subscribe {
+        id: id(name),
+        timeout_ms: None,
+    };
+    client.send(&subscribe, None).unwrap();
+    let mut operator = Channel::connect(&path).unwrap();
+    // A round trip, so that the client's request has been read.
+    operator.call(&Request::Status, SOON).unwrap();
+    let request = Request::Update {
+        timeout_ms: None,
+        dry_run: false,
+        force: false,
+    };
+    let (answer, _) = operator.call(&request, SOON).unwrap();
+    assert!(matches!(answer, Event::Ok { .. }), "{answer:?}");
+    let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+    loop {
+        let (message, mut fds) = client.receive(SOON).unwrap().unwrap();
+        if let Event::StartPreservation { .. } = message.body {
+            let session = OutgoingSession::from(fds.pop().unwrap());
+            session.preserve(&file, 1).unwrap();
+            client.send(&Request::Ready { id: None }, None).unwrap();
+            break;
+        }
+    }
+    luod.wait();
+    let luod = Luod::start_at(world, config(), &path).unwrap();
+    let mut client = Channel::connect(&path).unwrap();
+    client.send(&Request::Claim { id: id(name) }, None).unwrap();
+    let (message, fds) = client.receive(SOON).unwrap().unwrap();
+    assert!(matches!(message.body, Event::Session { .. }));
+    assert_eq!(fds.len(), 1);
+    client
+        .send(&Request::Finished { id: id(name) }, None)
+        .unwrap();
+    client.call(&Request::Status, SOON).unwrap();
+    luod
+}
+
+#[test]
+fn updates() {
+    let world = FakeWorld::new();
+    let mut luod = luod(&world);
+    for _ in 0..2 {
+        luod = update(&world, luod, "a");
+    }
+    assert_eq!(world.kernel.updates(), 2);
+}
+
+#[test]
+fn garbage() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let mut stream = UnixStream::connect(luod.path()).unwrap();
+    stream
+        .write_all(b"\xff\xfe\0garbage\n[[[[\n{}\n{\"cmd\":1}\n")
+        .unwrap();
+    let mut channel = Channel::from(stream);
+    assert_eq!(error(&mut channel), ErrorCode::BadJson);
+    assert_eq!(error(&mut channel), ErrorCode::BadJson);
+    assert_eq!(error(&mut channel), ErrorCode::BadRequest);
+    assert_eq!(error(&mut channel), ErrorCode::BadRequest);
+    // It can go on, if it comes to its senses.
+    let (answer, _) = channel.call(&Request::Status, SOON).unwrap();
+    assert!(matches!(answer, Event::Status(_)));
+}
+
+#[test]
+fn a_huge_line() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let mut stream = UnixStream::connect(luod.path()).unwrap();
+    // luod stops to read at some time, and closes the connection.
+    let _ = stream.write_all(&vec![b'x'; 10 * LINE_MAX]);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("line-too-long"), "{answer}");
+    is_alive(&luod);
+}
+
+#[test]
+fn byte_by_byte() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let mut stream = UnixStream::connect(luod.path()).unwrap();
+    for byte in b"{\"cmd\":\"STATUS\"}\n{\"cmd\":\"LIST\"}\n" {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    let mut channel = Channel::from(stream);
+    let (status, _) = channel.receive(SOON).unwrap().unwrap();
+    assert!(matches!(status.body, Event::Status(_)));
+    let (list, _) = channel.receive(SOON).unwrap().unwrap();
+    assert!(matches!(list.body, Event::List { .. }));
+}
+
+fn send_fds(stream: &UnixStream, text: &[u8], count: usize) {
+    let files: Vec<OwnedFd> = (0..count)
+        .map(|_| memfd_create("x", MemfdFlags::CLOEXEC).unwrap())
+        .collect();
+    let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut room);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(
+        stream,
+        &[IoSlice::new(text)],
+        &mut ancillary,
+        SendFlags::empty(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn wrong_fds() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let stream = UnixStream::connect(luod.path()).unwrap();
+    send_fds(&stream, b"{\"cmd\":\"STATUS\"}\n", 3);
+    let mut channel = Channel::from(stream);
+    assert_eq!(error(&mut channel), ErrorCode::UnexpectedFds);
+    let stream = UnixStream::connect(luod.path()).unwrap();
+    send_fds(&stream, b"{\"cmd\":\"STATUS\"}\n", FDS_MAX + 1);
+    let mut channel = Channel::from(stream);
+    assert_eq!(error(&mut channel), ErrorCode::UnexpectedFds);
+    assert!(channel.receive(SOON).is_err());
+    is_alive(&luod);
+}
+
+#[test]
+fn descriptors_are_not_hoarded() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let (read, write) = UnixStream::pair().unwrap();
+    let stream = UnixStream::connect(luod.path()).unwrap();
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut room);
+    let fds = [write.as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+    let text = [IoSlice::new(b"{\"cmd\":\"LIST\"}\n")];
+    sendmsg(&stream, &text, &mut ancillary, SendFlags::empty()).unwrap();
+    drop(write);
+    read.set_read_timeout(SOON).unwrap();
+    assert_eq!((&read).read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let mut slow = UnixStream::connect(luod.path()).unwrap();
+    slow.set_write_timeout(SOON).unwrap();
+    let line = b"{\"cmd\":\"STATUS\"}\n".repeat(1000);
+    let start = Instant::now();
+    // It gets more answers than anybody keeps for it.
+    while slow.write_all(&line).is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+    is_alive(&luod);
+}
+
+#[test]
+fn a_watcher_that_does_not_read() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let mut watcher = Channel::connect(luod.path()).unwrap();
+    watcher.send(&Request::Watch, None).unwrap();
+    let mut client = Channel::connect(luod.path()).unwrap();
+    let start = Instant::now();
+    loop {
+        let subscribe = Request::Subscribe {
+            id: id("a"),
+            timeout_ms: None,
+        };
+        client.send(&subscribe, None).unwrap();
+        client
+            .send(&Request::Unsubscribe { id: id("a") }, None)
+            .unwrap();
+        let (Event::Status(status), _) = client.call(&Request::Status, SOON).unwrap() else {
+            panic!("no status");
+        };
+        if status.connections == 1 {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn a_thousand_connections() {
+    let world = FakeWorld::new();
+    let mut config = config();
+    config.max_connections = 100;
+    config.max_connections_per_user = 50;
+    config.operator_uids.clear();
+    config.operator_gids.clear();
+    let root = rustix::process::getuid().is_root();
+    let luod = Luod::start(&world, config).unwrap();
+    let mut connections = Vec::new();
+    let mut refused = 0;
+    for _ in 0..1000 {
+        let mut stream = UnixStream::connect(luod.path()).unwrap();
+        stream.write_all(b"{\"cmd\":\"REPORT\"}\n").ok();
+        stream.set_read_timeout(SOON).unwrap();
+        let mut text = vec![0; 4096];
+        let length = stream.read(&mut text).unwrap_or(0);
+        let text = String::from_utf8_lossy(&text[..length]).into_owned();
+        if text.contains("too-many") {
+            refused += 1;
+        } else {
+            assert!(text.contains("ERROR"), "{text}");
+        }
+        connections.push(stream);
+    }
+    // Root is an operator, whom nobody may lock out.
+    assert_eq!(refused, if root { 0 } else { 950 });
+    drop(connections);
+    let mut last = Channel::connect(luod.path()).unwrap();
+    last.call(&Request::Report, SOON).unwrap();
+}
+
+#[test]
+fn half_a_line_and_gone() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    for _ in 0..50 {
+        let mut stream = UnixStream::connect(luod.path()).unwrap();
+        stream
+            .write_all(b"{\"cmd\":\"SUBSCRIBE\",\"id\":\"a\"")
+            .unwrap();
+    }
+    is_alive(&luod);
+    luod.terminate();
+}
+
+#[test]
+fn a_socket_is_taken() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let error = Luod::start_at(&world, config(), luod.path()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    is_alive(&luod);
+}
+
+#[test]
+fn sigterm_in_an_update() {
+    let world = FakeWorld::new();
+    let luod = luod(&world);
+    let mut client = Channel::connect(luod.path()).unwrap();
+    let subscribe = Request::Subscribe {
+        id: id("a"),
+        timeout_ms: None,
+    };
+    client.send(&subscribe, None).unwrap();
+    let update = Request::Update {
+        timeout_ms: None,
+        dry_run: false,
+        force: false,
+    };
+    client.call(&update, SOON).unwrap();
+    luod.terminate();
+    let mut cancelled = false;
+    while let Ok(Some((message, _))) = client.receive(SOON) {
+        cancelled |= matches!(message.body, Event::Cancelled { .. });
+    }
+    assert!(cancelled);
+    assert!(world.kernel.outgoing().is_empty());
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The machine that luod runs on.
+
+use crate::{config::Kexec, notify::Manager, world::World};
+use liveupdate::{raw, Device, DEVICE_PATH};
+use luod_protocol::Stamp;
+use rustix::{
+    system::RebootCommand,
+    time::{clock_gettime, ClockId},
+};
+use std::{
+    fs, io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+/// How long the clocks have to be watched to tell how fast the time-stamp counter is.
+const CALIBRATION_US: u64 = 100_000;
+
+/// The machine that luod runs on.
+#[derive(Debug)]
+pub struct System {
+    device: PathBuf,
+    kexec: Kexec,
+    manager: Option<Manager>,
+    started: Stamp,
+}
+
+/// What a clock says, in microseconds.
+fn clock(id: ClockId) -> u64 {
+    let time = clock_gettime(id);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(nanos / 1000)
+}
+
+fn now() -> Stamp {
+    Stamp {
+        realtime_us: clock(ClockId::Realtime),
+        monotonic_us: clock(ClockId::Monotonic),
+        tsc: raw::time_stamp_counter(),
+    }
+}
+
+/// Whether process 1 is systemd.
+fn is_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+impl System {
+    /// The machine, with its real device.
+    pub fn new(kexec: Kexec, manager: Option<Manager>) -> Self {
+        Self {
+            device: DEVICE_PATH.into(),
+            kexec,
+            manager,
+            started: now(),
+        }
+    }
+
+    /// Starts the next kernel in the way that the configuration says.
+    pub fn set_kexec(&mut self, kexec: Kexec) {
+        self.kexec = kexec;
+    }
+
+    /// Tells the service manager something, if there is one.
+    pub fn notify(&self, text: &str) {
+        self.push(text, &[]);
+    }
+
+    fn push(&self, text: &str, fds: &[BorrowedFd<'_>]) {
+        if let Some(manager) = &self.manager {
+            if let Err(error) = manager.send(text, fds) {
+                tracing::error!("cannot tell the service manager {text:?}: {error}");
+            }
+        }
+    }
+
+    /// Lets systemd shut everything down and start the next kernel.
+    fn systemctl(&self) -> io::Result<()> {
+        let Some(manager) = &self.manager else {
+            return Err(io::Error::other(
+                "systemctl kexec would end all sessions: luod has to run as a service with \
+                 Type=notify and a file descriptor store",
+            ));
+        };
+        manager.barrier()?;
+        let output = Command::new("systemctl")
+            .args(["kexec", "--no-block"])
+            .stdin(Stdio::null())
+            .output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let error = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!(
+            "systemctl kexec failed: {}",
+            error.trim()
+        )))
+    }
+}
+
+impl World for System {
+    fn now(&self) -> Stamp {
+        now()
+    }
+
+    fn uptime_us(&self) -> u64 {
+        clock(ClockId::Boottime)
+    }
+
+    fn tsc_khz(&self) -> Option<u64> {
+        let now = now();
+        let micros = now.monotonic_us.checked_sub(self.started.monotonic_us)?;
+        let ticks = now.tsc?.checked_sub(self.started.tsc?)?;
+        (micros >= CALIBRATION_US).then(|| {
+            u64::try_from(u128::from(ticks) * 1000 / u128::from(micros)).unwrap_or(u64::MAX)
+        })
+    }
+
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    fn boot_id(&self) -> String {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        id.unwrap_or_default().trim().to_owned()
+    }
+
+    fn release(&self) -> String {
+        let uname = rustix::system::uname();
+        uname.release().to_string_lossy().into_owned()
+    }
+
+    fn open(&mut self) -> io::Result<Device> {
+        Device::open_path(&self.device)
+    }
+
+    fn image_loaded(&self) -> Option<bool> {
+        let loaded = fs::read_to_string("/sys/kernel/kexec_loaded").ok()?;
+        Some(loaded.trim() == "1")
+    }
+
+    fn kexec(&mut self) -> io::Result<()> {
+        let by_systemctl = match self.kexec {
+            Kexec::Auto => is_systemd(),
+            Kexec::Reboot => false,
+            Kexec::Systemctl => true,
+        };
+        if by_systemctl {
+            return self.systemctl();
+        }
+        rustix::fs::sync();
+        rustix::system::reboot(RebootCommand::Kexec)?;
+        Err(io::Error::other("the kernel did not do it"))
+    }
+
+    fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {
+        self.push(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[fd]);
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.push(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+    }
+
+    fn status(&mut self, text: &str) {
+        self.push(&format!("STATUS={text}"), &[]);
+    }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What luod needs of the machine that it runs on.
+
+use liveupdate::Device;
+use luod_protocol::Stamp;
+use std::{io, os::fd::BorrowedFd, time::Duration};
+
+/// The outside world, as far as it concerns the decisions of luod.
+pub trait World {
+    /// What time it is.
+    fn now(&self) -> Stamp;
+
+    /// For how long this kernel has been running, in microseconds.
+    fn uptime_us(&self) -> u64;
+
+    /// How fast the time-stamp counter runs, in kHz, if that is known by now.
+    fn tsc_khz(&self) -> Option<u64>;
+
+    /// Waits. Only used before anybody is served.
+    fn sleep(&self, time: Duration);
+
+    /// What tells this boot from others.
+    fn boot_id(&self) -> String;
+
+    /// The release of the running kernel.
+    fn release(&self) -> String;
+
+    /// Opens `/dev/liveupdate`, once.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if somebody has it open, `ENOENT` if there is none.
+    fn open(&mut self) -> io::Result<Device>;
+
+    /// Whether a kernel is loaded, if that can be found out.
+    fn image_loaded(&self) -> Option<bool>;
+
+    /// Starts the next kernel. Returns if that failed, or if somebody else is going to do it.
+    ///
+    /// # Errors
+    ///
+    /// Why the next kernel is not started.
+    fn kexec(&mut self) -> io::Result<()>;
+
+    /// Gives a descriptor to the service manager to keep, if there is one.
+    fn keep(&mut self, name: &str, fd: BorrowedFd<'_>);
+
+    /// Takes back what was given to [`Self::keep`].
+    fn forget(&mut self, name: &str);
+
+    /// Tells the service manager what is going on.
+    fn status(&mut self, text: &str);
+}
