@@ -31,6 +31,9 @@
 //! Outgoing and incoming sessions are different types, since the kernel treats them as different
 //! things: one can only be filled, the other only be emptied.
 //!
+//! Programs on machines where `luod` conducts live updates do not open the device, but take part in
+//! what luod does: see [`luod`].
+//!
 //! # Errors
 //!
 //! All functions return [`std::io::Error`]s that say what was attempted. They wrap the error of
@@ -41,6 +44,7 @@ mod device;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod luod;
 pub mod raw;
 mod session;
 

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking part in live updates that `luod` conducts.
+//!
+//! A program says what it does in a live update by implementing [`Participant`], and lets a
+//! [`Member`] do the talking: it claims what the previous kernel handed over, subscribes for the
+//! next update, preserves when luod asks for it, goes on when an update is aborted, and connects
+//! again when luod was restarted.
+//!
+//! ```no_run
+//! use liveupdate::luod::{Member, Participant, Result, SessionName};
+//! use liveupdate::{IncomingSession, OutgoingSession};
+//! use std::fs::File;
+//!
+//! struct Cache {
+//!     memory: File,
+//! }
+//!
+//! impl Participant for Cache {
+//!     fn preserve(&mut self, _: &SessionName, session: &OutgoingSession) -> Result {
+//!         // Stop changing the memory first, if a half-made change would be a problem.
+//!         Ok(session.preserve(&self.memory, 1)?)
+//!     }
+//!
+//!     fn cancelled(&mut self, _: &SessionName, reason: &str) {
+//!         eprintln!("no update: {reason}");
+//!     }
+//!
+//!     fn restore(&mut self, _: &SessionName, session: &IncomingSession) -> Result {
+//!         self.memory = session.retrieve(1)?.into();
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let cache = Cache { memory: File::open("/dev/zero")? };
+//! let mut member = Member::join("cache", &["cache"], cache)?;
+//! member.run()
+//! # }
+//! ```
+//!
+//! Programs with a loop of their own poll [`Member::poll_fd`] and call
+//! [`Member::step`]; those that want nothing to be decided for them use a [`Client`].
+//!
+//! To test such a program, let it talk to a luod on a machine that is none: see `luod::fake` in the
+//! crate `luod`.
+
+mod client;
+mod member;
+
+pub use client::{Client, Notice, Refused};
+pub use luod_protocol::{ErrorCode, Progress, SessionName, SOCKET_PATH};
+pub use member::{Member, Participant, Result};
