@@ -54,6 +54,8 @@ pub struct State {
     pub sleeps: u32,
     /// What is in the file descriptor store, if there is one.
     pub store: Option<BTreeMap<String, OwnedFd>>,
+    /// What luod wants to remember.
+    pub remembered: Option<String>,
     /// What the service manager was told last.
     pub status: String,
     /// Whether the time-stamp counter can be used.
@@ -83,6 +85,7 @@ impl Default for FakeWorld {
                 kexecs: 0,
                 sleeps: 0,
                 store: None,
+                remembered: None,
                 status: String::new(),
                 has_tsc: true,
             })),
@@ -129,6 +132,7 @@ impl FakeWorld {
         let mut state = self.state();
         state.boot = now;
         state.boots += 1;
+        state.remembered = None;
         // A service manager retrieves what it kept, under the names that it had.
         let Some(store) = &mut state.store else {
             return;
@@ -223,6 +227,14 @@ impl World for FakeWorld {
         if let Some(store) = &mut self.state().store {
             store.remove(name);
         }
+    }
+
+    fn remember(&mut self, text: &str) {
+        self.state().remembered = Some(text.to_owned());
+    }
+
+    fn recall(&self) -> Option<String> {
+        self.state().remembered.clone()
     }
 
     fn status(&mut self, text: &str) {

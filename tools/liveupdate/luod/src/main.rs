@@ -135,7 +135,7 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
             )
         })?,
     };
-    let system = System::new(config.kexec, manager);
+    let system = System::new(config.kexec, manager, socket.with_extension("state"));
     let mut machine = Machine::start(system, config, inherited.store);
     let mut server = Server::new(listener)?;
     machine.world().notify("READY=1");

@@ -5,7 +5,7 @@
 //! It is JSON in a sealed memfd, the file [`TOKEN`] of the session [`SESSION`].
 
 use liveupdate::{IncomingSession, OutgoingSession, Token};
-use luod_protocol::{Mark, SessionName, Stamp};
+use luod_protocol::{Mark, Report, SessionName, Stamp};
 use rustix::fs::{fcntl_add_seals, fstat, memfd_create, MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -65,6 +65,18 @@ pub struct Entry {
     pub ready: Stamp,
     /// How long it took to get there, in microseconds.
     pub preserve_us: u64,
+}
+
+/// What luod remembers for a luod that is started in the same kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The boot that it is about.
+    pub boot_id: String,
+    /// The number of the last update.
+    pub update: u64,
+    /// What became of it.
+    #[serde(default)]
+    pub report: Option<Report>,
 }
 
 impl Registry {

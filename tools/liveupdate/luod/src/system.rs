@@ -27,6 +27,8 @@ pub struct System {
     kexec: Kexec,
     manager: Option<Manager>,
     started: Stamp,
+    /// Where something is remembered.
+    state: PathBuf,
 }
 
 /// What a clock says, in microseconds.
@@ -53,13 +55,14 @@ fn is_systemd() -> bool {
 }
 
 impl System {
-    /// The machine, with its real device.
-    pub fn new(kexec: Kexec, manager: Option<Manager>) -> Self {
+    /// The machine, with its real device. `state` is a file that goes with the kernel.
+    pub fn new(kexec: Kexec, manager: Option<Manager>, state: PathBuf) -> Self {
         Self {
             device: DEVICE_PATH.into(),
             kexec,
             manager,
             started: now(),
+            state,
         }
     }
 
@@ -166,6 +169,18 @@ impl World for System {
 
     fn forget(&mut self, name: &str) {
         self.push(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+    }
+
+    fn remember(&mut self, text: &str) {
+        let new = self.state.with_extension("new");
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.state));
+        if let Err(error) = written {
+            tracing::warn!("cannot write {}: {error}", self.state.display());
+        }
+    }
+
+    fn recall(&self) -> Option<String> {
+        fs::read_to_string(&self.state).ok()
     }
 
     fn status(&mut self, text: &str) {

@@ -49,6 +49,12 @@ pub trait World {
     /// Takes back what was given to [`Self::keep`].
     fn forget(&mut self, name: &str);
 
+    /// Remembers a text until this kernel ends, also if luod is started again.
+    fn remember(&mut self, text: &str);
+
+    /// Returns what was remembered last.
+    fn recall(&self) -> Option<String>;
+
     /// Tells the service manager what is going on.
     fn status(&mut self, text: &str);
 }

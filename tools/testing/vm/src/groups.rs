@@ -25,12 +25,13 @@ use crate::vm::{Run, Vm, TIMEOUT};
 type Group = fn(&Ctx, &mut Report) -> Result<()>;
 
 /// In the order in which they run: what is quick comes first.
-const GROUPS: [(&str, Group); 8] = [
+const GROUPS: [(&str, Group); 9] = [
     ("host", host),
     ("lint", lint::run),
     ("kunit", kunit),
     ("kselftest-base", kselftest_base),
     ("kselftest", kselftest),
+    ("luod", luod),
     ("matrix", matrix),
     ("matrix-7.2", matrix_72),
     ("debug", debug),
@@ -361,6 +362,29 @@ fn own_tests_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         let run = boot(ctx, &vm)?;
         report.guest_run(ctx, "", &run, &names);
     }
+    Ok(())
+}
+
+/// luod with its clients, in two live updates.
+fn luod(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let guest = programs::guest(ctx)?;
+    let programs = programs::luod(ctx)?;
+    let programs: Vec<_> = programs
+        .iter()
+        .map(|(name, path)| (*name, path.as_path()))
+        .collect();
+    let initrd = image::guest_with(ctx, "luod", &guest, &[&kernel], &programs)?;
+    let vm = Vm {
+        name: "luod".to_owned(),
+        kernel: &kernel,
+        initrd: &initrd,
+        params: String::new(),
+        init: "luod".to_owned(),
+        timeout: TIMEOUT * 3,
+    };
+    let run = boot(ctx, &vm)?;
+    report.guest_run(ctx, "", &run, &["luod"]);
     Ok(())
 }
 

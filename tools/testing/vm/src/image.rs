@@ -82,6 +82,22 @@ pub fn guest(
     next: &[&Kernel],
     tests: Option<&BaseTests>,
 ) -> Result<PathBuf> {
+    let tests = tests.map(|tests| (format!("/bin/{BASE_TEST}"), tests.program(BASE_TEST)));
+    let programs: Vec<_> = tests
+        .iter()
+        .map(|(name, path)| (name.as_str(), path.as_path()))
+        .collect();
+    guest_with(ctx, name, guest, next, &programs)
+}
+
+/// The same, with programs: what they are called in the image, and where they are.
+pub fn guest_with(
+    ctx: &Ctx,
+    name: &str,
+    guest: &Path,
+    next: &[&Kernel],
+    programs: &[(&str, &Path)],
+) -> Result<PathBuf> {
     let mut image = Image::create(path(ctx, name))?;
     for dir in ["/bin", "/boot", "/dev", "/proc", "/sys", "/tmp"] {
         image.dir(dir)?;
@@ -97,8 +113,8 @@ pub fn guest(
     for (kernel, file) in next.iter().zip(["/boot/next", "/boot/next2"]) {
         image.file(file, &kernel.image)?;
     }
-    if let Some(tests) = tests {
-        image.file(&format!("/bin/{BASE_TEST}"), &tests.program(BASE_TEST))?;
+    for (name, path) in programs {
+        image.file(name, path)?;
     }
     image.finish()
 }

@@ -70,21 +70,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Our guest program, linked statically.
 pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
     let mut step = Step::start(ctx, "build luo-guest");
-    let mut cargo = cargo(ctx);
-    cargo.args([
-        "build",
-        "--locked",
-        "--release",
-        "-p",
-        "luo-guest",
-        "--target",
-        TARGET,
-    ]);
-    // Only the target's: build scripts stay dynamic.
-    cargo.env(
-        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-        "-Ctarget-feature=+crt-static",
-    );
+    let mut cargo = static_build(ctx);
+    cargo.args(["-p", "luo-guest"]);
     step.run(&mut cargo, &ctx.log("guest"))?;
     step.done("");
     guest_path()
@@ -92,8 +79,44 @@ pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
 
 /// Where [`guest`] puts the program.
 pub fn guest_path() -> Result<PathBuf> {
+    Ok(release()?.join("luo-guest"))
+}
+
+/// Where programs for the virtual machine are put.
+fn release() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").context("CARGO_TARGET_DIR is not set")?;
-    Ok(PathBuf::from(target).join(TARGET).join("release/luo-guest"))
+    Ok(PathBuf::from(target).join(TARGET).join("release"))
+}
+
+/// luod and a client of it, linked statically, and what they are called in an image.
+pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut step = Step::start(ctx, "build luod");
+    for what in [
+        ["-p", "luod", "--bins"].as_slice(),
+        ["-p", "liveupdate", "--example", "counter"].as_slice(),
+    ] {
+        let mut cargo = static_build(ctx);
+        cargo.args(what);
+        step.run(&mut cargo, &ctx.log("luod"))?;
+    }
+    step.done("");
+    let release = release()?;
+    Ok(vec![
+        ("/bin/luod", release.join("luod")),
+        ("/bin/counter", release.join("examples/counter")),
+    ])
+}
+
+/// `cargo build` of something for the virtual machine.
+fn static_build(ctx: &Ctx) -> Command {
+    let mut cargo = cargo(ctx);
+    cargo.args(["build", "--locked", "--release", "--target", TARGET]);
+    // Only the target's: build scripts stay dynamic.
+    cargo.env(
+        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+        "-Ctarget-feature=+crt-static",
+    );
+    cargo
 }
 
 /// `cargo` in our workspace.

@@ -108,6 +108,7 @@ impl<W: World> Machine<W> {
     pub fn start(world: W, config: Config, store: Vec<(String, OwnedFd)>) -> Self {
         let mut machine = Self::new(world, config);
         let started = machine.world.now();
+        machine.recall();
         let mut store: BTreeMap<String, IncomingSession> = store
             .into_iter()
             .map(|(name, fd)| (name, IncomingSession::from(fd)))
@@ -197,7 +198,9 @@ impl<W: World> Machine<W> {
         store: &mut BTreeMap<String, IncomingSession>,
         started: Stamp,
     ) {
-        self.number = registry.update;
+        self.number = self.number.max(registry.update);
+        // What is known of this update is better than what was remembered of it.
+        self.last = self.last.take_if(|last| last.update > registry.update);
         let now = self.world.now();
         for entry in registry.sessions {
             let stored = store.remove(entry.name.as_str());
@@ -485,6 +488,7 @@ impl<W: World> Machine<W> {
         if let Some(report) = self.arrival_report() {
             self.announce(&Event::Result(report));
         }
+        self.remember();
         self.announce_phase();
     }
 

@@ -537,6 +537,7 @@ impl<W: World> Machine<W> {
         if let Some(report) = report {
             self.last = Some(report.clone());
             self.announce(&Event::Result(report));
+            self.remember();
         }
         self.update = None;
         self.announce_phase();

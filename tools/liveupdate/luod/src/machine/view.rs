@@ -3,7 +3,7 @@
 //! What luod tells about itself.
 
 use super::{Machine, Part, Subscription};
-use crate::world::World;
+use crate::{registry::Memory, world::World};
 use luod_protocol::{Direction, Mark, SessionInfo, SessionName, SessionState, Stamp, Status};
 
 /// Tells how much time passed between stamps of different kernels.
@@ -63,6 +63,29 @@ impl Subscription {
 }
 
 impl<W: World> Machine<W> {
+    /// Remembers the last update for a luod that is started in the same kernel.
+    pub(super) fn remember(&mut self) {
+        let memory = Memory {
+            boot_id: self.world.boot_id(),
+            update: self.number,
+            report: self.last.clone().or_else(|| self.arrival_report()),
+        };
+        if let Ok(text) = serde_json::to_string(&memory) {
+            self.world.remember(&text);
+        }
+    }
+
+    /// Recalls what another luod remembered in this kernel.
+    pub(super) fn recall(&mut self) {
+        let memory = self.world.recall();
+        let memory = memory.and_then(|text| serde_json::from_str::<Memory>(&text).ok());
+        let here = self.world.boot_id();
+        if let Some(memory) = memory.filter(|memory| memory.boot_id == here) {
+            self.number = memory.update;
+            self.last = memory.report;
+        }
+    }
+
     /// luod at a glance.
     pub fn status(&self) -> Status {
         let pending = self.incoming.values().filter(|session| !session.is_done());

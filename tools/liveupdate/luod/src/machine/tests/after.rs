@@ -56,6 +56,25 @@ fn one_update_after_another() {
     assert_eq!(luod.world.kernel.updates(), 5);
 }
 
+/// luod is started again when everything is over.
+#[test]
+fn the_number_is_remembered() {
+    let mut luod = updated(&["a"]);
+    luod.restore("a");
+    for number in [2, 3] {
+        luod = update_on(luod.next_kernel(), &["a"]);
+        assert_eq!(luod.machine.status().update, number);
+        luod.restore("a");
+    }
+    let mut luod = luod.next_kernel();
+    let operator = luod.connect();
+    luod.send(operator, r#"{"cmd":"REPORT"}"#);
+    let (Event::Report(report), _) = luod.next(operator) else {
+        panic!("no report");
+    };
+    assert_eq!((report.update, report.outcome), (3, Outcome::Updated));
+}
+
 #[test]
 fn the_report() {
     for has_tsc in [true, false] {

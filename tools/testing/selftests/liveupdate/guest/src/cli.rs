@@ -5,7 +5,7 @@
 use crate::{
     bench, child, demo,
     error::{Failure, Result},
-    exec, hazards, kexec, runner, soak, stress,
+    exec, hazards, kexec, luod, runner, soak, stress,
 };
 use std::process::ExitCode;
 
@@ -20,6 +20,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   soak [--count=5] [--seed=1]           so many kexecs with random sessions and files
   stress [--seconds=20] [--kexecs=1] [--seed=1]
                                         everything at once, then a kexec, and again
+  luod                                  luod and its clients, in two live updates
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
   shell                                 busybox sh
@@ -106,6 +107,7 @@ fn dispatch(args: &Args) -> Result<u8> {
         }
         "soak" => soak::run(args),
         "stress" => stress::run(args),
+        "luod" => luod::run(args),
         "exec" => exec::program(args),
         "shell" => exec::shell(),
         "kexec" => {
