@@ -47,6 +47,7 @@ pub mod fake;
 pub mod luod;
 pub mod raw;
 mod session;
+pub mod systemd;
 
 pub use crate::{
     device::{Device, DEVICE_PATH},

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A service that keeps data over live updates, with `LUOSession=` in its unit:
+//!
+//! ```text
+//! [Service]
+//! Type=notify
+//! LUOSession=cache
+//! FileDescriptorStoreMax=20
+//! FileDescriptorStorePreserve=yes
+//! ```
+//!
+//! Its data is a memfd that says how many updates it has seen. Under the same name, systemd hands
+//! over a new session at first, and after each update the one with the data.
+
+use liveupdate::{
+    systemd::{Inherited, Manager, Session},
+    Device, OutgoingSession,
+};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    thread,
+    time::Duration,
+};
+
+/// What the session is called by systemd.
+const NAME: &str = "cache";
+
+/// What the memfd is called in the session.
+const DATA: u64 = 1;
+
+const SIZE: usize = 4 << 20;
+
+fn content(generation: u64) -> Vec<u8> {
+    let words = (0..SIZE as u64 / 8).map(|word| word.wrapping_mul(31).wrapping_add(generation));
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
+/// A new session, if systemd did not bring one.
+fn create() -> io::Result<OutgoingSession> {
+    // systemd opens the device for a moment now and then.
+    for _ in 0..100 {
+        match Device::open() {
+            Err(error) if liveupdate::errno(&error) == Some(16) => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            device => return device?.create_session(NAME),
+        }
+    }
+    Device::open()?.create_session(NAME)
+}
+
+fn main() -> io::Result<()> {
+    let manager = Manager::from_env()?;
+    let mut inherited = Inherited::take()?;
+    let (session, data) = match inherited.session(NAME) {
+        Some(Session::Incoming(old)) => {
+            let data = File::from(old.retrieve(DATA)?);
+            let mut first = [0; 8];
+            data.read_exact_at(&mut first, 0)?;
+            let generation = u64::from_le_bytes(first);
+            let mut all = vec![0; SIZE];
+            data.read_exact_at(&mut all, 0)?;
+            if all != content(generation) {
+                return Err(io::Error::other("the data is not what it was"));
+            }
+            println!("verified generation {generation}");
+            old.finish()?;
+            manager.remove(NAME)?;
+            data.write_all_at(&content(generation + 1), 0)?;
+            let session = create()?;
+            manager.store(NAME, &session)?;
+            (session, data)
+        }
+        Some(Session::Outgoing(session)) => {
+            println!("a new session");
+            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            let mut data = File::from(rustix::fs::memfd_create(NAME, flags)?);
+            data.write_all(&content(1))?;
+            (session, data)
+        }
+        None => return Err(io::Error::other("systemd has no session for this service")),
+    };
+    session.preserve(&data, DATA)?;
+    manager.notify("READY=1")?;
+    manager.barrier()?;
+    loop {
+        thread::park();
+    }
+}
