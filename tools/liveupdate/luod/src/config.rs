@@ -347,6 +347,32 @@ mod tests {
         }
     }
 
+    /// The sample says what the defaults are, and how everything else is written.
+    #[test]
+    fn the_sample() {
+        let sample = include_str!("../luod.toml");
+        assert_eq!(parse(sample).unwrap(), Config::default());
+        let options = sample.lines().map(|line| match line.strip_prefix('#') {
+            Some(option) if !option.starts_with([' ', '!']) => option,
+            _ => "",
+        });
+        let text = options.collect::<Vec<_>>().join("\n");
+        let accounts = Accounts {
+            passwd: "admin:x:5:5:::\nlibvirt-qemu:x:6:6:::\n".into(),
+            group: "memcache:x:7:\n".into(),
+        };
+        let config = Config::parse(&text, &accounts).unwrap();
+        assert_eq!(config.rules.len(), 2);
+        assert_eq!(config.operator_gids, [27]);
+        let defaults = Config {
+            operator_uids: Vec::new(),
+            operator_gids: Vec::new(),
+            rules: Vec::new(),
+            ..config
+        };
+        assert_eq!(defaults, Config::default());
+    }
+
     #[test]
     fn rules() {
         let config = parse(

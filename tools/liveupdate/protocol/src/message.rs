@@ -351,8 +351,6 @@ pub enum ErrorCode {
     UnexpectedFds,
     /// There are too many connections, or this one has too many sessions.
     TooMany,
-    /// The client does not read what it is sent. The connection ends.
-    TooSlow,
     /// HELLO did not come first, or its version is not supported.
     BadHello,
     /// The configuration does not allow this user to do this.
@@ -371,8 +369,6 @@ pub enum ErrorCode {
     NotLoaded,
     /// Sessions of the last update are not finished.
     Unfinished,
-    /// A client had too little time.
-    Deadline,
     /// `/dev/liveupdate` is busy.
     DeviceBusy,
     /// There is no `/dev/liveupdate`, or it does not work.
@@ -394,7 +390,6 @@ impl ErrorCode {
             Self::LineTooLong => "line-too-long",
             Self::UnexpectedFds => "unexpected-fds",
             Self::TooMany => "too-many",
-            Self::TooSlow => "too-slow",
             Self::BadHello => "bad-hello",
             Self::NotAllowed => "not-allowed",
             Self::InUse => "in-use",
@@ -404,7 +399,6 @@ impl ErrorCode {
             Self::NoUpdate => "no-update",
             Self::NotLoaded => "not-loaded",
             Self::Unfinished => "unfinished",
-            Self::Deadline => "deadline",
             Self::DeviceBusy => "device-busy",
             Self::NoDevice => "no-device",
             Self::Kernel => "kernel",
