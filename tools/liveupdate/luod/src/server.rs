@@ -6,7 +6,7 @@
 //! is slow, silent or talks nonsense costs nobody but itself.
 
 use crate::{
-    config::Credentials,
+    config::{Config, Credentials},
     machine::{ConnId, Machine, Output},
     world::World,
 };
@@ -77,6 +77,15 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     // Who may do what is decided by the credentials of who connects.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
+}
+
+/// Whether somebody who connects would be one too many; `others` are the users who are connected.
+fn too_many(config: &Config, who: Credentials, others: &[u32]) -> bool {
+    let same = others.iter().filter(|uid| **uid == who.uid);
+    // Operators get in, whatever others do.
+    !config.is_operator(who)
+        && (others.len() >= config.max_connections
+            || same.count() >= config.max_connections_per_user)
 }
 
 /// The sockets.
@@ -211,13 +220,12 @@ impl Server {
             outbox: Outbox::new(OUTBOX_MAX),
             closing: None,
         };
-        let config = machine.config();
-        let others = self.connections.values();
-        let same = others.filter(|c| c.credentials.uid == credentials.uid);
-        let too_many = !config.is_operator(credentials)
-            && (self.connections.len() >= config.max_connections
-                || same.count() >= config.max_connections_per_user);
-        if too_many {
+        let others: Vec<u32> = self
+            .connections
+            .values()
+            .map(|c| c.credentials.uid)
+            .collect();
+        if too_many(machine.config(), credentials, &others) {
             let event = Event::Error {
                 code: ErrorCode::TooMany,
                 message: "there are too many connections; try it again later".into(),

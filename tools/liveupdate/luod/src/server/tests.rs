@@ -288,6 +288,34 @@ fn a_thousand_connections() {
 }
 
 #[test]
+fn who_is_one_too_many() {
+    let config = Config {
+        max_connections: 4,
+        max_connections_per_user: 2,
+        operator_uids: vec![9],
+        ..Config::default()
+    };
+    let who = |uid| crate::config::Credentials {
+        pid: 1,
+        uid,
+        gid: 1,
+    };
+    for (uid, others, expected) in [
+        (1, &[][..], false),
+        (1, &[1], false),
+        (1, &[1, 1], true),
+        (2, &[1, 1], false),
+        (2, &[1, 1, 3, 3], true),
+        (9, &[1, 1, 3, 3], false),
+        (9, &[9, 9, 9, 9, 9], false),
+        (0, &[1, 1, 3, 3, 0, 0, 0], false),
+    ] {
+        let seen = super::too_many(&config, who(uid), others);
+        assert_eq!(seen, expected, "{uid} {others:?}");
+    }
+}
+
+#[test]
 fn half_a_line_and_gone() {
     let world = FakeWorld::new();
     let luod = luod(&world);
