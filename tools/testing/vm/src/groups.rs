@@ -307,10 +307,10 @@ fn debug(ctx: &Ctx, report: &mut Report) -> Result<()> {
     stress::short(ctx, report, &kernel)
 }
 
-/// The group `debug`, and the threads that do everything at once for a longer time. True if nothing
-/// failed.
+/// The threads that do everything at once for a longer time, and our own kselftests, on the kernel
+/// that checks most. True if nothing failed.
 pub fn test_debug(ctx: &Ctx, seconds: u64, seed: u64) -> Result<bool> {
-    let kernel = kernel::build(ctx, Flavour::Debug)?;
+    let kernel = kernel::build(ctx, Flavour::Kasan)?;
     let mut report = Report::default();
     report.begin("stress");
     let outcome = stress::run_on(ctx, &kernel, seconds, seed)?;
@@ -320,8 +320,8 @@ pub fn test_debug(ctx: &Ctx, seconds: u64, seed: u64) -> Result<bool> {
     let name = format!("everything at once for {seconds} s, seed {seed}");
     report.check(&name, outcome.failure);
     report.end();
-    report.begin("debug");
-    if let Err(error) = debug(ctx, &mut report) {
+    report.begin("kselftest");
+    if let Err(error) = own_tests_on(ctx, &mut report, &kernel) {
         report.fail("the group could not run", &format!("{error:#}"));
     }
     report.end();

@@ -25,6 +25,8 @@ pub enum Flavour {
     Bench,
     /// The Rust LUO with everything that checks.
     Debug,
+    /// The same with KASAN and kmemleak.
+    Kasan,
     /// The unchanged base, with the LUO in C.
     Peer,
     /// An older kernel, with the LUO in C.
@@ -88,6 +90,7 @@ impl Flavour {
             Flavour::Ours => "ours",
             Flavour::Bench => "bench",
             Flavour::Debug => "debug",
+            Flavour::Kasan => "kasan",
             Flavour::Peer => "peer",
             Flavour::Peer72 => "peer72",
         }
@@ -102,7 +105,7 @@ impl Flavour {
 
     /// Whether its LUO is the one in Rust.
     pub fn is_ours(self) -> bool {
-        matches!(self, Flavour::Ours | Flavour::Bench | Flavour::Debug)
+        !matches!(self, Flavour::Peer | Flavour::Peer72)
     }
 
     /// Configuration fragments, later ones win.
@@ -111,6 +114,7 @@ impl Flavour {
             Flavour::Ours => &["base.config", "rust.config"],
             Flavour::Bench => &["base.config", "bench.config"],
             Flavour::Debug => &["base.config", "rust.config", "debug.config"],
+            Flavour::Kasan => &["base.config", "rust.config", "debug.config", "kasan.config"],
             Flavour::Peer | Flavour::Peer72 => &["base.config"],
         }
     }

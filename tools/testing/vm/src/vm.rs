@@ -56,6 +56,10 @@ impl Vm<'_> {
             .arg(self.initrd);
         // A busy host delays the timer such that the kernel takes it for broken.
         let mut line = "console=ttyS0 panic=-1 no_timer_check liveupdate=on kho=on".to_owned();
+        if self.kernel.flavour == Flavour::Kasan {
+            // The map of KASAN takes an eighth of the memory, twice which is too much for scratch.
+            line.push_str(" kho_scratch=32M,32M,450M");
+        }
         for part in [self.params.as_str(), "--", self.init.as_str()] {
             if !(part.is_empty() || part == "--" && self.init.is_empty()) {
                 line = format!("{line} {part}");
@@ -77,10 +81,10 @@ impl Vm<'_> {
         let mut child = spawn(&mut qemu)?;
         // A checking kernel is several times slower.
         let limit = self.timeout
-            * if self.kernel.flavour == Flavour::Debug {
-                4
-            } else {
-                1
+            * match self.kernel.flavour {
+                Flavour::Kasan => 12,
+                Flavour::Debug => 4,
+                _ => 1,
             };
         let mut shown = 0;
         let mut timed_out = None;
