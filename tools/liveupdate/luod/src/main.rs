@@ -11,6 +11,7 @@ use luod::{
     server::{self, Server},
     system::System,
 };
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
     io::{self, Read},
@@ -110,7 +111,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Each session and each connection takes a descriptor.
+fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
 fn run(args: &Args, config: Config) -> io::Result<()> {
+    raise_limit();
     let inherited = Inherited::take();
     let (signals, sender) = UnixStream::pair()?;
     let (hangups, hangup_sender) = UnixStream::pair()?;

@@ -4,6 +4,7 @@
 
 mod after;
 mod before;
+mod random;
 
 use super::*;
 use crate::{config::Rule, fake::FakeWorld};
