@@ -200,6 +200,8 @@ fn check_expressible(file: &ShmemFile) -> Result<Seals> {
     }
 }
 
+kernel::declare_compatible!(<Memfd as FileHandler>::COMPATIBLE);
+
 #[vtable]
 impl FileHandler for Memfd {
     const COMPATIBLE: &'static CStr = c"memfd-v2";

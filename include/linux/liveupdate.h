@@ -10,6 +10,7 @@
 #define _LINUX_LIVEUPDATE_H
 
 #include <linux/bug.h>
+#include <linux/build_bug.h>
 #include <linux/compiler.h>
 #include <linux/errno.h>
 #include <linux/kho/abi/luo.h>
@@ -158,7 +159,33 @@ struct liveupdate_flb {
 	const char compatible[LIVEUPDATE_FLB_COMPAT_LENGTH];
 };
 
+/**
+ * struct liveupdate_format - entry of the list of formats in the image
+ * @compatible: The name of the format.
+ *
+ * The section .liveupdate_versions of an image lists all formats that the kernel
+ * understands, such that programs know before a live update. It begins with a
+ * magic number and a version, which the linker writes.
+ */
+struct liveupdate_format {
+	char compatible[LIVEUPDATE_HNDL_COMPAT_LENGTH];
+} __aligned(8);
+
 #ifdef CONFIG_LIVEUPDATE
+
+/**
+ * LIVEUPDATE_FORMAT - add the name of a format to the list in the image
+ * @name: The name, at most 47 bytes: what a handler or shared state has as
+ *        @compatible.
+ */
+#define LIVEUPDATE_FORMAT(name)						\
+	static_assert(sizeof(name) <= LIVEUPDATE_HNDL_COMPAT_LENGTH);	\
+	static const struct liveupdate_format				\
+	__PASTE(liveupdate_format_, __COUNTER__)			\
+	__used __section(".liveupdate_versions") = { .compatible = name }
+
+extern const struct liveupdate_format __start_liveupdate_versions[];
+extern const struct liveupdate_format __stop_liveupdate_versions[];
 
 bool liveupdate_enabled(void);
 int liveupdate_reboot(void);
@@ -185,6 +212,9 @@ int liveupdate_flb_get_outgoing(struct liveupdate_flb *flb, void **objp);
 void liveupdate_flb_put_outgoing(struct liveupdate_flb *flb);
 
 #else /* CONFIG_LIVEUPDATE */
+
+#define LIVEUPDATE_FORMAT(name) \
+	static_assert(sizeof(name) <= LIVEUPDATE_HNDL_COMPAT_LENGTH)
 
 static inline bool liveupdate_enabled(void)
 {

@@ -10,6 +10,7 @@
 //! | `damage`        | damages what is handed over, for tests                        |
 //! | [`debugfs`]     | the list of sessions for administrators                       |
 //! | [`fault`]       | lets steps fail, for tests                                    |
+//! | [`formats`]     | which formats are understood, and which are in use            |
 //! | [`ioctl`]       | argument structures                                           |
 //! | [`luo_core`]    | set-up, the device, the way into a kexec                      |
 //! | [`luo_session`] | sessions and their files in user space                        |
@@ -27,6 +28,7 @@ mod c_abi;
 mod damage;
 mod debugfs;
 mod fault;
+mod formats;
 mod gate;
 mod ioctl;
 mod luo_core;

@@ -21,7 +21,7 @@ use crate::{
         LuoSer,
         Name, //
     },
-    debugfs, fault,
+    debugfs, fault, formats,
     gate::Gate,
     ioctl::{
         Command,
@@ -334,6 +334,9 @@ fn late_init() -> Result {
         name: c"liveupdate",
     });
     DEVICE.populate(KBox::pin_init(device, GFP_KERNEL)?);
+    if let Err(err) = formats::init() {
+        pr_err!("no /sys/kernel/liveupdate: error {}\n", err.to_errno());
+    }
     debugfs::init(luo)
 }
 initcall!(late, late_init);

@@ -318,6 +318,14 @@ fn all(luo: &Luo) -> impl Iterator<Item = Arc<Flb>> + '_ {
     })
 }
 
+/// Calls `each` with the format of each state that is to be handed over.
+pub(crate) fn formats(luo: &Luo, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+    all(luo)
+        .filter(|flb| flb.is_live())
+        .try_for_each(|flb| each(flb.compatible.as_bytes()))?;
+    incoming::formats(luo, each)
+}
+
 /// Checks whether there is room for `more` states than those that files depend on.
 ///
 /// # Errors

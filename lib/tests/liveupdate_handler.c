@@ -311,10 +311,13 @@ static const struct liveupdate_file_ops luo_test_ops = {
 	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
 };
 
+#define LUO_TEST_COMPATIBLE "luo-test-v1"
+
 static struct liveupdate_file_handler luo_test_handler = {
 	.ops		= &luo_test_ops,
-	.compatible	= "luo-test-v1",
+	.compatible	= LUO_TEST_COMPATIBLE,
 };
+LIVEUPDATE_FORMAT(LUO_TEST_COMPATIBLE);
 
 static unsigned int reboot_delay_ms;
 module_param(reboot_delay_ms, uint, 0644);

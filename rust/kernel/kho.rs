@@ -72,12 +72,33 @@ pub fn is_enabled() -> bool {
 /// Only has a meaning in the path of `kernel_kexec()`, where the kexec lock is held: without it, the
 /// image can be replaced at any time, and the answer is arbitrary. Does not sleep.
 pub fn loaded_image_carries_handover() -> bool {
+    loaded_image() == LoadedImage::WithHandover
+}
+
+/// What `kernel_kexec()` would start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadedImage {
+    /// Nothing.
+    None,
+    /// An image that takes over preserved memory.
+    WithHandover,
+    /// An image that does not.
+    WithoutHandover,
+}
+
+/// Returns what is known of the image that `kernel_kexec()` would start.
+///
+/// # Context
+///
+/// As for [`loaded_image_carries_handover`]. Elsewhere, this is only a hint for somebody who can be
+/// sure that nobody loads an image at the same time. Does not sleep.
+pub fn loaded_image() -> LoadedImage {
     let mut fdt: bindings::phys_addr_t = 0;
 
     // SAFETY: The pointer variable is valid for reading; it may change at any time.
     let image = unsafe { (&raw const bindings::kexec_image).read_volatile() };
     if image.is_null() {
-        return false;
+        return LoadedImage::None;
     }
     // The image could go away under a caller that does not keep to the above, hence no reference,
     // and an access that may fail.
@@ -88,7 +109,11 @@ pub fn loaded_image_carries_handover() -> bool {
     let ret = unsafe {
         bindings::copy_from_kernel_nofault((&raw mut fdt).cast(), src.cast(), size_of_val(&fdt))
     };
-    ret == 0 && fdt != 0
+    if ret == 0 && fdt != 0 {
+        LoadedImage::WithHandover
+    } else {
+        LoadedImage::WithoutHandover
+    }
 }
 
 /// A physical address as it is handed over: a number that is not known to make sense. Never 0.

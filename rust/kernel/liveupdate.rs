@@ -15,6 +15,7 @@
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 mod file_ops;
+pub mod format;
 pub mod shared;
 
 use crate::{

@@ -182,6 +182,8 @@ struct NumberSer {
 
 struct Handler;
 
+kernel::declare_compatible!(<Handler as FileHandler>::COMPATIBLE);
+
 #[vtable]
 impl FileHandler for Handler {
     const COMPATIBLE: &'static CStr = c"rust-sample-number-v1";
@@ -228,6 +230,8 @@ struct GenerationSer {
 }
 
 struct Generation;
+
+kernel::declare_compatible!(<Generation as SharedState>::COMPATIBLE);
 
 #[vtable]
 impl SharedState for Generation {

@@ -282,6 +282,14 @@ pub(crate) fn is_in_use(luo: &Luo, list: Option<&FlbList>) -> bool {
         .any(|flb| find(luo, &flb.compatible).is_some_and(|found| found.is_in_use(flb.is_live())))
 }
 
+/// Calls `each` with the format of each state that unfinished files depend on.
+pub(super) fn formats(luo: &Luo, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+    luo.incoming_flbs
+        .iter()
+        .filter(|flb| flb.state.lock().files != 0)
+        .try_for_each(|flb| each(flb.compatible.as_bytes()))
+}
+
 /// Whether [`is_in_use`] can be true for any file.
 pub(crate) fn any_in_use(luo: &Luo) -> bool {
     luo.incoming_flbs

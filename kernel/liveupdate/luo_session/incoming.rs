@@ -90,6 +90,14 @@ impl IncomingSession {
         &self.files
     }
 
+    /// Calls `each` with the format of each file.
+    pub(crate) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+        let mut files = self.files.write_killable()?;
+        files.load(display(&self.name))?;
+        let mut files = files.files().iter();
+        files.try_for_each(|file| each(file.compatible()))
+    }
+
     /// Writes what an administrator may want to know.
     pub(crate) fn report(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whoever asks must not wait for a handler.

@@ -116,6 +116,13 @@ impl OutgoingSession {
         }
     }
 
+    /// Calls `each` with the format of each file.
+    pub(crate) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+        let contents = self.contents.read_killable()?;
+        let mut files = contents.files.files().iter();
+        files.try_for_each(|file| each(file.handler().compatible().as_bytes()))
+    }
+
     /// Writes what an administrator may want to know.
     pub(crate) fn report(&self, sealed: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whoever asks must not wait for a handler.

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The list of formats that this kernel understands, in its image.
+//!
+//! Programs have to know before a live update whether the next kernel understands what will be
+//! handed over. So every image has a section `.liveupdate_versions`, which begins with a magic
+//! number and a version (the linker writes them), and goes on with one [`Format`] for each format.
+//!
+//! C counterpart: `LIVEUPDATE_FORMAT()` in
+//! [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
+
+use crate::{
+    bindings,
+    prelude::*, //
+};
+
+/// The name of a format, as it is in the list.
+#[repr(C, align(8))]
+pub struct Format([u8; Format::LEN]);
+
+impl Format {
+    const LEN: usize = 48;
+
+    /// Makes an entry of the list. Fails to compile if `name` has not between 1 and 47 bytes.
+    pub const fn new(name: &CStr) -> Self {
+        let name = name.to_bytes();
+        assert!(
+            !name.is_empty() && name.len() < Self::LEN,
+            "the name of a format has 1 to 47 bytes"
+        );
+        let mut field = [0; Self::LEN];
+        let mut i = 0;
+        while i < name.len() {
+            field[i] = name[i];
+            i += 1;
+        }
+        Self(field)
+    }
+
+    /// The name, without what fills its field.
+    pub fn name(&self) -> &[u8] {
+        self.0.split(|&byte| byte == 0).next().unwrap_or(&[])
+    }
+}
+
+static_assert!(size_of::<Format>() == size_of::<bindings::liveupdate_format>());
+static_assert!(align_of::<Format>() == align_of::<bindings::liveupdate_format>());
+
+/// The formats that the image of this kernel understands, as its list has them.
+///
+/// Those of modules are not among them.
+pub fn supported() -> &'static [Format] {
+    let start = (&raw const bindings::__start_liveupdate_versions).cast::<Format>();
+    let stop = (&raw const bindings::__stop_liveupdate_versions).cast::<Format>();
+    let count = stop.addr().saturating_sub(start.addr()) / size_of::<Format>();
+    // SAFETY: The linker placed all entries, which have the layout of `Format`, between the two
+    // symbols. Nobody ever writes to them.
+    unsafe { core::slice::from_raw_parts(start, count) }
+}
+
+/// Adds the name of a format to the list in the image.
+///
+/// To be used beside the implementation of [`FileHandler`](super::FileHandler) or
+/// [`SharedState`](super::shared::SharedState) that the name belongs to.
+///
+/// # Examples
+///
+/// ```ignore
+/// kernel::declare_compatible!(<Handler as FileHandler>::COMPATIBLE);
+/// ```
+#[macro_export]
+macro_rules! declare_compatible {
+    ($name:expr) => {
+        const _: () = {
+            #[link_section = ".liveupdate_versions"]
+            #[used(compiler)]
+            static FORMAT: $crate::liveupdate::format::Format =
+                $crate::liveupdate::format::Format::new($name);
+        };
+    };
+}
