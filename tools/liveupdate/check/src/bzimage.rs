@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The boot protocol's header of a bzImage.
+//!
+//! See Documentation/arch/x86/boot.rst in the kernel.
+
+use crate::ImageError;
+
+/// What the header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BzImage<'a> {
+    /// The version string: the release and more.
+    pub version: Option<String>,
+    /// The compressed kernel, with the length of the kernel behind it.
+    pub payload: &'a [u8],
+    /// How much memory the kernel needs to start, in bytes.
+    pub init_size: u64,
+}
+
+fn bytes<const N: usize>(file: &[u8], at: usize) -> Option<[u8; N]> {
+    file.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+fn number(file: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(u32::from_le_bytes(bytes(file, at)?)).ok()
+}
+
+/// Whether a file begins as a bzImage does.
+pub fn is_bzimage(file: &[u8]) -> bool {
+    bytes(file, 0x1fe) == Some([0x55, 0xaa]) && bytes(file, 0x202) == Some(*b"HdrS")
+}
+
+impl<'a> BzImage<'a> {
+    /// Parses a file.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NotAKernel`] if there is no header, [`ImageError::Damaged`] if it points out
+    /// of the file, [`ImageError::Unsupported`] if it is older than version 2.08 (Linux 2.6.26).
+    pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
+        if !is_bzimage(file) {
+            return Err(ImageError::NotAKernel);
+        }
+        Self::fields(file).ok_or(ImageError::Damaged("the header points out of the file"))?
+    }
+
+    fn fields(file: &'a [u8]) -> Option<Result<Self, ImageError>> {
+        let protocol = u16::from_le_bytes(bytes(file, 0x206)?);
+        if protocol < 0x208 {
+            return Some(Err(ImageError::Unsupported(format!(
+                "boot protocol {}.{:02}",
+                protocol >> 8,
+                protocol & 0xff
+            ))));
+        }
+        let sectors = match *file.get(0x1f1)? {
+            0 => 4,
+            sectors => usize::from(sectors),
+        };
+        let start = (sectors + 1) * 512;
+        let offset = start.checked_add(number(file, 0x248)?)?;
+        let payload = file.get(offset..offset.checked_add(number(file, 0x24c)?)?)?;
+        let init_size = if protocol >= 0x20a {
+            u64::try_from(number(file, 0x260)?).ok()?
+        } else {
+            0
+        };
+        Some(Ok(Self {
+            version: Self::version(file),
+            payload,
+            init_size,
+        }))
+    }
+
+    fn version(file: &[u8]) -> Option<String> {
+        let at = usize::from(u16::from_le_bytes(bytes(file, 0x20e)?));
+        if at == 0 {
+            return None;
+        }
+        let text = file.get(at + 0x200..)?;
+        let text = text
+            .get(..text.len().min(256))?
+            .split(|byte| *byte == 0)
+            .next()?;
+        let text = std::str::from_utf8(text).ok()?;
+        let printable = !text.is_empty() && text.chars().all(|c| !c.is_control());
+        printable.then(|| text.to_owned())
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Verdicts, and how formats are compared.
+
+use crate::{Formats, Image, Needs};
+use serde::Serialize;
+use std::fmt;
+
+/// Whether a live update would work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It is known that nothing speaks against it.
+    Yes,
+    /// Everything that can be found out speaks for it.
+    Likely,
+    /// Too little can be found out.
+    Unknown,
+    /// It is known that data would be lost.
+    No,
+}
+
+impl Verdict {
+    /// The verdict as a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Likely => "likely",
+            Self::Unknown => "unknown",
+            Self::No => "no",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The result of one check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was checked.
+    pub check: &'static str,
+    /// The result.
+    pub verdict: Verdict,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+impl Finding {
+    /// Makes a finding.
+    pub fn new(check: &'static str, verdict: Verdict, reason: impl Into<String>) -> Self {
+        Self {
+            check,
+            verdict,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The verdict of all findings together: [`Verdict::Unknown`] if there are none.
+pub fn worst(findings: &[Finding]) -> Verdict {
+    let verdicts = findings.iter().map(|finding| finding.verdict);
+    verdicts.max().unwrap_or(Verdict::Unknown)
+}
+
+/// The name of a format without its version.
+fn family(name: &str) -> &str {
+    name.rsplit_once("-v").map_or(name, |(family, _)| family)
+}
+
+/// Checks whether the kernel of `image` understands what is going to be handed over.
+pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
+    const CHECK: &str = "formats";
+    let mut findings = Vec::new();
+    match &image.formats {
+        Formats::Unreadable(why) => {
+            findings.push(Finding::new(CHECK, Verdict::Unknown, why.as_str()));
+        }
+        Formats::List(known) => {
+            for name in needs.in_use.iter().filter(|name| !known.contains(*name)) {
+                findings.push(Finding::new(
+                    CHECK,
+                    Verdict::No,
+                    format!("the image does not understand {name}: what has it would be lost"),
+                ));
+            }
+            if findings.is_empty() {
+                findings.push(Finding::new(
+                    CHECK,
+                    if needs.complete {
+                        Verdict::Yes
+                    } else {
+                        Verdict::Likely
+                    },
+                    if needs.complete {
+                        "the list in the image has all formats that would be handed over now"
+                    } else {
+                        "the list in the image has all formats that are usual, but this kernel \
+                         does not tell which ones are in use"
+                    },
+                ));
+            }
+            let possible = needs.possible.difference(&needs.in_use);
+            for name in possible.filter(|name| !known.contains(*name)) {
+                findings.push(Finding::new(
+                    CHECK,
+                    Verdict::Likely,
+                    format!(
+                        "the image does not understand {name}, which is not in use now: check \
+                         again when everything is preserved"
+                    ),
+                ));
+            }
+        }
+        Formats::Strings(found) => {
+            for name in &needs.in_use {
+                if found.contains(name) {
+                    continue;
+                }
+                let of_family = |other: &&String| family(other) == family(name);
+                let (verdict, reason) = match found.iter().find(of_family) {
+                    Some(other) => (
+                        Verdict::No,
+                        format!("the image has {other} where {name} would be handed over"),
+                    ),
+                    None if ["kho", "luo", "memfd"].contains(&family(name)) => (
+                        Verdict::No,
+                        format!("there is no {name} in the image: it cannot take over anything of this kind"),
+                    ),
+                    None => (
+                        Verdict::Unknown,
+                        format!("the image has no list of formats; whether it understands {name} cannot be found out"),
+                    ),
+                };
+                findings.push(Finding::new(CHECK, verdict, reason));
+            }
+            if findings.is_empty() {
+                findings.push(Finding::new(
+                    CHECK,
+                    Verdict::Likely,
+                    "the image has no list of formats, but their names are in it",
+                ));
+            }
+        }
+    }
+    for (setting, what) in [
+        ("KEXEC_HANDOVER", "memory"),
+        ("LIVEUPDATE", "sessions"),
+        ("LIVEUPDATE_MEMFD", "memfds"),
+    ] {
+        if image.setting(setting) == Some("n") {
+            findings.push(Finding::new(
+                "configuration",
+                Verdict::No,
+                format!("CONFIG_{setting} is not set in the image: it cannot take over {what}"),
+            ));
+        }
+    }
+    findings
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line. Man pages and completions are made of the same.
+
+use clap::{Args, Parser, Subcommand};
+use luod_protocol::{SessionName, SOCKET_PATH};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+};
+
+/// Exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Success; `check`: yes.
+    Good = 0,
+    /// It did not work.
+    Failed = 1,
+    /// Wrong arguments; clap uses the same.
+    Usage = 2,
+    /// luod cannot be reached.
+    NoLuod = 3,
+    /// `check` and what depends on it: no.
+    No = 4,
+    /// `check`: unknown.
+    Unknown = 5,
+    /// `check`: likely.
+    Likely = 6,
+    /// The update was aborted; everything runs as before.
+    Aborted = 7,
+    /// The operator said no, or could not be asked.
+    NotConfirmed = 8,
+}
+
+/// Why a command ends.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Display) -> Self {
+        Self {
+            exit,
+            message: message.to_string(),
+        }
+    }
+}
+
+/// Conduct and watch live updates.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 success (check: yes), 1 failure, 2 wrong arguments, 3 luod cannot \
+be reached, 4 check: no, 5 check: unknown, 6 check: likely, 7 update aborted, 8 not confirmed."
+)]
+pub struct Cli {
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Where luod listens.
+    #[arg(long, global = true, default_value = SOCKET_PATH)]
+    pub socket: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct LoadOptions {
+    /// The kernel image, a bzImage.
+    pub image: PathBuf,
+    /// The initial RAM file system.
+    #[arg(long)]
+    pub initrd: Option<PathBuf>,
+    /// Use the command line of the running kernel (the default).
+    #[arg(long, conflicts_with = "cmdline")]
+    pub reuse_cmdline: bool,
+    /// Use this command line.
+    #[arg(long)]
+    pub cmdline: Option<String>,
+    /// Load the image even if the check says no.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct KexecOptions {
+    /// Let clients preserve everything, then take it all back.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How many seconds the clients get.
+    #[arg(long)]
+    pub timeout: Option<u64>,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// Go on if the check says no, without clients that fail. What they have is lost.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a kernel, and load it for the next update.
+    Load(LoadOptions),
+    /// Tell whether a kernel understands what would be handed over to it.
+    Check {
+        /// The kernel image; without it, what is known of the loaded one.
+        image: Option<PathBuf>,
+    },
+    /// Show what luod is doing.
+    Status,
+    /// List all sessions.
+    List,
+    /// Start the loaded kernel in a live update.
+    Kexec(KexecOptions),
+    /// Abort the update that is under way.
+    Abort,
+    /// End a session that a client has claimed.
+    Finish {
+        session: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// End a session that nobody has claimed: what is in it is lost.
+    Discard {
+        session: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show the timeline of the last update.
+    Report,
+    /// Show what happens while it happens.
+    Watch,
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Write the man pages into a directory.
+    #[command(hide = true)]
+    Man { dir: PathBuf },
+}
+
+pub fn session(name: &str) -> Result<SessionName, Failure> {
+    SessionName::try_from(name.to_owned())
+        .map_err(|error| Failure::new(Exit::Usage, format!("session name '{name}': {error}")))
+}
+
+/// Asks on a terminal whether to do something.
+pub fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::new(
+            Exit::NotConfirmed,
+            format!("nobody can be asked whether to {what}; use --yes"),
+        ));
+    }
+    eprint!("Really {what}? [y/N] ");
+    let mut answer = String::new();
+    let read = io::stderr()
+        .flush()
+        .and_then(|()| io::stdin().read_line(&mut answer));
+    match (read, answer.trim()) {
+        (Ok(_), "y" | "Y" | "yes") => Ok(()),
+        _ => Err(Failure::new(Exit::NotConfirmed, "nothing was done")),
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `luoctl`: conducts and watches live updates from the command line.
+
+mod cli;
+mod image;
+mod load;
+mod talk;
+mod update;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command, Exit, Failure};
+use std::{io, process::ExitCode};
+
+fn run(cli: &Cli) -> Result<Exit, Failure> {
+    match &cli.command {
+        Command::Load(options) => load::load(cli, options),
+        Command::Check { image } => image::check(cli, image.as_deref()),
+        Command::Status => talk::status(cli),
+        Command::List => talk::list(cli),
+        Command::Kexec(options) => update::kexec(cli, options),
+        Command::Abort => talk::simple(cli, luod_protocol::Request::Abort),
+        Command::Finish { session, yes } => {
+            cli::confirm(
+                *yes,
+                &format!("end session {session}, which a client has claimed"),
+            )?;
+            let session = cli::session(session)?;
+            talk::simple(cli, luod_protocol::Request::Finish { session })
+        }
+        Command::Discard { session, yes } => {
+            cli::confirm(
+                *yes,
+                &format!("discard session {session} and all that is in it"),
+            )?;
+            let session = cli::session(session)?;
+            talk::simple(cli, luod_protocol::Request::Discard { session })
+        }
+        Command::Report => talk::report(cli),
+        Command::Watch => talk::watch(cli),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "luoctl", &mut io::stdout());
+            Ok(Exit::Good)
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(dir)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+                .map_err(|error| {
+                    Failure::new(Exit::Failed, format!("{}: {error}", dir.display()))
+                })?;
+            Ok(Exit::Good)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = run(&cli).unwrap_or_else(|failure| {
+        if cli.json {
+            println!(
+                "{}",
+                serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 })
+            );
+        } else {
+            eprintln!("luoctl: {}", failure.message);
+        }
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
+}
