@@ -12,6 +12,7 @@
 //! | [`fault`]       | lets steps fail, for tests                                    |
 //! | [`formats`]     | which formats are understood, and which are in use            |
 //! | [`ioctl`]       | argument structures                                           |
+//! | [`root`]        | what the previous kernel handed over, or it hands on          |
 //! | [`luo_core`]    | set-up, the device, the way into a kexec                      |
 //! | [`luo_session`] | sessions and their files in user space                        |
 //! | [`luo_file`]    | file handlers, and the files of sessions                      |
@@ -35,6 +36,7 @@ mod luo_core;
 mod luo_file;
 mod luo_flb;
 mod luo_session;
+mod root;
 
 kernel::builtin_crate!(c"luo");
 

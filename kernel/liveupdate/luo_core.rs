@@ -17,10 +17,7 @@
 //! User space memory is only accessed with none of them held.
 
 use crate::{
-    abi::{
-        LuoSer,
-        Name, //
-    },
+    abi::Name,
     debugfs, fault, formats,
     gate::Gate,
     ioctl::{
@@ -34,7 +31,6 @@ use crate::{
         ContentIds, //
     },
     luo_flb::{
-        self,
         incoming::IncomingFlbs,
         Flb, //
     },
@@ -45,6 +41,10 @@ use crate::{
         install,
         outgoing::OutgoingSessions, //
     },
+    root::{
+        self,
+        Incoming, //
+    },
 };
 use kernel::{
     early_param,
@@ -52,8 +52,7 @@ use kernel::{
     initcall,
     kho::{
         self,
-        ClaimedFolio,
-        PhysAddr, //
+        ClaimedFolio, //
     },
     miscdevice::{
         MiscDevice,
@@ -73,8 +72,10 @@ use kernel::{
             Atomic,
             AtomicFlag, //
         },
+        new_mutex,
         new_rwsem,
         Arc,
+        Mutex,
         RwSemaphore,
         SetOnce, //
     },
@@ -113,6 +114,10 @@ pub(crate) struct Luo {
     #[pin]
     pub(crate) content_ids: ContentIds,
     pub(crate) incoming_flbs: IncomingFlbs,
+    /// What was read in the early initcall and is freed in the late one: in between, the page
+    /// allocator may still be busy making itself complete.
+    #[pin]
+    early: Mutex<Option<ClaimedFolio>>,
 }
 
 impl Luo {
@@ -121,6 +126,7 @@ impl Luo {
             number,
             sessions_pa,
             flbs: incoming_flbs,
+            done,
         } = incoming;
         pin_init!(Self {
             number,
@@ -131,6 +137,7 @@ impl Luo {
             registry <- new_rwsem!(Registry::new(), "luo_registry"),
             content_ids <- ContentIds::new(),
             incoming_flbs,
+            early <- new_mutex!(done, "luo_early"),
         })
     }
 
@@ -159,9 +166,11 @@ impl Luo {
         incoming.load()?;
         let count = outgoing.count().saturating_add(incoming.iter().count());
         if count == 0 {
+            root::pass_on()?;
             gate.seal();
             return Ok(());
         }
+        root::give_up();
         if !kho::loaded_image_carries_handover() {
             pr_err!(
                 "the loaded image cannot take over {} sessions: load it with kexec_file_load()\n",
@@ -222,7 +231,7 @@ pub(crate) fn is_enabled() -> bool {
 ///
 /// May sleep. To be called with the kexec lock held, before anything is shut down.
 pub(crate) fn reboot() -> Result {
-    Luo::get().map_or(Ok(()), Luo::reboot)
+    Luo::get().map_or_else(root::pass_on, Luo::reboot)
 }
 
 fn parse_param(arg: Option<&CStr>) -> Result {
@@ -230,74 +239,6 @@ fn parse_param(arg: Option<&CStr>) -> Result {
     Ok(())
 }
 early_param!(c"liveupdate", parse_param);
-
-/// What the previous kernel left behind.
-struct Incoming {
-    number: u64,
-    sessions_pa: u64,
-    flbs: IncomingFlbs,
-}
-
-impl Incoming {
-    const NOTHING: Self = Self {
-        number: 0,
-        sessions_pa: 0,
-        flbs: IncomingFlbs::new(),
-    };
-
-    /// Takes over the root of what the previous kernel left behind.
-    ///
-    /// If it makes no sense, nothing is taken over: the memory stays reserved, and the machine
-    /// boots as if there were nothing.
-    fn take_over() -> Self {
-        let (folio, size) = match ClaimedFolio::subtree(ENTRY_NAME) {
-            Ok(found) => found,
-            Err(err) => {
-                if err != ENOENT {
-                    pr_err!("cannot find live update data: error {}\n", err.to_errno());
-                }
-                return Self::NOTHING;
-            }
-        };
-        let bytes = folio.bytes();
-        let this = match LuoSer::parse(bytes.get(..size).unwrap_or(bytes)) {
-            Ok(ser) => {
-                pr_info!(
-                    "Retrieved live update data, liveupdate number: {}\n",
-                    ser.liveupdate_num
-                );
-                Self {
-                    number: ser.liveupdate_num,
-                    sessions_pa: ser.sessions_pa,
-                    flbs: Self::take_over_flbs(ser.flbs_pa),
-                }
-            }
-            Err(err) => {
-                pr_err!(
-                    "cannot use the live update data of the previous kernel ({:?}): its memory \
-                     stays reserved until the next reboot\n",
-                    err
-                );
-                Self::NOTHING
-            }
-        };
-        // The debugfs files of Kexec Handover show this page for as long as the kernel runs.
-        folio.leak();
-        this
-    }
-
-    fn take_over_flbs(pa: u64) -> IncomingFlbs {
-        let Some(pa) = PhysAddr::new(pa) else {
-            return IncomingFlbs::new();
-        };
-        ClaimedFolio::new(pa)
-            .and_then(|folio| luo_flb::incoming::parse(folio.bytes()))
-            .unwrap_or_else(|err| {
-                pr_err!("cannot take over shared state: error {}\n", err.to_errno());
-                IncomingFlbs::new()
-            })
-    }
-}
 
 fn early_init() -> Result {
     let wanted = ENABLED.load(Relaxed);
@@ -310,14 +251,8 @@ fn early_init() -> Result {
         }
         return Ok(());
     }
-    let incoming = Incoming::take_over();
+    let incoming = Incoming::take_over(wanted);
     if !wanted {
-        if incoming.sessions_pa != 0 {
-            pr_warn!(
-                "liveupdate=on is missing: the sessions of the previous kernel cannot be \
-                 retrieved, and their memory stays reserved\n"
-            );
-        }
         return Ok(());
     }
     LUO.populate(KBox::pin_init(Luo::new(incoming), GFP_KERNEL)?);
@@ -330,6 +265,7 @@ fn late_init() -> Result {
     let Some(luo) = Luo::get() else {
         return Ok(());
     };
+    drop(luo.early.lock().take());
     let device = MiscDeviceRegistration::register(MiscDeviceOptions {
         name: c"liveupdate",
     });
