@@ -50,6 +50,7 @@ pub fn all() -> Vec<Suite> {
         retrieve::suite(),
         carry::suite(),
         carry::failed::suite(),
+        carry::off::suite(),
         carry::unread::suite(),
         carry::unread::drift_suite(),
         roundtrip::suite(),
@@ -60,5 +61,6 @@ pub fn all() -> Vec<Suite> {
         damage::version_off_suite(),
         damage::flb_suite(),
         damage::flbs_suite(),
+        damage::no_flbs_suite(),
     ]
 }

@@ -2,7 +2,7 @@
 
 //! Nobody can hold up a live update.
 
-use super::common::{create, expect_errno, retrieve, TestDevice};
+use super::common::{create, expect_errno, retrieve, TestDevice, NO_HANDLER};
 use crate::{
     ensure,
     error::{At, Failure, Result},
@@ -269,6 +269,7 @@ fn handler_gets_stuck() -> Case {
         ensure!(took < PATIENCE, "the kexec took {} ms", took.as_millis());
         Ok(())
     })
+    .hazard_unseen("1C.15", NO_HANDLER)
 }
 
 /// Sessions are closed at the very moment of a kexec; what is not closed arrives.

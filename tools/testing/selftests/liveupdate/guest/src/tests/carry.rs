@@ -3,6 +3,7 @@
 //! A kexec comes before the sessions of the previous one are finished: they are passed on.
 
 pub mod failed;
+pub mod off;
 pub mod unread;
 
 use super::common::{create, expect_errno, kernel_log, retrieve, TestDevice};
@@ -145,6 +146,7 @@ fn partly() -> Case {
         ],
     )
     .hazard("1A.7")
+    .hazard("1E.6")
 }
 
 /// All files are retrieved, and the agent dies.

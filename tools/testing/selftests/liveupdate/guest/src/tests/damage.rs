@@ -382,6 +382,32 @@ pub fn flbs_suite() -> Suite {
     alone("damage_flbs", case)
 }
 
+/// The previous kernel had none of the states that files share in this one.
+pub fn no_flbs_suite() -> Suite {
+    const NAME: &str = "no_shared_state";
+    let case = Case::two(
+        NAME,
+        |stage| {
+            damage(NAME, &["flbs count = 0"])?;
+            preserve(stage, NAME, small()?)
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            check_fate(&session, Fate::Intact)?;
+            session.finish()?;
+            let log = kernel_log()?;
+            ensure!(
+                !log.contains("refcount_t:") && !log.contains("WARNING:"),
+                "FINISH was not prepared for that"
+            );
+            healthy(NAME)
+        },
+    )
+    .hazard("1C.5")
+    .reader_only();
+    alone("damage_no_flbs", case)
+}
+
 /// The list of sessions is damaged: what is behind the damage is lost.
 fn sessions_case() -> Case {
     const NAME: &str = "list_nowhere";

@@ -2,7 +2,7 @@
 
 //! Handlers in C and in Rust, side by side.
 
-use super::common::{create, expect_errno, retrieve, TestDevice};
+use super::common::{create, expect_errno, retrieve, TestDevice, NO_HANDLER};
 use crate::{
     ensure_eq,
     error::Failure,
@@ -161,7 +161,7 @@ fn permanent_failure() -> Case {
     )
 }
 
-/// A session that is not ready to be finished can be used on.
+/// A session that is not ready to be finished can be used on, also after it was closed.
 fn not_ready() -> Case {
     Case::two(
         "finish_refused_twice",
@@ -184,10 +184,13 @@ fn not_ready() -> Case {
                     Err(error) => error.into_session(),
                 };
                 memfd::check(session.retrieve(1)?, MEMORY)?;
+                drop(session);
+                session = retrieve("handlers-not-ready")?;
             }
             Ok(session.finish()?)
         },
     )
+    .hazard_unseen("1A.11", NO_HANDLER)
 }
 
 /// When a handler refuses, nothing of it stays behind.

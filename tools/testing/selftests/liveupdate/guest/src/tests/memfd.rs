@@ -225,7 +225,7 @@ fn seal_cases() -> Vec<Case> {
             ALLOW,
             all | SealFlags::FUTURE_WRITE | SealFlags::EXEC,
         ),
-        sealed("noexec_seal", MemfdFlags::NOEXEC_SEAL, SealFlags::empty()),
+        sealed("noexec_seal", MemfdFlags::NOEXEC_SEAL, SealFlags::empty()).hazard("1A.9"),
         sealed("noexec_seal_grow", MemfdFlags::NOEXEC_SEAL, SealFlags::GROW),
         sealed(
             "noexec_seal_write",

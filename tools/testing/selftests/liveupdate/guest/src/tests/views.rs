@@ -2,7 +2,9 @@
 
 //! What an operator can see: fdinfo of sessions, and the list of all sessions in debugfs.
 
-use super::common::{create, expect_errno, fdinfo, report_lines, retrieve, TestDevice, NO_HANDLER};
+use super::common::{
+    create, expect_errno, fdinfo, meminfo, report_lines, retrieve, TestDevice, NO_HANDLER,
+};
 use crate::{
     ensure, ensure_eq,
     error::{At, Result},
@@ -179,6 +181,33 @@ fn errors_that_stay() -> Case {
 }
 
 /// Who may only look must not be able to change anything.
+/// The file of Kexec Handover that shows our root does not show somebody else's memory later on.
+fn root_of_previous_kernel() -> Case {
+    const ROOT: &str = "/sys/kernel/debug/kho/in/sub_fdts/LUO";
+    Case::two(
+        "root_stays_what_it_was",
+        |stage| {
+            let file = memfd::with(Pattern::new(70, 10))?;
+            let session = create("views-root")?;
+            session.preserve(&file, 1)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        |_| {
+            retrieve("views-root")?.finish()?;
+            let look = || fs::read(ROOT).at(ROOT);
+            let before = look()?;
+            ensure!(before.starts_with(b"luo-v5\0"), "{ROOT} is something else");
+            // Whatever was freed is used now.
+            let free = meminfo("MemFree")? << 10;
+            let _memory = memfd::with(Pattern::new(71, free / 8 * 7))?;
+            ensure!(look()? == before, "{ROOT} has changed");
+            Ok(())
+        },
+    )
+    .hazard("1C.9")
+}
+
 fn permissions() -> Case {
     Case::one("debugfs_is_read_only", |_| {
         use std::os::unix::fs::PermissionsExt;
@@ -196,6 +225,7 @@ pub fn suite() -> Suite {
         errors_that_pass(),
         errors_that_stay(),
         permissions(),
+        root_of_previous_kernel(),
     ];
     Suite::new("views", cases)
 }

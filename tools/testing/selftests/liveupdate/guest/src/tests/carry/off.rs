@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A kernel in between is booted without live updates.
+
+use super::{chain, fill, take};
+use crate::{ensure_eq, kexec, registry::Suite, tests::common::kernel_log};
+use std::fs;
+
+/// By itself, since live updates are off in the second kernel.
+pub fn suite() -> Suite {
+    const NAME: &str = "carry-off";
+    let case = chain(
+        "off_in_between",
+        [
+            |stage| {
+                kexec::add_param("liveupdate=off")?;
+                fill(stage, NAME)
+            },
+            |_| {
+                ensure_eq!(
+                    fs::exists("/dev/liveupdate").ok(),
+                    Some(false),
+                    "the existence of the device"
+                );
+                crate::ensure!(
+                    kernel_log()?.contains("luo: liveupdate=on is missing"),
+                    "the kernel does not say that there are sessions"
+                );
+                kexec::add_param("liveupdate=on")
+            },
+            |_| take(NAME),
+        ],
+    )
+    .hazard("1A.12");
+    Suite {
+        // With parameters, it is not among those that run if none is named.
+        cmdline: "liveupdate=on",
+        ..Suite::new("carry_off", vec![case])
+    }
+}
