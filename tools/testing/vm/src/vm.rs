@@ -59,6 +59,9 @@ impl Vm<'_> {
         if self.kernel.flavour == Flavour::Kasan {
             // The map of KASAN takes an eighth of the memory, twice which is too much for scratch.
             line.push_str(" kho_scratch=32M,32M,450M");
+            // The kernel forgets for a moment at boot how many levels its page tables have; if an
+            // interrupt comes then, KASAN takes an address for a wrong one.
+            line.push_str(" no5lvl");
         }
         for part in [self.params.as_str(), "--", self.init.as_str()] {
             if !(part.is_empty() || part == "--" && self.init.is_empty()) {

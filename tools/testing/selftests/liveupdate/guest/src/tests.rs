@@ -15,9 +15,11 @@ mod hazards_compat;
 mod hazards_entry;
 mod hazards_log;
 mod hazards_strange;
+mod killed;
 mod memfd;
 mod memfd_changes;
 mod memfd_holes;
+mod process;
 mod retrieve;
 mod roundtrip;
 mod sessions;
@@ -48,6 +50,7 @@ pub fn all() -> Vec<Suite> {
         abort::legacy_suite(),
         chain::suite(),
         retrieve::suite(),
+        killed::suite(),
         carry::suite(),
         carry::failed::suite(),
         carry::off::suite(),

@@ -2,7 +2,10 @@
 
 //! A file that cannot be retrieved now can be retrieved later, by whomever.
 
-use super::common::{create, expect_errno, retrieve};
+use super::{
+    common::{create, expect_errno, retrieve},
+    process::{Child, End},
+};
 use crate::{
     ensure, ensure_eq,
     error::{At, Failure, Result},
@@ -11,85 +14,17 @@ use crate::{
     registry::{Case, Stage, Suite},
 };
 use liveupdate::IncomingSession;
-use rustix::{
-    io::Errno,
-    mm::{MapFlags, ProtFlags},
-    mount::MountFlags,
-};
+use rustix::{io::Errno, mount::MountFlags};
 use std::{
     fs::{self, File},
     io,
     os::fd::{AsFd, AsRawFd},
-    panic,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 const MIB: u64 = 1 << 20;
-const PAGE: usize = 4096;
-
-/// How a child has ended.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    Done,
-    /// The kernel's error.
-    Error(Errno),
-    Killed,
-    /// Anything else; it has said what.
-    Other,
-}
-
-/// A process that does one thing.
-struct Child(libc::pid_t);
-
-impl Child {
-    /// Starts a process with all the descriptors of this one.
-    fn start(act: impl FnOnce() -> io::Result<()>) -> Result<Self> {
-        // SAFETY: There are no other threads whose locks could stay locked in the child.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()).at("fork"),
-            0 => {
-                let result = panic::catch_unwind(panic::AssertUnwindSafe(act));
-                let code = match result {
-                    Ok(Ok(())) => 0,
-                    Ok(Err(error)) => liveupdate::errno(&error)
-                        .or(error.raw_os_error())
-                        .unwrap_or_else(|| {
-                            println!("# child: {error}");
-                            255
-                        }),
-                    Err(_) => 255,
-                };
-                // SAFETY: Always safe; nothing of the parent is cleaned up.
-                unsafe { libc::_exit(code) }
-            }
-            pid => Ok(Self(pid)),
-        }
-    }
-
-    fn kill(&self) {
-        // SAFETY: The child is not reaped yet, hence the number is its.
-        unsafe { libc::kill(self.0, libc::SIGKILL) };
-    }
-
-    fn wait(self) -> Result<End> {
-        let mut status = 0;
-        // SAFETY: The pointer is valid for writing.
-        if unsafe { libc::waitpid(self.0, &mut status, 0) } != self.0 {
-            return Err(io::Error::last_os_error()).at("waitpid");
-        }
-        Ok(if libc::WIFSIGNALED(status) {
-            End::Killed
-        } else {
-            match libc::WEXITSTATUS(status) {
-                0 => End::Done,
-                255 => End::Other,
-                code => End::Error(Errno::from_raw_os_error(code)),
-            }
-        })
-    }
-}
 
 fn set(path: impl AsRef<Path>, value: &str) -> io::Result<()> {
     let path = path.as_ref();
@@ -473,103 +408,6 @@ fn page_cache_nodes() -> Case {
     .hazard("1A.3")
 }
 
-/// A memfd in memory.
-struct Map {
-    start: *mut u64,
-    len: usize,
-}
-
-impl Map {
-    fn new(file: &impl AsFd, len: usize) -> Result<Self> {
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: This is a new mapping that nobody else knows of.
-        let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) };
-        Ok(Self {
-            start: start.at("mmap")?.cast(),
-            len,
-        })
-    }
-
-    /// The first word of each page.
-    fn words(&self) -> impl Iterator<Item = *mut u64> + '_ {
-        let step = PAGE / size_of::<u64>();
-        (0..self.len / PAGE).map(move |page| self.start.wrapping_add(page * step))
-    }
-
-    /// Gives each page a content of its own.
-    fn fill(&self) {
-        for (page, word) in self.words().enumerate() {
-            // SAFETY: Within the mapping, which nobody else accesses.
-            unsafe { word.write_volatile(page as u64 ^ 0x5ca1_ab1e) };
-        }
-    }
-
-    fn check(&self) -> Result {
-        for (page, word) in self.words().enumerate() {
-            // SAFETY: As above.
-            let found = unsafe { word.read_volatile() };
-            ensure_eq!(found, page as u64 ^ 0x5ca1_ab1e, "page {page}");
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Map {
-    fn drop(&mut self) {
-        // SAFETY: The mapping belongs to this object.
-        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len) };
-    }
-}
-
-/// A memfd of which each page has a content of its own.
-fn large(len: usize) -> Result<File> {
-    let file = memfd::new()?;
-    file.set_len(len as u64).at("set the size")?;
-    Map::new(&file, len)?.fill();
-    Ok(file)
-}
-
-/// Whoever retrieves a large file can be killed while that lasts.
-fn killed() -> Case {
-    const LEN: usize = 384 << 20;
-    Case::two(
-        "killed",
-        |stage| {
-            let session = create("retrieve-killed")?;
-            session.preserve(large(LEN)?, 1)?;
-            stage.hold(session);
-            Ok(())
-        },
-        |stage| {
-            let session = retrieve("retrieve-killed")?;
-            let mut kills = 0;
-            let mut slowest = Duration::ZERO;
-            for delay in (0..200).map(|i| Duration::from_millis(4 * i)) {
-                let child = Child::start(|| session.retrieve(1).map(drop))?;
-                sleep(delay);
-                let start = Instant::now();
-                child.kill();
-                match child.wait()? {
-                    End::Done => break,
-                    end => ensure_eq!(end, End::Killed, "the end of a child"),
-                }
-                slowest = slowest.max(start.elapsed());
-                kills += 1;
-            }
-            stage.note(format_args!(
-                "killed {kills} times, that took {} ms at most",
-                slowest.as_millis()
-            ));
-            let fd = session.retrieve(1)?;
-            Map::new(&fd, LEN)?.check()?;
-            session.finish()?;
-            ensure!(kills != 0, "nobody was killed");
-            Ok(())
-        },
-    )
-}
-
 /// What /proc shows of the file begins as it does for each memfd.
 fn name() -> Case {
     one_file(
@@ -601,7 +439,6 @@ pub fn suite() -> Suite {
         finish_frees("finish_frees_after_an_error", "retrieve-free-error", true),
         every_allocation(),
         page_cache_nodes(),
-        killed(),
         name(),
     ];
     Suite::new("retrieve", cases)

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whoever does something that takes long can be killed.
+//!
+//! The files and sessions belong to the parent as well, so that the death of a child has nothing
+//! else to wait for.
+
+use super::{
+    common::{create, retrieve},
+    process::{Child, End},
+};
+use crate::{
+    ensure, ensure_eq,
+    error::{At, Result},
+    memfd,
+    registry::{Case, Stage, Suite},
+};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const PAGE: usize = 4096;
+const GIB: usize = 1 << 30;
+
+/// A memfd in memory.
+struct Map {
+    start: *mut u64,
+    len: usize,
+}
+
+impl Map {
+    fn new(file: &impl AsFd, len: usize) -> Result<Self> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: This is a new mapping that nobody else knows of.
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) };
+        Ok(Self {
+            start: start.at("mmap")?.cast(),
+            len,
+        })
+    }
+
+    /// The first word of each page.
+    fn words(&self) -> impl Iterator<Item = *mut u64> + '_ {
+        let step = PAGE / size_of::<u64>();
+        (0..self.len / PAGE).map(move |page| self.start.wrapping_add(page * step))
+    }
+
+    /// Gives each page a content of its own.
+    fn fill(&self) {
+        for (page, word) in self.words().enumerate() {
+            // SAFETY: Within the mapping, which nobody else accesses.
+            unsafe { word.write_volatile(page as u64 ^ 0x5ca1_ab1e) };
+        }
+    }
+
+    fn check(&self) -> Result {
+        for (page, word) in self.words().enumerate() {
+            // SAFETY: As above.
+            let found = unsafe { word.read_volatile() };
+            ensure_eq!(found, page as u64 ^ 0x5ca1_ab1e, "page {page}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: The mapping belongs to this object.
+        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// A memfd of which each page has a content of its own.
+fn large(len: usize) -> Result<File> {
+    let file = memfd::new()?;
+    file.set_len(len as u64).at("set the size")?;
+    Map::new(&file, len)?.fill();
+    Ok(file)
+}
+
+/// How long a process may live on. The slowest is not taken: the host may have been busy.
+const LIMIT: Duration = Duration::from_millis(100);
+
+/// Starts `act` in a child again and again, and kills it a bit later each time, until it is done
+/// before that.
+fn kill_often(stage: &mut Stage<'_>, step: Duration, act: impl Fn() -> io::Result<()>) -> Result {
+    let mut times = Vec::new();
+    for number in 1..=12 {
+        let child = Child::start(&act)?;
+        sleep(step * number);
+        let start = Instant::now();
+        child.kill();
+        match child.wait()? {
+            End::Done => break,
+            end => ensure_eq!(end, End::Killed, "the end of a child"),
+        }
+        times.push(start.elapsed());
+    }
+    times.sort();
+    let usual = times
+        .get(times.len() / 2)
+        .copied()
+        .at("nobody was killed")?;
+    stage.note(format_args!(
+        "killed {} times, that usually took {} ms, and {} ms at most",
+        times.len(),
+        usual.as_millis(),
+        times.last().map_or(0, Duration::as_millis)
+    ));
+    ensure!(
+        usual < LIMIT,
+        "a process usually goes on for {} ms",
+        usual.as_millis()
+    );
+    Ok(())
+}
+
+fn one_gib() -> Case {
+    const NAME: &str = "killed";
+    Case::two(
+        "one_gib",
+        |stage| {
+            let session = create(NAME)?;
+            let file = large(GIB)?;
+            kill_often(stage, Duration::from_millis(20), || {
+                session.preserve(&file, 1)
+            })?;
+            // Who was killed has left nothing behind; who was not has preserved the file.
+            if let Err(error) = session.preserve(&file, 1) {
+                ensure_eq!(
+                    liveupdate::errno(&error),
+                    Some(libc::EEXIST),
+                    "the error of PRESERVE_FD"
+                );
+            }
+            stage.hold((session, file));
+            Ok(())
+        },
+        |stage| {
+            let session = retrieve(NAME)?;
+            kill_often(stage, Duration::from_millis(25), || {
+                session.retrieve(1).map(drop)
+            })?;
+            let file = session.retrieve(1)?;
+            Map::new(&file, GIB)?.check()?;
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("1C.2")
+}
+
+pub fn suite() -> Suite {
+    Suite::new("killed", vec![one_gib()])
+}
