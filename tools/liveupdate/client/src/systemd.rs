@@ -64,6 +64,39 @@ const BARRIER: Timespec = Timespec {
 /// How the links of sessions in `/proc/self/fd` begin.
 const LINK: &[u8] = b"anon_inode:[luo_session]";
 
+/// The kinds of sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// To be filled, for the next kernel.
+    Outgoing,
+    /// From the previous kernel.
+    Incoming,
+}
+
+/// Tells which kind of session `fd` is, if it is one. Changes nothing.
+///
+/// # Errors
+///
+/// If the kernel does not tell, for which `/proc` is needed.
+pub fn kind(fd: BorrowedFd<'_>) -> io::Result<Option<Kind>> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let link = std::fs::read_link(path).context(|| "see what a descriptor is".into())?;
+    if !link.as_os_str().as_bytes().starts_with(LINK) {
+        return Ok(None);
+    }
+    // An incoming session refuses whatever it is asked to preserve, before it looks at it. An
+    // outgoing one finds that there is no such file.
+    let mut command = raw::PreserveFd::default();
+    let refusal = raw::call(fd, &mut command).err();
+    let refusal = refusal.as_ref().and_then(errno);
+    let incoming = refusal == Some(Errno::INVAL.raw_os_error());
+    Ok(Some(if incoming {
+        Kind::Incoming
+    } else {
+        Kind::Outgoing
+    }))
+}
+
 /// A session of either kind.
 #[derive(Debug)]
 pub enum Session {
@@ -78,24 +111,13 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// If the kernel does not tell.
+    /// See [`kind`].
     pub fn recognize(fd: OwnedFd) -> io::Result<Result<Self, OwnedFd>> {
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let link = std::fs::read_link(path).context(|| "see what a descriptor is".into())?;
-        if !link.as_os_str().as_bytes().starts_with(LINK) {
-            return Ok(Err(fd));
-        }
-        // An incoming session refuses whatever it is asked to preserve, before it looks at it. An
-        // outgoing one finds that there is no such file.
-        let mut command = raw::PreserveFd::default();
-        let refusal = raw::call(fd.as_fd(), &mut command).err();
-        let refusal = refusal.as_ref().and_then(errno);
-        let incoming = refusal == Some(Errno::INVAL.raw_os_error());
-        Ok(Ok(if incoming {
-            Self::Incoming(fd.into())
-        } else {
-            Self::Outgoing(fd.into())
-        }))
+        Ok(match kind(fd.as_fd())? {
+            Some(Kind::Outgoing) => Ok(Self::Outgoing(fd.into())),
+            Some(Kind::Incoming) => Ok(Self::Incoming(fd.into())),
+            None => Err(fd),
+        })
     }
 
     /// Returns the name that the kernel knows it by.
