@@ -20,7 +20,7 @@ TARGETS := run test test-debug test-peer bench fuzz soak kernel shell patches do
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
 	@echo 'make test       run every test (ONLY=group: host lint kunit kselftest-base'
-	@echo '                kselftest luod matrix matrix-7.2 debug)'
+	@echo '                kselftest luod debian matrix matrix-7.2 debug)'
 	@echo 'make bench      ours against the implementation in C (QUICK=1 ONLY=run)'
 	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
 	@echo 'make soak       N=100 kexecs in a row, with random sessions and files (SEED=1)'

@@ -22,6 +22,10 @@ PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	libclang-dev libelf-dev libssl-dev lld lld-19 llvm llvm-19 patch perl
 	python3 qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
 	xz-utils zstd)
+# What the tests under systemd run on, from a newer suite. e2fsprogs makes the disk from the rest.
+DEBIAN_SUITE=forky
+DEBIAN_PACKAGES=(dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
+	systemd systemd-sysv systemd-tests)
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 SUITE_KEY=/usr/share/keyrings/debian-archive-$SUITE-stable.gpg
 
@@ -29,6 +33,7 @@ TOP=$(cd "$(dirname "$0")/../../.." && pwd)
 CACHE=${LUO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luo}
 KEY=$(printf '%s ' $SUITE "${PACKAGES[@]}" | sha256sum | cut -c1-12)
 ROOT=$CACHE/sandbox-$KEY
+DEBIAN=debian-$DEBIAN_SUITE-$(printf '%s ' "${DEBIAN_PACKAGES[@]}" | sha256sum | cut -c1-12)
 LOGS=$TOP/build/logs
 
 if [ -t 2 ]; then RED=$'\e[31m' OFF=$'\e[0m'; else RED='' OFF=''; fi
@@ -111,8 +116,74 @@ no_namespaces="User namespaces are forbidden on this machine, so the sandbox can
 
 free_gb() { mkdir -p "$1" && df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }'; }
 
+# Sets site: the archive of this machine.
+find_site() {
+	site=$(archive)
+	if [ -z "$site" ]; then
+		logged apt-update as_root apt-get update
+		site=$(archive)
+	fi
+	[ -n "$site" ] || die "apt on this machine has no Debian archive configured (apt-get indextargets lists none), so there is nothing to make the sandbox from."
+}
+
+# Sets opts: what mmdebstrap is always told.
+bootstrap_options() {
+	local proxy P
+	opts=(--variant=apt --components=main --keyring="$KEYRING"
+		--aptopt='Acquire::Check-Valid-Until "false"')
+	proxy=$(apt-config shell P Acquire::http::Proxy 2>/dev/null)
+	if [ -n "$proxy" ]; then
+		eval "$proxy"
+		opts+=(--aptopt="Acquire::http::Proxy \"$P\"")
+	fi
+}
+
+# The userland of the tests under systemd, as an archive: it is only used in virtual machines.
+create_debian() {
+	local site tmp started=$SECONDS mode=unshare
+	local -a opts
+
+	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+	[ -e "$CACHE/$DEBIAN/root.tar" ] && return 0
+	exec 8>"$CACHE/.debian.lock"
+	flock 8
+	if [ ! -e "$CACHE/$DEBIAN/root.tar" ]; then
+		have mmdebstrap || install_packages mmdebstrap
+		[ -r "$SUITE_KEY" ] || install_packages debian-archive-keyring
+		find_site
+		step "making a Debian $DEBIAN_SUITE with systemd (one or two minutes)"
+		bootstrap_options
+		opts+=(--aptopt='APT::Install-Recommends "false"'
+			--dpkgopt='path-exclude=/usr/share/man/*'
+			--dpkgopt='path-exclude=/usr/share/locale/*'
+			--dpkgopt='path-exclude=/usr/share/doc/*'
+			--include="$(IFS=,; echo "${DEBIAN_PACKAGES[*]}")")
+		tmp=$(mktemp -d "$CACHE/.debian-XXXXXX") || die "The cache directory $CACHE cannot be written."
+		chmod 755 "$tmp"
+		[ "$(id -u)" = 0 ] && mode=root
+		trap 'rm -rf "$tmp"' EXIT
+		logged debian mmdebstrap --mode=$mode "${opts[@]}" "$DEBIAN_SUITE" "$tmp/root.tar" \
+			"deb $site $DEBIAN_SUITE main"
+		mkdir -p "$CACHE/$DEBIAN"
+		mv "$tmp/root.tar" "$CACHE/$DEBIAN/root.tar" || die "The archive cannot be moved to $CACHE/$DEBIAN."
+		rm -rf "$tmp"
+		trap - EXIT
+		step "made Debian $DEBIAN_SUITE in $((SECONDS - started)) s"
+	fi
+	exec 8>&-
+}
+
+# Whether luo-vm with these arguments needs the userland of the tests under systemd.
+wants_debian() {
+	case $1 in
+	demo) true ;;
+	test) [ -z "${ONLY:-}" ] || [ "$ONLY" = debian ] ;;
+	*) false ;;
+	esac
+}
+
 create() {
-	local site tmp started=$SECONDS proxy missing
+	local site tmp started=$SECONDS missing
 	local -a opts
 
 	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
@@ -131,25 +202,13 @@ create() {
 	[ -z "$missing" ] || install_packages $missing
 	namespaces || die "$no_namespaces"
 
-	site=$(archive)
-	if [ -z "$site" ]; then
-		logged apt-update as_root apt-get update
-		site=$(archive)
-	fi
-	[ -n "$site" ] || die "apt on this machine has no Debian archive configured (apt-get indextargets lists none), so there is nothing to make the sandbox from."
-
+	find_site
 	step "making the sandbox: Debian $SUITE, ${#PACKAGES[@]} packages (one or two minutes)"
 	tmp=$(mktemp -d "$CACHE/.sandbox-XXXXXX") || die "The cache directory $CACHE cannot be written."
 	chmod 755 "$tmp"
 	trap 'rm -rf "$tmp"' EXIT
-	opts=(--variant=apt --components=main --keyring="$KEYRING"
-		--aptopt='Acquire::Check-Valid-Until "false"'
-		--include="$(IFS=,; echo "${PACKAGES[*]}")")
-	proxy=$(apt-config shell P Acquire::http::Proxy 2>/dev/null)
-	if [ -n "$proxy" ]; then
-		eval "$proxy"
-		opts+=(--aptopt="Acquire::http::Proxy \"$P\"")
-	fi
+	bootstrap_options
+	opts+=(--include="$(IFS=,; echo "${PACKAGES[*]}")")
 	if [ "$(id -u)" = 0 ]; then
 		logged sandbox mmdebstrap --mode=root "${opts[@]}" "$SUITE" "$tmp/root" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
@@ -203,7 +262,7 @@ enter() {
 		--setenv LANG C.UTF-8 --setenv LC_ALL C.UTF-8 \
 		--setenv CARGO_HOME /cache/cargo --setenv CARGO_TARGET_DIR /luo/build/target \
 		--setenv CCACHE_DIR /cache/ccache --setenv CCACHE_MAXSIZE 4G \
-		--setenv LUO_CACHE /cache --setenv LUO_TOP /luo \
+		--setenv LUO_DEBIAN "/cache/$DEBIAN" --setenv LUO_CACHE /cache --setenv LUO_TOP /luo \
 		--setenv LUO_HOST_TOP "$TOP" --setenv LUO_HOST_CACHE "$CACHE" \
 		"$@"
 }
@@ -263,7 +322,10 @@ doctor() {
 case ${1:-} in
 luo-vm)
 	shift
+	# Without it, other tests can run.
+	if wants_debian "${1:-}"; then (create_debian); fi
 	if [ "${SANDBOX:-}" = none ]; then
+		export LUO_DEBIAN=$CACHE/$DEBIAN
 		export LUO_TOP=$TOP LUO_HOST_TOP=$TOP LUO_CACHE=$CACHE LUO_HOST_CACHE=$CACHE
 		export CARGO_TARGET_DIR=$TOP/build/target CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=4G
 		unset MAKEFLAGS MFLAGS MAKELEVEL
@@ -284,7 +346,7 @@ distclean)
 	[ -d "$CACHE" ] || exit 0
 	step "removing $CACHE"
 	chmod -R u+w "$CACHE" 2>/dev/null
-	rm -rf "$CACHE"/sandbox-* "$CACHE"/.sandbox* "$CACHE"/ccache "$CACHE"/cargo \
+	rm -rf "$CACHE"/sandbox-* "$CACHE"/.sandbox* "$CACHE"/debian-* "$CACHE"/.debian* "$CACHE"/ccache "$CACHE"/cargo \
 		"$CACHE"/linux "$CACHE"/sources
 	rmdir "$CACHE" 2>/dev/null || true ;;
 *)

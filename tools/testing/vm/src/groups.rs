@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{bail, Result};
 
 use crate::ctx::Ctx;
+use crate::debian;
 use crate::fuzz;
 use crate::image;
 use crate::kernel::{self, Flavour, Kernel};
@@ -25,13 +26,14 @@ use crate::vm::{Run, Vm, TIMEOUT};
 type Group = fn(&Ctx, &mut Report) -> Result<()>;
 
 /// In the order in which they run: what is quick comes first.
-const GROUPS: [(&str, Group); 9] = [
+const GROUPS: [(&str, Group); 10] = [
     ("host", host),
     ("lint", lint::run),
     ("kunit", kunit),
     ("kselftest-base", kselftest_base),
     ("kselftest", kselftest),
     ("luod", luod),
+    ("debian", debian::run),
     ("matrix", matrix),
     ("matrix-7.2", matrix_72),
     ("debug", debug),
@@ -72,7 +74,7 @@ pub fn run(ctx: &Ctx, only: Option<&str>) -> Result<bool> {
 }
 
 /// Runs a machine as one step.
-fn boot(ctx: &Ctx, vm: &Vm) -> Result<Run> {
+pub fn boot(ctx: &Ctx, vm: &Vm) -> Result<Run> {
     let step = Step::start(ctx, format!("vm {}", vm.name));
     let run = vm.run(ctx)?;
     step.done("");

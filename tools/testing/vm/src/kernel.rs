@@ -27,6 +27,8 @@ pub enum Flavour {
     Debug,
     /// The same with KASAN and kmemleak.
     Kasan,
+    /// The Rust LUO with what Debian and systemd need.
+    Debian,
     /// The unchanged base, with the LUO in C.
     Peer,
     /// An older kernel, with the LUO in C.
@@ -91,6 +93,7 @@ impl Flavour {
             Flavour::Bench => "bench",
             Flavour::Debug => "debug",
             Flavour::Kasan => "kasan",
+            Flavour::Debian => "debian",
             Flavour::Peer => "peer",
             Flavour::Peer72 => "peer72",
         }
@@ -115,6 +118,7 @@ impl Flavour {
             Flavour::Bench => &["base.config", "bench.config"],
             Flavour::Debug => &["base.config", "rust.config", "debug.config"],
             Flavour::Kasan => &["base.config", "rust.config", "debug.config", "kasan.config"],
+            Flavour::Debian => &["base.config", "rust.config", "debian.config"],
             Flavour::Peer | Flavour::Peer72 => &["base.config"],
         }
     }

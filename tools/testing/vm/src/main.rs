@@ -7,6 +7,7 @@
 mod bench;
 mod console;
 mod ctx;
+mod debian;
 mod demo;
 mod docs;
 mod fuzz;

@@ -107,6 +107,30 @@ pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     ])
 }
 
+/// luod and an example of a service, linked statically, and what they are called under Debian.
+pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut step = Step::start(ctx, "build luod and services");
+    for what in [
+        ["-p", "luod", "--bins"].as_slice(),
+        ["-p", "liveupdate", "--examples"].as_slice(),
+    ] {
+        let mut cargo = static_build(ctx);
+        cargo.args(what);
+        step.run(&mut cargo, &ctx.log("luod"))?;
+    }
+    step.done("");
+    let release = release()?;
+    let example = |name| release.join("examples").join(name);
+    Ok(vec![
+        ("usr/sbin/luod", release.join("luod")),
+        (
+            "usr/lib/luo-test/systemd-service",
+            example("systemd-service"),
+        ),
+        ("usr/lib/luo-test/counter", example("counter")),
+    ])
+}
+
 /// `cargo build` of something for the virtual machine.
 fn static_build(ctx: &Ctx) -> Command {
     let mut cargo = cargo(ctx);

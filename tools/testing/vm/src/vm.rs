@@ -18,6 +18,7 @@ pub struct Vm<'a> {
     /// What it is for; names its log.
     pub name: String,
     pub kernel: &'a Kernel,
+    /// The initramfs; or the disk, if its name ends in [`DISK`].
     pub initrd: &'a Path,
     /// Kernel parameters in addition to the usual ones.
     pub params: String,
@@ -36,6 +37,9 @@ pub struct Run {
 /// How long a boot with its test may take on a slow machine.
 pub const TIMEOUT: Duration = Duration::from_secs(180);
 
+/// How the names of disks end.
+pub const DISK: &str = "ext4";
+
 impl Vm<'_> {
     fn qemu(&self, ctx: &Ctx) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -50,10 +54,14 @@ impl Vm<'_> {
         ]);
         qemu.args(["-nodefaults", "-no-user-config", "-m", &ctx.settings.mem]);
         qemu.arg("-smp").arg(ctx.settings.smp.to_string());
-        qemu.arg("-kernel")
-            .arg(&self.kernel.image)
-            .arg("-initrd")
-            .arg(self.initrd);
+        qemu.arg("-kernel").arg(&self.kernel.image);
+        if self.initrd.extension().is_some_and(|end| end == DISK) {
+            let drive = format!("if=virtio,format=raw,file={}", self.initrd.display());
+            // What a run writes is not for the next one.
+            qemu.args(["-snapshot", "-drive", &drive]);
+        } else {
+            qemu.arg("-initrd").arg(self.initrd);
+        }
         // A busy host delays the timer such that the kernel takes it for broken.
         let mut line = "console=ttyS0 panic=-1 no_timer_check liveupdate=on kho=on".to_owned();
         if self.kernel.flavour == Flavour::Kasan {

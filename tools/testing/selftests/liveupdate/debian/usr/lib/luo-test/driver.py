@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""Drives the tests of live updates under systemd.
+
+Runs once with each kernel. Which one it is stands on the command line, as luo_nboot=N. What was
+found so far is kept on the disk; the last kernel prints it.
+"""
+
+import ctypes
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+STATE = "/var/lib/luo-test.json"
+KERNEL = "/boot/next"
+UPDATES = 2
+KEXEC_FILE_LOAD = 320
+KEXEC_FILE_NO_INITRAMFS = 4
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def load(cmdline):
+    """Loads the next kernel in the way that can hand something over."""
+    text = cmdline.encode() + b"\0"
+    kernel = os.open(KERNEL, os.O_RDONLY | os.O_CLOEXEC)
+    flags = KEXEC_FILE_NO_INITRAMFS
+    args = (kernel, -1, ctypes.c_ulong(len(text)), text, ctypes.c_ulong(flags))
+    if libc.syscall(KEXEC_FILE_LOAD, *args) != 0:
+        raise OSError(ctypes.get_errno(), "kexec_file_load")
+    os.close(kernel)
+
+
+def run(*command):
+    """Runs a command; its exit status and all that it said."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout
+
+
+def show(unit, what):
+    return run("systemctl", "show", "-P", what, unit)[1].strip()
+
+
+class Tests:
+    """Results, over all kernels."""
+
+    def __init__(self, boot):
+        self.boot = boot
+        self.results = []
+        if boot:
+            with open(STATE) as file:
+                self.results = json.load(file)
+
+    def check(self, name, good, why=""):
+        name = f"debian.update {self.boot}: {name}" if self.boot else f"debian.before: {name}"
+        self.results.append([name, bool(good), "" if good else why])
+        print("# ok" if good else "# failed", name, flush=True)
+
+    def start(self, unit, log):
+        status, said = run("systemctl", "start", unit)
+        if status:
+            said += run("journalctl", "-n", "20", "--no-pager", "-u", unit)[1]
+            if os.path.exists(log):
+                said += open(log).read()
+        self.check(f"{unit} starts", status == 0, said)
+
+    def save(self):
+        with open(STATE, "w") as file:
+            json.dump(self.results, file)
+            os.fsync(file.fileno())
+
+    def print(self):
+        print("KTAP version 1")
+        print(f"1..{len(self.results)}")
+        for number, (name, good, why) in enumerate(self.results, 1):
+            for line in why.splitlines():
+                print("#", line)
+            print("ok" if good else "not ok", number, name)
+        sys.stdout.flush()
+
+
+def witness(tests):
+    """systemd's own test: what the previous kernel stored is still there. Checking empties it."""
+    if tests.boot:
+        unit = f"luo-witness@{tests.boot - 1}.service"
+        count = show(unit, "NFileDescriptorStore")
+        tests.check(f"{unit} has its descriptors", count == "3", f"{count}, and should be 3")
+        tests.start(unit, f"/run/luo-test-luo-witness-{tests.boot - 1}.log")
+    unit = f"luo-witness@{tests.boot}.service"
+    tests.start(unit, f"/run/luo-test-luo-witness-{tests.boot}.log")
+    count = show(unit, "NFileDescriptorStore")
+    tests.check(f"{unit} has stored", count == "3", f"{count} descriptors, and should be 3")
+    counted = run("busctl", "get-property", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+                  "org.freedesktop.systemd1.Manager", "KExecCount")[1].split()[-1:]
+    tests.check("systemd counts the updates", counted == [str(tests.boot)], str(counted))
+
+
+def session_of_unit(tests):
+    """A service with LUOSession=, with the client library."""
+    tests.start("luo-cache.service", "/run/luo-test-cache.log")
+    try:
+        said = open("/run/luo-test-cache.log").read()
+    except OSError as error:
+        said = str(error)
+    if tests.boot:
+        expected = f"verified generation {tests.boot}"
+    else:
+        expected = "a new session"
+    tests.check("the service with LUOSession= has its data", expected in said, said)
+
+
+class Operator:
+    """The other end of luod's socket."""
+
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(120)
+        self.socket.connect("/run/luod/liveupdate.sock")
+        self.lines = self.socket.makefile("r")
+
+    def send(self, cmd, **fields):
+        self.socket.sendall((json.dumps({"cmd": cmd, **fields}) + "\n").encode())
+
+    def receive(self, *events):
+        """The next of these events, or of ERROR; None if the connection ends."""
+        for line in self.lines:
+            event = json.loads(line)
+            if event["event"] in (*events, "ERROR"):
+                return event
+        return None
+
+
+def wait_for(path, text):
+    """What is in a log once `text` is there, or after a minute."""
+    said = ""
+    for _ in range(600):
+        if os.path.exists(path):
+            said = open(path).read()
+        if text in said:
+            break
+        time.sleep(0.1)
+    return said
+
+
+def luod_and_clients(tests):
+    """luod as a service, and clients in two languages."""
+    tests.start("luod.socket", "")
+    tests.start("luod.service", "")
+    tests.start("luo-python.service", "")
+    tests.start("luo-counter.service", "")
+    for name, first, later in [
+        ("python", "new", f"verified {tests.boot}"),
+        ("counter", "joined at 0", "restored at"),
+    ]:
+        expected = later if tests.boot else first
+        said = wait_for(f"/run/luo-test-{name}.log", expected)
+        tests.check(f"the client {name} has its data", expected in said, said)
+    if tests.boot:
+        operator = Operator()
+        operator.send("REPORT")
+        report = operator.receive("REPORT")
+        good = report and report.get("outcome") == "updated"
+        tests.check("luod reports the update", good, json.dumps(report))
+        print("#", json.dumps(report), flush=True)
+    else:
+        said = run("systemd-analyze", "security", "--no-pager", "luod.service")[1]
+        print("#", said.strip().splitlines()[-1], flush=True)
+    # Nobody notices if luod crashes: systemd keeps what it has, and starts it again.
+    run("systemctl", "kill", "--signal=KILL", "luod.service")
+    active = "luod starts again after it was killed"
+    for _ in range(300):
+        time.sleep(0.1)
+        if show("luod.service", "NRestarts") != "0" and show("luod.service", "SubState") == "running":
+            break
+    tests.check(active, show("luod.service", "SubState") == "running", show("luod.service", "SubState"))
+
+
+def update(tests):
+    """What `luoctl kexec` does."""
+    for name in "python", "counter":
+        for _ in range(100):
+            operator = Operator()
+            operator.send("LIST")
+            sessions = operator.receive("LIST").get("sessions", [])
+            if any(s["session"] == name and s["state"] == "subscribed" for s in sessions):
+                break
+            time.sleep(0.1)
+    operator = Operator()
+    operator.send("UPDATE")
+    result = operator.receive("RESULT")
+    if result is not None:
+        tests.check("luod conducts the update", False, json.dumps(result))
+    return result is None
+
+
+PARTS = [witness, session_of_unit, luod_and_clients]
+
+
+def main():
+    with open("/proc/cmdline") as file:
+        cmdline = file.read().strip()
+    found = re.search(r"luo_nboot=(\d+)", cmdline)
+    tests = Tests(int(found[1]) if found else 0)
+    print(f"# boot {tests.boot} is up", flush=True)
+    for part in PARTS:
+        try:
+            part(tests)
+        except Exception as error:
+            tests.check(part.__name__, False, repr(error))
+    if tests.boot < UPDATES:
+        tests.save()
+        cmdline = re.sub(r" luo_nboot=\d+", "", cmdline)
+        load(f"{cmdline} luo_nboot={tests.boot + 1}")
+        if update(tests):
+            return
+        status, said = run("systemctl", "kexec")
+        if status == 0:
+            return
+        tests.check("systemctl kexec", False, said)
+    tests.print()
+    print("luo-guest: exit 0", flush=True)
+    run("systemctl", "poweroff", "--force", "--force")
+
+
+main()

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Live updates under systemd: a disk with Debian, and what runs on it.
+//!
+//! `sandbox.sh` has made the userland, an archive of files. What is tested is appended to it, and
+//! the whole becomes a disk. What drives the tests there is
+//! `tools/testing/selftests/liveupdate/debian`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+
+use crate::ctx::Ctx;
+use crate::groups;
+use crate::kernel::{self, Flavour, Kernel};
+use crate::programs;
+use crate::report::Report;
+use crate::step::Step;
+use crate::vm::{Vm, DISK};
+
+/// Three boots of systemd on a slow machine.
+const TIMEOUT: Duration = Duration::from_secs(900);
+
+/// Where the userland has its libraries, and their loader.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// How large the disk is. It is a sparse file.
+const DISK_SIZE: u64 = 1 << 30;
+
+/// Directories of the checkout whose files go to the disk, and where to.
+const TREES: [(&str, &str); 2] = [
+    ("tools/testing/selftests/liveupdate/debian", ""),
+    ("tools/liveupdate/luod/units", "usr/lib/systemd/system"),
+];
+
+/// The directory for what is ours.
+const OURS: &str = "usr/lib/luo-test";
+
+/// Copies the files below `from` to `to`.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let entries = fs::read_dir(from).with_context(|| from.display().to_string())?;
+    for entry in entries {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the names of what is below `dir` to `all`, as they are seen from `top`. Of directories it
+/// takes those that the userland does not have.
+fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if !path.is_dir() || path.ends_with(OURS) {
+            all.push(Path::new(".").join(path.strip_prefix(top)?));
+        }
+        if path.is_dir() {
+            names(top, &path, all)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes what makes file systems out of the userland: the sandbox has no such program.
+fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
+    let tools = debian.join("tools");
+    if !tools.is_dir() {
+        let tmp = debian.join(".tools");
+        fs::create_dir_all(&tmp)?;
+        let mut tar = Command::new("tar");
+        tar.arg("-xf").arg(archive).arg("-C").arg(&tmp);
+        tar.args(["--no-same-owner", "--wildcards", "./usr/sbin/mke2fs"]);
+        tar.arg(format!("./{LIBRARIES}/*.so*"));
+        let mut step = Step::start(ctx, "unpack mke2fs");
+        step.run(&mut tar, &ctx.log("debian-tools"))?;
+        fs::rename(&tmp, &tools)?;
+        step.done("");
+    }
+    Ok(tools)
+}
+
+/// Makes the disk: the userland, our files and programs, and the kernel that is started by kexec.
+pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
+    let debian = std::env::var_os("LUO_DEBIAN").map(PathBuf::from);
+    let debian = debian.context("LUO_DEBIAN is not set: start luo-vm through `make`")?;
+    let archive = debian.join("root.tar");
+    if !archive.exists() {
+        bail!(
+            "There is no userland for this test: {} could not be made.",
+            ctx.shown(&archive)
+        );
+    }
+    let programs = programs::debian(ctx)?;
+    let tools = tools(ctx, &debian, &archive)?;
+
+    let mut step = Step::start(ctx, "make the disk");
+    let work = ctx.build.join("debian");
+    let stage = work.join("stage");
+    if stage.exists() {
+        fs::remove_dir_all(&stage)?;
+    }
+    for (from, to) in TREES {
+        copy(&ctx.top.join(from), &stage.join(to))?;
+    }
+    let programs = programs
+        .iter()
+        .map(|(name, path)| (*name, path.as_path()))
+        .chain([("boot/next", kernel.image.as_path())]);
+    for (name, path) in programs {
+        let target = stage.join(name);
+        fs::create_dir_all(target.parent().context("a path with no parent")?)?;
+        fs::copy(path, target).with_context(|| path.display().to_string())?;
+    }
+    let mut list = Vec::new();
+    names(&stage, &stage, &mut list)?;
+    list.sort();
+    let mut file = File::create(work.join("list"))?;
+    for name in &list {
+        writeln!(file, "{}", name.display())?;
+    }
+
+    let all = work.join("all.tar");
+    fs::copy(&archive, &all)?;
+    let mut tar = Command::new("tar");
+    tar.args(["--append", "--no-recursion", "--format=posix"]);
+    tar.args(["--owner=0", "--group=0", "--numeric-owner", "-f"]);
+    tar.arg(&all)
+        .arg("-C")
+        .arg(&stage)
+        .arg("-T")
+        .arg(work.join("list"));
+    step.run(&mut tar, &ctx.log("debian-tar"))?;
+
+    let disk = work.join(format!("disk.{DISK}"));
+    let _ = fs::remove_file(&disk);
+    File::create(&disk)?.set_len(DISK_SIZE)?;
+    let libraries = tools.join(LIBRARIES);
+    let mut mke2fs = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    mke2fs.arg("--library-path").arg(&libraries);
+    mke2fs.arg(tools.join("usr/sbin/mke2fs"));
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]);
+    mke2fs.arg(&all).arg(&disk);
+    step.run(&mut mke2fs, &ctx.log("debian-disk"))?;
+    fs::remove_file(&all)?;
+    step.done("");
+    Ok(disk)
+}
+
+/// What the kernel is told so that systemd starts `target`.
+fn params(target: &str) -> String {
+    format!(
+        "root=/dev/vda rw systemd.unit={target} systemd.show_status=no \
+         systemd.log_target=kmsg systemd.minimum_uptime_sec=0 systemd.mask=memcached.service"
+    )
+}
+
+/// Two updates in a row, by `systemctl kexec`.
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let kernel = kernel::build(ctx, Flavour::Debian)?;
+    let disk = disk(ctx, &kernel)?;
+    let vm = Vm {
+        name: "debian".to_owned(),
+        kernel: &kernel,
+        initrd: &disk,
+        params: params("luo-test.target"),
+        init: String::new(),
+        timeout: TIMEOUT,
+    };
+    let run = groups::boot(ctx, &vm)?;
+    report.guest_run(ctx, "", &run, &["debian"]);
+    Ok(())
+}
