@@ -52,7 +52,7 @@ impl<T: Entry> BlockList<T> {
             return Err(ENOSPC);
         }
         while self.blocks.len() < needed {
-            self.blocks.push(Preserved::new_zeroed()?, GFP_KERNEL)?;
+            self.blocks.push(Preserved::new_zeroed()?, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(())
     }

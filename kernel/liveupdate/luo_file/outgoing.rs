@@ -182,8 +182,8 @@ impl OutgoingFiles {
         // All that needs memory comes first.
         let place = self.files.len();
         self.blocks.grow(place.saturating_add(1))?;
-        self.files.reserve(1, GFP_KERNEL)?;
-        let node = RBTreeNode::new(token, place, GFP_KERNEL)?;
+        self.files.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        let node = RBTreeNode::new(token, place, GFP_KERNEL_ACCOUNT)?;
 
         let file = OutgoingFile::preserve(luo, token, file)?;
         // Dropping the file takes its preservation back.

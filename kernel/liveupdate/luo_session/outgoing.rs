@@ -238,9 +238,9 @@ impl OutgoingSessions {
         let count = self.count.checked_add(1).ok_or(ENOSPC)?;
 
         // All that can fail comes first.
-        let session = Arc::pin_init(OutgoingSession::new(name, age), GFP_KERNEL)?;
-        let name_node = RBTreeNode::new(name, age, GFP_KERNEL)?;
-        let age_node = RBTreeNode::new(age, session.clone(), GFP_KERNEL)?;
+        let session = Arc::pin_init(OutgoingSession::new(name, age), GFP_KERNEL_ACCOUNT)?;
+        let name_node = RBTreeNode::new(name, age, GFP_KERNEL_ACCOUNT)?;
+        let age_node = RBTreeNode::new(age, session.clone(), GFP_KERNEL_ACCOUNT)?;
         self.blocks.grow(count)?;
         if self.root.is_none() {
             self.root = Some(Root::new(luo.number().wrapping_add(1))?);

@@ -134,24 +134,24 @@ impl PreservedPages {
     /// Appends a zeroed page. If this fails, nothing has changed.
     fn add(&mut self) -> Result {
         // All that can fail comes before the page gets visible.
-        self.pages.reserve(1, GFP_KERNEL)?;
+        self.pages.reserve(1, GFP_KERNEL_ACCOUNT)?;
         let page = Preserved::<Page>::new_zeroed()?;
         let slot = self.pages.len() % CHUNK_LEN;
 
         if slot == 0 {
-            self.chunks.reserve(1, GFP_KERNEL)?;
+            self.chunks.reserve(1, GFP_KERNEL_ACCOUNT)?;
             let chunk = Preserved::<Chunk>::new_zeroed()?;
             // INVARIANT: The last chunk is full, as the number of pages is a multiple of its size.
             if let Some(last) = self.chunks.last_mut() {
                 last.next = chunk.phys().get();
             }
-            self.chunks.push(chunk, GFP_KERNEL)?;
+            self.chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
         }
         // INVARIANT: The address of this page goes behind those of all others.
         if let Some(entry) = self.chunks.last_mut().and_then(|c| c.pages.get_mut(slot)) {
             *entry = page.phys().get();
         }
-        self.pages.push(page, GFP_KERNEL)?;
+        self.pages.push(page, GFP_KERNEL_ACCOUNT)?;
         Ok(())
     }
 
