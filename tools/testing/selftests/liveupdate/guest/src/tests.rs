@@ -6,6 +6,7 @@ mod abort;
 mod agents;
 mod blocking;
 mod carry;
+mod cgroup;
 mod chain;
 pub mod common;
 mod damage;
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Suite> {
         chain::suite(),
         retrieve::suite(),
         killed::suite(),
+        cgroup::suite(),
         carry::suite(),
         carry::failed::suite(),
         carry::off::suite(),

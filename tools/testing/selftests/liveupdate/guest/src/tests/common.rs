@@ -3,7 +3,7 @@
 //! What several suites need.
 
 use crate::{
-    ensure_eq,
+    ensure, ensure_eq,
     error::{At, Failure, Result},
 };
 use liveupdate::{Device, IncomingSession, OutgoingSession};
@@ -12,6 +12,8 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, AsRawFd},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 /// Creates a session, with the device open only as long as that takes.
@@ -139,4 +141,14 @@ pub fn meminfo(key: &str) -> Result<u64> {
     let kib = line.and_then(|line| line.split_whitespace().next());
     let kib = kib.at(format_args!("/proc/meminfo has no {key}"))?;
     Ok(kib.parse()?)
+}
+
+/// Waits until something is true: freed memory may be in the books for a little while.
+pub fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !test()? {
+        ensure!(Instant::now() < end, "{what}, and that does not change");
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }

@@ -77,7 +77,7 @@ impl Drop for Map {
 }
 
 /// A memfd of which each page has a content of its own.
-fn large(len: usize) -> Result<File> {
+pub fn large(len: usize) -> Result<File> {
     let file = memfd::new()?;
     file.set_len(len as u64).at("set the size")?;
     Map::new(&file, len)?.fill();

@@ -3,7 +3,8 @@
 //! A file that cannot be retrieved now can be retrieved later, by whomever.
 
 use super::{
-    common::{create, expect_errno, retrieve},
+    cgroup::{set, Cgroup},
+    common::{create, eventually, expect_errno, retrieve},
     process::{Child, End},
 };
 use crate::{
@@ -14,23 +15,14 @@ use crate::{
     registry::{Case, Stage, Suite},
 };
 use liveupdate::IncomingSession;
-use rustix::{io::Errno, mount::MountFlags};
+use rustix::io::Errno;
 use std::{
     fs::{self, File},
     io,
     os::fd::{AsFd, AsRawFd},
-    path::{Path, PathBuf},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 const MIB: u64 = 1 << 20;
-
-fn set(path: impl AsRef<Path>, value: &str) -> io::Result<()> {
-    let path = path.as_ref();
-    fs::write(path, value)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
-}
 
 /// A setting below /proc/sys that gets its value back in the end.
 struct Setting {
@@ -98,60 +90,6 @@ fn fails(session: &IncomingSession, errno: Errno, prepare: impl Fn() -> io::Resu
     Ok(())
 }
 
-const CGROUPS: &str = "/tmp/cgroup";
-
-/// A memory cgroup. Dropping it removes it, if nothing is charged to it.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Result<Self> {
-        let root = Path::new(CGROUPS);
-        if !root.join("cgroup.procs").exists() {
-            fs::create_dir_all(root).at(CGROUPS)?;
-            rustix::mount::mount("cgroup2", root, "cgroup2", MountFlags::empty(), None)
-                .at("mount cgroup2")?;
-        }
-        set(root.join("cgroup.subtree_control"), "+memory")
-            .map_err(|error| Failure::skip(format!("no memory cgroups: {error}")))?;
-        let path = root.join(name);
-        fs::create_dir_all(&path).at(path.display())?;
-        Ok(Self(path))
-    }
-
-    fn enter(&self) -> io::Result<()> {
-        set(self.0.join("cgroup.procs"), "0")
-    }
-
-    /// Bytes that are charged.
-    fn current(&self) -> Result<u64> {
-        let text = fs::read_to_string(self.0.join("memory.current")).at("memory.current")?;
-        Ok(text.trim().parse()?)
-    }
-
-    /// Bytes of shared memory.
-    fn shmem(&self) -> Result<u64> {
-        let text = fs::read_to_string(self.0.join("memory.stat")).at("memory.stat")?;
-        let value = text.lines().find_map(|line| line.strip_prefix("shmem "));
-        Ok(value.at("memory.stat has no shmem")?.parse()?)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-/// Waits until something is true: freed memory may be in the books for a little while.
-fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !test()? {
-        ensure!(Instant::now() < end, "{what}, and that does not change");
-        sleep(Duration::from_millis(100));
-    }
-    Ok(())
-}
-
 /// The limit of one cgroup does not matter to the next one, which is charged for everything.
 fn cgroup_limit() -> Case {
     const LEN: u64 = 32 * MIB;
@@ -161,7 +99,7 @@ fn cgroup_limit() -> Case {
         Pattern::new(901, LEN + 5000),
         |stage, session, pattern| {
             let (small, large) = (Cgroup::new("small")?, Cgroup::new("large")?);
-            set(small.0.join("memory.max"), &format!("{}", LEN / 2))?;
+            small.limit(LEN / 2)?;
             fails(&session, Errno::NOMEM, || small.enter())?;
             eventually("the first cgroup is charged", || {
                 Ok(small.current()? < MIB && small.shmem()? == 0)
