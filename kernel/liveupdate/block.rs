@@ -52,7 +52,8 @@ impl<T: Entry> BlockList<T> {
             return Err(ENOSPC);
         }
         while self.blocks.len() < needed {
-            self.blocks.push(Preserved::new_zeroed()?, GFP_KERNEL_ACCOUNT)?;
+            self.blocks
+                .push(Preserved::new_zeroed()?, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(())
     }
