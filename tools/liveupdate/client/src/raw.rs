@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctls as they are in `include/uapi/linux/liveupdate.h`.
+//! The ioctls as they are in `include/uapi/linux/liveupdate.h`, and the system calls around them.
 //!
 //! For tests, and for what the rest of the library does not offer.
 
@@ -10,9 +10,9 @@ use rustix::{
 };
 use std::{
     env,
-    ffi::c_void,
+    ffi::{c_void, CStr},
     io,
-    os::fd::{BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -201,11 +201,71 @@ pub fn time_stamp_counter() -> Option<u64> {
     None
 }
 
-/// Takes the descriptors that a service manager has passed to this process, with their names, as
-/// `sd_listen_fds_with_names(3)` does.
+/// Does the `kexec_file_load()` system call, which rustix has not.
+fn kexec_file_load_call(
+    kernel: RawFd,
+    initrd: RawFd,
+    cmdline: &CStr,
+    flags: libc::c_ulong,
+) -> io::Result<()> {
+    // SAFETY: The kernel only reads as many bytes of the command line as it is told to, which
+    // lives until the call returns. It takes descriptors that are not open for an error.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel,
+            initrd,
+            cmdline.to_bytes_with_nul().len(),
+            cmdline.as_ptr(),
+            flags,
+        )
+    };
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Loads the kernel that the next kexec starts, by `kexec_file_load(2)`: an image that was loaded
+/// by the older `kexec_load(2)` cannot take over anything.
 ///
-/// Returns them once only. They are closed on exec.
-pub fn inherited() -> Vec<(String, OwnedFd)> {
+/// It replaces what was loaded before. Without `initrd`, the next kernel gets no initial RAM file
+/// system but its own.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_BOOT`, `ENOEXEC` if the file is no kernel for this machine, `EBUSY` if
+/// an image is being loaded or started, `ENOMEM`, `EADDRNOTAVAIL` if there is not enough memory of
+/// the right kind, `ENOSYS` without `CONFIG_KEXEC_FILE`. What was loaded before stays loaded.
+pub fn kexec_file_load(
+    kernel: BorrowedFd<'_>,
+    initrd: Option<BorrowedFd<'_>>,
+    cmdline: &CStr,
+) -> io::Result<()> {
+    /// `KEXEC_FILE_NO_INITRAMFS`
+    const NO_INITRAMFS: libc::c_ulong = 4;
+
+    let flags = if initrd.is_some() { 0 } else { NO_INITRAMFS };
+    let initrd = initrd.map_or(-1, |fd| fd.as_raw_fd());
+    kexec_file_load_call(kernel.as_raw_fd(), initrd, cmdline, flags)
+}
+
+/// Unloads the kernel that the next kexec would start, however it was loaded.
+///
+/// # Errors
+///
+/// As [`kexec_file_load`]; none if nothing is loaded.
+pub fn kexec_file_unload() -> io::Result<()> {
+    /// `KEXEC_FILE_UNLOAD`
+    const UNLOAD: libc::c_ulong = 1;
+
+    kexec_file_load_call(-1, -1, c"", UNLOAD)
+}
+
+/// Takes the descriptors that a service manager has passed to this process: see
+/// [`crate::systemd::inherited`].
+pub(crate) fn inherited() -> Vec<(String, OwnedFd)> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
     let number = |name| env::var(name).ok().and_then(|value| value.parse().ok());

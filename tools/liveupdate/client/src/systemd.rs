@@ -53,6 +53,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    time::Duration,
 };
 
 /// How long systemd may take to read what it was sent.
@@ -135,6 +136,26 @@ impl Session {
     }
 }
 
+/// Takes the descriptors that a service manager has passed to this process, with their names, as
+/// `sd_listen_fds_with_names(3)` does, without looking at what they are.
+///
+/// Returns them once only; to a process that the service manager has not started itself, none.
+/// They are closed on exec. [`Inherited::take`] sorts them.
+pub fn inherited() -> Vec<(String, OwnedFd)> {
+    raw::inherited()
+}
+
+/// How often the service manager wants to hear `WATCHDOG=1` at least, if it does: twice as often as
+/// `WatchdogSec=` says.
+pub fn watchdog() -> Option<Duration> {
+    let for_us = env::var("WATCHDOG_PID")
+        .ok()
+        .and_then(|pid| pid.parse().ok())
+        .is_none_or(|pid: u32| pid == std::process::id());
+    let micros = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    for_us.then(|| Duration::from_micros(micros) / 2)
+}
+
 /// What systemd has handed over, by `FDNAME`.
 #[derive(Debug, Default)]
 pub struct Inherited {
@@ -152,7 +173,7 @@ impl Inherited {
     ///
     /// If the kernel does not tell what a descriptor is, which needs `/proc`.
     pub fn take() -> io::Result<Self> {
-        Self::sort(raw::inherited())
+        Self::sort(inherited())
     }
 
     fn sort(fds: Vec<(String, OwnedFd)>) -> io::Result<Self> {
@@ -211,7 +232,8 @@ impl Manager {
             [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
             path => SocketAddrUnix::new(path)?,
         };
-        let flags = SocketFlags::CLOEXEC;
+        // So that no service waits for ever for one that does not read.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         Ok(Self { socket, address })
     }
@@ -224,11 +246,19 @@ impl Manager {
         }
         let text = [IoSlice::new(text.as_bytes())];
         let flags = SendFlags::NOSIGNAL;
-        rustix::io::retry_on_intr(|| {
-            sendmsg_addr(&self.socket, &self.address, &text, &mut ancillary, flags)
-        })
-        .map(drop)
-        .context(|| "reach systemd".into())
+        let result = loop {
+            match sendmsg_addr(&self.socket, &self.address, &text, &mut ancillary, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+                    if poll(&mut fds, Some(&BARRIER)) == Ok(0) {
+                        break Err(Errno::TIMEDOUT);
+                    }
+                }
+                result => break result,
+            }
+        };
+        result.map(drop).context(|| "reach systemd".into())
     }
 
     /// Tells systemd something, such as `READY=1`.

@@ -14,7 +14,6 @@ pub mod config;
 pub mod fake;
 pub mod logging;
 pub mod machine;
-pub mod notify;
 pub mod registry;
 pub mod server;
 pub mod system;

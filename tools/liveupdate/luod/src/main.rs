@@ -3,11 +3,11 @@
 //! Conducts live updates.
 
 use clap::Parser;
+use liveupdate::systemd::{self, Manager};
 use luod::{
     config::{self, Config},
     logging,
     machine::Machine,
-    notify::{self, Manager},
     server::{self, Server},
     system::System,
 };
@@ -73,7 +73,7 @@ impl Inherited {
             listener: None,
             store: Vec::new(),
         };
-        for (name, fd) in liveupdate::raw::inherited() {
+        for (name, fd) in systemd::inherited() {
             let listens = rustix::net::sockopt::socket_acceptconn(&fd).unwrap_or(false);
             if listens && inherited.listener.is_none() {
                 inherited.listener = Some(UnixListener::from(fd));
@@ -136,8 +136,15 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
     signal_hook::low_level::pipe::register(SIGHUP, sender)?;
     signals.set_nonblocking(true)?;
 
-    let manager = Manager::from_env();
-    let watchdog = manager.as_ref().and_then(|_| notify::watchdog());
+    let manager = match Manager::from_env() {
+        Ok(manager) => Some(manager),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!("goes on without a service manager: {error}");
+            None
+        }
+    };
+    let watchdog = manager.as_ref().and_then(|_| systemd::watchdog());
     let socket = config.socket.clone();
     let activated = inherited.listener.is_some();
     let listener = match inherited.listener {

@@ -2,8 +2,8 @@
 
 //! The machine that luod runs on.
 
-use crate::{config::Kexec, notify::Manager, world::World};
-use liveupdate::{raw, Device, DEVICE_PATH};
+use crate::{config::Kexec, world::World};
+use liveupdate::{raw, systemd::Manager, Device, DEVICE_PATH};
 use luod_protocol::Stamp;
 use rustix::{
     system::RebootCommand,
@@ -73,14 +73,12 @@ impl System {
 
     /// Tells the service manager something, if there is one.
     pub fn notify(&self, text: &str) {
-        self.push(text, &[]);
+        self.tell(text, |manager| manager.notify(text));
     }
 
-    fn push(&self, text: &str, fds: &[BorrowedFd<'_>]) {
-        if let Some(manager) = &self.manager {
-            if let Err(error) = manager.send(text, fds) {
-                tracing::error!("cannot tell the service manager {text:?}: {error}");
-            }
+    fn tell(&self, what: &str, tell: impl FnOnce(&Manager) -> io::Result<()>) {
+        if let Some(Err(error)) = self.manager.as_ref().map(tell) {
+            tracing::error!("cannot tell the service manager {what:?}: {error}");
         }
     }
 
@@ -164,11 +162,11 @@ impl World for System {
     }
 
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {
-        self.push(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[fd]);
+        self.tell(name, |manager| manager.store(name, fd));
     }
 
     fn forget(&mut self, name: &str) {
-        self.push(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+        self.tell(name, |manager| manager.remove(name));
     }
 
     fn remember(&mut self, text: &str) {
@@ -184,6 +182,6 @@ impl World for System {
     }
 
     fn status(&mut self, text: &str) {
-        self.push(&format!("STATUS={text}"), &[]);
+        self.notify(&format!("STATUS={text}"));
     }
 }

@@ -7,12 +7,13 @@ use crate::{
     error::{At, Failure, Result},
     image,
 };
+use liveupdate::raw;
 use rustix::system::RebootCommand;
 use std::{
     ffi::CString,
     fs::{self, File},
     io,
-    os::fd::AsRawFd,
+    os::fd::AsFd,
 };
 
 const KERNEL: &str = "/boot/next";
@@ -74,23 +75,8 @@ impl Plan {
         let initramfs = image::pack_root()?;
         let cmdline = CString::new(self.cmdline.as_str())
             .map_err(|_| Failure::new("the command line contains a null byte"))?;
-        // SAFETY: The command line is as long as it is said to be.
-        let status = unsafe {
-            libc::syscall(
-                libc::SYS_kexec_file_load,
-                kernel.as_raw_fd(),
-                initramfs.as_raw_fd(),
-                cmdline.as_bytes_with_nul().len(),
-                cmdline.as_ptr(),
-                0,
-            )
-        };
-        match status {
-            0 => Ok(()),
-            _ => {
-                Err(io::Error::last_os_error()).at(format_args!("kexec_file_load {}", self.kernel))
-            }
-        }
+        raw::kexec_file_load(kernel.as_fd(), Some(initramfs.as_fd()), &cmdline)
+            .at(format_args!("kexec_file_load {}", self.kernel))
     }
 }
 
