@@ -7,7 +7,7 @@ use crate::{
     decompress::decompress,
     elf::{self, Section},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
@@ -56,7 +56,7 @@ impl fmt::Display for ImageError {
 impl Error for ImageError {}
 
 /// The formats that a kernel understands, as far as the image tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", content = "names", rename_all = "kebab-case")]
 pub enum Formats {
     /// The image has a list: that is all of them.
@@ -69,7 +69,7 @@ pub enum Formats {
 }
 
 /// What is known about a kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// The version, as the header of a bzImage has it.
     pub version: Option<String>,

@@ -19,11 +19,13 @@ pub mod cmdline;
 mod decompress;
 mod elf;
 mod image;
+pub mod record;
 pub mod system;
 mod verdict;
 
 pub use image::{Formats, Image, ImageError, IMAGE_MAX, KERNEL_MAX};
-pub use system::Needs;
+pub use record::Record;
+pub use system::{Needs, System};
 pub use verdict::{check_formats, worst, Finding, Verdict};
 
 #[cfg(test)]

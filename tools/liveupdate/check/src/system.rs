@@ -2,9 +2,111 @@
 
 //! What the running system tells.
 
-use crate::{Finding, Image, Verdict};
+use crate::{Finding, Image, Record, Verdict};
 use serde::Serialize;
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Where the running system is asked.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// Usually `/sys`.
+    pub sysfs: PathBuf,
+    /// Usually `/proc`.
+    pub procfs: PathBuf,
+    /// What is known of the loaded image: usually `/run/luod/image.json`.
+    pub record: PathBuf,
+}
+
+impl Default for System {
+    /// The system that this program runs on.
+    fn default() -> Self {
+        Self::at(Path::new("/"))
+    }
+}
+
+impl System {
+    /// The system whose root directory is at `root`.
+    pub fn at(root: &Path) -> Self {
+        Self {
+            sysfs: root.join("sys"),
+            procfs: root.join("proc"),
+            record: root.join("run/luod/image.json"),
+        }
+    }
+
+    /// What tells this boot from others.
+    pub fn boot_id(&self) -> String {
+        let id = fs::read_to_string(self.procfs.join("sys/kernel/random/boot_id"));
+        id.unwrap_or_default().trim().to_owned()
+    }
+
+    /// The command line of the running kernel.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn cmdline(&self) -> io::Result<String> {
+        let cmdline = fs::read_to_string(self.procfs.join("cmdline"))?;
+        Ok(cmdline.trim().to_owned())
+    }
+
+    /// Checks whether there is enough memory to load an image.
+    pub fn check_memory(&self, image: &Image, initrd: u64) -> Finding {
+        let meminfo = fs::read_to_string(self.procfs.join("meminfo")).unwrap_or_default();
+        check_memory(&meminfo, image, initrd)
+    }
+
+    /// What is known of the image that was loaded in this boot.
+    ///
+    /// # Errors
+    ///
+    /// See [`Record::read`].
+    pub fn record(&self) -> io::Result<Option<Record>> {
+        let record = Record::read(&self.record)?;
+        let here = self.boot_id();
+        Ok(record.filter(|record| record.boot_id == here && !here.is_empty()))
+    }
+
+    /// Checks the loaded image: whether it takes over anything at all, and whether it understands
+    /// what would be handed over now.
+    pub fn check_loaded(&self) -> Vec<Finding> {
+        const CHECK: &str = "formats";
+        let loaded = Loaded::of_system(&self.sysfs);
+        if loaded == Loaded::Nothing {
+            return vec![loaded.check()];
+        }
+        let record = match self.record() {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                let why = "the image was not loaded by luoctl load, which would have looked at \
+                    what it understands";
+                return vec![loaded.check(), Finding::new(CHECK, Verdict::Unknown, why)];
+            }
+            Err(error) => {
+                let why = format!("{} cannot be used: {error}", self.record.display());
+                return vec![loaded.check(), Finding::new(CHECK, Verdict::Unknown, why)];
+            }
+        };
+        let first = if loaded == Loaded::Something {
+            // All that luoctl load does is to load by kexec_file_load().
+            Finding::new(
+                "loaded image",
+                Verdict::Likely,
+                "luoctl has loaded the image, but this kernel does not tell whether it is still \
+                    that one",
+            )
+        } else {
+            loaded.check()
+        };
+        let mut findings = vec![first];
+        findings.extend(record.check(&Needs::of_system(&self.sysfs)));
+        findings
+    }
+}
 
 /// The formats that matter for an update.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -3,11 +3,11 @@
 //! Verdicts, and how formats are compared.
 
 use crate::{Formats, Image, Needs};
-use serde::Serialize;
-use std::fmt;
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, fmt};
 
 /// Whether a live update would work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It is known that nothing speaks against it.
@@ -39,10 +39,10 @@ impl fmt::Display for Verdict {
 }
 
 /// The result of one check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// What was checked.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// The result.
     pub verdict: Verdict,
     /// Why, and what to do.
@@ -53,7 +53,7 @@ impl Finding {
     /// Makes a finding.
     pub fn new(check: &'static str, verdict: Verdict, reason: impl Into<String>) -> Self {
         Self {
-            check,
+            check: check.into(),
             verdict,
             reason: reason.into(),
         }

@@ -3,6 +3,7 @@
 //! The command line. Man pages and completions are made of the same.
 
 use clap::{Args, Parser, Subcommand};
+use luo_check::System;
 use luod_protocol::{SessionName, SOCKET_PATH};
 use std::{
     fmt::Display,
@@ -63,8 +64,29 @@ pub struct Cli {
     /// Where luod listens.
     #[arg(long, global = true, default_value = SOCKET_PATH)]
     pub socket: PathBuf,
+    /// Where /sys, /proc and /run are, for tests.
+    #[arg(long, global = true, hide = true, default_value = "/")]
+    pub root: PathBuf,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Where the running system is asked.
+    pub fn system(&self) -> System {
+        System::at(&self.root)
+    }
+
+    /// The command line of the next kernel, if it is to be `wanted`.
+    pub fn cmdline(&self, wanted: Option<&str>) -> Result<String, Failure> {
+        match wanted {
+            Some(cmdline) => Ok(cmdline.trim().to_owned()),
+            None => self.system().cmdline().map_err(|error| {
+                let what = "the command line of the running kernel cannot be read";
+                Failure::new(Exit::Failed, format!("{what}: {error}"))
+            }),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +108,15 @@ pub struct LoadOptions {
 }
 
 #[derive(Debug, Args)]
+pub struct CheckOptions {
+    /// The kernel image; without it, the loaded one.
+    pub image: Option<PathBuf>,
+    /// The command line that it would get, if not that of the running kernel.
+    #[arg(long, requires = "image")]
+    pub cmdline: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct KexecOptions {
     /// Let clients preserve everything, then take it all back.
     #[arg(long)]
@@ -96,7 +127,8 @@ pub struct KexecOptions {
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,
-    /// Go on if the check says no, without clients that fail. What they have is lost.
+    /// Go on if the check says no, without clients that fail, and without sessions of the last
+    /// update that are not finished. What is in them is lost.
     #[arg(long)]
     pub force: bool,
 }
@@ -106,10 +138,7 @@ pub enum Command {
     /// Check a kernel, and load it for the next update.
     Load(LoadOptions),
     /// Tell whether a kernel understands what would be handed over to it.
-    Check {
-        /// The kernel image; without it, what is known of the loaded one.
-        image: Option<PathBuf>,
-    },
+    Check(CheckOptions),
     /// Show what luod is doing.
     Status,
     /// List all sessions.

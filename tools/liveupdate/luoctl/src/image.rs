@@ -2,59 +2,74 @@
 
 //! `luoctl check`.
 
-use crate::cli::{Cli, Exit, Failure};
-use luo_check::{check_formats, system, worst, Finding, Image, Needs, Verdict, IMAGE_MAX};
+use crate::{
+    cli::{CheckOptions, Cli, Exit, Failure},
+    output,
+};
+use luo_check::{check_formats, worst, Finding, Image, ImageError, Needs, Verdict, IMAGE_MAX};
 use std::{
+    fmt::Display,
     fs::File,
     io::{IsTerminal, Read},
     path::Path,
 };
 
-const SYSFS: &str = "/sys";
-
-fn failed(path: &Path, error: impl std::fmt::Display) -> Failure {
+pub fn failed(path: &Path, error: impl Display) -> Failure {
     Failure::new(Exit::Failed, format!("{}: {error}", path.display()))
 }
 
-/// Reads and examines an image.
-pub fn read(path: &Path) -> Result<Image, Failure> {
-    let limit = u64::try_from(IMAGE_MAX).unwrap_or(u64::MAX);
-    let mut file = Vec::new();
-    File::open(path)
-        .and_then(|source| source.take(limit).read_to_end(&mut file))
+/// Reads and examines an image; says why if that is not possible, though it may be a good one.
+pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failure> {
+    // One byte more than what is allowed, to know whether there is more.
+    let limit = u64::try_from(IMAGE_MAX).unwrap_or(u64::MAX - 1) + 1;
+    let mut content = Vec::new();
+    file.take(limit)
+        .read_to_end(&mut content)
         .map_err(|error| failed(path, error))?;
-    Image::parse(&file).map_err(|error| match error {
-        luo_check::ImageError::Unsupported(_) => {
-            Failure::new(Exit::Unknown, format!("{}: {error}", path.display()))
+    let result = if content.len() > IMAGE_MAX {
+        Err(ImageError::TooLarge)
+    } else {
+        Image::parse(&content)
+    };
+    match result {
+        Ok(image) => Ok(Ok(image)),
+        Err(error @ (ImageError::Unsupported(_) | ImageError::TooLarge)) => {
+            let reason = error.to_string();
+            Ok(Err(Finding::new("formats", Verdict::Unknown, reason)))
         }
-        _ => failed(path, error),
-    })
-}
-
-/// What can be said against an image.
-pub fn findings(image: &Image, initrd: u64, cmdline: Option<&str>) -> Vec<Finding> {
-    let mut findings = check_formats(image, &Needs::of_system(Path::new(SYSFS)));
-    if let Some(cmdline) = cmdline {
-        findings.extend(luo_check::cmdline::check(cmdline, Some(image)));
+        Err(error) => Err(failed(path, error)),
     }
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    findings.push(system::check_memory(&meminfo, image, initrd));
-    findings
 }
 
-/// Checks the loaded image.
-pub fn loaded() -> Finding {
-    system::Loaded::of_system(Path::new(SYSFS)).check()
+/// What can be said for and against an image.
+pub fn findings(
+    cli: &Cli,
+    image: &Result<Image, Finding>,
+    initrd: u64,
+    cmdline: &str,
+) -> Vec<Finding> {
+    let system = cli.system();
+    match image {
+        Ok(image) => {
+            let mut findings = check_formats(image, &Needs::of_system(&system.sysfs));
+            findings.extend(luo_check::cmdline::check(cmdline, Some(image)));
+            findings.push(system.check_memory(image, initrd));
+            findings
+        }
+        Err(finding) => {
+            let mut findings = vec![finding.clone()];
+            findings.extend(luo_check::cmdline::check(cmdline, None));
+            findings
+        }
+    }
 }
 
 /// Shows findings.
 pub fn show(cli: &Cli, findings: &[Finding]) {
     let verdict = worst(findings);
+    // That nobody reads it changes nothing.
     if cli.json {
-        println!(
-            "{}",
-            serde_json::json!({ "verdict": verdict, "findings": findings })
-        );
+        let _ = output::json(&serde_json::json!({ "verdict": verdict, "findings": findings }));
         return;
     }
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -64,15 +79,13 @@ pub fn show(cli: &Cli, findings: &[Finding]) {
         (true, Verdict::No) => format!("\x1b[31m{verdict:8}\x1b[0m"),
         (true, _) => format!("\x1b[33m{verdict:8}\x1b[0m"),
     };
+    let mut text = String::new();
     for finding in findings {
-        println!(
-            "{} {}: {}",
-            paint(finding.verdict),
-            finding.check,
-            finding.reason
-        );
+        let reason = output::clean(&finding.reason);
+        text += &format!("{} {}: {reason}\n", paint(finding.verdict), finding.check);
     }
-    println!("{} all together", paint(verdict));
+    text += &format!("{} all together\n", paint(verdict));
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
 /// The exit code for a verdict.
@@ -85,11 +98,22 @@ pub fn exit(verdict: Verdict) -> Exit {
     }
 }
 
+/// The reasons of all findings that are as bad as `verdict`.
+pub fn reasons(findings: &[Finding], verdict: Verdict) -> String {
+    let of_these = findings.iter().filter(|f| f.verdict == verdict);
+    let reasons: Vec<&str> = of_these.map(|finding| finding.reason.as_str()).collect();
+    reasons.join("; ")
+}
+
 /// `luoctl check [IMAGE]`.
-pub fn check(cli: &Cli, image: Option<&Path>) -> Result<Exit, Failure> {
-    let findings = match image {
-        Some(path) => findings(&read(path)?, 0, None),
-        None => vec![loaded()],
+pub fn check(cli: &Cli, options: &CheckOptions) -> Result<Exit, Failure> {
+    let findings = match &options.image {
+        Some(path) => {
+            let file = File::open(path).map_err(|error| failed(path, error))?;
+            let cmdline = cli.cmdline(options.cmdline.as_deref())?;
+            findings(cli, &examine(path, &file)?, 0, &cmdline)
+        }
+        None => cli.system().check_loaded(),
     };
     show(cli, &findings);
     Ok(exit(worst(&findings)))

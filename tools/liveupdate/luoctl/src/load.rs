@@ -4,91 +4,108 @@
 
 use crate::{
     cli::{Cli, Exit, Failure, LoadOptions},
-    image,
+    image::{self, failed},
+    output,
 };
-use luo_check::{worst, Verdict};
+use liveupdate::raw;
+use luo_check::{
+    record::{self, Source},
+    worst, Record, Verdict,
+};
 use std::{
     ffi::CString,
-    fs::{self, File},
-    io,
-    os::fd::{AsRawFd, RawFd},
+    fs::File,
+    os::fd::AsFd,
+    path::{self, Path},
 };
 
-/// `kexec_file_load()`, which neither the standard library nor rustix has.
-#[allow(unsafe_code)]
-fn kexec_file_load(kernel: &File, initrd: Option<&File>, cmdline: &CString) -> io::Result<()> {
-    /// `KEXEC_FILE_NO_INITRAMFS`.
-    const NO_INITRAMFS: libc::c_ulong = 4;
-    let initrd_fd: RawFd = initrd.map_or(-1, |file| file.as_raw_fd());
-    let flags = if initrd.is_some() { 0 } else { NO_INITRAMFS };
-    // SAFETY: The descriptors are open; the kernel reads the command line, which lives until the
-    // call returns, and whose length includes the terminator.
-    let ret = unsafe {
-        libc::syscall(
-            libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initrd_fd,
-            cmdline.as_bytes_with_nul().len(),
-            cmdline.as_ptr(),
-            flags,
-        )
-    };
-    if ret == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+fn source(path: &Path, file: &File) -> Result<Source, Failure> {
+    let metadata = file.metadata().map_err(|error| failed(path, error))?;
+    let path = path::absolute(path).map_err(|error| failed(path, error))?;
+    Ok(Source::new(&path, &metadata))
+}
+
+/// Loads an image, and writes down what is known of it.
+fn load_and_record(
+    cli: &Cli,
+    kernel: &File,
+    initrd: Option<&File>,
+    record: &Record,
+) -> Result<(), Failure> {
+    let system = cli.system();
+    let cmdline = CString::new(record.cmdline.as_str())
+        .map_err(|_| Failure::new(Exit::Usage, "the command line contains a null byte"))?;
+    // There must be no time at which the record is that of another image than the loaded one.
+    let before = system.record().ok().flatten();
+    record::remove(&system.record).map_err(|error| failed(&system.record, error))?;
+    if let Err(error) = raw::kexec_file_load(kernel.as_fd(), initrd.map(AsFd::as_fd), &cmdline) {
+        // What was loaded before is loaded still.
+        if let Some(Err(error)) = before.map(|before| before.write(&system.record)) {
+            output::warn(&format!("{}: {error}", system.record.display()));
+        }
+        let name = record.source.path.display();
+        let message = format!("the kernel cannot load {name}: {error}");
+        return Err(Failure::new(Exit::Failed, message));
     }
+    if source(&record.source.path, kernel)? != record.source {
+        let _ = raw::kexec_file_unload();
+        let message = "it was changed while it was loaded, and is not loaded; try again";
+        return Err(failed(&record.source.path, message));
+    }
+    record.write(&system.record).map_err(|error| {
+        failed(
+            &system.record,
+            format!("the image is loaded, but what is known of it cannot be written down: {error}"),
+        )
+    })
 }
 
 /// `luoctl load IMAGE`.
 pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
-    let failed =
-        |what: &str, error: io::Error| Failure::new(Exit::Failed, format!("{what}: {error}"));
-    let cmdline = match &options.cmdline {
-        Some(cmdline) => cmdline.clone(),
-        None => {
-            fs::read_to_string("/proc/cmdline").map_err(|error| failed("/proc/cmdline", error))?
-        }
-    };
-    let cmdline = cmdline.trim();
-    let name = options.image.display().to_string();
-    let initrd = match &options.initrd {
-        None => None,
-        Some(path) => {
-            Some(File::open(path).map_err(|error| failed(&path.display().to_string(), error))?)
-        }
-    };
-    let initrd_len = initrd
-        .as_ref()
-        .and_then(|file| file.metadata().ok())
-        .map_or(0, |data| data.len());
+    let cmdline = cli.cmdline(options.cmdline.as_deref())?;
+    let path = &options.image;
+    let name = path.display();
+    let open = |path: &Path| File::open(path).map_err(|error| failed(path, error));
+    let kernel = open(path)?;
+    let initrd = options.initrd.as_deref().map(open).transpose()?;
+    let initrd_len = initrd.as_ref().and_then(|file| file.metadata().ok());
+    let initrd_len = initrd_len.map_or(0, |metadata| metadata.len());
 
-    match image::read(&options.image) {
-        Ok(image) => {
-            let findings = image::findings(&image, initrd_len, Some(cmdline));
-            image::show(cli, &findings);
-            if worst(&findings) == Verdict::No && !options.force {
-                return Err(Failure::new(
-                    Exit::No,
-                    format!("{name} was not loaded: an update to it would lose data; --force loads it all the same"),
-                ));
-            }
-        }
-        Err(failure) if failure.exit == Exit::Unknown => eprintln!("luoctl: {}", failure.message),
-        Err(failure) => return Err(failure),
+    let source = source(path, &kernel)?;
+    let image = image::examine(path, &kernel)?;
+    let findings = image::findings(cli, &image, initrd_len, &cmdline);
+    image::show(cli, &findings);
+    if worst(&findings) == Verdict::No && !options.force {
+        return Err(Failure::new(
+            Exit::No,
+            format!(
+                "{name} was not loaded: an update to it would lose data; --force loads it all \
+                the same"
+            ),
+        ));
     }
+    let record = Record {
+        boot_id: cli.system().boot_id(),
+        source,
+        image: image.ok(),
+        cmdline,
+        findings,
+    };
+    load_and_record(cli, &kernel, initrd.as_ref(), &record)?;
 
-    let kernel = File::open(&options.image).map_err(|error| failed(&name, error))?;
-    let cmdline = CString::new(cmdline)
-        .map_err(|_| Failure::new(Exit::Usage, "the command line contains a null byte"))?;
-    kexec_file_load(&kernel, initrd.as_ref(), &cmdline)
-        .map_err(|error| failed(&format!("the kernel cannot load {name}"), error))?;
-    let loaded = image::loaded();
-    if loaded.verdict == Verdict::No && !options.force {
-        return Err(Failure::new(Exit::No, loaded.reason));
+    let loaded = cli.system().check_loaded();
+    if worst(&loaded) == Verdict::No && !options.force {
+        let why = image::reasons(&loaded, Verdict::No);
+        let unloaded = raw::kexec_file_unload();
+        let _ = record::remove(&cli.system().record);
+        let what = match unloaded {
+            Ok(()) => "was unloaded again".to_owned(),
+            Err(error) => format!("is loaded still ({error})"),
+        };
+        return Err(Failure::new(Exit::No, format!("{name} {what}: {why}")));
     }
     if !cli.json {
-        println!("{name} is loaded; luoctl kexec starts it");
+        let _ = output::line(&format!("{name} is loaded; luoctl kexec starts it"));
     }
     Ok(Exit::Good)
 }

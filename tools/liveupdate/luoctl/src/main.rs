@@ -5,6 +5,7 @@
 mod cli;
 mod image;
 mod load;
+mod output;
 mod talk;
 mod update;
 
@@ -15,7 +16,7 @@ use std::{io, process::ExitCode};
 fn run(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Load(options) => load::load(cli, options),
-        Command::Check { image } => image::check(cli, image.as_deref()),
+        Command::Check(options) => image::check(cli, options),
         Command::Status => talk::status(cli),
         Command::List => talk::list(cli),
         Command::Kexec(options) => update::kexec(cli, options),
@@ -57,12 +58,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let exit = run(&cli).unwrap_or_else(|failure| {
         if cli.json {
-            println!(
-                "{}",
-                serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 })
-            );
+            let error = serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 });
+            // The exit code tells it, too.
+            let _ = output::json(&error);
         } else {
-            eprintln!("luoctl: {}", failure.message);
+            output::warn(&failure.message);
         }
         failure.exit
     });

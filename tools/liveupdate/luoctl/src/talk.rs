@@ -2,10 +2,13 @@
 
 //! Questions to luod.
 
-use crate::cli::{Cli, Exit, Failure};
+use crate::{
+    cli::{Cli, Exit, Failure},
+    output,
+};
 use luod_protocol::{Channel, Event, Report, Request, SessionInfo, Status};
 use serde::Serialize;
-use std::time::Duration;
+use std::{io, time::Duration};
 
 /// How long luod may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,68 +39,73 @@ pub fn refused(event: &Event) -> Failure {
     }
 }
 
-fn ask(cli: &Cli, request: &Request) -> Result<Event, Failure> {
+pub fn ask(cli: &Cli, request: &Request) -> Result<Event, Failure> {
     let (event, _) = connect(cli)?
         .call(request, Some(PATIENCE))
         .map_err(|error| Failure::new(Exit::NoLuod, error))?;
     Ok(event)
 }
 
-/// Prints one value as a line of JSON.
-pub fn json(value: &impl Serialize) {
-    match serde_json::to_string(value) {
-        Ok(line) => println!("{line}"),
-        Err(error) => eprintln!("luoctl: {error}"),
+/// Prints an answer, as JSON or as lines.
+fn print(cli: &Cli, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) -> io::Result<()> {
+    if cli.json {
+        return output::json(value);
     }
+    lines().iter().try_for_each(|line| output::line(line))
 }
 
 pub fn simple(cli: &Cli, request: Request) -> Result<Exit, Failure> {
     match ask(cli, &request)? {
         event @ Event::Ok { .. } => {
-            if cli.json {
-                json(&event);
-            }
+            // It is done, whether somebody reads that or not.
+            let _ = print(cli, &event, Vec::new);
             Ok(Exit::Good)
         }
         event => Err(refused(&event)),
     }
 }
 
-fn show_status(status: &Status) {
-    println!("phase:      {}", status.phase);
-    println!(
-        "update:     {}{}",
-        status.update,
-        if status.dry_run { " (dry run)" } else { "" }
+fn status_lines(status: &Status) -> Vec<String> {
+    let dry_run = if status.dry_run { " (dry run)" } else { "" };
+    let image = match status.image_loaded {
+        Some(true) => "loaded",
+        Some(false) => "none loaded",
+        None => "unknown",
+    };
+    let mut lines = vec![
+        format!("phase:      {}", status.phase),
+        format!("update:     {}{dry_run}", status.update),
+        format!("kernel:     {}", status.kernel),
+        format!("image:      {image}"),
+        format!("subscribed: {} ({} ready)", status.subscribed, status.ready),
+        format!(
+            "incoming:   {} ({} unclaimed)",
+            status.incoming, status.unclaimed
+        ),
+    ];
+    lines.extend(
+        status
+            .problem
+            .iter()
+            .map(|problem| format!("problem:    {problem}")),
     );
-    println!("kernel:     {}", status.kernel);
-    println!(
-        "image:      {}",
-        match status.image_loaded {
-            Some(true) => "loaded",
-            Some(false) => "none loaded",
-            None => "unknown",
-        }
-    );
-    println!("subscribed: {} ({} ready)", status.subscribed, status.ready);
-    println!(
-        "incoming:   {} ({} unclaimed)",
-        status.incoming, status.unclaimed
-    );
-    if let Some(problem) = &status.problem {
-        println!("problem:    {problem}");
-    }
+    lines
+}
+
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
 }
 
 /// One line about a session.
 pub fn line(info: &SessionInfo) -> String {
-    let mut line = format!("{:24} {:10}", info.session.to_string(), info.state);
-    line += &format!(
-        " {:6.1} s",
-        Duration::from_millis(info.since_ms).as_secs_f64()
+    let name = info.session.as_str();
+    let mut line = format!(
+        "{name:24} {:10} {:6.1} s",
+        info.state,
+        seconds(info.since_ms)
     );
     if let Some(left) = info.left_ms {
-        line += &format!(", {:.1} s left", Duration::from_millis(left).as_secs_f64());
+        line += &format!(", {:.1} s left", seconds(left));
     }
     if let Some(client) = &info.client {
         line += &format!("  {client}");
@@ -105,37 +113,46 @@ pub fn line(info: &SessionInfo) -> String {
     if let Some(pid) = info.pid {
         line += &format!("  pid {pid}");
     }
-    if let Some(progress) = info
-        .progress
-        .as_ref()
-        .and_then(|progress| progress.text.as_ref())
-    {
-        line += &format!("  {progress}");
+    if let Some(progress) = &info.progress {
+        match (progress.done, progress.total) {
+            (Some(done), Some(total)) => line += &format!("  {done}/{total}"),
+            (Some(done), None) => line += &format!("  {done}"),
+            _ => {}
+        }
+        if let Some(text) = &progress.text {
+            line += &format!("  {text}");
+        }
     }
     if let Some(error) = &info.error {
         line += &format!("  {error}");
     }
-    // What clients say must not control the terminal.
-    line.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    output::clean(&line)
 }
 
-/// Shows an update from start to end.
-pub fn show_report(report: &Report) {
-    println!("update {}: {}", report.update, report.outcome);
+fn list_lines(sessions: &[SessionInfo]) -> Vec<String> {
+    sessions.iter().map(line).collect()
+}
+
+/// An update from start to end.
+pub fn report_lines(report: &Report) -> Vec<String> {
+    let mut lines = vec![format!("update {}: {}", report.update, report.outcome)];
     if let Some(reason) = &report.reason {
-        println!("reason: {reason}");
+        lines.push(format!("reason: {reason}"));
+    }
+    match (&report.from, &report.to) {
+        (Some(from), Some(to)) => lines.push(format!("from {from} to {to}")),
+        (Some(from), None) => lines.push(format!("from {from}")),
+        _ => {}
     }
     let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1000.0;
     for mark in &report.marks {
-        match mark.offset_us {
-            Some(offset) => println!("{:>12.1} ms  {}", ms(offset), mark.name),
-            None => println!("{:>12}     {}", "?", mark.name),
-        }
+        lines.push(match mark.offset_us {
+            Some(offset) => format!("{:>12.1} ms  {}", ms(offset), mark.name),
+            None => format!("{:>12}     {}", "?", mark.name),
+        });
     }
     for session in &report.sessions {
-        let mut line = format!("session {}: {}", session.session, session.state);
+        let mut line = format!("session {}: {}", session.session.as_str(), session.state);
         for (what, time) in [
             ("preserve", session.preserve_us),
             ("restore", session.restore_us),
@@ -145,55 +162,60 @@ pub fn show_report(report: &Report) {
                 line += &format!(", {what} {:.1} ms", ms(us));
             }
         }
-        println!("{line}");
+        if let Some(error) = &session.error {
+            line += &format!(", {error}");
+        }
+        lines.push(line);
     }
     for (what, time) in [("jump", report.jump_us), ("blackout", report.blackout_us)] {
         if let Some(us) = time {
-            println!("{what}: {:.1} ms", ms(us));
+            lines.push(format!("{what}: {:.1} ms", ms(us)));
         }
     }
+    if let Some(us) = report.precision_us.filter(|_| report.jump_us.is_some()) {
+        lines.push(format!(
+            "times across the jump are exact to {:.0} ms",
+            ms(us)
+        ));
+    }
+    lines
+}
+
+/// Prints the answer to a question. If nobody reads it, nothing is lost.
+fn show(cli: &Cli, request: &Request) -> Result<Exit, Failure> {
+    let _ = match ask(cli, request)? {
+        Event::Status(status) => print(cli, &status, || status_lines(&status)),
+        Event::List { sessions } => print(cli, &sessions, || list_lines(&sessions)),
+        Event::Report(report) => print(cli, &report, || report_lines(&report)),
+        event => return Err(refused(&event)),
+    };
+    Ok(Exit::Good)
 }
 
 pub fn status(cli: &Cli) -> Result<Exit, Failure> {
-    match ask(cli, &Request::Status)? {
-        Event::Status(status) if cli.json => json(&status),
-        Event::Status(status) => show_status(&status),
-        event => return Err(refused(&event)),
-    }
-    Ok(Exit::Good)
+    show(cli, &Request::Status)
 }
 
 pub fn list(cli: &Cli) -> Result<Exit, Failure> {
-    match ask(cli, &Request::List)? {
-        Event::List { sessions } if cli.json => json(&sessions),
-        Event::List { sessions } => sessions.iter().for_each(|info| println!("{}", line(info))),
-        event => return Err(refused(&event)),
-    }
-    Ok(Exit::Good)
+    show(cli, &Request::List)
 }
 
 pub fn report(cli: &Cli) -> Result<Exit, Failure> {
-    match ask(cli, &Request::Report)? {
-        Event::Report(report) if cli.json => json(&report),
-        Event::Report(report) => show_report(&report),
-        event => return Err(refused(&event)),
-    }
-    Ok(Exit::Good)
+    show(cli, &Request::Report)
 }
 
-/// Shows an event as a line, or several.
-pub fn show_event(cli: &Cli, event: &Event) {
-    if cli.json {
-        return json(event);
-    }
+/// An event as a line, or several.
+fn event_lines(event: &Event) -> Vec<String> {
     match event {
-        Event::Status(status) => show_status(status),
-        Event::List { sessions } => sessions.iter().for_each(|info| println!("{}", line(info))),
-        Event::Phase { phase, update } => println!("update {update}: {phase}"),
-        Event::Change { info } => println!("{}", line(info)),
-        Event::Gone { session, state } => println!("{session} is gone, it was {state}"),
-        Event::Result(report) | Event::Report(report) => show_report(report),
-        _ => {}
+        Event::Status(status) => status_lines(status),
+        Event::List { sessions } => list_lines(sessions),
+        Event::Phase { phase, update } => vec![format!("update {update}: {phase}")],
+        Event::Change { info } => vec![line(info)],
+        Event::Gone { session, state } => {
+            vec![format!("{} is gone, it was {state}", session.as_str())]
+        }
+        Event::Result(report) | Event::Report(report) => report_lines(report),
+        _ => Vec::new(),
     }
 }
 
@@ -202,10 +224,14 @@ pub fn watch(cli: &Cli) -> Result<Exit, Failure> {
     let mut luod = connect(cli)?;
     luod.send(&Request::Watch, None).map_err(lost)?;
     while let Some((message, _)) = luod.receive(None).map_err(lost)? {
-        if matches!(message.body, Event::Error { .. }) {
-            return Err(refused(&message.body));
+        let event = message.body;
+        if matches!(event, Event::Error { .. }) {
+            return Err(refused(&event));
         }
-        show_event(cli, &message.body);
+        if print(cli, &event, || event_lines(&event)).is_err() {
+            // Whoever read it has had enough.
+            return Ok(Exit::Good);
+        }
     }
     Ok(Exit::Good)
 }

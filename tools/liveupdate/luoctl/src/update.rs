@@ -4,84 +4,226 @@
 
 use crate::{
     cli::{self, Cli, Exit, Failure, KexecOptions},
-    image, talk,
+    image, output, talk,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use luo_check::Verdict;
-use luod_protocol::{Event, Outcome, Phase, Request, SessionInfo, SessionState};
-use std::{collections::BTreeMap, io, time::Duration};
+use luo_check::{worst, Verdict};
+use luod_protocol::{
+    Direction, Event, Outcome, Phase, Request, SessionInfo, SessionName, SessionState,
+};
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal},
+    time::{Duration, Instant},
+};
 
 /// How often the bar moves when nothing happens.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What is known of the update that is under way.
+/// A session, and since when it has been as it is said to be.
+struct Seen {
+    info: SessionInfo,
+    at: Instant,
+}
+
+impl Seen {
+    /// The session as it is now, if nothing happened to it.
+    fn now(&self) -> SessionInfo {
+        let passed = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut info = self.info.clone();
+        info.since_ms = info.since_ms.saturating_add(passed);
+        info.left_ms = info.left_ms.map(|left| left.saturating_sub(passed));
+        info
+    }
+
+    fn is_pending(&self) -> bool {
+        matches!(
+            self.info.state,
+            SessionState::Requested | SessionState::Preserving
+        )
+    }
+}
+
+/// Shows the update that is under way: as a bar on a terminal, else as lines.
 struct View {
-    bar: ProgressBar,
-    sessions: BTreeMap<String, SessionInfo>,
+    bar: Option<ProgressBar>,
+    lines: bool,
+    sessions: BTreeMap<SessionName, Seen>,
     phase: Option<Phase>,
 }
 
 impl View {
     fn new(cli: &Cli) -> Self {
-        // Without a terminal, indicatif draws nothing.
-        let bar = if cli.json {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::new(0)
-        };
-        if let Ok(style) =
-            ProgressStyle::with_template("{elapsed:>4} [{bar:20}] {pos}/{len} {wide_msg}")
-        {
-            bar.set_style(style);
-        }
+        let bar = (!cli.json && io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new(0);
+            let style =
+                ProgressStyle::with_template("{elapsed:>4} [{bar:20}] {pos}/{len} {wide_msg}");
+            if let Ok(style) = style {
+                bar.set_style(style);
+            }
+            bar
+        });
         Self {
+            lines: !cli.json && bar.is_none(),
             bar,
             sessions: BTreeMap::new(),
             phase: None,
         }
     }
 
-    fn draw(&self) {
-        let ready = |info: &&SessionInfo| info.state == SessionState::Ready;
-        let count = self.sessions.values().filter(ready).count();
-        self.bar.set_length(self.sessions.len() as u64);
-        self.bar.set_position(count as u64);
-        let pending = self.sessions.values().find(|info| !ready(info));
-        let phase = self.phase.map_or("", Phase::as_str);
-        self.bar.set_message(match pending {
-            Some(info) => format!("{phase}: waiting for {}", talk::line(info)),
-            None => phase.to_owned(),
-        });
+    fn say(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.println(output::clean(text));
+        } else if self.lines {
+            // The update goes on, even if nobody wants to know.
+            let _ = output::line(text);
+        }
     }
+
+    fn phase(&mut self, update: u64, phase: Phase) {
+        self.phase = Some(phase);
+        self.say(&format!("update {update}: {phase}"));
+    }
+
+    fn change(&mut self, info: SessionInfo) {
+        if info.direction == Direction::Outgoing {
+            // On a terminal, what is pending is in the bar.
+            if self.lines || matches!(info.state, SessionState::Ready | SessionState::Dropped) {
+                self.say(&talk::line(&info));
+            }
+            let seen = Seen {
+                at: Instant::now(),
+                info,
+            };
+            self.sessions.insert(seen.info.session.clone(), seen);
+        }
+    }
+
+    /// What the update waits for.
+    fn waits_for(&self) -> String {
+        let phase = self.phase.map_or("", Phase::as_str);
+        let mut pending: Vec<&Seen> = self.sessions.values().filter(|s| s.is_pending()).collect();
+        pending.sort_by_key(|seen| seen.info.left_ms);
+        match pending[..] {
+            [] => phase.to_owned(),
+            [next] => format!("{phase}: waiting for {}", words(&talk::line(&next.now()))),
+            [next, ..] => format!(
+                "{phase}: waiting for {} sessions, first {}",
+                pending.len(),
+                words(&talk::line(&next.now()))
+            ),
+        }
+    }
+
+    fn draw(&self) {
+        let Some(bar) = &self.bar else {
+            return;
+        };
+        let done = self.sessions.values().filter(|seen| !seen.is_pending());
+        bar.set_length(self.sessions.len() as u64);
+        bar.set_position(done.count() as u64);
+        bar.set_message(self.waits_for());
+        bar.tick();
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Without what lines up columns.
+fn words(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn names(sessions: &[SessionInfo], which: impl Fn(&SessionInfo) -> bool) -> String {
+    let names = sessions.iter().filter(|info| which(info));
+    let names: Vec<&str> = names.map(|info| info.session.as_str()).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// Says what a forced update costs.
+fn say_what_is_lost(cli: &Cli, against: Option<&str>) -> Result<(), Failure> {
+    let sessions = match talk::ask(cli, &Request::List)? {
+        Event::List { sessions } => sessions,
+        event => return Err(talk::refused(&event)),
+    };
+    if let Some(why) = against {
+        let all = names(&sessions, |info| info.state != SessionState::Finished);
+        output::warn(&format!("the update is forced, though {why}"));
+        output::warn(&format!("what is in these sessions can be lost: {all}"));
+        return Ok(());
+    }
+    let unfinished = names(&sessions, |info| {
+        info.direction == Direction::Incoming && info.state != SessionState::Finished
+    });
+    let subscribed = names(&sessions, |info| info.direction == Direction::Outgoing);
+    output::warn(&format!(
+        "the update is forced: what is in these sessions of the last update is lost: {unfinished}"
+    ));
+    output::warn(&format!(
+        "and of these what is not ready in time: {subscribed}"
+    ));
+    Ok(())
+}
+
+/// Checks the loaded image, and asks whether to go on.
+fn prepare(cli: &Cli, options: &KexecOptions) -> Result<(), Failure> {
+    let findings = cli.system().check_loaded();
+    let verdict = worst(&findings);
+    let against = (verdict == Verdict::No).then(|| image::reasons(&findings, Verdict::No));
+    if options.dry_run {
+        if verdict != Verdict::Yes {
+            let why = image::reasons(&findings, verdict);
+            output::warn(&format!("check of the loaded image: {verdict}: {why}"));
+        }
+        return Ok(());
+    }
+    if let Some(why) = against.as_deref().filter(|_| !options.force) {
+        let message = format!("the update was not started, since data would be lost: {why}");
+        return Err(Failure::new(Exit::No, message));
+    }
+    // Whether luod is there matters before anybody is asked.
+    drop(talk::connect(cli)?);
+    if options.force {
+        say_what_is_lost(cli, against.as_deref())?;
+    }
+    let doubt = match verdict {
+        Verdict::Likely | Verdict::Unknown => {
+            let why = image::reasons(&findings, verdict);
+            output::warn(&format!(
+                "whether the loaded kernel takes everything over is not certain ({verdict}): {why}"
+            ));
+            ", which may lose data,"
+        }
+        Verdict::Yes | Verdict::No => "",
+    };
+    let what = if options.force {
+        "replace the running kernel now, and lose what cannot be handed over".to_owned()
+    } else {
+        format!("replace the running kernel{doubt} now")
+    };
+    cli::confirm(options.yes, &what)
 }
 
 /// `luoctl kexec`.
 pub fn kexec(cli: &Cli, options: &KexecOptions) -> Result<Exit, Failure> {
-    let loaded = image::loaded();
-    if loaded.verdict == Verdict::No && !options.dry_run {
-        if !options.force {
-            return Err(Failure::new(Exit::No, loaded.reason));
-        }
-        eprintln!(
-            "luoctl: going on all the same, all sessions will be lost: {}",
-            loaded.reason
-        );
-    }
-    if !options.dry_run {
-        let what = if options.force {
-            "replace the running kernel now, even if sessions are lost"
-        } else {
-            "replace the running kernel now"
-        };
-        cli::confirm(options.yes, what)?;
-    }
-
-    let lost = |error: io::Error| Failure::new(Exit::NoLuod, error);
+    prepare(cli, options)?;
     let mut luod = talk::connect(cli)?;
     let request = Request::Update {
         timeout_ms: options.timeout.map(|seconds| seconds.saturating_mul(1000)),
         dry_run: options.dry_run,
         force: options.force,
+    };
+    let lost = |error: io::Error| {
+        let message = format!("{error}; if luod has ended, so has the update: see luoctl status");
+        Failure::new(Exit::NoLuod, message)
     };
     luod.send(&request, Some(1)).map_err(lost)?;
     let mut view = View::new(cli);
@@ -92,31 +234,36 @@ pub fn kexec(cli: &Cli, options: &KexecOptions) -> Result<Exit, Failure> {
                 continue;
             }
             Ok(Some((message, _))) => message,
-            // The kernel goes down, and luod with it.
-            Err(_) if view.phase == Some(Phase::Jump) => return Ok(Exit::Good),
-            Err(error) => return Err(lost(error)),
+            Err(error) => {
+                view.end();
+                // The kernel goes down, and luod with it.
+                return if view.phase == Some(Phase::Jump) {
+                    Ok(Exit::Good)
+                } else {
+                    Err(lost(error))
+                };
+            }
         };
-        if cli.json {
-            talk::json(&message.body);
+        if cli.json && !matches!(message.body, Event::Error { .. }) {
+            let _ = output::json(&message.body);
         }
         match message.body {
             event @ Event::Error { .. } => {
-                view.bar.finish_and_clear();
+                view.end();
                 return Err(talk::refused(&event));
             }
-            Event::Phase { phase, .. } => view.phase = Some(phase),
-            Event::Change { info } => {
-                view.sessions.insert(info.session.to_string(), info);
-            }
+            Event::Phase { phase, update } => view.phase(update, phase),
+            Event::Change { info } => view.change(info),
             Event::Result(report) => {
-                view.bar.finish_and_clear();
+                view.end();
                 if !cli.json {
-                    talk::show_report(&report);
+                    for line in talk::report_lines(&report) {
+                        let _ = output::line(&line);
+                    }
                 }
-                return Ok(if report.outcome == Outcome::Aborted {
-                    Exit::Aborted
-                } else {
-                    Exit::Good
+                return Ok(match report.outcome {
+                    Outcome::Aborted => Exit::Aborted,
+                    Outcome::DryRun | Outcome::Updated | Outcome::Running => Exit::Good,
                 });
             }
             _ => {}

@@ -44,6 +44,8 @@ pub struct State {
     pub boots: u64,
     /// What `/sys/kernel/kexec_loaded` says.
     pub image_loaded: Option<bool>,
+    /// Why the loaded kernel cannot take over what is preserved.
+    pub objection: Option<String>,
     /// Why the next kernel cannot be started, if it cannot.
     pub kexec_error: Option<i32>,
     /// Whether somebody else starts the next kernel, as systemd does.
@@ -80,6 +82,7 @@ impl Default for FakeWorld {
                 boot: 0,
                 boots: 0,
                 image_loaded: Some(true),
+                objection: None,
                 kexec_error: None,
                 by_manager: false,
                 kexecs: 0,
@@ -199,6 +202,10 @@ impl World for FakeWorld {
 
     fn image_loaded(&self) -> Option<bool> {
         self.state().image_loaded
+    }
+
+    fn objection(&self) -> Option<String> {
+        self.state().objection.clone()
     }
 
     fn kexec(&mut self) -> io::Result<()> {

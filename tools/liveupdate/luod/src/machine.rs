@@ -26,7 +26,7 @@ use luod_protocol::{
     SessionName, Stamp, VERSION,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -160,6 +160,9 @@ pub struct Machine<W> {
     /// What became of the last update, if it did not lead to this kernel.
     last: Option<Report>,
     problem: Option<String>,
+    /// Sessions that their clients were told to close, in updates that were aborted or go on
+    /// without. Those that are open still would be handed over all the same.
+    cancelled: BTreeSet<SessionName>,
     outputs: VecDeque<Output>,
     /// Sessions whose clients are to be asked to take part.
     late: Vec<SessionName>,
@@ -183,6 +186,7 @@ impl<W: World> Machine<W> {
             number: 0,
             last: None,
             problem: None,
+            cancelled: BTreeSet::new(),
             outputs: VecDeque::new(),
             late: Vec::new(),
             failures: Vec::new(),

@@ -147,6 +147,14 @@ impl World for System {
         Some(loaded.trim() == "1")
     }
 
+    fn objection(&self) -> Option<String> {
+        let findings = luo_check::System::default().check_loaded();
+        let against = findings.into_iter();
+        let against = against.filter(|finding| finding.verdict == luo_check::Verdict::No);
+        let against: Vec<String> = against.map(|finding| finding.reason).collect();
+        (!against.is_empty()).then(|| against.join("; "))
+    }
+
     fn kexec(&mut self) -> io::Result<()> {
         let by_systemctl = match self.kexec {
             Kexec::Auto => is_systemd(),

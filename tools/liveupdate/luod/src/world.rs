@@ -36,6 +36,9 @@ pub trait World {
     /// Whether a kernel is loaded, if that can be found out.
     fn image_loaded(&self) -> Option<bool>;
 
+    /// Why the loaded kernel cannot take over what is preserved now, if that is known.
+    fn objection(&self) -> Option<String>;
+
     /// Starts the next kernel. Returns if that failed, or if somebody else is going to do it.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 
 use super::{micros, Answer, ConnId, Machine, Part, Refusal, Subscription};
 use crate::world::World;
+use liveupdate::Device;
 use luod_protocol::{Direction, ErrorCode, Event, Phase, Progress, SessionName, SessionState};
 
 /// How long texts of clients can be, in characters.
@@ -257,5 +258,14 @@ impl<W: World> Machine<W> {
             self.unsubscribed(&name);
         }
         self.go_on();
+    }
+
+    /// Finds out which sessions of aborted updates their clients have closed by now.
+    pub(super) fn forget_cancelled(&mut self, device: &Device) {
+        // Who is to get a session of that name finds out by that.
+        let subscriptions = &self.subscriptions;
+        self.cancelled.retain(|name| {
+            subscriptions.contains_key(name) || device.create_session(name).is_err()
+        });
     }
 }

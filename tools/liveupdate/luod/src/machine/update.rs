@@ -243,6 +243,7 @@ impl<W: World> Machine<W> {
                 Err(error) => failures.push((name, error.to_string())),
             }
         }
+        self.forget_cancelled(&device);
         drop(device);
         self.retry_at(again.then_some(now + RETRY_US));
         for (name, why) in failures {
@@ -258,6 +259,7 @@ impl<W: World> Machine<W> {
 
     fn make_session(&mut self, device: &Device, name: &SessionName) -> io::Result<()> {
         let session = device.create_session(name)?;
+        self.cancelled.remove(name);
         let given = give(&session)?;
         self.world.keep(name.as_str(), session.as_fd());
         let now = self.world.now();
@@ -323,6 +325,7 @@ impl<W: World> Machine<W> {
         subscription.part = Part::Dropped;
         subscription.since = self.world.now();
         self.world.forget(name.as_str());
+        self.cancelled.insert(name.clone());
         if let Some(conn) = conn {
             let event = Event::Cancelled {
                 id: name.clone(),
@@ -341,6 +344,18 @@ impl<W: World> Machine<W> {
             return;
         }
         self.mark(MarkName::Ready);
+        let loaded = self.world.image_loaded() != Some(false);
+        // Only now it is known what will be handed over.
+        let objection = self.world.objection().filter(|_| loaded);
+        if let Some(why) = objection {
+            if !self.update.as_ref().is_some_and(|update| update.force) {
+                return self.abort(&format!("the loaded kernel would lose data: {why}"));
+            }
+            tracing::warn!(
+                update = self.number,
+                "goes on, though data will be lost: {why}"
+            );
+        }
         if let Err(error) = self.freeze() {
             return self.abort(&format!("cannot preserve the registry: {error}"));
         }
@@ -355,7 +370,7 @@ impl<W: World> Machine<W> {
             );
         }
         self.announce_phase();
-        if self.world.image_loaded() == Some(false) {
+        if !loaded {
             return self.abort("no kernel is loaded any more; load one with luoctl load");
         }
         self.discard_unfinished();
@@ -393,9 +408,7 @@ impl<W: World> Machine<W> {
             _ => None,
         });
         let sessions = sessions.collect();
-        let dropped = self.subscriptions.iter();
-        let dropped = dropped.filter(|(_, s)| matches!(s.part, Part::Dropped));
-        let dropped = dropped.map(|(name, _)| name.clone()).collect();
+        let dropped = self.cancelled.iter().cloned().collect();
         let Some(update) = &self.update else {
             return Ok(());
         };
@@ -496,6 +509,9 @@ impl<W: World> Machine<W> {
                 error: subscription.error.clone(),
             });
             let told = matches!(part, Part::Dropped);
+            if !matches!(part, Part::Requested { .. }) {
+                self.cancelled.insert(name.clone());
+            }
             cancelled.push((name.clone(), subscription.conn, told));
             // Closes the session, which takes the files back as soon as the client closes it, too.
             drop(part);

@@ -187,6 +187,33 @@ fn a_forced_update_discards() {
     luod.restore("b");
 }
 
+/// A client that does not close what it was told to close, and does not take part any more.
+#[test]
+fn what_stays_open_after_an_abort_is_not_kept() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.update("");
+    let held = luod.preserve(a, "a");
+    drop(held);
+    let mut luod = luod.next_kernel();
+    luod.restore("a");
+
+    let a = luod.subscriber("a");
+    let b = luod.subscriber("b");
+    let operator = luod.update("");
+    let held = luod.session(a, "a");
+    let closed = luod.session(b, "b");
+    luod.send(operator, r#"{"cmd":"ABORT"}"#);
+    luod.send(a, r#"{"cmd":"UNSUBSCRIBE","id":"a"}"#);
+    luod.send(b, r#"{"cmd":"UNSUBSCRIBE","id":"b"}"#);
+    drop(closed);
+    luod.update("");
+    assert_eq!(luod.world.kernel.incoming(), ["a", "luod-internal"]);
+    drop(held);
+    let luod = luod.next_kernel();
+    assert!(luod.world.kernel.incoming().is_empty());
+}
+
 /// luod is killed in the new kernel, at any point.
 #[test]
 fn killed_while_sessions_are_claimed() {

@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! luoctl and luod, on a machine that is none.
+
+mod common;
+
+use common::{config, read_until, start, wait, Client, Output, Root, SOON};
+use luod::fake::{FakeWorld, Luod};
+use luod_protocol::{Decoder, Receive};
+use rustix::pty::{grantpt, openpt, ptsname, unlockpt, OpenptFlags};
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    process::{Child, Stdio},
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+const NOWHERE: &str = "/nonexistent/luod.sock";
+
+#[test]
+fn without_luod() {
+    let root = Root::new();
+    for args in [
+        &["status"][..],
+        &["list"],
+        &["report"],
+        &["watch"],
+        &["abort"],
+        &["finish", "a", "--yes"],
+        &["discard", "a", "--yes"],
+        &["kexec", "--yes"],
+        &["kexec", "--dry-run"],
+        &["kexec", "--yes", "--force"],
+    ] {
+        let said = root.run(Path::new(NOWHERE), args).expect(3);
+        assert!(said.says("is it running?").out.is_empty());
+        let json = [&["--json"], args].concat();
+        let said = root.run(Path::new(NOWHERE), &json).expect(3);
+        assert_eq!(said.json()[0]["exit"], 3);
+    }
+}
+
+#[test]
+fn wrong_arguments() {
+    let root = Root::new();
+    let nowhere = Path::new(NOWHERE);
+    root.run(nowhere, &["discard", "a b", "--yes"]).expect(2);
+    root.run(nowhere, &["discard", "systemd", "--yes"])
+        .expect(2);
+    root.run(nowhere, &["colour"]).expect(2);
+    root.run(nowhere, &["check", "--cmdline", "x"]).expect(2);
+}
+
+#[test]
+fn status_and_list() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _client = Client::start(luod.path(), "cache");
+    let ask = |args: &[&str]| root.run(luod.path(), args).expect(0);
+    ask(&["status"])
+        .says("phase:      idle")
+        .says("subscribed: 1 (0 ready)");
+    let status = ask(&["--json", "status"]).json();
+    assert_eq!(status[0]["subscribed"], 1);
+    assert_eq!(status[0]["image_loaded"], true);
+    let said = ask(&["list"]).says("subscribed");
+    assert!(said.out.starts_with("cache "), "{said:?}");
+    let list = ask(&["list", "--json"]).json();
+    assert_eq!(list[0][0]["session"], "cache");
+    root.run(luod.path(), &["report"])
+        .expect(1)
+        .says("no update");
+    root.run(luod.path(), &["abort"])
+        .expect(1)
+        .says("no-update");
+    root.run(luod.path(), &["--json", "abort"])
+        .expect(1)
+        .says("\"exit\":1");
+}
+
+#[test]
+fn a_dry_run() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _client = Client::start(luod.path(), "cache");
+    let said = root.run(luod.path(), &["kexec", "--dry-run"]).expect(0);
+    let said = said
+        .says("preserving")
+        .says("cache ")
+        .says(": dry-run")
+        .says("preserve ");
+    assert!(said.err.is_empty(), "{said:?}");
+    let json = root.run(luod.path(), &["--json", "kexec", "--dry-run"]);
+    let json = json.expect(0).json();
+    assert!(json.iter().any(|event| event["event"] == "PHASE"));
+    let last = json.iter().rfind(|event| event["event"] == "RESULT");
+    assert_eq!(last.unwrap()["outcome"], "dry-run");
+    root.run(luod.path(), &["report"])
+        .expect(0)
+        .says(": dry-run");
+    assert_eq!(world.kernel.updates(), 0);
+}
+
+#[test]
+fn an_update() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let path = luod.path().to_owned();
+    let client = Client::start(&path, "cache");
+    let stray = Client::start(&path, "stray");
+    // Nobody can be asked.
+    root.run(&path, &["kexec"]).expect(8).says("--yes");
+    assert_eq!(world.kernel.updates(), 0);
+    let said = root.run(&path, &["kexec", "--yes"]).expect(0);
+    said.says("cache ").says("ready").says("update 1: jump");
+    luod.wait();
+    assert_eq!(world.kernel.updates(), 1);
+    drop((client, stray));
+
+    let luod = Luod::start_at(&world, config(), &path).unwrap();
+    root.run(&path, &["status"])
+        .expect(0)
+        .says("incoming:   2 (2 unclaimed)");
+    root.run(&path, &["kexec", "--yes"])
+        .expect(1)
+        .says("not finished: cache, stray");
+    root.run(&path, &["finish", "stray", "--yes"]).expect(1);
+    root.run(&path, &["discard", "stray"]).expect(8);
+    root.run(&path, &["discard", "stray", "--yes"]).expect(0);
+    let _client = Client::start(&path, "cache");
+    wait(|| {
+        let list = root.run(&path, &["list", "--json"]).json();
+        let mut sessions = list[0].as_array().unwrap().iter();
+        sessions.any(|s| s["session"] == "cache" && s["state"] == "finished")
+    });
+    let report = root.run(&path, &["report"]).expect(0);
+    let report = report
+        .says("update 1: updated")
+        .says("from 7.3.0 to 7.3.1")
+        .says("blackout: ")
+        .says("jump: ");
+    for mark in ["requested", "ready", "boot", "serving", "finished"] {
+        assert!(report.out.contains(mark), "{mark}: {report:?}");
+    }
+    let json = root.run(&path, &["report", "--json"]).json();
+    assert_eq!(json[0]["outcome"], "updated");
+    assert!(json[0]["blackout_us"].as_u64().unwrap() > 0);
+    drop(luod);
+}
+
+#[test]
+fn clients_that_fail() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _good = Client::start(luod.path(), "good");
+    let bad = Client::with_fault(luod.path(), "bad", Some("no\u{1b}[31m time"));
+    root.run(luod.path(), &["kexec", "--yes"])
+        .expect(7)
+        .says("update 1: aborted")
+        .says("session bad");
+    let said = root.run(luod.path(), &["kexec", "--yes", "--json"]);
+    let json = said.expect(7).json();
+    assert!(json.iter().any(|event| event["outcome"] == "aborted"));
+    root.run(luod.path(), &["report"])
+        .expect(0)
+        .says("update 2: aborted");
+    drop(bad);
+
+    let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
+    root.run(luod.path(), &["kexec", "--yes", "--timeout", "1"])
+        .expect(7)
+        .says("not ready in time");
+    assert_eq!(world.kernel.updates(), 0);
+}
+
+#[test]
+fn abort_while_a_client_hangs() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
+    let mut watch = root.luoctl(luod.path(), &["watch"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut watched = watch.stdout.take().unwrap();
+    read_until(&mut watched, "slow ");
+    let kexec = root
+        .luoctl(luod.path(), &["kexec", "--yes"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    read_until(&mut watched, "preserving");
+    root.run(luod.path(), &["kexec", "--yes"])
+        .expect(1)
+        .says("update-running");
+    root.run(luod.path(), &["abort"]).expect(0);
+    Output::of(kexec)
+        .expect(7)
+        .says("the operator has aborted it");
+    read_until(&mut watched, "update 1: idle");
+    // Whoever reads it can have enough; luod can end.
+    drop(watched);
+    root.run(luod.path(), &["kexec", "--dry-run", "--timeout", "1"])
+        .expect(7);
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
+    let watch = root
+        .luoctl(luod.path(), &["watch", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_millis(300));
+    drop(luod);
+    let said = Output::of(watch).expect(3);
+    assert_eq!(said.json()[0]["event"], "STATUS");
+}
+
+#[test]
+fn the_loaded_image() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let path = luod.path();
+    let _client = Client::start(path, "cache");
+    let kexec = |args: &[&str]| root.run(path, &[&["kexec"], args].concat());
+
+    // Loaded in the wrong way.
+    root.put("sys/kernel/liveupdate/image", "without\n");
+    kexec(&["--yes"]).expect(4).says("kexec_load()");
+    let json = kexec(&["--yes", "--json"]).expect(4).json();
+    assert_eq!(json[0]["exit"], 4);
+    // Unloaded since.
+    root.put("sys/kernel/liveupdate/image", "none\n");
+    kexec(&["--yes"]).expect(4).says("luoctl load");
+    // Something that it does not understand came into use since it was loaded.
+    root.put("sys/kernel/liveupdate/image", "with\n");
+    root.put("sys/kernel/liveupdate/in_use", "memfd-v2\nvfio-v1\n");
+    kexec(&["--yes"]).expect(4).says("vfio-v1");
+    assert_eq!(world.kernel.updates(), 0);
+    assert!(world.kernel.outgoing().is_empty());
+    kexec(&["--dry-run"]).expect(0).says("vfio-v1");
+
+    // Forced: what is lost is said, and it goes on.
+    kexec(&["--force"]).expect(8).says("can be lost: cache");
+    kexec(&["--force", "--yes"])
+        .expect(0)
+        .says("vfio-v1")
+        .says("can be lost: cache");
+    assert_eq!(world.kernel.updates(), 1);
+}
+
+#[test]
+fn luod_looks_again() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _client = Client::start(luod.path(), "cache");
+    // What clients preserve is only known when they have done so.
+    world.state().objection = Some("it does not understand vfio-v1".into());
+    for how in ["--yes", "--dry-run"] {
+        root.run(luod.path(), &["kexec", how])
+            .expect(7)
+            .says("would lose data")
+            .says("vfio-v1");
+    }
+    assert_eq!(world.kernel.updates(), 0);
+    assert!(world.kernel.outgoing().is_empty());
+    root.run(luod.path(), &["kexec", "--yes", "--force"])
+        .expect(0);
+    assert_eq!(world.kernel.updates(), 1);
+}
+
+#[test]
+fn an_image_that_nobody_knows() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    root.remove("run/luod/image.json");
+    root.run(luod.path(), &["kexec"])
+        .expect(8)
+        .says("may lose data");
+    root.run(luod.path(), &["kexec", "--yes"])
+        .expect(0)
+        .says("not certain (unknown)");
+    assert_eq!(world.kernel.updates(), 1);
+}
+
+/// luoctl on a terminal.
+fn on_terminal(root: &Root, luod: &Path, args: &[&str]) -> (Child, File) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let mut options = OpenOptions::new();
+    let other = options
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let child = root
+        .luoctl(luod, args)
+        .env("TERM", "xterm")
+        .stdin(other.try_clone().unwrap())
+        .stdout(other.try_clone().unwrap())
+        .stderr(other)
+        .spawn()
+        .unwrap();
+    (child, File::from(terminal))
+}
+
+#[test]
+fn a_terminal() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _good = Client::start(luod.path(), "good");
+    let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
+
+    let (mut luoctl, mut terminal) = on_terminal(&root, luod.path(), &["kexec"]);
+    read_until(&mut terminal, "Really replace the running kernel now?");
+    terminal.write_all(b"n\n").unwrap();
+    read_until(&mut terminal, "nothing was done");
+    assert_eq!(luoctl.wait().unwrap().code(), Some(8));
+    assert_eq!(world.kernel.updates(), 0);
+
+    let args = ["kexec", "--timeout", "2"];
+    let (mut luoctl, mut terminal) = on_terminal(&root, luod.path(), &args);
+    read_until(&mut terminal, "[y/N]");
+    terminal.write_all(b"y\n").unwrap();
+    // Who is waited for, and for how long, though nothing happens meanwhile.
+    read_until(&mut terminal, "waiting for slow preserving 1.");
+    read_until(&mut terminal, "aborted");
+    drop(terminal);
+    assert_eq!(luoctl.wait().unwrap().code(), Some(7));
+}
+
+#[test]
+fn a_hostile_luod() {
+    let root = Root::new();
+    let path = root.path("hostile.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let evil = "\\u001b[2J\\u009b2J\\u202e\\n";
+    let info = format!(
+        r#""session":"a","direction":"outgoing","state":"ready","client":"{evil}","since_ms":1,"error":"{evil}","progress":{{"text":"{evil}"}}"#
+    );
+    let report = format!(
+        r#""update":1,"outcome":"aborted","reason":"{evil}","from":"{evil}","marks":[],"sessions":[{{"session":"a","state":"ready","error":"{evil}"}}]"#
+    );
+    let status = format!(
+        r#""phase":"idle","update":1,"connections":1,"subscribed":0,"ready":0,"incoming":0,"unclaimed":0,"image_loaded":null,"kernel":"{evil}","luod":"","problem":"{evil}""#
+    );
+    let answers = [
+        (&["status"][..], 0, format!(r#""event":"STATUS",{status}"#)),
+        (
+            &["list"],
+            0,
+            format!(r#""event":"LIST","sessions":[{{{info}}}]"#),
+        ),
+        (&["report"], 0, format!(r#""event":"REPORT",{report}"#)),
+        (
+            &["abort"],
+            1,
+            format!(r#""event":"ERROR","code":"no-update","message":"{evil}""#),
+        ),
+        (
+            &["kexec", "--dry-run"],
+            7,
+            format!("\"event\":\"CHANGE\",{info}}}\n{{\"event\":\"RESULT\",{report}"),
+        ),
+        (&["list"], 3, "nonsense".to_owned()),
+        (&["list"], 1, r#""event":"OK","cmd":"LIST""#.to_owned()),
+    ];
+    for (args, code, answer) in answers {
+        for json in [false, true] {
+            let listener = listener.try_clone().unwrap();
+            let answer = answer.clone();
+            let server = thread::spawn(move || serve(&listener, &answer));
+            let args = if json {
+                [&["--json"], args].concat()
+            } else {
+                args.to_vec()
+            };
+            // That nothing controls the terminal is checked whenever luoctl is run.
+            let said = root.run(&path, &args).expect(code);
+            if json && args.contains(&"status") {
+                // Nothing is lost of what programs read.
+                let kernel = "\u{1b}[2J\u{9b}2J\u{202e}\n";
+                assert_eq!(said.json()[0]["kernel"], kernel);
+            }
+            server.join().unwrap();
+        }
+    }
+
+    let info = info.replace("ready", "preserving");
+    let answer = format!("\"event\":\"CHANGE\",{info}");
+    let server = thread::spawn(move || {
+        let _stream = serve(&listener, &answer);
+        sleep(Duration::from_secs(1));
+    });
+    let args = ["kexec", "--dry-run"];
+    let (mut luoctl, mut terminal) = on_terminal(&root, &path, &args);
+    let said = read_until(&mut terminal, "waiting for a preserving");
+    let said = said + &read_until(&mut terminal, "see luoctl status");
+    assert!(!said.contains(['\u{9b}', '\u{202e}']) && !said.contains("[2J\u{9b}"));
+    assert_eq!(luoctl.wait().unwrap().code(), Some(3));
+    server.join().unwrap();
+}
+
+/// Answers to one request; the connection ends with what is returned.
+fn serve(listener: &UnixListener, answer: &str) -> UnixStream {
+    let (stream, _) = listener.accept().unwrap();
+    let request = request(&stream);
+    let seq = request["seq"].as_u64().unwrap();
+    // The client may have had enough.
+    let _ = (&stream).write_all(format!("{{\"seq\":{seq},{answer}}}\n").as_bytes());
+    stream
+}
+
+fn request(stream: &UnixStream) -> serde_json::Value {
+    let mut decoder = Decoder::new(1 << 16);
+    let start = Instant::now();
+    loop {
+        if let Some(frame) = decoder.next_frame().unwrap() {
+            return serde_json::from_slice(&frame.line).unwrap();
+        }
+        assert!(start.elapsed() < SOON);
+        match decoder.receive(stream).unwrap() {
+            Receive::End => panic!("luoctl has closed the connection"),
+            _ => sleep(Duration::from_millis(5)),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! luoctl, and a machine for it that is none.
+
+// Not every test needs everything.
+#![allow(dead_code)]
+
+use liveupdate::{
+    luod::{Member, Participant, Result, SessionName},
+    IncomingSession, OutgoingSession,
+};
+use luo_check::{record::Source, Formats, Image, Record};
+use luod::{
+    config::{Config, Rule},
+    fake::{FakeWorld, Luod},
+};
+use rustix::fs::{memfd_create, MemfdFlags};
+use serde_json::Value;
+use std::{
+    env,
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc,
+    },
+    thread::{self, sleep, JoinHandle},
+    time::{Duration, Instant},
+};
+
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// What our kernels hand over.
+pub const FORMATS: [&str; 3] = ["kho-v4", "luo-v5", "memfd-v2"];
+
+pub const CMDLINE: &str = "kho=on liveupdate=on";
+
+/// The root directory of a system.
+pub struct Root(PathBuf);
+
+impl Root {
+    /// A system with an image that luoctl has loaded, and nothing that speaks against it.
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = env::temp_dir().join(format!("luoctl-test-{}-{number}", std::process::id()));
+        let root = Self(dir);
+        root.put("proc/sys/kernel/random/boot_id", "this boot\n");
+        root.put("proc/cmdline", CMDLINE);
+        root.put("proc/meminfo", "MemAvailable:    4000000 kB\n");
+        root.put("sys/kernel/liveupdate/image", "with\n");
+        root.put("sys/kernel/liveupdate/in_use", "");
+        let compatible: Vec<String> = FORMATS.iter().map(|name| format!("{name}\n")).collect();
+        root.put("sys/kernel/liveupdate/compatible", compatible.concat());
+        root.record(&FORMATS);
+        root
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn put(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    /// Somebody has loaded an image that understands some formats.
+    pub fn record(&self, formats: &[&str]) {
+        let names = formats.iter().map(|name| (*name).to_owned()).collect();
+        let record = Record {
+            boot_id: "this boot".into(),
+            source: Source {
+                path: "/boot/next".into(),
+                dev: 1,
+                ino: 2,
+                size: 3,
+                changed: (4, 5),
+            },
+            image: Some(Image {
+                version: None,
+                file_size: 3,
+                init_size: 3,
+                formats: Formats::List(names),
+                config: None,
+            }),
+            cmdline: CMDLINE.into(),
+            findings: Vec::new(),
+        };
+        record.write(&self.path("run/luod/image.json")).unwrap();
+    }
+
+    /// luoctl, for this system.
+    pub fn luoctl(&self, socket: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_luoctl"));
+        command.arg("--root").arg(&self.0);
+        command.arg("--socket").arg(socket).args(args);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs luoctl without a terminal.
+    pub fn run(&self, socket: &Path, args: &[&str]) -> Output {
+        Output::of(
+            self.luoctl(socket, args)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What luoctl has said.
+#[derive(Debug)]
+pub struct Output {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Output {
+    /// Waits for the end of luoctl.
+    pub fn of(child: Child) -> Self {
+        let output = child.wait_with_output().unwrap();
+        let output = Self {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        };
+        for text in [&output.out, &output.err] {
+            let bad = text.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(bad, None, "{text:?}");
+        }
+        output
+    }
+
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn says(self, what: &str) -> Self {
+        let said = self.out.contains(what) || self.err.contains(what);
+        assert!(said, "{what:?} is missing: {self:?}");
+        self
+    }
+
+    /// What it has printed as JSON, line by line.
+    pub fn json(&self) -> Vec<Value> {
+        let lines = self.out.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+/// A luod whose operator we are.
+pub fn config() -> Config {
+    let uid = rustix::process::getuid().as_raw();
+    Config {
+        operator_uids: vec![uid],
+        rules: vec![Rule {
+            uid: Some(uid),
+            gid: None,
+            sessions: vec!["*".into()],
+        }],
+        ..Config::default()
+    }
+}
+
+pub fn start(world: &FakeWorld) -> Luod {
+    Luod::start(world, config()).unwrap()
+}
+
+/// A program that keeps a file.
+struct Keeper {
+    memory: File,
+    fault: Option<String>,
+}
+
+impl Participant for Keeper {
+    fn preserve(&mut self, _: &SessionName, session: &OutgoingSession) -> Result {
+        match self.fault.as_deref() {
+            Some("hang") => sleep(Duration::from_secs(3)),
+            Some(why) => return Err(why.into()),
+            None => {}
+        }
+        Ok(session.preserve(&self.memory, 1)?)
+    }
+
+    fn cancelled(&mut self, _: &SessionName, _: &str) {}
+
+    fn restore(&mut self, _: &SessionName, session: &IncomingSession) -> Result {
+        self.memory = session.retrieve(1)?.into();
+        Ok(())
+    }
+}
+
+/// A client of luod, in a thread.
+pub struct Client {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Client {
+    pub fn start(luod: &Path, name: &str) -> Self {
+        Self::with_fault(luod, name, None)
+    }
+
+    /// A client that hangs in every update, or fails for some other reason.
+    pub fn with_fault(luod: &Path, name: &str, fault: Option<&str>) -> Self {
+        let memory = File::from(memfd_create("keeper", MemfdFlags::CLOEXEC).unwrap());
+        memory.write_all_at(b"x", 0).unwrap();
+        let keeper = Keeper {
+            memory,
+            fault: fault.map(str::to_owned),
+        };
+        let mut member = Member::join_at(luod, name, &[name], keeper).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                // luod may have ended.
+                if member.step(Some(Duration::from_millis(20))).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait(mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < SOON);
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Reads what comes until there is something in it.
+pub fn read_until(from: &mut impl Read, what: &str) -> String {
+    let mut text = String::new();
+    let mut piece = [0; 4096];
+    while !text.contains(what) {
+        let length = from.read(&mut piece).unwrap_or(0);
+        assert!(length > 0, "{what:?} is missing: {text:?}");
+        text += &String::from_utf8_lossy(&piece[..length]);
+    }
+    text
+}
