@@ -8,9 +8,9 @@
 use crate::{check_formats, cmdline, Finding, Image, Needs, Verdict};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    fs::{self, File, Metadata, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -97,16 +97,14 @@ impl Record {
     /// If the directory or the file cannot be made.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
-            DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+            fs::create_dir_all(dir)?;
+            // Clients of luod come by here, whatever the umask of the operator is.
+            fs::set_permissions(dir, Permissions::from_mode(0o755))?;
         }
         let new = path.with_extension("new");
         remove(&new)?;
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&new)?;
+        let mut file = File::create_new(&new)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(&serde_json::to_vec(self)?)?;
         fs::rename(&new, path)
     }

@@ -27,13 +27,20 @@ struct Seen {
 }
 
 impl Seen {
-    /// The session as it is now, if nothing happened to it.
-    fn now(&self) -> SessionInfo {
-        let passed = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut info = self.info.clone();
-        info.since_ms = info.since_ms.saturating_add(passed);
-        info.left_ms = info.left_ms.map(|left| left.saturating_sub(passed));
-        info
+    /// The session, for how long it has been as it is, and how long it has left.
+    fn words(&self) -> String {
+        let passed = self.at.elapsed();
+        let since = Duration::from_millis(self.info.since_ms) + passed;
+        let mut text = format!("{}, {:.1} s", self.info.session, since.as_secs_f64());
+        if let Some(left) = self.info.left_ms {
+            let left = Duration::from_millis(left).saturating_sub(passed);
+            text += &format!(", {:.1} s left", left.as_secs_f64());
+        }
+        let progress = self.info.progress.as_ref();
+        if let Some(said) = progress.and_then(|progress| progress.text.as_ref()) {
+            text += &format!(", {}", output::clean(said));
+        }
+        text
     }
 
     fn is_pending(&self) -> bool {
@@ -56,8 +63,7 @@ impl View {
     fn new(cli: &Cli) -> Self {
         let bar = (!cli.json && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(0);
-            let style =
-                ProgressStyle::with_template("{elapsed:>4} [{bar:20}] {pos}/{len} {wide_msg}");
+            let style = ProgressStyle::with_template("[{bar:10}] {pos}/{len} {wide_msg}");
             if let Ok(style) = style {
                 bar.set_style(style);
             }
@@ -104,15 +110,14 @@ impl View {
         let phase = self.phase.map_or("", Phase::as_str);
         let mut pending: Vec<&Seen> = self.sessions.values().filter(|s| s.is_pending()).collect();
         pending.sort_by_key(|seen| seen.info.left_ms);
-        match pending[..] {
-            [] => phase.to_owned(),
-            [next] => format!("{phase}: waiting for {}", words(&talk::line(&next.now()))),
-            [next, ..] => format!(
-                "{phase}: waiting for {} sessions, first {}",
-                pending.len(),
-                words(&talk::line(&next.now()))
-            ),
-        }
+        let Some(next) = pending.first() else {
+            return phase.to_owned();
+        };
+        let others = match pending.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        format!("{phase}: waiting for {}{others}", next.words())
     }
 
     fn draw(&self) {
@@ -123,7 +128,6 @@ impl View {
         bar.set_length(self.sessions.len() as u64);
         bar.set_position(done.count() as u64);
         bar.set_message(self.waits_for());
-        bar.tick();
     }
 
     fn end(&self) {
@@ -131,11 +135,6 @@ impl View {
             bar.finish_and_clear();
         }
     }
-}
-
-/// Without what lines up columns.
-fn words(line: &str) -> String {
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn names(sessions: &[SessionInfo], which: impl Fn(&SessionInfo) -> bool) -> String {

@@ -148,3 +148,20 @@ fn the_loaded_image() {
     root.put("sys/kernel/kexec_loaded", "0\n");
     check(4).says("no kernel is loaded");
 }
+
+#[test]
+fn what_is_generated() {
+    let root = Root::new();
+    let nowhere = Path::new("/nonexistent");
+    for shell in ["bash", "zsh", "fish"] {
+        let said = root.run_raw(nowhere, &["completions", shell]);
+        assert!(said.contains("luoctl") && said.contains("discard"));
+    }
+    let dir = root.path("man");
+    root.run(nowhere, &["man", dir.to_str().unwrap()]).expect(0);
+    for page in ["luoctl.1", "luoctl-kexec.1", "luoctl-load.1"] {
+        let text = fs::read_to_string(dir.join(page)).unwrap();
+        assert!(text.contains(".TH"), "{page}");
+        assert!(!text.contains("for tests"), "{page}");
+    }
+}

@@ -326,7 +326,7 @@ fn a_terminal() {
     read_until(&mut terminal, "[y/N]");
     terminal.write_all(b"y\n").unwrap();
     // Who is waited for, and for how long, though nothing happens meanwhile.
-    read_until(&mut terminal, "waiting for slow preserving 1.");
+    read_until(&mut terminal, "waiting for slow, 1.");
     read_until(&mut terminal, "aborted");
     drop(terminal);
     assert_eq!(luoctl.wait().unwrap().code(), Some(7));
@@ -397,7 +397,7 @@ fn a_hostile_luod() {
     });
     let args = ["kexec", "--dry-run"];
     let (mut luoctl, mut terminal) = on_terminal(&root, &path, &args);
-    let said = read_until(&mut terminal, "waiting for a preserving");
+    let said = read_until(&mut terminal, "waiting for a, 0.");
     let said = said + &read_until(&mut terminal, "see luoctl status");
     assert!(!said.contains(['\u{9b}', '\u{202e}']) && !said.contains("[2J\u{9b}"));
     assert_eq!(luoctl.wait().unwrap().code(), Some(3));

@@ -15,6 +15,7 @@ use crate::image;
 use crate::kernel::{self, Flavour, Kernel};
 use crate::ktap;
 use crate::lint;
+use crate::luod;
 use crate::programs::{self, BaseTests, GuestTest, BASE_KEXEC_TESTS, BASE_TEST};
 use crate::report::Report;
 use crate::soak;
@@ -32,7 +33,7 @@ const GROUPS: [(&str, Group); 10] = [
     ("kunit", kunit),
     ("kselftest-base", kselftest_base),
     ("kselftest", kselftest),
-    ("luod", luod),
+    ("luod", luod::run),
     ("debian", debian::run),
     ("matrix", matrix),
     ("matrix-7.2", matrix_72),
@@ -364,29 +365,6 @@ fn own_tests_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         let run = boot(ctx, &vm)?;
         report.guest_run(ctx, "", &run, &names);
     }
-    Ok(())
-}
-
-/// luod with its clients, in two live updates.
-fn luod(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let kernel = kernel::build(ctx, Flavour::Ours)?;
-    let guest = programs::guest(ctx)?;
-    let programs = programs::luod(ctx)?;
-    let programs: Vec<_> = programs
-        .iter()
-        .map(|(name, path)| (*name, path.as_path()))
-        .collect();
-    let initrd = image::guest_with(ctx, "luod", &guest, &[&kernel], &programs)?;
-    let vm = Vm {
-        name: "luod".to_owned(),
-        kernel: &kernel,
-        initrd: &initrd,
-        params: String::new(),
-        init: "luod".to_owned(),
-        timeout: TIMEOUT * 3,
-    };
-    let run = boot(ctx, &vm)?;
-    report.guest_run(ctx, "", &run, &["luod"]);
     Ok(())
 }
 

@@ -16,6 +16,8 @@ mod image;
 mod kernel;
 mod ktap;
 mod lint;
+mod luod;
+mod patched;
 mod peer;
 mod programs;
 mod report;

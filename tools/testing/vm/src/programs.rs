@@ -88,11 +88,11 @@ fn release() -> Result<PathBuf> {
     Ok(PathBuf::from(target).join(TARGET).join("release"))
 }
 
-/// luod and a client of it, linked statically, and what they are called in an image.
+/// luod, luoctl and a client, linked statically, and what they are called in an image.
 pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
-    let mut step = Step::start(ctx, "build luod");
+    let mut step = Step::start(ctx, "build luod and luoctl");
     for what in [
-        ["-p", "luod", "--bins"].as_slice(),
+        ["-p", "luod", "-p", "luoctl", "--bins"].as_slice(),
         ["-p", "liveupdate", "--example", "counter"].as_slice(),
     ] {
         let mut cargo = static_build(ctx);
@@ -103,6 +103,7 @@ pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     let release = release()?;
     Ok(vec![
         ("/bin/luod", release.join("luod")),
+        ("/bin/luoctl", release.join("luoctl")),
         ("/bin/counter", release.join("examples/counter")),
     ])
 }

@@ -108,6 +108,13 @@ impl Root {
         command
     }
 
+    /// Returns what luoctl prints, which may have more than text in it.
+    pub fn run_raw(&self, socket: &Path, args: &[&str]) -> String {
+        let output = self.luoctl(socket, args).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Runs luoctl without a terminal.
     pub fn run(&self, socket: &Path, args: &[&str]) -> Output {
         Output::of(

@@ -5,7 +5,7 @@
 use crate::{
     bench, child, demo,
     error::{Failure, Result},
-    exec, hazards, kexec, luod, runner, soak, stress,
+    exec, hazards, kexec, luoctl, luod, runner, soak, stress,
 };
 use std::process::ExitCode;
 
@@ -21,6 +21,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   stress [--seconds=20] [--kexecs=1] [--seed=1]
                                         everything at once, then a kexec, and again
   luod                                  luod and its clients, in two live updates
+  luoctl [--from=c]                     luoctl and luod, in one live update, from C or not
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
   shell                                 busybox sh
@@ -108,6 +109,7 @@ fn dispatch(args: &Args) -> Result<u8> {
         "soak" => soak::run(args),
         "stress" => stress::run(args),
         "luod" => luod::run(args),
+        "luoctl" => luoctl::run(args),
         "exec" => exec::program(args),
         "shell" => exec::shell(),
         "kexec" => {

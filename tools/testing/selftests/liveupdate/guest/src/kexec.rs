@@ -69,6 +69,11 @@ impl Plan {
         })
     }
 
+    /// The command line of the next kernel.
+    pub fn cmdline(&self) -> &str {
+        &self.cmdline
+    }
+
     /// Loads the kernel, with the root file system as it is now.
     pub fn load(&self) -> Result {
         let kernel = File::open(&self.kernel).at(format_args!("open {}", self.kernel))?;

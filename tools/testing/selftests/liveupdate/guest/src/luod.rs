@@ -32,10 +32,10 @@ const LUOD: &str = "/bin/luod";
 const COUNTER: &str = "/bin/counter";
 /// The client in C is not in every image.
 const C_CLIENT: &str = "/bin/luod-client-c";
-const SOCKET: &str = "/tmp/luod.sock";
+pub const SOCKET: &str = "/tmp/luod.sock";
 const STATE: &str = "luod";
 const RESULTS: &str = "results";
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// How many kernels there are.
 const STAGES: usize = 3;
@@ -47,10 +47,10 @@ const CONTENT: Pattern = Pattern {
 };
 
 /// A process that is killed when nobody has it any more.
-struct Process(Child);
+pub struct Process(pub Child);
 
 impl Process {
-    fn start(program: &str, args: &[&str]) -> Result<Self> {
+    pub fn start(program: &str, args: &[&str]) -> Result<Self> {
         let process = Command::new(program).args(args).spawn();
         process.map(Self).at(format_args!("start {program}"))
     }
@@ -72,14 +72,14 @@ impl Drop for Process {
     }
 }
 
-fn start_luod() -> Result<Process> {
+pub fn start_luod() -> Result<Process> {
     let luod = Process::start(LUOD, &["--socket", SOCKET, "-v"])?;
     wait(|| Ok(operator().is_ok()), "luod listens")?;
     Ok(luod)
 }
 
 /// Waits until something is so.
-fn wait(mut so: impl FnMut() -> Result<bool>, what: &str) -> Result {
+pub fn wait(mut so: impl FnMut() -> Result<bool>, what: &str) -> Result {
     let start = Instant::now();
     while !so()? {
         ensure!(start.elapsed() < SOON, "not within a minute: {what}");
@@ -114,7 +114,7 @@ fn state_of(name: &str) -> Result<Option<SessionState>> {
     Ok(found.next().map(|info| info.state))
 }
 
-fn wait_for(name: &str, state: SessionState) -> Result {
+pub fn wait_for(name: &str, state: SessionState) -> Result {
     wait(
         || Ok(state_of(name)? == Some(state)),
         &format!("{name} is {state}"),
@@ -152,7 +152,7 @@ fn aborted(channel: Channel, why: &str) -> Result {
 }
 
 /// Expects that nobody has an outgoing session of this name.
-fn is_gone(name: &str) -> Result {
+pub fn is_gone(name: &str) -> Result {
     wait(
         || Ok(Device::open()?.create_session(name).is_ok()),
         &format!("the session {name} is gone"),
@@ -160,7 +160,7 @@ fn is_gone(name: &str) -> Result {
 }
 
 /// A client that uses no library for what it says.
-struct Json {
+pub struct Json {
     stream: UnixStream,
     decoder: Decoder,
     file: Option<File>,
@@ -168,7 +168,7 @@ struct Json {
 }
 
 impl Json {
-    fn connect() -> Result<Self> {
+    pub fn connect() -> Result<Self> {
         Ok(Self {
             stream: UnixStream::connect(SOCKET).at("connect")?,
             decoder: Decoder::new(1 << 16),
@@ -177,13 +177,13 @@ impl Json {
         })
     }
 
-    fn say(&mut self, line: &str) -> Result {
+    pub fn say(&mut self, line: &str) -> Result {
         self.stream.write_all(line.as_bytes())?;
         Ok(())
     }
 
     /// Waits for a line that contains something.
-    fn hear(&mut self, part: &str) -> Result<Vec<OwnedFd>> {
+    pub fn hear(&mut self, part: &str) -> Result<Vec<OwnedFd>> {
         let start = Instant::now();
         while start.elapsed() < SOON {
             let frame = self.decoder.next_frame();
@@ -228,7 +228,7 @@ impl Json {
         Ok(())
     }
 
-    fn claim(&mut self) -> Result<IncomingSession> {
+    pub fn claim(&mut self) -> Result<IncomingSession> {
         self.say("{\"cmd\":\"CLAIM\",\"id\":\"json\"}\n")?;
         let session = self.hear("\"SESSION\"")?.pop();
         Ok(session.at("no session came along")?.into())
@@ -242,7 +242,7 @@ impl Json {
     }
 }
 
-fn counter(name: &str, fault: &[&str]) -> Result<Process> {
+pub fn counter(name: &str, fault: &[&str]) -> Result<Process> {
     let mut args = vec![SOCKET, name];
     args.extend(fault);
     let process = Process::start(COUNTER, &args)?;
@@ -322,7 +322,7 @@ fn busy() -> Result {
 }
 
 /// Remembers the result of a case.
-fn case(name: &str, run: impl FnOnce() -> Result) -> Result {
+pub fn case(name: &str, run: impl FnOnce() -> Result) -> Result {
     let result = run();
     let mut results = state::get(STATE, RESULTS).unwrap_or_default();
     match &result {
@@ -476,12 +476,17 @@ pub fn run(args: &Args) -> Result<u8> {
         let failure = update(args, stage);
         case(&format!("update_{stage}"), || Err(failure))?;
     }
+    conclude("luod")
+}
+
+/// Prints the results of all cases.
+pub fn conclude(suite: &str) -> Result<u8> {
     let results = state::get(STATE, RESULTS)?;
     let lines: Vec<&str> = results.lines().collect();
     println!("KTAP version 1\n1..{}", lines.len());
     for (number, line) in lines.iter().enumerate() {
         let (verdict, name) = line.rsplit_once(' ').unwrap_or_default();
-        println!("{verdict} {} luod.{name}", number + 1);
+        println!("{verdict} {} {suite}.{name}", number + 1);
     }
     Ok(u8::from(results.contains("not ok")))
 }

@@ -24,6 +24,7 @@ mod hazards;
 mod image;
 mod json;
 mod kexec;
+mod luoctl;
 mod luod;
 mod memfd;
 mod pattern;

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `luoctl`, as an operator uses it: kernels that it must not let through, updates that fail, and
+//! one that does not.
+
+use crate::{
+    cli::Args,
+    ensure, ensure_eq,
+    error::{At, Failure, Result},
+    image, kexec,
+    luod::{case, conclude, counter, is_gone, start_luod, wait, wait_for, Json, Process, SOCKET},
+};
+use luod_protocol::SessionState;
+use std::{
+    fs::{self, File, Permissions},
+    io::Read,
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net::UnixDatagram,
+        },
+    },
+    process::{Child, Command, Stdio},
+    thread::{self, sleep},
+    time::Duration,
+};
+
+const LUOCTL: &str = "/bin/luoctl";
+const NEXT: &str = "/boot/next";
+/// The kernel with the implementation in C.
+const IN_C: &str = "/boot/c";
+/// The same, with another version of the format of sessions.
+const OTHER: &str = "/boot/other";
+/// The same, with none of the formats.
+const WITHOUT: &str = "/boot/without";
+const RECORD: &str = "/run/luod/image.json";
+
+// Exit codes of luoctl.
+const GOOD: i32 = 0;
+const FAILED: i32 = 1;
+const NO: i32 = 4;
+const UNKNOWN: i32 = 5;
+const LIKELY: i32 = 6;
+const ABORTED: i32 = 7;
+const NOT_CONFIRMED: i32 = 8;
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(LUOCTL);
+    command.args(["--socket", SOCKET]).args(args);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs luoctl; returns what it says.
+fn luoctl(args: &[&str], code: i32) -> Result<String> {
+    let output = command(args).output().at("run luoctl")?;
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("# $ luoctl {}", args.join(" "));
+    for line in said.lines() {
+        println!("#   {line}");
+    }
+    ensure_eq!(
+        output.status.code(),
+        Some(code),
+        "luoctl {}",
+        args.join(" ")
+    );
+    Ok(said.into_owned())
+}
+
+fn says(said: &str, what: &str) -> Result {
+    ensure!(said.contains(what), "{what:?} is missing");
+    Ok(())
+}
+
+/// Ends luoctl if it has not ended.
+struct Running(Child);
+
+impl Running {
+    fn start(args: &[&str]) -> Result<Self> {
+        let mut command = command(args);
+        // The console is a terminal, where there would be a bar instead of lines.
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        child.map(Self).at("start luoctl")
+    }
+
+    /// Waits until it ends; returns what it has said.
+    fn end(mut self, code: i32) -> Result<String> {
+        let mut said = String::new();
+        if let Some(mut out) = self.0.stdout.take() {
+            out.read_to_string(&mut said)?;
+        }
+        let status = self.0.wait()?;
+        ensure_eq!(status.code(), Some(code), "the exit code");
+        Ok(said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn verdicts(from_c: bool) -> Result {
+    // A kernel in C does not tell what is in use.
+    let ours = if from_c { LIKELY } else { GOOD };
+    luoctl(&["check", NEXT], ours)?;
+    luoctl(&["check", IN_C], LIKELY)?;
+    let said = luoctl(&["check", OTHER], NO)?;
+    says(&said, "the image has luo-v6 where luo-v5")?;
+    let said = luoctl(&["check", WITHOUT], NO)?;
+    says(&said, "there is no luo-v5 in the image")?;
+    luoctl(&["check", NEXT, "--cmdline", "liveupdate=off"], NO)?;
+    luoctl(&["load", OTHER], NO)?;
+    says(&luoctl(&["check"], NO)?, "no kernel is loaded")?;
+    says(&luoctl(&["kexec", "--yes"], NO)?, "use luoctl load")
+}
+
+/// An image that was loaded by kexec_load().
+fn loaded_in_the_wrong_way(from_c: bool) -> Result {
+    let _luod = start_luod()?;
+    let _client = counter("counter", &[])?;
+    kexec::load_legacy().at("kexec_load")?;
+    if from_c {
+        // It cannot be found out; nobody was asked.
+        luoctl(&["check"], UNKNOWN)?;
+        luoctl(&["kexec"], NOT_CONFIRMED)?;
+    } else {
+        says(&luoctl(&["check"], NO)?, "kexec_load()")?;
+        luoctl(&["kexec", "--yes"], NO)?;
+        // Whoever starts it all the same is told what that costs, and the kernel refuses.
+        let said = luoctl(&["kexec", "--yes", "--force"], ABORTED)?;
+        says(&said, "can be lost: counter")?;
+        wait_for("counter", SessionState::Subscribed)?;
+    }
+    liveupdate::raw::kexec_file_unload().at("unload")?;
+    luoctl(&["check"], NO)?;
+    is_gone("counter")
+}
+
+/// Loads the next kernel, with the root file system as it is now.
+fn load(args: &Args, from_c: bool) -> Result {
+    let initrd = image::pack_root()?;
+    let initrd = format!("/proc/{}/fd/{}", std::process::id(), initrd.as_raw_fd());
+    let plan = kexec::Plan::stage(args, 2)?;
+    let arguments = [
+        "load",
+        NEXT,
+        "--initrd",
+        &initrd,
+        "--cmdline",
+        plan.cmdline(),
+    ];
+    luoctl(&arguments, GOOD)?;
+    luoctl(&["check"], if from_c { LIKELY } else { GOOD })?;
+    let record = fs::metadata(RECORD).at(RECORD)?;
+    ensure_eq!(record.mode() & 0o7777, 0o644, "the mode of {RECORD}");
+    Ok(())
+}
+
+/// What is in use is compared once more with what was loaded.
+fn formats_that_are_lost() -> Result {
+    let record = fs::read_to_string(RECORD).at(RECORD)?;
+    let older = record.replace("\"memfd-v2\"", "\"memfd-v1\"");
+    ensure!(record != older, "the record has no memfd-v2: {record}");
+    let result = fs::write(RECORD, older).at(RECORD).and_then(|()| {
+        let said = luoctl(&["kexec", "--yes"], NO)?;
+        says(&said, "does not understand memfd-v2")?;
+        // luod looks for itself, for those who ask it without luoctl's help.
+        let _luod = start_luod()?;
+        let _client = counter("counter", &[])?;
+        let said = luoctl(&["kexec", "--dry-run"], ABORTED)?;
+        says(&said, "would lose data")?;
+        is_gone("counter")
+    });
+    fs::write(RECORD, record).at(RECORD)?;
+    result
+}
+
+fn abort_while_a_client_hangs() -> Result {
+    let luod = start_luod()?;
+    let _good = counter("good", &[])?;
+    let _bad = counter("bad", &["hang"])?;
+    let watch = Running::start(&["watch"])?;
+    let kexec = Running::start(&["kexec", "--yes"])?;
+    wait_for("bad", SessionState::Preserving)?;
+    wait_for("good", SessionState::Ready)?;
+    luoctl(&["list"], GOOD)?;
+    luoctl(&["abort"], GOOD)?;
+    says(&kexec.end(ABORTED)?, "the operator has aborted it")?;
+    luoctl(&["report"], GOOD)?;
+    is_gone("good")?;
+    wait_for("good", SessionState::Subscribed)?;
+    drop(luod);
+    let watched = watch.end(3)?;
+    for phase in ["preserving", "idle"] {
+        says(&watched, &format!(": {phase}"))?;
+    }
+    says(&watched, "aborted")
+}
+
+/// luod is killed when all clients are ready and somebody else was asked to start the next kernel.
+/// There is no other time at which it is frozen and listens.
+fn luod_is_killed_in_the_jump() -> Result {
+    const NOTIFY: &str = "/tmp/notify.sock";
+    const CONFIG: &str = "/tmp/luod.toml";
+    const SYSTEMCTL: &str = "/bin/systemctl";
+
+    // A service manager that keeps nothing, and never starts anything.
+    let manager = UnixDatagram::bind(NOTIFY)?;
+    thread::spawn(move || while manager.recv(&mut [0; 4096]).is_ok() {});
+    fs::write(CONFIG, "kexec = \"systemctl\"\n")?;
+    fs::write(SYSTEMCTL, "#!/bin/busybox sh\nexit 0\n")?;
+    fs::set_permissions(SYSTEMCTL, Permissions::from_mode(0o755))?;
+    let mut luod = Command::new("/bin/luod");
+    luod.args(["--socket", SOCKET, "--config", CONFIG]);
+    let luod = luod.env("NOTIFY_SOCKET", NOTIFY).env("PATH", "/bin");
+    let luod = Process(luod.spawn().at("start luod")?);
+    wait(
+        || Ok(command(&["status"]).output()?.status.success()),
+        "luod listens",
+    )?;
+    let _good = counter("good", &[])?;
+    let kexec = Running::start(&["kexec", "--yes"])?;
+    wait(
+        || {
+            let status = command(&["status", "--json"]).output()?;
+            Ok(String::from_utf8_lossy(&status.stdout).contains("\"jump\""))
+        },
+        "luod is in the jump",
+    )?;
+    says(&luoctl(&["status"], GOOD)?, "jump")?;
+    drop(luod);
+    says(&kexec.end(GOOD)?, "jump")?;
+    is_gone("luod-internal")?;
+    // A client that was told that all is frozen cannot know that nothing comes of it.
+    ensure!(
+        liveupdate::Device::open()?.create_session("good").is_err(),
+        "the client has not kept its session"
+    );
+    let _luod = start_luod()?;
+    wait_for("good", SessionState::Subscribed)?;
+    is_gone("good")?;
+    luoctl(&["kexec", "--dry-run"], GOOD)?;
+    is_gone("good")
+}
+
+/// The update. Returns only if it does not lead to the next kernel.
+fn update() -> Result {
+    let _luod = start_luod()?;
+    let mut held = Json::connect()?;
+    held.say("{\"cmd\":\"SUBSCRIBE\",\"id\":\"held\"}\n")?;
+    wait_for("held", SessionState::Subscribed)?;
+    let _counter = counter("counter", &[])?;
+    let _stray = counter("stray", &[])?;
+    luoctl(&["kexec"], NOT_CONFIRMED)?;
+    luoctl(&["status"], GOOD)?;
+    luoctl(&["list"], GOOD)?;
+    println!("# $ luoctl kexec --yes");
+    let mut kexec = command(&["kexec", "--yes"]).spawn().at("start luoctl")?;
+    let session = held.hear("\"START_PRESERVATION\"")?;
+    // Long enough to be seen.
+    sleep(Duration::from_millis(1500));
+    held.say("{\"cmd\":\"READY\"}\n")?;
+    let status = kexec.wait()?;
+    drop(session);
+    // luod has gone on to the jump, which may take a moment more.
+    sleep(Duration::from_secs(20));
+    Err(Failure::new(format!("luoctl ended with {status}")))
+}
+
+/// What the operator does in the next kernel.
+fn afterwards() -> Result {
+    // What is known of the image that runs now is not what is known of one that is loaded.
+    ensure!(File::open(RECORD).is_ok(), "the record did not come along");
+    luoctl(&["check"], NO)?;
+    kexec::load_legacy().at("kexec_load")?;
+    ensure!(
+        !luoctl(&["check"], NO)?.contains("all formats"),
+        "an old record was used"
+    );
+    liveupdate::raw::kexec_file_unload().at("unload")?;
+
+    let _luod = start_luod()?;
+    says(&luoctl(&["status"], GOOD)?, "incoming:   3 (3 unclaimed)")?;
+    luoctl(&["list"], GOOD)?;
+    let counter = Process::start("/bin/counter", &[SOCKET, "counter"])?;
+    wait_for("counter", SessionState::Finished)?;
+    luoctl(&["finish", "stray", "--yes"], FAILED)?;
+    luoctl(&["discard", "stray"], NOT_CONFIRMED)?;
+    luoctl(&["discard", "stray", "--yes"], GOOD)?;
+    let mut held = Json::connect()?;
+    held.say("{\"cmd\":\"CLAIM\",\"id\":\"held\"}\n")?;
+    wait_for("held", SessionState::Claimed)?;
+    luoctl(&["discard", "held", "--yes"], FAILED)?;
+    luoctl(&["finish", "held", "--yes"], GOOD)?;
+    let report = luoctl(&["report"], GOOD)?;
+    for part in [
+        "updated",
+        "requested",
+        "ready",
+        "jump",
+        "boot",
+        "serving",
+        "finished",
+        "blackout: ",
+    ] {
+        says(&report, part)?;
+    }
+    let json = luoctl(&["report", "--json"], GOOD)?;
+    says(&json, "\"outcome\":\"updated\"")?;
+    says(&json, "\"blackout_us\":")?;
+    drop(counter);
+    drop(held);
+    for name in ["counter", "stray", "held", "luod-internal"] {
+        ensure!(
+            liveupdate::Device::open()?.retrieve_session(name).is_err(),
+            "the session {name} is left"
+        );
+    }
+    Ok(())
+}
+
+/// Runs what belongs into this kernel.
+pub fn run(args: &Args) -> Result<u8> {
+    if args.stage()? > 1 {
+        case("afterwards", afterwards)?;
+        return conclude("luoctl");
+    }
+    let from_c = args.option("from") == Some("c");
+    case("verdicts", || verdicts(from_c))?;
+    case("loaded_in_the_wrong_way", || {
+        loaded_in_the_wrong_way(from_c)
+    })?;
+    case("load", || load(args, from_c))?;
+    if !from_c {
+        case("formats_that_are_lost", formats_that_are_lost)?;
+        case("abort_while_a_client_hangs", abort_while_a_client_hangs)?;
+        case("luod_is_killed_in_the_jump", luod_is_killed_in_the_jump)?;
+    }
+    // The next kernel gets the results, too.
+    case("load_again", || load(args, from_c))?;
+    case("update", update)?;
+    conclude("luoctl")
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernels of which a text was changed after they were built.
+//!
+//! For tests of what examines kernels. Building a kernel with another version of a format takes
+//! minutes; this takes seconds, and what comes out is a kernel that boots, since everything stays
+//! where it was.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{bail, ensure, Context, Result};
+use luo_check::bzimage::BzImage;
+use regex::bytes::Regex;
+
+use crate::ctx::Ctx;
+use crate::kernel::Kernel;
+use crate::step::Step;
+
+/// A text that ends with a null byte in the kernel, and what it becomes; both are as long.
+pub type Change = (&'static str, &'static str);
+
+/// How Zstandard begins.
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// How a kernel is compressed: as its build does, but harder.
+const PACK: [&str; 4] = [
+    "-22",
+    "--ultra",
+    "--no-check",
+    "--zstd=hlog=27,clog=28,slog=12,tlen=131072",
+];
+
+/// The length of the kernel, which follows it in an image when it is compressed.
+const TRAILER: usize = 4;
+
+/// A copy of the image of `kernel`, whose kernel has other texts.
+pub fn image(ctx: &Ctx, kernel: &Kernel, name: &str, changes: &[Change]) -> Result<PathBuf> {
+    let step = Step::start(ctx, format!("patch kernel {name}"));
+    let mut file = fs::read(&kernel.image)?;
+    let header = BzImage::parse(&file)?;
+    let payload = header.payload.to_vec();
+    let at = file
+        .windows(payload.len())
+        .position(|part| part == payload)
+        .context("the image has no payload")?;
+    ensure!(payload.starts_with(ZSTD), "not compressed with Zstandard");
+    let (packed, trailer) = payload.split_at(payload.len() - TRAILER);
+
+    let mut plain = zstd(&["-d"], packed)?;
+    for (from, to) in changes {
+        ensure!(from.len() == to.len(), "{from} is not as long as {to}");
+        replace(&mut plain, from, to)?;
+    }
+    make_room(&mut plain)?;
+    let mut again = zstd(&PACK, &plain)?;
+    if again.len() > packed.len() {
+        bail!(
+            "the patched kernel is compressed to {} bytes, and there is room for {}",
+            again.len(),
+            packed.len()
+        );
+    }
+    again.resize(packed.len(), 0);
+    again.extend(trailer);
+    file[at..at + again.len()].copy_from_slice(&again);
+    let path = ctx.build.join("images").join(format!("bzImage-{name}"));
+    fs::create_dir_all(ctx.build.join("images"))?;
+    fs::write(&path, file)?;
+    step.done("");
+    Ok(path)
+}
+
+/// Changed texts compress worse than those that were there. Room comes from those that a kernel
+/// only prints, and that nobody misses in a test: addresses of web pages, and the names of the
+/// compilers.
+fn make_room(kernel: &mut [u8]) -> Result<()> {
+    let compilers = Regex::new(r"Linux version [^\x00\n]*?\([^\x00\n()]*\) (\([^\x00\n]*\)) #")?;
+    let compilers = compilers.captures(kernel).and_then(|found| found.get(1));
+    let compilers = compilers.map(|text| text.as_bytes().to_vec());
+    let pages = Regex::new(r"https?://[!-$&-~]{12,}")?;
+    let mut places: Vec<_> = pages.find_iter(kernel).map(|page| page.range()).collect();
+    if let Some(text) = compilers.and_then(|text| String::from_utf8(text).ok()) {
+        let all = Regex::new(&regex::escape(&text))?;
+        places.extend(all.find_iter(kernel).map(|text| text.range()));
+    }
+    for place in places {
+        kernel[place].fill(b' ');
+    }
+    Ok(())
+}
+
+/// Replaces a text wherever it is in a kernel.
+fn replace(kernel: &mut [u8], from: &str, to: &str) -> Result<()> {
+    let text = [from.as_bytes(), b"\0"].concat();
+    let places: Vec<usize> = kernel
+        .windows(text.len())
+        .enumerate()
+        .filter(|(_, part)| *part == text)
+        .map(|(at, _)| at)
+        .collect();
+    ensure!(!places.is_empty(), "the kernel has no {from}");
+    for at in places {
+        kernel[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    Ok(())
+}
+
+/// Lets `zstd` compress or decompress something.
+fn zstd(args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+    let mut zstd = Command::new("zstd");
+    zstd.args(args).args(["-q", "-c"]);
+    zstd.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = zstd.spawn().context("zstd is missing")?;
+    let mut stdin = child.stdin.take().context("zstd has no input")?;
+    let output = std::thread::scope(|scope| {
+        let writer = scope.spawn(move || stdin.write_all(input));
+        let output = child.wait_with_output();
+        // If it does not read everything, its status says why.
+        let _ = writer.join();
+        output
+    })?;
+    ensure!(output.status.success(), "zstd: {}", output.status);
+    Ok(output.stdout)
+}
