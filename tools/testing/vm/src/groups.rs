@@ -386,14 +386,6 @@ impl Matrix {
 
     /// Runs the tests from the kernel `from` to the kernel `to`.
     fn update(&self, ctx: &Ctx, report: &mut Report, from: &Kernel, to: &Kernel) -> Result<()> {
-        let name = |kernel: &Kernel| {
-            let who = if kernel.flavour == Flavour::Ours {
-                "ours"
-            } else {
-                "C"
-            };
-            format!("{who} {}", kernel.version)
-        };
         let pair = format!("{}-to-{}", from.flavour.name(), to.flavour.name());
         let initrd = image::guest(ctx, &pair, &self.guest, &[to, to], None)?;
         for test in &self.tests {
@@ -406,7 +398,7 @@ impl Matrix {
                 timeout: TIMEOUT * (1 + test.kexecs),
             };
             let run = boot(ctx, &vm)?;
-            let prefix = format!("{} to {}: ", name(from), name(to));
+            let prefix = format!("{} to {}: ", from.label(), to.label());
             report.guest_run(ctx, &prefix, &run, &[&test.name]);
         }
         Ok(())
@@ -428,7 +420,10 @@ fn matrix(ctx: &Ctx, report: &mut Report) -> Result<()> {
 fn matrix_72(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let matrix = Matrix::new(ctx)?;
     match kernel::build(ctx, Flavour::Peer72) {
-        Ok(older) => matrix.update(ctx, report, &older, &matrix.ours)?,
+        Ok(older) => {
+            matrix.update(ctx, report, &older, &matrix.ours)?;
+            luod::Luoctl::new(ctx, &older)?.update(ctx, report, &older, &matrix.ours)?;
+        }
         Err(error) => report.not_run("C 7.2 to ours", &format!("{error:#}")),
     }
     Ok(())

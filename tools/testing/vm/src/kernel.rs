@@ -51,6 +51,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// What it is called in results.
+    pub fn label(&self) -> String {
+        let who = if self.flavour.is_ours() { "ours" } else { "C" };
+        format!("{who} {}", self.version)
+    }
+
     /// A kernel that somebody else has built.
     pub fn prebuilt(flavour: Flavour, image: PathBuf) -> Self {
         Self {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The group `luod`: luod with its clients in two live updates, and luoctl in one, from our kernel
-//! and from the one in C.
+//! The group `luod`: luod with its clients in two live updates, and luoctl in one, between our
+//! kernel and those in C.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -25,48 +25,73 @@ const NO_FORMATS: [Change; 3] = [
 
 /// Runs the group.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let ours = kernel::build(ctx, Flavour::Ours)?;
     let guest = programs::guest(ctx)?;
     let programs = programs::luod(ctx)?;
     let programs: Vec<_> = programs
         .iter()
         .map(|(name, path)| (*name, path.as_path()))
         .collect();
-    let initrd = image::guest_with(ctx, "luod", &guest, &[&kernel], &programs)?;
-    machine(ctx, report, &kernel, &initrd, "luod", "luod")?;
+    let initrd = image::guest_with(ctx, "luod", &guest, &[&ours], &programs)?;
+    let vm = machine("luod", &ours, &initrd, "luod");
+    report.guest_run(ctx, "", &boot(ctx, &vm)?, &["luod"]);
 
     let peer = kernel::build(ctx, Flavour::Peer)?;
-    let other = patched::image(ctx, &peer, "other", &[("luo-v5", "luo-v6")])?;
-    let without = patched::image(ctx, &peer, "without", &NO_FORMATS)?;
-    let mut files = programs;
-    files.extend([
-        ("/boot/c", peer.image.as_path()),
-        ("/boot/other", other.as_path()),
-        ("/boot/without", without.as_path()),
-    ]);
-    let initrd = image::guest_with(ctx, "luoctl", &guest, &[&kernel], &files)?;
-    machine(ctx, report, &kernel, &initrd, "luoctl", "luoctl")?;
-    machine(ctx, report, &peer, &initrd, "luoctl", "luoctl --from=c")
+    let luoctl = Luoctl::new(ctx, &peer)?;
+    for (from, to) in [(&ours, &ours), (&peer, &ours), (&ours, &peer)] {
+        luoctl.update(ctx, report, from, to)?;
+    }
+    Ok(())
 }
 
-fn machine(
-    ctx: &Ctx,
-    report: &mut Report,
-    kernel: &Kernel,
-    initrd: &Path,
-    suite: &str,
-    init: &str,
-) -> Result<()> {
-    let from_c = !kernel.flavour.is_ours();
-    let vm = Vm {
-        name: format!("{suite}{}", if from_c { "-from-c" } else { "" }),
+/// What luoctl is tested with.
+pub struct Luoctl {
+    guest: PathBuf,
+    /// What is in the image besides: programs, and kernels that luoctl has to tell apart.
+    files: Vec<(&'static str, PathBuf)>,
+}
+
+impl Luoctl {
+    /// `peer` is a kernel in C.
+    pub fn new(ctx: &Ctx, peer: &Kernel) -> Result<Self> {
+        let guest = programs::guest(ctx)?;
+        let mut files = programs::luod(ctx)?;
+        let other = patched::image(ctx, peer, "other", &[("luo-v5", "luo-v6")])?;
+        let without = patched::image(ctx, peer, "without", &NO_FORMATS)?;
+        files.extend([
+            ("/boot/c", peer.image.clone()),
+            ("/boot/other", other),
+            ("/boot/without", without),
+        ]);
+        Ok(Self { guest, files })
+    }
+
+    /// Runs an update.
+    pub fn update(&self, ctx: &Ctx, report: &mut Report, from: &Kernel, to: &Kernel) -> Result<()> {
+        let files = self.files.iter();
+        let files: Vec<_> = files.map(|(name, path)| (*name, path.as_path())).collect();
+        let name = format!("luoctl-{}-to-{}", from.flavour.name(), to.flavour.name());
+        let initrd = image::guest_with(ctx, &name, &self.guest, &[to], &files)?;
+        let to_ours = to.flavour.is_ours();
+        let init = if to_ours { "luoctl" } else { "luoctl --to=c" };
+        let prefix = if from.flavour.is_ours() && to_ours {
+            String::new()
+        } else {
+            format!("{} to {}: ", from.label(), to.label())
+        };
+        let vm = machine(&name, from, &initrd, init);
+        report.guest_run(ctx, &prefix, &boot(ctx, &vm)?, &["luoctl"]);
+        Ok(())
+    }
+}
+
+fn machine<'a>(name: &str, kernel: &'a Kernel, initrd: &'a Path, init: &str) -> Vm<'a> {
+    Vm {
+        name: name.to_owned(),
         kernel,
         initrd,
         params: String::new(),
         init: init.to_owned(),
         timeout: TIMEOUT * 3,
-    };
-    let run = boot(ctx, &vm)?;
-    report.guest_run(ctx, if from_c { "from C: " } else { "" }, &run, &[suite]);
-    Ok(())
+    }
 }

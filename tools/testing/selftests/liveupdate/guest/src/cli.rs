@@ -21,7 +21,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   stress [--seconds=20] [--kexecs=1] [--seed=1]
                                         everything at once, then a kexec, and again
   luod                                  luod and its clients, in two live updates
-  luoctl [--from=c]                     luoctl and luod, in one live update, from C or not
+  luoctl [--to=c]                       luoctl and luod, in one live update, to C or not
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
   shell                                 busybox sh

@@ -34,6 +34,8 @@ const IN_C: &str = "/boot/c";
 const OTHER: &str = "/boot/other";
 /// The same, with none of the formats.
 const WITHOUT: &str = "/boot/without";
+/// Where our kernel, and none in C, tells about formats.
+const SYSFS: &str = "/sys/kernel/liveupdate";
 const RECORD: &str = "/run/luod/image.json";
 
 // Exit codes of luoctl.
@@ -105,10 +107,33 @@ impl Drop for Running {
     }
 }
 
-fn verdicts(from_c: bool) -> Result {
-    // A kernel in C does not tell what is in use.
-    let ours = if from_c { LIKELY } else { GOOD };
-    luoctl(&["check", NEXT], ours)?;
+/// Between which kernels an update is.
+struct Pair {
+    from_c: bool,
+    to_c: bool,
+}
+
+impl Pair {
+    fn new(args: &Args) -> Result<Self> {
+        Ok(Self {
+            from_c: !fs::exists(SYSFS)?,
+            to_c: args.option("to") == Some("c"),
+        })
+    }
+
+    /// What luoctl says of the update.
+    fn verdict(&self) -> i32 {
+        // A kernel in C does not tell what is in use, and its image not what it understands.
+        if self.from_c || self.to_c {
+            LIKELY
+        } else {
+            GOOD
+        }
+    }
+}
+
+fn verdicts(pair: &Pair) -> Result {
+    luoctl(&["check", NEXT], pair.verdict())?;
     luoctl(&["check", IN_C], LIKELY)?;
     let said = luoctl(&["check", OTHER], NO)?;
     says(&said, "the image has luo-v6 where luo-v5")?;
@@ -121,11 +146,11 @@ fn verdicts(from_c: bool) -> Result {
 }
 
 /// An image that was loaded by kexec_load().
-fn loaded_in_the_wrong_way(from_c: bool) -> Result {
+fn loaded_in_the_wrong_way(pair: &Pair) -> Result {
     let _luod = start_luod()?;
     let _client = counter("counter", &[])?;
     kexec::load_legacy().at("kexec_load")?;
-    if from_c {
+    if pair.from_c {
         // It cannot be found out; nobody was asked.
         luoctl(&["check"], UNKNOWN)?;
         luoctl(&["kexec"], NOT_CONFIRMED)?;
@@ -143,7 +168,7 @@ fn loaded_in_the_wrong_way(from_c: bool) -> Result {
 }
 
 /// Loads the next kernel, with the root file system as it is now.
-fn load(args: &Args, from_c: bool) -> Result {
+fn load(args: &Args, pair: &Pair) -> Result {
     let initrd = image::pack_root()?;
     let initrd = format!("/proc/{}/fd/{}", std::process::id(), initrd.as_raw_fd());
     let plan = kexec::Plan::stage(args, 2)?;
@@ -156,7 +181,7 @@ fn load(args: &Args, from_c: bool) -> Result {
         plan.cmdline(),
     ];
     luoctl(&arguments, GOOD)?;
-    luoctl(&["check"], if from_c { LIKELY } else { GOOD })?;
+    luoctl(&["check"], pair.verdict())?;
     let record = fs::metadata(RECORD).at(RECORD)?;
     ensure_eq!(record.mode() & 0o7777, 0o644, "the mode of {RECORD}");
     Ok(())
@@ -279,10 +304,9 @@ fn afterwards() -> Result {
     ensure!(File::open(RECORD).is_ok(), "the record did not come along");
     luoctl(&["check"], NO)?;
     kexec::load_legacy().at("kexec_load")?;
-    ensure!(
-        !luoctl(&["check"], NO)?.contains("all formats"),
-        "an old record was used"
-    );
+    let verdict = if fs::exists(SYSFS)? { NO } else { UNKNOWN };
+    let said = luoctl(&["check"], verdict)?;
+    ensure!(!said.contains("all formats"), "an old record was used");
     liveupdate::raw::kexec_file_unload().at("unload")?;
 
     let _luod = start_luod()?;
@@ -331,19 +355,17 @@ pub fn run(args: &Args) -> Result<u8> {
         case("afterwards", afterwards)?;
         return conclude("luoctl");
     }
-    let from_c = args.option("from") == Some("c");
-    case("verdicts", || verdicts(from_c))?;
-    case("loaded_in_the_wrong_way", || {
-        loaded_in_the_wrong_way(from_c)
-    })?;
-    case("load", || load(args, from_c))?;
-    if !from_c {
+    let pair = Pair::new(args)?;
+    case("verdicts", || verdicts(&pair))?;
+    case("loaded_in_the_wrong_way", || loaded_in_the_wrong_way(&pair))?;
+    case("load", || load(args, &pair))?;
+    if !pair.from_c && !pair.to_c {
         case("formats_that_are_lost", formats_that_are_lost)?;
         case("abort_while_a_client_hangs", abort_while_a_client_hangs)?;
         case("luod_is_killed_in_the_jump", luod_is_killed_in_the_jump)?;
     }
     // The next kernel gets the results, too.
-    case("load_again", || load(args, from_c))?;
+    case("load_again", || load(args, &pair))?;
     case("update", update)?;
     conclude("luoctl")
 }
