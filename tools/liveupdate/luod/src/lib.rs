@@ -7,8 +7,9 @@
 //! - [`server`] has the sockets, and tells the machine what happens.
 //! - [`world`] is what luod needs of the machine that it runs on; [`system`] is the real one.
 //! - [`registry`] is what luod hands over to the luod in the next kernel.
-//! - [`config`] says who may do what.
+//! - [`config`] says who may do what, [`cli`] is the command line.
 
+pub mod cli;
 pub mod config;
 #[cfg(feature = "fake")]
 pub mod fake;

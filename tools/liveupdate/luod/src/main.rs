@@ -5,7 +5,8 @@
 use clap::Parser;
 use liveupdate::systemd::{self, Manager};
 use luod::{
-    config::{self, Config},
+    cli::Args,
+    config::Config,
     logging,
     machine::Machine,
     server::{self, Server},
@@ -19,47 +20,10 @@ use std::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 use tracing::Level;
-
-/// Conducts live updates: asks clients to preserve their files, starts the next kernel, and gives
-/// everything back to them.
-#[derive(Debug, Parser)]
-#[command(name = "luod", version, max_term_width = 100)]
-struct Args {
-    /// Reads the configuration from this file. Without this option, luod reads /etc/luod.toml if
-    /// there is such a file
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Listens at this socket, whatever the configuration says
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-
-    /// Only says whether the configuration is good
-    #[arg(long)]
-    check_config: bool,
-
-    /// Logs more; twice: everything
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    verbose: u8,
-}
-
-impl Args {
-    fn read_config(&self) -> Result<Config, String> {
-        let mut config = match &self.config {
-            Some(path) => Config::read(path, false),
-            None => Config::read(config::PATH.as_ref(), true),
-        }?;
-        if let Some(socket) = &self.socket {
-            config.socket.clone_from(socket);
-        }
-        Ok(config)
-    }
-}
 
 /// What came from the service manager.
 struct Inherited {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The rustdoc of our crates, private items too.
+//! The rustdoc of our crates, private items too, and what the programs say about themselves.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::kernel::{self, Flavour, Kernel};
@@ -57,9 +57,52 @@ pub fn write(ctx: &Ctx) -> Result<()> {
     cargo.arg("--target-dir").arg(ctx.build.join("doc-tools"));
     step.run(&mut cargo, &ctx.log("doc-tools"))?;
     step.done("");
+    manuals(ctx, &doc)?;
     println!("{}", ctx.shown(&doc.join("luo/index.html")));
     println!("{}", ctx.shown(&doc.join("kernel/index.html")));
     println!("{}", ctx.shown(&ctx.build.join("doc-tools/doc")));
+    println!("{}", ctx.shown(&doc.join("man")));
+    println!("{}", ctx.shown(&doc.join("completions")));
+    Ok(())
+}
+
+/// Man pages, and completions for shells: both are made of the definitions of the command lines.
+fn manuals(ctx: &Ctx, doc: &Path) -> Result<()> {
+    let (man, completions) = (doc.join("man"), doc.join("completions"));
+    fs::create_dir_all(&completions)?;
+    let mut step = Step::start(ctx, "man pages and completions of luoctl and luod");
+    let mut luod = programs::cargo(ctx);
+    luod.args([
+        "run",
+        "--locked",
+        "-q",
+        "-p",
+        "luod",
+        "--example",
+        "luod-doc",
+        "--",
+    ]);
+    step.run(luod.arg(&man).arg(&completions), &ctx.log("doc-luod"))?;
+    let luoctl = |args: &[&str]| {
+        let mut cargo = programs::cargo(ctx);
+        cargo.args(["run", "--locked", "-q", "-p", "luoctl", "--"]);
+        cargo.args(args);
+        cargo
+    };
+    let log = ctx.log("doc-luoctl");
+    step.run(luoctl(&["man"]).arg(&man), &log)?;
+    for (shell, file) in [
+        ("bash", "luoctl.bash"),
+        ("zsh", "_luoctl"),
+        ("fish", "luoctl.fish"),
+    ] {
+        let output = luoctl(&["completions", shell]).output()?;
+        if !output.status.success() || output.stdout.is_empty() {
+            bail!("`luoctl completions {shell}` failed: {}", output.status);
+        }
+        fs::write(completions.join(file), output.stdout)?;
+    }
+    step.done("");
     Ok(())
 }
 
