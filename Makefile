@@ -13,12 +13,14 @@ export $(VARIABLES)
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # What luo-vm calls as we do.
-TARGETS := run test test-debug test-peer bench fuzz soak kernel shell patches docs
+TARGETS := run demo test test-debug test-peer bench fuzz soak kernel shell patches docs
 
 .PHONY: help $(TARGETS) apply doctor clean distclean
 
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
+	@echo 'make demo       the kernel of a Debian is updated under a memcached in use'
+	@echo '                (MEMFD_MB=64 of data)'
 	@echo 'make test       run every test (ONLY=group: host lint kunit kselftest-base'
 	@echo '                kselftest luod debian matrix matrix-7.2 debug)'
 	@echo 'make bench      ours against the implementation in C (QUICK=1 ONLY=run)'
@@ -33,7 +35,8 @@ help:
 	@echo 'make shell      a shell in a virtual machine on our kernel, ready to kexec'
 	@echo 'make patches    the whole change as a series for git am, in build/patches'
 	@echo 'make apply      put the change into the Linux 7.3 tree KERNEL_SRC'
-	@echo 'make docs       rustdoc of our crates, private items too, in build/doc'
+	@echo 'make docs       rustdoc of our crates, private items too, man pages and'
+	@echo '                completions for shells, in build/doc'
 	@echo 'make doctor     what this machine lacks, and the command that mends it'
 	@echo 'make clean      remove build/'
 	@echo 'make distclean  remove the caches as well (sandbox, kernel trees, ccache)'

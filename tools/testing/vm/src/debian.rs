@@ -23,7 +23,7 @@ use crate::step::Step;
 use crate::vm::{Vm, DISK};
 
 /// Three boots of systemd on a slow machine.
-const TIMEOUT: Duration = Duration::from_secs(900);
+pub const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Where the userland has its libraries, and their loader.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -157,7 +157,7 @@ pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
 }
 
 /// What the kernel is told so that systemd starts `target`.
-fn params(target: &str) -> String {
+pub fn params(target: &str) -> String {
     format!(
         "root=/dev/vda rw systemd.unit={target} systemd.show_status=no \
          systemd.log_target=kmsg systemd.minimum_uptime_sec=0 systemd.mask=memcached.service"

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make run`, a live update to look at, and `make shell`.
+//! `make run` and `make demo`, live updates to look at, and `make shell`.
 
 use anyhow::Result;
 
 use crate::ctx::Ctx;
+use crate::debian;
 use crate::image;
 use crate::kernel::{self, Flavour};
 use crate::programs;
@@ -78,6 +79,66 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
     println!();
     match &against {
         None => println!("verified: {mb} MiB survived the live update"),
+        Some(why) => println!("FAILED: {why}\n{}", run.tail(ctx)),
+    }
+    Ok(against.is_none())
+}
+
+/// How the machine says what it is doing.
+const PROGRESS: &str = "@progress ";
+
+/// Updates the kernel of Debian under a memcached that is asked for its items all the time. True if
+/// the whole data set was verified.
+pub fn cache(ctx: &Ctx) -> Result<bool> {
+    let kernel = kernel::build(ctx, Flavour::Debian)?;
+    let disk = debian::disk(ctx, &kernel)?;
+    let mb = ctx.settings.memfd_mb;
+    let step = Step::start(ctx, format!("live update under memcached with {mb} MiB"));
+    let vm = Vm {
+        name: "demo-cache".to_owned(),
+        kernel: &kernel,
+        initrd: &disk,
+        params: format!("{} luo_demo_mb={mb}", debian::params("luo-demo.target")),
+        init: String::new(),
+        timeout: debian::TIMEOUT,
+    };
+    let mut boots = 0;
+    let run = vm.run_with(ctx, |line| {
+        if let Some((_, what)) = line.split_once(PROGRESS) {
+            step.say(what);
+        } else if line.contains("systemd-shutdown[1]: Rebooting with kexec") {
+            step.say("systemd starts the next kernel");
+        } else if line.contains("] Linux version ") {
+            boots += 1;
+            step.say(&format!("kernel {boots} starts"));
+        } else if line.contains("running in system mode") {
+            step.say("systemd starts");
+        }
+    })?;
+    step.done("");
+
+    println!();
+    let marked = |line: &&String| !line.starts_with('@') && !line.starts_with("luo-guest:");
+    let shown = run.console.user.iter().filter(marked);
+    for line in shown.skip_while(|line| !line.starts_with("$ ")) {
+        // What systemd tells a terminal.
+        if !line.contains('\x1b') && !line.starts_with("Powering off") {
+            println!("{line}");
+        }
+    }
+    let facts = run.console.facts();
+    let fact = |name: &str| facts.get(name).map_or("", String::as_str);
+    let against = run.guest_complaint().or_else(|| {
+        let good = fact("verified") == "yes" && !fact("gap").is_empty();
+        (!good).then(|| "the data set was not verified".to_owned())
+    });
+    println!();
+    match &against {
+        None => println!(
+            "verified: {} items of {mb} MiB survived the live update; no answer for {} s",
+            fact("found"),
+            fact("gap")
+        ),
         Some(why) => println!("FAILED: {why}\n{}", run.tail(ctx)),
     }
     Ok(against.is_none())

@@ -60,6 +60,8 @@ enum Action {
         #[arg(long, default_value = "ours")]
         to: Flavour,
     },
+    /// Update the kernel under a cache in use
+    Demo,
     /// Run the tests
     Test {
         /// Only this group
@@ -130,7 +132,7 @@ enum Action {
     Patches,
     /// Put the change into the tree KERNEL_SRC
     Apply,
-    /// Write the rustdoc of our crates to build/doc
+    /// Write rustdoc, man pages and completions to build/doc
     Docs,
 }
 
@@ -151,6 +153,10 @@ fn run(cli: Cli) -> Result<bool> {
         Action::Run { from, to } => {
             ctx.need_space(8, 3)?;
             demo::run(&ctx, from, to)
+        }
+        Action::Demo => {
+            ctx.need_space(8, 3)?;
+            demo::cache(&ctx)
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
         Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),

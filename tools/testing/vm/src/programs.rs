@@ -112,7 +112,7 @@ pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
 pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     let mut step = Step::start(ctx, "build luod and services");
     for what in [
-        ["-p", "luod", "--bins"].as_slice(),
+        ["-p", "luod", "-p", "luoctl", "--bins"].as_slice(),
         ["-p", "liveupdate", "--examples"].as_slice(),
     ] {
         let mut cargo = static_build(ctx);
@@ -124,6 +124,8 @@ pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     let example = |name| release.join("examples").join(name);
     Ok(vec![
         ("usr/sbin/luod", release.join("luod")),
+        ("usr/sbin/luoctl", release.join("luoctl")),
+        ("usr/lib/luo-test/memcached", example("memcached")),
         (
             "usr/lib/luo-test/systemd-service",
             example("systemd-service"),

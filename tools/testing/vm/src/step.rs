@@ -72,6 +72,15 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// Says what happens now; that stays on the screen.
+    pub fn say(&self, what: &str) {
+        let line = format!("{}    {what}", elapsed(self.started));
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
     /// Ends the step; its line stays on the screen.
     pub fn done(self, detail: &str) {
         if let Some(bar) = &self.bar {

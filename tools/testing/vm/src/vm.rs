@@ -3,6 +3,7 @@
 //! Running QEMU.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -82,6 +83,11 @@ impl Vm<'_> {
 
     /// Runs the machine until it stops by itself or its time is over.
     pub fn run(&self, ctx: &Ctx) -> Result<Run> {
+        self.run_with(ctx, |_| {})
+    }
+
+    /// The same; `seen` sees each line of the console at once.
+    pub fn run_with(&self, ctx: &Ctx, mut seen: impl FnMut(&str)) -> Result<Run> {
         let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
         let started = Instant::now();
         let mut qemu = self.qemu(ctx);
@@ -97,18 +103,20 @@ impl Vm<'_> {
                 Flavour::Debug => 4,
                 _ => 1,
             };
-        let mut shown = 0;
+        let mut console = BufReader::new(File::open(&log)?);
+        let mut line = Vec::new();
         let mut timed_out = None;
         let status = loop {
-            if ctx.verbose {
-                let text = fs::read(&log).unwrap_or_default();
-                eprint!(
-                    "{}",
-                    String::from_utf8_lossy(&text[shown.min(text.len())..])
-                );
-                shown = text.len();
+            let ended = child.try_wait()?;
+            while console.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
+                let text = String::from_utf8_lossy(&line);
+                if ctx.verbose {
+                    eprint!("{text}");
+                }
+                seen(text.trim_end());
+                line.clear();
             }
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = ended {
                 break Some(status);
             }
             if started.elapsed() > limit {

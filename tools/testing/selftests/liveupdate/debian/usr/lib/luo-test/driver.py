@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+import cache
+
 STATE = "/var/lib/luo-test.json"
 KERNEL = "/boot/next"
 UPDATES = 2
@@ -179,9 +181,29 @@ def luod_and_clients(tests):
     tests.check(active, show("luod.service", "SubState") == "running", show("luod.service", "SubState"))
 
 
-def update(tests):
-    """What `luoctl kexec` does."""
-    for name in "python", "counter":
+def memcached(tests):
+    """A data set that is in use, and is carried over."""
+    tests.start("luo-memcached.service", "/run/luo-test-memcached.log")
+    if not tests.boot:
+        cache.fill(8)
+    tests.start("luo-load.service", "/run/luo-test-load.log")
+    items, there, wrong = cache.verify()
+    found = f"{there} of {items}, {wrong} of them wrong"
+    tests.check("memcached has its data set", items == there and not wrong, found)
+    time.sleep(0.5)
+    if not tests.boot:
+        return
+    status, said = run("luoctl", "--json", "report")
+    tests.check("luoctl reports the update", status == 0, said)
+    gap = cache.Gap(tests.boot, json.loads(said))
+    good = gap.total("hits") and not gap.total("misses") and not gap.total("wrong")
+    tests.check("whoever used memcached got what it has", good, str(gap.before + gap.after))
+    tests.check("the gap is known", 0 < gap.seconds < 600, str(gap.seconds))
+    print(f"# memcached: no answer for {gap.seconds:.3f} s", flush=True)
+
+
+def wait_for_clients():
+    for name in "python", "counter", "memcached":
         for _ in range(100):
             operator = Operator()
             operator.send("LIST")
@@ -189,6 +211,11 @@ def update(tests):
             if any(s["session"] == name and s["state"] == "subscribed" for s in sessions):
                 break
             time.sleep(0.1)
+
+
+def update(tests, cmdline):
+    """What `luoctl load` and `luoctl kexec` do. True if the next kernel is on its way."""
+    load(cmdline)
     operator = Operator()
     operator.send("UPDATE")
     result = operator.receive("RESULT")
@@ -197,7 +224,19 @@ def update(tests):
     return result is None
 
 
-PARTS = [witness, session_of_unit, luod_and_clients]
+def update_by_luoctl(tests, cmdline):
+    """What an operator does."""
+    status, said = run("luoctl", "load", KERNEL, "--cmdline", cmdline)
+    tests.check("luoctl loads the kernel", status == 0, said)
+    tests.save()
+    status, said = run("luoctl", "kexec", "--yes")
+    # It ends with luod, or is ended.
+    if status > 0:
+        tests.check("luoctl kexec", False, said)
+    return status <= 0
+
+
+PARTS = [witness, session_of_unit, luod_and_clients, memcached]
 
 
 def main():
@@ -214,8 +253,9 @@ def main():
     if tests.boot < UPDATES:
         tests.save()
         cmdline = re.sub(r" luo_nboot=\d+", "", cmdline)
-        load(f"{cmdline} luo_nboot={tests.boot + 1}")
-        if update(tests):
+        cmdline = f"{cmdline} luo_nboot={tests.boot + 1}"
+        wait_for_clients()
+        if (update_by_luoctl if tests.boot else update)(tests, cmdline):
             return
         status, said = run("systemctl", "kexec")
         if status == 0:
