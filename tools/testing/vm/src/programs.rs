@@ -88,23 +88,35 @@ fn release() -> Result<PathBuf> {
     Ok(PathBuf::from(target).join(TARGET).join("release"))
 }
 
-/// luod, luoctl and a client, linked statically, and what they are called in an image.
+/// luod, luoctl and clients in Rust and in C, linked statically, and what they are called in an
+/// image.
 pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     let mut step = Step::start(ctx, "build luod and luoctl");
     for what in [
         ["-p", "luod", "-p", "luoctl", "--bins"].as_slice(),
         ["-p", "liveupdate", "--example", "counter"].as_slice(),
+        ["-p", "liveupdate-capi"].as_slice(),
     ] {
         let mut cargo = static_build(ctx);
         cargo.args(what);
         step.run(&mut cargo, &ctx.log("luod"))?;
     }
-    step.done("");
     let release = release()?;
+    let capi = ctx.top.join("tools/liveupdate/capi");
+    let client = release.join("luod-client-c");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-static", "-s", "-std=c11", "-O2"]);
+    gcc.args(["-Wall", "-Wextra", "-Werror", "-I"]);
+    gcc.arg(capi.join("include")).arg("-o").arg(&client);
+    gcc.arg(capi.join("examples/luod-client.c"));
+    gcc.arg(release.join("libliveupdate_c.a"));
+    step.run(&mut gcc, &ctx.log("luod-client-c"))?;
+    step.done("");
     Ok(vec![
         ("/bin/luod", release.join("luod")),
         ("/bin/luoctl", release.join("luoctl")),
         ("/bin/counter", release.join("examples/counter")),
+        ("/bin/luod-client-c", client),
     ])
 }
 

@@ -3,8 +3,8 @@
 //! `luod` with its clients: two live updates in a row, and everything that can go wrong before,
 //! between and after them.
 //!
-//! The clients are a program in Rust that uses the library, one in C if there is one in the image,
-//! and one that writes its JSON by hand. The operator is us.
+//! The clients are a program in Rust that uses the library, one in C, and one that writes its JSON
+//! by hand. The operator is us.
 
 use crate::{
     cli::Args,
@@ -30,7 +30,6 @@ use std::{
 
 const LUOD: &str = "/bin/luod";
 const COUNTER: &str = "/bin/counter";
-/// The client in C is not in every image.
 const C_CLIENT: &str = "/bin/luod-client-c";
 pub const SOCKET: &str = "/tmp/luod.sock";
 const STATE: &str = "luod";
@@ -346,13 +345,8 @@ fn update(args: &Args, stage: usize) -> Failure {
         json.subscribe()?;
         let _counter = counter("counter", &[])?;
         let _stray = counter("stray", &[])?;
-        let _c = if std::fs::exists(C_CLIENT)? {
-            let process = Process::start(C_CLIENT, &[SOCKET, "c"])?;
-            wait_for("c", SessionState::Subscribed)?;
-            Some(process)
-        } else {
-            None
-        };
+        let _c = Process::start(C_CLIENT, &[SOCKET, "c"])?;
+        wait_for("c", SessionState::Subscribed)?;
         // It counts for a while.
         sleep(Duration::from_millis(500));
         kexec::Plan::stage(args, stage + 1)?.load()?;
@@ -393,9 +387,10 @@ fn comes_back() -> Result {
         wait_for("counter", SessionState::Finished)?;
         ensure!(counter.0.try_wait()?.is_none(), "the counter has ended");
     }
-    if std::fs::exists(C_CLIENT)? {
-        let _c = Process::start(C_CLIENT, &[SOCKET, "c"])?;
+    {
+        let mut c = Process::start(C_CLIENT, &[SOCKET, "c"])?;
         wait_for("c", SessionState::Finished)?;
+        ensure!(c.0.try_wait()?.is_none(), "the client in C has ended");
     }
     match begin_update(None, true) {
         Ok(_) => return Err(Failure::new("an update was started with a session left")),
@@ -422,7 +417,7 @@ fn comes_back() -> Result {
 
 /// Nothing is left in the kernel.
 fn is_over() -> Result {
-    for name in ["luod-internal", "json", "counter", "stray"] {
+    for name in ["luod-internal", "json", "counter", "c", "stray"] {
         ensure!(
             Device::open()?.retrieve_session(name).is_err(),
             "the session {name} is left"

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A client of luod in C: a memfd that survives live updates.
+ *
+ *   luod-client [SOCKET [NAME]]
+ *
+ * What is said is in Documentation/userspace-api/liveupdate-luod-protocol.rst.
+ * A program that does more than this wants a library that reads JSON.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "liveupdate.h"
+
+#define TOKEN 1
+/* More than one page, and not a whole number of them. */
+#define SIZE 1000003
+
+struct luod {
+	int socket;
+	/* What was received, and how much of it was the last line. */
+	char buffer[65536];
+	size_t used, line;
+	/* The session that came along with a line that is still to be read. */
+	int session;
+};
+
+static _Noreturn void fail(const char *what, const char *why)
+{
+	fprintf(stderr, "%s: %s\n", what, why);
+	exit(1);
+}
+
+static unsigned char content(size_t at)
+{
+	return at * 2654435761u >> 24;
+}
+
+static int new_memfd(void)
+{
+	unsigned char *bytes = malloc(SIZE);
+	int memfd = memfd_create("luod-client", MFD_CLOEXEC);
+	size_t at;
+
+	if (!bytes || memfd < 0)
+		fail("memfd", strerror(errno));
+	for (at = 0; at < SIZE; at++)
+		bytes[at] = content(at);
+	if (pwrite(memfd, bytes, SIZE, 0) != SIZE)
+		fail("memfd", strerror(errno));
+	free(bytes);
+	return memfd;
+}
+
+static void check_memfd(int memfd)
+{
+	unsigned char *bytes = malloc(SIZE + 1);
+	size_t at;
+
+	if (!bytes || pread(memfd, bytes, SIZE + 1, 0) != SIZE)
+		fail("memfd", "the size is not what it was");
+	for (at = 0; at < SIZE; at++)
+		if (bytes[at] != content(at))
+			fail("memfd", "the content is not what it was");
+	free(bytes);
+}
+
+static void say(struct luod *luod, const char *cmd, const char *id)
+{
+	char line[256];
+	int len, done, sent;
+
+	len = snprintf(line, sizeof(line), "{\"cmd\":\"%s\",\"id\":\"%s\"}\n",
+		       cmd, id);
+	if (len >= (int)sizeof(line))
+		fail(id, "the name is too long");
+	for (done = 0; done < len; done += sent) {
+		sent = send(luod->socket, line + done, len - done, MSG_NOSIGNAL);
+		if (sent < 0)
+			fail("luod", strerror(errno));
+	}
+}
+
+/* Receives something: a part of a line, several of them, a descriptor. */
+static void receive(struct luod *luod)
+{
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec data = {
+		luod->buffer + luod->used,
+		sizeof(luod->buffer) - 1 - luod->used,
+	};
+	struct msghdr message = {
+		.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header;
+	ssize_t got;
+
+	if (!data.iov_len)
+		fail("luod", "the line is too long");
+	got = recvmsg(luod->socket, &message, MSG_CMSG_CLOEXEC);
+	if (got <= 0)
+		fail("luod", got ? strerror(errno) : "is gone");
+	luod->used += got;
+	header = CMSG_FIRSTHDR(&message);
+	if (header && header->cmsg_level == SOL_SOCKET &&
+	    header->cmsg_type == SCM_RIGHTS)
+		memcpy(&luod->session, CMSG_DATA(header), sizeof(int));
+}
+
+/* The next line; valid until the next call. */
+static const char *next_line(struct luod *luod)
+{
+	char *end;
+
+	luod->used -= luod->line;
+	memmove(luod->buffer, luod->buffer + luod->line, luod->used);
+	while (!(end = memchr(luod->buffer, '\n', luod->used))) {
+		luod->line = 0;
+		receive(luod);
+	}
+	*end = 0;
+	luod->line = end + 1 - luod->buffer;
+	return luod->buffer;
+}
+
+/* Whether the field @name of a line is @value. */
+static int is(const char *line, const char *name, const char *value)
+{
+	char field[32];
+	const char *found;
+	size_t len = strlen(value);
+
+	snprintf(field, sizeof(field), "\"%s\"", name);
+	found = strstr(line, field);
+	if (!found)
+		return 0;
+	found += strlen(field);
+	found += strspn(found, " :");
+	return found[0] == '"' && !strncmp(found + 1, value, len) &&
+	       found[len + 1] == '"';
+}
+
+/* The session that came with the line that was read last. */
+static int take_session(struct luod *luod)
+{
+	int session = luod->session;
+
+	if (session < 0)
+		fail("luod", "no session came along");
+	luod->session = -1;
+	return session;
+}
+
+/* The memfd from before the update, or a new one if there was none. */
+static int claim(struct luod *luod, const char *id)
+{
+	const char *line;
+	int session, memfd;
+
+	say(luod, "CLAIM", id);
+	line = next_line(luod);
+	if (is(line, "code", "no-session"))
+		return new_memfd();
+	if (!is(line, "event", "SESSION"))
+		fail("claim", line);
+	session = take_session(luod);
+	memfd = liveupdate_retrieve(session, TOKEN);
+	if (memfd < 0)
+		fail("retrieve", liveupdate_error());
+	check_memfd(memfd);
+	if (liveupdate_finish(session))
+		fail("finish", liveupdate_error());
+	close(session);
+	say(luod, "FINISHED", id);
+	puts("verified");
+	return memfd;
+}
+
+int main(int argc, char **argv)
+{
+	const char *path = argc > 1 ? argv[1] : "/run/luod/liveupdate.sock";
+	const char *id = argc > 2 ? argv[2] : "luod-client";
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	static struct luod luod = { .session = -1 };
+	int memfd, session = -1;
+	const char *line;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		fail(path, "the path is too long");
+	strcpy(address.sun_path, path);
+	luod.socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (luod.socket < 0 ||
+	    connect(luod.socket, (struct sockaddr *)&address, sizeof(address)))
+		fail(path, strerror(errno));
+	memfd = claim(&luod, id);
+	say(&luod, "SUBSCRIBE", id);
+	for (;;) {
+		line = next_line(&luod);
+		if (is(line, "event", "START_PRESERVATION")) {
+			session = take_session(&luod);
+			if (liveupdate_preserve(session, memfd, TOKEN)) {
+				fprintf(stderr, "%s\n", liveupdate_error());
+				say(&luod, "REFUSE", id);
+			} else {
+				say(&luod, "READY", id);
+			}
+		} else if (is(line, "event", "CANCELLED") && session >= 0) {
+			/* The memfd is as it was before. */
+			close(session);
+			session = -1;
+		} else if (is(line, "event", "ERROR")) {
+			fprintf(stderr, "luod: %s\n", line);
+		}
+		fflush(stdout);
+	}
+}
