@@ -144,6 +144,32 @@ impl Flb {
 /// The states that the files of a handler depend on.
 pub(crate) type FlbList = Arc<KVec<Arc<Flb>>>;
 
+/// The states that a file of the previous kernel depends on.
+///
+/// Its handler may get and lose states before the file is finished. Any of them may count it.
+pub(crate) struct IncomingFlbLists {
+    /// Those that the handler had when it was found.
+    pub(crate) found: Option<FlbList>,
+    /// Those that it has now.
+    pub(crate) now: Option<FlbList>,
+}
+
+impl IncomingFlbLists {
+    /// All of them, each once.
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Flb>> {
+        let lists = [(&self.found, false), (&self.now, true)];
+        lists.into_iter().flat_map(move |(list, later)| {
+            let states = list.iter().flat_map(|list| list.iter());
+            states.filter(move |flb| !(later && self.had(flb)))
+        })
+    }
+
+    fn had(&self, flb: &Flb) -> bool {
+        let mut known = self.found.iter().flat_map(|list| list.iter());
+        known.any(|other| other.compatible == flb.compatible)
+    }
+}
+
 /// What a file does to the states that it depends on. Dropping it takes that back.
 ///
 /// Remembers the states, because the handler may get or lose some while the file is preserved.

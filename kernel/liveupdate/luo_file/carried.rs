@@ -19,7 +19,7 @@ use crate::{
     },
     block::BlockList,
     luo_core::Luo,
-    luo_flb::FlbList, //
+    luo_flb::IncomingFlbLists, //
 };
 use kernel::{
     prelude::*,
@@ -55,22 +55,21 @@ impl CarriedFiles {
     ///
     /// [`ENOMEM`], [`ENOSPC`] if there are more files than any kernel can hand over.
     pub(crate) fn new(
+        luo: &Luo,
         incoming: &IncomingFiles,
         session: &BStr,
-        lost: &mut KVec<FlbList>,
+        lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<Self> {
         let mut files = KVVec::new();
         for file in incoming.files() {
-            if let Some((err, flbs)) = file.failure() {
+            if let Some((err, flbs)) = file.failure(luo) {
                 pr_warn!(
                     "session '{}': the file with token {} cannot be passed on, it failed: error {}\n",
                     session,
                     file.token(),
                     err.to_errno()
                 );
-                if let Some(flbs) = flbs {
-                    lost.push(flbs, GFP_KERNEL)?;
-                }
+                lost.push(flbs, GFP_KERNEL)?;
                 continue;
             }
             let file = file.clone();

@@ -8,7 +8,8 @@ use crate::{
     luo_core::Luo,
     luo_flb::{
         disconnect_unused,
-        FlbList, //
+        FlbList,
+        IncomingFlbLists, //
     },
 };
 use kernel::{
@@ -58,6 +59,8 @@ impl Handler {
 
 /// A registered handler, and the shared states that its files depend on.
 pub(crate) struct Registration {
+    /// Grows from one registration to the next.
+    number: u64,
     pub(crate) handler: Arc<Handler>,
     pub(crate) flbs: Option<FlbList>,
 }
@@ -69,15 +72,35 @@ pub(crate) struct Found {
     pub(crate) module: ModuleRef,
 }
 
+impl Found {
+    /// The shared states that files of the previous kernel depend on.
+    pub(crate) fn incoming_flbs(&self, luo: &Luo) -> IncomingFlbLists {
+        IncomingFlbLists {
+            found: self.flbs.clone(),
+            now: self.flbs_now(luo),
+        }
+    }
+
+    /// The shared states that files which are preserved now depend on.
+    pub(crate) fn flbs_now(&self, luo: &Luo) -> Option<FlbList> {
+        let registry = luo.registry.read();
+        let mut entries = registry.handlers.iter();
+        let entry = entries.find(|entry| entry.handler.address == self.handler.address)?;
+        entry.flbs.clone()
+    }
+}
+
 /// The handlers in the order of their registration.
 pub(crate) struct Registry {
     pub(crate) handlers: KVec<Registration>,
+    next_number: u64,
 }
 
 impl Registry {
     pub(crate) const fn new() -> Self {
         Self {
             handlers: KVec::new(),
+            next_number: 0,
         }
     }
 
@@ -94,14 +117,17 @@ impl Luo {
     ///
     /// `fits` is called with the registry unlocked, since handlers may use the registry.
     fn find_handler(&self, fits: impl Fn(&Handler) -> bool) -> Option<Found> {
-        let mut index: usize = 0;
+        let mut next: u64 = 0;
         loop {
             let (handler, flbs) = {
                 let registry = self.registry.read();
-                let entry = registry.handlers.get(index)?;
+                let entry = registry
+                    .handlers
+                    .iter()
+                    .find(|entry| entry.number >= next)?;
+                next = entry.number.wrapping_add(1);
                 (entry.handler.clone(), entry.flbs.clone())
             };
-            index = index.wrapping_add(1);
             if fits(&handler) {
                 let module = handler.with(FileOps::module)??;
                 return Some(Found {
@@ -159,13 +185,16 @@ pub(crate) fn register(ops: FileOps) -> Result {
         );
         return Err(EEXIST);
     }
+    let number = registry.next_number;
     registry.handlers.push(
         Registration {
+            number,
             handler,
             flbs: None,
         },
         GFP_KERNEL,
     )?;
+    registry.next_number = number.wrapping_add(1);
     Ok(())
 }
 

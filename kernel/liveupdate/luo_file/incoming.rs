@@ -27,7 +27,7 @@ use crate::{
             file_finished,
             is_in_use, //
         },
-        FlbList, //
+        IncomingFlbLists, //
     },
 };
 use kernel::{
@@ -208,9 +208,9 @@ impl IncomingFile {
     }
 
     /// Returns why the file can never be retrieved, and the states that it depended on.
-    pub(super) fn failure(&self) -> Option<(Error, Option<FlbList>)> {
+    pub(super) fn failure(&self, luo: &Luo) -> Option<(Error, IncomingFlbLists)> {
         match &self.state.read().progress {
-            Progress::Failed(err, found) => Some((*err, found.flbs.clone())),
+            Progress::Failed(err, found) => Some((*err, found.incoming_flbs(luo))),
             _ => None,
         }
     }
@@ -221,10 +221,10 @@ impl IncomingFile {
         let state = self.state.read();
         match &state.progress {
             Progress::Waiting(_) if state.payload.touched => true,
-            Progress::Waiting(Some(found)) => is_in_use(luo, found.flbs.as_ref()),
+            Progress::Waiting(Some(found)) => is_in_use(luo, &found.incoming_flbs(luo)),
             Progress::Waiting(None) => self
                 .find(luo)
-                .is_some_and(|found| is_in_use(luo, found.flbs.as_ref())),
+                .is_some_and(|found| is_in_use(luo, &found.incoming_flbs(luo))),
             Progress::Retrieved { .. } => true,
             Progress::Failed(..) | Progress::Finished => false,
         }
@@ -235,7 +235,7 @@ impl IncomingFile {
         let file = self.retrieve(luo)?;
         match &self.state.read().progress {
             Progress::Retrieved { found, .. } => {
-                OutgoingFile::preserve_again(self.token, file, found)
+                OutgoingFile::preserve_again(luo, self.token, file, found)
             }
             _ => Err(ENOENT),
         }
@@ -279,7 +279,7 @@ impl IncomingFile {
             Progress::Finished => return,
         };
         found.handler.with(|ops| ops.finish(payload, retrieval));
-        file_finished(luo, found.flbs.as_ref());
+        file_finished(luo, &found.incoming_flbs(luo));
     }
 }
 

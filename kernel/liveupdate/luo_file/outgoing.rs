@@ -77,10 +77,15 @@ impl OutgoingFile {
     /// # Errors
     ///
     /// [`ENODEV`] if the handler is gone, and whatever the handler returns.
-    pub(super) fn preserve_again(token: Token, file: ARef<File>, found: &Found) -> Result<Self> {
+    pub(super) fn preserve_again(
+        luo: &Luo,
+        token: Token,
+        file: ARef<File>,
+        found: &Found,
+    ) -> Result<Self> {
         let handler = found.handler.clone();
         let module = handler.with(FileOps::module).flatten().ok_or(ENODEV)?;
-        let flbs = FlbPins::new(found.flbs.clone())?;
+        let flbs = FlbPins::new(found.flbs_now(luo))?;
         let payload = handler.with(|ops| ops.preserve(&file)).ok_or(ENODEV)??;
         Ok(Self {
             token,

@@ -4,7 +4,7 @@
 
 #[cfg(doc)]
 use super::Flb;
-use super::FlbList;
+use super::IncomingFlbLists;
 use crate::{
     abi::{
         Compatible,
@@ -248,11 +248,11 @@ pub(crate) fn put(ops: FlbOps) {
     flb.finish_unused(&ops);
 }
 
-/// Takes note that a file which depends on `list` was finished.
+/// Takes note that a file which depends on `lists` was finished.
 ///
 /// States that the previous kernel did not know are none of this file's business.
-pub(crate) fn file_finished(luo: &Luo, list: Option<&FlbList>) {
-    for flb in list.into_iter().flat_map(|list| list.iter().rev()) {
+pub(crate) fn file_finished(luo: &Luo, lists: &IncomingFlbLists) {
+    for flb in lists.iter().rev() {
         let Some(incoming) = find(luo, &flb.compatible) else {
             continue;
         };
@@ -275,10 +275,10 @@ pub(super) fn wait_for_operations(luo: &Luo, compatible: &Compatible) {
     }
 }
 
-/// Whether a file that depends on `list` cannot be passed on as it is.
-pub(crate) fn is_in_use(luo: &Luo, list: Option<&FlbList>) -> bool {
-    list.into_iter()
-        .flat_map(|list| list.iter())
+/// Whether a file that depends on `lists` cannot be passed on as it is.
+pub(crate) fn is_in_use(luo: &Luo, lists: &IncomingFlbLists) -> bool {
+    lists
+        .iter()
         .any(|flb| find(luo, &flb.compatible).is_some_and(|found| found.is_in_use(flb.is_live())))
 }
 
@@ -312,7 +312,7 @@ impl CarriedFlbs {
     /// Collects the states that unfinished files depend on, without those files that are lost.
     ///
     /// Fails with [`ENOMEM`].
-    pub(crate) fn new(luo: &'static Luo, lost: &[FlbList]) -> Result<Self> {
+    pub(crate) fn new(luo: &'static Luo, lost: &[IncomingFlbLists]) -> Result<Self> {
         let mut this = Self {
             entries: KVec::new(),
             flbs: KVec::new(),
@@ -323,7 +323,7 @@ impl CarriedFlbs {
             let outgoing = is_outgoing(luo, &flb.compatible);
             let lost = lost
                 .iter()
-                .flat_map(|list| list.iter())
+                .flat_map(|lists| lists.iter())
                 .filter(|other| other.compatible == flb.compatible)
                 .count();
             let _running = flb.running.lock();

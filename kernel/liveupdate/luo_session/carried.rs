@@ -34,7 +34,7 @@ use crate::{
             any_in_use,
             CarriedFlbs, //
         },
-        FlbList, //
+        IncomingFlbLists, //
     },
 };
 use kernel::{
@@ -56,7 +56,11 @@ struct CarriedSession {
 }
 
 impl CarriedSession {
-    fn new(session: Arc<IncomingSession>, lost: &mut KVec<FlbList>) -> Result<Self> {
+    fn new(
+        luo: &Luo,
+        session: Arc<IncomingSession>,
+        lost: &mut KVec<IncomingFlbLists>,
+    ) -> Result<Self> {
         let untouched = session.files().read().untouched();
         let mut this = Self {
             session,
@@ -65,7 +69,7 @@ impl CarriedSession {
         };
         match untouched {
             Some(ser) => this.contents = Contents::Untouched(ser),
-            None => this.read(lost)?,
+            None => this.read(luo, lost)?,
         }
         Ok(this)
     }
@@ -75,11 +79,11 @@ impl CarriedSession {
     }
 
     /// Goes through the files one by one.
-    fn read(&mut self, lost: &mut KVec<FlbList>) -> Result {
+    fn read(&mut self, luo: &Luo, lost: &mut KVec<IncomingFlbLists>) -> Result {
         let name = display(self.session.name());
         let mut files = self.session.files().write();
         files.load(name)?;
-        self.contents = Contents::Files(CarriedFiles::new(&files, name, lost)?);
+        self.contents = Contents::Files(CarriedFiles::new(luo, &files, name, lost)?);
         Ok(())
     }
 
@@ -135,7 +139,10 @@ impl Carried {
                 );
                 return Err(EEXIST);
             }
-            sessions.push(CarriedSession::new(session.clone(), &mut lost)?, GFP_KERNEL)?;
+            sessions.push(
+                CarriedSession::new(luo, session.clone(), &mut lost)?,
+                GFP_KERNEL,
+            )?;
         }
         if sessions.is_empty() {
             return Ok(None);
@@ -160,13 +167,13 @@ impl Carried {
     fn preserve_touched(
         luo: &'static Luo,
         sessions: &mut KVVec<CarriedSession>,
-        lost: &mut KVec<FlbList>,
+        lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<bool> {
         let mut found = false;
         let states_in_use = any_in_use(luo);
         for session in sessions {
             if matches!(session.contents, Contents::Untouched(_)) && states_in_use {
-                session.read(lost)?;
+                session.read(luo, lost)?;
                 found = true;
             }
             let CarriedSession {

@@ -24,6 +24,7 @@ mod process;
 mod retrieve;
 mod roundtrip;
 mod sessions;
+mod shared;
 mod sweep;
 mod views;
 
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Suite> {
         views::suite(),
         agents::suite(),
         handlers::suite(),
+        shared::suite(),
         blocking::suite(),
         abort::suite(),
         abort::legacy_suite(),

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * File handlers of the Live Update Orchestrator whose files share state.
+ *
+ * Each of the devices /dev/luo_shared0, /dev/luo_shared1, ... has a handler and
+ * a state of its own, such that tests do not get in each other's way. Files that
+ * are gotten by opening a device can be preserved. Write
+ *
+ *   register, unregister                  to have the files depend on the state
+ *                                         or not, which they do not at first
+ *   get-outgoing, put-outgoing,           to make the kernel use the state
+ *   get-incoming, put-incoming
+ *   register-handler, unregister-handler  to do so; it is registered at first
+ *
+ * Read to learn how often each operation of the state was called.
+ */
+
+#define pr_fmt(fmt) "luo_shared: " fmt
+
+#include <linux/anon_inodes.h>
+#include <linux/atomic.h>
+#include <linux/cleanup.h>
+#include <linux/err.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/init.h>
+#include <linux/io.h>
+#include <linux/kexec_handover.h>
+#include <linux/liveupdate.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+enum luo_shared_op { PRESERVE, UNPRESERVE, RETRIEVE, FINISH, NR_OPS };
+
+struct luo_shared {
+	struct liveupdate_file_handler handler;
+	struct liveupdate_flb flb;
+	struct miscdevice device;
+	atomic_t calls[NR_OPS];
+};
+
+/* What is handed over has to be found as it was. */
+#define LUO_SHARED_MAGIC 0x6465726168735f31ULL
+
+static struct luo_shared *luo_shared_of(struct file *file)
+{
+	return container_of(file->private_data, struct luo_shared, device);
+}
+
+static int luo_shared_open(struct inode *inode, struct file *file)
+{
+	/* The miscdevice layer has set private_data. */
+	return 0;
+}
+
+static ssize_t luo_shared_read(struct file *file, char __user *buf, size_t len,
+			       loff_t *pos)
+{
+	struct luo_shared *shared = luo_shared_of(file);
+	char text[64];
+	int size;
+
+	size = scnprintf(text, sizeof(text), "%d %d %d %d\n",
+			 atomic_read(&shared->calls[PRESERVE]),
+			 atomic_read(&shared->calls[UNPRESERVE]),
+			 atomic_read(&shared->calls[RETRIEVE]),
+			 atomic_read(&shared->calls[FINISH]));
+	return simple_read_from_buffer(buf, len, pos, text, size);
+}
+
+static int luo_shared_order(struct luo_shared *shared, const char *order)
+{
+	void *object;
+
+	if (!strcmp(order, "register"))
+		return liveupdate_register_flb(&shared->handler, &shared->flb);
+	if (!strcmp(order, "get-outgoing"))
+		return liveupdate_flb_get_outgoing(&shared->flb, &object);
+	if (!strcmp(order, "get-incoming"))
+		return liveupdate_flb_get_incoming(&shared->flb, &object);
+	if (!strcmp(order, "register-handler"))
+		return liveupdate_register_file_handler(&shared->handler);
+
+	if (!strcmp(order, "unregister"))
+		liveupdate_unregister_flb(&shared->handler, &shared->flb);
+	else if (!strcmp(order, "put-outgoing"))
+		liveupdate_flb_put_outgoing(&shared->flb);
+	else if (!strcmp(order, "put-incoming"))
+		liveupdate_flb_put_incoming(&shared->flb);
+	else if (!strcmp(order, "unregister-handler"))
+		liveupdate_unregister_file_handler(&shared->handler);
+	else
+		return -EINVAL;
+	return 0;
+}
+
+static ssize_t luo_shared_write(struct file *file, const char __user *buf,
+				size_t len, loff_t *pos)
+{
+	char *text __free(kfree) = NULL;
+	int err;
+
+	if (len >= 64)
+		return -EINVAL;
+	text = memdup_user_nul(buf, len);
+	if (IS_ERR(text))
+		return PTR_ERR(no_free_ptr(text));
+
+	err = luo_shared_order(luo_shared_of(file), strim(text));
+	return err ?: len;
+}
+
+static const struct file_operations luo_shared_fops = {
+	.owner		= THIS_MODULE,
+	.open		= luo_shared_open,
+	.read		= luo_shared_read,
+	.write		= luo_shared_write,
+	.llseek		= noop_llseek,
+};
+
+static bool luo_shared_can_preserve(struct liveupdate_file_handler *handler,
+				    struct file *file)
+{
+	return file->f_op == &luo_shared_fops &&
+	       &luo_shared_of(file)->handler == handler;
+}
+
+/* All that there is to know about a file is which handler it belongs to. */
+static int luo_shared_preserve(struct liveupdate_file_op_args *args)
+{
+	return 0;
+}
+
+static void luo_shared_nothing(struct liveupdate_file_op_args *args)
+{
+}
+
+static int luo_shared_retrieve(struct liveupdate_file_op_args *args)
+{
+	struct luo_shared *shared =
+		container_of(args->handler, struct luo_shared, handler);
+	struct file *file;
+
+	file = anon_inode_getfile("[luo_shared]", &luo_shared_fops,
+				  &shared->device, O_RDWR);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	args->file = file;
+	return 0;
+}
+
+static const struct liveupdate_file_ops luo_shared_file_ops = {
+	.can_preserve	= luo_shared_can_preserve,
+	.preserve	= luo_shared_preserve,
+	.unpreserve	= luo_shared_nothing,
+	.retrieve	= luo_shared_retrieve,
+	.finish		= luo_shared_nothing,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
+};
+
+static void luo_shared_called(struct liveupdate_flb *flb, enum luo_shared_op op)
+{
+	atomic_inc(&container_of(flb, struct luo_shared, flb)->calls[op]);
+}
+
+static int luo_shared_flb_preserve(struct liveupdate_flb_op_args *argp)
+{
+	u64 *magic;
+
+	luo_shared_called(argp->flb, PRESERVE);
+	magic = kho_alloc_preserve(sizeof(*magic));
+	if (IS_ERR(magic))
+		return PTR_ERR(magic);
+	*magic = LUO_SHARED_MAGIC;
+	argp->data = virt_to_phys(magic);
+	argp->obj = magic;
+	return 0;
+}
+
+static void luo_shared_flb_unpreserve(struct liveupdate_flb_op_args *argp)
+{
+	luo_shared_called(argp->flb, UNPRESERVE);
+	kho_unpreserve_free(argp->obj);
+}
+
+static int luo_shared_flb_retrieve(struct liveupdate_flb_op_args *argp)
+{
+	struct folio *folio;
+	u64 *magic;
+
+	luo_shared_called(argp->flb, RETRIEVE);
+	folio = kho_restore_folio(argp->data);
+	if (!folio) {
+		argp->retrieve_status = -EINVAL;
+		return -EINVAL;
+	}
+	magic = folio_address(folio);
+	if (*magic != LUO_SHARED_MAGIC)
+		pr_err("the state is not what was handed over\n");
+	argp->obj = magic;
+	return 0;
+}
+
+static void luo_shared_flb_finish(struct liveupdate_flb_op_args *argp)
+{
+	u64 *magic = argp->obj;
+
+	/* A state that is damaged does not count. */
+	if (*magic == LUO_SHARED_MAGIC)
+		luo_shared_called(argp->flb, FINISH);
+	folio_put(virt_to_folio(magic));
+}
+
+static const struct liveupdate_flb_ops luo_shared_flb_ops = {
+	.preserve	= luo_shared_flb_preserve,
+	.unpreserve	= luo_shared_flb_unpreserve,
+	.retrieve	= luo_shared_flb_retrieve,
+	.finish		= luo_shared_flb_finish,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
+};
+
+#define LUO_SHARED(number)						\
+	{								\
+		.handler = {						\
+			.ops = &luo_shared_file_ops,			\
+			.compatible = "luo-shared-file-" #number,	\
+		},							\
+		.flb = {						\
+			.ops = &luo_shared_flb_ops,			\
+			.compatible = "luo-shared-" #number,		\
+		},							\
+		.device = {						\
+			.minor = MISC_DYNAMIC_MINOR,			\
+			.name = "luo_shared" #number,			\
+			.fops = &luo_shared_fops,			\
+		},							\
+	}
+
+static struct luo_shared luo_shared[] = {
+	LUO_SHARED(0), LUO_SHARED(1), LUO_SHARED(2), LUO_SHARED(3),
+	LUO_SHARED(4), LUO_SHARED(5), LUO_SHARED(6), LUO_SHARED(7),
+};
+
+static int __init luo_shared_init(void)
+{
+	int err, i;
+
+	if (!liveupdate_enabled())
+		return 0;
+
+	for (i = 0; i < ARRAY_SIZE(luo_shared); i++) {
+		err = liveupdate_register_file_handler(&luo_shared[i].handler);
+		if (err)
+			return err;
+		err = misc_register(&luo_shared[i].device);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+device_initcall(luo_shared_init);
