@@ -5,6 +5,7 @@
 //! | module          | subject                                                       |
 //! |-----------------|---------------------------------------------------------------|
 //! | [`abi`]         | the format of what is handed over, and its parsers            |
+//! | [`background`]  | work that outlives the process that wanted it                 |
 //! | [`block`]       | lists of entries in preserved memory                          |
 //! | [`c_abi`]       | the boundary to C: operation tables, exported functions       |
 //! | `damage`        | damages what is handed over, for tests                        |
@@ -23,6 +24,7 @@
 use kernel::page::PAGE_SIZE;
 
 mod abi;
+mod background;
 mod block;
 mod c_abi;
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]

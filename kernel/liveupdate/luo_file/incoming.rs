@@ -202,6 +202,10 @@ impl IncomingFile {
         }
     }
 
+    fn is_retrieved(&self) -> bool {
+        matches!(self.state.read().progress, Progress::Retrieved { .. })
+    }
+
     /// What the previous kernel wrote about the file.
     pub(super) fn ser(&self) -> FileSer {
         self.ser
@@ -295,6 +299,7 @@ pub(crate) struct IncomingFiles {
     untouched: Option<FileSetSer>,
     expected: u64,
     damaged: bool,
+    finished: bool,
 }
 
 impl IncomingFiles {
@@ -306,6 +311,7 @@ impl IncomingFiles {
             untouched: Some(*ser),
             expected: ser.count,
             damaged: false,
+            finished: false,
         }
     }
 
@@ -322,6 +328,16 @@ impl IncomingFiles {
     /// Whether some files could not be read.
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged
+    }
+
+    /// Whether nothing is left of what was handed over.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether there is a file that was not retrieved.
+    pub(crate) fn has_unretrieved(&self) -> bool {
+        self.files.iter().any(|file| !file.is_retrieved())
     }
 
     /// How many files there are, as far as is known.
@@ -420,6 +436,7 @@ impl IncomingFiles {
             self.by_token.remove(&file.token);
             file.finish(luo);
         }
+        self.finished = true;
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         Name,
         SessionSer, //
     },
+    background,
     block::HandedOver,
     fault,
     ioctl::{
@@ -244,7 +245,14 @@ pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
             Open::new(session)?
         };
         fault::point()?;
-        open.0.files.write_killable()?.load(display(name))?;
+        {
+            let mut files = open.0.files.write_killable()?;
+            // Somebody may have been killed during FINISH.
+            if files.is_finished() {
+                return Err(ENOENT);
+            }
+            files.load(display(name))?;
+        }
         Ok(open)
     })?;
     let open = KBox::new(open, GFP_KERNEL)?;
@@ -273,19 +281,30 @@ impl SessionFile {
         )
     }
 
-    fn finish(session: &IncomingSession, arg: usize) -> Result<isize> {
+    fn finish(session: &Arc<IncomingSession>, arg: usize) -> Result<isize> {
         let luo = Luo::get().ok_or(ENODEV)?;
         let (_, command) = UserArg::read::<Finish>(arg)?;
         if command.reserved != 0 {
             return Err(EINVAL);
         }
         fault::point()?;
-        luo.gate.mutate(|| {
-            session.files.write_killable()?.finish(luo)?;
-            let node = luo.incoming.write().sessions.remove_node(&session.name);
-            drop(node);
-            Ok(0)
-        })
+        // All the memory of files that nobody has retrieved has to be freed.
+        let is_long = session.files.read_killable()?.has_unretrieved();
+        let session = session.clone();
+        let finish = move || {
+            luo.gate.mutate(|| {
+                session.files.write_killable()?.finish(luo)?;
+                let node = luo.incoming.write().sessions.remove_node(&session.name);
+                drop(node);
+                Ok(())
+            })
+        };
+        if is_long {
+            background::run(finish)?;
+        } else {
+            finish()?;
+        }
+        Ok(0)
     }
 }
 

@@ -54,6 +54,7 @@ pub fn all() -> Vec<Suite> {
         chain::suite(),
         retrieve::suite(),
         killed::suite(),
+        killed::finish_suite(),
         cgroup::suite(),
         carry::suite(),
         carry::failed::suite(),

@@ -6,7 +6,7 @@
 //! else to wait for.
 
 use super::{
-    common::{create, retrieve},
+    common::{create, eventually, expect_errno, meminfo, retrieve},
     process::{Child, End},
 };
 use crate::{
@@ -15,7 +15,11 @@ use crate::{
     memfd,
     registry::{Case, Stage, Suite},
 };
-use rustix::mm::{MapFlags, ProtFlags};
+use liveupdate::Device;
+use rustix::{
+    io::Errno,
+    mm::{MapFlags, ProtFlags},
+};
 use std::{
     fs::File,
     io,
@@ -155,6 +159,44 @@ fn one_gib() -> Case {
     .hazard("1C.2")
 }
 
+/// FINISH of what nobody retrieved goes on without the process that asked for it.
+fn finish_one_gib() -> Case {
+    const NAME: &str = "killed-finish";
+    Case::two(
+        "finish_one_gib",
+        |stage| {
+            let session = create(NAME)?;
+            let file = large(GIB)?;
+            session.preserve(&file, 1)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        |stage| {
+            let before = meminfo("MemFree")?;
+            let session = || Device::open()?.retrieve_session(NAME);
+            let child = Child::start(|| Ok(session()?.finish()?))?;
+            // Far less than it takes.
+            sleep(Duration::from_millis(50));
+            let start = Instant::now();
+            child.kill();
+            ensure_eq!(child.wait()?, End::Killed, "the end of the child");
+            let time = start.elapsed();
+            stage.note(format_args!("killed in {} ms", time.as_millis()));
+            ensure!(time < LIMIT, "it took {} ms", time.as_millis());
+            eventually("the memory is not free", || {
+                Ok(meminfo("MemFree")? > before + (GIB as u64 >> 10) / 8 * 7)
+            })?;
+            expect_errno(session(), Errno::NOENT, "RETRIEVE_SESSION")
+        },
+    )
+    .hazard("1C.2")
+}
+
 pub fn suite() -> Suite {
     Suite::new("killed", vec![one_gib()])
+}
+
+/// There is no room for the other file of this size.
+pub fn finish_suite() -> Suite {
+    Suite::new("killed_finish", vec![finish_one_gib()])
 }
