@@ -41,7 +41,7 @@ impl Participant for Counter {
     fn preserve(&mut self, id: &SessionName, session: &OutgoingSession) -> Result {
         match self.misbehave.take().as_deref() {
             Some("refuse") => return Err("I do not feel like it".into()),
-            Some("hang") => sleep(Duration::from_secs(10)),
+            Some("hang") => sleep(Duration::from_secs(60)),
             Some("crash") => std::process::abort(),
             _ => {}
         }

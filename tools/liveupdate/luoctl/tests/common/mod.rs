@@ -201,12 +201,18 @@ pub fn start(world: &FakeWorld) -> Luod {
 struct Keeper {
     memory: File,
     fault: Option<String>,
+    /// Ends what would last for ever.
+    stop: Arc<AtomicBool>,
 }
 
 impl Participant for Keeper {
     fn preserve(&mut self, _: &SessionName, session: &OutgoingSession) -> Result {
         match self.fault.as_deref() {
-            Some("hang") => sleep(Duration::from_secs(3)),
+            Some("hang") => {
+                while !self.stop.load(Ordering::Relaxed) {
+                    sleep(Duration::from_millis(20));
+                }
+            }
             Some(why) => return Err(why.into()),
             None => {}
         }
@@ -236,12 +242,13 @@ impl Client {
     pub fn with_fault(luod: &Path, name: &str, fault: Option<&str>) -> Self {
         let memory = File::from(memfd_create("keeper", MemfdFlags::CLOEXEC).unwrap());
         memory.write_all_at(b"x", 0).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             memory,
             fault: fault.map(str::to_owned),
+            stop: Arc::clone(&stop),
         };
         let mut member = Member::join_at(luod, name, &[name], keeper).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
@@ -279,9 +286,14 @@ pub fn wait(mut so: impl FnMut() -> bool) {
 
 /// Reads what comes until there is something in it.
 pub fn read_until(from: &mut impl Read, what: &str) -> String {
+    read_until_any(from, &[what])
+}
+
+/// Reads what comes until there is one of several things in it.
+pub fn read_until_any(from: &mut impl Read, what: &[&str]) -> String {
     let mut text = String::new();
     let mut piece = [0; 4096];
-    while !text.contains(what) {
+    while !what.iter().any(|what| text.contains(what)) {
         let length = from.read(&mut piece).unwrap_or(0);
         assert!(length > 0, "{what:?} is missing: {text:?}");
         text += &String::from_utf8_lossy(&piece[..length]);
