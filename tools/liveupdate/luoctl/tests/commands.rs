@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{config, read_until, read_until_any, start, wait, Client, Output, Root, SOON};
-use luod::fake::{FakeWorld, Luod};
+use common::{read_until, read_until_any, start, wait, Client, Output, Root, SOON};
+use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::{Decoder, Receive};
 use rustix::pty::{grantpt, openpt, ptsname, unlockpt, OpenptFlags};
 use std::{
@@ -120,7 +120,7 @@ fn an_update() {
     assert_eq!(world.kernel.updates(), 1);
     drop((client, stray));
 
-    let luod = Luod::start_at(&world, config(), &path).unwrap();
+    let luod = Luod::start_at(&world, own_config(), &path).unwrap();
     root.run(&path, &["status"])
         .expect(0)
         .says("incoming:   2 (2 unclaimed)");

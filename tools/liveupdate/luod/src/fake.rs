@@ -6,7 +6,7 @@
 //! only exist in the process; a [`Luod`] is a whole luod, with a real socket, on such a machine.
 
 use crate::{
-    config::Config,
+    config::{Config, Rule},
     machine::Machine,
     server::{self, Server},
     world::World,
@@ -32,6 +32,20 @@ use std::{
 
 /// How fast the time-stamp counter of the fake machine is.
 const TSC_KHZ: u64 = 2_000_000;
+
+/// A configuration by which the user of this process is an operator, and may use any session.
+pub fn own_config() -> Config {
+    let uid = rustix::process::getuid().as_raw();
+    Config {
+        operator_uids: vec![uid],
+        rules: vec![Rule {
+            uid: Some(uid),
+            gid: None,
+            sessions: vec!["*".into()],
+        }],
+        ..Config::default()
+    }
+}
 
 /// What there is on the fake machine.
 #[derive(Debug)]

@@ -6,10 +6,7 @@ use liveupdate::{
     luod::{Client, Member, Notice, Participant, Refused, Result, SessionName},
     IncomingSession, OutgoingSession,
 };
-use luod::{
-    config::{Config, Rule},
-    fake::{FakeWorld, Luod},
-};
+use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::{Channel, ErrorCode, Event, Outcome, Report, Request};
 use rustix::fs::{memfd_create, MemfdFlags};
 use std::{
@@ -70,19 +67,6 @@ impl Participant for Number {
     }
 }
 
-fn config() -> Config {
-    let uid = rustix::process::getuid().as_raw();
-    Config {
-        operator_uids: vec![uid],
-        rules: vec![Rule {
-            uid: Some(uid),
-            gid: None,
-            sessions: vec!["*".into()],
-        }],
-        ..Config::default()
-    }
-}
-
 struct Operator(Channel);
 
 impl Operator {
@@ -123,7 +107,7 @@ fn steps(member: &mut Member<Number>, until: impl Fn(&Member<Number>) -> bool) {
 #[test]
 fn update_after_update() {
     let world = FakeWorld::new();
-    let mut luod = Luod::start(&world, config()).unwrap();
+    let mut luod = Luod::start(&world, own_config()).unwrap();
     let path = luod.path().to_owned();
     let mut member = join(&luod, "a", 42);
     assert!(member.restored().is_empty());
@@ -131,7 +115,7 @@ fn update_after_update() {
         let _operator = Operator::update(&luod);
         steps(&mut member, |member| member.participant().frozen);
         luod.wait();
-        luod = Luod::start_at(&world, config(), &path).unwrap();
+        luod = Luod::start_at(&world, own_config(), &path).unwrap();
         // The process is a new one after an update.
         member = join(&luod, "a", 7);
         assert_eq!(member.participant().value(), 42);
@@ -143,7 +127,7 @@ fn update_after_update() {
 #[test]
 fn a_failure_aborts() {
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, config()).unwrap();
+    let luod = Luod::start(&world, own_config()).unwrap();
     let mut bad = join(&luod, "bad", 1);
     let mut good = join(&luod, "good", 2);
     bad.participant_mut().fail = Some("the disk is on fire");
@@ -172,7 +156,7 @@ fn a_failure_aborts() {
 #[test]
 fn luod_is_killed() {
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, config()).unwrap();
+    let luod = Luod::start(&world, own_config()).unwrap();
     let path = luod.path().to_owned();
     let mut member = join(&luod, "a", 5);
     let other = join(&luod, "slow", 6);
@@ -184,7 +168,7 @@ fn luod_is_killed() {
     });
     drop(other);
     assert!(world.kernel.outgoing().is_empty());
-    let luod = Luod::start_at(&world, config(), &path).unwrap();
+    let luod = Luod::start_at(&world, own_config(), &path).unwrap();
     steps(&mut member, Member::is_idle);
     let _operator = Operator::update(&luod);
     steps(&mut member, |member| member.participant().frozen);
@@ -195,7 +179,7 @@ fn luod_is_killed() {
 #[test]
 fn low_level() {
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, config()).unwrap();
+    let luod = Luod::start(&world, own_config()).unwrap();
     let mut client = Client::connect_to(luod.path(), "low").unwrap();
     let id = SessionName::new("low").unwrap();
     assert!(client.claim(&id).unwrap().is_none());

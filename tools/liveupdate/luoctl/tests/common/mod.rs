@@ -10,10 +10,7 @@ use liveupdate::{
     IncomingSession, OutgoingSession,
 };
 use luo_check::{record::Source, Formats, Image, Record};
-use luod::{
-    config::{Config, Rule},
-    fake::{FakeWorld, Luod},
-};
+use luod::fake::{own_config, FakeWorld, Luod};
 use rustix::fs::{memfd_create, MemfdFlags};
 use serde_json::Value;
 use std::{
@@ -179,22 +176,8 @@ impl Output {
     }
 }
 
-/// A luod whose operator we are.
-pub fn config() -> Config {
-    let uid = rustix::process::getuid().as_raw();
-    Config {
-        operator_uids: vec![uid],
-        rules: vec![Rule {
-            uid: Some(uid),
-            gid: None,
-            sessions: vec!["*".into()],
-        }],
-        ..Config::default()
-    }
-}
-
 pub fn start(world: &FakeWorld) -> Luod {
-    Luod::start(world, config()).unwrap()
+    Luod::start(world, own_config()).unwrap()
 }
 
 /// A program that keeps a file.

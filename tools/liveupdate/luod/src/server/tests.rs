@@ -3,8 +3,8 @@
 //! Clients that do not behave, at a real socket.
 
 use crate::{
-    config::{Config, Rule},
-    fake::{FakeWorld, Luod},
+    config::Config,
+    fake::{own_config, FakeWorld, Luod},
 };
 use liveupdate::OutgoingSession;
 use luod_protocol::{Channel, ErrorCode, Event, Request, SessionName, FDS_MAX, LINE_MAX};
@@ -25,16 +25,9 @@ use std::{
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
 fn config() -> Config {
-    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     Config {
-        operator_uids: vec![uid.as_raw()],
-        operator_gids: vec![gid.as_raw()],
-        rules: vec![Rule {
-            uid: Some(uid.as_raw()),
-            gid: None,
-            sessions: vec!["*".into()],
-        }],
-        ..Config::default()
+        operator_gids: vec![rustix::process::getgid().as_raw()],
+        ..own_config()
     }
 }
 

@@ -64,6 +64,17 @@ pub fn report_lines(text: &str) -> Vec<(String, String)> {
 pub const NO_HANDLER: &str =
     "it takes a handler that fails on request, which the kernel in C does not have";
 
+/// Opens a character device that was made for tests; skips the test if the kernel was built without.
+pub fn open_test_device(path: &str) -> Result<File> {
+    match File::options().read(true).write(true).open(path) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::skip(format!("there is no {path}")))
+        }
+        Err(error) => Err(error).at(format_args!("open {path}")),
+    }
+}
+
 /// The character device of a handler that was made for tests.
 pub struct TestDevice(File);
 
@@ -75,13 +86,7 @@ impl TestDevice {
 
     /// Opens it; skips the test if the kernel was built without.
     pub fn open(path: &str) -> Result<Self> {
-        match File::options().read(true).write(true).open(path) {
-            Ok(file) => Ok(Self(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Failure::skip(format!("there is no {path}")))
-            }
-            Err(error) => Err(error).at(format_args!("open {path}")),
-        }
+        Ok(Self(open_test_device(path)?))
     }
 
     /// Sets the value, or gives an order.

@@ -2,10 +2,10 @@
 
 //! State that files share, which lives as long as the last of them.
 
-use super::common::{create, expect_errno, kernel_log, retrieve, NO_HANDLER};
+use super::common::{create, expect_errno, kernel_log, open_test_device, retrieve, NO_HANDLER};
 use crate::{
     ensure, ensure_eq,
-    error::{At, Failure, Result},
+    error::{At, Result},
     registry::{Case, Suite},
 };
 use rustix::io::Errno;
@@ -33,13 +33,7 @@ struct SharedDevice(File);
 impl SharedDevice {
     fn open(number: u32) -> Result<Self> {
         let path = format!("/dev/luo_shared{number}");
-        match File::options().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Self(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Failure::skip(format!("there is no {path}")))
-            }
-            Err(error) => Err(error).at(format_args!("open {path}")),
-        }
+        Ok(Self(open_test_device(&path)?))
     }
 
     fn order(&self, order: &str) -> io::Result<()> {
