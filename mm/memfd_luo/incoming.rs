@@ -18,6 +18,7 @@ use super::abi::{
 use kernel::{
     fs::File,
     kho::{
+        list::ClaimBatch,
         vmalloc::ClaimedArray,
         Claimed,
         ClaimedFolio,
@@ -36,9 +37,6 @@ use kernel::{
 
 /// The name of files in the next kernel; the format does not have the original one.
 const NAME: &CStr = c"memfd:luo";
-
-/// How many folios are claimed before others get their turn.
-const CLAIM_BATCH: u64 = 64;
 
 /// A memfd that was handed over. Dropping it frees everything that was not retrieved.
 pub(crate) struct Incoming {
@@ -160,6 +158,35 @@ impl Content {
             layout: memfd.layout(),
         }
     }
+
+    /// Adds a folio, if it has a place in the file; else, it is freed.
+    fn add(&mut self, entry: FolioSer, folio: Option<ClaimedFolio>) -> Result {
+        let Some(record) = entry.parse()? else {
+            return Ok(());
+        };
+        let folio = folio.ok_or(EINVAL)?;
+        self.layout.admit(record.index, folio_pages(&folio))?;
+        let state = PageState {
+            dirty: record.dirty,
+            uptodate: record.uptodate,
+        };
+        self.folios.push(folio, record.index, state)
+    }
+}
+
+/// Some entries, and the folios that they are about.
+struct Batch {
+    entries: [FolioSer; ClaimBatch::LEN],
+    folios: ClaimBatch,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self {
+            entries: [FolioSer::default(); ClaimBatch::LEN],
+            folios: ClaimBatch::new(),
+        }
+    }
 }
 
 /// The folios that have not been claimed yet. Dropping this claims and frees them.
@@ -174,53 +201,65 @@ impl Folios {
 
     /// Claims all folios that are left, checks them, and appends them to `content`.
     fn claim_all(&mut self, content: &mut Content) -> Result<(), RetrieveError> {
-        loop {
-            if self.0.remaining() % CLAIM_BATCH == 0 {
-                content.folios.checkpoint()?;
-            }
-            match self.claim_next(content) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(err) => return Err(RetrieveError::Permanent(err)),
-            }
+        let mut batch = Batch::new();
+        while self.0.remaining() != 0 {
+            content.folios.checkpoint()?;
+            let mut result = Ok(());
+            self.claim_some(&mut batch, |entry, folio| {
+                if result.is_ok() {
+                    result = content.add(entry, folio);
+                }
+            })
+            .and(result)
+            .map_err(RetrieveError::Permanent)?;
         }
+        Ok(())
     }
 
-    /// Returns whether there may be more. If the data is malformed, the folio is freed.
-    fn claim_next(&mut self, content: &mut Content) -> Result<bool> {
-        let Some(entry) = self.0.read_next()? else {
-            return Ok(false);
-        };
-        let Some(pfn) = entry.raw_pfn() else {
-            return Ok(true);
-        };
-        let folio = claim(pfn)?;
-        if let Some(record) = entry.parse()? {
-            content.layout.admit(record.index, folio_pages(&folio))?;
-            let state = PageState {
-                dirty: record.dirty,
-                uptodate: record.uptodate,
-            };
-            content.folios.push(folio, record.index, state)?;
+    /// Claims the next few folios, and calls `each` for each entry and its folio, if there is one.
+    ///
+    /// Fails with [`EINVAL`] if not all entries can be read, after `each` was called for the others.
+    fn claim_some(
+        &mut self,
+        batch: &mut Batch,
+        mut each: impl FnMut(FolioSer, Option<ClaimedFolio>),
+    ) -> Result {
+        let mut result = Ok(());
+
+        batch.folios.clear();
+        for slot in &mut batch.entries {
+            match self.0.read_next() {
+                Ok(Some(entry)) => {
+                    *slot = entry;
+                    batch.folios.push(entry.raw_pfn().and_then(address));
+                }
+                Ok(None) => break,
+                Err(err) => {
+                    result = Err(err);
+                    break;
+                }
+            }
         }
-        Ok(true)
+        batch.folios.claim();
+        for (entry, folio) in batch.entries.iter().zip(&mut batch.folios) {
+            each(*entry, folio);
+        }
+        result
     }
 }
 
 impl Drop for Folios {
     fn drop(&mut self) {
         let mut lost = 0usize;
-        loop {
-            match self.0.read_next() {
-                Ok(Some(entry)) => {
-                    if entry.raw_pfn().is_some_and(|pfn| claim(pfn).is_err()) {
-                        lost = lost.saturating_add(1);
-                    }
+        let mut batch = Batch::new();
+        while self.0.remaining() != 0 {
+            let result = self.claim_some(&mut batch, |entry, folio| {
+                if folio.is_none() && entry.raw_pfn().is_some() {
+                    lost = lost.saturating_add(1);
                 }
-                Ok(None) => break,
-                Err(err) => {
-                    pr_warn!("memory of a memfd stays reserved: broken list: {:?}\n", err);
-                }
+            });
+            if let Err(err) = result {
+                pr_warn!("memory of a memfd stays reserved: broken list: {:?}\n", err);
             }
         }
         if lost != 0 {
@@ -229,10 +268,10 @@ impl Drop for Folios {
     }
 }
 
-fn claim(pfn: u64) -> Result<ClaimedFolio> {
+/// Physical address of a page.
+fn address(pfn: u64) -> Option<PhysAddr> {
     // The parser has seen to it that no more than 52 bits are in use.
-    let pa = pfn.checked_shl(PAGE_SHIFT as u32).and_then(PhysAddr::new);
-    ClaimedFolio::new(pa.ok_or(EINVAL)?)
+    pfn.checked_shl(PAGE_SHIFT as u32).and_then(PhysAddr::new)
 }
 
 fn folio_pages(folio: &ClaimedFolio) -> u64 {

@@ -36,6 +36,13 @@ __rust_helper void rust_helper_folio_lock(struct folio *folio)
 	folio_lock(folio);
 }
 
+/* Three answers for the price of one call, as there are many folios. */
+__rust_helper bool rust_helper_folio_dirty_and_sound(struct folio *folio)
+{
+	return folio_test_dirty(folio) && folio_test_uptodate(folio) &&
+	       !folio_contain_hwpoisoned_page(folio);
+}
+
 __rust_helper bool rust_helper_folio_test_uptodate(const struct folio *folio)
 {
 	return folio_test_uptodate(folio);

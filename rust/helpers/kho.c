@@ -2,7 +2,6 @@
 
 #include <linux/io.h>
 #include <linux/mm.h>
-#include <linux/wait_bit.h>
 
 __rust_helper phys_addr_t rust_helper_virt_to_phys(void *p)
 {
@@ -27,16 +26,4 @@ __rust_helper size_t rust_helper_folio_size(struct folio *folio)
 __rust_helper void rust_helper_folio_put(struct folio *folio)
 {
 	folio_put(folio);
-}
-
-__rust_helper int rust_helper_wait_on_bit_lock(unsigned long *word, int bit,
-					       unsigned int mode)
-{
-	return wait_on_bit_lock(word, bit, mode);
-}
-
-__rust_helper void rust_helper_clear_and_wake_up_bit(int bit,
-						     unsigned long *word)
-{
-	clear_and_wake_up_bit(bit, word);
 }

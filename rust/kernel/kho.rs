@@ -35,8 +35,7 @@ use crate::{
         to_result, //
     },
     page::PAGE_SIZE,
-    prelude::*,
-    sync::atomic::Atomic, //
+    prelude::*, //
 };
 use core::{
     marker::PhantomData,
@@ -325,43 +324,6 @@ impl<T> Drop for Subtree<T> {
     }
 }
 
-/// The right to claim one of the pages that share a bit of [`CLAIM_LOCKS`].
-///
-/// KHO hands out a folio only once, but it takes for granted that nobody else asks for the same
-/// folio at the same time.
-///
-/// # Invariants
-///
-/// The bit is set, by this object.
-struct ClaimLock(c_int);
-
-/// One lock for each bit. Unlike a mutex, it can be used before any initialisation has run.
-static CLAIM_LOCKS: Atomic<usize> = Atomic::new(0);
-
-impl ClaimLock {
-    fn new(pa: PhysAddr) -> Self {
-        // Folios are aligned, hence the least significant bits alone would not do.
-        let hash = (pa.get() / PAGE_SIZE as u64).wrapping_mul(bindings::GOLDEN_RATIO_64);
-        // CAST: Less than the number of bits of a word.
-        let bit = (hash >> (u64::BITS - usize::BITS.ilog2())) as c_int;
-
-        // SAFETY: The word has that many bits, and is only used as a lock. An uninterruptible wait
-        // does not fail.
-        unsafe {
-            bindings::wait_on_bit_lock(CLAIM_LOCKS.as_ptr(), bit, bindings::TASK_UNINTERRUPTIBLE)
-        };
-        // INVARIANT: The bit was clear, and we have set it.
-        Self(bit)
-    }
-}
-
-impl Drop for ClaimLock {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::clear_and_wake_up_bit(self.0, CLAIM_LOCKS.as_ptr()) };
-    }
-}
-
 /// Memory that the previous kernel preserved and that is now owned by this kernel.
 ///
 /// Dropping it gives the memory to the page allocator.
@@ -411,12 +373,22 @@ impl ClaimedFolio {
         if pa.get() % PAGE_SIZE as u64 != 0 {
             return Err(EINVAL);
         }
-        let folio = {
-            let _lock = ClaimLock::new(pa);
-            // SAFETY: The callee checks the address, and no one else claims the same folio now.
-            unsafe { bindings::kho_restore_folio(pa.get()) }
-        };
-        let folio = NonNull::new(folio).ok_or(EINVAL)?;
+        // SAFETY: The callee checks the address, and gives a folio to a single caller only.
+        let folio = NonNull::new(unsafe { bindings::kho_restore_folio(pa.get()) });
+        // SAFETY: KHO gives its only reference to its caller.
+        unsafe { Self::from_raw(folio.ok_or(EINVAL)?) }
+    }
+
+    /// Takes over a folio that was restored.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the folio is not in the direct map; it is leaked then.
+    ///
+    /// # Safety
+    ///
+    /// The folio must be valid, and its only reference belong to the caller.
+    unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Result<Self> {
         // SAFETY: The folio is valid.
         let (addr, size) = unsafe {
             (
@@ -424,8 +396,8 @@ impl ClaimedFolio {
                 bindings::folio_size(folio.as_ptr()),
             )
         };
-        // INVARIANT: KHO gives its only reference to its caller. It only supports architectures
-        // where all memory is in the direct map; else, the folio is leaked.
+        // INVARIANT: By the safety requirements. KHO only supports architectures where all memory is
+        // in the direct map.
         Ok(Self {
             folio,
             addr: NonNull::new(addr.cast()).ok_or(EINVAL)?,

@@ -113,8 +113,9 @@ impl ShmemFile {
 
     /// Finds the first pages from `first` on that have memory, or had some that was swapped out.
     ///
-    /// The range ends where a page has none, or after about [`Self::RUN`] pages.
-    fn next_run(&self, first: u64) -> Option<Range<u64>> {
+    /// The range ends where a page has none, or after about `max` pages.
+    fn next_run(&self, first: u64, max: u64) -> Option<Range<u64>> {
+        // CAST: `pgoff_t` has 64 bits.
         let mut first = first as c_ulong;
         let mut end = first;
         // SAFETY: The mapping lives as long as the inode; the other pointers are valid for writing.
@@ -123,14 +124,16 @@ impl ShmemFile {
                 (*self.inode().as_ptr()).i_mapping,
                 &mut first,
                 &mut end,
-                Self::RUN,
+                max as c_ulong,
             )
         };
-        // CAST: `pgoff_t` has 64 bits.
         found.then_some(first as u64..end as u64)
     }
 
-    const RUN: c_ulong = 1 << 14;
+    /// Returns the first page from `first` on that has memory, or had some that was swapped out.
+    fn next_page(&self, first: u64) -> Option<u64> {
+        self.next_run(first, 1).map(|run| run.start)
+    }
 
     /// Number of pages that have memory, or had some that was swapped out. May change at any time.
     fn nr_pages(&self) -> u64 {
@@ -138,20 +141,42 @@ impl ShmemFile {
         unsafe { bindings::shmem_nr_pages(self.inode().as_ptr()) as u64 }
     }
 
-    /// Pins the folios of `pages`, as many as fit into `batch`, and replaces the content of the
-    /// latter. Pages without memory get some. May sleep.
+    /// Pins folios from the first one of `pages` on, as many as there are in a row and as fit into
+    /// `batch`, and replaces the content of the latter. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the range is empty or not inside of the file; [`ENOMEM`], [`ENOSPC`] if there
-    /// is no memory for holes or to move folios to; [`EINTR`] if the task is being killed, [`EBUSY`]
-    /// if a kexec waits for it.
+    /// [`EINVAL`] if the range is empty or not inside of the file; [`ENOMEM`] if there is no memory
+    /// to read back what was swapped out, or to move folios to; [`ENOENT`] if the first page has no
+    /// memory any more and the file is handed over; [`EINTR`] if the task is being killed,
+    /// [`EBUSY`] if a kexec waits for it.
     fn pin_folios(&self, pages: Range<u64>, batch: &mut PinBatch) -> Result {
+        /// What is not simply there is brought back in portions of so many pages.
+        const PORTION: u64 = 64;
+
         resched_or_killed()?;
+        // SAFETY: The callee fills in as many pointers as it returns, for each of which it has got
+        // a pin. The mapping lives as long as the inode.
+        unsafe {
+            batch.refill(|folios, max| {
+                let mapping = (*self.inode().as_ptr()).i_mapping;
+                let (start, end) = (pages.start as c_ulong, pages.end as c_ulong);
+                Ok(bindings::shmem_pin_folios(mapping, start, end, folios, max) as usize)
+            })
+        }?;
+        if !batch.folios().is_empty() {
+            return Ok(());
+        }
+
+        // Nothing behind the next hole, which would be filled.
+        let run = self
+            .next_run(pages.start, PORTION)
+            .filter(|run| run.start < pages.end)
+            .ok_or(ENOENT)?;
         let bytes = |pages: u64| pages.checked_shl(PAGE_SHIFT as u32).ok_or(EFBIG);
-        let end = bytes(pages.end)?.min(self.inode().size());
+        let end = bytes(pages.end.min(run.end))?.min(self.inode().size());
         let last = end.checked_sub(1).ok_or(EINVAL)?;
-        let (start, last) = (i64::try_from(bytes(pages.start)?)?, i64::try_from(last)?);
+        let (start, last) = (i64::try_from(bytes(run.start)?)?, i64::try_from(last)?);
 
         // SAFETY: The callee fills in as many pointers as it returns, for each of which it has got
         // a pin. It checks the range itself.

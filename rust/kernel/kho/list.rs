@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists of claimed folios.
+//! Claiming many folios, and keeping them.
 
-use super::ClaimedFolio;
-use crate::bindings;
+use super::{
+    ClaimedFolio,
+    PhysAddr, //
+};
+use crate::{
+    bindings,
+    page::PAGE_SIZE, //
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -128,5 +134,119 @@ impl Iterator for RawIter<'_> {
         // SAFETY: By the type invariant of the list, which is borrowed.
         self.next = NonNull::new(unsafe { *link(folio) });
         Some(folio)
+    }
+}
+
+/// Folios that are claimed together, which is cheaper than one by one.
+///
+/// Dropping this frees those that were claimed and not taken.
+///
+/// # Invariants
+///
+/// The first `len` elements of `phys` are in use. The elements of `folios` from `taken` to `claimed`
+/// are null or folios whose only reference belongs to this object.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::kho::{list::ClaimBatch, PhysAddr};
+///
+/// let mut batch = ClaimBatch::new();
+/// assert!(batch.push(PhysAddr::new(4097)));
+/// batch.claim();
+/// // No folio starts there.
+/// assert!(matches!(batch.next(), Some(None)));
+/// assert!(batch.next().is_none());
+/// ```
+pub struct ClaimBatch {
+    phys: [bindings::phys_addr_t; Self::LEN],
+    folios: [*mut bindings::folio; Self::LEN],
+    len: usize,
+    claimed: usize,
+    taken: usize,
+}
+
+impl ClaimBatch {
+    /// Most folios in a batch.
+    pub const LEN: usize = 32;
+
+    /// Creates an empty batch.
+    pub fn new() -> Self {
+        // INVARIANT: Nothing is claimed.
+        Self {
+            phys: [0; Self::LEN],
+            folios: [core::ptr::null_mut(); Self::LEN],
+            len: 0,
+            claimed: 0,
+            taken: 0,
+        }
+    }
+
+    /// Frees what was not taken, and makes the batch empty.
+    pub fn clear(&mut self) {
+        self.for_each(drop);
+        // INVARIANT: Nothing is claimed.
+        self.len = 0;
+        self.claimed = 0;
+        self.taken = 0;
+    }
+
+    /// Adds the address of a folio; [`None`] stands for one that cannot be claimed. Returns whether
+    /// there was room.
+    pub fn push(&mut self, pa: Option<PhysAddr>) -> bool {
+        // KHO only looks at the page frame number, and never hands out the one at 0.
+        let pa = pa.map_or(0, PhysAddr::get);
+        let aligned = if pa % PAGE_SIZE as u64 == 0 { pa } else { 0 };
+        match self.phys.get_mut(self.len) {
+            None => false,
+            Some(slot) => {
+                *slot = aligned;
+                self.len = self.len.saturating_add(1);
+                true
+            }
+        }
+    }
+
+    /// Claims the folios that were added since the last call, as [`ClaimedFolio::new`] does.
+    pub fn claim(&mut self) {
+        let (Some(phys), Some(folios)) = (
+            self.phys.get(self.claimed..self.len),
+            self.folios.get_mut(self.claimed..self.len),
+        ) else {
+            return;
+        };
+        // SAFETY: Both arrays have at least as many elements. The callee checks the addresses, and
+        // gives a folio to a single caller only.
+        unsafe {
+            // CAST: At most `LEN`.
+            bindings::kho_restore_folios(phys.as_ptr(), folios.as_mut_ptr(), phys.len() as u32)
+        };
+        // INVARIANT: The callee has set all of the elements.
+        self.claimed = self.len;
+    }
+}
+
+impl Default for ClaimBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The result for each address: the folio, or [`None`] if the claim failed.
+impl Iterator for ClaimBatch {
+    type Item = Option<ClaimedFolio>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let folio = *self.folios.get(..self.claimed)?.get(self.taken)?;
+        // INVARIANT: The reference goes to the caller.
+        self.taken = self.taken.saturating_add(1);
+        // SAFETY: By the type invariant.
+        Some(NonNull::new(folio).and_then(|folio| unsafe { ClaimedFolio::from_raw(folio) }.ok()))
+    }
+}
+
+impl Drop for ClaimBatch {
+    fn drop(&mut self) {
+        self.clear();
     }
 }

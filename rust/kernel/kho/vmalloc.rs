@@ -155,17 +155,6 @@ impl PreservedPages {
         Ok(())
     }
 
-    /// Returns page `index`, which is appended if it is the one behind the last.
-    fn get_or_add(&mut self, index: usize) -> Result<&mut Page> {
-        if index == self.pages.len() {
-            self.add()?;
-        }
-        self.pages
-            .get_mut(index)
-            .map(|page| &mut **page)
-            .ok_or(ENOMEM)
-    }
-
     fn descriptor(&self) -> Descriptor {
         match self.chunks.first() {
             None => Descriptor::default(),
@@ -199,15 +188,15 @@ impl PreservedPages {
 /// if kho::is_enabled() {
 ///     let mut array = PreservedArray::<u64>::new();
 ///     assert_eq!(array.descriptor().first, 0);
-///     for i in 0..1000 {
-///         array.push(i)?;
+///     for i in 0..200 {
+///         array.extend(&[5 * i, 5 * i + 1, 5 * i + 2, 5 * i + 3, 5 * i + 4])?;
 ///     }
 ///     assert_eq!(array.len(), 1000);
 ///     assert!(array.iter().copied().eq(0..1000));
 ///     assert_eq!(array.descriptor().total_pages as usize, 8000usize.div_ceil(PAGE_SIZE));
 ///     assert_ne!(array.descriptor().first, 0);
 ///
-///     array.merge(&[7, 500, 2000], |&x| x)?;
+///     array.reserve(&[7, 500, 2000])?.merge(|&x| x);
 ///     assert_eq!(array.len(), 1003);
 ///     assert!(array.iter().is_sorted());
 ///     assert_eq!(array.iter().sum::<u64>(), 1000 * 999 / 2 + 7 + 500 + 2000);
@@ -241,78 +230,40 @@ impl<T: Handover> PreservedArray<T> {
         self.len == 0
     }
 
-    /// Appends an element. May sleep.
+    /// Appends elements. May sleep.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`], and then the array is as it was before.
-    pub fn push(&mut self, element: T) -> Result {
-        self.reserve()?.push(element);
+    pub fn extend(&mut self, elements: &[T]) -> Result
+    where
+        T: Copy,
+    {
+        self.reserve(elements)?.append();
         Ok(())
     }
 
-    /// Makes sure that there is room for one more element. May sleep.
+    /// Makes sure that there is room for `elements` as well. May sleep.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`], and then the array is as it was before.
-    pub fn reserve(&mut self) -> Result<Reserved<'_, T>> {
-        let page = self.pages.get_or_add(self.len / PerPage::<T>::LEN)?;
-        let slot = page.elements_mut().get_mut(self.len % PerPage::<T>::LEN);
-
+    pub fn reserve<'a>(&'a mut self, elements: &'a [T]) -> Result<Reserved<'a, T>> {
+        let len = self.len.checked_add(elements.len()).ok_or(ENOMEM)?;
+        while self.pages.pages.len() < len.div_ceil(PerPage::<T>::LEN) {
+            self.pages.add()?;
+        }
+        // INVARIANT: There are as many pages as so many elements need.
         Ok(Reserved {
-            slot: slot.ok_or(ENOMEM)?,
-            len: &mut self.len,
+            array: self,
+            elements,
+            len,
         })
     }
 
     fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         let page = self.pages.pages.get_mut(index / PerPage::<T>::LEN)?;
         page.elements_mut().get_mut(index % PerPage::<T>::LEN)
-    }
-
-    /// Inserts elements, of which `elements` has to be sorted by `key` as the array has to be, such
-    /// that the array still is. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`], and then the array is as it was before.
-    pub fn merge<K: Ord>(&mut self, elements: &[T], key: impl Fn(&T) -> K) -> Result
-    where
-        T: Copy,
-    {
-        let len = self.len.checked_add(elements.len()).ok_or(ENOMEM)?;
-        let pages = len.div_ceil(PerPage::<T>::LEN);
-        while self.pages.pages.len() < pages {
-            self.pages.add()?;
-        }
-        // From the end, such that nothing is overwritten that is still needed.
-        let mut place = len;
-        let mut old = self.len;
-        let mut new = elements;
-        while let Some((&last_new, rest)) = new.split_last() {
-            let last_old = old
-                .checked_sub(1)
-                .and_then(|index| self.get_mut(index))
-                .copied();
-            let element = match last_old {
-                Some(last_old) if key(&last_old) > key(&last_new) => {
-                    old = old.saturating_sub(1);
-                    last_old
-                }
-                _ => {
-                    new = rest;
-                    last_new
-                }
-            };
-            place = place.saturating_sub(1);
-            if let Some(slot) = self.get_mut(place) {
-                *slot = element;
-            }
-        }
-        // INVARIANT: There are as many pages as so many elements need.
-        self.len = len;
-        Ok(())
     }
 
     /// Iterates over the elements, in order.
@@ -338,19 +289,72 @@ impl<T: Handover> Default for PreservedArray<T> {
     }
 }
 
-/// Room for one more element of a [`PreservedArray`].
-#[must_use = "the array only grows by `push()`"]
+/// Room in a [`PreservedArray`], and what it is for.
+///
+/// # Invariants
+///
+/// The array has as many pages as `len` elements need, which is the number of those that are there
+/// and of the new ones.
+#[must_use = "the array only grows by `append()` or `merge()`"]
 pub struct Reserved<'a, T> {
-    slot: &'a mut T,
-    len: &'a mut usize,
+    array: &'a mut PreservedArray<T>,
+    elements: &'a [T],
+    len: usize,
 }
 
-impl<T> Reserved<'_, T> {
-    /// Appends the element.
-    pub fn push(self, element: T) {
-        *self.slot = element;
-        // Cannot wrap: the elements are in memory.
-        *self.len = self.len.saturating_add(1);
+impl<T: Handover + Copy> Reserved<'_, T> {
+    /// Appends the elements.
+    pub fn append(self) {
+        let mut rest = self.elements;
+        let mut place = self.array.len;
+        while !rest.is_empty() {
+            let page = self.array.pages.pages.get_mut(place / PerPage::<T>::LEN);
+            let room = page.and_then(|page| {
+                let elements = page.elements_mut::<T>();
+                elements.get_mut(place % PerPage::<T>::LEN..)
+            });
+            // By the type invariant, there is room.
+            let Some(room) = room else { break };
+            let (now, later) = rest.split_at(rest.len().min(room.len()));
+            for (slot, element) in room.iter_mut().zip(now) {
+                *slot = *element;
+            }
+            place = place.saturating_add(now.len());
+            rest = later;
+        }
+        // INVARIANT: By the type invariant.
+        self.array.len = self.len;
+    }
+
+    /// Inserts the elements, which have to be sorted by `key` as the array has to be, such that the
+    /// array still is.
+    pub fn merge<K: Ord>(self, key: impl Fn(&T) -> K) {
+        // From the end, such that nothing is overwritten that is still needed.
+        let mut place = self.len;
+        let mut old = self.array.len;
+        let mut new = self.elements;
+        while let Some((&last_new, rest)) = new.split_last() {
+            let last_old = old
+                .checked_sub(1)
+                .and_then(|index| self.array.get_mut(index))
+                .copied();
+            let element = match last_old {
+                Some(last_old) if key(&last_old) > key(&last_new) => {
+                    old = old.saturating_sub(1);
+                    last_old
+                }
+                _ => {
+                    new = rest;
+                    last_new
+                }
+            };
+            place = place.saturating_sub(1);
+            if let Some(slot) = self.array.get_mut(place) {
+                *slot = element;
+            }
+        }
+        // INVARIANT: By the type invariant.
+        self.array.len = self.len;
     }
 }
 

@@ -65,6 +65,32 @@ impl Folio {
         unsafe { bindings::folio_contain_hwpoisoned_page(self.as_ptr()) }
     }
 
+    /// Returns whether there is content, it is marked as changed, and no memory is known to be broken.
+    ///
+    /// The first two stay as they are while the folio is locked or pinned.
+    #[inline]
+    pub fn is_dirty_and_sound(&self) -> bool {
+        // SAFETY: By the type invariant. The flags are read atomically.
+        unsafe { bindings::folio_dirty_and_sound(self.as_ptr()) }
+    }
+
+    /// Offset, in pages, in the file that the folio belongs to.
+    ///
+    /// Without meaning if the folio is not in the page cache. It may change unless the folio is
+    /// [locked](Self::lock), or pinned and in a file that cannot be truncated.
+    #[inline]
+    pub fn index(&self) -> u64 {
+        // SAFETY: By the type invariant. This reads a single integer that may change concurrently.
+        unsafe {
+            (&raw const (*self.as_ptr())
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .__bindgen_anon_2
+                .index)
+                .read_volatile() as u64
+        }
+    }
+
     /// Locks the folio. May sleep, also for I/O.
     pub fn lock(&self) -> LockedFolio<'_> {
         // SAFETY: By the type invariant.
@@ -89,20 +115,6 @@ pub struct LockedFolio<'a> {
 }
 
 impl LockedFolio<'_> {
-    /// Offset, in pages, in the file that the folio belongs to.
-    ///
-    /// Without meaning if the folio is not in the page cache.
-    pub fn index(&self) -> u64 {
-        // SAFETY: The folio is valid; whoever changes the index has it locked.
-        unsafe {
-            (*self.folio.as_ptr())
-                .__bindgen_anon_1
-                .__bindgen_anon_1
-                .__bindgen_anon_2
-                .index as u64
-        }
-    }
-
     /// Marks the content as changed, such that it is not dropped under memory pressure.
     pub fn mark_dirty(&self) {
         // SAFETY: The folio is valid, and locked by the type invariant.
@@ -244,6 +256,18 @@ impl PinBatch {
         // - By the safety requirements, these elements are initialised and valid.
         unsafe { self.folios.inc_len(nr.min(capacity)) };
         Ok(())
+    }
+
+    /// The folios in the batch.
+    pub fn folios(&self) -> &[PinnedFolio] {
+        &self.folios
+    }
+
+    /// Takes the folios out of the batch and leaves them pinned, for whoever knows of them.
+    pub fn keep_pinned(&mut self) {
+        for folio in self.drain() {
+            let _ = folio.into_raw();
+        }
     }
 
     /// Takes the folios out of the batch.

@@ -24,9 +24,6 @@ use core::ptr::NonNull;
 /// `__GFP_RETRY_MAYFAIL`, which is a macro that `bindgen` cannot evaluate.
 const GFP_RETRY_MAYFAIL: bindings::gfp_t = 1 << bindings::___GFP_RETRY_MAYFAIL_BIT;
 
-/// How many folios are released in a row.
-const RELEASE_BATCH: usize = 64;
-
 /// A memfd that is being made and that no one else knows yet.
 ///
 /// Dropping it frees the file with all its content.
@@ -181,15 +178,16 @@ impl NewMemfd {
     fn insert(&self, folios: &ClaimedFolios) -> Result {
         let mut rest = folios.iter();
         let mut done = 0usize;
+        let mut batch = Batch::new();
 
-        while let Some(mut batch) = Batch::next(&mut rest) {
+        while batch.refill(&mut rest) {
             let result = resched_or_killed().and_then(|()| {
                 // SAFETY: The folios come from `folios`, in this order.
                 unsafe { self.insert_batch(&mut batch) }
             });
             if let Err(err) = result {
                 let mut inserted = folios.iter().take(done);
-                while let Some(mut batch) = Batch::next(&mut inserted) {
+                while batch.refill(&mut inserted) {
                     // SAFETY: These are the folios for which this loop was successful.
                     unsafe { self.remove_batch(&mut batch) };
                 }
@@ -264,21 +262,18 @@ impl NewMemfd {
     /// [`Self::insert`] must have been successful for the folios.
     unsafe fn release(folios: ClaimedFolios) {
         let mut list = folios.into_list();
-        let mut count = 0usize;
+        let mut batch = Batch::new();
 
-        while let Some(folio) = list.pop_raw() {
-            let folio = folio.as_ptr();
-            // SAFETY: By the safety requirements, the folio is in the page cache, locked, and not on
-            // an LRU list. The reference was that of the list.
+        while batch.refill(&mut core::iter::from_fn(|| list.pop_raw())) {
+            // SAFETY: By the safety requirements, the folios are in the page cache, locked, and not
+            // on an LRU list. The references were those of the list.
             unsafe {
-                bindings::folio_add_lru(folio);
-                bindings::folio_unlock(folio);
-                bindings::folio_put(folio);
-            }
-            count = count.wrapping_add(1);
-            if count % RELEASE_BATCH == 0 {
-                // SAFETY: FFI call without safety requirements; the caller may sleep.
-                unsafe { bindings::cond_resched() };
+                bindings::folios_add_lru(batch.as_ptr());
+                for &folio in batch.folios() {
+                    bindings::folio_unlock(folio);
+                    bindings::folio_put(folio);
+                }
+                bindings::cond_resched();
             }
         }
     }
@@ -293,14 +288,18 @@ impl NewMemfd {
 struct Batch(bindings::folio_batch);
 
 impl Batch {
-    /// The next few folios; [`None`] if there are no more.
-    fn next(folios: &mut impl Iterator<Item = NonNull<bindings::folio>>) -> Option<Self> {
-        let mut batch = bindings::folio_batch::default();
-        for (slot, folio) in batch.folios.iter_mut().zip(folios) {
+    fn new() -> Self {
+        Self(bindings::folio_batch::default())
+    }
+
+    /// Gets the next few folios. Returns whether there are any.
+    fn refill(&mut self, folios: &mut impl Iterator<Item = NonNull<bindings::folio>>) -> bool {
+        self.0.nr = 0;
+        for (slot, folio) in self.0.folios.iter_mut().zip(folios) {
             *slot = folio.as_ptr();
-            batch.nr = batch.nr.saturating_add(1);
+            self.0.nr = self.0.nr.saturating_add(1);
         }
-        (batch.nr != 0).then_some(Self(batch))
+        self.0.nr != 0
     }
 
     fn len(&self) -> usize {

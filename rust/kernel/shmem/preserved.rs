@@ -28,10 +28,7 @@ use crate::{
     },
     prelude::*, //
 };
-use core::{
-    mem::ManuallyDrop,
-    ptr::NonNull, //
-};
+use core::ops::Range;
 
 /// How a folio is recorded for the next kernel.
 ///
@@ -48,53 +45,33 @@ pub trait FolioRecord: Handover + Copy {
     fn index(&self) -> u64;
 }
 
-/// A folio that is pinned and preserved. Dropping this takes both back.
-///
-/// # Invariants
-///
-/// The folio is preserved, for this object.
-struct PreservedFolio(PinnedFolio);
-
-impl PreservedFolio {
-    fn new(pinned: PinnedFolio) -> Result<Self> {
-        // SAFETY: The folio is valid.
-        to_result(unsafe { bindings::kho_preserve_folio(pinned.as_ptr()) })?;
-        // INVARIANT: Just preserved.
-        Ok(Self(pinned))
-    }
-
-    /// # Safety
-    ///
-    /// The folio must be pinned and preserved, and both must not belong to anyone else.
-    unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
-        // INVARIANT: By the safety requirements.
-        // SAFETY: As above.
-        Self(unsafe { PinnedFolio::from_raw(folio) })
-    }
-}
-
-impl Drop for PreservedFolio {
-    fn drop(&mut self) {
-        // SAFETY: The folio is valid. It is pinned, so it did not change its size.
-        unsafe { bindings::kho_unpreserve_folio(self.0.as_ptr()) };
-    }
+/// Preserves all of the folios, or fails and preserves none.
+fn preserve(folios: &[PinnedFolio]) -> Result {
+    let nr = u32::try_from(folios.len())?;
+    // `PinnedFolio` is a transparent wrapper around a pointer.
+    let folios = folios.as_ptr().cast_mut().cast();
+    // SAFETY: These are so many pointers to valid folios; the callee does not change the array.
+    to_result(unsafe { bindings::kho_preserve_folios(folios, nr) })
 }
 
 /// Prepares a folio for the kexec; returns the page of the file that it is at.
-fn prepare(pinned: &Folio) -> Result<u64> {
-    if pinned.contains_hwpoison() {
-        return Err(EHWPOISON);
+fn prepare(pinned: &PinnedFolio) -> Result<u64> {
+    if !pinned.is_dirty_and_sound() {
+        if pinned.contains_hwpoison() {
+            return Err(EHWPOISON);
+        }
+        let locked = pinned.lock();
+        locked.mark_dirty();
+        locked.ensure_uptodate();
     }
-    let locked = pinned.lock();
-    locked.mark_dirty();
-    locked.ensure_uptodate();
-    Ok(locked.index())
+    Ok(pinned.index())
 }
 
 /// Makes a record that has the page frame number where it is looked for later.
 fn record<R: FolioRecord>(pinned: &Folio, index: u64) -> Result<R> {
-    let record = R::new(pinned.pfn(), index);
-    if pfn_of(&record) != Some(pinned.pfn()) {
+    let pfn = pinned.pfn();
+    let record = R::new(pfn, index);
+    if pfn_of(&record) != Some(pfn) {
         return Err(EOVERFLOW);
     }
     Ok(record)
@@ -103,33 +80,77 @@ fn record<R: FolioRecord>(pinned: &Folio, index: u64) -> Result<R> {
 /// Number of folios to pin at once.
 const BATCH: usize = 256;
 
-/// Calls `each` for all folios of a file that are there, in the order of the file.
+/// Pins the folios of a file that are there, in the order of the file, and calls `each` for some of
+/// them at a time. It returns the page behind the last.
 ///
-/// What was swapped out is read back.
-fn for_each_folio(file: &ShmemFile, mut each: impl FnMut(PinnedFolio) -> Result<u64>) -> Result {
+/// What was swapped out is read back. The pages of the ranges `known`, which have to be sorted, are
+/// left out.
+fn for_each_batch(
+    file: &ShmemFile,
+    known: &mut dyn Iterator<Item = Range<u64>>,
+    each: &mut dyn FnMut(&mut PinBatch) -> Result<u64>,
+) -> Result {
     let limit = file.inode().size().div_ceil(crate::page::PAGE_SIZE as u64);
+    let mut known = known.peekable();
     let mut batch = PinBatch::new(BATCH)?;
     let mut next = 0;
-    while let Some(mut run) = file.next_run(next).filter(|run| run.start < limit) {
-        run.end = run.end.min(limit);
-        while run.start < run.end {
-            match file.pin_folios(run.clone(), &mut batch) {
-                Ok(()) => {}
-                // A page that was only ever read is a hole again, and the file handed over.
-                Err(ENOENT) => break,
-                Err(err) => return Err(err),
+    while let Some(start) = file.next_page(next).filter(|&start| start < limit) {
+        while known.next_if(|known| known.end <= start).is_some() {}
+        let end = match known.next_if(|known| known.start <= start) {
+            Some(here) => {
+                next = here.end;
+                // Nothing is to be found between two that are side by side.
+                while let Some(known) = known.next_if(|known| known.start == next) {
+                    next = known.end;
+                }
+                resched_or_killed()?;
+                continue;
             }
-            let start = run.start;
-            for folio in batch.drain() {
-                run.start = each(folio)?;
-            }
-            if run.start <= start {
-                return Err(EIO);
-            }
-        }
-        next = run.start;
+            None => known.peek().map_or(limit, |known| limit.min(known.start)),
+        };
+        next = match file.pin_folios(start..end, &mut batch) {
+            Ok(()) => Some(each(&mut batch)?)
+                .filter(|&next| next > start)
+                .ok_or(EIO)?,
+            // A page that was only ever read is a hole again, and the file handed over.
+            Err(ENOENT) => start,
+            Err(err) => return Err(err),
+        };
     }
     Ok(())
+}
+
+/// Records of folios, and how many pages they are about.
+struct Records<R> {
+    records: KVVec<R>,
+    pages: u64,
+}
+
+impl<R: FolioRecord> Records<R> {
+    const fn new() -> Self {
+        Self {
+            records: KVVec::new(),
+            pages: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.pages = 0;
+    }
+
+    /// Prepares the folios and appends their records; returns the page of the file that comes behind
+    /// the last of them.
+    fn add(&mut self, folios: &[PinnedFolio]) -> Result<u64> {
+        let mut next = 0;
+        for pinned in folios {
+            let (index, nr) = (prepare(pinned)?, pinned.nr_pages());
+            self.records.push(record(pinned, index)?, GFP_KERNEL)?;
+            self.pages = self.pages.saturating_add(nr);
+            next = index.checked_add(nr).ok_or(EFBIG)?;
+        }
+        Ok(next)
+    }
 }
 
 /// The folios of a file, pinned, preserved, and recorded for the next kernel.
@@ -167,22 +188,19 @@ impl<R: FolioRecord> PreservedFolios<R> {
             records: PreservedArray::new(),
             locked: LockedPages::new()?,
         };
-        for_each_folio(freeze.file(), |folio| this.add(folio))?;
+        let mut added = Records::new();
+        for_each_batch(freeze.file(), &mut core::iter::empty(), &mut |batch| {
+            added.clear();
+            let next = added.add(batch.folios())?;
+            this.locked.add(added.pages)?;
+            let room = this.records.reserve(&added.records)?;
+            preserve(batch.folios())?;
+            // INVARIANT: The folios are preserved, stay pinned, and come behind all others.
+            room.append();
+            batch.keep_pinned();
+            Ok(next)
+        })?;
         Ok(this)
-    }
-
-    /// Preserves and records a folio; returns the page that comes behind it in the file.
-    fn add(&mut self, pinned: PinnedFolio) -> Result<u64> {
-        let index = prepare(&pinned)?;
-        let next = index.checked_add(pinned.nr_pages()).ok_or(EFBIG)?;
-        let record = record(&pinned, index)?;
-        self.locked.add(pinned.nr_pages())?;
-        let room = self.records.reserve()?;
-        let preserved = PreservedFolio::new(pinned)?;
-        // INVARIANT: The folio is pinned and preserved, and comes behind all others.
-        room.push(record);
-        let _ = ManuallyDrop::new(preserved);
-        Ok(next)
     }
 
     /// Preserves what was added to the file since it was preserved. May sleep.
@@ -198,42 +216,47 @@ impl<R: FolioRecord> PreservedFolios<R> {
         if file.nr_pages() == self.locked.pages() {
             return Ok(());
         }
-        let mut added = KVVec::new();
-        let mut records = KVVec::new();
-        let mut pages: u64 = 0;
-        let mut known = self.records.iter().map(R::index).peekable();
-        for_each_folio(file, |pinned| {
-            let index = prepare(&pinned)?;
-            let nr = pinned.nr_pages();
-            while known.next_if(|&known| known < index).is_some() {}
-            if known.next_if_eq(&index).is_none() {
-                records.push(record::<R>(&pinned, index)?, GFP_KERNEL)?;
-                added.push(PreservedFolio::new(pinned)?, GFP_KERNEL)?;
-                pages = pages.saturating_add(nr);
+        let mut folios = KVVec::new();
+        let mut added = Records::new();
+        let mut known = self.records.iter().filter_map(|record| {
+            let nr = self.folio(record)?.nr_pages();
+            Some(record.index()..record.index().checked_add(nr)?)
+        });
+        for_each_batch(file, &mut known, &mut |batch| {
+            let next = added.add(batch.folios())?;
+            for pinned in batch.drain() {
+                folios.push(pinned, GFP_KERNEL)?;
             }
-            index.checked_add(nr).ok_or(EFBIG)
+            Ok(next)
         })?;
         drop(known);
-        self.records.merge(&records, R::index)?;
-        self.locked.force_add(pages);
-        // INVARIANT: The new records stand for these folios.
-        for preserved in added {
-            let _ = ManuallyDrop::new(preserved);
+        let room = self.records.reserve(&added.records)?;
+        preserve(&folios)?;
+        // INVARIANT: The folios are preserved, and stay pinned.
+        room.merge(R::index);
+        for pinned in folios {
+            let _ = pinned.into_raw();
         }
+        self.locked.force_add(added.pages);
         Ok(())
     }
 
     /// Fails with [`EHWPOISON`] if memory of a folio has broken since it was preserved.
     pub fn check(&self) -> Result {
-        for pfn in self.records.iter().filter_map(pfn_of) {
-            // SAFETY: By the type invariant, the folio is pinned, hence valid. `Folio` is a
-            // transparent wrapper.
-            let folio = unsafe { &*bindings::pfn_folio(pfn as c_ulong).cast::<Folio>() };
-            if folio.contains_hwpoison() {
-                return Err(EHWPOISON);
-            }
+        let mut folios = self.records.iter().filter_map(|record| self.folio(record));
+        if folios.any(Folio::contains_hwpoison) {
+            return Err(EHWPOISON);
         }
         Ok(())
+    }
+
+    /// The folio that one of the records is about.
+    fn folio(&self, record: &R) -> Option<&Folio> {
+        let pfn = pfn_of(record)?;
+        // SAFETY: By the type invariant, the folio is pinned, hence valid, for as long as this object
+        // exists. `Folio` is a transparent wrapper.
+        // CAST: It was made from an `unsigned long`.
+        unsafe { bindings::pfn_folio(pfn as c_ulong).cast::<Folio>().as_ref() }
     }
 
     /// Number of folios.
@@ -260,18 +283,26 @@ fn pfn_of<R: FolioRecord>(record: &R) -> Option<u64> {
 
 impl<R: FolioRecord> Drop for PreservedFolios<R> {
     fn drop(&mut self) {
-        let mut batch = 0usize;
-        for pfn in self.records.iter().filter_map(pfn_of) {
-            // SAFETY: By the type invariant, the folio is pinned and preserved for us.
-            // CAST: It was made from an `unsigned long`.
-            let folio = unsafe { bindings::pfn_folio(pfn as c_ulong) };
-            // SAFETY: As above.
-            drop(NonNull::new(folio).map(|folio| unsafe { PreservedFolio::from_raw(folio) }));
-            batch = batch.wrapping_add(1);
-            if batch % BATCH == 0 {
-                // What has begun has to be finished, killed or not.
-                let _ = resched_or_killed();
+        const LEN: usize = 32;
+        let mut folios = [core::ptr::null_mut(); LEN];
+        let mut rest = self.records.iter().filter_map(|record| self.folio(record));
+        loop {
+            let mut nr = 0u32;
+            for (slot, folio) in folios.iter_mut().zip(&mut rest) {
+                *slot = folio.as_ptr();
+                nr = nr.saturating_add(1);
             }
+            if nr == 0 {
+                break;
+            }
+            // SAFETY: By the type invariant, the folios are preserved and pinned for us, and nobody
+            // looks at them any more. There are so many pointers.
+            unsafe {
+                bindings::kho_unpreserve_folios(folios.as_mut_ptr(), nr);
+                bindings::unpin_folios(folios.as_mut_ptr(), nr as c_ulong);
+            }
+            // What has begun has to be finished, killed or not.
+            let _ = resched_or_killed();
         }
     }
 }
