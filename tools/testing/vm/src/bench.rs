@@ -5,9 +5,9 @@
 
 mod catalogue;
 mod plot;
+mod table;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::fs;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Memory of the machines: enough for 1.5 GiB of files, and for as many pages in between.
 const MEM: &str = "4G";
+
+/// Where the results of a whole run go.
+const DOCUMENTATION: &str = "Documentation/core-api/liveupdate-performance";
 
 /// What one implementation took, one value a round.
 type Values = BTreeMap<&'static str, Vec<u64>>;
@@ -201,41 +204,6 @@ fn row(run: &Run, figure: &Figure, measured: &Measured) -> Option<Row> {
     })
 }
 
-fn shown(value: u64, unit: &str) -> String {
-    match unit {
-        "us" => format!("{:.3} s", value as f64 / 1e6),
-        _ => format!("{:.2} MiB", value as f64 / 1024.0),
-    }
-}
-
-fn spread(values: &[u64], unit: &str) -> String {
-    let most = values.iter().copied().max().unwrap_or_default();
-    format!("{} - {}", shown(minimum(values), unit), shown(most, unit))
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut text = format!(
-        "{:<58} {:>12} {:>12} {:>7} {:>7}  {:<24} {}\n",
-        "figure (medians)", "C", "ours", "ratio", "target", "spread of C", "spread of ours"
-    );
-    for row in rows {
-        let target = row
-            .target
-            .map_or(String::new(), |target| format!("{target}"));
-        let _ = writeln!(
-            text,
-            "{:<58} {:>12} {:>12} {:>7.3} {target:>7}  {:<24} {}",
-            row.title,
-            shown(row.c_median, row.unit),
-            shown(row.ours_median, row.unit),
-            row.ratio,
-            spread(&row.c, row.unit),
-            spread(&row.ours, row.unit)
-        );
-    }
-    text
-}
-
 /// What the figures depend on besides the kernels.
 fn machine(ctx: &Ctx) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -261,17 +229,24 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
         .filter_map(|(run, figure)| row(run, figure, &measured))
         .collect();
     let machine = machine(ctx);
-    println!("\n{machine}; {rounds} rounds\n\n{}", table(&rows));
+    println!("\n{machine}; {rounds} rounds\n\n{}", table::plain(&rows));
     for failure in &measured.failures {
         println!("does not count: {failure}");
     }
-    let dir = ctx.build.join("bench");
+    // Only what was measured as a whole is worth to be read by others.
+    let dir = if !quick && only.is_none() && measured.failures.is_empty() {
+        ctx.top.join(DOCUMENTATION)
+    } else {
+        ctx.build.join("bench")
+    };
     fs::create_dir_all(&dir)?;
     let json = serde_json::json!({ "machine": machine, "rounds": rounds, "rows": rows });
     let file = dir.join("bench.json");
     fs::write(&file, serde_json::to_vec_pretty(&json)?).context("write the results")?;
+    let caption = format!("{machine}; medians of {rounds}");
+    fs::write(dir.join("table.rst"), table::rst(&caption, &rows)).context("write the table")?;
     plot::all(&dir, &machine, &measured)?;
-    println!("JSON and plots are in {}", ctx.shown(&dir));
+    println!("JSON, table and plots are in {}", ctx.shown(&dir));
     Ok(measured.failures.is_empty())
 }
 

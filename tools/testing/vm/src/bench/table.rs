@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The figures as tables.
+
+use std::fmt::Write;
+
+use super::catalogue::PHASES;
+use super::{minimum, Row};
+
+fn shown(value: u64, unit: &str) -> String {
+    match unit {
+        "us" => format!("{:.3} s", value as f64 / 1e6),
+        _ => format!("{:.2} MiB", value as f64 / 1024.0),
+    }
+}
+
+fn spread(values: &[u64], unit: &str) -> String {
+    let most = values.iter().copied().max().unwrap_or_default();
+    format!("{} - {}", shown(minimum(values), unit), shown(most, unit))
+}
+
+/// For the terminal.
+pub fn plain(rows: &[Row]) -> String {
+    let mut text = format!(
+        "{:<58} {:>12} {:>12} {:>7} {:>7}  {:<24} {}\n",
+        "figure (medians)", "C", "ours", "ratio", "target", "spread of C", "spread of ours"
+    );
+    for row in rows {
+        let target = row
+            .target
+            .map_or(String::new(), |target| format!("{target}"));
+        let _ = writeln!(
+            text,
+            "{:<58} {:>12} {:>12} {:>7.3} {target:>7}  {:<24} {}",
+            row.title,
+            shown(row.c_median, row.unit),
+            shown(row.ours_median, row.unit),
+            row.ratio,
+            spread(&row.c, row.unit),
+            spread(&row.ours, row.unit)
+        );
+    }
+    text
+}
+
+/// For the documentation: as the other, but with the phases of the smallest blackout only.
+pub fn rst(caption: &str, rows: &[Row]) -> String {
+    let mut text = format!(
+        ".. SPDX-License-Identifier: GPL-2.0\n\n.. Written by `make bench`.\n\n\
+         .. list-table:: {caption}\n   :header-rows: 1\n   :widths: 36 10 10 8 8 14 14\n\n"
+    );
+    let header = [
+        "Figure",
+        "C",
+        "Ours",
+        "Ratio",
+        "Goal",
+        "Spread of C",
+        "Spread of ours",
+    ];
+    cells(&mut text, &header.map(str::to_owned));
+    for row in rows {
+        if PHASES.contains(&row.figure) && !row.title.starts_with("small state") {
+            continue;
+        }
+        let target = row.target.map(|target| target.to_string());
+        cells(
+            &mut text,
+            &[
+                row.title.clone(),
+                shown(row.c_median, row.unit),
+                shown(row.ours_median, row.unit),
+                format!("{:.3}", row.ratio),
+                target.unwrap_or_default(),
+                spread(&row.c, row.unit),
+                spread(&row.ours, row.unit),
+            ],
+        );
+    }
+    text
+}
+
+fn cells(text: &mut String, cells: &[String]) {
+    for (number, cell) in cells.iter().enumerate() {
+        let start = if number == 0 { "   * -" } else { "     -" };
+        let _ = writeln!(text, "{}", format!("{start} {cell}").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_tables_have_the_row() {
+        let row = Row {
+            figure: "preserve",
+            title: "1k files: preserve".to_owned(),
+            unit: "us",
+            c: vec![1_000_000, 3_000_000],
+            ours: vec![500_000],
+            c_median: 3_000_000,
+            ours_median: 500_000,
+            ratio: 0.1667,
+            ratio_of_minima: 0.5,
+            target: Some(0.1),
+        };
+        let text = plain(std::slice::from_ref(&row));
+        assert!(text.contains("1.000 s - 3.000 s"));
+        let text = rst("a machine", &[row]);
+        assert!(text.contains(
+            "   * - 1k files: preserve\n     - 3.000 s\n     - 0.500 s\n     - 0.167\n     - 0.1\n"
+        ));
+    }
+}
