@@ -26,6 +26,13 @@ PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 DEBIAN_SUITE=forky
 DEBIAN_PACKAGES=(dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
 	systemd systemd-sysv systemd-tests)
+# Takes the kernel that linux-image-amd64 stands for out of its package. It is not installed.
+# shellcheck disable=SC2016 # mmdebstrap's shell is to expand that
+GET_KERNEL='set -eu
+	mkdir "$1/kernel"; cd "$1/kernel"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+	version=$(apt-cache depends linux-image-amd64 | sed -n "s/^ *Depends: linux-image-\([0-9]\)/\1/p")
+	apt-get -o APT::Sandbox::User=root download "linux-binary-$version"
+	dpkg-deb --fsys-tarfile linux-binary-*.deb | tar -xO --wildcards "./*/vmlinuz" >vmlinuz'
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 SUITE_KEY=/usr/share/keyrings/debian-archive-$SUITE-stable.gpg
 
@@ -129,7 +136,7 @@ find_site() {
 # Sets opts: what mmdebstrap is always told.
 bootstrap_options() {
 	local proxy P
-	opts=(--variant=apt --components=main --keyring="$KEYRING"
+	opts=(--components=main --keyring="$KEYRING"
 		--aptopt='Acquire::Check-Valid-Until "false"')
 	proxy=$(apt-config shell P Acquire::http::Proxy 2>/dev/null)
 	if [ -n "$proxy" ]; then
@@ -138,38 +145,51 @@ bootstrap_options() {
 	fi
 }
 
-# The userland of the tests under systemd, as an archive: it is only used in virtual machines.
-create_debian() {
-	local site tmp started=$SECONDS mode=unshare
+# make_debian NAME FILE OPTIONS...: makes FILE in the cache from Debian's newer suite. It is made
+# by mmdebstrap in $tmp.
+make_debian() {
+	local name=$1 file=$2 site mode=unshare
 	local -a opts
+	shift 2
+
+	have mmdebstrap || install_packages mmdebstrap
+	[ -r "$SUITE_KEY" ] || install_packages debian-archive-keyring
+	find_site
+	bootstrap_options
+	[ "$(id -u)" = 0 ] && mode=root
+	logged "$name" mmdebstrap --mode=$mode "${opts[@]}" "$@" "deb $site $DEBIAN_SUITE main"
+	mkdir -p "$CACHE/$DEBIAN"
+	mv "$tmp/$file" "$CACHE/$DEBIAN/$file" || die "$file cannot be moved to $CACHE/$DEBIAN."
+}
+
+# The userland of the tests under systemd, as an archive: it is only used in virtual machines.
+# And the kernel that belongs to it, which is only examined.
+create_debian() {
+	local tmp started=$SECONDS
 
 	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
-	[ -e "$CACHE/$DEBIAN/root.tar" ] && return 0
+	[ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ] && return 0
 	exec 8>"$CACHE/.debian.lock"
 	flock 8
+	tmp=$(mktemp -d "$CACHE/.debian-XXXXXX") || die "The cache directory $CACHE cannot be written."
+	chmod 755 "$tmp"
+	trap 'rm -rf "$tmp"' EXIT
 	if [ ! -e "$CACHE/$DEBIAN/root.tar" ]; then
-		have mmdebstrap || install_packages mmdebstrap
-		[ -r "$SUITE_KEY" ] || install_packages debian-archive-keyring
-		find_site
 		step "making a Debian $DEBIAN_SUITE with systemd (one or two minutes)"
-		bootstrap_options
-		opts+=(--aptopt='APT::Install-Recommends "false"'
-			--dpkgopt='path-exclude=/usr/share/man/*'
-			--dpkgopt='path-exclude=/usr/share/locale/*'
-			--dpkgopt='path-exclude=/usr/share/doc/*'
-			--include="$(IFS=,; echo "${DEBIAN_PACKAGES[*]}")")
-		tmp=$(mktemp -d "$CACHE/.debian-XXXXXX") || die "The cache directory $CACHE cannot be written."
-		chmod 755 "$tmp"
-		[ "$(id -u)" = 0 ] && mode=root
-		trap 'rm -rf "$tmp"' EXIT
-		logged debian mmdebstrap --mode=$mode "${opts[@]}" "$DEBIAN_SUITE" "$tmp/root.tar" \
-			"deb $site $DEBIAN_SUITE main"
-		mkdir -p "$CACHE/$DEBIAN"
-		mv "$tmp/root.tar" "$CACHE/$DEBIAN/root.tar" || die "The archive cannot be moved to $CACHE/$DEBIAN."
-		rm -rf "$tmp"
-		trap - EXIT
-		step "made Debian $DEBIAN_SUITE in $((SECONDS - started)) s"
+		make_debian debian root.tar --variant=apt \
+			--aptopt='APT::Install-Recommends "false"' \
+			--dpkgopt='path-exclude=/usr/share/man/*' \
+			--dpkgopt='path-exclude=/usr/share/locale/*' \
+			--dpkgopt='path-exclude=/usr/share/doc/*' \
+			--include="$(IFS=,; echo "${DEBIAN_PACKAGES[*]}")" "$DEBIAN_SUITE" "$tmp/root.tar"
 	fi
+	if [ ! -e "$CACHE/$DEBIAN/vmlinuz" ]; then
+		make_debian debian-kernel vmlinuz --variant=custom --customize-hook="$GET_KERNEL" \
+			--customize-hook="copy-out /kernel/vmlinuz $tmp" "$DEBIAN_SUITE" /dev/null
+	fi
+	rm -rf "$tmp"
+	trap - EXIT
+	step "made Debian $DEBIAN_SUITE in $((SECONDS - started)) s"
 	exec 8>&-
 }
 
@@ -210,11 +230,11 @@ create() {
 	bootstrap_options
 	opts+=(--include="$(IFS=,; echo "${PACKAGES[*]}")")
 	if [ "$(id -u)" = 0 ]; then
-		logged sandbox mmdebstrap --mode=root "${opts[@]}" "$SUITE" "$tmp/root" \
+		logged sandbox mmdebstrap --mode=root --variant=apt "${opts[@]}" "$SUITE" "$tmp/root" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
 	else
 		# As a user: files belong to the user, device nodes stay out.
-		logged sandbox mmdebstrap --mode=unshare "${opts[@]}" "$SUITE" "$tmp/root.tar" \
+		logged sandbox mmdebstrap --mode=unshare --variant=apt "${opts[@]}" "$SUITE" "$tmp/root.tar" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
 		mkdir "$tmp/root"
 		logged sandbox-unpack tar -xf "$tmp/root.tar" -C "$tmp/root" \

@@ -134,6 +134,9 @@ fn strings_are_likely_at_most() {
         verdict(&packed(&elf(b"\0xkho-v4\0luo-v5\0memfd-v2\0", None))),
         Verdict::No
     );
+    // Without CONFIG_LIVEUPDATE, with CONFIG_KEXEC_HANDOVER and without.
+    let text = b"\0kho-v4\0";
+    assert_eq!(verdict(&packed(&elf(text, None))), Verdict::No);
     assert_eq!(verdict(&packed(&elf(b"nothing", None))), Verdict::No);
     let kernel = elf(b"\0kho-v4\0luo-v5\0memfd-v2\0", None);
     assert_eq!(

@@ -20,7 +20,10 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{symlink, FileExt},
+        unix::{
+            fs::{symlink, FileExt},
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
     process::{self, Child, Command},
@@ -32,6 +35,9 @@ use std::{
 const DATA: u64 = 1;
 /// What it wrote about them when it ended.
 const META: u64 = 2;
+
+/// How long it may take to start. It looks at all items that are there.
+const START: Duration = Duration::from_secs(60);
 
 struct Cache {
     dir: PathBuf,
@@ -72,6 +78,18 @@ impl Cache {
             .args(&self.arguments)
             .spawn()?;
         self.server = Some(server);
+        self.wait_until_it_listens(&socket)
+    }
+
+    /// A memcached that is told to end before it can is killed by that, and loses everything.
+    fn wait_until_it_listens(&mut self, socket: &Path) -> io::Result<()> {
+        let start = Instant::now();
+        while UnixStream::connect(socket).is_err() {
+            if self.has_ended()? || start.elapsed() > START {
+                return Err(io::Error::other("memcached does not listen"));
+            }
+            sleep(Duration::from_millis(10));
+        }
         Ok(())
     }
 

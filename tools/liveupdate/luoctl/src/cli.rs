@@ -145,6 +145,11 @@ pub enum Command {
     List,
     /// Start the loaded kernel in a live update.
     Kexec(KexecOptions),
+    /// Let clients preserve their files, if systemd is about to start the loaded kernel.
+    ///
+    /// Does nothing else. luod-handover.service calls it when the machine is shut down. What a
+    /// client that refuses, fails or is late has is lost: it is too late to wait for it.
+    Handover,
     /// Abort the update that is under way.
     Abort,
     /// End a session that a client has claimed.

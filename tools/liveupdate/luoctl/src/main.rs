@@ -20,6 +20,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Status => talk::status(cli),
         Command::List => talk::list(cli),
         Command::Kexec(options) => update::kexec(cli, options),
+        Command::Handover => update::handover(cli),
         Command::Abort => talk::simple(cli, luod_protocol::Request::Abort),
         Command::Finish { session, yes } => {
             cli::confirm(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `luoctl kexec`.
+//! `luoctl kexec` and `luoctl handover`.
 
 use crate::{
     cli::{self, Cli, Exit, Failure, KexecOptions},
@@ -9,7 +9,7 @@ use crate::{
 use indicatif::{ProgressBar, ProgressStyle};
 use luo_check::{worst, Verdict};
 use luod_protocol::{
-    Direction, Event, Outcome, Phase, Request, SessionInfo, SessionName, SessionState,
+    Direction, ErrorCode, Event, Outcome, Phase, Request, SessionInfo, SessionName, SessionState,
 };
 use std::{
     collections::BTreeMap,
@@ -214,17 +214,42 @@ fn prepare(cli: &Cli, options: &KexecOptions) -> Result<(), Failure> {
 /// `luoctl kexec`.
 pub fn kexec(cli: &Cli, options: &KexecOptions) -> Result<Exit, Failure> {
     prepare(cli, options)?;
-    let mut luod = talk::connect(cli)?;
     let request = Request::Update {
         timeout_ms: options.timeout.map(|seconds| seconds.saturating_mul(1000)),
         dry_run: options.dry_run,
         force: options.force,
     };
+    follow(cli, &request).map(|(exit, _)| exit)
+}
+
+/// `luoctl handover`.
+pub fn handover(cli: &Cli) -> Result<Exit, Failure> {
+    let (exit, view) = follow(cli, &Request::Handover)?;
+    let seen = view.sessions.values().map(|seen| &seen.info);
+    let mut lost = seen
+        .filter(|info| info.state == SessionState::Dropped)
+        .peekable();
+    let exit = lost.peek().map_or(exit, |_| Exit::Failed);
+    for info in lost {
+        let name = info.session.as_str();
+        let why = info
+            .error
+            .as_deref()
+            .unwrap_or("the update goes on without");
+        output::warn(&format!("session {name} is lost: {why}"));
+    }
+    Ok(exit)
+}
+
+/// Asks for an update, and shows it to its end.
+fn follow(cli: &Cli, request: &Request) -> Result<(Exit, View), Failure> {
+    let mut luod = talk::connect(cli)?;
     let lost = |error: io::Error| {
         let message = format!("{error}; if luod has ended, so has the update: see luoctl status");
         Failure::new(Exit::NoLuod, message)
     };
-    luod.send(&request, Some(1)).map_err(lost)?;
+    luod.send(request, Some(1)).map_err(lost)?;
+    let handover = matches!(request, Request::Handover);
     let mut view = View::new(cli);
     loop {
         let message = match luod.receive(Some(TICK)) {
@@ -237,7 +262,7 @@ pub fn kexec(cli: &Cli, options: &KexecOptions) -> Result<Exit, Failure> {
                 view.end();
                 // The kernel goes down, and luod with it.
                 return if view.phase == Some(Phase::Jump) {
-                    Ok(Exit::Good)
+                    Ok((Exit::Good, view))
                 } else {
                     Err(lost(error))
                 };
@@ -247,11 +272,22 @@ pub fn kexec(cli: &Cli, options: &KexecOptions) -> Result<Exit, Failure> {
             let _ = output::json(&message.body);
         }
         match message.body {
+            Event::Error {
+                code: ErrorCode::NoKexec,
+                ..
+            } if handover => return Ok((Exit::Good, view)),
             event @ Event::Error { .. } => {
                 view.end();
                 return Err(talk::refused(&event));
             }
-            Event::Phase { phase, update } => view.phase(update, phase),
+            Event::Phase { phase, update } => {
+                view.phase(update, phase);
+                if handover && phase == Phase::Jump {
+                    // systemd does the rest, and waits for us.
+                    view.end();
+                    return Ok((Exit::Good, view));
+                }
+            }
             Event::Change { info } => view.change(info),
             Event::Result(report) => {
                 view.end();
@@ -260,10 +296,11 @@ pub fn kexec(cli: &Cli, options: &KexecOptions) -> Result<Exit, Failure> {
                         let _ = output::line(&line);
                     }
                 }
-                return Ok(match report.outcome {
+                let exit = match report.outcome {
                     Outcome::Aborted => Exit::Aborted,
                     Outcome::DryRun | Outcome::Updated | Outcome::Running => Exit::Good,
-                });
+                };
+                return Ok((exit, view));
             }
             _ => {}
         }

@@ -64,6 +64,8 @@ pub struct State {
     pub kexec_error: Option<i32>,
     /// Whether somebody else starts the next kernel, as systemd does.
     pub by_manager: bool,
+    /// Whether somebody else is about to start the next kernel.
+    pub kexec_under_way: bool,
     /// How often the next kernel was started.
     pub kexecs: u32,
     /// How often somebody has waited before luod served.
@@ -99,6 +101,7 @@ impl Default for FakeWorld {
                 objection: None,
                 kexec_error: None,
                 by_manager: false,
+                kexec_under_way: false,
                 kexecs: 0,
                 sleeps: 0,
                 store: None,
@@ -149,6 +152,7 @@ impl FakeWorld {
         let mut state = self.state();
         state.boot = now;
         state.boots += 1;
+        state.kexec_under_way = false;
         state.remembered = None;
         // A service manager retrieves what it kept, under the names that it had.
         let Some(store) = &mut state.store else {
@@ -234,6 +238,17 @@ impl World for FakeWorld {
             self.boot();
         }
         Ok(())
+    }
+
+    fn kexec_under_way(&self) -> io::Result<bool> {
+        Ok(self.state().kexec_under_way)
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        match self.state().store {
+            Some(_) => Ok(()),
+            None => Err(io::Error::other("there is no service manager")),
+        }
     }
 
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {

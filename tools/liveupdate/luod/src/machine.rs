@@ -328,6 +328,7 @@ impl<W: World> Machine<W> {
                 dry_run,
                 force,
             } => self.start_update(conn, timeout_ms, dry_run, force),
+            Request::Handover => self.handover(conn),
             Request::Abort => self.operator_aborts(),
             Request::Finish { session } => self.operator_finishes(&session),
             Request::Discard { session } => self.operator_discards(&session),
@@ -466,6 +467,7 @@ fn session_of(request: &Request) -> Option<&SessionName> {
         | Request::Status
         | Request::List
         | Request::Update { .. }
+        | Request::Handover
         | Request::Abort
         | Request::Report
         | Request::Watch => None,

@@ -51,6 +51,21 @@ pub struct Registry {
     /// along, for nobody.
     #[serde(default)]
     pub dropped: Vec<SessionName>,
+    /// What was given up by this update.
+    #[serde(default)]
+    pub lost: Vec<Lost>,
+}
+
+/// A session whose data did not come along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Its name.
+    pub name: SessionName,
+    /// How the client called itself.
+    #[serde(default)]
+    pub client: Option<String>,
+    /// Why.
+    pub error: String,
 }
 
 /// A session in the registry.

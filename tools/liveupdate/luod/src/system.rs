@@ -49,11 +49,6 @@ fn now() -> Stamp {
     }
 }
 
-/// Whether process 1 is systemd.
-fn is_systemd() -> bool {
-    Path::new("/run/systemd/system").is_dir()
-}
-
 impl System {
     /// The machine, with its real device. `state` is a file that goes with the kernel.
     pub fn new(kexec: Kexec, manager: Option<Manager>, state: PathBuf) -> Self {
@@ -81,29 +76,24 @@ impl System {
             tracing::error!("cannot tell the service manager {what:?}: {error}");
         }
     }
+}
 
-    /// Lets systemd shut everything down and start the next kernel.
-    fn systemctl(&self) -> io::Result<()> {
-        let Some(manager) = &self.manager else {
-            return Err(io::Error::other(
-                "systemctl kexec would end all sessions: luod has to run as a service with \
-                 Type=notify and a file descriptor store",
-            ));
-        };
-        manager.barrier()?;
-        let output = Command::new("systemctl")
-            .args(["kexec", "--no-block"])
-            .stdin(Stdio::null())
-            .output()?;
-        if output.status.success() {
-            return Ok(());
-        }
+/// Whether process 1 is systemd.
+fn is_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Asks something of systemd, for what `systemctl` prints.
+fn systemctl(args: &[&str]) -> io::Result<String> {
+    let mut command = Command::new("systemctl");
+    let output = command.args(args).stdin(Stdio::null()).output()?;
+    if !output.status.success() {
         let error = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!(
-            "systemctl kexec failed: {}",
-            error.trim()
-        )))
+        let what = args.join(" ");
+        let error = format!("systemctl {what} failed: {}", error.trim());
+        return Err(io::Error::other(error));
     }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 impl World for System {
@@ -162,11 +152,32 @@ impl World for System {
             Kexec::Systemctl => true,
         };
         if by_systemctl {
-            return self.systemctl();
+            // It shuts everything down first.
+            self.settle()?;
+            return systemctl(&["kexec", "--no-block"]).map(drop);
         }
         rustix::fs::sync();
         rustix::system::reboot(RebootCommand::Kexec)?;
         Err(io::Error::other("the kernel did not do it"))
+    }
+
+    fn kexec_under_way(&self) -> io::Result<bool> {
+        if !is_systemd() {
+            return Ok(false);
+        }
+        // The number of the job by which it is started, if there is one.
+        let job = systemctl(&["show", "--property=Job", "--value", "kexec.target"])?;
+        Ok(!matches!(job.trim(), "" | "0"))
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        let Some(manager) = &self.manager else {
+            return Err(io::Error::other(
+                "systemctl kexec would end all sessions: luod has to run as a service with \
+                 Type=notify and a file descriptor store",
+            ));
+        };
+        manager.barrier()
     }
 
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {

@@ -46,6 +46,20 @@ pub trait World {
     /// Why the next kernel is not started.
     fn kexec(&mut self) -> io::Result<()>;
 
+    /// Whether the service manager is on its way to the next kernel.
+    ///
+    /// # Errors
+    ///
+    /// If it does not tell.
+    fn kexec_under_way(&self) -> io::Result<bool>;
+
+    /// Waits until the service manager has everything that it was given by [`Self::keep`].
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or if it does not read what it is sent.
+    fn settle(&self) -> io::Result<()>;
+
     /// Gives a descriptor to the service manager to keep, if there is one.
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>);
 

@@ -160,6 +160,10 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// Operator: lets clients preserve everything, if the service manager is about to start the
+    /// next kernel by itself. That cannot be taken back: what a client that refuses, fails or is
+    /// late has is lost, as in an update with `force`.
+    Handover,
     /// Operator: aborts the update that is under way.
     Abort,
     /// Operator: ends a session that a client has claimed.
@@ -194,6 +198,7 @@ impl Request {
             Self::Status => "STATUS",
             Self::List => "LIST",
             Self::Update { .. } => "UPDATE",
+            Self::Handover => "HANDOVER",
             Self::Abort => "ABORT",
             Self::Finish { .. } => "FINISH",
             Self::Discard { .. } => "DISCARD",
@@ -209,6 +214,7 @@ impl Request {
             Self::Status
                 | Self::List
                 | Self::Update { .. }
+                | Self::Handover
                 | Self::Abort
                 | Self::Finish { .. }
                 | Self::Discard { .. }
@@ -365,6 +371,8 @@ pub enum ErrorCode {
     UpdateRunning,
     /// No update is under way.
     NoUpdate,
+    /// The service manager is not about to start another kernel.
+    NoKexec,
     /// No kernel is loaded that could be started.
     NotLoaded,
     /// Sessions of the last update are not finished.
@@ -397,6 +405,7 @@ impl ErrorCode {
             Self::WrongState => "wrong-state",
             Self::UpdateRunning => "update-running",
             Self::NoUpdate => "no-update",
+            Self::NoKexec => "no-kexec",
             Self::NotLoaded => "not-loaded",
             Self::Unfinished => "unfinished",
             Self::DeviceBusy => "device-busy",

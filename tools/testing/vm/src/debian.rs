@@ -22,8 +22,8 @@ use crate::report::Report;
 use crate::step::Step;
 use crate::vm::{Vm, DISK};
 
-/// Three boots of systemd on a slow machine.
-pub const TIMEOUT: Duration = Duration::from_secs(900);
+/// Five boots of systemd on a slow machine.
+pub const TIMEOUT: Duration = Duration::from_secs(1500);
 
 /// Where the userland has its libraries, and their loader.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -61,7 +61,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if !path.is_dir() || path.ends_with(OURS) {
+        let is_ours = path.ends_with(OURS) || path.extension().is_some_and(|end| end == "d");
+        if !path.is_dir() || is_ours {
             all.push(Path::new(".").join(path.strip_prefix(top)?));
         }
         if path.is_dir() {
@@ -89,10 +90,15 @@ fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
     Ok(tools)
 }
 
+/// Where `sandbox.sh` has put the userland, and the kernel that belongs to it.
+fn home() -> Result<PathBuf> {
+    let debian = std::env::var_os("LUO_DEBIAN").map(PathBuf::from);
+    debian.context("LUO_DEBIAN is not set: start luo-vm through `make`")
+}
+
 /// Makes the disk: the userland, our files and programs, and the kernel that is started by kexec.
 pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
-    let debian = std::env::var_os("LUO_DEBIAN").map(PathBuf::from);
-    let debian = debian.context("LUO_DEBIAN is not set: start luo-vm through `make`")?;
+    let debian = home()?;
     let archive = debian.join("root.tar");
     if !archive.exists() {
         bail!(
@@ -160,11 +166,12 @@ pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
 pub fn params(target: &str) -> String {
     format!(
         "root=/dev/vda rw systemd.unit={target} systemd.show_status=no \
-         systemd.log_target=kmsg systemd.minimum_uptime_sec=0 systemd.mask=memcached.service"
+         systemd.log_target=kmsg systemd.minimum_uptime_sec=0 systemd.mask=memcached.service \
+         systemd.mask=getty.target systemd.mask=e2scrub_reap.service"
     )
 }
 
-/// Two updates in a row, by `systemctl kexec`.
+/// Four updates in a row: two by `systemctl kexec`, two by `luoctl kexec`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = kernel::build(ctx, Flavour::Debian)?;
     let disk = disk(ctx, &kernel)?;
@@ -178,5 +185,29 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     };
     let run = groups::boot(ctx, &vm)?;
     report.guest_run(ctx, "", &run, &["debian"]);
+    checks(ctx, report, &kernel)
+}
+
+/// What `luoctl check` says of a kernel that was really built without LUO, and of ours.
+fn checks(ctx: &Ctx, report: &mut Report, ours: &Kernel) -> Result<()> {
+    let luoctl = programs::luoctl()?;
+    let debian = home()?.join("vmlinuz");
+    if !debian.exists() {
+        bail!("{} could not be made.", ctx.shown(&debian));
+    }
+    // What this machine hands over is not known: hence ours is not more than likely.
+    for (name, image, code, says) in [
+        ("Debian's own kernel", &debian, 4, "there is no luo-v"),
+        ("ours", &ours.image, 6, "has all formats"),
+    ] {
+        let mut luoctl = Command::new(&luoctl);
+        luoctl.arg("check").arg(image);
+        luoctl.args(["--cmdline", "kho=on liveupdate=on"]);
+        let output = luoctl.output().context("luoctl")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let good = output.status.code() == Some(code) && said.contains(says);
+        let against = (!good).then(|| format!("{}\n{said}", output.status));
+        report.check(&format!("luoctl check: {name}"), against);
+    }
     Ok(())
 }

@@ -88,6 +88,11 @@ fn release() -> Result<PathBuf> {
     Ok(PathBuf::from(target).join(TARGET).join("release"))
 }
 
+/// Where [`luod`] and [`debian`] put luoctl.
+pub fn luoctl() -> Result<PathBuf> {
+    Ok(release()?.join("luoctl"))
+}
+
 /// luod, luoctl and clients in Rust and in C, linked statically, and what they are called in an
 /// image.
 pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {

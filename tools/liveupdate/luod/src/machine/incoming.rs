@@ -5,7 +5,7 @@
 use super::{give, micros, view::Bridge, Answer, ConnId, Machine, Refusal};
 use crate::{
     config::Config,
-    registry::{self, Registry},
+    registry::{self, Lost, Registry},
     world::World,
 };
 use liveupdate::{errno, IncomingSession, Token};
@@ -83,6 +83,8 @@ pub(super) struct Arrival {
     from: String,
     bridge: Bridge,
     marks: Vec<Mark>,
+    /// What did not come along.
+    lost: Vec<Lost>,
 }
 
 /// Tells what a failure to retrieve a session means.
@@ -235,6 +237,9 @@ impl<W: World> Machine<W> {
                 tracing::warn!(session = %name, "discarded: it was left out of a forced update");
             }
         }
+        for lost in &registry.lost {
+            tracing::error!(session = %lost.name, lost.client, "was not preserved: {}", lost.error);
+        }
         let mut marks = registry.marks;
         let khz = registry.tsc_khz;
         let uptime = self.world.uptime_us();
@@ -270,6 +275,7 @@ impl<W: World> Machine<W> {
             from: registry.kernel,
             bridge: Bridge { tsc_khz: khz },
             marks,
+            lost: registry.lost,
         });
     }
 
@@ -549,6 +555,15 @@ impl<W: World> Machine<W> {
         let between = |from, to| arrival.bridge.micros(find(from)?, find(to)?);
         let jump = find(MarkName::Jump).zip(find(MarkName::Serving));
         let sessions = self.incoming.iter();
+        let lost = arrival.lost.iter().map(|lost| SessionReport {
+            session: lost.name.clone(),
+            client: lost.client.clone(),
+            state: SessionState::Dropped,
+            preserve_us: None,
+            restore_us: None,
+            blackout_us: None,
+            error: Some(lost.error.clone()),
+        });
         Some(Report {
             update: arrival.update,
             outcome: Outcome::Updated,
@@ -566,6 +581,7 @@ impl<W: World> Machine<W> {
                     blackout_us: session.blackout_us,
                     error: session.error.clone(),
                 })
+                .chain(lost)
                 .collect(),
             jump_us: between(MarkName::Jump, MarkName::Serving),
             blackout_us: between(MarkName::Ready, MarkName::Finished),

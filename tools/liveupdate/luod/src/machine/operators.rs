@@ -8,10 +8,16 @@ use luod_protocol::{ErrorCode, Event};
 
 impl<W: World> Machine<W> {
     pub(super) fn operator_aborts(&mut self) -> Result<Answer, Refusal> {
-        if self.update.is_none() {
+        let Some(update) = &self.update else {
             return Err(Refusal::new(
                 ErrorCode::NoUpdate,
                 "no update is under way that could be aborted",
+            ));
+        };
+        if update.is_handover() {
+            return Err(Refusal::new(
+                ErrorCode::WrongState,
+                "it is too late: the service manager is on its way to the next kernel",
             ));
         }
         self.abort("the operator has aborted it");

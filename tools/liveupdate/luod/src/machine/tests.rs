@@ -4,6 +4,7 @@
 
 mod after;
 mod before;
+mod handover;
 mod random;
 
 use super::*;

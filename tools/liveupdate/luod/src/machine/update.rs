@@ -2,9 +2,11 @@
 
 //! An update, until the next kernel starts.
 
+mod handover;
+
 use super::{give, Answer, ConnId, Machine, Output, Part, Refusal};
 use crate::{
-    registry::{self, Entry, Registry},
+    registry::{self, Entry, Lost, Registry},
     world::World,
 };
 use liveupdate::{errno, Device, OutgoingSession};
@@ -30,11 +32,13 @@ enum Step {
 }
 
 /// An update that is under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Update {
     pub(super) requester: Option<ConnId>,
     pub(super) dry_run: bool,
     force: bool,
+    /// Whether the service manager starts the next kernel, come what may.
+    handover: bool,
     timeout_ms: Option<u64>,
     step: Step,
     marks: Vec<Mark>,
@@ -42,6 +46,14 @@ pub(super) struct Update {
     internal: Option<OutgoingSession>,
     /// Until when it is tried to make sessions.
     device_until: u64,
+    /// What goes on without.
+    lost: Vec<Lost>,
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self::Preserving { retry: None }
+    }
 }
 
 impl Update {
@@ -101,32 +113,38 @@ impl<W: World> Machine<W> {
                 "no kernel is loaded; load one with luoctl load",
             ));
         }
-        self.number += 1;
-        let now = self.world.now();
-        let device_timeout = self.config.device_timeout.as_micros() as u64;
-        self.update = Some(Update {
+        self.begin(Update {
             requester: Some(conn),
             dry_run,
             force,
             timeout_ms,
-            step: Step::Preserving {
-                retry: Some(now.monotonic_us),
-            },
-            marks: Vec::new(),
-            internal: None,
-            device_until: now.monotonic_us.saturating_add(device_timeout),
+            ..Update::default()
         });
-        self.mark(MarkName::Requested);
+        Ok(Answer::Done)
+    }
+
+    fn begin(&mut self, update: Update) {
+        let now = self.world.now();
+        let device_timeout = self.config.device_timeout.as_micros() as u64;
+        self.number += 1;
         tracing::info!(
             update = self.number,
             sessions = self.subscriptions.len(),
-            dry_run,
-            force,
+            dry_run = update.dry_run,
+            force = update.force,
+            handover = update.handover,
             "update"
         );
+        self.update = Some(Update {
+            step: Step::Preserving {
+                retry: Some(now.monotonic_us),
+            },
+            device_until: now.monotonic_us.saturating_add(device_timeout),
+            ..update
+        });
+        self.mark(MarkName::Requested);
         self.late = self.subscriptions.keys().cloned().collect();
         self.phase_changed = true;
-        Ok(Answer::Done)
     }
 
     fn mark(&mut self, name: MarkName) {
@@ -160,7 +178,7 @@ impl<W: World> Machine<W> {
                 self.freeze_if_ready();
             }
             Some(Step::Jump { until: Some(until) }) if *until <= now => {
-                self.abort("nobody has started the next kernel in time");
+                self.jump_is_late();
             }
             _ => {}
         }
@@ -320,12 +338,20 @@ impl<W: World> Machine<W> {
         if !force {
             return self.abort(&format!("session {name}: {why}"));
         }
-        tracing::warn!(session = %name, "goes on without: {why}");
+        let client = subscription.client.clone();
+        tracing::error!(session = %name, client, "is not preserved: {why}");
         let conn = subscription.conn;
         subscription.part = Part::Dropped;
         subscription.since = self.world.now();
         self.world.forget(name.as_str());
         self.cancelled.insert(name.clone());
+        if let Some(update) = &mut self.update {
+            update.lost.push(Lost {
+                name: name.clone(),
+                client,
+                error: why.to_owned(),
+            });
+        }
         if let Some(conn) = conn {
             let event = Event::Cancelled {
                 id: name.clone(),
@@ -351,7 +377,7 @@ impl<W: World> Machine<W> {
             if !self.update.as_ref().is_some_and(|update| update.force) {
                 return self.abort(&format!("the loaded kernel would lose data: {why}"));
             }
-            tracing::warn!(
+            tracing::error!(
                 update = self.number,
                 "goes on, though data will be lost: {why}"
             );
@@ -409,9 +435,16 @@ impl<W: World> Machine<W> {
         });
         let sessions = sessions.collect();
         let dropped = self.cancelled.iter().cloned().collect();
+        let unfinished = self.incoming.iter().filter(|(_, s)| !s.is_done());
+        let unfinished = unfinished.map(|(name, session)| Lost {
+            name: name.clone(),
+            client: session.client.clone(),
+            error: "it was not finished after the update before".to_owned(),
+        });
         let Some(update) = &self.update else {
             return Ok(());
         };
+        let lost = update.lost.iter().cloned().chain(unfinished).collect();
         let registry = Registry {
             version: registry::VERSION,
             boot_id: self.world.boot_id(),
@@ -421,48 +454,11 @@ impl<W: World> Machine<W> {
             marks: update.marks.clone(),
             sessions,
             dropped,
+            lost,
         };
         match &update.internal {
             Some(session) => registry.preserve(session),
             None => Ok(()),
-        }
-    }
-
-    /// Starts the next kernel, after everybody was told.
-    pub fn jump(&mut self) {
-        if !matches!(
-            self.update,
-            Some(Update {
-                step: Step::Jump { until: None },
-                ..
-            })
-        ) {
-            return;
-        }
-        tracing::info!(update = self.number, "start the next kernel");
-        match self.world.kexec() {
-            Ok(()) => {
-                let timeout = self.config.jump_timeout.as_micros() as u64;
-                let until = self.world.now().monotonic_us.saturating_add(timeout);
-                if let Some(update) = &mut self.update {
-                    update.step = Step::Jump { until: Some(until) };
-                }
-            }
-            Err(error) => self.abort(&format!("cannot start the next kernel: {error}")),
-        }
-    }
-
-    /// luod is about to exit. An update is aborted, unless the service manager does the rest.
-    pub fn stop(&mut self) {
-        let jumps = matches!(
-            self.update,
-            Some(Update {
-                step: Step::Jump { until: Some(_) },
-                ..
-            })
-        );
-        if self.update.is_some() && !jumps {
-            self.abort("luod is being stopped");
         }
     }
 
@@ -475,7 +471,11 @@ impl<W: World> Machine<W> {
 
     /// Ends the update, and takes everything back.
     pub(super) fn abort(&mut self, reason: &str) {
-        tracing::warn!(update = self.number, "aborted: {reason}");
+        if self.update.as_ref().is_some_and(|update| update.handover) {
+            tracing::error!(update = self.number, "nothing is preserved: {reason}");
+        } else {
+            tracing::warn!(update = self.number, "aborted: {reason}");
+        }
         self.end(Outcome::Aborted, reason);
     }
 

@@ -147,6 +147,7 @@ fn requests() -> impl Strategy<Value = Request> {
         name().prop_map(|session| Request::Discard { session }),
         Just(Request::Status),
         Just(Request::List),
+        Just(Request::Handover),
         Just(Request::Abort),
         Just(Request::Report),
         Just(Request::Watch),

@@ -50,6 +50,7 @@ fn who_may_do_what() {
         r#"{"cmd":"STATUS"}"#,
         r#"{"cmd":"LIST"}"#,
         r#"{"cmd":"UPDATE"}"#,
+        r#"{"cmd":"HANDOVER"}"#,
         r#"{"cmd":"ABORT"}"#,
         r#"{"cmd":"FINISH","session":"vm-1"}"#,
         r#"{"cmd":"DISCARD","session":"vm-1"}"#,

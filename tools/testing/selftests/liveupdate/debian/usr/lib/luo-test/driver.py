@@ -19,7 +19,7 @@ import cache
 
 STATE = "/var/lib/luo-test.json"
 KERNEL = "/boot/next"
-UPDATES = 2
+CLIENTS = ["python", "counter", "memcached"]
 KEXEC_FILE_LOAD = 320
 KEXEC_FILE_NO_INITRAMFS = 4
 
@@ -168,6 +168,13 @@ def luod_and_clients(tests):
         good = report and report.get("outcome") == "updated"
         tests.check("luod reports the update", good, json.dumps(report))
         print("#", json.dumps(report), flush=True)
+        said = run("luoctl", "report")[1]
+        for line in said.splitlines():
+            print("#", line, flush=True)
+        bad = [s for s in report["sessions"] if s["session"] not in CLIENTS]
+        expected = BAD if UPDATES[tests.boot - 1] is plain_without_some else {}
+        good = {s["session"]: s.get("error") for s in bad if s["state"] == "dropped"} == expected
+        tests.check("luod reports who was left behind", good, said)
     else:
         said = run("systemd-analyze", "security", "--no-pager", "luod.service")[1]
         print("#", said.strip().splitlines()[-1], flush=True)
@@ -202,32 +209,98 @@ def memcached(tests):
     print(f"# memcached: no answer for {gap.seconds:.3f} s", flush=True)
 
 
-def wait_for_clients():
-    for name in "python", "counter", "memcached":
-        for _ in range(100):
-            operator = Operator()
-            operator.send("LIST")
-            sessions = operator.receive("LIST").get("sessions", [])
-            if any(s["session"] == name and s["state"] == "subscribed" for s in sessions):
-                break
-            time.sleep(0.1)
-
-
-def update(tests, cmdline):
-    """What `luoctl load` and `luoctl kexec` do. True if the next kernel is on its way."""
-    load(cmdline)
+def states():
+    """How far the sessions for the next update are."""
     operator = Operator()
-    operator.send("UPDATE")
-    result = operator.receive("RESULT")
-    if result is not None:
-        tests.check("luod conducts the update", False, json.dumps(result))
-    return result is None
+    operator.send("LIST")
+    sessions = operator.receive("LIST").get("sessions", [])
+    return {s["session"]: s["state"] for s in sessions if s["direction"] == "outgoing"}
 
 
-def update_by_luoctl(tests, cmdline):
+def wait_until(**wanted):
+    """Waits for some sessions, a minute at most; how far all of them are."""
+    for _ in range(600):
+        there = states()
+        if wanted.items() <= there.items():
+            break
+        time.sleep(0.1)
+    return there
+
+
+def everybody(state):
+    return {name: state for name in CLIENTS}
+
+
+def luoctl(tests, *args, status=0, says=()):
+    """What an operator types in, and how it should end."""
+    found, said = run("luoctl", *args)
+    good = found == status and all(text in said for text in says)
+    tests.check(f"luoctl {' '.join(args).split(' --cmdline')[0]}", good, f"{status} expected, not {found}: {said}")
+
+
+def bad_client(tests, how):
+    tests.start(f"luo-bad@{how}.service", f"/run/luo-test-bad-{how}.log")
+    wait_until(**{f"bad-{how}": "subscribed"})
+
+
+def goes_on(tests, why, how):
+    """An update was aborted: the client that was the reason for it is removed."""
+    run("systemctl", "kill", "--signal=KILL", f"luo-bad@{how}.service")
+    there = wait_until(**everybody("subscribed"))
+    good = everybody("subscribed").items() <= there.items()
+    tests.check(f"everybody goes on after {why}", good, str(there))
+    luoctl(tests, "report", says=["aborted"])
+
+
+def operator(tests):
+    """What an operator can do besides updates that work."""
+    luoctl(tests, "check", says=["yes      all together"])
+    luoctl(tests, "status", says=["phase:      idle", "image:      loaded"])
+    luoctl(tests, "list", says=[name + " " for name in CLIENTS] + ["subscribed"])
+    # Nothing happens if it is stopped for another reason than kexec.target.
+    said = run("systemctl", "restart", "luod-handover.service")[1]
+    state = show("luod-handover.service", "ActiveState"), show("luod-handover.service", "Result")
+    tests.check("luod-handover.service restarts", state == ("active", "success"), said + str(state))
+    luoctl(tests, "--json", "report", says=['"outcome":"updated"', '"name":"finished"'])
+    bad_client(tests, "refuse")
+    luoctl(tests, "kexec", "--yes", status=7, says=["bad-refuse: " + BAD["bad-refuse"]])
+    goes_on(tests, "a refusal", "refuse")
+    bad_client(tests, "hang")
+    update = subprocess.Popen(["luoctl", "kexec", "--yes", "--timeout", "60"],
+                              stdout=subprocess.PIPE, text=True)
+    there = wait_until(**everybody("ready"), **{"bad-hang": "preserving"})
+    tests.check("all wait for one", there.get("bad-hang") == "preserving", str(there))
+    luoctl(tests, "abort")
+    said, _ = update.communicate()
+    good = update.returncode == 7 and "the operator has aborted it" in said
+    tests.check("luoctl kexec is told of luoctl abort", good, said)
+    goes_on(tests, "luoctl abort", "hang")
+    items, there, wrong = cache.verify()
+    tests.check("memcached lost nothing by that", items == there and not wrong, f"{there}, {wrong}")
+
+
+def plain(tests, cmdline):
+    """Nobody tells luod of the update but systemd. True if the next kernel is on its way."""
+    load(cmdline)
+    tests.save()
+    status, said = run("systemctl", "kexec")
+    if status:
+        tests.check("systemctl kexec", False, said)
+    return status == 0
+
+
+def plain_without_some(tests, cmdline):
+    """The same; what two clients have is lost, and only that."""
+    bad_client(tests, "refuse")
+    bad_client(tests, "hang")
+    return plain(tests, cmdline)
+
+
+def by_luoctl(tests, cmdline):
     """What an operator does."""
-    status, said = run("luoctl", "load", KERNEL, "--cmdline", cmdline)
-    tests.check("luoctl loads the kernel", status == 0, said)
+    luoctl(tests, "load", KERNEL, "--cmdline", cmdline)
+    if UPDATES[tests.boot - 1] is not by_luoctl:
+        operator(tests)
     tests.save()
     status, said = run("luoctl", "kexec", "--yes")
     # It ends with luod, or is ended.
@@ -237,6 +310,13 @@ def update_by_luoctl(tests, cmdline):
 
 
 PARTS = [witness, session_of_unit, luod_and_clients, memcached]
+UPDATES = [plain, plain_without_some, by_luoctl, by_luoctl]
+
+# Clients that take no part, and why.
+BAD = {
+    "bad-refuse": "the client refuses: I do not feel like it",
+    "bad-hang": "the client was not ready in time",
+}
 
 
 def main():
@@ -250,17 +330,12 @@ def main():
             part(tests)
         except Exception as error:
             tests.check(part.__name__, False, repr(error))
-    if tests.boot < UPDATES:
-        tests.save()
+    if tests.boot < len(UPDATES):
         cmdline = re.sub(r" luo_nboot=\d+", "", cmdline)
         cmdline = f"{cmdline} luo_nboot={tests.boot + 1}"
-        wait_for_clients()
-        if (update_by_luoctl if tests.boot else update)(tests, cmdline):
+        wait_until(**everybody("subscribed"))
+        if UPDATES[tests.boot](tests, cmdline):
             return
-        status, said = run("systemctl", "kexec")
-        if status == 0:
-            return
-        tests.check("systemctl kexec", False, said)
     tests.print()
     print("luo-guest: exit 0", flush=True)
     run("systemctl", "poweroff", "--force", "--force")

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The service manager starts the next kernel, and nobody has told luod.
+
+use super::*;
+use rustix::io::Errno;
+
+/// A luod under a service manager, and what wants to know when it is done.
+fn luod_and_unit() -> (Luod, ConnId) {
+    let mut luod = Luod::new();
+    luod.world.state().store = Some(BTreeMap::new());
+    luod.world.state().by_manager = true;
+    let unit = luod.connect();
+    (luod, unit)
+}
+
+impl Luod {
+    /// The service manager shuts the machine down, and lets luod know.
+    fn shut_down(&mut self, unit: ConnId) {
+        self.world.state().kexec_under_way = true;
+        self.send(unit, r#"{"cmd":"HANDOVER"}"#);
+    }
+
+    /// How far luod was when it said so last; everything else that it said is skipped.
+    fn last_phase(&mut self, unit: ConnId) -> Option<Phase> {
+        let mut last = None;
+        while let Some((event, _)) = self.try_next(unit) {
+            if let Event::Phase { phase, .. } = event {
+                last = Some(phase);
+            }
+        }
+        last
+    }
+
+    /// The service manager does the rest.
+    fn next_kernel_by_manager(mut self) -> Self {
+        self.machine.stop();
+        self.pump();
+        assert_eq!(self.machine.phase(), Phase::Jump);
+        assert_eq!(self.world.state().kexecs, 0);
+        self.world.boot();
+        self.next_kernel()
+    }
+
+    fn report(&mut self) -> Report {
+        let conn = self.connect();
+        self.send(conn, r#"{"cmd":"REPORT"}"#);
+        match self.next(conn).0 {
+            Event::Report(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn everybody_is_asked() {
+    let (mut luod, mut unit) = luod_and_unit();
+    for number in 1..=2 {
+        let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+        luod.shut_down(unit);
+        let kept = luod.preserve(a, "a");
+        assert_eq!(luod.last_phase(unit), Some(Phase::Preserving));
+        // Who is ready can be stopped.
+        luod.leave(a);
+        drop(kept);
+        drop(luod.preserve(b, "b"));
+        assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+        assert_eq!(luod.next(b).0, frozen("b", number));
+        luod = luod.next_kernel_by_manager();
+        luod.restore("a");
+        luod.restore("b");
+        let report = luod.report();
+        assert_eq!((report.update, report.outcome), (number, Outcome::Updated));
+        let states = report.sessions.iter().map(|session| session.state);
+        assert_eq!(states.collect::<Vec<_>>(), [SessionState::Finished; 2]);
+        unit = luod.connect();
+    }
+}
+
+fn frozen(name: &str, update: u64) -> Event {
+    let id = SessionName::new(name).unwrap();
+    Event::Frozen { id, update }
+}
+
+#[test]
+fn it_is_no_kexec() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    let code = luod.error(unit, r#"{"cmd":"HANDOVER"}"#);
+    assert_eq!(code, ErrorCode::NoKexec);
+    luod.nothing(a);
+    assert_eq!(luod.machine.status().update, 0);
+    luod.is_as_before();
+    // Nor is it one if there is nothing to start.
+    luod.world.state().kexec_under_way = true;
+    luod.world.state().image_loaded = Some(false);
+    let code = luod.error(unit, r#"{"cmd":"HANDOVER"}"#);
+    assert_eq!(code, ErrorCode::NotLoaded);
+    luod.nothing(a);
+    luod.is_as_before();
+}
+
+#[test]
+fn who_takes_no_part_costs_nobody_else() {
+    let (mut luod, unit) = luod_and_unit();
+    let names = ["good", "refuses", "hangs", "leaves"];
+    let [good, refuses, hangs, leaves] = names.map(|name| luod.subscriber(name));
+    luod.world.state().objection = Some("something".into());
+    luod.shut_down(unit);
+    luod.preserve(good, "good");
+    luod.send(refuses, r#"{"cmd":"REFUSE","reason":"no time"}"#);
+    luod.cancelled(refuses, "no time");
+    drop(luod.session(leaves, "leaves"));
+    luod.leave(leaves);
+    let abort = luod.connect();
+    let code = luod.error(abort, r#"{"cmd":"ABORT"}"#);
+    assert_eq!(code, ErrorCode::WrongState);
+    luod.pass(ms(29_999));
+    assert_eq!(luod.machine.phase(), Phase::Preserving);
+    luod.pass(ms(1));
+    luod.cancelled(hangs, "in time");
+    assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+    let mut luod = luod.next_kernel_by_manager();
+    luod.restore("good");
+    assert_eq!(luod.machine.phase(), Phase::Idle);
+    let report = luod.report();
+    let lost = report.sessions.iter().filter_map(|session| {
+        let lost = session.state == SessionState::Dropped;
+        lost.then_some((session.session.as_str(), session.error.as_deref()?))
+    });
+    let lost: BTreeMap<_, _> = lost.collect();
+    assert_eq!(lost.len(), 3, "{report:?}");
+    assert!(lost["refuses"].contains("no time"));
+    assert!(lost["hangs"].contains("in time"));
+    assert!(lost["leaves"].contains("closed"));
+}
+
+#[test]
+fn what_was_not_finished_is_lost() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    luod.shut_down(unit);
+    luod.preserve(a, "a");
+    let mut luod = luod.next_kernel_by_manager();
+    let b = luod.subscriber("b");
+    let unit = luod.connect();
+    luod.shut_down(unit);
+    luod.preserve(b, "b");
+    let mut luod = luod.next_kernel_by_manager();
+    luod.restore("b");
+    let report = luod.report();
+    let lost = report.sessions.iter().find(|s| s.session.as_str() == "a");
+    let lost = lost.unwrap();
+    assert_eq!(lost.state, SessionState::Dropped);
+    assert!(lost.error.as_deref().unwrap().contains("not finished"));
+}
+
+/// An operator was faster.
+#[test]
+fn an_update_is_under_way() {
+    for options in ["", r#","dry_run":true"#] {
+        let (mut luod, unit) = luod_and_unit();
+        let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+        let operator = luod.update(options);
+        luod.preserve(a, "a");
+        luod.shut_down(unit);
+        luod.send(b, r#"{"cmd":"REFUSE"}"#);
+        assert_eq!(luod.machine.phase(), Phase::Jump);
+        assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+        assert_eq!(luod.last_phase(operator), Some(Phase::Jump));
+        let mut luod = luod.next_kernel_by_manager();
+        luod.restore("a");
+    }
+}
+
+#[test]
+fn the_update_is_past_its_point() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    luod.update("");
+    let session = luod.preserve(a, "a");
+    luod.shut_down(unit);
+    let (event, _) = luod.next(unit);
+    let phase = Phase::Jump;
+    assert_eq!(event, Event::Phase { phase, update: 1 });
+    luod.nothing(unit);
+    // Services take long to stop.
+    luod.pass(ms(900_000));
+    assert_eq!(luod.machine.phase(), Phase::Jump);
+    drop(session);
+    luod.world.boot();
+    luod.next_kernel().restore("a");
+}
+
+/// Everybody is told, and saves what can be saved in another way.
+#[test]
+fn nothing_can_be_preserved() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    let device = &luod.world.kernel;
+    device.break_device(Some(Errno::IO.raw_os_error()));
+    luod.shut_down(unit);
+    luod.cancelled(a, "");
+    assert!(matches!(luod.next(unit).0, Event::Ok { .. }));
+    assert_eq!(luod.result(unit).outcome, Outcome::Aborted);
+    luod.is_as_before();
+}
+
+#[test]
+fn nobody_takes_part() {
+    let (mut luod, unit) = luod_and_unit();
+    luod.shut_down(unit);
+    assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+    let mut luod = luod.next_kernel_by_manager();
+    assert_eq!(luod.report().outcome, Outcome::Updated);
+}
