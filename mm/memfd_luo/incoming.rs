@@ -225,13 +225,13 @@ impl Folios {
         mut each: impl FnMut(FolioSer, Option<ClaimedFolio>),
     ) -> Result {
         let mut result = Ok(());
+        let mut len = 0usize;
 
-        batch.folios.clear();
         for slot in &mut batch.entries {
             match self.0.read_next() {
                 Ok(Some(entry)) => {
                     *slot = entry;
-                    batch.folios.push(entry.raw_pfn().and_then(address));
+                    len = len.saturating_add(1);
                 }
                 Ok(None) => break,
                 Err(err) => {
@@ -240,8 +240,12 @@ impl Folios {
                 }
             }
         }
-        batch.folios.claim();
-        for (entry, folio) in batch.entries.iter().zip(&mut batch.folios) {
+        let entries = batch.entries.iter().take(len);
+        let addresses = entries
+            .clone()
+            .map(|entry| entry.raw_pfn().and_then(address));
+        batch.folios.refill(addresses);
+        for (entry, folio) in entries.zip(&mut batch.folios) {
             each(*entry, folio);
         }
         result

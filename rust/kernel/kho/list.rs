@@ -139,12 +139,13 @@ impl Iterator for RawIter<'_> {
 
 /// Folios that are claimed together, which is cheaper than one by one.
 ///
-/// Dropping this frees those that were claimed and not taken.
+/// Iterating takes the result for each address: the folio, or [`None`] if the claim failed. Dropping
+/// this frees those that were claimed and not taken.
 ///
 /// # Invariants
 ///
-/// The first `len` elements of `phys` are in use. The elements of `folios` from `taken` to `claimed`
-/// are null or folios whose only reference belongs to this object.
+/// The elements of `folios` from `taken` to `claimed` are null or folios whose only reference belongs
+/// to this object.
 ///
 /// # Examples
 ///
@@ -152,16 +153,13 @@ impl Iterator for RawIter<'_> {
 /// use kernel::kho::{list::ClaimBatch, PhysAddr};
 ///
 /// let mut batch = ClaimBatch::new();
-/// assert!(batch.push(PhysAddr::new(4097)));
-/// batch.claim();
+/// batch.refill([PhysAddr::new(4097)].into_iter());
 /// // No folio starts there.
 /// assert!(matches!(batch.next(), Some(None)));
 /// assert!(batch.next().is_none());
 /// ```
 pub struct ClaimBatch {
-    phys: [bindings::phys_addr_t; Self::LEN],
     folios: [*mut bindings::folio; Self::LEN],
-    len: usize,
     claimed: usize,
     taken: usize,
 }
@@ -174,55 +172,34 @@ impl ClaimBatch {
     pub fn new() -> Self {
         // INVARIANT: Nothing is claimed.
         Self {
-            phys: [0; Self::LEN],
             folios: [core::ptr::null_mut(); Self::LEN],
-            len: 0,
             claimed: 0,
             taken: 0,
         }
     }
 
-    /// Frees what was not taken, and makes the batch empty.
-    pub fn clear(&mut self) {
+    /// Claims the next folios, [`Self::LEN`] at most, as [`ClaimedFolio::new`] does; [`None`] stands
+    /// for one that cannot be claimed. Frees what was not taken before.
+    pub fn refill(&mut self, addresses: impl Iterator<Item = Option<PhysAddr>>) {
+        let mut phys = [0; Self::LEN];
+        let mut len = 0usize;
+
         self.for_each(drop);
-        // INVARIANT: Nothing is claimed.
-        self.len = 0;
-        self.claimed = 0;
-        self.taken = 0;
-    }
-
-    /// Adds the address of a folio; [`None`] stands for one that cannot be claimed. Returns whether
-    /// there was room.
-    pub fn push(&mut self, pa: Option<PhysAddr>) -> bool {
-        // KHO only looks at the page frame number, and never hands out the one at 0.
-        let pa = pa.map_or(0, PhysAddr::get);
-        let aligned = if pa % PAGE_SIZE as u64 == 0 { pa } else { 0 };
-        match self.phys.get_mut(self.len) {
-            None => false,
-            Some(slot) => {
-                *slot = aligned;
-                self.len = self.len.saturating_add(1);
-                true
-            }
+        for (slot, pa) in phys.iter_mut().zip(addresses) {
+            // KHO only looks at the page frame number, and never hands out the one at 0.
+            let pa = pa.map_or(0, PhysAddr::get);
+            *slot = if pa % PAGE_SIZE as u64 == 0 { pa } else { 0 };
+            len = len.saturating_add(1);
         }
-    }
-
-    /// Claims the folios that were added since the last call, as [`ClaimedFolio::new`] does.
-    pub fn claim(&mut self) {
-        let (Some(phys), Some(folios)) = (
-            self.phys.get(self.claimed..self.len),
-            self.folios.get_mut(self.claimed..self.len),
-        ) else {
-            return;
-        };
-        // SAFETY: Both arrays have at least as many elements. The callee checks the addresses, and
+        // SAFETY: Both arrays have at least `len` elements. The callee checks the addresses, and
         // gives a folio to a single caller only.
         unsafe {
             // CAST: At most `LEN`.
-            bindings::kho_restore_folios(phys.as_ptr(), folios.as_mut_ptr(), phys.len() as u32)
+            bindings::kho_restore_folios(phys.as_ptr(), self.folios.as_mut_ptr(), len as u32)
         };
-        // INVARIANT: The callee has set all of the elements.
-        self.claimed = self.len;
+        // INVARIANT: The callee has set so many elements, and no folio is left of those before.
+        self.claimed = len;
+        self.taken = 0;
     }
 }
 
@@ -232,7 +209,6 @@ impl Default for ClaimBatch {
     }
 }
 
-/// The result for each address: the folio, or [`None`] if the claim failed.
 impl Iterator for ClaimBatch {
     type Item = Option<ClaimedFolio>;
 
@@ -247,6 +223,6 @@ impl Iterator for ClaimBatch {
 
 impl Drop for ClaimBatch {
     fn drop(&mut self) {
-        self.clear();
+        self.for_each(drop);
     }
 }

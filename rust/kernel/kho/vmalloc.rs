@@ -189,7 +189,7 @@ impl PreservedPages {
 ///     let mut array = PreservedArray::<u64>::new();
 ///     assert_eq!(array.descriptor().first, 0);
 ///     for i in 0..200 {
-///         array.extend(&[5 * i, 5 * i + 1, 5 * i + 2, 5 * i + 3, 5 * i + 4])?;
+///         array.reserve(&[5 * i, 5 * i + 1, 5 * i + 2, 5 * i + 3, 5 * i + 4])?.append();
 ///     }
 ///     assert_eq!(array.len(), 1000);
 ///     assert!(array.iter().copied().eq(0..1000));
@@ -228,19 +228,6 @@ impl<T: Handover> PreservedArray<T> {
     /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// Appends elements. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`], and then the array is as it was before.
-    pub fn extend(&mut self, elements: &[T]) -> Result
-    where
-        T: Copy,
-    {
-        self.reserve(elements)?.append();
-        Ok(())
     }
 
     /// Makes sure that there is room for `elements` as well. May sleep.
