@@ -171,6 +171,11 @@ create_debian() {
 	[ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ] && return 0
 	exec 8>"$CACHE/.debian.lock"
 	flock 8
+	# Somebody else may have made them meanwhile.
+	if [ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ]; then
+		exec 8>&-
+		return 0
+	fi
 	tmp=$(mktemp -d "$CACHE/.debian-XXXXXX") || die "The cache directory $CACHE cannot be written."
 	chmod 755 "$tmp"
 	trap 'rm -rf "$tmp"' EXIT

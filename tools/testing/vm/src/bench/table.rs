@@ -3,6 +3,7 @@
 //! The figures as tables.
 
 use std::fmt::Write;
+use std::iter;
 
 use super::catalogue::PHASES;
 use super::{minimum, Row};
@@ -19,25 +20,40 @@ fn spread(values: &[u64], unit: &str) -> String {
     format!("{} - {}", shown(minimum(values), unit), shown(most, unit))
 }
 
+const COLUMNS: usize = 7;
+
+const HEADER: [&str; COLUMNS] = [
+    "Figure (medians)",
+    "C",
+    "Ours",
+    "Ratio",
+    "Goal",
+    "Spread of C",
+    "Spread of ours",
+];
+
+fn columns(row: &Row) -> [String; COLUMNS] {
+    let target = row.target.map(|target| target.to_string());
+    [
+        row.title.clone(),
+        shown(row.c_median, row.unit),
+        shown(row.ours_median, row.unit),
+        format!("{:.3}", row.ratio),
+        target.unwrap_or_default(),
+        spread(&row.c, row.unit),
+        spread(&row.ours, row.unit),
+    ]
+}
+
 /// For the terminal.
 pub fn plain(rows: &[Row]) -> String {
-    let mut text = format!(
-        "{:<58} {:>12} {:>12} {:>7} {:>7}  {:<24} {}\n",
-        "figure (medians)", "C", "ours", "ratio", "target", "spread of C", "spread of ours"
-    );
-    for row in rows {
-        let target = row
-            .target
-            .map_or(String::new(), |target| format!("{target}"));
+    let mut text = String::new();
+    let header = HEADER.map(str::to_owned);
+    for line in iter::once(header).chain(rows.iter().map(columns)) {
+        let [figure, c, ours, ratio, goal, spread_c, spread_ours] = line;
         let _ = writeln!(
             text,
-            "{:<58} {:>12} {:>12} {:>7.3} {target:>7}  {:<24} {}",
-            row.title,
-            shown(row.c_median, row.unit),
-            shown(row.ours_median, row.unit),
-            row.ratio,
-            spread(&row.c, row.unit),
-            spread(&row.ours, row.unit)
+            "{figure:<58} {c:>12} {ours:>12} {ratio:>7} {goal:>7}  {spread_c:<24} {spread_ours}"
         );
     }
     text
@@ -49,33 +65,11 @@ pub fn rst(caption: &str, rows: &[Row]) -> String {
         ".. SPDX-License-Identifier: GPL-2.0\n\n.. Written by `make bench`.\n\n\
          .. list-table:: {caption}\n   :header-rows: 1\n   :widths: 36 10 10 8 8 14 14\n\n"
     );
-    let header = [
-        "Figure",
-        "C",
-        "Ours",
-        "Ratio",
-        "Goal",
-        "Spread of C",
-        "Spread of ours",
-    ];
-    cells(&mut text, &header.map(str::to_owned));
+    cells(&mut text, &HEADER.map(str::to_owned));
     for row in rows {
-        if PHASES.contains(&row.figure) && !row.title.starts_with("small state") {
-            continue;
+        if !PHASES.contains(&row.figure) || row.title.starts_with("small state") {
+            cells(&mut text, &columns(row));
         }
-        let target = row.target.map(|target| target.to_string());
-        cells(
-            &mut text,
-            &[
-                row.title.clone(),
-                shown(row.c_median, row.unit),
-                shown(row.ours_median, row.unit),
-                format!("{:.3}", row.ratio),
-                target.unwrap_or_default(),
-                spread(&row.c, row.unit),
-                spread(&row.ours, row.unit),
-            ],
-        );
     }
     text
 }
