@@ -14,10 +14,10 @@ use crate::vm::{Vm, TIMEOUT};
 
 /// How much less memory may be free at the end than in the beginning, in KiB.
 ///
-/// What is free differs from boot to boot, by up to 40 MiB, as the kernel and what it leaves
-/// unfinished lie in different places; the more boots, the closer is the average.
+/// What is free differs from boot to boot, as the kernel and what it leaves unfinished lie in
+/// different places; the more boots, the closer is the average.
 fn drift_limit(kexecs: u64) -> u64 {
-    (if kexecs < 60 { 48 } else { 4 }) << 10
+    (if kexecs < 60 { 24 } else { 4 }) << 10
 }
 
 /// Kexecs after which the amount of free memory has settled.

@@ -19,7 +19,7 @@ use crate::{
     cli::Args,
     clock::{self, Rate, Ticks},
     error::{At, Failure, Result},
-    kexec, memfd,
+    kexec, memfd, meminfo,
 };
 use liveupdate::{Device, OutgoingSession};
 use rustix::process::{Resource, Rlimit};
@@ -89,23 +89,10 @@ fn timed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Reports how long something took, in `NAME_us`, and how much memory is missing after it, in
 /// `NAME_kb`.
 fn weighed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
-    let free = free_kb()?;
+    let free = meminfo::free()?;
     let result = timed(&format!("{name}_us"), what)?;
-    report(&format!("{name}_kb"), free.saturating_sub(free_kb()?));
+    report(&format!("{name}_kb"), free.saturating_sub(meminfo::free()?));
     Ok(result)
-}
-
-/// How much memory is free, in KiB, including what lies ready for one processor each.
-fn free_kb() -> Result<u64> {
-    let zones = fs::read_to_string("/proc/zoneinfo").at("read /proc/zoneinfo")?;
-    let mut pages = 0;
-    for line in zones.lines() {
-        let mut words = line.split_ascii_whitespace();
-        if let (Some("nr_free_pages" | "count:"), Some(number)) = (words.next(), words.next()) {
-            pages += number.parse::<u64>().at("/proc/zoneinfo")?;
-        }
-    }
-    Ok(pages * 4)
 }
 
 fn before(args: &Args, workload: &Workload) -> Result<u8> {

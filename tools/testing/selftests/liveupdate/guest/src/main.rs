@@ -27,6 +27,7 @@ mod kexec;
 mod luoctl;
 mod luod;
 mod memfd;
+mod meminfo;
 mod pattern;
 mod registry;
 mod runner;

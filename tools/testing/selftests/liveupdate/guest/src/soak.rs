@@ -9,16 +9,12 @@ use crate::{
     cli::Args,
     ensure, ensure_eq,
     error::{At, Failure, Result},
-    kexec, memfd,
+    kexec, memfd, meminfo,
     pattern::{Pattern, Random},
 };
 use liveupdate::{Device, IncomingSession};
 use rustix::fs::SealFlags;
-use std::{
-    cmp::Ordering,
-    fs::{self, File},
-    os::fd::OwnedFd,
-};
+use std::{cmp::Ordering, fs::File, os::fd::OwnedFd};
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -144,15 +140,6 @@ impl Wanted {
     }
 }
 
-/// Free memory in KiB, with nothing in caches that could be given up.
-fn free_memory() -> Result<u64> {
-    fs::write("/proc/sys/vm/drop_caches", "3").at("drop_caches")?;
-    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.at("/proc/meminfo has no MemFree")?.parse()?)
-}
-
 /// The longest time that a session waits.
 const MOST_WAITS: usize = 3;
 
@@ -234,7 +221,7 @@ pub fn run(args: &Args) -> Result<u8> {
         println!(
             "@soak {} files {files} bytes {bytes} free {}",
             stage - 1,
-            free_memory()?
+            meminfo::free_without_caches()?
         );
     }
     if stage > count {

@@ -8,7 +8,7 @@ use crate::{
     cli::Args,
     ensure,
     error::{At, Failure, Result},
-    memfd,
+    memfd, meminfo,
 };
 use liveupdate::Device;
 use std::{
@@ -25,14 +25,6 @@ pub const WORKLOAD: Workload = Workload {
 const SESSION: &str = "bench-memory";
 const HUGE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// How much shared memory is in folios of 2 MiB, in KiB.
-fn huge_kb() -> Result<u64> {
-    let info = fs::read_to_string("/proc/meminfo").at("read /proc/meminfo")?;
-    let line = info.lines().find_map(|l| l.strip_prefix("ShmemHugePages:"));
-    let number = line.and_then(|line| line.split_ascii_whitespace().next());
-    Ok(number.at("/proc/meminfo has no ShmemHugePages")?.parse()?)
-}
-
 fn before(args: &Args) -> Result<Held> {
     let (number, len) = (args.number("files", 1)?, args.number("mb", 256)? << 20);
     let huge = args.number("huge", 0)? != 0;
@@ -47,9 +39,9 @@ fn before(args: &Args) -> Result<Held> {
     }
     let expected = if huge { (number * len) >> 10 } else { 0 };
     ensure!(
-        huge_kb()? == expected,
+        meminfo::line("ShmemHugePages")? == expected,
         "{} KiB instead of {expected} are in large folios",
-        huge_kb()?
+        meminfo::line("ShmemHugePages")?
     );
     let session = Device::open()?.create_session(SESSION)?;
     weighed("preserve", || {
@@ -80,7 +72,7 @@ fn after(args: &Args) -> Result {
             files.collect::<Result<Vec<File>>>()
         })
     })?;
-    report("huge_kb", huge_kb()?);
+    report("huge_kb", meminfo::line("ShmemHugePages")?);
     for (i, file) in (0..).zip(&files) {
         ensure!(
             memfd::len(file)? == len,

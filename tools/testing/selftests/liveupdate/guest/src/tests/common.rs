@@ -137,17 +137,6 @@ pub fn kernel_log() -> Result<String> {
     Ok(log)
 }
 
-/// A line of /proc/meminfo, in KiB.
-pub fn meminfo(key: &str) -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    let kib = kib.at(format_args!("/proc/meminfo has no {key}"))?;
-    Ok(kib.parse()?)
-}
-
 /// Waits until something is true: freed memory may be in the books for a little while.
 pub fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
     let end = Instant::now() + Duration::from_secs(20);

@@ -2,11 +2,11 @@
 
 //! Everything that makes up a memfd survives.
 
-use super::common::{create, expect_errno, meminfo, retrieve};
+use super::common::{create, expect_errno, retrieve};
 use crate::{
     ensure, ensure_eq,
     error::{At, Failure, Result},
-    memfd,
+    memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
 };
@@ -240,7 +240,7 @@ const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// How much memory of memfds is in huge folios, in KiB.
 fn huge_kib() -> Result<u64> {
-    meminfo("ShmemHugePages")
+    meminfo::line("ShmemHugePages")
 }
 
 /// 16 MiB in huge folios, and a little more.

@@ -2,11 +2,11 @@
 
 //! Memfds with holes, and holes that are filled after the file was preserved.
 
-use super::common::{create, meminfo, retrieve};
+use super::common::{create, retrieve};
 use crate::{
     ensure, ensure_eq,
     error::{At, Result},
-    kexec, memfd,
+    kexec, memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Suite},
 };
@@ -34,7 +34,7 @@ fn allocated(file: &File) -> Result<u64> {
 
 /// What is in memory that cannot be given to others, roughly.
 fn used() -> Result<u64> {
-    Ok((meminfo("MemTotal")? - meminfo("MemAvailable")?) * 1024)
+    Ok((meminfo::line("MemTotal")? - meminfo::line("MemAvailable")?) * 1024)
 }
 
 /// Pieces of data, in a file of a given size.

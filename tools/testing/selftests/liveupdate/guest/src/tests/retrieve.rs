@@ -10,7 +10,7 @@ use super::{
 use crate::{
     ensure, ensure_eq,
     error::{At, Failure, Result},
-    memfd,
+    memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
 };
@@ -175,13 +175,6 @@ fn file_max() -> Case {
     .hazard("1A.3c")
 }
 
-fn free() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.at("/proc/meminfo has no MemFree")?.parse::<u64>()? * 1024)
-}
-
 /// What was not retrieved is free after the end of the session, also if somebody has tried.
 fn finish_frees(name: &'static str, session: &'static str, attempt: bool) -> Case {
     const LEN: u64 = 64 * MIB;
@@ -193,10 +186,11 @@ fn finish_frees(name: &'static str, session: &'static str, attempt: bool) -> Cas
             if attempt {
                 too_many_files(&session)?;
             }
-            let before = free()?;
+            let before = meminfo::free()?;
             session.finish()?;
-            // The processors keep some of it in lists of their own, which are not counted.
-            eventually("memory is missing", || Ok(free()? >= before + LEN * 3 / 4))
+            eventually("memory is missing", || {
+                Ok(meminfo::free()? >= before + LEN / 1024 * 3 / 4)
+            })
         },
     );
     if attempt {

@@ -8,17 +8,13 @@ use crate::{
     ensure,
     error::{At, Failure, Result},
     fault::{Faults, Outcome},
-    kexec, memfd,
+    kexec, memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
 };
 use liveupdate::Device;
 use rustix::{fs::SealFlags, io::Errno};
-use std::{
-    error::Error,
-    fs::{self, File},
-    io,
-};
+use std::{error::Error, fs::File, io};
 
 /// More places than any operation has.
 const LIMIT: u64 = 400;
@@ -26,16 +22,6 @@ const LIMIT: u64 = 400;
 const ROUNDS: usize = 4;
 /// How much free memory may vary for other reasons, over all rounds of a sweep, in KiB.
 const TOLERANCE: u64 = 1024;
-
-/// Free memory in KiB, with nothing left in caches that could be given back.
-fn mem_free() -> Result<u64> {
-    const DROP: &str = "/proc/sys/vm/drop_caches";
-    fs::write(DROP, "3").at(DROP)?;
-    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with("MemFree:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(kib.at("MemFree")?.parse()?)
-}
 
 /// How an operation has to fail.
 fn check_error<T>(result: io::Result<T>, nth: u64, what: &str) -> Result {
@@ -104,12 +90,12 @@ fn sweep<T>(
 fn repeat(stage: &Stage<'_>, what: &str, mut once: impl FnMut() -> Result<Sweep>) -> Result {
     // What is allocated for good is allocated the first time.
     let first = once()?;
-    let before = mem_free()?;
+    let before = meminfo::free_without_caches()?;
     let mut failures = 0;
     for _ in 0..ROUNDS {
         failures += once()?.failed;
     }
-    let lost = before.saturating_sub(mem_free()?);
+    let lost = before.saturating_sub(meminfo::free_without_caches()?);
     first.note(stage, what)?;
     stage.note(format_args!(
         "{what}: {lost} KiB less after {failures} failures"

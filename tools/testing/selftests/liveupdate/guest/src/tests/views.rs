@@ -2,14 +2,12 @@
 
 //! What an operator can see: fdinfo of sessions, and the list of all sessions in debugfs.
 
-use super::common::{
-    create, expect_errno, fdinfo, meminfo, report_lines, retrieve, TestDevice, NO_HANDLER,
-};
+use super::common::{create, expect_errno, fdinfo, report_lines, retrieve, TestDevice, NO_HANDLER};
 use crate::{
     ensure, ensure_eq,
     error::{At, Result},
     fault::Faults,
-    memfd,
+    memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Suite},
 };
@@ -199,7 +197,7 @@ fn root_of_previous_kernel() -> Case {
             let before = look()?;
             ensure!(before.starts_with(b"luo-v5\0"), "{ROOT} is something else");
             // Whatever was freed is used now.
-            let free = meminfo("MemFree")? << 10;
+            let free = meminfo::line("MemFree")? << 10;
             let _memory = memfd::with(Pattern::new(71, free / 8 * 7))?;
             ensure!(look()? == before, "{ROOT} has changed");
             Ok(())

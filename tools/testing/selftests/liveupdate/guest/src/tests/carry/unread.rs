@@ -9,11 +9,11 @@ use super::{chain, fill, refused, take};
 use crate::{
     ensure,
     error::{At, Result},
-    kexec, memfd,
+    kexec, memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Part, Stage, Suite},
     tests::{
-        common::{create, kernel_log, meminfo, retrieve, TestDevice},
+        common::{create, kernel_log, retrieve, TestDevice},
         damage::damage,
     },
 };
@@ -121,7 +121,7 @@ fn no_drift() -> Case {
     let mut parts: Vec<Part> = vec![Box::new(|stage| first(stage, NAME))];
     for number in 2..LAST {
         parts.push(Box::new(move |stage| {
-            let total = meminfo("MemTotal")?;
+            let total = meminfo::line("MemTotal")?;
             stage.note(format_args!("{total} kB in stage {number}"));
             stage.put(&number.to_string(), total)?;
             if number > 3 {

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How much memory there is, and how much of it is free; all in KiB.
+
+use crate::error::{At, Result};
+use std::fs;
+
+const PAGE_KIB: u64 = 4;
+
+/// A line of /proc/meminfo.
+pub fn line(key: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").at("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    let kib = kib.at(format_args!("/proc/meminfo has no {key}"))?;
+    Ok(kib.parse()?)
+}
+
+/// Free memory, including what lies ready for one processor each, which `MemFree` leaves out: up to
+/// tens of MiB of what was freed last.
+pub fn free() -> Result<u64> {
+    let zones = fs::read_to_string("/proc/zoneinfo").at("/proc/zoneinfo")?;
+    let mut pages = 0;
+    for line in zones.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if let (Some("nr_free_pages" | "count:"), Some(number)) = (words.next(), words.next()) {
+            pages += number.parse::<u64>().at("/proc/zoneinfo")?;
+        }
+    }
+    Ok(pages * PAGE_KIB)
+}
+
+/// As [`free`], with nothing left in caches that could be given back.
+pub fn free_without_caches() -> Result<u64> {
+    const DROP: &str = "/proc/sys/vm/drop_caches";
+    fs::write(DROP, "3").at(DROP)?;
+    free()
+}
