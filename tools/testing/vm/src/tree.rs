@@ -19,7 +19,8 @@ use crate::step::Step;
 use crate::{digest, hex};
 
 /// Directories of the checkout that lie over the base tree.
-const OVERLAY: [&str; 7] = [
+const OVERLAY: [&str; 8] = [
+    "arch",
     "kernel",
     "mm",
     "rust",

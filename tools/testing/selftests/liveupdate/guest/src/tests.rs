@@ -26,6 +26,7 @@ mod roundtrip;
 mod sessions;
 mod shared;
 mod sweep;
+mod timers;
 mod views;
 
 use crate::registry::Suite;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Suite> {
         sessions::suite(),
         views::suite(),
         agents::suite(),
+        timers::suite(),
         handlers::suite(),
         shared::suite(),
         blocking::suite(),
