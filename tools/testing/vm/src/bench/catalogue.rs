@@ -51,7 +51,11 @@ pub const FIGURES: &[Figure] = &[
     figure("used", "memory after the kexec", &["used_kb"]),
     figure("blackout", "reboot to init", &["blackout_us"]),
     figure("shutdown", "freeze + shutdown", &["phase_shutdown_us"]),
-    figure("jump", "jump + decompression", &["phase_jump_us"]),
+    figure(
+        "jump",
+        "jump, decompression, early boot",
+        &["phase_jump_us"],
+    ),
     figure("boot_memory", "boot, memory", &["phase_memory_us"]),
     figure("initcalls", "boot, initcalls", &["phase_initcalls_us"]),
     figure("init", "start of init", &["phase_init_us"]),

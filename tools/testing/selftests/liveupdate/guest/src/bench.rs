@@ -96,7 +96,7 @@ fn weighed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn before(args: &Args, workload: &Workload) -> Result<u8> {
-    kexec::Plan::stage(args, 2)?.load()?;
+    kexec::Plan::stage(args, 2)?.load_last()?;
     // Both live until the machine goes down.
     let Held {
         sessions: _sessions,

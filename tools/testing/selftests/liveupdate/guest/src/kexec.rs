@@ -74,9 +74,24 @@ impl Plan {
         &self.cmdline
     }
 
+    fn open(&self) -> Result<File> {
+        File::open(&self.kernel).at(format_args!("open {}", self.kernel))
+    }
+
     /// Loads the kernel, with the root file system as it is now.
     pub fn load(&self) -> Result {
-        let kernel = File::open(&self.kernel).at(format_args!("open {}", self.kernel))?;
+        self.load_image(&self.open()?)
+    }
+
+    /// As [`Self::load`], for a kernel that does not start another one: it gets no image for that,
+    /// which would have to be copied and verified with all the rest.
+    pub fn load_last(&self) -> Result {
+        let kernel = self.open()?;
+        fs::remove_file(&self.kernel).at(format_args!("remove {}", self.kernel))?;
+        self.load_image(&kernel)
+    }
+
+    fn load_image(&self, kernel: &File) -> Result {
         let initramfs = image::pack_root()?;
         let cmdline = CString::new(self.cmdline.as_str())
             .map_err(|_| Failure::new("the command line contains a null byte"))?;
