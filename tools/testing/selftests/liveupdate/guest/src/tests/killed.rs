@@ -96,8 +96,8 @@ const KILLS: u32 = 12;
 /// Starts `act`, which takes `whole`, in a child again and again, and kills it a bit later each time,
 /// at most after a quarter of it.
 ///
-/// What was done until then may have to be undone. So a process may go on for a third of the time;
-/// one that does not look at signals would for three quarters. The slowest is not taken: the host may
+/// What was done until then may have to be undone. So a process may go on for half of the time; one
+/// that does not look at signals would for three quarters. The slowest is not taken: the host may
 /// have been busy.
 fn kill_often(stage: &mut Stage<'_>, whole: Duration, act: impl Fn() -> io::Result<()>) -> Result {
     let step = whole / 4 / KILLS;
@@ -126,7 +126,7 @@ fn kill_often(stage: &mut Stage<'_>, whole: Duration, act: impl Fn() -> io::Resu
         times.last().map_or(0, Duration::as_millis)
     ));
     ensure!(
-        usual < whole / 3,
+        usual < whole / 2,
         "a process usually goes on for {} of {} ms",
         usual.as_millis(),
         whole.as_millis()
