@@ -28,6 +28,10 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   kexec [--next=/boot/next]             start the next kernel with the command line of this one
 ";
 
+/// Parameters that only the boot code of the kernel understands; the kernel takes them for words
+/// that init is to get, before its own ones.
+const OF_BOOT_CODE: [&str; 2] = ["no5lvl", "nokaslr"];
+
 /// Arguments, as far as they can be told apart without knowing the command.
 pub struct Args {
     /// The command and its arguments.
@@ -43,7 +47,7 @@ impl Args {
             words: Vec::new(),
             options: Vec::new(),
         };
-        for arg in args {
+        for arg in args.skip_while(|arg| OF_BOOT_CODE.contains(&arg.as_str())) {
             let option = arg.strip_prefix("--").and_then(|arg| arg.split_once('='));
             match option {
                 // `--stage` is what we append for the next kernel.

@@ -13,7 +13,10 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io,
-    os::fd::AsFd,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::FileExt,
+    },
 };
 
 const KERNEL: &str = "/boot/next";
@@ -69,6 +72,30 @@ impl Plan {
         })
     }
 
+    /// The same with a further parameter.
+    pub fn with(mut self, param: &str) -> Self {
+        self.cmdline = format!("{param} {}", self.cmdline);
+        self
+    }
+
+    /// Whether the kernel in the image is an ELF file, and not compressed.
+    pub fn is_plain(&self) -> Result<bool> {
+        /// Fields of the setup header.
+        const SETUP_SECTS: u64 = 0x1f1;
+        const PAYLOAD_OFFSET: u64 = 0x248;
+        const SECTOR: u64 = 512;
+
+        let image = self.open()?;
+        let number = |at| {
+            let mut bytes = [0; 4];
+            image.read_exact_at(&mut bytes, at).at("read the image")?;
+            Ok::<_, Failure>(u32::from_le_bytes(bytes))
+        };
+        let code = (u64::from(number(SETUP_SECTS)?.to_le_bytes()[0]) + 1) * SECTOR;
+        let payload = number(PAYLOAD_OFFSET)?;
+        Ok(number(code + u64::from(payload))?.to_le_bytes() == *b"\x7fELF")
+    }
+
     /// The command line of the next kernel.
     pub fn cmdline(&self) -> &str {
         &self.cmdline
@@ -91,10 +118,39 @@ impl Plan {
         self.load_image(&kernel)
     }
 
+    /// As [`Self::load`]; the kernel logs what it does.
+    pub fn load_loudly(&self) -> Result {
+        /// `KEXEC_FILE_DEBUG`
+        const DEBUG: libc::c_ulong = 8;
+
+        let kernel = self.open()?;
+        let initramfs = image::pack_root()?;
+        let cmdline = self.c_cmdline()?;
+        // SAFETY: The kernel only reads the command line, which lives until the call returns.
+        let status = unsafe {
+            libc::syscall(
+                libc::SYS_kexec_file_load,
+                kernel.as_raw_fd(),
+                initramfs.as_raw_fd(),
+                cmdline.to_bytes_with_nul().len(),
+                cmdline.as_ptr(),
+                DEBUG,
+            )
+        };
+        match status {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()).at(format_args!("load {}", self.kernel)),
+        }
+    }
+
+    fn c_cmdline(&self) -> Result<CString> {
+        CString::new(self.cmdline.as_str())
+            .map_err(|_| Failure::new("the command line contains a null byte"))
+    }
+
     fn load_image(&self, kernel: &File) -> Result {
         let initramfs = image::pack_root()?;
-        let cmdline = CString::new(self.cmdline.as_str())
-            .map_err(|_| Failure::new("the command line contains a null byte"))?;
+        let cmdline = self.c_cmdline()?;
         raw::kexec_file_load(kernel.as_fd(), Some(initramfs.as_fd()), &cmdline)
             .at(format_args!("kexec_file_load {}", self.kernel))
     }

@@ -16,6 +16,7 @@ mod hazards_compat;
 mod hazards_entry;
 mod hazards_log;
 mod hazards_strange;
+mod image;
 mod killed;
 mod memfd;
 mod memfd_changes;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Suite> {
         views::suite(),
         agents::suite(),
         timers::suite(),
+        image::suite(),
         handlers::suite(),
         shared::suite(),
         blocking::suite(),
