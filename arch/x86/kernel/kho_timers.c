@@ -17,9 +17,12 @@
 #include <linux/kexec_handover.h>
 #include <linux/math.h>
 #include <linux/memblock.h>
+#include <linux/notifier.h>
+#include <linux/reboot.h>
 
 #include <asm/apic.h>
 #include <asm/time.h>
+#include <asm/tsc.h>
 
 #define KHO_TIMERS_NAME "x86-timers"
 #define KHO_TIMERS_VERSION 1
@@ -29,19 +32,21 @@
  * @version: KHO_TIMERS_VERSION
  * @hz: length of a jiffy, which the other values depend on
  * @lapic_timer_period: ticks of the timer of the local APIC in a jiffy, or 0
- * @reserved: 0
+ * @tsc_khz: frequency of the TSC, or 0
  * @loops_per_jiffy: delay loops in a jiffy
  */
 struct kho_timers {
 	u32 version;
 	u32 hz;
 	u32 lapic_timer_period;
-	u32 reserved;
+	u32 tsc_khz;
 	u64 loops_per_jiffy;
 };
 
 /* Delay loops in a jiffy, or 0. */
 static unsigned long handed_over_lpj __initdata;
+
+static unsigned long handed_over_tsc_khz __initdata;
 
 /**
  * kho_timers_init - use what the previous kernel found out
@@ -72,6 +77,20 @@ void __init kho_timers_init(void)
 	if (!lapic_timer_period && timers->lapic_timer_period >= 1000000 / HZ)
 		lapic_timer_period = timers->lapic_timer_period;
 	handed_over_lpj = timers->loops_per_jiffy;
+	handed_over_tsc_khz = timers->tsc_khz;
+}
+
+/**
+ * kho_timers_tsc_khz - how fast the TSC was
+ *
+ * For when the frequency is not known and it takes long to find out. It has to be
+ * checked: a virtual machine may have moved meanwhile.
+ *
+ * Return: kHz, or 0 if that is not known.
+ */
+unsigned long __init kho_timers_tsc_khz(void)
+{
+	return handed_over_tsc_khz;
 }
 
 /**
@@ -92,6 +111,21 @@ void __init kho_timers_init_delay(void)
 	preset_lpj = handed_over_lpj;
 }
 
+/* What the next kernel gets. */
+static struct kho_timers *outgoing;
+
+/* The frequency of the TSC is refined while the kernel runs, so take the last one. */
+static int kho_timers_reboot(struct notifier_block *nb, unsigned long action,
+			     void *data)
+{
+	outgoing->tsc_khz = check_tsc_unstable() ? 0 : tsc_khz;
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block kho_timers_reboot_nb = {
+	.notifier_call = kho_timers_reboot,
+};
+
 static int __init kho_timers_hand_over(void)
 {
 	struct kho_timers *timers;
@@ -108,14 +142,18 @@ static int __init kho_timers_hand_over(void)
 		.version = KHO_TIMERS_VERSION,
 		.hz = HZ,
 		.lapic_timer_period = lapic_timer_period,
+		.tsc_khz = check_tsc_unstable() ? 0 : tsc_khz,
 		/* Calculated if possible, which is more precise than measured. */
 		.loops_per_jiffy = preset_lpj ?: lpj_fine ?: loops_per_jiffy,
 	};
 
 	err = kho_add_subtree(KHO_TIMERS_NAME, timers, sizeof(*timers));
-	if (err)
+	if (err) {
 		kho_unpreserve_free(timers);
+		return err;
+	}
 
-	return err;
+	outgoing = timers;
+	return register_reboot_notifier(&kho_timers_reboot_nb);
 }
 late_initcall(kho_timers_hand_over);

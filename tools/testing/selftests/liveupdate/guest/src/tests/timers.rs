@@ -13,6 +13,7 @@ use std::fs;
 /// `struct kho_timers`.
 struct Timers {
     lapic_timer_period: u64,
+    tsc_khz: u64,
     loops_per_jiffy: u64,
 }
 
@@ -29,6 +30,7 @@ impl Timers {
         ensure_eq!(number(0), Some(1), "the version of {path}");
         Ok(Self {
             lapic_timer_period: number(8).at("lapic_timer_period")?,
+            tsc_khz: number(12).at("tsc_khz")?,
             // The upper half is 0: processors are not that fast.
             loops_per_jiffy: number(16).at("loops_per_jiffy")?,
         })
@@ -41,12 +43,18 @@ fn not_calibrated_again() -> Case {
         |stage| {
             let found = Timers::read("out")?;
             ensure!(found.loops_per_jiffy != 0, "the delay loop is not known");
+            ensure!(found.tsc_khz != 0, "the TSC is not known");
             stage.put("lapic", found.lapic_timer_period)?;
             stage.put("loops", found.loops_per_jiffy)
         },
         |stage| {
             let log = kernel_log()?;
             ensure!(log.contains("preset value"), "the delay loop was measured");
+            ensure!(
+                !log.contains("reference calibration") && !log.contains("calibration matches"),
+                "the TSC was calibrated again"
+            );
+            ensure!(Timers::read("in")?.tsc_khz != 0, "no TSC was handed over");
             for direction in ["in", "out"] {
                 let found = Timers::read(direction)?;
                 let (lapic, loops) = (stage.get("lapic")?, stage.get("loops")?);
