@@ -25,6 +25,7 @@ use crate::{
 use core::ops::Range;
 
 mod claimed;
+mod mover;
 mod new_memfd;
 mod preserved;
 
@@ -144,15 +145,17 @@ impl ShmemFile {
     /// Pins folios from the first one of `pages` on, as many as there are in a row and as fit into
     /// `batch`, and replaces the content of the latter. May sleep.
     ///
+    /// Returns whether they were there and could stay where they are, which is quick.
+    ///
     /// # Errors
     ///
     /// [`EINVAL`] if the range is empty or not inside of the file; [`ENOMEM`] if there is no memory
     /// to read back what was swapped out, or to move folios to; [`ENOENT`] if the first page has no
     /// memory any more and the file is handed over; [`EINTR`] if the task is being killed,
     /// [`EBUSY`] if a kexec waits for it.
-    fn pin_folios(&self, pages: Range<u64>, batch: &mut PinBatch) -> Result {
+    fn pin_folios(&self, pages: Range<u64>, batch: &mut PinBatch) -> Result<bool> {
         /// What is not simply there is brought back in portions of so many pages.
-        const PORTION: u64 = 64;
+        const PORTION: u64 = 256;
 
         resched_or_killed()?;
         // SAFETY: The callee fills in as many pointers as it returns, for each of which it has got
@@ -165,7 +168,7 @@ impl ShmemFile {
             })
         }?;
         if !batch.folios().is_empty() {
-            return Ok(());
+            return Ok(true);
         }
 
         // Nothing behind the next hole, which would be filled.
@@ -194,7 +197,8 @@ impl ShmemFile {
                 // CAST: Error numbers are small.
                 usize::try_from(nr).map_err(|_| Error::from_errno(nr as c_int))
             })
-        }
+        }?;
+        Ok(false)
     }
 }
 

@@ -3,6 +3,7 @@
 //! The memory of files in the kernel that is left.
 
 use super::{
+    mover::Mover,
     resched_or_killed,
     HandedOver,
     MappingFreeze,
@@ -26,6 +27,7 @@ use crate::{
         },
         locked::LockedPages, //
     },
+    page::PAGE_SIZE,
     prelude::*, //
 };
 use core::ops::Range;
@@ -84,17 +86,25 @@ const BATCH: usize = 256;
 /// them at a time. It returns the page behind the last.
 ///
 /// What was swapped out is read back. The pages of the ranges `known`, which have to be sorted, are
-/// left out.
+/// left out. If there are folios that have to be moved, a worker may help, if it `may_get_help`.
 fn for_each_batch(
     file: &ShmemFile,
+    may_get_help: bool,
     known: &mut dyn Iterator<Item = Range<u64>>,
     each: &mut dyn FnMut(&mut PinBatch) -> Result<u64>,
 ) -> Result {
-    let limit = file.inode().size().div_ceil(crate::page::PAGE_SIZE as u64);
+    let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
+    // Most files are small.
+    let mut batch = PinBatch::new(usize::try_from(file.nr_pages())?.min(BATCH))?;
+    let mut mover = if may_get_help {
+        Mover::new(file, limit, &mut batch)
+    } else {
+        Mover::none()
+    };
     let mut known = known.peekable();
-    let mut batch = PinBatch::new(BATCH)?;
     let mut next = 0;
-    while let Some(start) = file.next_page(next).filter(|&start| start < limit) {
+    let find = |next| (next < limit).then(|| file.next_page(next)).flatten();
+    while let Some(start) = find(next).filter(|&start| start < limit) {
         while known.next_if(|known| known.end <= start).is_some() {}
         let end = match known.next_if(|known| known.start <= start) {
             Some(here) => {
@@ -108,14 +118,22 @@ fn for_each_batch(
             }
             None => known.peek().map_or(limit, |known| limit.min(known.start)),
         };
-        next = match file.pin_folios(start..end, &mut batch) {
-            Ok(()) => Some(each(&mut batch)?)
-                .filter(|&next| next > start)
-                .ok_or(EIO)?,
+        let end = end.min(mover.claim(start));
+        let quick = match file.pin_folios(start..end, &mut batch) {
+            Ok(quick) => quick,
             // A page that was only ever read is a hole again, and the file handed over.
-            Err(ENOENT) => start,
+            Err(ENOENT) => {
+                next = start;
+                continue;
+            }
             Err(err) => return Err(err),
         };
+        next = Some(each(&mut batch)?)
+            .filter(|&next| next > start)
+            .ok_or(EIO)?;
+        if !quick {
+            mover.start(file, next..limit);
+        }
     }
     Ok(())
 }
@@ -189,7 +207,8 @@ impl<R: FolioRecord> PreservedFolios<R> {
             locked: LockedPages::new()?,
         };
         let mut added = Records::new();
-        for_each_batch(freeze.file(), &mut core::iter::empty(), &mut |batch| {
+        let mut known = core::iter::empty();
+        for_each_batch(freeze.file(), true, &mut known, &mut |batch| {
             added.clear();
             let next = added.add(batch.folios())?;
             this.locked.add(added.pages)?;
@@ -222,7 +241,8 @@ impl<R: FolioRecord> PreservedFolios<R> {
             let nr = self.folio(record)?.nr_pages();
             Some(record.index()..record.index().checked_add(nr)?)
         });
-        for_each_batch(file, &mut known, &mut |batch| {
+        // Without help: another task has to wait if it wants a page of the file that is missing.
+        for_each_batch(file, false, &mut known, &mut |batch| {
             let next = added.add(batch.folios())?;
             for pinned in batch.drain() {
                 folios.push(pinned, GFP_KERNEL)?;
