@@ -278,7 +278,8 @@ impl Layout {
     /// Fails with [`FormatError::BadIndex`] if it starts behind the end of the file, is not aligned
     /// to its size, or starts before the end of the previous one.
     pub(crate) fn admit(&mut self, index: u64, nr: u64) -> Result<(), FormatError> {
-        let aligned = index.checked_rem(nr) == Some(0);
+        let mask = nr.wrapping_sub(1);
+        let aligned = nr != 0 && nr & mask == 0 && index & mask == 0;
         match index.checked_add(nr) {
             Some(end) if aligned && index >= self.next && index < self.pages => {
                 // INVARIANT: This folio ends at `end`, all others before it starts.

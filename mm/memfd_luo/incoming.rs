@@ -218,28 +218,13 @@ impl Folios {
 
     /// Claims the next few folios, and calls `each` for each entry and its folio, if there is one.
     ///
-    /// Fails with [`EINVAL`] if not all entries can be read, after `each` was called for the others.
+    /// Fails with [`EINVAL`] if the next entries cannot be read.
     fn claim_some(
         &mut self,
         batch: &mut Batch,
         mut each: impl FnMut(FolioSer, Option<ClaimedFolio>),
     ) -> Result {
-        let mut result = Ok(());
-        let mut len = 0usize;
-
-        for slot in &mut batch.entries {
-            match self.0.read_next() {
-                Ok(Some(entry)) => {
-                    *slot = entry;
-                    len = len.saturating_add(1);
-                }
-                Ok(None) => break,
-                Err(err) => {
-                    result = Err(err);
-                    break;
-                }
-            }
-        }
+        let len = self.0.read(&mut batch.entries)?;
         let entries = batch.entries.iter().take(len);
         let addresses = entries
             .clone()
@@ -248,7 +233,7 @@ impl Folios {
         for (entry, folio) in entries.zip(&mut batch.folios) {
             each(*entry, folio);
         }
-        result
+        Ok(())
     }
 }
 

@@ -70,19 +70,43 @@ rust_helper_folio_contain_hwpoisoned_page(struct folio *folio)
 	return folio_contain_hwpoisoned_page(folio);
 }
 
-__rust_helper void rust_helper___folio_set_locked(struct folio *folio)
+/*
+ * What shmem expects of a folio before it is in the page cache. Nobody else may
+ * use it. Several steps for the price of one call, as there are many folios.
+ */
+__rust_helper void rust_helper_folio_make_shmem(struct folio *folio,
+						pgoff_t index, bool uptodate,
+						bool dirty)
 {
-	__folio_set_locked(folio);
-}
-
-__rust_helper void rust_helper___folio_set_swapbacked(struct folio *folio)
-{
+	folio->index = index;
 	__folio_set_swapbacked(folio);
+	if (uptodate)
+		__folio_mark_uptodate(folio);
+	/* What folio_mark_dirty() does with a folio of shmem. */
+	if (dirty)
+		folio_set_dirty(folio);
+	/* As the page cache expects it; KHO does not know what folios are for. */
+	if (folio_test_large(folio))
+		folio_set_large_rmappable(folio);
 }
 
-__rust_helper void rust_helper_folio_set_large_rmappable(struct folio *folio)
+/* Nobody else may use the folios. */
+__rust_helper void rust_helper_folio_batch_set_locked(struct folio_batch *fbatch)
 {
-	folio_set_large_rmappable(folio);
+	for (unsigned int i = 0; i < folio_batch_count(fbatch); i++)
+		__folio_set_locked(fbatch->folios[i]);
+}
+
+__rust_helper void rust_helper_folio_batch_unlock(struct folio_batch *fbatch)
+{
+	for (unsigned int i = 0; i < folio_batch_count(fbatch); i++)
+		folio_unlock(fbatch->folios[i]);
+}
+
+__rust_helper void rust_helper_folio_batch_put(struct folio_batch *fbatch)
+{
+	for (unsigned int i = 0; i < folio_batch_count(fbatch); i++)
+		folio_put(fbatch->folios[i]);
 }
 
 __rust_helper gfp_t
@@ -94,11 +118,6 @@ rust_helper_mapping_gfp_mask(const struct address_space *mapping)
 __rust_helper unsigned long rust_helper_totalram_pages(void)
 {
 	return totalram_pages();
-}
-
-__rust_helper void rust_helper_folio_set_dirty(struct folio *folio)
-{
-	folio_set_dirty(folio);
 }
 
 #if IS_ENABLED(CONFIG_LIVEUPDATE_MEMFD)

@@ -330,7 +330,7 @@ impl<T> Drop for Subtree<T> {
 ///
 /// # Invariants
 ///
-/// - `folio` is a folio of `size` bytes, and `addr` its address in the direct map.
+/// - `folio` is a folio of `size` bytes in the direct map.
 /// - The object owns the only reference to the folio, and nobody writes to the memory.
 ///
 /// # Examples
@@ -348,7 +348,6 @@ impl<T> Drop for Subtree<T> {
 /// ```
 pub struct ClaimedFolio {
     folio: NonNull<bindings::folio>,
-    addr: NonNull<u8>,
     size: usize,
 }
 
@@ -376,33 +375,26 @@ impl ClaimedFolio {
         // SAFETY: The callee checks the address, and gives a folio to a single caller only.
         let folio = NonNull::new(unsafe { bindings::kho_restore_folio(pa.get()) });
         // SAFETY: KHO gives its only reference to its caller.
-        unsafe { Self::from_raw(folio.ok_or(EINVAL)?) }
+        Ok(unsafe { Self::from_raw(folio.ok_or(EINVAL)?) })
     }
 
     /// Takes over a folio that was restored.
     ///
-    /// # Errors
-    ///
-    /// [`EINVAL`] if the folio is not in the direct map; it is leaked then.
-    ///
     /// # Safety
     ///
     /// The folio must be valid, and its only reference belong to the caller.
-    unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Result<Self> {
+    unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
         // SAFETY: The folio is valid.
-        let (addr, size) = unsafe {
-            (
-                bindings::folio_address(folio.as_ptr()),
-                bindings::folio_size(folio.as_ptr()),
-            )
-        };
+        let size = unsafe { bindings::folio_size(folio.as_ptr()) };
         // INVARIANT: By the safety requirements. KHO only supports architectures where all memory is
         // in the direct map.
-        Ok(Self {
-            folio,
-            addr: NonNull::new(addr.cast()).ok_or(EINVAL)?,
-            size,
-        })
+        Self { folio, size }
+    }
+
+    /// The address of the folio in the direct map.
+    fn addr(&self) -> *const u8 {
+        // SAFETY: By the type invariant, the folio is valid.
+        unsafe { bindings::folio_address(self.folio.as_ptr()) }.cast()
     }
 
     /// Claims the folio that the previous kernel [published](Preserved::publish) as `name`.
@@ -432,7 +424,7 @@ impl ClaimedFolio {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: By the type invariant, these are `size` initialised bytes that nobody writes to.
-        unsafe { core::slice::from_raw_parts(self.addr.as_ptr(), self.size) }
+        unsafe { core::slice::from_raw_parts(self.addr(), self.size) }
     }
 
     /// The size of the folio in bytes: a power of two, and at least a page.
@@ -539,6 +531,6 @@ impl<T> Deref for Claimed<T> {
     fn deref(&self) -> &T {
         // SAFETY: By the type invariant. Folios are aligned to pages, and `T` to no more than that;
         // nobody writes to the memory.
-        unsafe { self.folio.addr.cast().as_ref() }
+        unsafe { &*self.folio.addr().cast() }
     }
 }

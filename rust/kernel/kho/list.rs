@@ -217,7 +217,7 @@ impl Iterator for ClaimBatch {
         // INVARIANT: The reference goes to the caller.
         self.taken = self.taken.saturating_add(1);
         // SAFETY: By the type invariant.
-        Some(NonNull::new(folio).and_then(|folio| unsafe { ClaimedFolio::from_raw(folio) }.ok()))
+        Some(NonNull::new(folio).map(|folio| unsafe { ClaimedFolio::from_raw(folio) }))
     }
 }
 

@@ -362,7 +362,7 @@ impl<T: Handover + Copy> Reserved<'_, T> {
 ///
 /// // No array has no elements.
 /// let mut none = ClaimedArray::<u64>::new(&Descriptor::default(), 0)?;
-/// assert!(matches!(none.read_next(), Ok(None)));
+/// assert_eq!(none.read(&mut [0; 8]), Ok(0));
 /// assert_eq!(ClaimedArray::<u64>::new(&Descriptor::default(), 1).err(), Some(EINVAL));
 ///
 /// // A page has room for 512 elements.
@@ -372,8 +372,8 @@ impl<T: Handover + Copy> Reserved<'_, T> {
 ///
 /// // There is nothing where it should be; that is said once.
 /// let mut lost = ClaimedArray::<u64>::new(&one, 1)?;
-/// assert_eq!(lost.read_next().err(), Some(EINVAL));
-/// assert!(matches!(lost.read_next(), Ok(None)));
+/// assert_eq!(lost.read(&mut [0; 8]), Err(EINVAL));
+/// assert_eq!(lost.read(&mut [0; 8]), Ok(0));
 ///
 /// let odd = Descriptor { flags: 0x8000, ..one };
 /// assert_eq!(ClaimedArray::<u64>::new(&odd, 1).err(), Some(EOPNOTSUPP));
@@ -437,24 +437,35 @@ impl<T: Handover + Copy> ClaimedArray<T> {
         self.elements
     }
 
-    /// Reads the next element; [`None`] if there are no more. May sleep.
+    /// Reads some of the next elements, as many as fit into `room` at most. May sleep.
+    ///
+    /// Returns how many there were; none are if there are no more, or no room.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the memory of the element is not what the descriptor promised. Going on after
-    /// that reads elements of the memory that follows, and comes to an end. Nothing else can fail,
-    /// in particular no memory is allocated.
-    pub fn read_next(&mut self) -> Result<Option<T>> {
-        if self.elements == 0 {
-            return Ok(None);
+    /// [`EINVAL`] if the memory of the next element is not what the descriptor promised. Going on
+    /// after that reads elements of the memory that follows, and comes to an end. Nothing else can
+    /// fail, in particular no memory is allocated.
+    pub fn read(&mut self, room: &mut [T]) -> Result<usize> {
+        let left = usize::try_from(self.elements).unwrap_or(usize::MAX);
+        let most = left.min(room.len());
+        if most == 0 {
+            return Ok(0);
         }
         loop {
             if let Some((folio, index)) = &mut self.piece {
                 let elements = <[T]>::ref_from_bytes(folio.bytes()).unwrap_or(&[]);
-                if let Some(&element) = elements.get(*index) {
+                let before = *index;
+                let next = elements.get(before..).unwrap_or(&[]);
+                for (slot, element) in room.iter_mut().take(most).zip(next) {
+                    *slot = *element;
                     *index = index.saturating_add(1);
-                    self.elements = self.elements.saturating_sub(1);
-                    return Ok(Some(element));
+                }
+                let len = index.saturating_sub(before);
+                if len != 0 {
+                    // CAST: `usize` has at most 64 bits.
+                    self.elements = self.elements.saturating_sub(len as u64);
+                    return Ok(len);
                 }
             }
             if let Some((folio, _)) = self.piece.take() {

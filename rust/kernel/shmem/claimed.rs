@@ -79,33 +79,18 @@ impl ClaimedFolios {
     /// [`EINVAL`] if `index` is no multiple of the folio's size, lies before the end of the folio
     /// that was appended last, or is too large. The folio is freed then.
     pub fn push(&mut self, folio: ClaimedFolio, index: u64, state: PageState) -> Result {
+        // A power of two.
         let nr = (folio.size() >> PAGE_SHIFT) as u64;
+        let aligned = index & nr.wrapping_sub(1) == 0;
         let end = index.checked_add(nr).filter(|&end| end <= Self::LIMIT);
-        let (Some(end), Some(0), true) = (end, index.checked_rem(nr), index >= self.next) else {
+        let (Some(end), true) = (end, aligned && index >= self.next) else {
             return Err(EINVAL);
         };
-        let raw = folio.as_raw().as_ptr();
-
         // SAFETY: The folio was just claimed, so nobody else uses it.
         unsafe {
             // CAST: `pgoff_t` has 64 bits.
-            (*raw)
-                .__bindgen_anon_1
-                .__bindgen_anon_1
-                .__bindgen_anon_2
-                .index = index as c_ulong;
-            bindings::__folio_set_swapbacked(raw);
-            if state.uptodate {
-                bindings::folio_mark_uptodate(raw);
-            }
-            if state.dirty {
-                // What `folio_mark_dirty()` does with a folio of shmem.
-                bindings::folio_set_dirty(raw);
-            }
-            if nr > 1 {
-                // As the page cache expects it; KHO does not know what folios are used for.
-                bindings::folio_set_large_rmappable(raw);
-            }
+            let (raw, index) = (folio.as_raw().as_ptr(), index as c_ulong);
+            bindings::folio_make_shmem(raw, index, state.uptodate, state.dirty);
         }
         // INVARIANT: Just checked, and the index was just set.
         self.list.push(folio);

@@ -213,10 +213,8 @@ impl NewMemfd {
         to_result(unsafe {
             bindings::mem_cgroup_charge_folios(batch.as_ptr(), gfp | GFP_RETRY_MAYFAIL)
         })?;
-        for &folio in batch.folios() {
-            // SAFETY: Nobody else uses the folio, so non-atomic operations on its flags are fine.
-            unsafe { bindings::__folio_set_locked(folio) };
-        }
+        // SAFETY: Nobody else uses the folios.
+        unsafe { bindings::folio_batch_set_locked(batch.as_ptr()) };
         // SAFETY: By the safety requirements; nobody else knows the mapping; the folios were just
         // locked and charged to one cgroup.
         let result = to_result(unsafe {
@@ -249,9 +247,7 @@ impl NewMemfd {
         // SAFETY: By the safety requirements.
         unsafe {
             bindings::mem_cgroup_uncharge_folios(batch.as_ptr());
-            for &folio in batch.folios() {
-                bindings::folio_unlock(folio);
-            }
+            bindings::folio_batch_unlock(batch.as_ptr());
         }
     }
 
@@ -269,10 +265,8 @@ impl NewMemfd {
             // on an LRU list. The references were those of the list.
             unsafe {
                 bindings::folios_add_lru(batch.as_ptr());
-                for &folio in batch.folios() {
-                    bindings::folio_unlock(folio);
-                    bindings::folio_put(folio);
-                }
+                bindings::folio_batch_unlock(batch.as_ptr());
+                bindings::folio_batch_put(batch.as_ptr());
                 bindings::cond_resched();
             }
         }
@@ -304,10 +298,6 @@ impl Batch {
 
     fn len(&self) -> usize {
         usize::from(self.0.nr)
-    }
-
-    fn folios(&self) -> &[*mut bindings::folio] {
-        self.0.folios.get(..self.len()).unwrap_or(&[])
     }
 
     fn as_ptr(&mut self) -> *mut bindings::folio_batch {
