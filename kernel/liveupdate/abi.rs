@@ -12,6 +12,7 @@
 
 use super::PAGE_SIZE;
 use core::{
+    cmp::Ordering,
     marker::PhantomData,
     mem::size_of,
     ops::Deref, //
@@ -52,10 +53,13 @@ pub(crate) enum ParseError {
 ///
 /// The first byte is not null, the last one is, and everything behind the first null byte is null.
 /// Hence strings are equal exactly if their fields are equal byte by byte.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FixedStr<const N: usize>([u8; N]);
 
 impl<const N: usize> FixedStr<N> {
+    /// Size of the field, with the terminator.
+    pub(crate) const LEN: usize = N;
+
     /// Parses a field; what follows the terminator is ignored.
     ///
     /// Fails with [`ParseError::BadString`] if the string is empty or has no terminator.
@@ -85,6 +89,33 @@ impl<const N: usize> FixedStr<N> {
     /// The string without its terminator.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.split(|&byte| byte == 0).next().unwrap_or(&[])
+    }
+
+    /// Numbers that have the order of the string. To look for one of many names, hardly anything
+    /// else is done than to compare strings.
+    fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        const LEN: usize = size_of::<u64>();
+        const { assert!(N % LEN == 0) };
+
+        let word = |bytes: &[u8]| {
+            bytes
+                .first_chunk()
+                .map_or(0, |word| u64::from_be_bytes(*word))
+        };
+        self.0.chunks_exact(LEN).map(word)
+    }
+}
+
+impl<const N: usize> Ord for FixedStr<N> {
+    /// The order of the strings.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.words().cmp(other.words())
+    }
+}
+
+impl<const N: usize> PartialOrd for FixedStr<N> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

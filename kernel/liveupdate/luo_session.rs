@@ -31,11 +31,12 @@ use kernel::{
         File, //
     },
     prelude::*,
-    str::{
-        BStr,
-        CString, //
-    },
+    str::BStr,
     sync::aref::ARef, //
+};
+use zerocopy_derive::{
+    Immutable,
+    IntoBytes, //
 };
 
 /// A session's name, for messages.
@@ -44,14 +45,26 @@ pub(crate) fn display(name: &Name) -> &BStr {
 }
 
 /// What the link of a session's file descriptor in `/proc/PID/fd` says after `anon_inode:`.
-fn link_name(name: &Name) -> Result<CString> {
-    // The name is part of the interface as user space chose it, hence not escaped.
-    let mut link = KVec::new();
-    link.extend_from_slice(b"[luo_session] ", GFP_KERNEL)?;
-    link.extend_from_slice(name.as_bytes(), GFP_KERNEL)?;
-    link.push(0, GFP_KERNEL)?;
-    let link = CStr::from_bytes_with_nul(&link).map_err(|_| EINVAL)?;
-    Ok(link.try_into()?)
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Link {
+    prefix: [u8; 14],
+    name: [u8; Name::LEN],
+}
+
+impl Link {
+    fn new(name: &Name) -> Self {
+        Self {
+            prefix: *b"[luo_session] ",
+            // The name is part of the interface as user space chose it, hence not escaped.
+            name: *name.field(),
+        }
+    }
+
+    fn as_c_str(&self) -> Result<&CStr> {
+        // A name ends with a null.
+        CStr::from_bytes_until_nul(self.as_bytes()).map_err(|_| EINVAL)
+    }
 }
 
 /// Makes a file descriptor for what `open` returns.

@@ -6,9 +6,9 @@ use super::{
     display,
     get_name,
     install,
-    link_name,
     unsupported,
     FileReport,
+    Link,
     Report, //
 };
 use crate::{
@@ -42,8 +42,9 @@ use kernel::{
     },
     prelude::*,
     rbtree::{
+        Entry,
         RBTree,
-        RBTreeNode, //
+        RBTreeNodeReservation, //
     },
     seq_file::SeqFile,
     seq_print,
@@ -162,17 +163,16 @@ impl IncomingSessions {
             pr_err!("the previous kernel handed over a session without a valid name\n");
             return Ok(());
         };
-        if self.sessions.get(&name).is_some() {
+        let Entry::Vacant(place) = self.sessions.entry(name) else {
             pr_err!(
                 "the previous kernel handed over two sessions '{}'\n",
                 display(&name)
             );
             return Ok(());
-        }
+        };
         let files = IncomingFiles::new(&ser.file_set);
         let session = Arc::pin_init(IncomingSession::new(name, files), GFP_KERNEL)?;
-        self.sessions
-            .insert(RBTreeNode::new(name, session, GFP_KERNEL)?);
+        place.insert(session, RBTreeNodeReservation::new(GFP_KERNEL)?);
         Ok(())
     }
 
@@ -256,7 +256,7 @@ pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
         Ok(open)
     })?;
     let open = KBox::new(open, GFP_KERNEL)?;
-    anon_inode::getfile::<SessionFile>(&link_name(name)?, open, flags::O_RDWR)
+    anon_inode::getfile::<SessionFile>(Link::new(name).as_c_str()?, open, flags::O_RDWR)
 }
 
 /// The operations of an incoming session's file.

@@ -6,9 +6,9 @@ use super::{
     carried::Carried,
     display,
     get_name,
-    link_name,
     unsupported,
     FileReport,
+    Link,
     Report, //
 };
 use crate::{
@@ -50,8 +50,10 @@ use kernel::{
     },
     prelude::*,
     rbtree::{
+        Entry,
         RBTree,
-        RBTreeNode, //
+        RBTreeNode,
+        RBTreeNodeReservation, //
     },
     seq_file::SeqFile,
     seq_print,
@@ -231,25 +233,25 @@ impl OutgoingSessions {
     }
 
     fn insert(&mut self, luo: &Luo, name: Name) -> Result<Arc<OutgoingSession>> {
-        if self.by_name.get(&name).is_some() {
-            return Err(EEXIST);
-        }
         let age = self.next_age;
         let count = self.count.checked_add(1).ok_or(ENOSPC)?;
 
         // All that can fail comes first.
         let session = Arc::pin_init(OutgoingSession::new(name, age), GFP_KERNEL_ACCOUNT)?;
-        let name_node = RBTreeNode::new(name, age, GFP_KERNEL_ACCOUNT)?;
+        let name_node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let age_node = RBTreeNode::new(age, session.clone(), GFP_KERNEL_ACCOUNT)?;
         self.blocks.grow(count)?;
         if self.root.is_none() {
             self.root = Some(Root::new(luo.number().wrapping_add(1))?);
         }
 
+        let Entry::Vacant(place) = self.by_name.entry(name) else {
+            return Err(EEXIST);
+        };
         fault::point()?;
 
         // INVARIANT: The session becomes part of both trees; there is room and a root.
-        self.by_name.insert(name_node);
+        place.insert(age, name_node);
         self.by_age.insert(age_node);
         self.count = count;
         self.next_age = age.wrapping_add(1);
@@ -384,14 +386,14 @@ impl Drop for Listed {
 /// [`EEXIST`] if there is a session of that name, [`ENOSPC`] if there are too many, [`ENOMEM`],
 /// [`EBUSY`] if the kexec is under way already.
 pub(crate) fn create(luo: &'static Luo, name: Name) -> Result<ARef<File>> {
-    let link = link_name(&name)?;
+    let link = Link::new(&name);
     let listed = luo.gate.mutate(|| {
         let session = luo.outgoing.write_killable()?.insert(luo, name)?;
         Ok(Listed(session))
     })?;
     // From here on, an error removes the session again.
     let listed = KBox::new(listed, GFP_KERNEL)?;
-    anon_inode::getfile::<SessionFile>(&link, listed, flags::O_RDWR)
+    anon_inode::getfile::<SessionFile>(link.as_c_str()?, listed, flags::O_RDWR)
 }
 
 /// The operations of an outgoing session's file.

@@ -3,7 +3,7 @@
 //! The tests: well-formed, malformed, and random input.
 
 use super::{abi::*, random::Random, PAGE_SIZE};
-use std::{cell::RefCell, collections::BTreeMap, ops::Deref};
+use std::{cell::RefCell, cmp::Ordering, collections::BTreeMap, ops::Deref};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// A page, aligned as pages are.
@@ -98,6 +98,25 @@ fn strings_end_in_their_field() {
     let name = Name::parse(&dirty).unwrap();
     assert_eq!(name.as_bytes(), b"x");
     assert!(name.field()[2..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn names_have_the_order_of_strings() {
+    let mut random = Random::new();
+    let mut name = |differs_from: usize| {
+        let mut raw = [b'n'; 64];
+        let len = differs_from + 1 + random.next() as usize % 4;
+        for byte in raw.iter_mut().take(len).skip(differs_from) {
+            *byte = random.next() as u8 | 1;
+        }
+        raw[len] = 0;
+        Name::parse(&raw).unwrap()
+    };
+    for differs_from in (0..50).cycle().take(5000) {
+        let (a, b) = (name(differs_from), name(differs_from));
+        assert_eq!(a.cmp(&b), a.as_bytes().cmp(b.as_bytes()));
+        assert_eq!(a.cmp(&a), Ordering::Equal);
+    }
 }
 
 #[test]
