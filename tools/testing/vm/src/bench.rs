@@ -147,6 +147,8 @@ fn phases(lines: &[String], figures: &BTreeMap<String, u64>) -> BTreeMap<String,
 fn collect(ctx: &Ctx, quick: bool, rounds: u32, only: Option<&str>) -> Result<Measured> {
     let mut ctx = ctx.clone();
     ctx.settings.mem = MEM.to_owned();
+    // It takes the host longer to provide memory than the guest to use it.
+    ctx.prefault = true;
     let ctx = &ctx;
     let kernels = [Flavour::Peer, Flavour::Bench].map(|flavour| kernel::build(ctx, flavour));
     let [c, ours] = kernels;

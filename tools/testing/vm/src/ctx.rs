@@ -38,6 +38,8 @@ pub struct Ctx {
     /// Outputs of this checkout.
     pub build: PathBuf,
     pub settings: Settings,
+    /// Whether a virtual machine gets all of its memory before it starts, not when it needs it.
+    pub prefault: bool,
     pub verbose: bool,
     pub jobs: usize,
     host_top: PathBuf,
@@ -65,6 +67,7 @@ impl Ctx {
             build,
             top,
             settings,
+            prefault: false,
         })
     }
 

@@ -59,6 +59,13 @@ impl Vm<'_> {
         ]);
         qemu.args(["-nodefaults", "-no-user-config", "-m", &ctx.settings.mem]);
         qemu.arg("-smp").arg(ctx.settings.smp.to_string());
+        if ctx.prefault {
+            let memory = format!(
+                "memory-backend-memfd,id=memory,size={},prealloc=on,prealloc-threads={}",
+                ctx.settings.mem, ctx.jobs
+            );
+            qemu.args(["-object", &memory, "-machine", "memory-backend=memory"]);
+        }
         qemu.arg("-kernel").arg(&self.kernel.image);
         if self.initrd.extension().is_some_and(|end| end == DISK) {
             let drive = format!("if=virtio,format=raw,file={}", self.initrd.display());

@@ -53,10 +53,10 @@ pub const FIGURES: &[Figure] = &[
     figure("shutdown", "freeze + shutdown", &["phase_shutdown_us"]),
     figure(
         "jump",
-        "jump, decompression, early boot",
+        "jump, decompression, memory, TSC",
         &["phase_jump_us"],
     ),
-    figure("boot_memory", "boot, memory", &["phase_memory_us"]),
+    figure("boot_memory", "boot, processors", &["phase_memory_us"]),
     figure("initcalls", "boot, initcalls", &["phase_initcalls_us"]),
     figure("init", "start of init", &["phase_init_us"]),
 ];
