@@ -140,10 +140,14 @@ impl Mover {
             allowed: true,
             job: None,
         };
+        // Nearly all files are too small, and need not be looked at.
+        if pages < WORTHWHILE || file.nr_pages() < WORTHWHILE {
+            return this;
+        }
         let last_block = (pages.saturating_sub(1) / BLOCK).saturating_mul(BLOCK);
         let last = file
             .next_page(last_block)
-            .filter(|&page| page < pages && file.nr_pages() >= WORTHWHILE)
+            .filter(|&page| page < pages)
             .map(|page| page..page.saturating_add(1));
         // An error is for those who need the folios.
         if let Some(Ok(false)) = last.map(|last| file.pin_folios(last, batch)) {
