@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The front door of the project; not part of the kernel tree. What the targets
-# do is in tools/testing/vm: a script that makes and enters the build sandbox,
+# do is in tools/testing/luo-vm: a script that makes and enters the build sandbox,
 # and the program luo-vm that runs inside.
 
-VM := tools/testing/vm/sandbox.sh
+VM := tools/testing/luo-vm/sandbox.sh
 
 VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY LUO_CACHE FUZZ_SECONDS QUICK N SEED STRESS_SECONDS
 

@@ -357,7 +357,7 @@ luo-vm)
 		luo_vm "$@"
 	fi
 	create
-	(enter /luo/tools/testing/vm/sandbox.sh inside "$@")
+	(enter /luo/tools/testing/luo-vm/sandbox.sh inside "$@")
 	exit ;;
 inside)
 	shift

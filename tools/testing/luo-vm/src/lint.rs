@@ -158,7 +158,7 @@ fn panic_gate(ctx: &Ctx, kernel: &Kernel, object: &str) -> Result<Option<String>
     if !nm.status.success() {
         bail!("llvm-nm {object}: {}", String::from_utf8_lossy(&nm.stderr));
     }
-    let justified = fs::read_to_string(ctx.top.join("tools/testing/vm/panics-allowed"))?;
+    let justified = fs::read_to_string(ctx.top.join("tools/testing/luo-vm/panics-allowed"))?;
     let justified: Vec<(&str, &str)> = justified
         .lines()
         .filter(|line| !line.starts_with('#') && !line.is_empty())

@@ -309,7 +309,7 @@ fn toolchain() -> Result<String> {
 }
 
 fn fragments(ctx: &Ctx, flavour: Flavour) -> Result<String> {
-    let dir = ctx.top.join("tools/testing/vm/configs");
+    let dir = ctx.top.join("tools/testing/luo-vm/configs");
     let mut all = String::new();
     for name in flavour.fragments() {
         all += &fs::read_to_string(dir.join(name)).with_context(|| ctx.shown(&dir.join(name)))?;
