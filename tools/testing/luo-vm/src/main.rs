@@ -4,30 +4,14 @@
 //! together, runs them in QEMU and reads what they print. `make` at the top of the repository
 //! starts it in the build sandbox.
 
-mod bench;
-mod console;
+mod commands;
 mod ctx;
-mod debian;
-mod demo;
-mod docs;
-mod fuzz;
+mod files;
 mod groups;
 mod image;
 mod kernel;
-mod ktap;
-mod lint;
-mod luod;
-mod patched;
-mod peer;
-mod programs;
+mod machine;
 mod report;
-mod series;
-mod soak;
-mod source;
-mod step;
-mod stress;
-mod tree;
-mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,10 +19,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use sha2::{Digest, Sha256};
 
+use crate::commands::{bench, demo, docs, peer};
 use crate::ctx::{Ctx, Settings};
-use crate::kernel::Flavour;
+use crate::groups::{base, debug, fuzz, soak};
+use crate::kernel::flavour::Flavour;
+use crate::kernel::{build, series, tree};
+use crate::report::results::Report;
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -136,17 +123,6 @@ enum Action {
     Docs,
 }
 
-/// The hexadecimal SHA-256 of `bytes`.
-fn hex(bytes: &[u8]) -> String {
-    format!("{:x}", Sha256::digest(bytes))
-}
-
-/// A short name for the content of `parts`.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let whole: String = parts.into_iter().map(hex).collect();
-    hex(whole.as_bytes())[..16].to_owned()
-}
-
 fn run(cli: Cli) -> Result<bool> {
     let ctx = Ctx::new(cli.settings)?;
     match cli.command {
@@ -182,17 +158,17 @@ fn run(cli: Cli) -> Result<bool> {
             )
         }
         Action::Soak { count, seed } => soak::run(&ctx, count, seed),
-        Action::TestDebug { seconds, seed } => groups::test_debug(&ctx, seconds, seed),
+        Action::TestDebug { seconds, seed } => debug::test_all(&ctx, seconds, seed),
         Action::BaseTests { flavour } => {
-            let kernel = kernel::build(&ctx, flavour)?;
-            let mut report = report::Report::default();
+            let kernel = build::kernel(&ctx, flavour)?;
+            let mut report = Report::default();
             report.begin("kselftest-base");
-            groups::base_tests_on(&ctx, &mut report, &kernel)?;
+            base::run_on(&ctx, &mut report, &kernel)?;
             Ok(report.finish())
         }
         Action::Kernel { flavour } => {
             ctx.need_space(8, 3)?;
-            println!("{}", ctx.shown(&kernel::build(&ctx, flavour)?.image));
+            println!("{}", ctx.shown(&build::kernel(&ctx, flavour)?.image));
             Ok(true)
         }
         Action::Shell { flavour } => {

@@ -2,15 +2,17 @@
 
 //! Threads that do everything at once, on the kernel that checks everything.
 
+use std::time::Duration;
+
 use anyhow::{bail, Result};
 
 use crate::ctx::Ctx;
-use crate::image;
-use crate::kernel::Kernel;
-use crate::programs;
-use crate::report::Report;
-use crate::step::Step;
-use crate::vm::{Vm, TIMEOUT};
+use crate::image::initramfs;
+use crate::image::programs;
+use crate::kernel::build::Kernel;
+use crate::machine::vm::{Vm, BOOT};
+use crate::report::results::Report;
+use crate::report::step::Step;
 
 /// How long the threads run between two kexecs, in seconds.
 const ROUND: u64 = 120;
@@ -33,19 +35,16 @@ pub fn run_on(ctx: &Ctx, kernel: &Kernel, seconds: u64, seed: u64) -> Result<Out
     let kexecs = seconds.div_ceil(ROUND);
     let each = seconds.div_ceil(kexecs);
     let guest = programs::guest(ctx)?;
-    let initrd = image::guest(ctx, "stress", &guest, &[kernel], None)?;
+    let initrd = initramfs::guest(ctx, "stress", &guest, &[kernel], None)?;
     let step = Step::start(
         ctx,
         format!("everything at once for {seconds} s, seed {seed}"),
     );
-    let vm = Vm {
-        name: format!("stress-{}", kernel.flavour.name()),
-        kernel,
-        initrd: &initrd,
-        params: String::new(),
-        init: format!("stress --seconds={each} --kexecs={kexecs} --seed={seed}"),
-        timeout: TIMEOUT * (2 + u32::try_from(kexecs)?) + std::time::Duration::from_secs(seconds),
-    };
+    let vm = Vm::new(format!("stress-{}", kernel.flavour.name()), kernel, &initrd)
+        .init(format!(
+            "stress --seconds={each} --kexecs={kexecs} --seed={seed}"
+        ))
+        .limit(BOOT * (2 + u32::try_from(kexecs)?) + Duration::from_secs(10 * seconds));
     let run = vm.run(ctx)?;
     let said = run.console.user.iter();
     let lines: Vec<String> = said

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Live updates under systemd: a disk with Debian, and what runs on it.
+//! A disk with Debian and systemd, and what is tested on it.
 //!
 //! `sandbox.sh` has made the userland, an archive of files. What is tested is appended to it, and
 //! the whole becomes a disk. What drives the tests there is
@@ -10,23 +10,22 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
-use crate::groups;
-use crate::kernel::{self, Flavour, Kernel};
-use crate::programs;
-use crate::report::Report;
-use crate::step::Step;
-use crate::vm::{Vm, DISK};
+use crate::image::programs;
+use crate::kernel::build::Kernel;
+use crate::report::step::Step;
 
-/// Five boots of systemd on a slow machine.
-pub const TIMEOUT: Duration = Duration::from_secs(1500);
+/// How many updates are done under systemd.
+pub const UPDATES: u32 = 4;
 
 /// Where the userland has its libraries, and their loader.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// How the names of disks end.
+pub const DISK: &str = "ext4";
 
 /// How large the disk is. It is a sparse file.
 const DISK_SIZE: u64 = 1 << 30;
@@ -91,7 +90,7 @@ fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
 }
 
 /// Where `sandbox.sh` has put the userland, and the kernel that belongs to it.
-fn home() -> Result<PathBuf> {
+pub fn home() -> Result<PathBuf> {
     let debian = std::env::var_os("LUO_DEBIAN").map(PathBuf::from);
     debian.context("LUO_DEBIAN is not set: start luo-vm through `make`")
 }
@@ -169,45 +168,4 @@ pub fn params(target: &str) -> String {
          systemd.log_target=kmsg systemd.minimum_uptime_sec=0 systemd.mask=memcached.service \
          systemd.mask=getty.target systemd.mask=e2scrub_reap.service"
     )
-}
-
-/// Four updates in a row: two by `systemctl kexec`, two by `luoctl kexec`.
-pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let kernel = kernel::build(ctx, Flavour::Debian)?;
-    let disk = disk(ctx, &kernel)?;
-    let vm = Vm {
-        name: "debian".to_owned(),
-        kernel: &kernel,
-        initrd: &disk,
-        params: params("luo-test.target"),
-        init: String::new(),
-        timeout: TIMEOUT,
-    };
-    let run = groups::boot(ctx, &vm)?;
-    report.guest_run(ctx, "", &run, &["debian"]);
-    checks(ctx, report, &kernel)
-}
-
-/// What `luoctl check` says of a kernel that was really built without LUO, and of ours.
-fn checks(ctx: &Ctx, report: &mut Report, ours: &Kernel) -> Result<()> {
-    let luoctl = programs::luoctl()?;
-    let debian = home()?.join("vmlinuz");
-    if !debian.exists() {
-        bail!("{} could not be made.", ctx.shown(&debian));
-    }
-    // What this machine hands over is not known: hence ours is not more than likely.
-    for (name, image, code, says) in [
-        ("Debian's own kernel", &debian, 4, "there is no luo-v"),
-        ("ours", &ours.image, 6, "has all formats"),
-    ] {
-        let mut luoctl = Command::new(&luoctl);
-        luoctl.arg("check").arg(image);
-        luoctl.args(["--cmdline", "kho=on liveupdate=on"]);
-        let output = luoctl.output().context("luoctl")?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let good = output.status.code() == Some(code) && said.contains(says);
-        let against = (!good).then(|| format!("{}\n{said}", output.status));
-        report.check(&format!("luoctl check: {name}"), against);
-    }
-    Ok(())
 }

@@ -5,12 +5,13 @@
 use anyhow::Result;
 
 use crate::ctx::Ctx;
-use crate::debian;
-use crate::image;
-use crate::kernel::{self, Flavour};
-use crate::programs;
-use crate::step::Step;
-use crate::vm::{Vm, TIMEOUT};
+use crate::image::disk;
+use crate::image::initramfs;
+use crate::image::programs;
+use crate::kernel::build;
+use crate::kernel::flavour::Flavour;
+use crate::machine::vm::Vm;
+use crate::report::step::Step;
 
 /// What only our kernel times, in its log.
 const SERIALIZE: &str = "freeze+serialize";
@@ -29,24 +30,19 @@ const PHASES: [&str; 8] = [
 
 /// Carries a memfd from the kernel `from` to the kernel `to`. True if all of it was verified.
 pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
-    let next = kernel::build(ctx, to)?;
+    let next = build::kernel(ctx, to)?;
     let first = if from == to {
         next.clone()
     } else {
-        kernel::build(ctx, from)?
+        build::kernel(ctx, from)?
     };
     let guest = programs::guest(ctx)?;
-    let initrd = image::guest(ctx, "demo", &guest, &[&next], None)?;
+    let initrd = initramfs::guest(ctx, "demo", &guest, &[&next], None)?;
     let mb = ctx.settings.memfd_mb;
     let step = Step::start(ctx, format!("live update with a memfd of {mb} MiB"));
-    let vm = Vm {
-        name: "demo".to_owned(),
-        kernel: &first,
-        initrd: &initrd,
-        params: String::new(),
-        init: format!("demo --mb={mb}"),
-        timeout: TIMEOUT,
-    };
+    let vm = Vm::new("demo", &first, &initrd)
+        .kexecs(1)
+        .init(format!("demo --mb={mb}"));
     let run = vm.run(ctx)?;
     step.done("");
 
@@ -90,18 +86,16 @@ const PROGRESS: &str = "@progress ";
 /// Updates the kernel of Debian under a memcached that is asked for its items all the time. True if
 /// the whole data set was verified.
 pub fn cache(ctx: &Ctx) -> Result<bool> {
-    let kernel = kernel::build(ctx, Flavour::Debian)?;
-    let disk = debian::disk(ctx, &kernel)?;
+    let kernel = build::kernel(ctx, Flavour::Debian)?;
+    let image = disk::disk(ctx, &kernel)?;
     let mb = ctx.settings.memfd_mb;
     let step = Step::start(ctx, format!("live update under memcached with {mb} MiB"));
-    let vm = Vm {
-        name: "demo-cache".to_owned(),
-        kernel: &kernel,
-        initrd: &disk,
-        params: format!("{} luo_demo_mb={mb}", debian::params("luo-demo.target")),
-        init: String::new(),
-        timeout: debian::TIMEOUT,
-    };
+    let vm = Vm::new("demo-cache", &kernel, &image)
+        .params(format!(
+            "{} luo_demo_mb={mb}",
+            disk::params("luo-demo.target")
+        ))
+        .kexecs(1);
     let mut boots = 0;
     let run = vm.run_with(ctx, |line| {
         if let Some((_, what)) = line.split_once(PROGRESS) {
@@ -146,17 +140,12 @@ pub fn cache(ctx: &Ctx) -> Result<bool> {
 
 /// A busybox shell on this terminal.
 pub fn shell(ctx: &Ctx, flavour: Flavour) -> Result<()> {
-    let kernel = kernel::build(ctx, flavour)?;
+    let kernel = build::kernel(ctx, flavour)?;
     let guest = programs::guest(ctx)?;
-    let initrd = image::guest(ctx, "shell", &guest, &[&kernel], None)?;
+    let initrd = initramfs::guest(ctx, "shell", &guest, &[&kernel], None)?;
     eprintln!("`exit` ends the machine, ctrl-a x kills it; `/init kexec` goes to the next kernel");
-    let vm = Vm {
-        name: "shell".to_owned(),
-        kernel: &kernel,
-        initrd: &initrd,
-        params: "quiet".to_owned(),
-        init: "shell".to_owned(),
-        timeout: TIMEOUT,
-    };
+    let vm = Vm::new("shell", &kernel, &initrd)
+        .params("quiet")
+        .init("shell");
     vm.interact(ctx)
 }

@@ -11,8 +11,8 @@ use anyhow::{bail, Context, Result};
 use rustix::fs::{flock, FlockOperation};
 
 use crate::ctx::Ctx;
-use crate::digest;
-use crate::step::Step;
+use crate::files::{digest, files};
+use crate::report::step::Step;
 
 /// Names under which output directories stand in a tree; they are no part of it.
 pub const OUT_PREFIX: &str = "out-";
@@ -248,7 +248,7 @@ impl Origin {
             }
             Origin::Dir(path) => {
                 let mut text = String::new();
-                for file in crate::tree::files(path, &|dir| !is_output(dir))? {
+                for file in files(path, &|dir| !is_output(dir))? {
                     let meta = fs::symlink_metadata(path.join(&file))?;
                     text += &format!("{} {} {}\n", file.display(), meta.len(), meta.mtime());
                 }

@@ -10,14 +10,15 @@ use std::sync::LazyLock;
 use anyhow::{bail, Context, Result};
 use regex::Regex;
 
+use crate::commands::docs;
 use crate::ctx::Ctx;
-use crate::docs;
-use crate::fuzz;
-use crate::kernel::{self, Flavour, Kernel};
-use crate::report::Report;
-use crate::series;
-use crate::step::Step;
-use crate::tree;
+use crate::groups::fuzz;
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::kernel::series;
+use crate::kernel::tree;
+use crate::report::results::Report;
+use crate::report::step::Step;
 
 /// Objects of ours in which no path may panic without a reason.
 const OBJECTS: [&str; 2] = ["kernel/liveupdate/luo.o", "mm/memfd_luo.o"];
@@ -58,7 +59,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     }
     report.attempt("the patch series applies with git am", series::check(ctx));
 
-    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
     report.attempt("rustfmt of the kernel code", rustfmt(ctx, &kernel));
     report.attempt("rustdoc has no warning", docs::check(ctx, &kernel));
     for object in OBJECTS {
@@ -72,7 +73,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
         said(&kernel),
     );
     // Built with CLIPPY=1.
-    let checked = kernel::build(ctx, Flavour::Debug);
+    let checked = build::kernel(ctx, Flavour::Debug);
     report.attempt(
         "no warning from Clippy for the kernel code",
         checked.map(|k| said(&k)),

@@ -15,9 +15,10 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
-use crate::source::{self, Series};
-use crate::step::Step;
-use crate::tree::{self, Change};
+use crate::files::{files, write_if_changed};
+use crate::kernel::source::{self, Series};
+use crate::kernel::tree::{self, Change};
+use crate::report::step::Step;
 
 /// One patch of the series.
 #[derive(Debug, Default, PartialEq)]
@@ -75,7 +76,7 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
     fs::create_dir_all(&out)?;
     let change = tree::change(ctx, &base.pristine())?;
     let repo = Repo::new(ctx, &base.pristine(), &change)?;
-    let parts = tree::files(&ctx.top.join("patches/series"), &|_| false)?;
+    let parts = files(&ctx.top.join("patches/series"), &|_| false)?;
     let mut left: BTreeSet<PathBuf> = tree::overlay(ctx)?.into_iter().collect();
     let mut hooks: BTreeSet<PathBuf> = tree::hooks(ctx)?.into_iter().collect();
     let mut removed = change.removed.clone();
@@ -98,7 +99,7 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
             }
             for path in claimed {
                 left.remove(&path);
-                tree::write_if_changed(&repo.dir.join(&path), &fs::read(ctx.top.join(&path))?)?;
+                write_if_changed(&repo.dir.join(&path), &fs::read(ctx.top.join(&path))?)?;
             }
         }
         for hook in &part.hooks {
@@ -212,7 +213,7 @@ impl Repo {
         )?;
         for path in change.files.keys().chain(&change.removed) {
             if let Ok(content) = fs::read(base.join(path)) {
-                tree::write_if_changed(&repo.dir.join(path), &content)?;
+                write_if_changed(&repo.dir.join(path), &content)?;
             }
         }
         repo.commit("base")?;

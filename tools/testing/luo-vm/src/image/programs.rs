@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::Deserialize;
 
 use crate::ctx::Ctx;
-use crate::kernel;
-use crate::source::{self, Series};
-use crate::step::Step;
+use crate::kernel::build;
+use crate::kernel::source::{self, Series};
+use crate::report::step::Step;
 
 /// The base's kselftests that kexec: one before, one after it, each in its own machine.
 pub const BASE_KEXEC_TESTS: [&str; 4] = [
@@ -37,6 +37,9 @@ pub struct GuestTest {
     /// Kernel parameters that it needs.
     #[serde(default)]
     pub cmdline: String,
+    /// The machine that it needs, if not the usual one.
+    #[serde(default)]
+    pub machine: String,
     /// Cases of it that show what the implementation in C gets wrong.
     #[serde(default)]
     pub hazards: Vec<HazardCase>,
@@ -203,7 +206,7 @@ impl BaseTests {
     /// Compiles them from the unchanged tree, in the way of the base's own `vmtest.sh`.
     pub fn build(ctx: &Ctx) -> Result<Self> {
         let base = source::base(ctx, Series::V7_3)?;
-        let headers = kernel::headers(ctx, &base)?;
+        let headers = build::headers(ctx, &base)?;
         let tests = base.pristine().join("tools/testing/selftests/liveupdate");
         let nolibc = base.pristine().join("tools/include/nolibc");
         let dir = ctx.build.join("base-selftests");

@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::Row;
 use crate::ctx::Ctx;
-use crate::programs::HazardItem;
-use crate::tree;
+use crate::files::write_if_changed;
+use crate::image::programs::HazardItem;
 
 /// Where the documentation has the table.
 const FILE: &str = "Documentation/core-api/liveupdate-hazards-table.rst";
@@ -35,7 +35,7 @@ pub fn print(items: &[HazardItem], rows: &[Row]) {
 
 /// Writes the table of all results to the documentation.
 pub fn document(ctx: &Ctx, items: &[HazardItem], rows: &[Row]) -> Result<()> {
-    tree::write_if_changed(&ctx.top.join(FILE), text(items, rows)?.as_bytes())?;
+    write_if_changed(&ctx.top.join(FILE), text(items, rows)?.as_bytes())?;
     Ok(())
 }
 

@@ -15,16 +15,18 @@ use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::ctx::Ctx;
-use crate::hex;
-use crate::image;
-use crate::kernel::{self, Flavour, Kernel};
-use crate::programs::{self, GuestTest, HazardCase, HazardItem};
-use crate::step::Step;
-use crate::vm::{Vm, TIMEOUT};
+use crate::files::hex;
+use crate::image::initramfs;
+use crate::image::programs::{self, GuestTest, HazardCase, HazardItem};
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::machine::named;
+use crate::machine::vm::{Vm, BOOT};
+use crate::report::step::Step;
 use outcome::Outcome;
 
 /// How long the C kernel may take per boot. Some cases make it hang, hence not too long.
-const C_TIMEOUT: Duration = Duration::from_secs(100);
+const C_BOOT: Duration = Duration::from_secs(100);
 
 /// How a case ended on both kernels.
 #[derive(Serialize, Deserialize)]
@@ -109,11 +111,11 @@ impl Kernels {
                 Kernel::prebuilt(Flavour::Ours, ours),
             ),
             None => (
-                kernel::build(ctx, Flavour::Peer)?,
-                kernel::build(ctx, Flavour::Ours)?,
+                build::kernel(ctx, Flavour::Peer)?,
+                build::kernel(ctx, Flavour::Ours)?,
             ),
         };
-        let image = |name, next| image::guest(ctx, name, guest, &[next, next], None);
+        let image = |name, next| initramfs::guest(ctx, name, guest, &[next, next], None);
         let (to_c, to_ours) = (image("test-peer-c", &c)?, image("test-peer-ours", &ours)?);
         Ok(Self {
             c: (c, to_c),
@@ -143,19 +145,20 @@ impl Kernels {
         } else {
             &self.ours
         };
-        let (kernel, timeout) = match flavour {
-            Flavour::Peer if case.reader_only => (&self.ours.0, C_TIMEOUT),
-            Flavour::Peer => (next, C_TIMEOUT),
-            _ => (next, TIMEOUT),
+        let (kernel, limit) = match flavour {
+            Flavour::Peer if case.reader_only => (&self.ours.0, C_BOOT),
+            Flavour::Peer => (next, C_BOOT),
+            _ => (next, BOOT),
         };
-        let vm = Vm {
-            name: format!("test-peer-{}-{full}", flavour.name()),
+        let vm = Vm::new(
+            format!("test-peer-{}-{full}", flavour.name()),
             kernel,
-            initrd: image,
-            params: test.cmdline.clone(),
-            init: format!("selftest {full}"),
-            timeout: timeout * (1 + case.kexecs),
-        };
+            image,
+        )
+        .params(test.cmdline.clone())
+        .init(format!("selftest {full}"))
+        .limit(limit * (1 + case.kexecs))
+        .on(named::machine(&test.machine)?);
         Ok(Outcome::of(&vm.run(ctx)?, &full))
     }
 }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::ctx::Ctx;
-use crate::groups::boot;
-use crate::image;
-use crate::kernel::{self, Flavour, Kernel};
-use crate::patched::{self, Change};
-use crate::programs;
-use crate::report::Report;
-use crate::vm::{Vm, TIMEOUT};
+use crate::image::initramfs;
+use crate::image::programs;
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::kernel::patched::{self, Change};
+use crate::machine::vm::Vm;
+use crate::report::results::Report;
 
 /// The names of formats, and as long ones that are none.
 const NO_FORMATS: [Change; 3] = [
@@ -25,18 +25,18 @@ const NO_FORMATS: [Change; 3] = [
 
 /// Runs the group.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let ours = kernel::build(ctx, Flavour::Ours)?;
+    let ours = build::kernel(ctx, Flavour::Ours)?;
     let guest = programs::guest(ctx)?;
     let programs = programs::luod(ctx)?;
     let programs: Vec<_> = programs
         .iter()
         .map(|(name, path)| (*name, path.as_path()))
         .collect();
-    let initrd = image::guest_with(ctx, "luod", &guest, &[&ours], &programs)?;
+    let initrd = initramfs::guest_with(ctx, "luod", &guest, &[&ours], &programs)?;
     let vm = machine("luod", &ours, &initrd, "luod");
-    report.guest_run(ctx, "", &boot(ctx, &vm)?, &["luod"]);
+    vm.boot(ctx)?.judge(ctx, report, "", &["luod"]);
 
-    let peer = kernel::build(ctx, Flavour::Peer)?;
+    let peer = build::kernel(ctx, Flavour::Peer)?;
     let luoctl = Luoctl::new(ctx, &peer)?;
     for (from, to) in [(&ours, &ours), (&peer, &ours), (&ours, &peer)] {
         luoctl.update(ctx, report, from, to)?;
@@ -71,7 +71,7 @@ impl Luoctl {
         let files = self.files.iter();
         let files: Vec<_> = files.map(|(name, path)| (*name, path.as_path())).collect();
         let name = format!("luoctl-{}-to-{}", from.flavour.name(), to.flavour.name());
-        let initrd = image::guest_with(ctx, &name, &self.guest, &[to], &files)?;
+        let initrd = initramfs::guest_with(ctx, &name, &self.guest, &[to], &files)?;
         let to_ours = to.flavour.is_ours();
         let init = if to_ours { "luoctl" } else { "luoctl --to=c" };
         let prefix = if from.flavour.is_ours() && to_ours {
@@ -80,18 +80,11 @@ impl Luoctl {
             format!("{} to {}: ", from.label(), to.label())
         };
         let vm = machine(&name, from, &initrd, init);
-        report.guest_run(ctx, &prefix, &boot(ctx, &vm)?, &["luoctl"]);
+        vm.boot(ctx)?.judge(ctx, report, &prefix, &["luoctl"]);
         Ok(())
     }
 }
 
 fn machine<'a>(name: &str, kernel: &'a Kernel, initrd: &'a Path, init: &str) -> Vm<'a> {
-    Vm {
-        name: name.to_owned(),
-        kernel,
-        initrd,
-        params: String::new(),
-        init: init.to_owned(),
-        timeout: TIMEOUT * 3,
-    }
+    Vm::new(name, kernel, initrd).init(init).kexecs(2)
 }

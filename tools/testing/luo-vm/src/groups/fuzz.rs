@@ -9,8 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::ctx::Ctx;
-use crate::report::Report;
-use crate::step::Step;
+use crate::report::results::Report;
+use crate::report::step::Step;
 
 /// The programs of the crate, one for each kind of input.
 const TARGETS: [&str; 4] = ["pages", "lists", "memfd", "image"];

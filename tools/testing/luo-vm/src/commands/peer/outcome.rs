@@ -6,9 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::console::Console;
-use crate::ktap::{self, Status};
-use crate::vm::Run;
+use crate::machine::console::Console;
+use crate::machine::vm::Run;
+use crate::report::ktap::{self, Status};
 
 /// How a case ended, called what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

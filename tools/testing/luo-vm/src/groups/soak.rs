@@ -5,12 +5,13 @@
 use anyhow::{bail, Result};
 
 use crate::ctx::Ctx;
-use crate::image;
-use crate::kernel::{self, Flavour, Kernel};
-use crate::programs;
-use crate::report::Report;
-use crate::step::Step;
-use crate::vm::{Vm, TIMEOUT};
+use crate::image::initramfs;
+use crate::image::programs;
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::machine::vm::{Vm, BOOT};
+use crate::report::results::Report;
+use crate::report::step::Step;
 
 /// How much less memory may be free at the end than in the beginning, in KiB.
 ///
@@ -53,16 +54,11 @@ impl Outcome {
 
 fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> {
     let guest = programs::guest(ctx)?;
-    let initrd = image::guest(ctx, "soak", &guest, &[kernel], None)?;
+    let initrd = initramfs::guest(ctx, "soak", &guest, &[kernel], None)?;
     let step = Step::start(ctx, format!("{count} kexecs in a row, seed {seed}"));
-    let vm = Vm {
-        name: format!("soak-{}", kernel.flavour.name()),
-        kernel,
-        initrd: &initrd,
-        params: String::new(),
-        init: format!("soak --count={count} --seed={seed}"),
-        timeout: TIMEOUT + TIMEOUT / 6 * u32::try_from(count)?,
-    };
+    let vm = Vm::new(format!("soak-{}", kernel.flavour.name()), kernel, &initrd)
+        .init(format!("soak --count={count} --seed={seed}"))
+        .limit(BOOT + BOOT / 6 * u32::try_from(count)?);
     let run = vm.run(ctx)?;
     let mut outcome = Outcome {
         kexecs: 0,
@@ -107,7 +103,7 @@ fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> 
 
 /// `count` kexecs. True if nothing got lost.
 pub fn run(ctx: &Ctx, count: u64, seed: u64) -> Result<bool> {
-    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
     let outcome = run_on(ctx, &kernel, count, seed)?;
     let mut series = Vec::new();
     for chunk in outcome.free.chunks(outcome.free.len().div_ceil(10).max(1)) {
@@ -132,7 +128,7 @@ pub fn run(ctx: &Ctx, count: u64, seed: u64) -> Result<bool> {
 
 /// A short chain.
 pub fn short(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
     let outcome = run_on(ctx, &kernel, SHORT, 1)?;
     report.check(&format!("{SHORT} kexecs in a row"), outcome.failure);
     Ok(())

@@ -9,9 +9,10 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
-use crate::kernel::{self, Flavour, Kernel};
-use crate::programs;
-use crate::step::Step;
+use crate::image::programs;
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::report::step::Step;
 
 /// Kernel crates of ours: the name rustdoc gives it, and its object.
 const CRATES: [(&str, &str); 3] = [
@@ -27,10 +28,10 @@ const RUSTDOC: &str = "rustdoc --document-private-items -Arustdoc::private_intra
 pub fn write(ctx: &Ctx) -> Result<()> {
     let doc = ctx.build.join("doc");
     let _ = fs::remove_dir_all(&doc);
-    let kernel = kernel::build(ctx, Flavour::Ours)?;
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
 
     let mut step = Step::start(ctx, "rustdoc of the crate `kernel`");
-    let mut make = kernel::make(ctx, &kernel.out);
+    let mut make = build::make(ctx, &kernel.out);
     step.run(
         make.arg("rustdoc")
             .arg(format!("rustdoc_output={}", doc.display())),

@@ -7,16 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
-use crate::source::{Base, OUT_PREFIX};
-use crate::step::Step;
-use crate::{digest, hex};
+use crate::files::{digest, files, hex, write_if_changed};
+use crate::kernel::source::{version, Base, OUT_PREFIX};
+use crate::report::step::Step;
 
 /// Directories of the checkout that lie over the base tree.
 const OVERLAY: [&str; 8] = [
@@ -45,25 +44,6 @@ pub struct Prepared {
     pub digest: String,
     /// Stands for what the change says to Kconfig.
     pub kconfig: String,
-}
-
-/// All files under `root`, relative to it. `enter` says which directories are looked into.
-pub fn files(root: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut open = vec![PathBuf::new()];
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(root.join(&dir))? {
-            let entry = entry?;
-            let path = dir.join(entry.file_name());
-            if !entry.file_type()?.is_dir() {
-                found.push(path);
-            } else if enter(&path) {
-                open.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// The hook patches, in order.
@@ -252,7 +232,7 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
 
 /// Puts the change into a tree of the user's.
 pub fn apply(ctx: &Ctx, tree: &Path) -> Result<()> {
-    let version = crate::source::version(tree)?;
+    let version = version(tree)?;
     if !version.starts_with("7.3.") {
         bail!("KERNEL_SRC is Linux {version}; the base has to be Linux 7.3.x.");
     }
@@ -302,19 +282,4 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
         bail!("the tree cannot be copied to {}", to.display());
     }
     Ok(())
-}
-
-/// Replaces `path` unless it holds `content` already; never writes into a file that is shared.
-pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
-    if fs::read(path).is_ok_and(|old| old == content) {
-        return Ok(false);
-    }
-    fs::create_dir_all(path.parent().context("a path with no parent")?)?;
-    let mode = fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
-    let mut tmp = path.as_os_str().to_owned();
-    tmp.push(".luo-new");
-    fs::write(&tmp, content)?;
-    fs::set_permissions(&tmp, fs::Permissions::from_mode(mode))?;
-    fs::rename(&tmp, path)?;
-    Ok(true)
 }

@@ -16,14 +16,15 @@ use serde::Serialize;
 
 use self::catalogue::{Figure, Run, FIGURES, RUNS};
 use crate::ctx::Ctx;
-use crate::image;
-use crate::kernel::{self, Flavour, Kernel};
-use crate::programs;
-use crate::step::Step;
-use crate::vm::Vm;
+use crate::image::initramfs;
+use crate::image::programs;
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::machine::vm::Vm;
+use crate::report::step::Step;
 
-/// How long one machine may take. C needs minutes for the largest workloads.
-const TIMEOUT: Duration = Duration::from_secs(900);
+/// When a machine is taken to hang. C needs minutes for the largest workloads.
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Memory of the machines: enough for 1.5 GiB of files, and for as many pages in between.
 const MEM: &str = "4G";
@@ -78,21 +79,20 @@ fn ratio(ours: u64, c: u64) -> f64 {
 /// What the guest printed, if the run counts.
 fn measure(ctx: &Ctx, kernel: &Kernel, what: &Run, round: u32) -> Result<BTreeMap<String, u64>> {
     let guest = programs::guest_path()?;
-    let initrd = image::guest(
+    let initrd = initramfs::guest(
         ctx,
         &format!("bench-{}", kernel.flavour.name()),
         &guest,
         &[kernel],
         None,
     )?;
-    let vm = Vm {
-        name: format!("bench-{}-{}-{round}", what.name, kernel.flavour.name()),
+    let vm = Vm::new(
+        format!("bench-{}-{}-{round}", what.name, kernel.flavour.name()),
         kernel,
-        initrd: &initrd,
-        params: String::new(),
-        init: format!("bench {}", what.arguments),
-        timeout: TIMEOUT,
-    };
+        &initrd,
+    )
+    .init(format!("bench {}", what.arguments))
+    .limit(LIMIT);
     let run = vm.run(ctx)?;
     let mut figures: BTreeMap<String, u64> = run
         .console
@@ -150,7 +150,7 @@ fn collect(ctx: &Ctx, quick: bool, rounds: u32, only: Option<&str>) -> Result<Me
     // It takes the host longer to provide memory than the guest to use it.
     ctx.prefault = true;
     let ctx = &ctx;
-    let kernels = [Flavour::Peer, Flavour::Bench].map(|flavour| kernel::build(ctx, flavour));
+    let kernels = [Flavour::Peer, Flavour::Bench].map(|flavour| build::kernel(ctx, flavour));
     let [c, ours] = kernels;
     let (c, ours) = (c?, ours?);
     programs::guest(ctx)?;

@@ -16,8 +16,8 @@ use luo_check::bzimage::BzImage;
 use regex::bytes::Regex;
 
 use crate::ctx::Ctx;
-use crate::kernel::Kernel;
-use crate::step::Step;
+use crate::kernel::build::Kernel;
+use crate::report::step::Step;
 
 /// A text that ends with a null byte in the kernel, and what it becomes; both are as long.
 pub type Change = (&'static str, &'static str);

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `make` can be asked for besides tests.
+
+pub mod bench;
+pub mod demo;
+pub mod docs;
+pub mod peer;

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The group `debian`: live updates under systemd.
+
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+
+use crate::ctx::Ctx;
+use crate::image::disk;
+use crate::image::programs;
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::machine::vm::Vm;
+use crate::report::results::Report;
+
+/// Four updates in a row: two by `systemctl kexec`, two by `luoctl kexec`.
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let kernel = build::kernel(ctx, Flavour::Debian)?;
+    let image = disk::disk(ctx, &kernel)?;
+    let vm = Vm::new("debian", &kernel, &image)
+        .params(disk::params("luo-test.target"))
+        .kexecs(disk::UPDATES);
+    let run = vm.boot(ctx)?;
+    run.judge(ctx, report, "", &["debian"]);
+    checks(ctx, report, &kernel)
+}
+
+/// What `luoctl check` says of a kernel that was really built without LUO, and of ours.
+fn checks(ctx: &Ctx, report: &mut Report, ours: &Kernel) -> Result<()> {
+    let luoctl = programs::luoctl()?;
+    let debian = disk::home()?.join("vmlinuz");
+    if !debian.exists() {
+        bail!("{} could not be made.", ctx.shown(&debian));
+    }
+    // What this machine hands over is not known: hence ours is not more than likely.
+    for (name, image, code, says) in [
+        ("Debian's own kernel", &debian, 4, "there is no luo-v"),
+        ("ours", &ours.image, 6, "has all formats"),
+    ] {
+        let mut luoctl = Command::new(&luoctl);
+        luoctl.arg("check").arg(image);
+        luoctl.args(["--cmdline", "kho=on liveupdate=on"]);
+        let output = luoctl.output().context("luoctl")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let good = output.status.code() == Some(code) && said.contains(says);
+        let against = (!good).then(|| format!("{}\n{said}", output.status));
+        report.check(&format!("luoctl check: {name}"), against);
+    }
+    Ok(())
+}

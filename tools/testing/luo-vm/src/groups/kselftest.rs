@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The group `kselftest`: our own kselftests, with real kexecs.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::ctx::Ctx;
+use crate::groups::matrix::MATRIX;
+use crate::groups::soak;
+use crate::image::initramfs;
+use crate::image::programs::{self, GuestTest};
+use crate::kernel::build::{self, Kernel};
+use crate::kernel::flavour::Flavour;
+use crate::machine::named;
+use crate::machine::vm::Vm;
+use crate::report::results::Report;
+
+/// Our own kselftests.
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
+    run_on(ctx, report, &kernel)?;
+    soak::short(ctx, report)
+}
+
+/// The same on any kernel of ours.
+pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
+    let guest = programs::guest(ctx)?;
+    let initrd = initramfs::guest(ctx, kernel.flavour.name(), &guest, &[kernel, kernel], None)?;
+    let tests = programs::guest_tests(&guest)?;
+    let tests = tests.into_iter().filter(|test| test.group != MATRIX);
+    let (alone, together): (Vec<_>, Vec<_>) = tests.partition(|test| test.kexecs > 0);
+
+    // Tests that stay in one boot share it with those that need the same machine and parameters.
+    let mut shared: BTreeMap<(String, String), Vec<GuestTest>> = BTreeMap::new();
+    for test in together {
+        let key = (test.machine.clone(), test.cmdline.clone());
+        shared.entry(key).or_default().push(test);
+    }
+    let machines = shared
+        .into_values()
+        .chain(alone.into_iter().map(|test| vec![test]));
+    for (number, tests) in machines.enumerate() {
+        let names: Vec<&str> = tests.iter().map(|t| t.name.as_str()).collect();
+        let [first, ..] = &tests[..] else { continue };
+        let label = if names.len() > 1 {
+            format!("shared-{number}")
+        } else {
+            first.name.clone()
+        };
+        let vm = Vm::new(
+            format!("{}-{label}", kernel.flavour.name()),
+            kernel,
+            &initrd,
+        )
+        .params(first.cmdline.clone())
+        .init(format!("selftest {}", names.join(" ")))
+        .kexecs(first.kexecs)
+        .on(named::machine(&first.machine)?);
+        let run = vm.boot(ctx)?;
+        run.judge(ctx, report, "", &names);
+    }
+    Ok(())
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Building kernels.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::ctx::Ctx;
+use crate::files::{digest, write_if_changed};
+use crate::kernel::config;
+use crate::kernel::findings::findings;
+use crate::kernel::flavour::Flavour;
+use crate::kernel::source::{self, Base, OUT_PREFIX};
+use crate::kernel::tree;
+use crate::report::step::Step;
+
+/// A kernel that has been built.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    pub flavour: Flavour,
+    pub version: String,
+    /// The bzImage; a copy that other runs do not replace.
+    pub image: PathBuf,
+    /// Where it was built.
+    pub out: PathBuf,
+    /// What it was built from.
+    pub tree: PathBuf,
+    /// What the compilers said against files of ours.
+    pub findings: Vec<String>,
+}
+
+impl Kernel {
+    /// What it is called in results.
+    pub fn label(&self) -> String {
+        let who = if self.flavour.is_ours() { "ours" } else { "C" };
+        format!("{who} {}", self.version)
+    }
+
+    /// A kernel that somebody else has built.
+    pub fn prebuilt(flavour: Flavour, image: PathBuf) -> Self {
+        Self {
+            flavour,
+            version: "of unknown version".to_owned(),
+            out: PathBuf::new(),
+            tree: PathBuf::new(),
+            findings: Vec::new(),
+            image,
+        }
+    }
+}
+
+/// What the output directory was built from.
+#[derive(Serialize, Deserialize, Default)]
+struct Stamp {
+    digest: String,
+    /// What it was configured from.
+    #[serde(default)]
+    config: String,
+    objects: usize,
+    #[serde(default)]
+    findings: Vec<String>,
+}
+
+/// Objects of ours, and the crate that ours is part of. They are compiled once more after a build
+/// with findings, since a compiler says them only when it compiles.
+const OBJECTS: [&str; 5] = [
+    "rust/kernel.o",
+    "rust/helpers/helpers.o",
+    "kernel/liveupdate/luo.o",
+    "mm/memfd_luo.o",
+    "samples/rust/rust_liveupdate.o",
+];
+
+/// Runs `make` on the output directory `out`, which stands in the kernel tree that it is for:
+/// then Kbuild calls the source `..`, and compiler caches hit whatever the tree is called.
+pub fn make(ctx: &Ctx, out: &Path) -> Command {
+    let mut make = Command::new("make");
+    make.arg("-C")
+        .arg(out.parent().unwrap_or(out))
+        .arg(format!("O={}", out.display()));
+    make.args(["LLVM=1", "CC=ccache clang"])
+        .arg(format!("-j{}", ctx.jobs));
+    make.env("KBUILD_BUILD_USER", "luo")
+        .env("KBUILD_BUILD_HOST", "sandbox");
+    make
+}
+
+/// Builds the kernel `flavour`, or finds it built.
+pub fn kernel(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
+    let base = source::base(ctx, flavour.series())?;
+    let _lock = base.lock()?;
+    let (tree, content, kconfig) = if flavour.is_ours() {
+        let prepared = tree::prepare(ctx, &base)?;
+        (prepared.dir, prepared.digest, prepared.kconfig)
+    } else {
+        (base.pristine(), base.version.clone(), String::new())
+    };
+    let tools = toolchain()?;
+    let name = flavour.name();
+    let out = tree.join(format!(
+        "{OUT_PREFIX}{name}-{}",
+        &digest([tools.as_bytes()])[..6]
+    ));
+    fs::create_dir_all(&out)?;
+    let fragments = config::fragments(ctx, flavour)?;
+    let config = digest([kconfig.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
+    let want = digest([content.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
+    let stamp_file = out.join("luo-stamp.json");
+    let mut stamp: Stamp = fs::read(&stamp_file)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    let image = out.join("arch/x86/boot/bzImage");
+    let title = format!("kernel {name} (Linux {})", base.version);
+
+    if stamp.digest == want && image.exists() {
+        Step::start(ctx, title).done("up to date");
+    } else {
+        // A build that does not come to its end leaves no stamp that says otherwise.
+        stamp.digest.clear();
+        if stamp.config != config || !out.join(".config").exists() {
+            stamp.config.clear();
+            write_stamp(&stamp_file, &stamp)?;
+            config::configure(ctx, flavour, || make(ctx, &out), &out, &fragments)?;
+            stamp.config.clone_from(&config);
+        }
+        if !stamp.findings.is_empty() {
+            for object in OBJECTS {
+                let _ = fs::remove_file(out.join(object));
+            }
+        }
+        stamp.findings = vec!["the last build was interrupted".to_owned()];
+        write_stamp(&stamp_file, &stamp)?;
+        let mut step = Step::start(ctx, title);
+        let mut objects = 0;
+        let mut command = make(ctx, &out);
+        if flavour == Flavour::Debug {
+            // The same code; Clippy speaks up while it is compiled.
+            command.arg("CLIPPY=1");
+        }
+        let usual = stamp.objects.max(flavour.usual_objects());
+        let log = ctx.log(&format!("kernel-{name}"));
+        let outcome = step.run_with(command.arg("bzImage"), &log, |step, line| {
+            if line.starts_with("  ") {
+                objects += 1;
+                step.progress(&format!("{objects} of about {usual} steps"));
+            }
+        });
+        let ours = if flavour.is_ours() {
+            tree::overlay(ctx)?
+        } else {
+            Vec::new()
+        };
+        stamp = Stamp {
+            digest: want,
+            config,
+            objects: objects.max(stamp.objects),
+            findings: findings(&fs::read_to_string(&log)?, &ours),
+        };
+        if outcome.is_err() {
+            stamp.digest.clear();
+        }
+        write_stamp(&stamp_file, &stamp)?;
+        outcome?;
+        step.done(&format!("{objects} steps"));
+    }
+    let copy = ctx.build.join("kernels").join(format!("bzImage-{name}"));
+    let content = fs::read(&image)?;
+    write_if_changed(&copy, &content)?;
+    let findings = stamp.findings;
+    Ok(Kernel {
+        flavour,
+        version: base.version.clone(),
+        image: copy,
+        out,
+        tree,
+        findings,
+    })
+}
+
+fn write_stamp(file: &Path, stamp: &Stamp) -> Result<()> {
+    Ok(fs::write(file, serde_json::to_vec(stamp)?)?)
+}
+
+/// The headers of the base's userspace API.
+pub fn headers(ctx: &Ctx, base: &Base) -> Result<PathBuf> {
+    let _lock = base.lock()?;
+    let headers = base.home.join("headers");
+    if !headers.is_dir() {
+        let mut step = Step::start(ctx, "install the base's headers");
+        let out = base.pristine().join(format!("{OUT_PREFIX}headers"));
+        fs::create_dir_all(&out)?;
+        let tmp = base.home.join(".headers");
+        let mut command = make(ctx, &out);
+        command
+            .arg(format!("INSTALL_HDR_PATH={}", tmp.display()))
+            .arg("headers_install");
+        step.run(&mut command, &ctx.log("headers"))?;
+        fs::rename(&tmp, &headers)?;
+        step.done("");
+    }
+    Ok(headers.join("include"))
+}
+
+/// The versions of everything that compiles.
+fn toolchain() -> Result<String> {
+    let mut all = String::new();
+    for tool in ["rustc", "bindgen", "clang", "ld.lld"] {
+        let output = Command::new(tool)
+            .arg("--version")
+            .output()
+            .with_context(|| format!("`{tool}` is missing: `make doctor` says how to get it."))?;
+        all += &String::from_utf8_lossy(&output.stdout);
+    }
+    Ok(all)
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Configuring kernels: fragments on top of `tinyconfig`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+
+use crate::ctx::Ctx;
+use crate::kernel::flavour::Flavour;
+use crate::report::step::Step;
+
+/// The text of the fragments of `flavour`.
+pub fn fragments(ctx: &Ctx, flavour: Flavour) -> Result<String> {
+    let dir = ctx.top.join("tools/testing/luo-vm/configs");
+    let mut all = String::new();
+    for name in flavour.fragments() {
+        all += &fs::read_to_string(dir.join(name)).with_context(|| ctx.shown(&dir.join(name)))?;
+    }
+    Ok(all)
+}
+
+/// Configures `out`: tinyconfig and the fragments on top of it. `make` is what makes targets there.
+pub fn configure(
+    ctx: &Ctx,
+    flavour: Flavour,
+    make: impl Fn() -> Command,
+    out: &Path,
+    fragments: &str,
+) -> Result<()> {
+    let mut step = Step::start(ctx, format!("configure {}", flavour.name()));
+    let config = out.join(".config");
+    let before = fs::read(&config).ok();
+    let log = ctx.log(&format!("configure-{}", flavour.name()));
+    step.run(make().arg("tinyconfig"), &log)?;
+    let mut text = fs::read_to_string(&config)?;
+    text += fragments;
+    fs::write(&config, text)?;
+    step.run(make().arg("olddefconfig"), &log)?;
+
+    let got = fs::read_to_string(&config)?;
+    let missing = missing(fragments, &got);
+    if !missing.is_empty() {
+        bail!(
+            "The kernel {} cannot be configured: Kconfig did not accept {}.",
+            flavour.name(),
+            missing.join(", ")
+        );
+    }
+    if before.is_some_and(|before| before == got.as_bytes()) {
+        step.done("unchanged");
+    } else {
+        step.done("");
+    }
+    Ok(())
+}
+
+/// The options of `fragments` that `config` does not have as requested; the last request counts.
+fn missing<'a>(fragments: &'a str, config: &str) -> Vec<&'a str> {
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    for line in fragments.lines() {
+        if let Some((name, value)) = line
+            .split_once('=')
+            .filter(|(n, _)| n.starts_with("CONFIG_"))
+        {
+            wanted.retain(|(other, _)| *other != name);
+            wanted.push((name, value));
+        }
+    }
+    let has = |name: &str, value: &str| match value {
+        "n" => !config
+            .lines()
+            .any(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with('='))),
+        _ => config
+            .lines()
+            .any(|l| l.split_once('=') == Some((name, value))),
+    };
+    wanted
+        .into_iter()
+        .filter(|(name, value)| !has(name, value))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_options_are_named() {
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=8\n";
+        assert!(missing("CONFIG_A=y\nCONFIG_B=n\nCONFIG_N=8\n", config).is_empty());
+        assert_eq!(
+            missing("CONFIG_A=n\nCONFIG_B=y\n", config),
+            ["CONFIG_A", "CONFIG_B"]
+        );
+        assert!(missing("CONFIG_B=y\nCONFIG_B=n\n", config).is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernels that can be built, and what their configurations consist of.
+
+use clap::ValueEnum;
+
+use crate::kernel::source::Series;
+
+/// A kernel that can be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Flavour {
+    /// The Rust LUO.
+    Ours,
+    /// The Rust LUO, with nothing that the unchanged base does not have.
+    Bench,
+    /// The Rust LUO with everything that checks.
+    Debug,
+    /// The same with KASAN and kmemleak.
+    Kasan,
+    /// The Rust LUO with what Debian and systemd need.
+    Debian,
+    /// The unchanged base, with the LUO in C.
+    Peer,
+    /// An older kernel, with the LUO in C.
+    Peer72,
+}
+
+impl Flavour {
+    pub fn name(self) -> &'static str {
+        match self {
+            Flavour::Ours => "ours",
+            Flavour::Bench => "bench",
+            Flavour::Debug => "debug",
+            Flavour::Kasan => "kasan",
+            Flavour::Debian => "debian",
+            Flavour::Peer => "peer",
+            Flavour::Peer72 => "peer72",
+        }
+    }
+
+    pub fn series(self) -> Series {
+        match self {
+            Flavour::Peer72 => Series::V7_2,
+            _ => Series::V7_3,
+        }
+    }
+
+    /// Whether its LUO is the one in Rust.
+    pub fn is_ours(self) -> bool {
+        !matches!(self, Flavour::Peer | Flavour::Peer72)
+    }
+
+    /// Configuration fragments, later ones win.
+    pub fn fragments(self) -> &'static [&'static str] {
+        match self {
+            Flavour::Ours => &["base.config", "rust.config"],
+            Flavour::Bench => &["base.config", "bench.config"],
+            Flavour::Debug => &["base.config", "rust.config", "debug.config"],
+            Flavour::Kasan => &["base.config", "rust.config", "debug.config", "kasan.config"],
+            Flavour::Debian => &["base.config", "rust.config", "debian.config"],
+            Flavour::Peer | Flavour::Peer72 => &["base.config"],
+        }
+    }
+
+    /// Objects of a build from nothing, roughly; for the progress line.
+    pub fn usual_objects(self) -> usize {
+        if self.is_ours() {
+            1500
+        } else {
+            1400
+        }
+    }
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtual machines: which ones there are, running them, and what they print.
+
+pub mod console;
+pub mod named;
+pub mod verdict;
+pub mod vm;

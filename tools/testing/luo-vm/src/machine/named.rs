@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The machines that tests run on, by name.
+
+use anyhow::{Context, Result};
+
+/// A kind of machine.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// What tests call it.
+    pub name: &'static str,
+    /// What QEMU has to be told for it, on top of what all machines have.
+    pub arguments: &'static [&'static str],
+    /// Kernel parameters that it needs.
+    pub params: &'static str,
+}
+
+/// An old PC (i440FX) that starts the kernel directly. Tests that name no machine run on it.
+pub const PC: Machine = Machine {
+    name: "pc",
+    arguments: &["-machine", "pc"],
+    params: "",
+};
+
+/// A PC with PCI Express (Q35) that starts the kernel directly.
+pub const Q35: Machine = Machine {
+    name: "q35",
+    arguments: &["-machine", "q35"],
+    params: "",
+};
+
+/// All of them. One more is an entry here; a test then names it.
+const MACHINES: [&Machine; 2] = [&PC, &Q35];
+
+/// The machine called `name`. No name stands for [`PC`].
+pub fn machine(name: &str) -> Result<&'static Machine> {
+    if name.is_empty() {
+        return Ok(&PC);
+    }
+    let found = MACHINES.iter().find(|machine| machine.name == name);
+    found.copied().with_context(|| {
+        let names = MACHINES.map(|machine| machine.name).join(", ");
+        format!("There is no machine {name}; the machines are {names}.")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_found_by_name() {
+        for known in MACHINES {
+            assert_eq!(machine(known.name).unwrap(), known);
+        }
+        assert_eq!(machine("").unwrap(), &PC);
+        let error = machine("abacus").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "There is no machine abacus; the machines are pc, q35."
+        );
+    }
+}
