@@ -5,6 +5,16 @@
 //! See Documentation/arch/x86/boot.rst in the kernel.
 
 use crate::ImageError;
+use flate2::Crc;
+
+/// The unit in which the header tells the length of the image, in bytes.
+const PARAGRAPH: usize = 16;
+
+/// `XLF_KERNEL_64`: the kernel has an entry point for 64 bits.
+const KERNEL_64: u16 = 1;
+
+/// `XLF_CAN_BE_LOADED_ABOVE_4G`
+const ABOVE_4G: u16 = 2;
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +25,9 @@ pub struct BzImage<'a> {
     pub payload: &'a [u8],
     /// How much memory the kernel needs to start, in bytes.
     pub init_size: u64,
+    /// Whether the image ends with a checksum of all of it, and that is right. Older kernels have
+    /// one (to Linux 6.14); signing an image makes it wrong.
+    pub crc_matches: bool,
 }
 
 fn bytes<const N: usize>(file: &[u8], at: usize) -> Option<[u8; N]> {
@@ -36,7 +49,9 @@ impl<'a> BzImage<'a> {
     /// # Errors
     ///
     /// [`ImageError::NotAKernel`] if there is no header, [`ImageError::Damaged`] if it points out
-    /// of the file, [`ImageError::Unsupported`] if it is older than version 2.08 (Linux 2.6.26).
+    /// of the file or the end of the file is missing, [`ImageError::Unsupported`] if it is older
+    /// than version 2.12 (Linux 3.8), [`ImageError::Unbootable`] if the kernel cannot be started
+    /// by a kernel of 64 bits.
     pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
         if !is_bzimage(file) {
             return Err(ImageError::NotAKernel);
@@ -46,7 +61,7 @@ impl<'a> BzImage<'a> {
 
     fn fields(file: &'a [u8]) -> Option<Result<Self, ImageError>> {
         let protocol = u16::from_le_bytes(bytes(file, 0x206)?);
-        if protocol < 0x208 {
+        if protocol < 0x20c {
             return Some(Err(ImageError::Unsupported(format!(
                 "boot protocol {}.{:02}",
                 protocol >> 8,
@@ -60,15 +75,31 @@ impl<'a> BzImage<'a> {
         let start = (sectors + 1) * 512;
         let offset = start.checked_add(number(file, 0x248)?)?;
         let payload = file.get(offset..offset.checked_add(number(file, 0x24c)?)?)?;
-        let init_size = if protocol >= 0x20a {
-            u64::try_from(number(file, 0x260)?).ok()?
-        } else {
-            0
-        };
+        let flags = u16::from_le_bytes(bytes(file, 0x236)?);
+        if flags & (KERNEL_64 | ABOVE_4G) != KERNEL_64 | ABOVE_4G {
+            let why = "it is no relocatable kernel for x86-64";
+            return Some(Err(ImageError::Unbootable(why.to_owned())));
+        }
+        let version = Self::version(file);
+        let end = start.checked_add(number(file, 0x1f4)?.checked_mul(PARAGRAPH)?)?;
+        // The kernel's build, which puts a version into its images, fills the last paragraph.
+        let missing = end.saturating_sub(file.len());
+        if missing >= PARAGRAPH || (missing > 0 && version.is_some()) {
+            return Some(Err(ImageError::Damaged("its end is missing")));
+        }
+        if end < offset.checked_add(payload.len())?.saturating_sub(PARAGRAPH) {
+            return Some(Err(ImageError::Damaged(
+                "the compressed kernel is not within the image",
+            )));
+        }
+        let mut crc = Crc::new();
+        crc.update(file.get(..end.min(file.len()))?);
         Some(Ok(Self {
-            version: Self::version(file),
+            version,
             payload,
-            init_size,
+            init_size: u64::try_from(number(file, 0x260)?).ok()?,
+            // The checksum is stored without the last inversion.
+            crc_matches: crc.sum() == u32::MAX,
         }))
     }
 

@@ -53,6 +53,90 @@ pub fn switch(cmdline: &str, name: &str) -> Option<bool> {
         .last()
 }
 
+/// The last value of a parameter, as it is.
+pub fn value(cmdline: &str, name: &str) -> Option<String> {
+    let words = words(cmdline);
+    let values = words.iter().filter_map(|word| {
+        let (key, value) = word.split_once('=')?;
+        (key == name).then(|| value.to_owned())
+    });
+    values.last()
+}
+
+/// How much memory is kept free for the next kernel: the value of `kho_scratch=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scratch {
+    /// In percent of what the running kernel has allocated while it booted.
+    Percent(u32),
+    /// In bytes: below 4 GiB, anywhere, and on each node.
+    Bytes([u64; 3]),
+}
+
+impl Scratch {
+    /// Parses a value as the kernel does; [`None`] if the kernel ignores it.
+    pub fn parse(value: &str) -> Option<Self> {
+        if let Some(percent) = value.strip_suffix('%') {
+            return percent.parse().ok().map(Self::Percent);
+        }
+        let sizes: Option<Vec<u64>> = value.split(',').map(size).collect();
+        let sizes: [u64; 3] = sizes?.try_into().ok()?;
+        (sizes != [0; 3]).then_some(Self::Bytes(sizes))
+    }
+
+    /// What a command line says. Linux 7.4 renames `kho_scratch=` to `kho_bootmem=`.
+    pub fn of_cmdline(cmdline: &str) -> Option<Self> {
+        let value = value(cmdline, "kho_bootmem").or_else(|| value(cmdline, "kho_scratch"))?;
+        Self::parse(&value)
+    }
+}
+
+/// A size in bytes, with the suffix K, M or G.
+fn size(text: &str) -> Option<u64> {
+    let (number, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'K' => (text.split_at(text.len() - 1).0, 10),
+        b'M' => (text.split_at(text.len() - 1).0, 20),
+        b'G' => (text.split_at(text.len() - 1).0, 30),
+        _ => (text, 0),
+    };
+    let number: u64 = match number.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok()?,
+        None => number.parse().ok()?,
+    };
+    number.checked_mul(1 << shift)
+}
+
+/// Whether kernels of a release call it `kho_bootmem=` and no longer `kho_scratch=`.
+pub fn has_bootmem(release: &str) -> Option<bool> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    let version: (u32, u32) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(version >= (7, 4))
+}
+
+/// Checks the size of the memory that is kept free for the kernel after the next one.
+fn check_scratch(cmdline: &str, image: Option<&Image>) -> Option<Finding> {
+    const CHECK: &str = "command line";
+    let likely = |reason| Some(Finding::new(CHECK, Verdict::Likely, reason));
+    let values = ["kho_scratch", "kho_bootmem"].map(|name| Some((name, value(cmdline, name)?)));
+    for (name, value) in values.iter().flatten() {
+        if Scratch::parse(value).is_none() {
+            return likely(format!(
+                "{name}={value} is not understood: the next kernel ignores it"
+            ));
+        }
+    }
+    let version = image.and_then(|image| image.version.as_deref());
+    let bootmem = version.and_then(has_bootmem)?;
+    match values {
+        [Some(_), None] if bootmem => likely(
+            "kernels from Linux 7.4 on ignore kho_scratch=: use kho_bootmem= as well".to_owned(),
+        ),
+        [None, Some(_)] if !bootmem => likely(
+            "kernels before Linux 7.4 ignore kho_bootmem=: use kho_scratch= as well".to_owned(),
+        ),
+        _ => None,
+    }
+}
+
 /// Checks whether Kexec Handover and live updates are switched on by a command line.
 pub fn check(cmdline: &str, image: Option<&Image>) -> Vec<Finding> {
     const CHECK: &str = "command line";
@@ -87,5 +171,6 @@ pub fn check(cmdline: &str, image: Option<&Image>) -> Vec<Finding> {
     [kho, liveupdate]
         .into_iter()
         .map(|(verdict, reason)| Finding::new(CHECK, verdict, reason))
+        .chain(check_scratch(cmdline, image))
         .collect()
 }

@@ -5,38 +5,30 @@
 use crate::{
     bzimage::{is_bzimage, BzImage},
     decompress::decompress,
-    elf::{self, Section},
+    elf,
+    formats::{self, Features, Formats},
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    error::Error,
-    fmt,
-    io::Read,
-};
+use std::{collections::BTreeMap, error::Error, fmt, io::Read};
 
-/// Files larger than this are not read.
-pub const IMAGE_MAX: usize = 512 << 20;
+/// Files larger than this, in bytes, are not read.
+pub const IMAGE_MAX: usize = 256 << 20;
 
-/// Kernels larger than this are not decompressed.
-pub const KERNEL_MAX: usize = 1 << 30;
-
-/// The section with the list, as `include/asm-generic/vmlinux.lds.h` of our kernels names it.
-const SECTION: &[u8] = b".liveupdate_versions";
-const MAGIC: u32 = 0x4c56_5550;
-const VERSION: u32 = 1;
-const ENTRY: usize = 48;
+/// Kernels larger than this, in bytes, are not decompressed.
+pub const KERNEL_MAX: usize = 512 << 20;
 
 /// Why an image could not be examined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageError {
-    /// Neither a bzImage nor an ELF file.
+    /// No kernel image of a kind that is known, not even by name.
     NotAKernel,
-    /// Something in it is not as it has to be.
+    /// Something in it is not as it must be: it would not boot.
     Damaged(&'static str),
-    /// It is made in a way that this program does not know.
+    /// It is none that this machine could start.
+    Unbootable(String),
+    /// It is made in a way that this program does not know. It may be a good one.
     Unsupported(String),
-    /// The kernel is larger than [`KERNEL_MAX`].
+    /// The file is larger than [`IMAGE_MAX`], or the kernel larger than [`KERNEL_MAX`].
     TooLarge,
 }
 
@@ -45,6 +37,7 @@ impl fmt::Display for ImageError {
         match self {
             Self::NotAKernel => write!(f, "the file is no bzImage and no vmlinux"),
             Self::Damaged(what) => write!(f, "the image is damaged: {what}"),
+            Self::Unbootable(why) => write!(f, "the image cannot be started: {why}"),
             Self::Unsupported(what) => {
                 write!(f, "the image cannot be examined: {what} is not supported")
             }
@@ -54,19 +47,6 @@ impl fmt::Display for ImageError {
 }
 
 impl Error for ImageError {}
-
-/// The formats that a kernel understands, as far as the image tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "source", content = "names", rename_all = "kebab-case")]
-pub enum Formats {
-    /// The image has a list: that is all of them.
-    List(BTreeSet<String>),
-    /// The image has no list. These names are somewhere in it, which does not prove that they are
-    /// used for anything.
-    Strings(BTreeSet<String>),
-    /// The image has a list of a version that this program does not know, or one that is damaged.
-    Unreadable(String),
-}
 
 /// What is known about a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +59,20 @@ pub struct Image {
     pub init_size: u64,
     /// What it understands.
     pub formats: Formats,
+    /// The formats that have features in place of a version.
+    #[serde(default)]
+    pub features: BTreeMap<String, Features>,
+    /// Why damage to the kernel could have gone unnoticed; [`None`] if a checksum of it was right.
+    #[serde(default)]
+    pub unverified: Option<String>,
     /// The settings of interest in the configuration that is embedded in it, if there is one.
     pub config: Option<BTreeMap<String, String>>,
 }
 
 impl Image {
-    /// Examines an image.
+    /// Examines an image for x86-64.
+    ///
+    /// Time and memory are bounded by [`KERNEL_MAX`] and the length of the file.
     ///
     /// # Errors
     ///
@@ -103,28 +91,39 @@ impl Image {
         if is_bzimage(file) {
             let header = BzImage::parse(file)?;
             let kernel = decompress(header.payload, limit)?;
-            if !elf::is_elf(&kernel) {
+            if !elf::is_elf(&kernel.bytes) {
                 return Err(ImageError::Unsupported(
                     "a kernel that is not ELF".to_owned(),
                 ));
             }
+            elf::check_kernel(&kernel.bytes)?;
+            let (formats, features) = formats::find(&kernel.bytes);
+            let unverified = kernel.unverified.filter(|_| !header.crc_matches);
             Ok(Self {
                 version: header.version,
                 file_size,
                 init_size: header.init_size,
-                formats: formats(&kernel),
-                config: config(&kernel),
+                formats,
+                features,
+                unverified: unverified.map(str::to_owned),
+                config: config(&kernel.bytes),
             })
         } else if elf::is_elf(file) {
+            elf::check_kernel(file)?;
+            let (formats, features) = formats::find(file);
             Ok(Self {
                 version: None,
                 file_size,
                 init_size: file_size,
-                formats: formats(file),
+                formats,
+                features,
+                unverified: Some(
+                    "a vmlinux has no checksum, and must be made a bzImage to be loaded".to_owned(),
+                ),
                 config: config(file),
             })
         } else {
-            Err(ImageError::NotAKernel)
+            Err(other_kind(file))
         }
     }
 
@@ -136,81 +135,19 @@ impl Image {
     }
 }
 
-fn formats(kernel: &[u8]) -> Formats {
-    match elf::section(kernel, SECTION) {
-        Section::Found(section) => match list(section) {
-            Ok(names) => Formats::List(names),
-            Err(why) => Formats::Unreadable(why),
-        },
-        Section::Absent => Formats::Strings(strings(kernel)),
-        Section::Unreadable => {
-            Formats::Unreadable("the sections of the kernel cannot be read".to_owned())
-        }
+/// What is to be said of a file that is neither a bzImage nor an ELF file.
+fn other_kind(file: &[u8]) -> ImageError {
+    let unsupported = |what: &str| ImageError::Unsupported(what.to_owned());
+    match (file, file.get(56..60)) {
+        (_, Some(b"ARM\x64")) => unsupported("an arm64 Image"),
+        (_, Some(b"RSC\x05")) => unsupported("a RISC-V Image"),
+        ([b'M', b'Z', ..], _) => unsupported("an EFI program, such as a unified kernel image,"),
+        (
+            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [0xfd, b'7', b'z', b'X', b'Z', ..],
+            _,
+        ) => unsupported("a compressed file"),
+        _ => ImageError::NotAKernel,
     }
-}
-
-fn list(section: &[u8]) -> Result<BTreeSet<String>, String> {
-    let damaged = || "the list of formats is damaged".to_owned();
-    let (magic, rest) = section.split_first_chunk::<4>().ok_or_else(damaged)?;
-    let (version, entries) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-    if u32::from_le_bytes(*magic) != MAGIC {
-        return Err(damaged());
-    }
-    let version = u32::from_le_bytes(*version);
-    if version != VERSION {
-        return Err(format!("the list of formats has version {version}"));
-    }
-    let entries = entries.chunks_exact(ENTRY);
-    if !entries.remainder().is_empty() {
-        return Err(damaged());
-    }
-    entries
-        .map(|entry| {
-            let end = entry.iter().position(|byte| *byte == 0)?;
-            let (name, rest) = entry.split_at(end);
-            let sound = !name.is_empty()
-                && name.iter().all(u8::is_ascii_graphic)
-                && rest.iter().all(|byte| *byte == 0);
-            sound.then(|| String::from_utf8_lossy(name).into_owned())
-        })
-        .collect::<Option<_>>()
-        .ok_or_else(damaged)
-}
-
-/// The families of names that kernels without a list can have.
-const FAMILIES: [&[u8]; 3] = [b"kho-v", b"luo-v", b"memfd-v"];
-
-/// Finds null-terminated names of the [`FAMILIES`], each with a number at its end.
-///
-/// In front of a name can be the end of another string, or of a pointer, but no text.
-fn strings(kernel: &[u8]) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut start = 0;
-    // All of them contain "-v", which is rare.
-    while let Some(at) = kernel.get(start..).and_then(|rest| {
-        let at = rest.windows(2).position(|pair| pair == b"-v")?;
-        start.checked_add(at)
-    }) {
-        start = at + 2;
-        let before = kernel.get(..start).unwrap_or_default();
-        let after = kernel.get(start..).unwrap_or_default();
-        let Some(end) = after.iter().take(5).position(|byte| *byte == 0) else {
-            continue;
-        };
-        let digits = after.get(..end).unwrap_or_default();
-        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            continue;
-        }
-        for family in FAMILIES {
-            let preceding = before.strip_suffix(family);
-            if preceding.is_some_and(|rest| rest.last().is_none_or(|byte| !byte.is_ascii_graphic()))
-            {
-                let name = [family, digits].concat();
-                found.insert(String::from_utf8_lossy(&name).into_owned());
-            }
-        }
-    }
-    found
 }
 
 /// What begins and ends the compressed configuration in a kernel with `CONFIG_IKCONFIG`.

@@ -18,12 +18,15 @@ pub mod bzimage;
 pub mod cmdline;
 mod decompress;
 mod elf;
+mod formats;
 mod image;
+mod loads;
 pub mod record;
 pub mod system;
 mod verdict;
 
-pub use image::{Formats, Image, ImageError, IMAGE_MAX, KERNEL_MAX};
+pub use formats::{Features, Formats};
+pub use image::{Image, ImageError, IMAGE_MAX, KERNEL_MAX};
 pub use record::Record;
 pub use system::{Needs, System};
 pub use verdict::{check_formats, worst, Finding, Verdict};

@@ -50,6 +50,10 @@ impl Source {
 pub struct Record {
     /// Tells the boot that it was loaded in: an image is not loaded any more after that.
     pub boot_id: String,
+    /// How many images could still be loaded when this one was: see [`crate::System::loads_left`].
+    /// [`None`] if the kernel does not count them.
+    #[serde(default)]
+    pub loads_left: Option<u32>,
     /// The file.
     pub source: Source,
     /// What is in it; [`None`] if that could not be found out.

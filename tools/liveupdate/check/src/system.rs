@@ -91,13 +91,27 @@ impl System {
                 return vec![loaded.check(), Finding::new(CHECK, Verdict::Unknown, why)];
             }
         };
+        let other = match (record.loads_left, self.loads_left()) {
+            (Some(then), Some(now)) if then == now => None,
+            (Some(_), Some(_)) => Some(
+                "another program has loaded an image, or tried to, since luoctl load: use luoctl \
+                 load again",
+            ),
+            _ => Some(
+                "this kernel does not tell whether the loaded image is still the one that luoctl \
+                 has loaded",
+            ),
+        };
+        if let Some(why) = other {
+            return vec![loaded.check(), Finding::new(CHECK, Verdict::Unknown, why)];
+        }
         let first = if loaded == Loaded::Something {
             // All that luoctl load does is to load by kexec_file_load().
             Finding::new(
                 "loaded image",
                 Verdict::Likely,
-                "luoctl has loaded the image, but this kernel does not tell whether it is still \
-                    that one",
+                "luoctl has loaded the image, but this kernel does not tell whether it carries \
+                 Kexec Handover",
             )
         } else {
             loaded.check()

@@ -7,7 +7,8 @@ use crate::{
 };
 use flate2::{write::GzEncoder, Compression};
 use proptest::prelude::*;
-use std::io::Write;
+use std::{hash::Hasher, io::Write};
+use twox_hash::XxHash64;
 
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -37,15 +38,26 @@ fn list(names: &[&str]) -> Vec<u8> {
 
 /// An ELF file with the given data, and a list if there is one.
 fn elf(data: &[u8], list: Option<&[u8]>) -> Vec<u8> {
-    const NAMES: &[u8] = b"\0.shstrtab\0.liveupdate_versions\0";
+    elf_with(data, list, None)
+}
+
+/// The same, with feature masks if there are any.
+fn elf_with(data: &[u8], list: Option<&[u8]>, masks: Option<&[u8]>) -> Vec<u8> {
+    const NAMES: &[u8] = b"\0.shstrtab\0.liveupdate_versions\0.liveupdate_features\0";
     let mut file = vec![0; 64];
     file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    file[0x10] = 2;
+    file[0x12] = 62;
     let mut sections = vec![(0_u32, 0_u32, 0, 0), (1, 3, file.len(), NAMES.len())];
     file.extend(NAMES);
     file.extend(data);
     if let Some(list) = list {
         sections.push((11, 1, file.len(), list.len()));
         file.extend(list);
+    }
+    if let Some(masks) = masks {
+        sections.push((32, 1, file.len(), masks.len()));
+        file.extend(masks);
     }
     let table = file.len() as u64;
     for (name, kind, at, len) in &sections {
@@ -71,12 +83,21 @@ fn bzimage(payload: &[u8], kernel_len: usize) -> Vec<u8> {
     file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
     file[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
     file[0x300..0x306].copy_from_slice(b"7.3.4\0");
+    file[0x236..0x238].copy_from_slice(&0x3f_u16.to_le_bytes());
     file[0x248..0x24c].copy_from_slice(&16_u32.to_le_bytes());
     file[0x24c..0x250].copy_from_slice(&(payload.len() as u32 + 4).to_le_bytes());
     file[0x260..0x264].copy_from_slice(&(32_u32 << 20).to_le_bytes());
     file.extend([0; 16]);
     file.extend(payload);
     file.extend((kernel_len as u32).to_le_bytes());
+    finish(file)
+}
+
+/// Fills the last paragraph, and writes the length into the header.
+fn finish(mut file: Vec<u8>) -> Vec<u8> {
+    file.resize((file.len() + 100).next_multiple_of(16), 0xcc);
+    let paragraphs = (file.len() - 1024) / 16;
+    file[0x1f4..0x1f8].copy_from_slice(&(paragraphs as u32).to_le_bytes());
     file
 }
 
@@ -193,11 +214,22 @@ fn kernels_do_not_grow_without_end() {
         Image::parse_within(&bomb, 1 << 20),
         Err(ImageError::TooLarge)
     );
-    let bomb = bzimage(&lz4(&vec![0; 4 << 20]), 0);
+    let bomb = bzimage(&lz4(&vec![0; 4 << 20]), 4 << 20);
     assert_eq!(
         Image::parse_within(&bomb, 1 << 20),
         Err(ImageError::TooLarge)
     );
+    // Some that say that they are small.
+    for payload in [
+        gzip(&vec![0; 8 << 20]),
+        lz4(&vec![0; 4 << 20]),
+        zstd(&vec![0; 8 << 20]),
+    ] {
+        assert!(matches!(
+            Image::parse_within(&bzimage(&payload, 4096), 1 << 20),
+            Err(ImageError::Damaged(_))
+        ));
+    }
     let mut lies = lz4(b"abc");
     lies[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(
@@ -231,6 +263,294 @@ fn header_points_into_the_file() {
     let mut file = good;
     file[0x248..0x24c].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(BzImage::parse(&file), Err(ImageError::Damaged(_))));
+}
+
+/// A frame with blocks of a single byte each that is repeated, or of data as it is, and a checksum.
+fn zstd_of(data: &[u8], has_checksum: bool) -> Vec<u8> {
+    const BLOCK: usize = 128 << 10;
+    let mut frame = vec![
+        0x28,
+        0xb5,
+        0x2f,
+        0xfd,
+        if has_checksum { 4 } else { 0 },
+        0x88,
+    ];
+    let mut blocks = data.chunks(BLOCK).peekable();
+    while let Some(block) = blocks.next() {
+        let last = u32::from(blocks.peek().is_none());
+        let same = block.iter().all(|byte| *byte == block[0]);
+        let header = ((block.len() as u32) << 3) | (u32::from(same) << 1) | last;
+        frame.extend(&header.to_le_bytes()[..3]);
+        frame.extend(if same { &block[..1] } else { block });
+    }
+    if has_checksum {
+        let mut hash = XxHash64::with_seed(0);
+        hash.write(data);
+        frame.extend((hash.finish() as u32).to_le_bytes());
+    }
+    frame
+}
+
+fn zstd(data: &[u8]) -> Vec<u8> {
+    zstd_of(data, true)
+}
+
+/// A kernel that understands everything.
+fn good() -> Vec<u8> {
+    let data: Vec<u8> = (0..3000_u32).flat_map(u32::to_le_bytes).collect();
+    elf(&data, Some(&list(&["kho-v4", "luo-v5", "memfd-v2"])))
+}
+
+/// The checksum that older kernels have at their end.
+fn with_crc(mut file: Vec<u8>) -> Vec<u8> {
+    let at = file.len() - 4;
+    let mut crc = flate2::Crc::new();
+    crc.update(&file[..at]);
+    file[at..].copy_from_slice(&(!crc.sum()).to_le_bytes());
+    file
+}
+
+#[test]
+fn no_yes_without_a_checksum() {
+    let kernel = good();
+    let len = kernel.len();
+    assert_eq!(verdict(&bzimage(&gzip(&kernel), len)), Verdict::Yes);
+    assert_eq!(verdict(&bzimage(&zstd(&kernel), len)), Verdict::Yes);
+    for payload in [zstd_of(&kernel, false), lz4(&kernel), kernel.clone()] {
+        let file = bzimage(&payload, len);
+        assert_eq!(verdict(&file), Verdict::Likely);
+        // A checksum of the whole image does as well.
+        let mut file = with_crc(file);
+        assert_eq!(verdict(&file), Verdict::Yes);
+        file[1024] ^= 1;
+        assert_eq!(verdict(&file), Verdict::Likely);
+    }
+    assert_eq!(verdict(&kernel), Verdict::Likely);
+}
+
+#[test]
+fn damage_is_seen() {
+    let kernel = good();
+    for payload in [gzip(&kernel), zstd(&kernel)] {
+        let file = bzimage(&payload, kernel.len());
+        // What is before that in a gzip header is no part of the kernel: a time and the like.
+        for at in (10..payload.len()).step_by(7) {
+            let mut file = file.clone();
+            file[1040 + at] ^= 0xff;
+            match Image::parse(&file) {
+                Ok(image) => assert_ne!(
+                    worst(&check_formats(&image, &complete())),
+                    Verdict::Yes,
+                    "{at}"
+                ),
+                Err(ImageError::Damaged(_) | ImageError::Unsupported(_) | ImageError::TooLarge) => {
+                }
+                Err(error) => panic!("{at}: {error}"),
+            }
+        }
+        let mut file = file;
+        let middle = 1040 + payload.len() / 2;
+        file[middle] ^= 0xff;
+        assert!(matches!(Image::parse(&file), Err(ImageError::Damaged(_))));
+    }
+}
+
+#[test]
+fn images_are_complete() {
+    let good = packed(&good());
+    assert_eq!(verdict(&good), Verdict::Yes);
+    // A signature may follow.
+    assert_eq!(verdict(&[&good[..], &[7; 1000]].concat()), Verdict::Yes);
+    for len in 1024..good.len() {
+        let error = Image::parse(&good[..len]).unwrap_err();
+        assert!(matches!(error, ImageError::Damaged(_)), "{len}: {error}");
+    }
+    // The payload has the length that it says.
+    let kernel = self::good();
+    for len in [0, kernel.len() - 1, kernel.len() + 1] {
+        for payload in [gzip(&kernel), zstd(&kernel), lz4(&kernel), kernel.clone()] {
+            assert!(matches!(
+                Image::parse(&bzimage(&payload, len)),
+                Err(ImageError::Damaged(_))
+            ));
+        }
+    }
+    // A kernel whose end is missing, in a payload that is right.
+    for len in [100, kernel.len() / 2, kernel.len() - 64, kernel.len() - 1] {
+        let cut = &kernel[..len];
+        assert!(
+            matches!(Image::parse(&packed(cut)), Err(ImageError::Damaged(_))),
+            "{len}"
+        );
+    }
+}
+
+#[test]
+fn kernels_for_other_machines() {
+    let unbootable = |at: usize, value: u8| {
+        let mut kernel = good();
+        kernel[at] = value;
+        for file in [packed(&kernel), kernel] {
+            let error = Image::parse(&file).unwrap_err();
+            assert!(matches!(error, ImageError::Unbootable(_)), "{error}");
+        }
+    };
+    unbootable(0x12, 183); // arm64
+    unbootable(4, 1); // 32 bits
+    unbootable(5, 2); // big-endian
+    unbootable(0x10, 1); // .o
+    unbootable(0x10, 4); // core
+    let mut file = packed(&good());
+    file[0x236] = 0;
+    assert!(matches!(
+        Image::parse(&file),
+        Err(ImageError::Unbootable(_))
+    ));
+}
+
+#[test]
+fn images_of_other_kinds() {
+    let mut arm64 = vec![0; 4096];
+    arm64[..4].copy_from_slice(b"MZ\0\x91");
+    arm64[56..60].copy_from_slice(b"ARM\x64");
+    let mut unified = b"MZ".to_vec();
+    unified.resize(60, 0);
+    unified.extend(0x80_u32.to_le_bytes());
+    unified.resize(0x80, 0);
+    unified.extend(b"PE\0\0");
+    unified.resize(4096, 0);
+    unified.extend(packed(&good()));
+    for (file, name) in [
+        (arm64, "an arm64 Image"),
+        (unified, "an EFI program"),
+        (gzip(&good()), "a compressed file"),
+    ] {
+        let error = Image::parse(&file).unwrap_err();
+        assert!(
+            matches!(&error, ImageError::Unsupported(what) if what.starts_with(name)),
+            "{error}"
+        );
+    }
+    for file in [&b""[..], b"#!/bin/sh\n", &[0; 4096]] {
+        assert_eq!(Image::parse(file), Err(ImageError::NotAKernel));
+    }
+}
+
+/// Feature masks: names, and what is supported, required and active.
+fn masks(entries: &[(&str, [u64; 3])]) -> Vec<u8> {
+    let mut section = list(&[]);
+    for (name, masks) in entries {
+        let mut entry = [0; 48];
+        entry[..name.len()].copy_from_slice(name.as_bytes());
+        section.extend(entry);
+        section.extend(8_u64.to_le_bytes());
+        section.extend(masks.iter().flat_map(|mask| mask.to_le_bytes()));
+    }
+    section
+}
+
+#[test]
+fn features_beside_the_list() {
+    let all = list(&["kho-v4", "luo-v5", "memfd-v2"]);
+    let features = masks(&[("luo", [7, 7, 7]), ("memfd", [3, 1, 0])]);
+    let verdict_of =
+        |list: Option<&[u8]>, masks: &[u8]| verdict(&packed(&elf_with(b"", list, Some(masks))));
+    assert_eq!(verdict_of(Some(&all), &features), Verdict::Yes);
+    let image = Image::parse(&packed(&elf_with(b"", Some(&all), Some(&features)))).unwrap();
+    assert_eq!(image.features["memfd"].supported, 3);
+    assert_eq!(image.features["luo"].required, 7);
+    // Without a version, it cannot be told; without features of that name, it can.
+    let some = list(&["kho-v4", "luo-v5"]);
+    assert_eq!(verdict_of(Some(&some), &features), Verdict::Unknown);
+    assert_eq!(
+        verdict_of(Some(&some), &masks(&[("luo", [7, 7, 7])])),
+        Verdict::No
+    );
+    assert_eq!(verdict_of(None, &features), Verdict::Unknown);
+    for damaged in [
+        &features[..features.len() - 1],
+        &features[..4],
+        &masks(&[("luo", [1, 2, 1])]),
+        &masks(&[("", [1, 1, 1])]),
+        &list(&["kho-v4"]),
+    ] {
+        assert_eq!(verdict_of(Some(&all), damaged), Verdict::Unknown);
+    }
+}
+
+#[test]
+fn sections_with_long_names() {
+    // As many as there can be, with names that never end: looking at each of them would take days.
+    let names = vec![b'x'; 8 << 20];
+    let mut file = good();
+    file.truncate(64);
+    file.extend(&names);
+    let table = file.len() as u64;
+    for _ in 0..0xffff {
+        let mut header = [0; 64];
+        header[4] = 1;
+        header[0x18..0x20].copy_from_slice(&64_u64.to_le_bytes());
+        header[0x20..0x28].copy_from_slice(&(names.len() as u64).to_le_bytes());
+        file.extend(header);
+    }
+    file[0x28..0x30].copy_from_slice(&table.to_le_bytes());
+    file[0x3a..0x40].copy_from_slice(&[64, 0, 0xff, 0xff, 1, 0]);
+    assert!(matches!(
+        Image::parse(&file).unwrap().formats,
+        Formats::Strings(_)
+    ));
+}
+
+#[test]
+fn zstd_windows_are_bounded() {
+    let kernel = good();
+    let mut payload = zstd(&kernel);
+    payload[5] = 0xf8;
+    assert!(matches!(
+        Image::parse(&bzimage(&payload, kernel.len())),
+        Err(ImageError::Unsupported(_))
+    ));
+}
+
+#[test]
+fn sizes_of_scratch() {
+    use cmdline::Scratch;
+    let parse = Scratch::parse;
+    assert_eq!(parse("200%"), Some(Scratch::Percent(200)));
+    assert_eq!(
+        parse("32M,1G,0"),
+        Some(Scratch::Bytes([32 << 20, 1 << 30, 0]))
+    );
+    assert_eq!(parse("16k,0x10,1"), Some(Scratch::Bytes([16 << 10, 16, 1])));
+    for bad in [
+        "", "%", "32M", "32M,32M", "1,2,3,4", "0,0,0", "1M,x,2M", "1T,1,1",
+    ] {
+        assert_eq!(parse(bad), None, "{bad}");
+    }
+    let line = "kho=on liveupdate=on kho_bootmem=1M,2M,3M";
+    assert_eq!(
+        Scratch::of_cmdline(line),
+        Some(Scratch::Bytes([1 << 20, 2 << 20, 3 << 20]))
+    );
+    assert_eq!(worst(&cmdline::check(line, None)), Verdict::Yes);
+    let mut image = Image::parse(&packed(&good())).unwrap();
+    let mut check = |version: &str, line: &str| {
+        image.version = Some(version.to_owned());
+        worst(&cmdline::check(
+            &format!("kho=on liveupdate=on {line}"),
+            Some(&image),
+        ))
+    };
+    assert_eq!(check("7.3.4 (x)", "kho_scratch=200%"), Verdict::Yes);
+    assert_eq!(check("7.3.4 (x)", "kho_scratch=lots"), Verdict::Likely);
+    assert_eq!(check("7.3.4 (x)", "kho_bootmem=200%"), Verdict::Likely);
+    assert_eq!(check("7.4.0-rc1", "kho_scratch=200%"), Verdict::Likely);
+    assert_eq!(check("7.4.0-rc1", "kho_bootmem=200%"), Verdict::Yes);
+    assert_eq!(
+        check("7.4.0", "kho_bootmem=200% kho_scratch=200%"),
+        Verdict::Yes
+    );
 }
 
 #[test]

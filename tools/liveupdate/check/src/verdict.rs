@@ -81,11 +81,23 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
         }
         Formats::List(known) => {
             for name in needs.in_use.iter().filter(|name| !known.contains(*name)) {
-                findings.push(Finding::new(
-                    CHECK,
-                    Verdict::No,
-                    format!("the image does not understand {name}: what has it would be lost"),
-                ));
+                let family = family(name);
+                findings.push(match image.features.get(family) {
+                    None => Finding::new(
+                        CHECK,
+                        Verdict::No,
+                        format!("the image does not understand {name}: what has it would be lost"),
+                    ),
+                    Some(features) => Finding::new(
+                        CHECK,
+                        Verdict::Unknown,
+                        format!(
+                            "the image has features of {family} ({:#x}) in place of versions: \
+                             whether it understands {name} cannot be found out",
+                            features.supported
+                        ),
+                    ),
+                });
             }
             if findings.is_empty() {
                 findings.push(Finding::new(
@@ -145,6 +157,9 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                 ));
             }
         }
+    }
+    if let Some(why) = &image.unverified {
+        findings.push(Finding::new("checksum", Verdict::Likely, why.as_str()));
     }
     for (setting, what) in [
         ("KEXEC_HANDOVER", "memory"),

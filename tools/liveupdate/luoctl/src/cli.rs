@@ -136,8 +136,15 @@ pub struct KexecOptions {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check a kernel, and load it for the next update.
+    ///
+    /// If it cannot be loaded, what was loaded before is loaded still. If the kernel and the initrd
+    /// do not fit into the scratch area of Kexec Handover, this tells which kho_scratch= to boot
+    /// the running kernel with.
     Load(LoadOptions),
     /// Tell whether a kernel understands what would be handed over to it.
+    ///
+    /// "yes" needs a complete bzImage with a checksum that is right and a list of formats that has
+    /// those in use, or, without IMAGE, that no other program has loaded one since luoctl load.
     Check(CheckOptions),
     /// Show what luod is doing.
     Status,

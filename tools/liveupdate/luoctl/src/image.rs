@@ -7,10 +7,12 @@ use crate::{
     output,
 };
 use luo_check::{check_formats, worst, Finding, Image, ImageError, Needs, Verdict, IMAGE_MAX};
+use rustix::fs::OFlags;
 use std::{
     fmt::Display,
-    fs::File,
+    fs::{self, File, OpenOptions},
     io::{IsTerminal, Read},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -18,8 +20,36 @@ pub fn failed(path: &Path, error: impl Display) -> Failure {
     Failure::new(Exit::Failed, format!("{}: {error}", path.display()))
 }
 
-/// Reads and examines an image; says why if that is not possible, though it may be a good one.
+/// Opens a regular file. Others are not touched: opening a device can do things, and opening a
+/// pipe can last for ever.
+pub fn open(path: &Path) -> Result<File, Failure> {
+    let other = || failed(path, "it is no regular file");
+    let metadata = fs::metadata(path).map_err(|error| failed(path, error))?;
+    if !metadata.is_file() {
+        return Err(other());
+    }
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|error| failed(path, error))?;
+    // It may have been replaced since it was looked at.
+    let metadata = file.metadata().map_err(|error| failed(path, error))?;
+    if metadata.is_file() {
+        Ok(file)
+    } else {
+        Err(other())
+    }
+}
+
+/// Reads and examines an image; if that is not possible, or it would not boot, says why.
 pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failure> {
+    let length = file.metadata().map_err(|error| failed(path, error))?.len();
+    if length > IMAGE_MAX as u64 {
+        let reason = format!("{}: {}", path.display(), ImageError::TooLarge);
+        return Ok(Err(Finding::new("image", Verdict::Unknown, reason)));
+    }
     // One byte more than what is allowed, to know whether there is more.
     let limit = u64::try_from(IMAGE_MAX).unwrap_or(u64::MAX - 1) + 1;
     let mut content = Vec::new();
@@ -35,7 +65,11 @@ pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failu
         Ok(image) => Ok(Ok(image)),
         Err(error @ (ImageError::Unsupported(_) | ImageError::TooLarge)) => {
             let reason = error.to_string();
-            Ok(Err(Finding::new("formats", Verdict::Unknown, reason)))
+            Ok(Err(Finding::new("image", Verdict::Unknown, reason)))
+        }
+        Err(error @ (ImageError::Damaged(_) | ImageError::Unbootable(_))) => {
+            let reason = error.to_string();
+            Ok(Err(Finding::new("image", Verdict::No, reason)))
         }
         Err(error) => Err(failed(path, error)),
     }
@@ -54,6 +88,10 @@ pub fn findings(
             let mut findings = check_formats(image, &Needs::of_system(&system.sysfs));
             findings.extend(luo_check::cmdline::check(cmdline, Some(image)));
             findings.push(system.check_memory(image, initrd));
+            if std::env::consts::ARCH != "x86_64" {
+                let reason = "the image is for x86-64, and this machine is another one";
+                findings.push(Finding::new("image", Verdict::No, reason));
+            }
             findings
         }
         Err(finding) => {
@@ -109,7 +147,7 @@ pub fn reasons(findings: &[Finding], verdict: Verdict) -> String {
 pub fn check(cli: &Cli, options: &CheckOptions) -> Result<Exit, Failure> {
     let findings = match &options.image {
         Some(path) => {
-            let file = File::open(path).map_err(|error| failed(path, error))?;
+            let file = open(path)?;
             let cmdline = cli.cmdline(options.cmdline.as_deref())?;
             findings(cli, &examine(path, &file)?, 0, &cmdline)
         }

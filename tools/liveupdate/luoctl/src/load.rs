@@ -2,6 +2,8 @@
 
 //! `luoctl load`.
 
+mod refusal;
+
 use crate::{
     cli::{Cli, Exit, Failure, LoadOptions},
     image::{self, failed},
@@ -10,11 +12,14 @@ use crate::{
 use liveupdate::raw;
 use luo_check::{
     record::{self, Source},
-    worst, Record, Verdict,
+    worst, Record, System, Verdict,
 };
+use refusal::Sizes;
+use rustix::io::Errno;
 use std::{
     ffi::CString,
     fs::File,
+    io,
     os::fd::AsFd,
     path::{self, Path},
 };
@@ -25,27 +30,53 @@ fn source(path: &Path, file: &File) -> Result<Source, Failure> {
     Ok(Source::new(&path, &metadata))
 }
 
+/// Makes the record of what was loaded before true again, after a load that failed.
+///
+/// `start` is how many images could be loaded before that.
+fn restore(system: &System, mut before: Record, start: Option<u32>, error: &io::Error) {
+    let now = system.loads_left();
+    let permitted = Errno::from_io_error(error) != Some(Errno::PERM);
+    // Was it only this program that tried since then?
+    let alone = now == start || (permitted && now == start.and_then(|left| left.checked_sub(1)));
+    if before.loads_left == start && alone {
+        before.loads_left = now;
+    }
+    if let Err(error) = before.write(&system.record) {
+        output::warn(&format!("{}: {error}", system.record.display()));
+    }
+}
+
 /// Loads an image, and writes down what is known of it.
 fn load_and_record(
     cli: &Cli,
     kernel: &File,
     initrd: Option<&File>,
-    record: &Record,
+    sizes: Sizes,
+    mut record: Record,
 ) -> Result<(), Failure> {
     let system = cli.system();
     let cmdline = CString::new(record.cmdline.as_str())
         .map_err(|_| Failure::new(Exit::Usage, "the command line contains a null byte"))?;
-    // There must be no time at which the record is that of another image than the loaded one.
     let before = system.record().ok().flatten();
+    // Without it, later checks say that they do not know which image is loaded.
+    let start = system.count_loads().ok();
+    // There must be no time at which the record is that of another image than the loaded one.
     record::remove(&system.record).map_err(|error| failed(&system.record, error))?;
     if let Err(error) = raw::kexec_file_load(kernel.as_fd(), initrd.map(AsFd::as_fd), &cmdline) {
         // What was loaded before is loaded still.
-        if let Some(Err(error)) = before.map(|before| before.write(&system.record)) {
-            output::warn(&format!("{}: {error}", system.record.display()));
+        if let Some(before) = before {
+            restore(&system, before, start, &error);
         }
         let name = record.source.path.display();
-        let message = format!("the kernel cannot load {name}: {error}");
+        let why = refusal::reason(&system, sizes, &error);
+        let message = format!("the kernel cannot load {name}: {why}");
         return Err(Failure::new(Exit::Failed, message));
+    }
+    record.loads_left = system.loads_left();
+    if record.loads_left != start.and_then(|left| left.checked_sub(1)) {
+        let message = "another program loaded an image at the same time, and which one is loaded \
+            now is not known; try again";
+        return Err(failed(&record.source.path, message));
     }
     if source(&record.source.path, kernel)? != record.source {
         let _ = raw::kexec_file_unload();
@@ -65,9 +96,8 @@ pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
     let cmdline = cli.cmdline(options.cmdline.as_deref())?;
     let path = &options.image;
     let name = path.display();
-    let open = |path: &Path| File::open(path).map_err(|error| failed(path, error));
-    let kernel = open(path)?;
-    let initrd = options.initrd.as_deref().map(open).transpose()?;
+    let kernel = image::open(path)?;
+    let initrd = options.initrd.as_deref().map(image::open).transpose()?;
     let initrd_len = initrd.as_ref().and_then(|file| file.metadata().ok());
     let initrd_len = initrd_len.map_or(0, |metadata| metadata.len());
 
@@ -84,14 +114,19 @@ pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
             ),
         ));
     }
+    let sizes = Sizes {
+        kernel: image.as_ref().map_or(0, |image| image.init_size),
+        initrd: initrd_len,
+    };
     let record = Record {
         boot_id: cli.system().boot_id(),
+        loads_left: None,
         source,
         image: image.ok(),
         cmdline,
         findings,
     };
-    load_and_record(cli, &kernel, initrd.as_ref(), &record)?;
+    load_and_record(cli, &kernel, initrd.as_ref(), sizes, record)?;
 
     let loaded = cli.system().check_loaded();
     if worst(&loaded) == Verdict::No && !options.force {

@@ -5,13 +5,50 @@
 mod common;
 
 use common::{Output, Root, FORMATS};
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use flate2::{write::GzEncoder, Compression};
+use rustix::fs::{mkfifoat, Mode, CWD};
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
-/// A kernel with a list of formats, or with strings only.
+/// A kernel with a list of formats, or with strings only, in a bzImage.
 fn kernel(list: Option<&[&str]>, strings: &[&str]) -> Vec<u8> {
+    bzimage(&gzip(&vmlinux(list, strings)))
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A payload, whose last four bytes are the length of what it contains, and some bytes after it.
+fn bzimage(payload: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 1024];
+    file[0x1f1] = 1;
+    file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    file[0x236] = 0x3f;
+    file[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    file[0x260..0x264].copy_from_slice(&(32_u32 << 20).to_le_bytes());
+    file.extend(payload);
+    file.resize((file.len() + 1000).next_multiple_of(16), 0xcc);
+    let paragraphs = (file.len() - 1024) / 16;
+    file[0x1f4..0x1f8].copy_from_slice(&(paragraphs as u32).to_le_bytes());
+    file
+}
+
+/// A kernel as it is before it is compressed.
+fn vmlinux(list: Option<&[&str]>, strings: &[&str]) -> Vec<u8> {
     const NAMES: &[u8] = b"\0.shstrtab\0.liveupdate_versions\0";
     let mut file = vec![0; 64];
     file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    file[0x10] = 2;
+    file[0x12] = 62;
     let mut sections = vec![(0_u32, 0, 0), (1, file.len(), NAMES.len())];
     file.extend(NAMES);
     for text in strings {
@@ -86,10 +123,109 @@ fn verdicts() {
     check(&root, b"#!/bin/sh\n", &[])
         .expect(1)
         .says("no bzImage");
+    check(&root, b"", &[]).expect(1).says("no bzImage");
+    check(&root, &vmlinux(Some(&FORMATS), &[]), &[])
+        .expect(6)
+        .says("a vmlinux has no checksum");
     root.put("proc/meminfo", "MemAvailable:    0 kB\n");
     check(&root, &ours, &[]).expect(4).says("MiB are needed");
     root.run(Path::new("/nonexistent"), &["check", "/nonexistent"])
         .expect(1);
+}
+
+/// What cannot be started is not loaded either.
+#[test]
+fn images_that_do_not_boot() {
+    let root = Root::new();
+    let good = kernel(Some(&FORMATS), &[]);
+    let mut damaged = good.clone();
+    damaged[1024 + 40] ^= 0xff;
+    let plain = vmlinux(Some(&FORMATS), &[]);
+    let changed = |at: usize, value: u8| {
+        let mut file = plain.clone();
+        file[at] = value;
+        file
+    };
+    for (file, why) in [
+        (good[..good.len() - 1000].to_vec(), "its end is missing"),
+        (good[..1100].to_vec(), "points out of the file"),
+        (damaged, "damaged"),
+        (bzimage(&gzip(&plain[..plain.len() - 8])), "is missing"),
+        (changed(0x12, 183), "another machine"),
+        (changed(0x10, 1), "not an executable"),
+        (changed(0x10, 4), "not an executable"),
+        (bzimage(&gzip(&changed(0x12, 183))), "another machine"),
+    ] {
+        check(&root, &file, &[]).expect(4).says(why);
+        let image = root.path("boot/next");
+        root.run(
+            Path::new("/nonexistent"),
+            &["load", image.to_str().unwrap()],
+        )
+        .expect(4)
+        .says("was not loaded");
+    }
+}
+
+/// Of what cannot be examined, nothing is known.
+#[test]
+fn images_of_other_kinds() {
+    let root = Root::new();
+    let mut arm64 = vec![0; 4096];
+    arm64[..2].copy_from_slice(b"MZ");
+    arm64[56..60].copy_from_slice(b"ARMd");
+    let unified = [b"MZ".to_vec(), vec![0; 4094], kernel(Some(&FORMATS), &[])].concat();
+    for (file, what) in [
+        (arm64, "an arm64 Image"),
+        (unified, "unified kernel image"),
+        (bzimage(b"\xfd7zXZ\0rest"), "xz"),
+    ] {
+        check(&root, &file, &[]).expect(5).says(what);
+    }
+}
+
+/// Every kind of file gets an answer.
+#[test]
+fn files_of_other_kinds() {
+    let root = Root::new();
+    let nowhere = Path::new("/nonexistent");
+    root.put("boot/next", kernel(Some(&FORMATS), &[]));
+    let good = root.path("boot/next");
+    let fifo = root.path("fifo");
+    mkfifoat(CWD, &fifo, Mode::RWXU).unwrap();
+    let dir = root.path("boot");
+    for path in [
+        fifo.to_str().unwrap(),
+        dir.to_str().unwrap(),
+        "/dev/zero",
+        "/dev/tty",
+    ] {
+        for args in [
+            &["check", path][..],
+            &["load", path],
+            &["load", good.to_str().unwrap(), "--initrd", path],
+        ] {
+            root.run(nowhere, args)
+                .expect(1)
+                .says("it is no regular file");
+        }
+    }
+    // Nobody reads a file of a tebibyte, if its file system has such.
+    let sparse = root.path("sparse");
+    let file = File::create(&sparse).unwrap();
+    if file.set_len(1 << 40).is_err() {
+        file.set_len(1 << 32).unwrap();
+    }
+    root.run(nowhere, &["check", sparse.to_str().unwrap()])
+        .expect(5)
+        .says("larger than");
+    // A kernel of 64 MiB in 64 KiB, which says that it is smaller, or larger than any.
+    let mut bomb = gzip(&vec![0; 64 << 20]);
+    for length in [0, 1 << 20, u32::MAX] {
+        bomb.extend(length.to_le_bytes());
+        let said = check(&root, &bzimage(&bomb), &[]);
+        assert!([4, 5].contains(&said.code), "{said:?}");
+    }
 }
 
 #[test]
@@ -129,6 +265,19 @@ fn the_loaded_image() {
     root.record(&["kho-v4", "luo-v5"]);
     check(4).says("memfd-v2");
     root.record(&FORMATS);
+    // Another program has loaded an image.
+    root.put("proc/sys/kernel/kexec_load_limit_reboot", "6\n");
+    check(5).says("another program");
+    // Or has it? Neither a verdict for nor one against it is that of the loaded image.
+    root.put("proc/sys/kernel/kexec_load_limit_reboot", "-1\n");
+    check(5).says("does not tell whether");
+    root.record(&["kho-v4"]);
+    check(5).says("does not tell whether");
+    root.remove("proc/sys/kernel/kexec_load_limit_reboot");
+    check(5).says("does not tell whether");
+    root.put("proc/sys/kernel/kexec_load_limit_reboot", "7\n");
+    root.record(&FORMATS);
+    check(0);
     // Which others could have written.
     let record = root.path("run/luod/image.json");
     fs::set_permissions(&record, PermissionsExt::from_mode(0o666)).unwrap();

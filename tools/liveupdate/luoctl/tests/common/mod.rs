@@ -14,6 +14,7 @@ use luod::fake::{own_config, FakeWorld, Luod};
 use rustix::fs::{memfd_create, MemfdFlags};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     env,
     fs::{self, File},
     io::Read,
@@ -47,6 +48,7 @@ impl Root {
         let dir = env::temp_dir().join(format!("luoctl-test-{}-{number}", std::process::id()));
         let root = Self(dir);
         root.put("proc/sys/kernel/random/boot_id", "this boot\n");
+        root.put("proc/sys/kernel/kexec_load_limit_reboot", "7\n");
         root.put("proc/cmdline", CMDLINE);
         root.put("proc/meminfo", "MemAvailable:    4000000 kB\n");
         root.put("sys/kernel/liveupdate/image", "with\n");
@@ -76,6 +78,7 @@ impl Root {
         let names = formats.iter().map(|name| (*name).to_owned()).collect();
         let record = Record {
             boot_id: "this boot".into(),
+            loads_left: Some(7),
             source: Source {
                 path: "/boot/next".into(),
                 dev: 1,
@@ -88,6 +91,8 @@ impl Root {
                 file_size: 3,
                 init_size: 3,
                 formats: Formats::List(names),
+                features: BTreeMap::new(),
+                unverified: None,
                 config: None,
             }),
             cmdline: CMDLINE.into(),
