@@ -14,20 +14,21 @@ mod memory;
 mod scattered;
 mod sessions;
 mod sparse;
+mod workload;
 
-use crate::{
-    cli::Args,
+use self::workload::{report, Held, Workload};
+use crate::support::{
+    args::Args,
     clock::{self, Rate, Ticks},
     error::{At, Failure, Result},
-    kexec, memfd, meminfo,
+    kexec, memfd,
 };
-use liveupdate::{Device, OutgoingSession};
+use liveupdate::Device;
 use rustix::process::{Resource, Rlimit};
 use std::{
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::FileExt,
-    time::Instant,
 };
 
 /// The session that tells the next kernel when the last one was told to go.
@@ -39,22 +40,6 @@ const MARK: &str = "<6>luo-bench: reboot";
 
 /// Descriptors that a workload may have open.
 const DESCRIPTORS: u64 = 1 << 17;
-
-/// What has to stay open until the kexec.
-#[derive(Default)]
-struct Held {
-    sessions: Vec<OutgoingSession>,
-    files: Vec<File>,
-}
-
-/// A kind of state.
-struct Workload {
-    name: &'static str,
-    /// Fills sessions, and measures that.
-    before: fn(&Args) -> Result<Held>,
-    /// Empties them, measures that, and verifies what was in them.
-    after: fn(&Args) -> Result,
-}
 
 /// Nothing but the clock, which is the smallest state there is.
 const SMALL: Workload = Workload {
@@ -71,29 +56,6 @@ const WORKLOADS: [Workload; 6] = [
     sparse::WORKLOAD,
     scattered::WORKLOAD,
 ];
-
-/// Reports a figure.
-fn report(name: &str, value: u64) {
-    println!("@bench {name} {value}");
-}
-
-/// Reports how long something took.
-fn timed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    let result = what()?;
-    // CAST: Nothing takes half a million years.
-    report(name, start.elapsed().as_micros() as u64);
-    Ok(result)
-}
-
-/// Reports how long something took, in `NAME_us`, and how much memory is missing after it, in
-/// `NAME_kb`.
-fn weighed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
-    let free = meminfo::free()?;
-    let result = timed(&format!("{name}_us"), what)?;
-    report(&format!("{name}_kb"), free.saturating_sub(meminfo::free()?));
-    Ok(result)
-}
 
 fn before(args: &Args, workload: &Workload) -> Result<u8> {
     kexec::Plan::stage(args, 2)?.load_last()?;

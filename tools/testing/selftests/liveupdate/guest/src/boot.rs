@@ -4,7 +4,10 @@
 
 use crate::{
     cli,
-    error::{At, Result},
+    support::{
+        args::Args,
+        error::{At, Result},
+    },
 };
 use rustix::{
     mount::MountFlags,
@@ -68,7 +71,7 @@ fn set_up() -> Result {
 }
 
 /// Sets up the system, runs the command, and turns the machine off. Never returns.
-pub fn init(args: &cli::Args) -> ExitCode {
+pub fn init(args: &Args) -> ExitCode {
     let status = match set_up() {
         // The kernel would panic if process 1 did.
         Ok(()) => panic::catch_unwind(panic::AssertUnwindSafe(|| cli::status(args))).unwrap_or(101),

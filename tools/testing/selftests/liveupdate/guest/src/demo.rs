@@ -2,11 +2,10 @@
 
 //! One live update to look at.
 
-use crate::{
-    cli::Args,
+use crate::support::{
+    args::Args,
     clock::{Rate, Ticks},
-    ensure, ensure_eq,
-    error::{At, Failure, Result},
+    error::{ensure, ensure_eq, At, Failure, Result},
     kexec, memfd,
     pattern::{self, Pattern, Sum},
     state,

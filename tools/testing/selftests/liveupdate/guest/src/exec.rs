@@ -2,8 +2,8 @@
 
 //! Running other programs.
 
-use crate::{
-    cli::Args,
+use crate::support::{
+    args::Args,
     error::{At, Failure, Result},
     kexec,
 };

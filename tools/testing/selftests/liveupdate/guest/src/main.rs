@@ -9,40 +9,28 @@
 //! kernel, together with the command line of this one and the number of the next stage. So a chain
 //! of kernels can have any length, and a file written to the root file system is a way to tell the
 //! next stage something that does not depend on what is being tested.
+//!
+//! Each command has a module here, in a file or a folder. [`tests`] has the tests that
+//! [`selftest`] runs, and [`support`] what commands and tests share; it does not use either.
 
 mod bench;
 mod boot;
-mod child;
 mod cli;
-mod clock;
-mod cpio;
 mod demo;
-mod error;
 mod exec;
-mod fault;
-mod hazards;
-mod image;
-mod json;
-mod kexec;
-mod luoctl;
 mod luod;
-mod memfd;
-mod meminfo;
-mod pattern;
-mod registry;
-mod runner;
+mod selftest;
 mod soak;
-mod socket;
-mod state;
 mod stress;
+mod support;
 mod tests;
-mod userfault;
 
+use crate::support::{args::Args, clock};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     clock::program_starts();
-    let args = cli::Args::parse(std::env::args().skip(1));
+    let args = Args::parse(std::env::args().skip(1));
     if std::process::id() == 1 {
         boot::init(&args)
     } else {

@@ -5,10 +5,9 @@
 //! What a stage hands over follows from the seed and the number of the stage, so the next kernel
 //! knows what it has to find without being told.
 
-use crate::{
-    cli::Args,
-    ensure, ensure_eq,
-    error::{At, Failure, Result},
+use crate::support::{
+    args::Args,
+    error::{ensure, ensure_eq, At, Failure, Result},
     kexec, memfd, meminfo,
     pattern::{Pattern, Random},
 };

@@ -12,8 +12,8 @@ use self::{
     plan::Plan,
     worker::{Shared, Worker},
 };
-use crate::{
-    cli::Args,
+use crate::support::{
+    args::Args,
     error::{At, Failure, Result},
     kexec,
     pattern::Random,

@@ -8,20 +8,13 @@ mod blocking;
 mod carry;
 mod cgroup;
 mod chain;
-pub mod common;
 mod damage;
 mod errno;
 mod handlers;
-mod hazards_compat;
-mod hazards_entry;
-mod hazards_log;
-mod hazards_strange;
+pub mod hazards;
 mod image;
 mod killed;
 mod memfd;
-mod memfd_changes;
-mod memfd_holes;
-mod process;
 mod retrieve;
 mod roundtrip;
 mod sessions;
@@ -30,7 +23,7 @@ mod sweep;
 mod timers;
 mod views;
 
-use crate::registry::Suite;
+use crate::support::registry::Suite;
 
 /// All suites.
 pub fn all() -> Vec<Suite> {
@@ -38,13 +31,13 @@ pub fn all() -> Vec<Suite> {
         errno::suite(),
         errno::off_suite(),
         errno::late_suite(),
-        hazards_compat::suite(),
-        hazards_entry::suite(),
-        hazards_log::suite(),
-        hazards_strange::suite(),
+        hazards::compat::suite(),
+        hazards::entry::suite(),
+        hazards::log::suite(),
+        hazards::strange::suite(),
         memfd::suite(),
-        memfd_holes::suite(),
-        memfd_changes::suite(),
+        memfd::holes::suite(),
+        memfd::changes::suite(),
         sessions::suite(),
         views::suite(),
         agents::suite(),
@@ -75,4 +68,23 @@ pub fn all() -> Vec<Suite> {
         damage::flbs_suite(),
         damage::no_flbs_suite(),
     ]
+}
+
+#[cfg(test)]
+mod unit {
+    use super::{all, hazards::ITEMS};
+
+    /// Every case is about items that there are.
+    #[test]
+    fn items_are_known() {
+        for suite in all() {
+            for case in suite.cases {
+                for item in case.hazard.iter().flat_map(|hazard| &hazard.items) {
+                    let base = item.trim_end_matches(|c: char| c.is_ascii_lowercase());
+                    let known = ITEMS.iter().any(|(known, ..)| *known == base);
+                    assert!(known, "{}.{}: {item}", suite.name, case.name);
+                }
+            }
+        }
+    }
 }

@@ -3,10 +3,7 @@
 //! Contents that are quick to make and to compare: no two words of a benchmark are the same, so
 //! that neither a lost nor a misplaced page goes unnoticed.
 
-use crate::{
-    ensure,
-    error::{At, Result},
-};
+use crate::support::error::{ensure, At, Result};
 use std::{fs::File, os::unix::fs::FileExt};
 
 const CHUNK: u64 = 1 << 20;

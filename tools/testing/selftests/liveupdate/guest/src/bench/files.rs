@@ -2,8 +2,11 @@
 
 //! Many small files in one session.
 
-use super::{data, timed, weighed, Held, Workload};
-use crate::{cli::Args, error::Result, memfd};
+use super::{
+    data,
+    workload::{timed, weighed, Held, Workload},
+};
+use crate::support::{args::Args, error::Result, memfd};
 use liveupdate::Device;
 use std::{fs::File, io};
 

@@ -3,11 +3,13 @@
 //! Files with much memory: `--files` of `--mb` MiB each, in folios of 2 MiB with `--huge=1`,
 //! retrieved by as many threads as there are files.
 
-use super::{data, report, timed, weighed, Held, Workload};
-use crate::{
-    cli::Args,
-    ensure,
-    error::{At, Failure, Result},
+use super::{
+    data,
+    workload::{report, timed, weighed, Held, Workload},
+};
+use crate::support::{
+    args::Args,
+    error::{ensure, At, Failure, Result},
     memfd, meminfo,
 };
 use liveupdate::Device;

@@ -2,9 +2,12 @@
 
 //! A file whose `--n` pages are not next to one another in memory.
 
-use super::{data, timed, weighed, Held, Workload};
-use crate::{
-    cli::Args,
+use super::{
+    data,
+    workload::{timed, weighed, Held, Workload},
+};
+use crate::support::{
+    args::Args,
     error::{At, Result},
     memfd,
 };

@@ -2,8 +2,11 @@
 
 //! Many sessions.
 
-use super::{data, timed, Held, Workload};
-use crate::{cli::Args, error::Result, memfd};
+use super::{
+    data,
+    workload::{timed, Held, Workload},
+};
+use crate::support::{args::Args, error::Result, memfd};
 use liveupdate::{Device, IncomingSession};
 use std::{fs::File, io};
 

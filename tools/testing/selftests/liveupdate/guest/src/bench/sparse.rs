@@ -2,11 +2,13 @@
 
 //! A large file with one page in it: `--mb` MiB.
 
-use super::{data, report, timed, weighed, Held, Workload};
-use crate::{
-    cli::Args,
-    ensure,
-    error::{At, Result},
+use super::{
+    data,
+    workload::{report, timed, weighed, Held, Workload},
+};
+use crate::support::{
+    args::Args,
+    error::{ensure, At, Result},
     memfd,
 };
 use liveupdate::Device;

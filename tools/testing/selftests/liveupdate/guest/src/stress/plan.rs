@@ -2,11 +2,11 @@
 
 //! What the next kernel has to find.
 
-use crate::{
-    error::{At, Failure, Result},
+use crate::support::{
+    error::{ensure_eq, At, Failure, Result},
     memfd,
     pattern::Pattern,
-    tests::common::{create, retrieve},
+    sessions::{create, retrieve},
 };
 use liveupdate::OutgoingSession;
 use std::{collections::BTreeMap, fmt::Write, fs::File, io::Read};
@@ -20,7 +20,7 @@ pub struct Contents {
 
 impl Contents {
     pub fn check(&self, file: &File) -> Result {
-        crate::ensure_eq!(memfd::len(file)?, self.len, "the size");
+        ensure_eq!(memfd::len(file)?, self.len, "the size");
         for (at, pattern) in &self.pieces {
             pattern.check(file, *at)?;
         }

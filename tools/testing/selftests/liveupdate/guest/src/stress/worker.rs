@@ -3,11 +3,12 @@
 //! One of the threads.
 
 use super::plan::{Contents, Plan};
-use crate::{
+use crate::support::{
     error::{At, Failure, Result},
     kexec, memfd,
     pattern::{Pattern, Random},
-    tests::common::{fdinfo, TestDevice},
+    sessions::fdinfo,
+    test_device::TestDevice,
 };
 use liveupdate::{Device, IncomingSession, OutgoingSession};
 use rustix::io::Errno;

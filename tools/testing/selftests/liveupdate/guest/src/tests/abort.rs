@@ -2,13 +2,14 @@
 
 //! Kexecs that do not take place.
 
-use super::common::{create, expect_errno, kernel_log, retrieve, TestDevice, NO_HANDLER};
-use crate::{
-    ensure_eq,
-    error::{At, Failure, Result},
+use crate::support::{
+    error::{ensure_eq, At, Failure, Result},
+    kernel_log::kernel_log,
     kexec, memfd,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, expect_errno, retrieve},
+    test_device::{TestDevice, NO_HANDLER},
 };
 use rustix::io::Errno;
 use std::io;

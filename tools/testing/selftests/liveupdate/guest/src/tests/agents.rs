@@ -2,13 +2,13 @@
 
 //! The death of an agent costs nothing.
 
-use super::common::{create, expect_errno, retrieve};
-use crate::{
-    child::{Agent, Order},
+use crate::support::{
+    agent::{Agent, Order},
     error::{At, Result},
     memfd,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
+    sessions::{create, expect_errno, retrieve},
 };
 use liveupdate::Device;
 use rustix::io::Errno;

@@ -2,13 +2,13 @@
 
 //! Nobody can hold up a live update.
 
-use super::common::{create, expect_errno, retrieve, TestDevice, NO_HANDLER};
-use crate::{
-    ensure,
-    error::{At, Failure, Result},
+use crate::support::{
+    error::{ensure, At, Failure, Result},
     kexec, memfd,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, expect_errno, retrieve},
+    test_device::{TestDevice, NO_HANDLER},
     userfault::StuckPage,
 };
 use liveupdate::raw::{self, Command, Finish, GetName, RetrieveFd};

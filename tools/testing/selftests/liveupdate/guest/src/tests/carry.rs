@@ -4,86 +4,20 @@
 
 pub mod failed;
 pub mod off;
+mod steps;
 pub mod unread;
 
-use super::common::{create, expect_errno, kernel_log, retrieve, TestDevice};
-use crate::{
-    ensure,
-    error::{At, Result},
+use self::steps::{chain, fill, gone, refused, take, FILES, NEW};
+use crate::support::{
+    error::{ensure, ensure_eq, At},
+    kernel_log::kernel_log,
     kexec, memfd,
-    pattern::Pattern,
-    registry::{Case, Part, Stage, Suite},
+    registry::{Case, Suite},
+    sessions::{create, retrieve},
+    test_device::TestDevice,
 };
-use liveupdate::Device;
 use rustix::io::Errno;
 use std::fs::File;
-
-/// A case with a part for each of several kernels.
-fn chain<const N: usize>(name: &'static str, parts: [fn(&mut Stage<'_>) -> Result; N]) -> Case {
-    Case {
-        name: name.into(),
-        parts: parts.map(|part| -> Part { Box::new(part) }).into(),
-        hazard: None,
-        reader_only: false,
-    }
-}
-
-/// The files of each session.
-const FILES: [(u64, Pattern); 4] = [
-    (
-        1,
-        Pattern {
-            seed: 800,
-            len: 70_000,
-        },
-    ),
-    (2, Pattern { seed: 801, len: 0 }),
-    (
-        9,
-        Pattern {
-            seed: 802,
-            len: 3_000_000,
-        },
-    ),
-    (u64::MAX, Pattern { seed: 803, len: 1 }),
-];
-const NEW: Pattern = Pattern {
-    seed: 804,
-    len: 70_000,
-};
-
-fn fill(stage: &mut Stage<'_>, name: &str) -> Result {
-    let session = create(name)?;
-    for (token, pattern) in FILES {
-        let file = memfd::with(pattern)?;
-        session.preserve(&file, token)?;
-        stage.hold(file);
-    }
-    stage.hold(session);
-    Ok(())
-}
-
-/// Gets all files and finishes the session.
-fn take(name: &str) -> Result {
-    let session = retrieve(name)?;
-    for (token, pattern) in FILES {
-        memfd::check(session.retrieve(token).at(token)?, pattern).at(token)?;
-    }
-    Ok(session.finish()?)
-}
-
-fn gone(name: &str) -> Result {
-    expect_errno(
-        Device::open()?.retrieve_session(name),
-        Errno::NOENT,
-        "retrieving a session that was finished",
-    )
-}
-
-/// Tries to start the next kernel, which must be refused.
-fn refused(errno: Errno) -> Result {
-    expect_errno(Err::<(), _>(kexec::try_jump()), errno, "reboot(KEXEC)")
-}
 
 /// Nobody asks for the session in between.
 fn untouched() -> Case {
@@ -225,7 +159,7 @@ fn other_handler() -> Case {
                 for (name, value) in [(NAME, 18), (UNTOUCHED, 17)] {
                     let session = retrieve(name)?;
                     let device = TestDevice::from(session.retrieve(1)?);
-                    crate::ensure_eq!(device.value()?, value, "the value of {name}");
+                    ensure_eq!(device.value()?, value, "the value of {name}");
                     session.finish()?;
                 }
                 Ok(())

@@ -2,13 +2,13 @@
 
 //! Updates that follow one another.
 
-use super::common::{create, kernel_log, retrieve};
-use crate::{
-    ensure,
-    error::Result,
+use crate::support::{
+    error::{ensure, Result},
+    kernel_log::kernel_log,
     memfd,
     pattern::Pattern,
     registry::{Case, Part, Stage, Suite},
+    sessions::{create, retrieve},
 };
 use std::fs::File;
 

@@ -2,13 +2,13 @@
 
 //! Handlers in C and in Rust, side by side.
 
-use super::common::{create, expect_errno, retrieve, TestDevice, NO_HANDLER};
-use crate::{
-    ensure_eq,
-    error::Failure,
+use crate::support::{
+    error::{ensure_eq, Failure},
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, expect_errno, retrieve},
+    test_device::{TestDevice, NO_HANDLER},
 };
 use rustix::io::Errno;
 use std::io;

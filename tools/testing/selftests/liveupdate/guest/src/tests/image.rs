@@ -2,10 +2,9 @@
 
 //! How the next kernel gets to where it runs: nothing is copied any more when it is started.
 
-use super::common::kernel_log;
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
+    kernel_log::kernel_log,
     kexec,
     registry::{Case, Stage, Suite},
 };

@@ -5,91 +5,27 @@
 //! The files and sessions belong to the parent as well, so that the death of a child has nothing
 //! else to wait for.
 
-use super::{
-    common::{create, eventually, expect_errno, retrieve},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
+    mapping::{large, Map},
+    meminfo,
     process::{Child, End},
-};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
-    memfd, meminfo,
     registry::{Case, Stage, Suite},
+    sessions::{create, expect_errno, retrieve},
+    wait::eventually,
 };
 use liveupdate::Device;
-use rustix::{
-    io::Errno,
-    mm::{MapFlags, ProtFlags},
-};
+use rustix::io::Errno;
 use std::{
-    fs::File,
     io,
-    os::fd::AsFd,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-const PAGE: usize = 4096;
-const GIB: usize = 1 << 30;
-
-/// A memfd in memory.
-struct Map {
-    start: *mut u64,
-    len: usize,
-}
-
-impl Map {
-    fn new(file: &impl AsFd, len: usize) -> Result<Self> {
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: This is a new mapping that nobody else knows of.
-        let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) };
-        Ok(Self {
-            start: start.at("mmap")?.cast(),
-            len,
-        })
-    }
-
-    /// The first word of each page.
-    fn words(&self) -> impl Iterator<Item = *mut u64> + '_ {
-        let step = PAGE / size_of::<u64>();
-        (0..self.len / PAGE).map(move |page| self.start.wrapping_add(page * step))
-    }
-
-    /// Gives each page a content of its own.
-    fn fill(&self) {
-        for (page, word) in self.words().enumerate() {
-            // SAFETY: Within the mapping, which nobody else accesses.
-            unsafe { word.write_volatile(page as u64 ^ 0x5ca1_ab1e) };
-        }
-    }
-
-    fn check(&self) -> Result {
-        for (page, word) in self.words().enumerate() {
-            // SAFETY: As above.
-            let found = unsafe { word.read_volatile() };
-            ensure_eq!(found, page as u64 ^ 0x5ca1_ab1e, "page {page}");
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Map {
-    fn drop(&mut self) {
-        // SAFETY: The mapping belongs to this object.
-        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len) };
-    }
-}
-
-/// A memfd of which each page has a content of its own.
-pub fn large(len: usize) -> Result<File> {
-    let file = memfd::new()?;
-    file.set_len(len as u64).at("set the size")?;
-    Map::new(&file, len)?.fill();
-    Ok(file)
-}
-
 /// How long a process may live on when others go on with its work.
 const LIMIT: Duration = Duration::from_millis(100);
+
+const GIB: usize = 1 << 30;
 
 const KILLS: u32 = 12;
 

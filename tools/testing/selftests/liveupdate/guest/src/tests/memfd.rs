@@ -2,13 +2,15 @@
 
 //! Everything that makes up a memfd survives.
 
-use super::common::{create, expect_errno, retrieve};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Failure, Result},
+pub mod changes;
+pub mod holes;
+
+use crate::support::{
+    error::{ensure, ensure_eq, At, Failure, Result},
     memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
+    sessions::{create, expect_errno, retrieve},
 };
 use rustix::{
     fs::{FallocateFlags, MemfdFlags, SealFlags},

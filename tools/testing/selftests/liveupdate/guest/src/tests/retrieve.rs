@@ -2,17 +2,15 @@
 
 //! A file that cannot be retrieved now can be retrieved later, by whomever.
 
-use super::{
+use crate::support::{
     cgroup::{set, Cgroup},
-    common::{create, eventually, expect_errno, retrieve},
-    process::{Child, End},
-};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Failure, Result},
+    error::{ensure, ensure_eq, At, Failure, Result},
     memfd, meminfo,
     pattern::Pattern,
+    process::{Child, End},
     registry::{Case, Stage, Suite},
+    sessions::{create, expect_errno, retrieve},
+    wait::eventually,
 };
 use liveupdate::IncomingSession;
 use rustix::io::Errno;

@@ -3,13 +3,12 @@
 //! A mix of sessions and files that every kernel with live update can carry, and the same one that
 //! is expected by every kernel.
 
-use super::common::{create, retrieve};
-use crate::{
-    ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure_eq, At, Result},
     memfd,
     pattern::{Pattern, Random},
     registry::{Case, Suite},
+    sessions::{create, retrieve},
 };
 use liveupdate::NAME_MAX;
 use rustix::fs::SealFlags;

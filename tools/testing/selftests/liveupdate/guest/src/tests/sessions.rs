@@ -2,13 +2,12 @@
 
 //! Sessions: names, numbers, and what happens when they are closed.
 
-use super::common::{create, expect_errno, retrieve};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
     memfd,
     pattern::{Pattern, Random},
     registry::{Case, Suite},
+    sessions::{create, expect_errno, retrieve},
 };
 use liveupdate::{Device, NAME_MAX};
 use rustix::{

@@ -2,11 +2,12 @@
 
 //! State that files share, which lives as long as the last of them.
 
-use super::common::{create, expect_errno, kernel_log, open_test_device, retrieve, NO_HANDLER};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
+    kernel_log::kernel_log,
     registry::{Case, Suite},
+    sessions::{create, expect_errno, retrieve},
+    test_device::{open_test_device, NO_HANDLER},
 };
 use rustix::io::Errno;
 use std::{

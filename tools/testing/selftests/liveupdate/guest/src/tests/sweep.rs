@@ -3,14 +3,14 @@
 //! Each operation fails at the first, the second, the third... place where it can, until it
 //! succeeds. After each failure everything is as it was before, and another try succeeds.
 
-use super::common::{create, expect_errno, retrieve, TestDevice};
-use crate::{
-    ensure,
-    error::{At, Failure, Result},
+use crate::support::{
+    error::{ensure, At, Failure, Result},
     fault::{Faults, Outcome},
     kexec, memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
+    sessions::{create, expect_errno, retrieve},
+    test_device::TestDevice,
 };
 use liveupdate::Device;
 use rustix::{fs::SealFlags, io::Errno};

@@ -2,10 +2,9 @@
 
 //! What this kernel found out about timers, the next one need not find out again.
 
-use super::common::kernel_log;
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
+    kernel_log::kernel_log,
     registry::{Case, Suite},
 };
 use std::fs;

@@ -2,14 +2,14 @@
 
 //! What an operator can see: fdinfo of sessions, and the list of all sessions in debugfs.
 
-use super::common::{create, expect_errno, fdinfo, report_lines, retrieve, TestDevice, NO_HANDLER};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
     fault::Faults,
     memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, expect_errno, fdinfo, report_lines, retrieve},
+    test_device::{TestDevice, NO_HANDLER},
 };
 use rustix::io::Errno;
 use std::fs;

@@ -4,12 +4,14 @@
 //!
 //! By themselves, since a file that cannot be retrieved for the moment may call off a kexec.
 
-use super::chain;
-use crate::{
-    ensure_eq, memfd,
+use super::steps::chain;
+use crate::support::{
+    error::ensure_eq,
+    memfd,
     pattern::Pattern,
     registry::{Case, Suite},
-    tests::common::{create, expect_errno, retrieve, TestDevice},
+    sessions::{create, expect_errno, retrieve},
+    test_device::TestDevice,
 };
 use rustix::io::Errno;
 

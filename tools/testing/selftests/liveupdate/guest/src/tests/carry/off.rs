@@ -2,8 +2,13 @@
 
 //! A kernel in between is booted without live updates.
 
-use super::{chain, fill, take};
-use crate::{ensure_eq, kexec, registry::Suite, tests::common::kernel_log};
+use super::steps::{chain, fill, take};
+use crate::support::{
+    error::{ensure, ensure_eq},
+    kernel_log::kernel_log,
+    kexec,
+    registry::Suite,
+};
 use std::fs;
 
 /// By itself, since live updates are off in the second kernel.
@@ -22,7 +27,7 @@ pub fn suite() -> Suite {
                     Some(false),
                     "the existence of the device"
                 );
-                crate::ensure!(
+                ensure!(
                     kernel_log()?.contains("luo: liveupdate=on is missing"),
                     "the kernel does not say that there are sessions"
                 );

@@ -5,17 +5,18 @@
 //! That is only possible while nobody in the kernel uses a state that files share, as the handlers
 //! of the base's in-kernel test do. So it is hidden from them that there is one.
 
-use super::{chain, fill, refused, take};
+use super::steps::{chain, fill, refused, take};
 use crate::{
-    ensure,
-    error::{At, Result},
-    kexec, memfd, meminfo,
-    pattern::Pattern,
-    registry::{Case, Part, Stage, Suite},
-    tests::{
-        common::{create, kernel_log, retrieve, TestDevice},
-        damage::damage,
+    support::{
+        error::{ensure, At, Result},
+        kernel_log::kernel_log,
+        kexec, memfd, meminfo,
+        pattern::Pattern,
+        registry::{Case, Part, Stage, Suite},
+        sessions::{create, retrieve},
+        test_device::TestDevice,
     },
+    tests::damage::fate::damage,
 };
 use rustix::io::Errno;
 

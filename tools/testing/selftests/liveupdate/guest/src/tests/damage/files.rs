@@ -2,12 +2,12 @@
 
 //! Damage to one memfd, whose session has another one.
 
-use super::{check_fate, damage, healthy, preserve, Fate, BAD, GOOD};
-use crate::{
+use super::fate::{check_fate, damage, healthy, preserve, Fate, BAD, GOOD};
+use crate::support::{
     error::{At, Result},
     memfd,
     registry::{Case, Stage},
-    tests::common::retrieve,
+    sessions::retrieve,
 };
 use rustix::{io::Errno, mm::Advice};
 use std::fs::{self, File};

@@ -3,14 +3,13 @@
 //! The ioctls of the device.
 
 use super::{
-    arg::{named, Arg},
-    is_intact,
     memory::{no_file_to_create, no_file_to_retrieve},
-    test, Check, Test,
+    row::{is_intact, test, Check, Test},
 };
-use crate::{
+use crate::support::{
     error::{At, Result},
-    tests::common::{expect_errno, retrieve},
+    ioctl_arg::{named, Arg},
+    sessions::{expect_errno, retrieve},
 };
 use liveupdate::{
     raw::{self, Command, NAME_LENGTH},

@@ -3,16 +3,15 @@
 //! What all ioctls have in common.
 
 use super::{
-    arg::{named, numbers, without_memory, Arg},
     memory::no_memory,
-    test, Check, Test, FILE, TOKEN,
+    row::{test, Check, Test, FILE, TOKEN},
 };
-use crate::{
-    ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure_eq, At, Result},
+    ioctl_arg::{named, numbers, without_memory, Arg},
     memfd,
     registry::Case,
-    tests::common::{create, expect_errno, retrieve},
+    sessions::{create, expect_errno, retrieve},
 };
 use liveupdate::{
     raw::{self, Command},

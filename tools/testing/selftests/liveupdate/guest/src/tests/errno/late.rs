@@ -5,13 +5,12 @@
 //! There is some time between that and the end of the kernel, and our test handler can make it
 //! longer. What happens then is written to a memfd that is preserved.
 
-use super::{session_with_file, FILE, TOKEN};
-use crate::{
-    ensure_eq,
-    error::{At, Result},
+use super::row::{session_with_file, FILE, TOKEN};
+use crate::support::{
+    error::{ensure_eq, At, Result},
     memfd,
     registry::{Case, Part, Stage},
-    tests::common::{create, retrieve},
+    sessions::{create, retrieve},
 };
 use liveupdate::{
     raw::{self, Finish},

@@ -2,13 +2,12 @@
 
 //! Not enough memory, and too many open files.
 
-use super::{is_intact, FILE, TOKEN};
-use crate::{
-    ensure,
-    error::{At, Failure, Result},
+use super::row::{is_intact, FILE, TOKEN};
+use crate::support::{
+    error::{ensure, At, Failure, Result},
     fault::Faults,
     memfd,
-    tests::common::{expect_errno, retrieve},
+    sessions::{expect_errno, retrieve},
 };
 use liveupdate::{Device, IncomingSession};
 use rustix::{

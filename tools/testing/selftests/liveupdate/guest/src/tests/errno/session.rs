@@ -3,15 +3,15 @@
 //! The ioctls of sessions.
 
 use super::{
-    arg::{named, numbers, Arg},
     device::without_descriptors,
-    is_intact, test, Check, Test, FILE, TOKEN,
+    row::{is_intact, test, Check, Test, FILE, TOKEN},
 };
-use crate::{
-    ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure_eq, At, Result},
+    ioctl_arg::{named, numbers, Arg},
     memfd,
-    tests::common::{create, expect_errno, TestDevice},
+    sessions::{create, expect_errno},
+    test_device::TestDevice,
 };
 use liveupdate::{
     raw::{self, Command},

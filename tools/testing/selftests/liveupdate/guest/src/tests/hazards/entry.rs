@@ -4,11 +4,11 @@
 //!
 //! Otherwise, the next kernel would have to understand the format although nobody needs it.
 
-use super::common::{create, kernel_log};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
+    kernel_log::kernel_log,
     registry::{Case, Suite},
+    sessions::create,
 };
 use std::fs;
 

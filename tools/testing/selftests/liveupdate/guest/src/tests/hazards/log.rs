@@ -2,17 +2,15 @@
 
 //! Names of files, and what users can write to the kernel log.
 
-use super::{
-    common::{create, kernel_log, retrieve},
-    errno::arg::{numbers, Arg},
-};
-use crate::{
-    ensure,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, At, Result},
     fault::Faults,
+    ioctl_arg::{numbers, Arg},
+    kernel_log::kernel_log,
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, retrieve},
 };
 use liveupdate::raw::{self, Command};
 use std::{

@@ -87,23 +87,21 @@ impl<T> At<T> for Option<T> {
 }
 
 /// Fails with a message unless a condition holds.
-#[macro_export]
 macro_rules! ensure {
     ($cond:expr, $($message:tt)+) => {
         if !$cond {
-            return Err($crate::error::Failure::new(format!($($message)+)));
+            return Err($crate::support::error::Failure::new(format!($($message)+)));
         }
     };
 }
 
 /// Fails unless two values are the same.
-#[macro_export]
 macro_rules! ensure_eq {
     ($found:expr, $expected:expr, $($what:tt)+) => {
         match (&$found, &$expected) {
             (found, expected) if found == expected => (),
             (found, expected) => {
-                return Err($crate::error::Failure::new(format!(
+                return Err($crate::support::error::Failure::new(format!(
                     "{} is {found:?} instead of {expected:?}",
                     format_args!($($what)+)
                 )))
@@ -111,3 +109,5 @@ macro_rules! ensure_eq {
         }
     };
 }
+
+pub(crate) use {ensure, ensure_eq};

@@ -2,7 +2,7 @@
 
 //! Agents: processes of their own that use the device as they are told.
 
-use crate::{
+use crate::support::{
     error::{At, Failure, Result},
     memfd,
     pattern::Pattern,

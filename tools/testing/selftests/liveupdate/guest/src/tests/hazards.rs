@@ -2,14 +2,19 @@
 
 //! What the implementation in C of Linux 7.3 gets wrong.
 //!
-//! Cases say by these numbers what they are about, see [`crate::registry::Case::hazard`]. A letter
+//! Cases say by these numbers what they are about, see [`crate::support::registry::Case::hazard`]. A letter
 //! may follow, for a part of an item.
 
-use crate::json;
+pub mod compat;
+pub mod entry;
+pub mod log;
+pub mod strange;
+
+use crate::support::json;
 
 /// How an item is shown.
 #[derive(Clone, Copy)]
-enum By {
+pub enum By {
     /// By cases that name it.
     Cases,
     /// In another way, or not at all: which one, or why.
@@ -21,10 +26,10 @@ use By::{Cases, Otherwise};
 const DOCUMENTED: By = Otherwise("a matter of documentation");
 
 /// The number of a weakness, what C does, and how that is shown.
-type Item = (&'static str, &'static str, By);
+pub type Item = (&'static str, &'static str, By);
 
 #[rustfmt::skip]
-const ITEMS: &[Item] = &[
+pub const ITEMS: &[Item] = &[
     // Data is lost although nobody did anything wrong.
     ("1A.1", "RETRIEVE_SESSION that cannot write its result destroys the session", Cases),
     ("1A.2", "closing an incoming session without FINISH, or the death of its agent, frees all files", Cases),
@@ -115,24 +120,4 @@ pub fn list() {
         })
         .collect();
     println!("[\n{}\n]", items.join(",\n"));
-}
-
-#[cfg(test)]
-mod unit {
-    use super::ITEMS;
-    use crate::tests;
-
-    /// Every case is about items that there are.
-    #[test]
-    fn items_are_known() {
-        for suite in tests::all() {
-            for case in suite.cases {
-                for item in case.hazard.iter().flat_map(|hazard| &hazard.items) {
-                    let base = item.trim_end_matches(|c: char| c.is_ascii_lowercase());
-                    let known = ITEMS.iter().any(|(known, ..)| *known == base);
-                    assert!(known, "{}.{}: {item}", suite.name, case.name);
-                }
-            }
-        }
-    }
 }

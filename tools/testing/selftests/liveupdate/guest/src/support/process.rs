@@ -2,7 +2,7 @@
 
 //! Processes that do one thing, and may be killed meanwhile.
 
-use crate::error::{At, Result};
+use crate::support::error::{At, Result};
 use rustix::io::Errno;
 use std::{io, panic};
 

@@ -5,13 +5,12 @@
 //! What makes a program one of 32 bits for an ioctl is the way into the kernel; a program of 64
 //! bits can take that as well, if its argument is where 32 bits are enough to say so.
 
-use super::common::{create, retrieve};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, retrieve},
 };
 use liveupdate::{
     raw::{self, Command},

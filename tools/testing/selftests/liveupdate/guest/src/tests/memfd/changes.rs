@@ -3,13 +3,12 @@
 //! What happens to a memfd besides reading and writing: swapping, limits, broken memory, changes of
 //! properties.
 
-use super::common::{create, expect_errno, retrieve};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Failure, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Failure, Result},
     kexec, memfd,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, expect_errno, retrieve},
 };
 use rustix::{
     fs::{Mode, OFlags, SealFlags},

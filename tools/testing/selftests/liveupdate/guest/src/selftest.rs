@@ -3,11 +3,14 @@
 //! Running tests, over as many kernels as they need.
 
 use crate::{
-    cli::Args,
-    error::{Failure, Result},
-    json, kexec,
-    registry::{Case, Stage, Suite},
-    state, tests,
+    support::{
+        args::Args,
+        error::{Failure, Result},
+        json, kexec,
+        registry::{Case, Stage, Suite},
+        state,
+    },
+    tests,
 };
 use std::{
     any::Any,

@@ -2,7 +2,7 @@
 
 //! Arguments of ioctls in memory that can be made to fail.
 
-use crate::error::{At, Result};
+use crate::support::error::{At, Result};
 use liveupdate::raw;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::{

@@ -2,8 +2,8 @@
 
 //! Making memfds and looking at them.
 
-use crate::{
-    error::{At, Result},
+use crate::support::{
+    error::{ensure_eq, At, Result},
     pattern::Pattern,
 };
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
@@ -52,7 +52,7 @@ pub fn len(file: &File) -> Result<u64> {
 /// Fails unless `fd` is a file that contains `pattern` and nothing else.
 pub fn check(fd: OwnedFd, pattern: Pattern) -> Result<File> {
     let file = File::from(fd);
-    crate::ensure_eq!(len(&file)?, pattern.len, "the size");
+    ensure_eq!(len(&file)?, pattern.len, "the size");
     pattern.check(&file, 0)?;
     Ok(file)
 }

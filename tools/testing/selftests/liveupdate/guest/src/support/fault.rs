@@ -2,7 +2,7 @@
 
 //! Having the kernel fail at the Nth place where it could.
 
-use crate::error::{At, Failure, Result};
+use crate::support::error::{At, Failure, Result};
 use std::{
     fs::{self, File},
     io,

@@ -2,7 +2,7 @@
 
 //! Contents that are easy to make, hard to get by chance, and the same in every kernel.
 
-use crate::error::{At, Result};
+use crate::support::error::{ensure_eq, At, Result};
 use sha2::{Digest, Sha256};
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -105,7 +105,7 @@ impl Pattern {
     /// Compares the bytes with those of `file` from `at` on.
     pub fn check(&self, file: &File, at: u64) -> Result {
         let found = sum_range(file, at, self.len)?;
-        crate::ensure_eq!(
+        ensure_eq!(
             found,
             self.sum()?,
             "the SHA-256 of {} bytes at {at}",

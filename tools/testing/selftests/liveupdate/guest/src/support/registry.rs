@@ -6,7 +6,7 @@
 //! of them do their first part, then comes a kexec, then all do their second part, and so on. A
 //! case has sessions of its own, hence cases do not depend on one another.
 
-use crate::{
+use crate::support::{
     error::{Failure, Result},
     state,
 };
@@ -18,7 +18,7 @@ pub type Part = Box<dyn Fn(&mut Stage<'_>) -> Result>;
 /// The weaknesses of the C implementation that a case is about.
 #[derive(Default)]
 pub struct Hazard {
-    /// Which ones, see [`crate::hazards`].
+    /// Which ones, see `tests::hazards`.
     pub items: Vec<&'static str>,
     /// Why C passes all the same, or cannot be tried.
     pub unseen: Option<&'static str>,

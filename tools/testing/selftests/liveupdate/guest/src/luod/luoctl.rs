@@ -3,12 +3,14 @@
 //! `luoctl`, as an operator uses it: kernels that it must not let through, updates that fail, and
 //! one that does not.
 
-use crate::{
-    cli::Args,
-    ensure, ensure_eq,
-    error::{At, Failure, Result},
-    image, kexec,
-    luod::{case, conclude, counter, is_gone, start_luod, wait, wait_for, Json, Process, SOCKET},
+use super::{
+    fixture::{counter, is_gone, start_luod, wait, wait_for, Json, Process, SOCKET},
+    results::{case, conclude},
+};
+use crate::support::{
+    args::Args,
+    error::{ensure, ensure_eq, At, Failure, Result},
+    kexec::{self, image},
 };
 use luod_protocol::SessionState;
 use std::{

@@ -2,7 +2,7 @@
 
 //! Memory whose page faults are never answered.
 
-use crate::error::{At, Result};
+use crate::support::error::{At, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     fd::{FromRawFd, OwnedFd},

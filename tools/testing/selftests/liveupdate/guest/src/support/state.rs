@@ -2,7 +2,7 @@
 
 //! What one stage tells the next one: small text files in the root file system.
 
-use crate::error::{At, Result};
+use crate::support::error::{At, Result};
 use std::{fs, path::PathBuf};
 
 const ROOT: &str = "/state";

@@ -2,9 +2,9 @@
 
 //! The root file system as an initramfs image.
 
-use crate::{
-    cpio::{Archive, Member},
+use crate::support::{
     error::{At, Result},
+    kexec::cpio::{Archive, Member},
 };
 use rustix::fs::{major, minor, MemfdFlags};
 use std::{

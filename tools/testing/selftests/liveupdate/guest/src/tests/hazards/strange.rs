@@ -2,13 +2,14 @@
 
 //! The next kernel has no handler for a file.
 
-use super::common::{create, expect_errno, kernel_log, TestDevice};
-use crate::{
-    ensure,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, At, Result},
+    kernel_log::kernel_log,
     kexec, memfd,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
+    sessions::{create, expect_errno},
+    test_device::TestDevice,
 };
 use liveupdate::Device;
 use rustix::io::Errno;

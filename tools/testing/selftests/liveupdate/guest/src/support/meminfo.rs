@@ -2,7 +2,7 @@
 
 //! How much memory there is, and how much of it is free; all in KiB.
 
-use crate::error::{At, Result};
+use crate::support::error::{At, Result};
 use std::fs;
 
 const PAGE_KIB: u64 = 4;

@@ -2,10 +2,12 @@
 
 //! Loading and starting the next kernel.
 
-use crate::{
-    cli::Args,
+mod cpio;
+pub mod image;
+
+use crate::support::{
+    args::Args,
     error::{At, Failure, Result},
-    image,
 };
 use liveupdate::raw;
 use rustix::system::RebootCommand;

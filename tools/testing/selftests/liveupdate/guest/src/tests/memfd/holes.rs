@@ -2,13 +2,12 @@
 
 //! Memfds with holes, and holes that are filled after the file was preserved.
 
-use super::common::{create, retrieve};
-use crate::{
-    ensure, ensure_eq,
-    error::{At, Result},
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
     kexec, memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, retrieve},
 };
 use rustix::{
     fs::FallocateFlags,

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Character devices of handlers that were made for tests.
+
+use crate::support::error::{At, Failure, Result};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::AsFd,
+};
+
+/// Why C cannot show what only a handler that fails on request can bring about.
+pub const NO_HANDLER: &str =
+    "it takes a handler that fails on request, which the kernel in C does not have";
+
+/// Opens a character device that was made for tests; skips the test if the kernel was built without.
+pub fn open_test_device(path: &str) -> Result<File> {
+    match File::options().read(true).write(true).open(path) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::skip(format!("there is no {path}")))
+        }
+        Err(error) => Err(error).at(format_args!("open {path}")),
+    }
+}
+
+/// The character device of a handler that was made for tests.
+pub struct TestDevice(File);
+
+impl TestDevice {
+    /// The handler in C; it can be told to fail.
+    pub const C: &'static str = "/dev/luo_test";
+    /// The sample handler in Rust.
+    pub const RUST: &'static str = "/dev/rust_liveupdate";
+
+    /// Opens it; skips the test if the kernel was built without.
+    pub fn open(path: &str) -> Result<Self> {
+        Ok(Self(open_test_device(path)?))
+    }
+
+    /// Sets the value, or gives an order.
+    pub fn write(&self, text: &str) -> Result {
+        let text = format!("{text}\n");
+        (&self.0)
+            .write_all(text.as_bytes())
+            .at(format_args!("write '{}'", text.trim()))
+    }
+
+    pub fn value(&self) -> Result<u64> {
+        let mut bytes = [0; 32];
+        let len = (&self.0).read(&mut bytes).at("read a value")?;
+        let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
+        Ok(text.trim().parse()?)
+    }
+}
+
+impl AsFd for TestDevice {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<std::os::fd::OwnedFd> for TestDevice {
+    fn from(fd: std::os::fd::OwnedFd) -> Self {
+        Self(fd.into())
+    }
+}

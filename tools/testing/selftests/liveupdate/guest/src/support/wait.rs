@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Waiting for something that has no event.
+
+use crate::support::error::{ensure, Result};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Waits until something is true: freed memory may be in the books for a little while.
+pub fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !test()? {
+        ensure!(Instant::now() < end, "{what}, and that does not change");
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
