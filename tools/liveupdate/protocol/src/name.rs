@@ -2,6 +2,7 @@
 
 //! Names of sessions.
 
+use liveupdate_uapi::LIVEUPDATE_SESSION_NAME_LENGTH;
 use serde::{Deserialize, Serialize};
 use std::{error::Error, fmt, str::FromStr};
 
@@ -20,7 +21,7 @@ pub struct SessionName(String);
 
 impl SessionName {
     /// How many bytes a name can have.
-    pub const MAX: usize = 63;
+    pub const MAX: usize = LIVEUPDATE_SESSION_NAME_LENGTH - 1;
 
     /// Checks a name.
     ///

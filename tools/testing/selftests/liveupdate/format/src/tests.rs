@@ -87,6 +87,11 @@ fn sizes_are_those_of_the_headers() {
 }
 
 #[test]
+fn names_are_as_long_as_those_of_ioctls() {
+    assert_eq!(Name::LEN, liveupdate_uapi::LIVEUPDATE_SESSION_NAME_LENGTH);
+}
+
+#[test]
 fn strings_end_in_their_field() {
     assert_eq!(Name::parse(&[0; 64]).err(), Some(ParseError::BadString));
     assert_eq!(Name::parse(&[b'a'; 64]).err(), Some(ParseError::BadString));

@@ -3,12 +3,17 @@
 //! Lists of sessions and files whose blocks point anywhere.
 
 use crate::{
-    abi::{Block, Entry, FileSer, ListReader, SessionSer},
+    abi::{Block, Entry, FileSer, FileSetSer, ListReader, SessionSer},
     input::Input,
     memory::{address, Page, Preserved},
 };
+use std::mem::offset_of;
 
 const MAX_PAGES: usize = 12;
+
+/// Where the members of a set of files are.
+const FILES: usize = offset_of!(FileSetSer, files);
+const COUNT: usize = offset_of!(FileSetSer, count);
 
 /// Reads a list to its end; returns what `keep` made of the entries.
 ///
@@ -66,9 +71,10 @@ pub fn run(data: &[u8]) {
         // Enough for some sessions or files, with the address of a list in each.
         for entry in 0..4 {
             let at = 16 + entry * size_of::<SessionSer>();
+            let set = at + offset_of!(SessionSer, file_set);
             page.0[at] = input.byte();
-            page.put(at + 64, address(&mut input, &addresses));
-            page.put(at + 72, input.number());
+            page.put(set + FILES, address(&mut input, &addresses));
+            page.put(set + COUNT, input.number());
         }
         memory.insert(pa, page);
     }
