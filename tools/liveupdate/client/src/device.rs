@@ -4,13 +4,14 @@
 
 use crate::{
     error::Context,
-    raw,
+    raw::{self, take_fd},
     session::{IncomingSession, Name, OutgoingSession},
+    transport,
 };
 use rustix::fs::{Mode, OFlags};
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -60,7 +61,7 @@ impl Device {
             fd: -1,
             name: name.field(),
         };
-        raw::call(self.as_fd(), &mut command)
+        transport::call(self.as_fd(), &mut command)
             .map(|()| OutgoingSession::from(take_fd(command.fd)))
             .context(|| format!("create the session '{name}'"))
     }
@@ -78,16 +79,10 @@ impl Device {
             fd: -1,
             name: name.field(),
         };
-        raw::call(self.as_fd(), &mut command)
+        transport::call(self.as_fd(), &mut command)
             .map(|()| IncomingSession::from(take_fd(command.fd)))
             .context(|| format!("retrieve the session '{name}'"))
     }
-}
-
-/// Makes us the owner of a file descriptor that the kernel has just made for us.
-pub(crate) fn take_fd(fd: i32) -> OwnedFd {
-    // SAFETY: Only called with what a successful ioctl returned, which nobody else owns.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 impl AsFd for Device {

@@ -48,9 +48,11 @@ pub mod luod;
 pub mod raw;
 mod session;
 pub mod systemd;
+mod transport;
 
 pub use crate::{
     device::{Device, DEVICE_PATH},
     error::errno,
-    session::{FinishError, IncomingSession, OutgoingSession, Token, NAME_MAX},
+    raw::Token,
+    session::{FinishError, IncomingSession, OutgoingSession, NAME_MAX},
 };

@@ -4,6 +4,9 @@
 //!
 //! For tests, and for what the rest of the library does not offer.
 
+pub use uapi::request;
+
+use liveupdate_uapi as uapi;
 use rustix::{
     io::FdFlags,
     ioctl::{Ioctl, IoctlOutput, Opcode},
@@ -16,16 +19,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// `LIVEUPDATE_IOCTL_TYPE`
-pub const TYPE: u8 = 0xba;
-
 /// `LIVEUPDATE_SESSION_NAME_LENGTH`: the length of the field, with the terminating null byte.
-pub const NAME_LENGTH: usize = 64;
+pub const NAME_LENGTH: usize = uapi::LIVEUPDATE_SESSION_NAME_LENGTH;
 
-/// The request of the ioctl with the number `nr`, as the macro `_IO` makes it.
-pub const fn request(nr: u8) -> u32 {
-    ((TYPE as u32) << 8) | nr as u32
-}
+/// What a file is called within its session.
+pub type Token = u64;
 
 /// An argument of an ioctl.
 ///
@@ -39,95 +37,31 @@ pub unsafe trait Command {
 
     /// Sets the field that tells the kernel how long the structure is.
     fn set_size(&mut self, size: u32);
-
-    /// Lets a kernel that is none see what it is asked for.
-    #[cfg(feature = "fake")]
-    #[doc(hidden)]
-    fn as_any(&mut self) -> &mut dyn std::any::Any;
 }
 
 macro_rules! commands {
-    ($(
-        $(#[$meta:meta])*
-        $name:ident = $nr:literal { $($(#[$doc:meta])* $field:ident: $ty:ty = $default:expr,)* }
-    )*) => {$(
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug)]
-        #[repr(C)]
-        pub struct $name {
-            /// The size of the structure.
-            pub size: u32,
-            $($(#[$doc])* pub $field: $ty,)*
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self { size: size_of::<Self>() as u32, $($field: $default,)* }
-            }
-        }
+    ($($name:ident = $structure:ident, $request:ident;)*) => {$(
+        #[doc(inline)]
+        pub use uapi::$structure as $name;
 
         // SAFETY: It consists of integers, its size first; there are no addresses in it.
         unsafe impl Command for $name {
-            const REQUEST: u32 = request($nr);
+            const REQUEST: u32 = uapi::$request;
 
             fn set_size(&mut self, size: u32) {
                 self.size = size;
-            }
-
-            #[cfg(feature = "fake")]
-            fn as_any(&mut self) -> &mut dyn std::any::Any {
-                self
             }
         }
     )*};
 }
 
 commands! {
-    /// `struct liveupdate_ioctl_create_session`, `LIVEUPDATE_IOCTL_CREATE_SESSION`
-    CreateSession = 0x00 {
-        /// Set by the kernel: the session.
-        fd: i32 = -1,
-        /// The session's name, terminated by a null byte.
-        name: [u8; NAME_LENGTH] = [0; NAME_LENGTH],
-    }
-
-    /// `struct liveupdate_ioctl_retrieve_session`, `LIVEUPDATE_IOCTL_RETRIEVE_SESSION`
-    RetrieveSession = 0x01 {
-        /// Set by the kernel: the session.
-        fd: i32 = -1,
-        /// The session's name, terminated by a null byte.
-        name: [u8; NAME_LENGTH] = [0; NAME_LENGTH],
-    }
-
-    /// `struct liveupdate_session_preserve_fd`, `LIVEUPDATE_SESSION_PRESERVE_FD`
-    PreserveFd = 0x40 {
-        /// The file.
-        fd: i32 = -1,
-        /// What it will be asked for with.
-        token: u64 = 0,
-    }
-
-    /// `struct liveupdate_session_retrieve_fd`, `LIVEUPDATE_SESSION_RETRIEVE_FD`
-    RetrieveFd = 0x41 {
-        /// Set by the kernel: the file.
-        fd: i32 = -1,
-        /// What it was preserved with.
-        token: u64 = 0,
-    }
-
-    /// `struct liveupdate_session_finish`, `LIVEUPDATE_SESSION_FINISH`
-    Finish = 0x42 {
-        /// Must be 0.
-        reserved: u32 = 0,
-    }
-
-    /// `struct liveupdate_session_get_name`, `LIVEUPDATE_SESSION_GET_NAME`
-    GetName = 0x43 {
-        /// Must be 0.
-        reserved: u32 = 0,
-        /// Set by the kernel: the session's name, terminated by a null byte.
-        name: [u8; NAME_LENGTH] = [0; NAME_LENGTH],
-    }
+    CreateSession = liveupdate_ioctl_create_session, LIVEUPDATE_IOCTL_CREATE_SESSION;
+    RetrieveSession = liveupdate_ioctl_retrieve_session, LIVEUPDATE_IOCTL_RETRIEVE_SESSION;
+    PreserveFd = liveupdate_session_preserve_fd, LIVEUPDATE_SESSION_PRESERVE_FD;
+    RetrieveFd = liveupdate_session_retrieve_fd, LIVEUPDATE_SESSION_RETRIEVE_FD;
+    Finish = liveupdate_session_finish, LIVEUPDATE_SESSION_FINISH;
+    GetName = liveupdate_session_get_name, LIVEUPDATE_SESSION_GET_NAME;
 }
 
 /// Any request with any argument.
@@ -179,13 +113,15 @@ pub unsafe fn ioctl(fd: BorrowedFd<'_>, request: u32, arg: *mut c_void) -> io::R
 /// Whatever the kernel returns.
 pub fn call<C: Command>(fd: BorrowedFd<'_>, command: &mut C) -> io::Result<()> {
     command.set_size(size_of::<C>() as u32);
-    #[cfg(feature = "fake")]
-    if let Some(result) = crate::fake::call(fd, command.as_any()) {
-        return result;
-    }
     // SAFETY: The kernel accesses as many bytes as the command says to have, which it has. All of
     // them are integers, so any value is valid.
     unsafe { ioctl(fd, C::REQUEST, std::ptr::from_mut(command).cast()) }
+}
+
+/// Makes us the owner of a file descriptor that the kernel has just made for us.
+pub(crate) fn take_fd(fd: RawFd) -> OwnedFd {
+    // SAFETY: Only called with what a successful ioctl returned, which nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Reads the time-stamp counter of the processor, where there is one.
@@ -243,12 +179,37 @@ pub fn kexec_file_load(
     initrd: Option<BorrowedFd<'_>>,
     cmdline: &CStr,
 ) -> io::Result<()> {
+    load(kernel, initrd, cmdline, 0)
+}
+
+/// As [`kexec_file_load`]; the kernel logs what it does, if it is Linux 6.8 or later.
+///
+/// # Errors
+///
+/// As [`kexec_file_load`]; `EINVAL` if the kernel is older.
+pub fn kexec_file_load_debug(
+    kernel: BorrowedFd<'_>,
+    initrd: Option<BorrowedFd<'_>>,
+    cmdline: &CStr,
+) -> io::Result<()> {
+    /// `KEXEC_FILE_DEBUG`
+    const DEBUG: libc::c_ulong = 8;
+
+    load(kernel, initrd, cmdline, DEBUG)
+}
+
+fn load(
+    kernel: BorrowedFd<'_>,
+    initrd: Option<BorrowedFd<'_>>,
+    cmdline: &CStr,
+    flags: libc::c_ulong,
+) -> io::Result<()> {
     /// `KEXEC_FILE_NO_INITRAMFS`
     const NO_INITRAMFS: libc::c_ulong = 4;
 
-    let flags = if initrd.is_some() { 0 } else { NO_INITRAMFS };
+    let no_initramfs = if initrd.is_some() { 0 } else { NO_INITRAMFS };
     let initrd = initrd.map_or(-1, |fd| fd.as_raw_fd());
-    kexec_file_load_call(kernel.as_raw_fd(), initrd, cmdline, flags)
+    kexec_file_load_call(kernel.as_raw_fd(), initrd, cmdline, flags | no_initramfs)
 }
 
 /// Unloads the kernel that the next kexec would start, however it was loaded.
@@ -290,20 +251,4 @@ pub(crate) fn inherited() -> Vec<(String, OwnedFd)> {
         fds.push((name, unsafe { OwnedFd::from_raw_fd(number) }));
     }
     fds
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layout() {
-        assert_eq!(size_of::<CreateSession>(), 72);
-        assert_eq!(size_of::<RetrieveSession>(), 72);
-        assert_eq!(size_of::<PreserveFd>(), 16);
-        assert_eq!(size_of::<RetrieveFd>(), 16);
-        assert_eq!(size_of::<Finish>(), 8);
-        assert_eq!(size_of::<GetName>(), 72);
-        assert_eq!(RetrieveFd::REQUEST, 0xba41);
-    }
 }

@@ -2,15 +2,16 @@
 
 //! Sessions, before and after the update.
 
-use crate::{device::take_fd, error::Context, raw};
+use crate::{
+    error::Context,
+    raw::{self, take_fd, Token},
+    transport,
+};
 use std::{
     error::Error,
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
-
-/// What a file is called within its session.
-pub type Token = u64;
 
 /// How many bytes the name of a session can have.
 pub const NAME_MAX: usize = raw::NAME_LENGTH - 1;
@@ -54,7 +55,7 @@ impl fmt::Display for Name<'_> {
 /// Asks for the name of the session `fd`, which can be an outgoing or an incoming one.
 fn name(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut command = raw::GetName::default();
-    raw::call(fd, &mut command).context(|| "get the name of a session".into())?;
+    transport::call(fd, &mut command).context(|| "get the name of a session".into())?;
     let name = command.name.split(|byte| *byte == 0).next();
     Ok(name.unwrap_or_default().to_vec())
 }
@@ -85,7 +86,7 @@ impl OutgoingSession {
             fd: file.as_fd().as_raw_fd(),
             token,
         };
-        raw::call(self.as_fd(), &mut command)
+        transport::call(self.as_fd(), &mut command)
             .context(|| format!("preserve a file with the token {token}"))
     }
 
@@ -119,7 +120,7 @@ impl IncomingSession {
             fd: -1,
             token,
         };
-        raw::call(self.as_fd(), &mut command)
+        transport::call(self.as_fd(), &mut command)
             .map(|()| take_fd(command.fd))
             .context(|| format!("retrieve the file with the token {token}"))
     }
@@ -131,7 +132,7 @@ impl IncomingSession {
     /// `EBUSY` if a file is not ready; the session goes on then, and is part of the error.
     pub fn finish(self) -> Result<(), FinishError> {
         let mut command = raw::Finish::default();
-        match raw::call(self.as_fd(), &mut command).context(|| "finish a session".into()) {
+        match transport::call(self.as_fd(), &mut command).context(|| "finish a session".into()) {
             Ok(()) => Ok(()),
             Err(source) => Err(FinishError {
                 session: self,

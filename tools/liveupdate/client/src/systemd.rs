@@ -35,6 +35,7 @@ use crate::{
     error::{errno, Context},
     raw,
     session::{IncomingSession, OutgoingSession},
+    transport,
 };
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
@@ -88,7 +89,7 @@ pub fn kind(fd: BorrowedFd<'_>) -> io::Result<Option<Kind>> {
     // An incoming session refuses whatever it is asked to preserve, before it looks at it. An
     // outgoing one finds that there is no such file.
     let mut command = raw::PreserveFd::default();
-    let refusal = raw::call(fd, &mut command).err();
+    let refusal = transport::call(fd, &mut command).err();
     let refusal = refusal.as_ref().and_then(errno);
     let incoming = refusal == Some(Errno::INVAL.raw_os_error());
     Ok(Some(if incoming {

@@ -1,31 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A kernel that is none: for tests on machines without `/dev/liveupdate`.
-//!
-//! Needs the feature `fake`. Devices and sessions of a [`Kernel`] are the same types as real ones
-//! and can be sent to other threads and through sockets, as long as they stay in the process:
-//!
-//! ```
-//! # fn main() -> std::io::Result<()> {
-//! let kernel = liveupdate::fake::Kernel::new();
-//! let memfd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC)?;
-//! let session = kernel.open()?.create_session("cache")?;
-//! session.preserve(&memfd, 1)?;
-//! kernel.kexec();
-//! let session = kernel.open()?.retrieve_session("cache")?;
-//! session.retrieve(1)?;
-//! session.finish()?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! It knows the rules of names, tokens and directions, and that sessions end when nobody has them
-//! open any more. Regular files, memfds among them, can be preserved; their contents are those of
-//! the file at any time, not those at the time of [`Kernel::kexec`].
+//! An in-process fake kernel: what [`crate::fake`] offers, in terms of file descriptors.
 
-use crate::{
-    raw::{CreateSession, Finish, GetName, PreserveFd, RetrieveFd, RetrieveSession, NAME_LENGTH},
-    Device, Token,
+use crate::raw::{
+    CreateSession, Finish, GetName, PreserveFd, RetrieveFd, RetrieveSession, Token, NAME_LENGTH,
 };
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
@@ -94,7 +72,7 @@ struct State {
     broken: Option<Errno>,
 }
 
-/// A kernel that is none.
+/// An in-process fake kernel. Clones are the same kernel.
 #[derive(Clone, Debug, Default)]
 pub struct Kernel(Arc<Mutex<State>>);
 
@@ -109,27 +87,23 @@ fn id(fd: impl AsFd) -> rustix::io::Result<Id> {
 }
 
 impl Kernel {
-    /// Starts such a kernel.
+    /// Starts one that was handed nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Opens its `/dev/liveupdate`.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if it is open, or whatever was asked for by [`Self::break_device`].
-    pub fn open(&self) -> io::Result<Device> {
+    /// Opens its device.
+    pub(crate) fn open_device(&self) -> rustix::io::Result<OwnedFd> {
         let mut state = lock(&self.0);
         if let Some(errno) = state.broken {
-            return Err(errno.into());
+            return Err(errno);
         }
         if state.device.as_ref().is_some_and(Watch::is_open) {
-            return Err(Errno::BUSY.into());
+            return Err(Errno::BUSY);
         }
         let (fd, watch) = self.file(What::Device)?;
         state.device = Some(watch);
-        Ok(Device::from(fd))
+        Ok(fd)
     }
 
     /// Lets all attempts to open the device fail with this error number, or work again.
@@ -327,76 +301,4 @@ pub(crate) fn call(fd: BorrowedFd<'_>, command: &mut dyn Any) -> Option<io::Resu
         What::Incoming(name) => ours.kernel.incoming_call(name, command),
     };
     Some(result.map_err(io::Error::from))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::errno;
-    use rustix::fs::{memfd_create, MemfdFlags};
-
-    fn memfd() -> OwnedFd {
-        memfd_create("test", MemfdFlags::CLOEXEC).unwrap()
-    }
-
-    fn fails<T: std::fmt::Debug>(result: io::Result<T>, expected: Errno) {
-        assert_eq!(errno(&result.unwrap_err()), Some(expected.raw_os_error()));
-    }
-
-    #[test]
-    fn there_is_one_device() {
-        let kernel = Kernel::new();
-        let device = kernel.open().unwrap();
-        fails(kernel.open(), Errno::BUSY);
-        drop(device);
-        kernel.open().unwrap();
-        kernel.break_device(Some(5));
-        fails(kernel.open(), Errno::IO);
-    }
-
-    #[test]
-    fn rules_of_preserving() {
-        let kernel = Kernel::new();
-        let device = kernel.open().unwrap();
-        let session = device.create_session("a").unwrap();
-        assert_eq!(session.name().unwrap(), b"a");
-        fails(device.create_session("a"), Errno::EXIST);
-        let (one, two) = (memfd(), memfd());
-        session.preserve(&one, 1).unwrap();
-        fails(session.preserve(&two, 1), Errno::EXIST);
-        fails(session.preserve(&one, 2), Errno::BUSY);
-        fails(session.preserve(&device, 3), Errno::NOENT);
-        assert_eq!(kernel.outgoing()["a"], [1]);
-        drop(session);
-        assert!(kernel.outgoing().is_empty());
-        let session = device.create_session("a").unwrap();
-        session.preserve(&one, 2).unwrap();
-    }
-
-    #[test]
-    fn rules_of_retrieving() {
-        let kernel = Kernel::new();
-        let session = kernel.open().unwrap().create_session("a").unwrap();
-        let lost = kernel.open().unwrap().create_session("lost").unwrap();
-        let file = memfd();
-        rustix::io::write(&file, b"hello").unwrap();
-        session.preserve(&file, 7).unwrap();
-        drop(lost);
-        kernel.kexec();
-        assert_eq!(kernel.incoming(), ["a"]);
-        let device = kernel.open().unwrap();
-        fails(device.retrieve_session("lost"), Errno::NOENT);
-        let session = device.retrieve_session("a").unwrap();
-        fails(device.retrieve_session("a"), Errno::BUSY);
-        drop(session);
-        let session = device.retrieve_session("a").unwrap();
-        fails(session.retrieve(8), Errno::NOENT);
-        let file = session.retrieve(7).unwrap();
-        let mut content = [0; 5];
-        rustix::io::pread(&file, &mut content, 0).unwrap();
-        assert_eq!(&content, b"hello");
-        session.finish().unwrap();
-        fails(device.retrieve_session("a"), Errno::NOENT);
-        assert!(kernel.incoming().is_empty());
-    }
 }
