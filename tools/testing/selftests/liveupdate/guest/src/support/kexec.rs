@@ -10,15 +10,13 @@ use crate::support::{
     error::{At, Failure, Result},
 };
 use liveupdate::raw;
+use luo_check::bzimage::BzImage;
 use rustix::system::RebootCommand;
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::{self, File},
     io,
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::FileExt,
-    },
+    os::fd::{AsFd, BorrowedFd},
 };
 
 const KERNEL: &str = "/boot/next";
@@ -26,6 +24,9 @@ const KERNEL: &str = "/boot/next";
 const LATER_KERNEL: &str = "/boot/next2";
 /// Parameters that the next kernel gets besides those of this one.
 const MORE_PARAMS: &str = "/boot/params";
+
+/// Loads a kernel with an initramfs and a command line.
+type Load = fn(BorrowedFd<'_>, Option<BorrowedFd<'_>>, &CStr) -> io::Result<()>;
 
 /// Which kernel to start, and how.
 pub struct Plan {
@@ -82,20 +83,9 @@ impl Plan {
 
     /// Whether the kernel in the image is an ELF file, and not compressed.
     pub fn is_plain(&self) -> Result<bool> {
-        /// Fields of the setup header.
-        const SETUP_SECTS: u64 = 0x1f1;
-        const PAYLOAD_OFFSET: u64 = 0x248;
-        const SECTOR: u64 = 512;
-
-        let image = self.open()?;
-        let number = |at| {
-            let mut bytes = [0; 4];
-            image.read_exact_at(&mut bytes, at).at("read the image")?;
-            Ok::<_, Failure>(u32::from_le_bytes(bytes))
-        };
-        let code = (u64::from(number(SETUP_SECTS)?.to_le_bytes()[0]) + 1) * SECTOR;
-        let payload = number(PAYLOAD_OFFSET)?;
-        Ok(number(code + u64::from(payload))?.to_le_bytes() == *b"\x7fELF")
+        let file = fs::read(&self.kernel).at(format_args!("read {}", self.kernel))?;
+        let image = BzImage::parse(&file).map_err(|error| Failure::new(error.to_string()))?;
+        Ok(image.payload.starts_with(b"\x7fELF"))
     }
 
     /// The command line of the next kernel.
@@ -122,38 +112,18 @@ impl Plan {
 
     /// As [`Self::load`]; the kernel logs what it does.
     pub fn load_loudly(&self) -> Result {
-        /// `KEXEC_FILE_DEBUG`
-        const DEBUG: libc::c_ulong = 8;
-
-        let kernel = self.open()?;
-        let initramfs = image::pack_root()?;
-        let cmdline = self.c_cmdline()?;
-        // SAFETY: The kernel only reads the command line, which lives until the call returns.
-        let status = unsafe {
-            libc::syscall(
-                libc::SYS_kexec_file_load,
-                kernel.as_raw_fd(),
-                initramfs.as_raw_fd(),
-                cmdline.to_bytes_with_nul().len(),
-                cmdline.as_ptr(),
-                DEBUG,
-            )
-        };
-        match status {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()).at(format_args!("load {}", self.kernel)),
-        }
-    }
-
-    fn c_cmdline(&self) -> Result<CString> {
-        CString::new(self.cmdline.as_str())
-            .map_err(|_| Failure::new("the command line contains a null byte"))
+        self.load_by(&self.open()?, raw::kexec_file_load_debug)
     }
 
     fn load_image(&self, kernel: &File) -> Result {
+        self.load_by(kernel, raw::kexec_file_load)
+    }
+
+    fn load_by(&self, kernel: &File, load: Load) -> Result {
         let initramfs = image::pack_root()?;
-        let cmdline = self.c_cmdline()?;
-        raw::kexec_file_load(kernel.as_fd(), Some(initramfs.as_fd()), &cmdline)
+        let cmdline = CString::new(self.cmdline.as_str())
+            .map_err(|_| Failure::new("the command line contains a null byte"))?;
+        load(kernel.as_fd(), Some(initramfs.as_fd()), &cmdline)
             .at(format_args!("kexec_file_load {}", self.kernel))
     }
 }
