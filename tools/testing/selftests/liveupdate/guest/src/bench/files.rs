@@ -4,7 +4,7 @@
 
 use super::{
     data,
-    workload::{timed, weighed, Held, Workload},
+    workload::{preserve_all, timed, Held, Workload},
 };
 use crate::support::{args::Args, error::Result, memfd};
 use liveupdate::Device;
@@ -27,17 +27,7 @@ fn before(args: &Args) -> Result<Held> {
         data::fill(&file, i, 0, LEN)?;
         files.push(file);
     }
-    let session = Device::open()?.create_session(SESSION)?;
-    weighed("preserve", || {
-        for (token, file) in (0..).zip(&files) {
-            session.preserve(file, token)?;
-        }
-        Ok(())
-    })?;
-    Ok(Held {
-        sessions: vec![session],
-        files,
-    })
+    preserve_all(SESSION, files)
 }
 
 fn after(args: &Args) -> Result {

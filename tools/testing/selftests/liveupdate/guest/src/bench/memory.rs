@@ -5,7 +5,7 @@
 
 use super::{
     data,
-    workload::{report, timed, weighed, Held, Workload},
+    workload::{preserve_all, report, timed, weighed, Held, Workload},
 };
 use crate::support::{
     args::Args,
@@ -45,17 +45,7 @@ fn before(args: &Args) -> Result<Held> {
         "{} KiB instead of {expected} are in large folios",
         meminfo::line("ShmemHugePages")?
     );
-    let session = Device::open()?.create_session(SESSION)?;
-    weighed("preserve", || {
-        for (token, file) in (0..).zip(&files) {
-            session.preserve(file, token)?;
-        }
-        Ok(())
-    })?;
-    Ok(Held {
-        sessions: vec![session],
-        files,
-    })
+    preserve_all(SESSION, files)
 }
 
 fn after(args: &Args) -> Result {

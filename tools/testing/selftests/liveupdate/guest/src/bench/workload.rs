@@ -3,7 +3,7 @@
 //! A kind of state, and how what it costs is reported.
 
 use crate::support::{args::Args, error::Result, meminfo};
-use liveupdate::OutgoingSession;
+use liveupdate::{Device, OutgoingSession};
 use std::{fs::File, time::Instant};
 
 /// What has to stay open until the kexec.
@@ -43,4 +43,19 @@ pub fn weighed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
     let result = timed(&format!("{name}_us"), what)?;
     report(&format!("{name}_kb"), free.saturating_sub(meminfo::free()?));
     Ok(result)
+}
+
+/// Preserves all files in a new session, with their numbers as tokens, and reports what that costs.
+pub fn preserve_all(session: &str, files: Vec<File>) -> Result<Held> {
+    let session = Device::open()?.create_session(session)?;
+    weighed("preserve", || {
+        for (token, file) in (0..).zip(&files) {
+            session.preserve(file, token)?;
+        }
+        Ok(())
+    })?;
+    Ok(Held {
+        sessions: vec![session],
+        files,
+    })
 }

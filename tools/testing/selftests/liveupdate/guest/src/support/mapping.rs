@@ -7,9 +7,26 @@ use crate::support::{
     memfd,
 };
 use rustix::mm::{MapFlags, ProtFlags};
-use std::{fs::File, os::fd::AsFd};
+use std::{ffi::c_void, fs::File, os::fd::AsFd, ptr};
 
 const PAGE: usize = 4096;
+
+/// Maps a part of a file. The mapping stays until the end of the process, if nobody removes it.
+pub fn map_shared(file: &impl AsFd, at: u64, len: u64) -> Result<*mut c_void> {
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: This is a new mapping that nobody else knows of.
+    unsafe {
+        rustix::mm::mmap(
+            ptr::null_mut(),
+            len as usize,
+            prot,
+            MapFlags::SHARED,
+            file,
+            at,
+        )
+    }
+    .at("mmap")
+}
 
 /// A memfd in memory.
 pub struct Map {
@@ -20,12 +37,8 @@ pub struct Map {
 impl Map {
     /// Maps the first `len` bytes.
     pub fn new(file: &impl AsFd, len: usize) -> Result<Self> {
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: This is a new mapping that nobody else knows of.
-        let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) };
         Ok(Self {
-            start: start.at("mmap")?.cast(),
+            start: map_shared(file, 0, len as u64)?.cast(),
             len,
         })
     }

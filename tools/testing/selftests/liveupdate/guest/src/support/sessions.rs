@@ -2,7 +2,12 @@
 
 //! Sessions, and what the kernel says about them.
 
-use crate::support::error::{ensure_eq, At, Failure, Result};
+use crate::support::{
+    error::{ensure_eq, At, Failure, Result},
+    memfd,
+    pattern::Pattern,
+    registry::Stage,
+};
 use liveupdate::{Device, IncomingSession, OutgoingSession};
 use rustix::io::Errno;
 use std::{
@@ -13,6 +18,23 @@ use std::{
 /// Creates a session, with the device open only as long as that takes.
 pub fn create(name: &str) -> Result<OutgoingSession> {
     Ok(Device::open()?.create_session(name)?)
+}
+
+/// Creates a session with a memfd for each token, all held until this kernel ends.
+pub fn hold_files(
+    stage: &mut Stage<'_>,
+    name: &str,
+    tokens: impl Iterator<Item = u64>,
+    pattern: impl Fn(u64) -> Pattern,
+) -> Result {
+    let session = create(name)?;
+    for token in tokens {
+        let file = memfd::with(pattern(token))?;
+        session.preserve(&file, token)?;
+        stage.hold(file);
+    }
+    stage.hold(session);
+    Ok(())
 }
 
 /// Retrieves a session, with the device open only as long as that takes.

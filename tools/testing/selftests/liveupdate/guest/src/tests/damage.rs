@@ -19,7 +19,7 @@ use crate::support::{
     kexec, memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Suite},
-    sessions::{create, expect_errno, fdinfo, retrieve},
+    sessions::{create, expect_errno, fdinfo, hold_files, retrieve},
     wait::eventually,
 };
 use liveupdate::Device;
@@ -132,14 +132,7 @@ fn list_case(name: &'static str, lines: &'static [&'static str], left: u64) -> C
         name,
         move |stage| {
             damage(name, lines)?;
-            let session = create(name)?;
-            for token in 0..FILES {
-                let file = memfd::with(pattern(token))?;
-                session.preserve(&file, token)?;
-                stage.hold(file);
-            }
-            stage.hold(session);
-            Ok(())
+            hold_files(stage, name, 0..FILES, pattern)
         },
         move |_| {
             healthy(name)?;

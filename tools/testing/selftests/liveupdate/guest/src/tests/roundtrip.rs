@@ -8,7 +8,7 @@ use crate::support::{
     memfd,
     pattern::{Pattern, Random},
     registry::{Case, Suite},
-    sessions::{create, retrieve},
+    sessions::{create, hold_files, retrieve},
 };
 use liveupdate::NAME_MAX;
 use rustix::fs::SealFlags;
@@ -167,16 +167,7 @@ fn many_small() -> Case {
     let pattern = |token| Pattern::new(5000 + token, token * 11);
     Case::two(
         "200_small_files",
-        move |stage| {
-            let session = create("roundtrip-many")?;
-            for token in 0..200 {
-                let file = memfd::with(pattern(token))?;
-                session.preserve(&file, token)?;
-                stage.hold(file);
-            }
-            stage.hold(session);
-            Ok(())
-        },
+        move |stage| hold_files(stage, "roundtrip-many", 0..200, pattern),
         move |_| {
             let session = retrieve("roundtrip-many")?;
             for token in (0..200).rev() {

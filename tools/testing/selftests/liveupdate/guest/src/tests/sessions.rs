@@ -7,7 +7,7 @@ use crate::support::{
     memfd,
     pattern::{Pattern, Random},
     registry::{Case, Suite},
-    sessions::{create, expect_errno, retrieve},
+    sessions::{create, expect_errno, hold_files, retrieve},
 };
 use liveupdate::{Device, NAME_MAX};
 use rustix::{
@@ -61,16 +61,7 @@ fn some_files() -> Case {
     let pattern = |token| Pattern::new(2000 + token, 10_000);
     Case::two(
         "finish_without_retrieving_all",
-        move |stage| {
-            let session = create("sessions-some")?;
-            for token in 0..10 {
-                let file = memfd::with(pattern(token))?;
-                session.preserve(&file, token)?;
-                stage.hold(file);
-            }
-            stage.hold(session);
-            Ok(())
-        },
+        move |stage| hold_files(stage, "sessions-some", 0..10, pattern),
         move |_| {
             let session = retrieve("sessions-some")?;
             let files = [3, 8].map(|token| session.retrieve(token).map(|fd| (token, fd)));

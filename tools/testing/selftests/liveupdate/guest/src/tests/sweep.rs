@@ -9,7 +9,7 @@ use crate::support::{
     kexec, memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Stage, Suite},
-    sessions::{create, expect_errno, retrieve},
+    sessions::{create, expect_errno, hold_files, retrieve},
     test_device::TestDevice,
 };
 use liveupdate::Device;
@@ -252,14 +252,7 @@ fn retrieve_fd() -> Case {
         "retrieve_fd",
         move |stage| {
             Faults::new()?;
-            let session = create(NAME)?;
-            for token in 1..MANY {
-                let file = memfd::with(pattern(token))?;
-                session.preserve(&file, token)?;
-                stage.hold(file);
-            }
-            stage.hold(session);
-            Ok(())
+            hold_files(stage, NAME, 1..MANY, pattern)
         },
         move |stage| {
             let faults = Faults::new()?;
@@ -299,14 +292,7 @@ fn retrieve_fd_by_chance() -> Case {
         "retrieve_fd_by_chance",
         move |stage| {
             Faults::new()?;
-            let session = create(NAME)?;
-            for token in 1..=FILES {
-                let file = memfd::with(pattern(token))?;
-                session.preserve(&file, token)?;
-                stage.hold(file);
-            }
-            stage.hold(session);
-            Ok(())
+            hold_files(stage, NAME, 1..=FILES, pattern)
         },
         move |stage| {
             let faults = Faults::new()?;

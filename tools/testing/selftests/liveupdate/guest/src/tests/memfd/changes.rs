@@ -5,7 +5,9 @@
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure, Result},
-    kexec, memfd,
+    kexec,
+    mapping::map_shared,
+    memfd,
     pattern::Pattern,
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
@@ -13,14 +15,14 @@ use crate::support::{
 use rustix::{
     fs::{Mode, OFlags, SealFlags},
     io::Errno,
-    mm::{Advice, MapFlags, ProtFlags},
+    mm::Advice,
     process::{Resource, Rlimit},
 };
 use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
-    ptr, thread,
+    thread,
 };
 
 const PAGE: u64 = 4096;
@@ -93,21 +95,6 @@ fn late_seals() -> Case {
     .hazard("1A.8")
 }
 
-fn map(file: &File, len: u64) -> Result<*mut std::ffi::c_void> {
-    // SAFETY: The mapping is new.
-    unsafe {
-        rustix::mm::mmap(
-            ptr::null_mut(),
-            len as usize,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED,
-            file,
-            0,
-        )
-    }
-    .at("mmap")
-}
-
 /// Turns the first zram device into swap space.
 fn swap_on() -> Result {
     const SIZE: u64 = 64 * MIB;
@@ -141,7 +128,7 @@ fn swapped_out() -> Case {
             swap_on()?;
             let file = memfd::with(pattern)?;
             file.set_len(16 * MIB).at("set the size")?;
-            let memory = map(&file, pattern.len)?;
+            let memory = map_shared(&file, 0, pattern.len)?;
             let swapped = || -> Result<u64> {
                 let text = fs::read_to_string("/proc/swaps").at("/proc/swaps")?;
                 let used = text
@@ -239,7 +226,7 @@ fn broken_memory() -> Case {
     Case::one("broken_memory", |_| {
         let pattern = Pattern::new(46, 64 * PAGE);
         let file = memfd::with(pattern)?;
-        let memory = map(&file, pattern.len)?;
+        let memory = map_shared(&file, 0, pattern.len)?;
         let broken = memory.wrapping_byte_add(10 * PAGE as usize);
         // SAFETY: The page is ours.
         match unsafe { libc::madvise(broken, PAGE as usize, libc::MADV_HWPOISON) } {
