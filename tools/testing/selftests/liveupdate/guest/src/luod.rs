@@ -32,12 +32,12 @@ const C_CLIENT: &str = "/bin/luod-client-c";
 const STAGES: usize = 3;
 
 /// A client that misbehaves: the update is aborted, the good one goes on.
-fn misbehaves(fault: &str, why: &str) -> Result {
+fn misbehaves(fault: &str, why: &str, timeout_ms: Option<u64>) -> Result {
     let _luod = start_luod()?;
     let mut json = Json::connect()?;
     json.subscribe()?;
     let bad = counter("bad", &[fault])?;
-    let update = begin_update(Some(3000), false)?;
+    let update = begin_update(timeout_ms, false)?;
     json.preserve()?;
     aborted(update, why)?;
     json.cancelled()?;
@@ -221,12 +221,14 @@ pub fn run(args: &Args) -> Result<u8> {
         case("a_dry_run", dry_run)?;
         case("the_device_is_busy", busy)?;
         case("a_client_refuses", || {
-            misbehaves("refuse", "do not feel like")
+            misbehaves("refuse", "do not feel like", None)
         })?;
         case("a_client_crashes", || {
-            misbehaves("crash", "closed the connection")
+            misbehaves("crash", "closed the connection", None)
         })?;
-        case("a_client_hangs", || misbehaves("hang", "in time"))?;
+        case("a_client_hangs", || {
+            misbehaves("hang", "in time", Some(3000))
+        })?;
         case("luod_is_killed", || dies(true))?;
         case("luod_is_stopped", || dies(false))?;
     } else {

@@ -4,7 +4,7 @@
 //! one that does not.
 
 use super::{
-    fixture::{counter, is_gone, start_luod, wait, wait_for, Json, Process, SOCKET},
+    fixture::{counter, is_gone, start_luod, wait, wait_for, Json, Process, SOCKET, SOON},
     results::{case, conclude},
 };
 use crate::support::{
@@ -300,7 +300,7 @@ fn update() -> Result {
     let status = kexec.wait()?;
     drop(session);
     // luod has gone on to the jump, which may take a moment more.
-    sleep(Duration::from_secs(20));
+    sleep(SOON);
     Err(Failure::new(format!("luoctl ended with {status}")))
 }
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes that do one thing, and may be killed meanwhile.
+//! Processes and threads that do one thing, and may be killed or watched while they do it.
 
-use crate::support::error::{At, Result};
-use rustix::io::Errno;
-use std::{io, panic};
+use crate::support::{
+    error::{At, Failure, Result},
+    wait::eventually,
+};
+use rustix::{io::Errno, process::Pid, thread::gettid};
+use std::{fs, io, panic, sync::mpsc, thread};
 
 /// How a child has ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,5 +68,51 @@ impl Child {
                 code => End::Error(Errno::from_raw_os_error(code)),
             }
         })
+    }
+}
+
+/// A thread that does one thing, of which others want to know whether it has got stuck.
+pub struct Thread<T> {
+    handle: thread::JoinHandle<T>,
+    id: Pid,
+}
+
+impl<T: Send + 'static> Thread<T> {
+    pub fn start(act: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+        let (tell, told) = mpsc::channel();
+        let handle = thread::spawn(move || {
+            let _ = tell.send(gettid());
+            act()
+        });
+        let id = told.recv().map_err(|_| Failure::new("a thread died"))?;
+        Ok(Self { handle, id })
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// Waits until the thread sleeps, or has finished.
+    pub fn wait_until_asleep(&self) -> Result {
+        let path = format!("/proc/self/task/{}/stat", self.id.as_raw_nonzero());
+        eventually("a thread runs", || {
+            if self.is_finished() {
+                return Ok(true);
+            }
+            let Ok(stat) = fs::read_to_string(&path) else {
+                // It has finished since.
+                return Ok(false);
+            };
+            let state = stat
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next());
+            Ok(matches!(state, Some('S' | 'D')))
+        })
+    }
+
+    pub fn join(self) -> Result<T> {
+        self.handle
+            .join()
+            .map_err(|_| Failure::new("a thread panicked"))
     }
 }

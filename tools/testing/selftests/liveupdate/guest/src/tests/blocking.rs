@@ -6,6 +6,7 @@ use crate::support::{
     error::{ensure, At, Failure, Result},
     kexec, memfd,
     pattern::Pattern,
+    process::Thread,
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
     test_device::{TestDevice, NO_HANDLER},
@@ -22,9 +23,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a kexec that is given up may take, with a margin for a slow machine.
-const PATIENCE: Duration = Duration::from_millis(2500);
-
 /// Tries to start an image that has to be refused; returns the error and the time that took.
 fn refused_jump() -> Result<(io::Error, Duration)> {
     kexec::load_legacy().at("kexec_load")?;
@@ -33,12 +31,12 @@ fn refused_jump() -> Result<(io::Error, Duration)> {
     Ok((error, start.elapsed()))
 }
 
-/// Fails unless the image is refused without delay.
+/// Fails unless the image is refused while somebody is stuck.
+///
+/// A kexec that waited for whoever is stuck would not come back, or be given up with `EBUSY`.
 fn refused_at_once() -> Result {
-    let (error, took) = refused_jump()?;
-    expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")?;
-    ensure!(took < PATIENCE, "the kexec took {} ms", took.as_millis());
-    Ok(())
+    let (error, _) = refused_jump()?;
+    expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")
 }
 
 /// The kernel wants to write its answer to a page that cannot be written.
@@ -124,23 +122,24 @@ fn preserve_in_thread(
     session: &Arc<liveupdate::OutgoingSession>,
     file: &File,
     token: u64,
-) -> Result<thread::JoinHandle<io::Result<()>>> {
+) -> Result<Thread<io::Result<()>>> {
     let session = session.clone();
     let file = file.try_clone().at("dup")?;
-    Ok(thread::spawn(move || session.preserve(&file, token)))
+    Thread::start(move || session.preserve(&file, token))
 }
 
 /// A kexec comes while a large file is being preserved.
 ///
-/// The kexec is refused, since its image cannot take over anything. What counts is that it does not
-/// wait, and that who preserves the file does not notice.
+/// The kexec is refused, since its image cannot take over anything. What counts is that it comes
+/// back while the file is still being preserved, and that who preserves the file does not notice. On
+/// a busy machine a file may be done before the kexec has begun, so there are several attempts.
 fn kexec_during_preserve() -> Case {
-    const TRIES: usize = 5;
+    const TRIES: u64 = 10;
     let pattern = Pattern::new(602, 384 << 20);
     Case::one("kexec_during_preserve", move |stage| {
-        let session = Arc::new(create("blocking-long")?);
         let small = memfd::with(Pattern::new(603, 1000))?;
-        session.preserve(&small, 1)?;
+        let keep = create("blocking-keep-long")?;
+        keep.preserve(&small, 1)?;
         let file = memfd::with(pattern)?;
         // How long it takes when nobody is in the way.
         let start = Instant::now();
@@ -150,30 +149,26 @@ fn kexec_during_preserve() -> Case {
         }
         let alone = start.elapsed();
 
-        let worker = preserve_in_thread(&session, &file, 2)?;
-        let mut worst = Duration::ZERO;
         for _ in 0..TRIES {
+            let session = Arc::new(create("blocking-long")?);
+            let worker = preserve_in_thread(&session, &file, 2)?;
             thread::sleep(alone / 10);
             let (error, took) = refused_jump()?;
+            let stopped = !worker.is_finished();
             expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")?;
-            worst = worst.max(took);
+            worker.join()?.at("the file that was being preserved")?;
+            if stopped {
+                stage.note(format_args!(
+                    "PRESERVE_FD takes {} ms, a kexec meanwhile {} ms",
+                    alone.as_millis(),
+                    took.as_millis()
+                ));
+                return Ok(());
+            }
         }
-        let stopped = !worker.is_finished();
-        let result = worker.join().map_err(|_| Failure::new("the thread died"))?;
-        result.at("the file that was being preserved")?;
-        stage.note(format_args!(
-            "PRESERVE_FD takes {} ms, the slowest kexec {} ms",
-            alone.as_millis(),
-            worst.as_millis()
-        ));
-        ensure!(stopped, "the file was preserved too quickly");
-        ensure!(
-            worst < alone / 2 && worst < PATIENCE,
-            "a kexec took {} ms, to preserve the file {} ms",
-            worst.as_millis(),
-            alone.as_millis()
-        );
-        Ok(())
+        Err(Failure::new(format!(
+            "{TRIES} times the kexec came back after the file was preserved"
+        )))
     })
     .hazard("1C.2")
 }
@@ -216,11 +211,10 @@ fn writer_gets_stuck() -> Case {
 
         let writer = StuckWriter::new(&file)?;
         let worker = preserve_in_thread(&session, &file, 2)?;
-        thread::sleep(Duration::from_millis(200));
+        worker.wait_until_asleep()?;
         let refusal = refused_at_once();
         writer.release()?;
-        let result = worker.join().map_err(|_| Failure::new("the thread died"))?;
-        result.at("the file that was being preserved")?;
+        worker.join()?.at("the file that was being preserved")?;
         refusal
     })
     .hazard("1C.2")
@@ -238,36 +232,41 @@ fn close_gets_stuck() -> Case {
         session.preserve(&file, 1)?;
 
         let writer = StuckWriter::new(&file)?;
-        let closer = thread::spawn(move || drop(session));
-        thread::sleep(Duration::from_millis(200));
+        let closer = Thread::start(move || drop(session))?;
+        closer.wait_until_asleep()?;
         let refusal = refused_at_once();
         writer.release()?;
-        closer.join().map_err(|_| Failure::new("the thread died"))?;
+        closer.join()?;
         refusal
     })
     .hazard("1C.2")
 }
 
 /// A handler that does not stop when a kexec waits for it: the kexec is given up.
+///
+/// It is given up after a quarter of the time that the handler takes, unless the machine is busy: so
+/// there are several attempts.
 fn handler_gets_stuck() -> Case {
+    const TRIES: u64 = 5;
     Case::one("handler_gets_stuck", move |_| {
-        let device = TestDevice::open(TestDevice::C)?;
-        let session = Arc::new(create("blocking-handler")?);
-        device.write("delay-preserve 3000")?;
-        let worker = preserve_in_thread(
-            &session,
-            &File::from(device.as_fd().try_clone_to_owned().at("dup")?),
-            1,
-        )?;
-        thread::sleep(Duration::from_millis(200));
-        let (error, took) = refused_jump()?;
-        let stopped = !worker.is_finished();
-        let result = worker.join().map_err(|_| Failure::new("the thread died"))?;
-        result.at("the file that was being preserved")?;
-        ensure!(stopped, "the handler was too quick");
-        expect_errno(Err::<(), _>(error), Errno::BUSY, "reboot(KEXEC)")?;
-        ensure!(took < PATIENCE, "the kexec took {} ms", took.as_millis());
-        Ok(())
+        for _ in 0..TRIES {
+            let device = TestDevice::open(TestDevice::C)?;
+            let session = Arc::new(create("blocking-handler")?);
+            // As long as the handler can be told to.
+            device.write("delay-preserve 4000")?;
+            let file = File::from(device.as_fd().try_clone_to_owned().at("dup")?);
+            let worker = preserve_in_thread(&session, &file, 1)?;
+            worker.wait_until_asleep()?;
+            let (error, _) = refused_jump()?;
+            let given_up = !worker.is_finished();
+            worker.join()?.at("the file that was being preserved")?;
+            if given_up && liveupdate::errno(&error) == Some(Errno::BUSY.raw_os_error()) {
+                return Ok(());
+            }
+            // The handler was done before.
+            expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")?;
+        }
+        Err(Failure::new("no kexec was given up"))
     })
     .hazard_unseen("1C.15", NO_HANDLER)
 }

@@ -22,9 +22,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a process may live on when others go on with its work.
-const LIMIT: Duration = Duration::from_millis(100);
-
 const GIB: usize = 1 << 30;
 
 const KILLS: u32 = 12;
@@ -117,33 +114,64 @@ fn one_gib() -> Case {
 }
 
 /// FINISH of what nobody retrieved goes on without the process that asked for it.
+///
+/// The process is dead before the memory is free. On a busy machine it may be killed too late for
+/// that, so there are several sessions.
 fn finish_one_gib() -> Case {
-    const NAME: &str = "killed-finish";
+    const SESSIONS: usize = 4;
+    const EACH: usize = GIB / SESSIONS;
+    /// KiB that a session gives back at least.
+    const MOST: u64 = (EACH as u64 >> 10) / 8 * 7;
+    let name = |number: usize| format!("killed-finish-{number}");
+    let finish = move |number: usize| -> io::Result<()> {
+        let session = Device::open()?.retrieve_session(name(number))?;
+        Ok(session.finish()?)
+    };
     Case::two(
         "finish_one_gib",
-        |stage| {
-            let session = create(NAME)?;
-            let file = large(GIB)?;
-            session.preserve(&file, 1)?;
-            stage.hold((session, file));
+        move |stage| {
+            for number in 0..SESSIONS {
+                let session = create(&name(number))?;
+                let file = large(EACH)?;
+                session.preserve(&file, 1)?;
+                stage.hold((session, file));
+            }
             Ok(())
         },
-        |stage| {
-            let before = meminfo::free()?;
-            let session = || Device::open()?.retrieve_session(NAME);
-            let child = Child::start(|| Ok(session()?.finish()?))?;
-            // Far less than it takes.
-            sleep(Duration::from_millis(50));
-            let start = Instant::now();
-            child.kill();
-            ensure_eq!(child.wait()?, End::Killed, "the end of the child");
-            let time = start.elapsed();
-            stage.note(format_args!("killed in {} ms", time.as_millis()));
-            ensure!(time < LIMIT, "it took {} ms", time.as_millis());
-            eventually("the memory is not free", || {
-                Ok(meminfo::free()? > before + (GIB as u64 >> 10) / 8 * 7)
-            })?;
-            expect_errno(session(), Errno::NOENT, "RETRIEVE_SESSION")
+        move |stage| {
+            let start = meminfo::free()?;
+            let whole = timed(|| finish(0))?;
+            let mut died_early = 0;
+            for number in 1..SESSIONS {
+                let before = meminfo::free()?;
+                let child = Child::start(|| finish(number))?;
+                sleep(whole / 8);
+                child.kill();
+                let end = child.wait()?;
+                if end == End::Killed && meminfo::free()? < before + MOST {
+                    died_early += 1;
+                } else {
+                    ensure!(matches!(end, End::Killed | End::Done), "it ended: {end:?}");
+                }
+                eventually("the memory is not free", || {
+                    Ok(meminfo::free()? > before + MOST)
+                })?;
+            }
+            stage.note(format_args!(
+                "{} ms of work; {died_early} of {} died before it was done",
+                whole.as_millis(),
+                SESSIONS - 1
+            ));
+            ensure!(died_early > 0, "everybody lived until the work was done");
+            ensure!(
+                meminfo::free()? > start + MOST * SESSIONS as u64,
+                "some of the memory is not free"
+            );
+            for number in 0..SESSIONS {
+                let again = Device::open()?.retrieve_session(name(number));
+                expect_errno(again, Errno::NOENT, "RETRIEVE_SESSION")?;
+            }
+            Ok(())
         },
     )
     .hazard("1C.2")

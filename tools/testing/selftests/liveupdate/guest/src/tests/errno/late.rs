@@ -31,6 +31,9 @@ const REPORT: &str = "late-report";
 /// How much longer the reboot takes, in milliseconds. Kernels without our test handler lack it.
 const DELAY: &str = "/sys/module/liveupdate_handler/parameters/reboot_delay_ms";
 
+/// Many times of what the trials take.
+const MORE: &str = "3000";
+
 /// What is tried, in this order.
 const TRIALS: [&str; 5] = [
     "CREATE_SESSION",
@@ -95,7 +98,7 @@ fn second(stage: &mut Stage<'_>) -> Result {
     stage.hold(session);
     let outgoing = create("late-outgoing")?;
     if Path::new(DELAY).exists() {
-        fs::write(DELAY, "300").at(DELAY)?;
+        fs::write(DELAY, MORE).at(DELAY)?;
     }
     let device = Device::open()?;
     thread::spawn(move || {

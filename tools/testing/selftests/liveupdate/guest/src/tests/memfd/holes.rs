@@ -4,19 +4,18 @@
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
-    kexec, memfd, meminfo,
+    kexec,
+    mapping::map_shared,
+    memfd, meminfo,
     pattern::Pattern,
     registry::{Case, Suite},
     sessions::{create, retrieve},
+    wait::eventually,
 };
-use rustix::{
-    fs::FallocateFlags,
-    mm::{MapFlags, ProtFlags},
-};
+use rustix::fs::FallocateFlags;
 use std::{
     fs::File,
     os::unix::fs::{FileExt, MetadataExt},
-    ptr,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -205,7 +204,7 @@ fn late_writes() -> Case {
             let _ = kexec::try_jump();
             LATE[1].1.write(&file, LATE[1].0)?;
             LATE[3].1.write(&file, LATE[3].0)?;
-            let page = map(&file, faulted, PAGE)?;
+            let page = map_shared(&file, faulted, PAGE)?;
             // SAFETY: The page was just mapped, and nobody else uses it.
             unsafe { page.cast::<u8>().write_volatile(77) };
             stage.hold((session, file));
@@ -223,22 +222,6 @@ fn late_writes() -> Case {
             Ok(session.finish()?)
         },
     )
-}
-
-/// Maps a part of a file, for the rest of this process.
-fn map(file: &File, at: u64, len: u64) -> Result<*mut std::ffi::c_void> {
-    // SAFETY: The mapping is new.
-    unsafe {
-        rustix::mm::mmap(
-            ptr::null_mut(),
-            len as usize,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED,
-            file,
-            at,
-        )
-    }
-    .at("mmap")
 }
 
 /// Threads fill holes while the kernel goes down; what they were done with arrives.
@@ -259,8 +242,8 @@ fn filled_during_kexec() -> Case {
                 let file = memfd::new()?;
                 file.set_len(SIZE).at("set the size")?;
                 session.preserve(&file, thread)?;
-                let data = map(&file, 0, SIZE)? as usize;
-                let counter = map(&counters, 0, PAGE)? as usize + 8 * thread as usize;
+                let data = map_shared(&file, 0, SIZE)? as usize;
+                let counter = map_shared(&counters, 0, PAGE)? as usize + 8 * thread as usize;
                 let other = file.try_clone().at("dup")?;
                 thread::spawn(move || {
                     for page in 0..SIZE / PAGE {
@@ -281,9 +264,17 @@ fn filled_during_kexec() -> Case {
                 stage.hold(file);
             }
             session.preserve(&counters, THREADS)?;
+            let all_counters = counters.try_clone().at("dup")?;
             stage.hold((session, counters));
-            thread::sleep(Duration::from_millis(300));
-            Ok(())
+            eventually("a thread does nothing", || {
+                let mut done = [0; 8 * THREADS as usize];
+                all_counters
+                    .read_exact_at(&mut done, 0)
+                    .at("read the counters")?;
+                Ok(done
+                    .chunks(8)
+                    .all(|count| count.iter().any(|&byte| byte != 0)))
+            })
         },
         move |stage| {
             let session = retrieve("holes-during")?;
