@@ -14,6 +14,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
     process::{Child, Stdio},
+    sync::mpsc,
     thread::{self, sleep},
     time::{Duration, Instant},
 };
@@ -392,13 +393,16 @@ fn a_hostile_luod() {
 
     let info = info.replace("ready", "preserving");
     let answer = format!("\"event\":\"CHANGE\",{info}");
+    let (seen, is_seen) = mpsc::channel::<()>();
     let server = thread::spawn(move || {
         let _stream = serve(&listener, &answer);
-        sleep(Duration::from_secs(1));
+        // The connection ends when the other end of the channel does.
+        let _ = is_seen.recv();
     });
     let args = ["kexec", "--dry-run"];
     let (mut luoctl, mut terminal) = on_terminal(&root, &path, &args);
-    let said = read_until(&mut terminal, "waiting for a, 0.");
+    let said = read_until(&mut terminal, "waiting for a, ");
+    drop(seen);
     let said = said + &read_until(&mut terminal, "see luoctl status");
     assert!(!said.contains(['\u{9b}', '\u{202e}']) && !said.contains("[2J\u{9b}"));
     assert_eq!(luoctl.wait().unwrap().code(), Some(3));
