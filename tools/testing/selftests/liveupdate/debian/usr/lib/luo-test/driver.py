@@ -20,6 +20,9 @@ import cache
 STATE = "/var/lib/luo-test.json"
 KERNEL = "/boot/next"
 CLIENTS = ["python", "counter", "memcached"]
+# Seconds after which something that was waited for does not come any more: a hundred times of what
+# is usual.
+PATIENCE = 300
 KEXEC_FILE_LOAD = 320
 KEXEC_FILE_NO_INITRAMFS = 4
 
@@ -120,7 +123,7 @@ class Operator:
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(120)
+        self.socket.settimeout(PATIENCE)
         self.socket.connect("/run/luod/liveupdate.sock")
         self.lines = self.socket.makefile("r")
 
@@ -136,16 +139,21 @@ class Operator:
         return None
 
 
-def wait_for(path, text):
-    """What is in a log once `text` is there, or after a minute."""
-    said = ""
-    for _ in range(600):
-        if os.path.exists(path):
-            said = open(path).read()
-        if text in said:
-            break
+def until(so):
+    """Waits until something is so, as long as there is hope."""
+    end = time.monotonic() + PATIENCE
+    while not so() and time.monotonic() < end:
         time.sleep(0.1)
-    return said
+
+
+def wait_for(path, text):
+    """What is in a log once `text` is there, or after all patience."""
+
+    def said():
+        return open(path).read() if os.path.exists(path) else ""
+
+    until(lambda: text in said())
+    return said()
 
 
 def luod_and_clients(tests):
@@ -181,10 +189,8 @@ def luod_and_clients(tests):
     # Nobody notices if luod crashes: systemd keeps what it has, and starts it again.
     run("systemctl", "kill", "--signal=KILL", "luod.service")
     active = "luod starts again after it was killed"
-    for _ in range(300):
-        time.sleep(0.1)
-        if show("luod.service", "NRestarts") != "0" and show("luod.service", "SubState") == "running":
-            break
+    until(lambda: show("luod.service", "NRestarts") != "0"
+          and show("luod.service", "SubState") == "running")
     tests.check(active, show("luod.service", "SubState") == "running", show("luod.service", "SubState"))
 
 
@@ -218,12 +224,15 @@ def states():
 
 
 def wait_until(**wanted):
-    """Waits for some sessions, a minute at most; how far all of them are."""
-    for _ in range(600):
-        there = states()
-        if wanted.items() <= there.items():
-            break
-        time.sleep(0.1)
+    """Waits for some sessions; how far all of them are."""
+    there = {}
+
+    def so():
+        there.clear()
+        there.update(states())
+        return wanted.items() <= there.items()
+
+    until(so)
     return there
 
 
