@@ -107,7 +107,7 @@ impl View {
 
     /// What the update waits for.
     fn waits_for(&self) -> String {
-        let phase = self.phase.map_or("", Phase::as_str);
+        let phase = self.phase.as_ref().map_or("", Phase::as_str);
         let mut pending: Vec<&Seen> = self.sessions.values().filter(|s| s.is_pending()).collect();
         pending.sort_by_key(|seen| seen.info.left_ms);
         let Some(next) = pending.first() else {
@@ -299,6 +299,8 @@ fn follow(cli: &Cli, request: &Request) -> Result<(Exit, View), Failure> {
                 let exit = match report.outcome {
                     Outcome::Aborted => Exit::Aborted,
                     Outcome::DryRun | Outcome::Updated | Outcome::Running => Exit::Good,
+                    // A newer luod says what it is in its own words.
+                    Outcome::Other(_) => Exit::Failed,
                 };
                 return Ok((exit, view));
             }

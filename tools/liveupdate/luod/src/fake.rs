@@ -68,8 +68,6 @@ pub struct State {
     pub kexec_under_way: bool,
     /// How often the next kernel was started.
     pub kexecs: u32,
-    /// How often somebody has waited before luod served.
-    pub sleeps: u32,
     /// What is in the file descriptor store, if there is one.
     pub store: Option<BTreeMap<String, OwnedFd>>,
     /// What luod wants to remember.
@@ -103,7 +101,6 @@ impl Default for FakeWorld {
                 by_manager: false,
                 kexec_under_way: false,
                 kexecs: 0,
-                sleeps: 0,
                 store: None,
                 remembered: None,
                 status: String::new(),
@@ -199,11 +196,6 @@ impl World for FakeWorld {
 
     fn tsc_khz(&self) -> Option<u64> {
         self.state().has_tsc.then_some(TSC_KHZ)
-    }
-
-    fn sleep(&self, time: Duration) {
-        self.state().sleeps += 1;
-        self.pass(time);
     }
 
     fn boot_id(&self) -> String {

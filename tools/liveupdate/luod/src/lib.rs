@@ -7,8 +7,10 @@
 //! - [`server`] has the sockets, and tells the machine what happens.
 //! - [`world`] is what luod needs of the machine that it runs on; [`system`] is the real one.
 //! - [`registry`] is what luod hands over to the luod in the next kernel.
+//! - [`audit`] has the names of the events that say who did what.
 //! - [`config`] says who may do what, [`cli`] is the command line.
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "fake")]

@@ -6,6 +6,7 @@
 //! [`Machine::request`], [`Machine::disconnected`], [`Machine::tick`]...) and does what it then
 //! finds in [`Machine::next_output`].
 
+mod arrival;
 mod clients;
 mod incoming;
 mod operators;
@@ -19,7 +20,8 @@ use crate::{
     config::{Config, Credentials},
     world::World,
 };
-use incoming::{Arrival, Incoming};
+use arrival::{Arrival, Unknown};
+use incoming::{Doubts, Incoming};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luod_protocol::{
     Direction, ErrorCode, Event, Message, ParseError, Phase, Progress, Report, Request,
@@ -133,6 +135,7 @@ impl Refusal {
 }
 
 /// What came of a request.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Answer {
     /// It is done; operators and clients that said HELLO are told so.
     Done,
@@ -155,6 +158,11 @@ pub struct Machine<W> {
     /// The session that has the registry of the previous kernel's luod, until all is finished.
     internal: Option<IncomingSession>,
     arrival: Option<Arrival>,
+    /// What luod could not find out yet.
+    unknown: Option<Unknown>,
+    doubts: Doubts,
+    /// When luod started.
+    started: Stamp,
     /// The number of the last update.
     number: u64,
     /// What became of the last update, if it did not lead to this kernel.
@@ -175,6 +183,7 @@ pub struct Machine<W> {
 impl<W: World> Machine<W> {
     fn new(world: W, config: Config) -> Self {
         Self {
+            started: world.now(),
             world,
             config,
             peers: BTreeMap::new(),
@@ -183,6 +192,8 @@ impl<W: World> Machine<W> {
             incoming: BTreeMap::new(),
             internal: None,
             arrival: None,
+            unknown: None,
+            doubts: Doubts::default(),
             number: 0,
             last: None,
             problem: None,
@@ -330,8 +341,9 @@ impl<W: World> Machine<W> {
             } => self.start_update(conn, timeout_ms, dry_run, force),
             Request::Handover => self.handover(conn),
             Request::Abort => self.operator_aborts(),
-            Request::Finish { session } => self.operator_finishes(&session),
-            Request::Discard { session } => self.operator_discards(&session),
+            Request::Finish { session } => self.operator_finishes(conn, &session),
+            Request::Discard { session } => self.operator_discards(conn, &session),
+            Request::Forget => self.operator_forgets(conn),
             Request::Report => self.operator_report(),
             Request::Watch => self.watch(conn, seq),
         }
@@ -365,7 +377,7 @@ impl<W: World> Machine<W> {
         let event = Event::Hello {
             version: version.min(VERSION),
             luod: env!("CARGO_PKG_VERSION").to_owned(),
-            phase,
+            phase: phase.in_version(version),
         };
         Ok(Answer::Event(event, None))
     }
@@ -374,6 +386,7 @@ impl<W: World> Machine<W> {
     pub fn phase(&self) -> Phase {
         match &self.update {
             Some(update) => update.phase(),
+            None if self.unknown.is_some() => Phase::Unknown,
             None if self.incoming.values().any(|session| !session.is_done()) => Phase::Restoring,
             None => Phase::Idle,
         }
@@ -383,15 +396,31 @@ impl<W: World> Machine<W> {
     pub fn next_tick(&self) -> Option<Duration> {
         let deadlines = self.subscriptions.values().map(|s| s.part.deadline());
         let update = self.update.as_ref().map(Update::next_tick);
-        let next = deadlines.chain(update).flatten().min()?;
+        let unknown = self.unknown.as_ref().map(|unknown| unknown.retry.at);
+        let more = [update.flatten(), unknown, self.doubts.next_tick()];
+        let next = deadlines.chain(more).flatten().min()?;
         let left = next.saturating_sub(self.world.now().monotonic_us);
         Some(Duration::from_micros(left))
     }
 
     /// Time has passed.
     pub fn tick(&mut self) {
+        self.look_again();
+        self.settle_doubts();
         self.deadlines();
         self.go_on();
+    }
+
+    /// Who is at the other end of a connection.
+    fn who(&self, conn: ConnId) -> Credentials {
+        let nobody = Credentials {
+            pid: 0,
+            uid: u32::MAX,
+            gid: u32::MAX,
+        };
+        self.peers
+            .get(&conn)
+            .map_or(nobody, |peer| peer.credentials)
     }
 
     fn send(&mut self, to: ConnId, seq: Option<u64>, body: Event, fd: Option<OwnedFd>) {
@@ -437,6 +466,7 @@ impl<W: World> Machine<W> {
         let info = match direction {
             Direction::Outgoing => self.outgoing_info(name),
             Direction::Incoming => self.incoming_info(name),
+            Direction::Other(_) => None,
         };
         if let Some(info) = info {
             self.announce(&Event::Change { info });
@@ -469,6 +499,7 @@ fn session_of(request: &Request) -> Option<&SessionName> {
         | Request::Update { .. }
         | Request::Handover
         | Request::Abort
+        | Request::Forget
         | Request::Report
         | Request::Watch => None,
     }

@@ -7,7 +7,7 @@
 use liveupdate::{IncomingSession, OutgoingSession, Token};
 use luod_protocol::{Mark, Report, SessionName, Stamp};
 use rustix::fs::{fcntl_add_seals, fstat, memfd_create, MemfdFlags, SealFlags};
-use serde::{Deserialize, Serialize};
+use serde::{de::DeserializeOwned, Deserialize, Deserializer, Serialize};
 use std::{
     fs::File,
     io::{self, Write},
@@ -22,8 +22,9 @@ pub const TOKEN: Token = 0;
 
 /// The version of the format.
 ///
-/// Fields can be added without a new one. A luod that finds a newer one gives up on the names, not
-/// on the sessions: they can be retrieved by hand.
+/// Fields and values can be added without a new one: luod ignores fields and keeps words that it
+/// does not know. A luod that adds something without which the registry must not be used says so
+/// in [`Registry::min_reader`].
 pub const VERSION: u32 = 1;
 
 /// How much is read at most, in bytes.
@@ -34,6 +35,9 @@ const SIZE_MAX: u64 = 64 << 20;
 pub struct Registry {
     /// The version of the format.
     pub version: u32,
+    /// The version that a luod has to know at least to read it; without it, that is `version`.
+    #[serde(default)]
+    pub min_reader: Option<u32>,
     /// The boot that it was written in.
     pub boot_id: String,
     /// The release of the kernel that it was written in.
@@ -44,6 +48,7 @@ pub struct Registry {
     #[serde(default)]
     pub tsc_khz: Option<u64>,
     /// What happened until then.
+    #[serde(deserialize_with = "readable")]
     pub marks: Vec<Mark>,
     /// The sessions.
     pub sessions: Vec<Entry>,
@@ -52,7 +57,7 @@ pub struct Registry {
     #[serde(default)]
     pub dropped: Vec<SessionName>,
     /// What was given up by this update.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     pub lost: Vec<Lost>,
 }
 
@@ -76,6 +81,9 @@ pub struct Entry {
     /// How the client called itself.
     #[serde(default)]
     pub client: Option<String>,
+    /// The user of the client.
+    #[serde(default)]
+    pub uid: Option<u32>,
     /// When it was ready.
     pub ready: Stamp,
     /// How long it took to get there, in microseconds.
@@ -90,8 +98,34 @@ pub struct Memory {
     /// The number of the last update.
     pub update: u64,
     /// What became of it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_readable")]
     pub report: Option<Report>,
+}
+
+/// What says which luod can read a registry.
+#[derive(Deserialize)]
+struct Header {
+    version: u32,
+    #[serde(default)]
+    min_reader: Option<u32>,
+}
+
+/// Reads a value that is only shown, if it is understood.
+fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+/// Reads a list of what is only shown, without what is not understood.
+fn readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let values = Vec::<serde_json::Value>::deserialize(deserializer)?.into_iter();
+    Ok(values
+        .filter_map(|value| serde_json::from_value(value).ok())
+        .collect())
 }
 
 impl Registry {
@@ -132,17 +166,18 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidData`] if it is none, or newer than we know.
+    /// [`io::ErrorKind::InvalidData`] if it is none, or needs a newer luod.
     pub fn parse(text: &[u8]) -> io::Result<Self> {
         let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        let registry: Self = serde_json::from_slice(text)
-            .map_err(|error| bad(format!("the registry is not understood: {error}")))?;
-        if registry.version != VERSION {
+        let not_understood = |error| bad(format!("the registry is not understood: {error}"));
+        let header: Header = serde_json::from_slice(text).map_err(not_understood)?;
+        let needed = header.min_reader.unwrap_or(header.version);
+        if needed > VERSION {
             return Err(bad(format!(
-                "the registry has the version {}, this luod knows {VERSION}",
-                registry.version
+                "the registry is not understood: it needs a luod that reads version {needed}, \
+                 and this one reads {VERSION}; start a newer luod"
             )));
         }
-        Ok(registry)
+        serde_json::from_slice(text).map_err(not_understood)
     }
 }

@@ -14,7 +14,6 @@ use std::{
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 /// How long the clocks have to be watched to tell how fast the time-stamp counter is.
@@ -112,10 +111,6 @@ impl World for System {
         (micros >= CALIBRATION_US).then(|| {
             u64::try_from(u128::from(ticks) * 1000 / u128::from(micros)).unwrap_or(u64::MAX)
         })
-    }
-
-    fn sleep(&self, time: Duration) {
-        std::thread::sleep(time);
     }
 
     fn boot_id(&self) -> String {

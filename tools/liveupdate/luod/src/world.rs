@@ -4,7 +4,7 @@
 
 use liveupdate::Device;
 use luod_protocol::Stamp;
-use std::{io, os::fd::BorrowedFd, time::Duration};
+use std::{io, os::fd::BorrowedFd};
 
 /// The outside world, as far as it concerns the decisions of luod.
 pub trait World {
@@ -16,9 +16,6 @@ pub trait World {
 
     /// How fast the time-stamp counter runs, in kHz, if that is known by now.
     fn tsc_khz(&self) -> Option<u64>;
-
-    /// Waits. Only used before anybody is served.
-    fn sleep(&self, time: Duration);
 
     /// What tells this boot from others.
     fn boot_id(&self) -> String;

@@ -19,6 +19,7 @@ mod message;
 mod name;
 mod report;
 mod status;
+mod word;
 
 pub use crate::{
     channel::Channel,
@@ -27,13 +28,17 @@ pub use crate::{
     name::{NameError, SessionName, RESERVED_NAMES},
     report::{Mark, MarkName, Outcome, Report, SessionReport, Stamp},
     status::{Direction, Phase, SessionInfo, SessionState, Status},
+    word::Word,
 };
 
 /// The version of the protocol that this library speaks.
 ///
 /// It grows when something is added that the other side has to know about. Programs ignore fields
 /// and events that they do not know, so that most additions do not need that.
-pub const VERSION: u32 = 1;
+///
+/// Since version 2, they keep values that they do not know, too, such as phases and states:
+/// [`Word`]. To programs that speak version 1, luod says none but those that there were then.
+pub const VERSION: u32 = 2;
 
 /// Where luod listens unless it is told something else.
 pub const SOCKET_PATH: &str = "/run/luod/liveupdate.sock";

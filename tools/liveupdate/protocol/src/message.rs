@@ -2,7 +2,7 @@
 
 //! The messages.
 
-use crate::{Phase, Report, SessionInfo, SessionName, SessionState, Status};
+use crate::{word::words, Phase, Report, SessionInfo, SessionName, SessionState, Status};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use std::{error::Error, fmt};
 
@@ -176,6 +176,9 @@ pub enum Request {
         /// The name of the session.
         session: SessionName,
     },
+    /// Operator: gives up what the previous kernel handed over and luod could not find out, in
+    /// the phase [`Phase::Unknown`]. What is in it is lost.
+    Forget,
     /// Operator: asks for the timeline of the last update.
     Report,
     /// Operator: wants to be told whatever happens, after the [`Status`] and the sessions at the
@@ -202,6 +205,7 @@ impl Request {
             Self::Abort => "ABORT",
             Self::Finish { .. } => "FINISH",
             Self::Discard { .. } => "DISCARD",
+            Self::Forget => "FORGET",
             Self::Report => "REPORT",
             Self::Watch => "WATCH",
         }
@@ -218,6 +222,7 @@ impl Request {
                 | Self::Abort
                 | Self::Finish { .. }
                 | Self::Discard { .. }
+                | Self::Forget
                 | Self::Report
                 | Self::Watch
         )
@@ -341,84 +346,50 @@ pub enum Event {
     Unknown,
 }
 
-/// Kinds of errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorCode {
-    /// A line is not JSON.
-    BadJson,
-    /// A command is unknown.
-    UnknownCommand,
-    /// A field is missing or wrong.
-    BadRequest,
-    /// A line is longer than [`LINE_MAX`](crate::LINE_MAX). The connection ends.
-    LineTooLong,
-    /// Descriptors came along, which no command has a use for. They were closed.
-    UnexpectedFds,
-    /// There are too many connections, or this one has too many sessions.
-    TooMany,
-    /// HELLO did not come first, or its version is not supported.
-    BadHello,
-    /// The configuration does not allow this user to do this.
-    NotAllowed,
-    /// Somebody else has subscribed or claimed the session.
-    InUse,
-    /// There is no such session, or the client has not got it.
-    NoSession,
-    /// A request that does not fit to what is going on.
-    WrongState,
-    /// An update is under way.
-    UpdateRunning,
-    /// No update is under way.
-    NoUpdate,
-    /// The service manager is not about to start another kernel.
-    NoKexec,
-    /// No kernel is loaded that could be started.
-    NotLoaded,
-    /// Sessions of the last update are not finished.
-    Unfinished,
-    /// `/dev/liveupdate` is busy.
-    DeviceBusy,
-    /// There is no `/dev/liveupdate`, or it does not work.
-    NoDevice,
-    /// The kernel refused something else.
-    Kernel,
-    /// Something that this library does not know.
-    #[serde(other)]
-    Other,
-}
-
-impl ErrorCode {
-    /// Returns the code as it is in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BadJson => "bad-json",
-            Self::UnknownCommand => "unknown-command",
-            Self::BadRequest => "bad-request",
-            Self::LineTooLong => "line-too-long",
-            Self::UnexpectedFds => "unexpected-fds",
-            Self::TooMany => "too-many",
-            Self::BadHello => "bad-hello",
-            Self::NotAllowed => "not-allowed",
-            Self::InUse => "in-use",
-            Self::NoSession => "no-session",
-            Self::WrongState => "wrong-state",
-            Self::UpdateRunning => "update-running",
-            Self::NoUpdate => "no-update",
-            Self::NoKexec => "no-kexec",
-            Self::NotLoaded => "not-loaded",
-            Self::Unfinished => "unfinished",
-            Self::DeviceBusy => "device-busy",
-            Self::NoDevice => "no-device",
-            Self::Kernel => "kernel",
-            Self::Other => "other",
-        }
-    }
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+words! {
+    /// Kinds of errors.
+    pub enum ErrorCode {
+        /// A line is not JSON.
+        BadJson = "bad-json",
+        /// A command is unknown.
+        UnknownCommand = "unknown-command",
+        /// A field is missing or wrong.
+        BadRequest = "bad-request",
+        /// A line is longer than [`LINE_MAX`](crate::LINE_MAX). The connection ends.
+        LineTooLong = "line-too-long",
+        /// Descriptors came along, which no command has a use for. They were closed.
+        UnexpectedFds = "unexpected-fds",
+        /// There are too many connections, or this one has too many sessions.
+        TooMany = "too-many",
+        /// HELLO did not come first, or its version is not supported.
+        BadHello = "bad-hello",
+        /// The configuration does not allow this user to do this.
+        NotAllowed = "not-allowed",
+        /// Somebody else has subscribed or claimed the session.
+        InUse = "in-use",
+        /// luod could not find out yet whether there is such a session: ask again. Unlike
+        /// [`Self::NoSession`], this says nothing about the session.
+        TryAgain = "try-again",
+        /// There is no such session, or the client has not got it.
+        NoSession = "no-session",
+        /// A request that does not fit to what is going on.
+        WrongState = "wrong-state",
+        /// An update is under way.
+        UpdateRunning = "update-running",
+        /// No update is under way.
+        NoUpdate = "no-update",
+        /// The service manager is not about to start another kernel.
+        NoKexec = "no-kexec",
+        /// No kernel is loaded that could be started.
+        NotLoaded = "not-loaded",
+        /// Sessions of the last update are not finished.
+        Unfinished = "unfinished",
+        /// `/dev/liveupdate` is busy.
+        DeviceBusy = "device-busy",
+        /// There is no `/dev/liveupdate`, or it does not work.
+        NoDevice = "no-device",
+        /// The kernel refused something else.
+        Kernel = "kernel",
     }
 }
 

@@ -2,9 +2,8 @@
 
 //! What happened when in an update.
 
-use crate::{SessionName, SessionState};
+use crate::{word::words, SessionName, SessionState};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// A point in time, by several clocks.
 ///
@@ -22,61 +21,39 @@ pub struct Stamp {
     pub tsc: Option<u64>,
 }
 
-/// What a [`Mark`] marks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MarkName {
-    /// The operator asked for the update.
-    Requested,
-    /// The clients have got their sessions.
-    Started,
-    /// All clients are ready.
-    Ready,
-    /// The registry is preserved; nothing is left to do.
-    Frozen,
-    /// The next kernel is going to be started. The last mark in the old kernel.
-    Jump,
-    /// The next kernel started its clock. The first mark in the new kernel.
-    Boot,
-    /// luod started in the next kernel.
-    Luod,
-    /// luod has retrieved all sessions and serves claims.
-    Serving,
-    /// All sessions were claimed.
-    Claimed,
-    /// All sessions are finished.
-    Finished,
+words! {
+    /// What a [`Mark`] marks.
+    pub enum MarkName {
+        /// The operator asked for the update.
+        Requested = "requested",
+        /// The clients have got their sessions.
+        Started = "started",
+        /// All clients are ready.
+        Ready = "ready",
+        /// The registry is preserved; nothing is left to do.
+        Frozen = "frozen",
+        /// The next kernel is going to be started. The last mark in the old kernel.
+        Jump = "jump",
+        /// The next kernel started its clock. The first mark in the new kernel.
+        Boot = "boot",
+        /// luod started in the next kernel.
+        Luod = "luod",
+        /// luod has retrieved all sessions and serves claims.
+        Serving = "serving",
+        /// All sessions were claimed.
+        Claimed = "claimed",
+        /// All sessions are finished.
+        Finished = "finished",
+    }
 }
 
 impl MarkName {
-    /// Returns the name as it is in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "requested",
-            Self::Started => "started",
-            Self::Ready => "ready",
-            Self::Frozen => "frozen",
-            Self::Jump => "jump",
-            Self::Boot => "boot",
-            Self::Luod => "luod",
-            Self::Serving => "serving",
-            Self::Claimed => "claimed",
-            Self::Finished => "finished",
-        }
-    }
-
     /// Whether this happens in the new kernel.
     pub fn is_after_jump(self) -> bool {
         matches!(
             self,
             Self::Boot | Self::Luod | Self::Serving | Self::Claimed | Self::Finished
         )
-    }
-}
-
-impl fmt::Display for MarkName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -93,35 +70,17 @@ pub struct Mark {
     pub offset_us: Option<u64>,
 }
 
-/// How an update ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// It is under way.
-    Running,
-    /// The next kernel runs.
-    Updated,
-    /// It would have worked; nothing was changed.
-    DryRun,
-    /// It was aborted; clients were told to go on.
-    Aborted,
-}
-
-impl Outcome {
-    /// Returns the outcome as it is in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Updated => "updated",
-            Self::DryRun => "dry-run",
-            Self::Aborted => "aborted",
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+words! {
+    /// How an update ended.
+    pub enum Outcome {
+        /// It is under way.
+        Running = "running",
+        /// The next kernel runs.
+        Updated = "updated",
+        /// It would have worked; nothing was changed.
+        DryRun = "dry-run",
+        /// It was aborted; clients were told to go on.
+        Aborted = "aborted",
     }
 }
 

@@ -2,35 +2,34 @@
 
 //! What luod is doing, and for whom.
 
-use crate::{Progress, SessionName};
+use crate::{word::words, Progress, SessionName};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
-/// What luod is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Nothing; an update can be started.
-    Idle,
-    /// There are sessions of the last update that are not finished.
-    Restoring,
-    /// Clients put their files into sessions.
-    Preserving,
-    /// All of them have done so, the registry is written.
-    Frozen,
-    /// The next kernel is being started.
-    Jump,
+words! {
+    /// What luod is doing.
+    pub enum Phase {
+        /// Nothing; an update can be started.
+        Idle = "idle",
+        /// There are sessions of the last update that are not finished.
+        Restoring = "restoring",
+        /// Clients put their files into sessions.
+        Preserving = "preserving",
+        /// All of them have done so, the registry is written.
+        Frozen = "frozen",
+        /// The next kernel is being started.
+        Jump = "jump",
+        /// luod could not find out yet whether the previous kernel handed something over. It tries
+        /// again; until then, no update can be started.
+        Unknown = "unknown",
+    }
 }
 
 impl Phase {
-    /// Returns the phase as it is in messages.
-    pub fn as_str(self) -> &'static str {
+    /// The phase for a program that speaks a version of the protocol, and may not know all of them.
+    pub fn in_version(self, version: u32) -> Self {
         match self {
-            Self::Idle => "idle",
-            Self::Restoring => "restoring",
-            Self::Preserving => "preserving",
-            Self::Frozen => "frozen",
-            Self::Jump => "jump",
+            Self::Unknown if version < 2 => Self::Restoring,
+            phase => phase,
         }
     }
 
@@ -40,81 +39,41 @@ impl Phase {
     }
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+words! {
+    /// Which way a session goes.
+    pub enum Direction {
+        /// To the next kernel.
+        Outgoing = "outgoing",
+        /// From the previous kernel.
+        Incoming = "incoming",
     }
 }
 
-/// Which way a session goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// To the next kernel.
-    Outgoing,
-    /// From the previous kernel.
-    Incoming,
-}
-
-/// How far a session is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SessionState {
-    /// Outgoing: a client has subscribed; the session is made when an update is.
-    Subscribed,
-    /// Outgoing: the client was told that an update begins.
-    Requested,
-    /// Outgoing: the client has the session and preserves its files.
-    Preserving,
-    /// Outgoing: the client has preserved its files.
-    Ready,
-    /// Outgoing: left out of a forced update, since the client refused, failed or was too late.
-    Dropped,
-    /// Incoming: nobody has claimed it.
-    Unclaimed,
-    /// Incoming: a client has it.
-    Claimed,
-    /// Incoming: somebody else has it, so that luod cannot retrieve it now.
-    Elsewhere,
-    /// Incoming: it could not be retrieved from the kernel.
-    Failed,
-    /// Incoming: it is finished.
-    Finished,
-}
-
-impl SessionState {
-    /// Returns the state as it is in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Subscribed => "subscribed",
-            Self::Requested => "requested",
-            Self::Preserving => "preserving",
-            Self::Ready => "ready",
-            Self::Dropped => "dropped",
-            Self::Unclaimed => "unclaimed",
-            Self::Claimed => "claimed",
-            Self::Elsewhere => "elsewhere",
-            Self::Failed => "failed",
-            Self::Finished => "finished",
-        }
-    }
-
-    /// Which way a session in this state goes.
-    pub fn direction(self) -> Direction {
-        match self {
-            Self::Subscribed | Self::Requested | Self::Preserving | Self::Ready | Self::Dropped => {
-                Direction::Outgoing
-            }
-            Self::Unclaimed | Self::Claimed | Self::Elsewhere | Self::Failed | Self::Finished => {
-                Direction::Incoming
-            }
-        }
-    }
-}
-
-impl fmt::Display for SessionState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+words! {
+    /// How far a session is.
+    pub enum SessionState {
+        /// Outgoing: a client has subscribed; the session is made when an update is.
+        Subscribed = "subscribed",
+        /// Outgoing: the client was told that an update begins.
+        Requested = "requested",
+        /// Outgoing: the client has the session and preserves its files.
+        Preserving = "preserving",
+        /// Outgoing: the client has preserved its files.
+        Ready = "ready",
+        /// Outgoing: left out of a forced update, since the client refused, failed or was too late.
+        Dropped = "dropped",
+        /// Incoming: nobody has claimed it.
+        Unclaimed = "unclaimed",
+        /// Incoming: a client has it.
+        Claimed = "claimed",
+        /// Incoming: somebody else has it, so that luod cannot retrieve it now.
+        Elsewhere = "elsewhere",
+        /// Incoming: it could not be retrieved from the kernel.
+        Failed = "failed",
+        /// Incoming: it is finished.
+        Finished = "finished",
+        /// Incoming: an operator or a forced update has ended it. What was in it is lost.
+        Discarded = "discarded",
     }
 }
 
@@ -176,7 +135,8 @@ pub struct Status {
     pub kernel: String,
     /// The version of luod.
     pub luod: String,
-    /// Why no live update is possible, or why the last one lost data, if luod knows.
+    /// Why no live update is possible, why the last one lost data, or what luod could not find
+    /// out, if there is something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }

@@ -2,37 +2,26 @@
 
 //! What came from the previous kernel.
 
-use super::{give, micros, view::Bridge, Answer, ConnId, Machine, Refusal};
-use crate::{
-    config::Config,
-    registry::{self, Lost, Registry},
-    world::World,
+use super::{
+    arrival::{is, is_finished, Backoff},
+    give, micros, Answer, ConnId, Machine, Refusal,
 };
-use liveupdate::{errno, IncomingSession, Token};
+use crate::{audit, config::Credentials, registry, world::World};
+use liveupdate::{errno, Device, IncomingSession};
 use luod_protocol::{
     Direction, ErrorCode, Event, Mark, MarkName, Outcome, Report, SessionName, SessionReport,
     SessionState, Stamp,
 };
 use rustix::io::Errno;
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::{AsFd, OwnedFd},
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, os::fd::AsFd};
 
-/// For how long luod tries to open the device when it starts.
-const START_TRIES: u32 = 200;
-
-/// How long it waits in between.
-const START_WAIT: Duration = Duration::from_millis(50);
-
-/// A token that nobody is likely to use.
-const NO_TOKEN: Token = u64::MAX;
+/// How long luod waits at most until it asks the kernel again whether a session is finished, in
+/// microseconds.
+const LONGEST_WAIT_US: u64 = 60_000_000;
 
 /// What luod has of a session.
 #[derive(Debug)]
-enum Held {
+pub(super) enum Held {
     /// The session.
     Here(IncomingSession),
     /// Somebody else has it open.
@@ -41,33 +30,62 @@ enum Held {
     Failed,
     /// It is finished, or gone.
     Finished,
+    /// It was ended, and what was in it is lost.
+    Discarded,
 }
 
 /// A session that the previous kernel handed over.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    held: Held,
+    pub(super) held: Held,
+    /// Whether it is in the registry.
+    pub(super) registered: bool,
+    /// The user whose client preserved it, if the registry says so.
+    pub(super) owner: Option<u32>,
     /// The client that has claimed it.
     pub(super) conn: Option<ConnId>,
     pub(super) client: Option<String>,
     pub(super) since: Stamp,
     pub(super) error: Option<String>,
-    ready: Option<Stamp>,
-    preserve_us: Option<u64>,
+    pub(super) ready: Option<Stamp>,
+    pub(super) preserve_us: Option<u64>,
     claimed: Option<Stamp>,
     restore_us: Option<u64>,
     blackout_us: Option<u64>,
 }
 
 impl Incoming {
+    pub(super) fn new(held: Held, since: Stamp, error: Option<String>) -> Self {
+        Self {
+            held,
+            registered: false,
+            owner: None,
+            conn: None,
+            client: None,
+            since,
+            error,
+            ready: None,
+            preserve_us: None,
+            claimed: None,
+            restore_us: None,
+            blackout_us: None,
+        }
+    }
+
     /// Whether there is nothing left to do about it.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.held, Held::Finished)
+        matches!(self.held, Held::Finished | Held::Discarded)
+    }
+
+    /// Whether it belongs to somebody, as far as is known.
+    fn is_of(&self, who: Credentials) -> bool {
+        self.owner.is_none_or(|owner| owner == who.uid)
     }
 
     pub(super) fn state(&self) -> SessionState {
         match (&self.held, self.conn) {
             (Held::Finished, _) => SessionState::Finished,
+            (Held::Discarded, _) => SessionState::Discarded,
             (_, Some(_)) => SessionState::Claimed,
             (Held::Here(_), None) => SessionState::Unclaimed,
             (Held::Elsewhere, None) => SessionState::Elsewhere,
@@ -76,19 +94,24 @@ impl Incoming {
     }
 }
 
-/// What is known of the update that led to this kernel.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    update: u64,
-    from: String,
-    bridge: Bridge,
-    marks: Vec<Mark>,
-    /// What did not come along.
-    lost: Vec<Lost>,
+/// Sessions of which luod does not know whether they are finished: who had them is gone, or has
+/// them still, and luod does not hear of it.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    names: BTreeSet<SessionName>,
+    /// When the kernel is asked again.
+    retry: Option<Backoff>,
+}
+
+impl Doubts {
+    /// When the kernel is asked again.
+    pub(super) fn next_tick(&self) -> Option<u64> {
+        self.retry.map(|retry| retry.at)
+    }
 }
 
 /// Tells what a failure to retrieve a session means.
-fn held(result: io::Result<IncomingSession>) -> (Held, Option<String>) {
+pub(super) fn held(result: io::Result<IncomingSession>) -> (Held, Option<String>) {
     match result {
         Ok(session) => (Held::Here(session), None),
         Err(error) => match errno(&error).map(Errno::from_raw_os_error) {
@@ -104,214 +127,6 @@ fn held(result: io::Result<IncomingSession>) -> (Held, Option<String>) {
 }
 
 impl<W: World> Machine<W> {
-    /// Starts, and finds what the previous kernel handed over.
-    ///
-    /// `store` is what the service manager kept for us.
-    pub fn start(world: W, config: Config, store: Vec<(String, OwnedFd)>) -> Self {
-        let mut machine = Self::new(world, config);
-        let started = machine.world.now();
-        machine.recall();
-        let mut store: BTreeMap<String, IncomingSession> = store
-            .into_iter()
-            .map(|(name, fd)| (name, IncomingSession::from(fd)))
-            .collect();
-        match machine.find_registry(&mut store) {
-            Ok(Some(registry)) => machine.arrive(registry, &mut store, started),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!("the sessions of the last update cannot be found: {error}");
-                machine.problem = Some(format!(
-                    "the sessions of the last update cannot be found: {error}"
-                ));
-            }
-        }
-        machine.sort_out(store);
-        machine.finish_if_done();
-        machine
-    }
-
-    /// Gets the session with the registry, and the registry out of it.
-    fn find_registry(
-        &mut self,
-        store: &mut BTreeMap<String, IncomingSession>,
-    ) -> io::Result<Option<Registry>> {
-        let stored = store.remove(registry::SESSION);
-        let is_stored = stored.is_some();
-        let session = match stored {
-            Some(session) => session,
-            None => match self.retrieve(registry::SESSION) {
-                Ok(session) => session,
-                Err(error) if errno(&error) == Some(Errno::NOENT.raw_os_error()) => {
-                    return Ok(None)
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        match Registry::retrieve(&session) {
-            Ok(registry) => {
-                if !is_stored {
-                    self.world.keep(registry::SESSION, session.as_fd());
-                }
-                self.internal = Some(session);
-                Ok(Some(registry))
-            }
-            // An outgoing session: luod died in the middle of an update, which is over by that.
-            Err(error) if errno(&error) == Some(Errno::INVAL.raw_os_error()) => {
-                self.world.forget(registry::SESSION);
-                tracing::warn!("an update was under way when luod was stopped: it is aborted");
-                Ok(None)
-            }
-            Err(error) => {
-                // Keep it open: on kernels that finish what is closed, this is all there is.
-                self.internal = Some(session);
-                Err(error)
-            }
-        }
-    }
-
-    /// Retrieves a session, and waits if somebody else has the device open.
-    fn retrieve(&mut self, name: &str) -> io::Result<IncomingSession> {
-        let mut tries = START_TRIES;
-        loop {
-            match self.world.open() {
-                Ok(device) => return device.retrieve_session(name),
-                Err(error) if errno(&error) == Some(Errno::NOENT.raw_os_error()) => {
-                    self.problem = Some(
-                        "there is no /dev/liveupdate; start the kernel with liveupdate=on".into(),
-                    );
-                    return Err(error);
-                }
-                Err(error) => {
-                    let busy = errno(&error) == Some(Errno::BUSY.raw_os_error());
-                    if !busy || tries == 0 {
-                        return Err(error);
-                    }
-                }
-            }
-            tries -= 1;
-            self.world.sleep(START_WAIT);
-        }
-    }
-
-    /// An update has led to this kernel.
-    fn arrive(
-        &mut self,
-        registry: Registry,
-        store: &mut BTreeMap<String, IncomingSession>,
-        started: Stamp,
-    ) {
-        self.number = self.number.max(registry.update);
-        // What is known of this update is better than what was remembered of it.
-        self.last = self.last.take_if(|last| last.update > registry.update);
-        let now = self.world.now();
-        for entry in registry.sessions {
-            let stored = store.remove(entry.name.as_str());
-            let is_stored = stored.is_some();
-            let (held, error) = match stored {
-                Some(session) => (Held::Here(session), None),
-                None => held(self.retrieve(entry.name.as_str())),
-            };
-            if let (Held::Here(session), false) = (&held, is_stored) {
-                self.world.keep(entry.name.as_str(), session.as_fd());
-            }
-            if let Some(error) = &error {
-                tracing::warn!(session = %entry.name, "{error}");
-            }
-            let incoming = Incoming {
-                held,
-                conn: None,
-                client: entry.client,
-                since: now,
-                error,
-                ready: Some(entry.ready),
-                preserve_us: Some(entry.preserve_us),
-                claimed: None,
-                restore_us: None,
-                blackout_us: None,
-            };
-            self.incoming.insert(entry.name, incoming);
-        }
-        for name in registry.dropped {
-            let finished = self.retrieve(name.as_str()).map(IncomingSession::finish);
-            if finished.is_ok() {
-                tracing::warn!(session = %name, "discarded: it was left out of a forced update");
-            }
-        }
-        for lost in &registry.lost {
-            tracing::error!(session = %lost.name, lost.client, "was not preserved: {}", lost.error);
-        }
-        let mut marks = registry.marks;
-        let khz = registry.tsc_khz;
-        let uptime = self.world.uptime_us();
-        let ticks = khz.map(|khz| (u128::from(uptime) * u128::from(khz) / 1000) as u64);
-        let boot = Stamp {
-            realtime_us: now.realtime_us.saturating_sub(uptime),
-            monotonic_us: 0,
-            tsc: now
-                .tsc
-                .zip(ticks)
-                .map(|(tsc, ticks)| tsc.saturating_sub(ticks)),
-        };
-        let serving = self.world.now();
-        for (name, stamp) in [
-            (MarkName::Boot, boot),
-            (MarkName::Luod, started),
-            (MarkName::Serving, serving),
-        ] {
-            marks.push(Mark {
-                name,
-                stamp,
-                offset_us: None,
-            });
-        }
-        tracing::info!(
-            update = registry.update,
-            sessions = self.incoming.len(),
-            from = registry.kernel,
-            "updated"
-        );
-        self.arrival = Some(Arrival {
-            update: registry.update,
-            from: registry.kernel,
-            bridge: Bridge { tsc_khz: khz },
-            marks,
-            lost: registry.lost,
-        });
-    }
-
-    /// Looks at what is left in the store: sessions of an update that luod did not live to see the
-    /// end of, or of a luod whose registry is lost.
-    fn sort_out(&mut self, store: BTreeMap<String, IncomingSession>) {
-        let now = self.world.now();
-        for (name, session) in store {
-            let asked = session.retrieve(NO_TOKEN);
-            let incoming = match &asked {
-                Ok(_) => true,
-                Err(error) => errno(error) == Some(Errno::NOENT.raw_os_error()),
-            };
-            let known = SessionName::new(name.as_str()).ok();
-            match known.filter(|_| incoming) {
-                Some(known) => {
-                    let error = Some("it is not in the registry".to_owned());
-                    let incoming = Incoming {
-                        held: Held::Here(session),
-                        conn: None,
-                        client: None,
-                        since: now,
-                        error,
-                        ready: None,
-                        preserve_us: None,
-                        claimed: None,
-                        restore_us: None,
-                        blackout_us: None,
-                    };
-                    self.incoming.insert(known, incoming);
-                }
-                None => self.world.forget(&name),
-            }
-        }
-    }
-
     pub(super) fn claim(&mut self, conn: ConnId, id: SessionName) -> Result<Answer, Refusal> {
         let Some(peer) = self.peers.get(&conn) else {
             return Ok(Answer::Sent);
@@ -320,8 +135,22 @@ impl<W: World> Machine<W> {
         if !self.config.may_use(credentials, &id) {
             return Err(self.not_allowed(conn, &id));
         }
-        self.incoming_session(&id)?;
+        let operator = self.config.is_operator(credentials);
+        let incoming = self.incoming_session(&id)?;
+        if !incoming.is_of(credentials) && !operator {
+            return Err(Refusal::new(
+                ErrorCode::NotAllowed,
+                format!("the session {id} is of another user, whose client preserved it"),
+            ));
+        }
+        if !incoming.registered && !operator {
+            // Whose it is can be in the registry.
+            self.known()?;
+        }
         let now = self.world.now();
+        if self.doubts.names.contains(&id) {
+            self.settle_doubt(&id)?;
+        }
         self.try_again(&id)?;
         let Some(incoming) = self.incoming.get_mut(&id) else {
             return Ok(Answer::Sent);
@@ -334,7 +163,11 @@ impl<W: World> Machine<W> {
         }
         let fd = match &incoming.held {
             Held::Here(session) => give(session),
-            Held::Elsewhere | Held::Failed | Held::Finished => {
+            Held::Failed => {
+                let why = incoming.error.clone().unwrap_or_default();
+                return Err(Refusal::new(ErrorCode::Kernel, why));
+            }
+            Held::Elsewhere | Held::Finished | Held::Discarded => {
                 return Err(Refusal::new(
                     ErrorCode::InUse,
                     format!("another process has the session {id} open"),
@@ -346,7 +179,14 @@ impl<W: World> Machine<W> {
         incoming.client = client.or_else(|| incoming.client.take());
         incoming.since = now;
         incoming.claimed.get_or_insert(now);
-        tracing::info!(session = %id, pid = credentials.pid, uid = credentials.uid, "claimed");
+        tracing::info!(
+            message_id = audit::CLAIMED,
+            session = %id,
+            update = self.number,
+            uid = credentials.uid,
+            pid = credentials.pid,
+            "claimed"
+        );
         let all_claimed = self.incoming.values().all(|s| s.claimed.is_some());
         if all_claimed {
             self.arrival_mark(MarkName::Claimed);
@@ -358,6 +198,9 @@ impl<W: World> Machine<W> {
 
     /// Finds a session that is not finished.
     fn incoming_session(&mut self, id: &SessionName) -> Result<&mut Incoming, Refusal> {
+        if !self.incoming.contains_key(id) {
+            self.known()?;
+        }
         let session = self.incoming.get_mut(id);
         session.filter(|session| !session.is_done()).ok_or_else(|| {
             Refusal::new(
@@ -375,43 +218,126 @@ impl<W: World> Machine<W> {
         ) {
             return Ok(());
         }
-        let device = self.world.open().map_err(|error| {
-            let busy = errno(&error) == Some(Errno::BUSY.raw_os_error());
-            let code = if busy {
+        let device = self.open_for(id)?;
+        self.take(&device, id);
+        drop(device);
+        self.finish_if_done();
+        self.incoming_session(id).map(|_| ())
+    }
+
+    /// Opens the device to ask for a session.
+    fn open_for(&mut self, id: &SessionName) -> Result<Device, Refusal> {
+        self.world.open().map_err(|error| {
+            let code = if is(&error, Errno::BUSY) {
                 ErrorCode::DeviceBusy
             } else {
                 ErrorCode::NoDevice
             };
-            Refusal::new(code, format!("{error}; try it again"))
-        })?;
+            Refusal::new(
+                code,
+                format!("cannot ask for the session {id}: {error}; try it again"),
+            )
+        })
+    }
+
+    /// Retrieves a session that luod has not got.
+    fn take(&mut self, device: &Device, id: &SessionName) {
         let (held, error) = held(device.retrieve_session(id));
-        drop(device);
         if let Held::Here(session) = &held {
             self.world.keep(id.as_str(), session.as_fd());
+        }
+        if !matches!(held, Held::Elsewhere) {
+            self.doubts.names.remove(id);
+        }
+        if matches!(held, Held::Finished) {
+            // Whoever had it has finished it.
+            return self.ended(id, Held::Finished, None);
         }
         if let Some(incoming) = self.incoming.get_mut(id) {
             incoming.held = held;
             incoming.error = error;
         }
-        if self.incoming.get(id).is_some_and(Incoming::is_done) {
-            self.finish_if_done();
+    }
+
+    /// Finds out by and by whether a session is finished.
+    pub(super) fn doubt(&mut self, id: &SessionName) {
+        let now = self.world.now();
+        self.doubts.names.insert(id.clone());
+        self.doubts.retry = Some(Backoff::start(now));
+    }
+
+    /// Asks the kernel whether a session is finished. Once it has answered, there is no doubt.
+    fn ask_kernel(&mut self, device: &Device, id: &SessionName) {
+        match self.incoming.get(id).map(|session| &session.held) {
+            Some(Held::Here(_)) => {
+                self.doubts.names.remove(id);
+                if is_finished(device, id) == Some(true) {
+                    self.ended(id, Held::Finished, None);
+                }
+            }
+            Some(Held::Elsewhere) => self.take(device, id),
+            _ => {
+                self.doubts.names.remove(id);
+            }
+        }
+    }
+
+    /// Asks the kernel, before a session is given to somebody else.
+    fn settle_doubt(&mut self, id: &SessionName) -> Result<(), Refusal> {
+        match self.open_for(id) {
+            Ok(device) => self.ask_kernel(&device, id),
+            Err(refusal) if refusal.code == ErrorCode::DeviceBusy => return Err(refusal),
+            // It will not be known. What luod has is better than nothing.
+            Err(_) => {
+                self.doubts.names.remove(id);
+            }
         }
         self.incoming_session(id).map(|_| ())
     }
 
-    pub(super) fn finished(&mut self, conn: ConnId, id: &SessionName) -> Result<Answer, Refusal> {
-        let incoming = self.incoming_session(id)?;
-        if incoming.conn != Some(conn) {
-            return Err(Refusal::new(
-                ErrorCode::WrongState,
-                format!("this connection has not claimed the session {id}"),
-            ));
+    /// Asks the kernel about all sessions that there are doubts about, if it is time.
+    pub(super) fn settle_doubts(&mut self) {
+        let now = self.world.now();
+        let Some(retry) = self.doubts.retry.filter(|r| r.at <= now.monotonic_us) else {
+            return;
+        };
+        if let Ok(device) = self.world.open() {
+            for name in self.doubts.names.clone() {
+                self.ask_kernel(&device, &name);
+            }
         }
-        self.finish(id)?;
-        Ok(Answer::Done)
+        let left = !self.doubts.names.is_empty();
+        self.doubts.retry = left.then(|| retry.again(now, LONGEST_WAIT_US));
     }
 
-    pub(super) fn operator_finishes(&mut self, id: &SessionName) -> Result<Answer, Refusal> {
+    pub(super) fn finished(&mut self, conn: ConnId, id: &SessionName) -> Result<Answer, Refusal> {
+        let who = self.who(conn);
+        let may = self.config.may_use(who, id);
+        let incoming = self.incoming_session(id)?;
+        if incoming.conn == Some(conn) {
+            self.finish(id, Held::Finished, Some(who))?;
+            return Ok(Answer::Done);
+        }
+        // A client says it again when luod did not answer, or was restarted: then the kernel knows.
+        if incoming.conn.is_none() && incoming.is_of(who) && may {
+            let device = self.open_for(id)?;
+            self.ask_kernel(&device, id);
+            if self.incoming.get(id).is_some_and(Incoming::is_done) {
+                return Ok(Answer::Done);
+            }
+        }
+        Err(Refusal::new(
+            ErrorCode::WrongState,
+            format!("this connection has not claimed the session {id}, which is not finished"),
+        ))
+    }
+
+    pub(super) fn operator_finishes(
+        &mut self,
+        conn: ConnId,
+        id: &SessionName,
+    ) -> Result<Answer, Refusal> {
+        let who = self.who(conn);
         let state = self.incoming_session(id)?.state();
         if state != SessionState::Claimed {
             return Err(Refusal::new(
@@ -419,21 +345,23 @@ impl<W: World> Machine<W> {
                 format!("nobody has claimed the session {id}; to lose what is in it, discard it"),
             ));
         }
-        self.finish(id)?;
+        self.finish(id, Held::Finished, Some(who))?;
         Ok(Answer::Done)
     }
 
-    pub(super) fn operator_discards(&mut self, id: &SessionName) -> Result<Answer, Refusal> {
+    pub(super) fn operator_discards(
+        &mut self,
+        conn: ConnId,
+        id: &SessionName,
+    ) -> Result<Answer, Refusal> {
+        let who = self.who(conn);
         self.incoming_session(id)?;
         self.try_again(id)?;
         let incoming = self.incoming_session(id)?;
         match incoming.state() {
-            SessionState::Unclaimed => self.finish(id)?,
-            SessionState::Failed => {
-                // Nothing can be done about it but to forget it.
-                incoming.held = Held::Finished;
-                self.ended(id);
-            }
+            SessionState::Unclaimed => self.finish(id, Held::Discarded, Some(who))?,
+            // Nothing can be done about it but to forget it.
+            SessionState::Failed => self.ended(id, Held::Discarded, Some(who)),
             _ => {
                 return Err(Refusal::new(
                     ErrorCode::InUse,
@@ -445,7 +373,12 @@ impl<W: World> Machine<W> {
     }
 
     /// Finishes a session, if its client has not done that.
-    fn finish(&mut self, id: &SessionName) -> Result<(), Refusal> {
+    fn finish(
+        &mut self,
+        id: &SessionName,
+        end: Held,
+        who: Option<Credentials>,
+    ) -> Result<(), Refusal> {
         let incoming = self.incoming_session(id)?;
         if let Held::Here(session) = std::mem::replace(&mut incoming.held, Held::Finished) {
             // It does no harm if the client has done the same.
@@ -455,31 +388,63 @@ impl<W: World> Machine<W> {
                 return Err(refusal);
             }
         }
-        self.ended(id);
+        self.ended(id, end, who);
         Ok(())
     }
 
-    /// A session has come to its end.
-    fn ended(&mut self, id: &SessionName) {
+    /// A session has come to its end; `who` has asked for it.
+    fn ended(&mut self, id: &SessionName, end: Held, who: Option<Credentials>) {
         let now = self.world.now();
         let bridge = self.arrival.as_ref().map(|arrival| arrival.bridge);
+        let discarded = matches!(end, Held::Discarded);
+        let (uid, pid) = who.map(|who| (who.uid, who.pid)).unzip();
+        self.doubts.names.remove(id);
         if let Some(incoming) = self.incoming.get_mut(id) {
             incoming.since = now;
-            if incoming.conn.take().is_some() {
-                incoming.restore_us = incoming.claimed.map(|claimed| micros(claimed, now));
+            incoming.held = end;
+            incoming.conn = None;
+            if discarded {
+                let by = uid.map_or("by a forced update".to_owned(), |uid| {
+                    format!("by the user {uid}, process {}", pid.unwrap_or_default())
+                });
+                incoming.error = Some(format!("discarded {by}"));
+            } else if let Some(claimed) = incoming.claimed {
+                incoming.restore_us = Some(micros(claimed, now));
                 incoming.blackout_us = bridge
                     .zip(incoming.ready)
                     .and_then(|(bridge, ready)| bridge.micros(ready, now));
+            } else if who.is_none() {
+                let why = "the kernel has no such session any more: it is finished, or was lost";
+                incoming.error = Some(why.to_owned());
             }
         }
-        tracing::info!(session = %id, "finished");
+        let update = self.number;
+        if discarded {
+            tracing::warn!(
+                message_id = audit::DISCARDED,
+                session = %id,
+                update,
+                uid,
+                pid,
+                "discarded: what was in it is lost"
+            );
+        } else {
+            tracing::info!(
+                message_id = audit::FINISHED,
+                session = %id,
+                update,
+                uid,
+                pid,
+                "finished"
+            );
+        }
         self.world.forget(id.as_str());
         self.announce_change(id, Direction::Incoming);
         self.finish_if_done();
     }
 
     /// Finishes our own session when all others are.
-    fn finish_if_done(&mut self) {
+    pub(super) fn finish_if_done(&mut self) {
         if !self.incoming.values().all(Incoming::is_done) {
             return;
         }
@@ -511,36 +476,49 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// A connection is gone: what it claimed can be claimed again.
+    /// A connection is gone: what it claimed can be claimed again, unless it is finished.
     pub(super) fn claimant_left(&mut self, conn: ConnId) {
         let now = self.world.now();
         let mut left = Vec::new();
         for (name, incoming) in &mut self.incoming {
             if incoming.conn == Some(conn) {
-                tracing::warn!(session = %name, "the client left before the session was finished");
                 incoming.conn = None;
                 incoming.since = now;
                 left.push(name.clone());
             }
         }
+        if left.is_empty() {
+            return;
+        }
+        let device = self.world.open().ok();
         for name in left {
-            self.announce_change(&name, Direction::Incoming);
+            match &device {
+                Some(device) => self.ask_kernel(device, &name),
+                None => self.doubt(&name),
+            }
+            if self.incoming.get(&name).is_some_and(|s| !s.is_done()) {
+                tracing::warn!(
+                    session = %name,
+                    "the client left before it said that the session is finished"
+                );
+                self.announce_change(&name, Direction::Incoming);
+            }
         }
     }
 
     /// Finishes what nobody has finished, since the next update cannot carry it.
     pub(super) fn discard_unfinished(&mut self) {
+        self.give_up_unknown();
         let names: Vec<SessionName> = self.incoming.keys().cloned().collect();
         for name in names {
             if let Some(incoming) = self.incoming.get_mut(&name).filter(|s| !s.is_done()) {
-                tracing::warn!(session = %name, "discarded by a forced update");
-                let held = std::mem::replace(&mut incoming.held, Held::Finished);
+                let held = std::mem::replace(&mut incoming.held, Held::Discarded);
                 if let Held::Here(session) = held {
                     if let Err(error) = session.finish() {
                         tracing::warn!(session = %name, "{error}");
                     }
                 }
-                self.ended(&name);
+                self.ended(&name, Held::Discarded, None);
             }
         }
     }

@@ -6,6 +6,7 @@ mod after;
 mod before;
 mod handover;
 mod random;
+mod unknown;
 
 use super::*;
 use crate::{config::Rule, fake::FakeWorld};

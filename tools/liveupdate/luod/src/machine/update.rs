@@ -95,6 +95,7 @@ impl<W: World> Machine<W> {
                 "an update is under way; abort it, or wait for its end",
             ));
         }
+        self.known()?;
         let unfinished = self.incoming.iter().filter(|(_, s)| !s.is_done());
         let unfinished: Vec<&str> = unfinished.map(|(name, _)| name.as_str()).collect();
         if !unfinished.is_empty() && !force {
@@ -428,6 +429,7 @@ impl<W: World> Machine<W> {
             } => Some(Entry {
                 name: name.clone(),
                 client: subscription.client.clone(),
+                uid: Some(subscription.credentials.uid),
                 ready: *ready,
                 preserve_us: *preserve_us,
             }),
@@ -447,6 +449,7 @@ impl<W: World> Machine<W> {
         let lost = update.lost.iter().cloned().chain(unfinished).collect();
         let registry = Registry {
             version: registry::VERSION,
+            min_reader: Some(registry::VERSION),
             boot_id: self.world.boot_id(),
             kernel: self.world.release(),
             update: self.number,

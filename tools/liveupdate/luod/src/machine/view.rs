@@ -40,8 +40,11 @@ pub(super) fn with_offsets(mut marks: Vec<Mark>, bridge: Option<Bridge>) -> Vec<
     let Some(first) = marks.first().map(|mark| mark.stamp) else {
         return marks;
     };
+    let mut after_jump = false;
     for mark in &mut marks {
-        mark.offset_us = if mark.name.is_after_jump() {
+        // Marks that are not known are where they are.
+        after_jump |= mark.name.is_after_jump();
+        mark.offset_us = if after_jump {
             bridge.and_then(|bridge| bridge.micros(first, mark.stamp))
         } else {
             Some(super::micros(first, mark.stamp))
@@ -104,7 +107,7 @@ impl<W: World> Machine<W> {
             image_loaded: self.world.image_loaded(),
             kernel: self.world.release(),
             luod: env!("CARGO_PKG_VERSION").to_owned(),
-            problem: self.problem.clone(),
+            problem: self.unknown_problem().or_else(|| self.problem.clone()),
         }
     }
 

@@ -3,14 +3,13 @@
 //! What happens after the next kernel has started.
 
 use super::*;
-use rustix::io::Errno;
 
 /// A luod after an update with these sessions.
-fn updated(names: &[&str]) -> Luod {
+pub(super) fn updated(names: &[&str]) -> Luod {
     update_on(Luod::new(), names)
 }
 
-fn update_on(mut luod: Luod, names: &[&str]) -> Luod {
+pub(super) fn update_on(mut luod: Luod, names: &[&str]) -> Luod {
     let conns: Vec<ConnId> = names.iter().map(|name| luod.subscriber(name)).collect();
     let kexecs = luod.world.state().kexecs;
     luod.update("");
@@ -284,49 +283,6 @@ fn systemd_keeps_and_returns() {
 }
 
 #[test]
-fn the_device_is_busy_at_the_start() {
-    let world = FakeWorld::with_own_clock();
-    let _device = world.kernel.open().unwrap();
-    let luod = Luod::on(world);
-    assert!(luod.machine.status().problem.unwrap().contains("busy"));
-    assert_eq!(luod.world.state().sleeps, 200);
-}
-
-#[test]
-fn the_device_does_not_work() {
-    for (errno, part) in [
-        (Errno::IO, "cannot be found"),
-        (Errno::NOENT, "liveupdate=on"),
-    ] {
-        let world = FakeWorld::with_own_clock();
-        world.kernel.break_device(Some(errno.raw_os_error()));
-        let mut luod = Luod::on(world);
-        let problem = luod.machine.status().problem.unwrap();
-        assert!(problem.contains(part), "{problem}");
-        // Everything else works.
-        luod.subscriber("a");
-    }
-}
-
-#[test]
-fn a_registry_that_makes_no_sense() {
-    for text in ["", "{\"version\":99", "{}", "null"] {
-        let world = FakeWorld::with_own_clock();
-        let device = world.kernel.open().unwrap();
-        let session = device.create_session("luod-internal").unwrap();
-        let file = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
-        rustix::io::write(&file, text.as_bytes()).unwrap();
-        session.preserve(&file, 0).unwrap();
-        world.kernel.kexec();
-        let luod = Luod::on(world);
-        let problem = luod.machine.status().problem.unwrap();
-        assert!(problem.contains("not understood"), "{problem}");
-        // It is not thrown away.
-        assert_eq!(luod.world.kernel.incoming(), ["luod-internal"]);
-    }
-}
-
-#[test]
 fn a_session_is_missing() {
     let mut luod = Luod::new();
     luod.world.state().by_manager = true;
@@ -382,4 +338,169 @@ fn unfinished_sessions_survive_an_abort() {
     luod.send(operator, r#"{"cmd":"ABORT"}"#);
     assert_eq!(luod.machine.phase(), Phase::Restoring);
     luod.restore("a");
+}
+
+/// A session that its client has finished, without luod being told: it is not given to the next one.
+#[test]
+fn a_client_finishes_and_dies() {
+    for with_store in [false, true] {
+        let luod = Luod::new();
+        luod.world.state().store = with_store.then(BTreeMap::new);
+        luod.world.state().by_manager = with_store;
+        let mut luod = update_on(luod, &["a", "b"]);
+        let a = luod.connect();
+        luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
+        luod.claimed(a, "a").finish().unwrap();
+        luod.leave(a);
+        assert_eq!(luod.states()[0].1, SessionState::Finished);
+        let again = luod.connect();
+        let code = luod.error(again, r#"{"cmd":"CLAIM","id":"a"}"#);
+        assert_eq!(code, ErrorCode::NoSession);
+        luod.restore("b");
+        assert_eq!(luod.machine.phase(), Phase::Idle);
+        assert!(luod.world.stored().is_empty());
+    }
+}
+
+/// The same, when the kernel cannot be asked at that moment.
+#[test]
+fn a_client_finishes_and_dies_while_the_device_is_busy() {
+    let mut luod = updated(&["a"]);
+    let a = luod.connect();
+    luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
+    luod.claimed(a, "a").finish().unwrap();
+    let device = luod.world.kernel.open().unwrap();
+    luod.leave(a);
+    let again = luod.connect();
+    let code = luod.error(again, r#"{"cmd":"CLAIM","id":"a"}"#);
+    assert_eq!(code, ErrorCode::DeviceBusy);
+    luod.pass(ms(1000));
+    assert_eq!(luod.states()[0].1, SessionState::Unclaimed);
+    drop(device);
+    let wait = luod.machine.next_tick().expect("luod asks no more");
+    luod.pass(wait);
+    assert_eq!(luod.states()[0].1, SessionState::Finished);
+    assert_eq!(luod.machine.phase(), Phase::Idle);
+}
+
+/// luod was killed while a client restored; the client finishes, and tells the next luod.
+#[test]
+fn finished_is_said_again() {
+    for with_store in [false, true] {
+        let luod = Luod::new();
+        luod.world.state().store = with_store.then(BTreeMap::new);
+        luod.world.state().by_manager = with_store;
+        let mut luod = update_on(luod, &["a", "b"]);
+        let a = luod.connect();
+        luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
+        let session = luod.claimed(a, "a");
+        let mut luod = luod.next_kernel();
+        let a = luod.connect();
+        // It is not true yet.
+        let code = luod.error(a, r#"{"cmd":"FINISHED","id":"a"}"#);
+        assert_eq!(code, ErrorCode::WrongState);
+        session.finish().unwrap();
+        // Somebody else cannot say it.
+        let other = luod.connect_as(1000);
+        let code = luod.error(other, r#"{"cmd":"FINISHED","id":"a"}"#);
+        assert_eq!(code, ErrorCode::WrongState);
+        luod.send(a, r#"{"cmd":"FINISHED","id":"a"}"#);
+        luod.nothing(a);
+        assert_eq!(luod.states()[0].1, SessionState::Finished);
+        luod.restore("b");
+        assert_eq!(luod.machine.phase(), Phase::Idle);
+    }
+}
+
+/// Nobody tells it: luod finds it out.
+#[test]
+fn finished_while_luod_was_not_there() {
+    for with_store in [false, true] {
+        let luod = Luod::new();
+        luod.world.state().store = with_store.then(BTreeMap::new);
+        luod.world.state().by_manager = with_store;
+        let mut luod = update_on(luod, &["a"]);
+        let a = luod.connect();
+        luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
+        let session = luod.claimed(a, "a");
+        if with_store {
+            session.finish().unwrap();
+            luod = luod.next_kernel();
+        } else {
+            luod = luod.next_kernel();
+            assert_eq!(luod.states()[0].1, SessionState::Elsewhere);
+            session.finish().unwrap();
+            let wait = luod.machine.next_tick().expect("luod does not ask");
+            luod.pass(wait);
+        }
+        assert_eq!(luod.states()[0].1, SessionState::Finished);
+        assert_eq!(luod.machine.phase(), Phase::Idle);
+        assert!(luod.world.stored().is_empty());
+    }
+}
+
+/// What one user's client has preserved is not another user's, whatever the rules say.
+#[test]
+fn claimed_by_another_user() {
+    let mut luod = Luod::new();
+    let vm = luod.connect_as(1000);
+    luod.send(vm, r#"{"cmd":"SUBSCRIBE","id":"vm-1"}"#);
+    luod.update("");
+    drop(luod.preserve(vm, "vm-1"));
+    let mut luod = luod.next_kernel();
+    let mut config = luod.machine.config().clone();
+    config.rules.push(Rule {
+        uid: Some(1001),
+        gid: None,
+        sessions: vec!["vm-*".into()],
+    });
+    luod.machine.reconfigure(config);
+    let other = luod.connect_as(1001);
+    for line in [
+        r#"{"cmd":"CLAIM","id":"vm-1"}"#,
+        r#"{"cmd":"FINISHED","id":"vm-1"}"#,
+    ] {
+        let code = luod.error(other, line);
+        assert!(matches!(
+            code,
+            ErrorCode::NotAllowed | ErrorCode::WrongState
+        ));
+    }
+    assert_eq!(luod.states()[0].1, SessionState::Unclaimed);
+    let own = luod.connect_as(1000);
+    luod.send(own, r#"{"cmd":"CLAIM","id":"vm-1"}"#);
+    drop(luod.claimed(own, "vm-1"));
+    luod.leave(own);
+    // Operators may do everything.
+    luod.restore("vm-1");
+}
+
+/// What was discarded does not look as if its client had taken it.
+#[test]
+fn discarded_is_not_finished() {
+    let mut luod = updated(&["a", "b", "c"]);
+    luod.restore("a");
+    let operator = luod.connect();
+    luod.send(operator, r#"{"cmd":"DISCARD","session":"b"}"#);
+    luod.inboxes.remove(&operator);
+    let states: Vec<_> = luod.states().into_iter().map(|(_, state)| state).collect();
+    assert_eq!(
+        states,
+        [
+            SessionState::Finished,
+            SessionState::Discarded,
+            SessionState::Unclaimed
+        ]
+    );
+    luod.restore("c");
+    luod.send(operator, r#"{"cmd":"REPORT"}"#);
+    let (Event::Report(report), _) = luod.next(operator) else {
+        panic!("no report");
+    };
+    let b = &report.sessions[1];
+    assert_eq!(b.state, SessionState::Discarded);
+    let error = b.error.as_deref().unwrap();
+    assert!(error.contains("user 0, process 100"), "{error}");
+    assert_eq!(report.sessions[0].state, SessionState::Finished);
+    assert_eq!(report.sessions[0].error, None);
 }

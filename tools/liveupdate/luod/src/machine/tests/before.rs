@@ -16,7 +16,7 @@ fn hello() {
     assert!(matches!(
         luod.next(conn).0,
         Event::Hello {
-            version: 1,
+            version: VERSION,
             phase: Phase::Idle,
             ..
         }
@@ -463,9 +463,9 @@ fn watchers_see_everything_once() {
     let mut seen = Vec::new();
     while let Some((event, _)) = luod.try_next(watcher) {
         seen.push(match event {
-            Event::Ok { .. } => "ok",
-            Event::Phase { phase, .. } => phase.as_str(),
-            Event::Result(_) => "result",
+            Event::Ok { .. } => "ok".to_owned(),
+            Event::Phase { phase, .. } => phase.to_string(),
+            Event::Result(_) => "result".to_owned(),
             other => panic!("{other:?}"),
         });
     }

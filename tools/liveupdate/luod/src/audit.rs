@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The audit trail: what the events that matter are called.
+//!
+//! Events that say who did what have one of these as their field `message_id`, which is
+//! `MESSAGE_ID=` in the journal, beside `SESSION=`, `UPDATE=`, `UID=` and `PID=`.
+//! `Documentation/admin-guide/liveupdate/operation.rst` has the list; these numbers never change
+//! their meaning.
+
+/// An operator has started an update.
+pub const UPDATE: &str = "64ccd9997555488cb80c00b8fb5748af";
+/// Somebody asked for a handover to the next kernel of the service manager.
+pub const HANDOVER: &str = "53f81f912b5b48e1a98b80ec25f524d2";
+/// An operator has aborted an update.
+pub const ABORT: &str = "a417f4b5965a4775b6cf2bf03e561014";
+/// An update was aborted, for whatever reason.
+pub const ABORTED: &str = "111341a101f6420095e68a77d55c7897";
+/// The next kernel is being started.
+pub const JUMP: &str = "45ccb76ab7ba4705bc780206361e70b3";
+/// An update has led to this kernel.
+pub const UPDATED: &str = "912d5537175a4066bd14dfc79672ea20";
+/// A session is left out of an update: what is in it is lost.
+pub const DROPPED: &str = "8ee4f1e3081b45dfb484e556ea0ebde3";
+/// A client has claimed a session.
+pub const CLAIMED: &str = "025424a373024c8db2a3c52b923ebe00";
+/// A session is finished: its client has taken everything.
+pub const FINISHED: &str = "6f982cebfb4441a3a18d17086d81a697";
+/// A session is discarded: what was in it is lost.
+pub const DISCARDED: &str = "ce273fd2ffa54ff6ad8a3e0c1afd3a3a";
+/// luod could not find out what the previous kernel handed over.
+pub const UNKNOWN: &str = "78fc2eecb1314aff8432477a97633fe6";
+/// luod has found it out.
+pub const KNOWN: &str = "8b3745f669fe4a148b619d0ef0fc132f";
+/// It was given up.
+pub const FORGOTTEN: &str = "aea4d3f7e7b54854bbb5dec7c7f5f3d9";
+/// Somebody was refused what is for others.
+pub const REFUSED: &str = "2a29b73f93ba476c8927719271835f8e";

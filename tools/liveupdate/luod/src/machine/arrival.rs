@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding out what the previous kernel handed over.
+//!
+//! That can fail for a while (`/dev/liveupdate` is busy) or for good (the registry is damaged). In
+//! both cases luod does not know what there is, which is another thing than to know that there is
+//! nothing: it says so, looks again from time to time, and starts no update.
+
+use super::{incoming::Held, incoming::Incoming, view::Bridge, Answer, ConnId, Machine, Refusal};
+use crate::{
+    audit,
+    config::Config,
+    registry::{self, Lost, Registry},
+    world::World,
+};
+use liveupdate::{errno, Device, IncomingSession, Token};
+use luod_protocol::{ErrorCode, Mark, MarkName, SessionName, Stamp};
+use rustix::io::Errno;
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// A token that nobody is likely to use.
+const NO_TOKEN: Token = u64::MAX;
+
+/// How long luod waits until it tries something again for the first time, in microseconds.
+const FIRST_WAIT_US: u64 = 50_000;
+
+/// How long it waits at most between two looks, in microseconds.
+const LONGEST_WAIT_US: u64 = 5_000_000;
+
+/// When something is tried again: at longer and longer intervals.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    /// When, in microseconds of `CLOCK_MONOTONIC`.
+    pub(super) at: u64,
+    wait: u64,
+}
+
+impl Backoff {
+    pub(super) fn start(now: Stamp) -> Self {
+        Self {
+            at: now.monotonic_us.saturating_add(FIRST_WAIT_US),
+            wait: FIRST_WAIT_US,
+        }
+    }
+
+    /// It was in vain once more.
+    pub(super) fn again(self, now: Stamp, longest: u64) -> Self {
+        let wait = self.wait.saturating_mul(2).min(longest);
+        Self {
+            at: now.monotonic_us.saturating_add(wait),
+            wait,
+        }
+    }
+}
+
+/// luod could not find out what the previous kernel handed over.
+#[derive(Debug)]
+pub(super) struct Unknown {
+    why: String,
+    pub(super) retry: Backoff,
+}
+
+/// What is known of the update that led to this kernel.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) update: u64,
+    pub(super) from: String,
+    pub(super) bridge: Bridge,
+    pub(super) marks: Vec<Mark>,
+    /// What did not come along.
+    pub(super) lost: Vec<Lost>,
+}
+
+pub(super) fn is(error: &io::Error, expected: Errno) -> bool {
+    errno(error) == Some(expected.raw_os_error())
+}
+
+/// Whether the kernel says that a session is finished. [`None`] if it does not tell.
+pub(super) fn is_finished(device: &Device, name: &SessionName) -> Option<bool> {
+    match device.retrieve_session(name) {
+        // Nobody had it open.
+        Ok(_) => Some(false),
+        Err(error) if is(&error, Errno::NOENT) => Some(true),
+        Err(error) if is(&error, Errno::BUSY) => Some(false),
+        Err(_) => None,
+    }
+}
+
+impl<W: World> Machine<W> {
+    /// Starts, and finds what the previous kernel handed over.
+    ///
+    /// `store` is what the service manager kept for us.
+    pub fn start(world: W, config: Config, store: Vec<(String, OwnedFd)>) -> Self {
+        let mut machine = Self::new(world, config);
+        machine.recall();
+        let mut store: BTreeMap<String, IncomingSession> = store
+            .into_iter()
+            .map(|(name, fd)| (name, IncomingSession::from(fd)))
+            .collect();
+        machine.internal = store.remove(registry::SESSION);
+        machine.sort_out(store);
+        machine.look();
+        machine
+    }
+
+    /// Tries to find out what the previous kernel handed over.
+    fn look(&mut self) {
+        let found = self.find_registry();
+        let found = found.and_then(|(registry, device)| match registry {
+            Some(registry) => self.arrive(registry, device),
+            None => Ok(()),
+        });
+        let now = self.world.now();
+        let Err(why) = found else {
+            if self.unknown.take().is_some() {
+                tracing::info!(
+                    message_id = audit::KNOWN,
+                    "what the previous kernel handed over is known now"
+                );
+                self.phase_changed = true;
+            }
+            self.mark_unregistered();
+            self.finish_if_done();
+            return;
+        };
+        let retry = match &self.unknown {
+            Some(unknown) => unknown.retry.again(now, LONGEST_WAIT_US),
+            None => Backoff::start(now),
+        };
+        if self.unknown.as_ref().is_none_or(|last| last.why != why) {
+            tracing::error!(
+                message_id = audit::UNKNOWN,
+                "the sessions of the last update cannot be found, which is tried again: {why}"
+            );
+        }
+        self.unknown = Some(Unknown { why, retry });
+    }
+
+    /// Looks again, if it is time.
+    pub(super) fn look_again(&mut self) {
+        let now = self.world.now().monotonic_us;
+        if self.unknown.as_ref().is_some_and(|u| u.retry.at <= now) {
+            self.look();
+        }
+    }
+
+    /// What luod could not find out, for people to read.
+    pub(super) fn unknown_problem(&self) -> Option<String> {
+        let unknown = self.unknown.as_ref()?;
+        Some(format!(
+            "the sessions of the last update cannot be found, which is tried again: {}",
+            unknown.why
+        ))
+    }
+
+    /// Refuses something that depends on what luod does not know yet.
+    pub(super) fn known(&self) -> Result<(), Refusal> {
+        match &self.unknown {
+            None => Ok(()),
+            Some(unknown) => Err(Refusal::new(
+                ErrorCode::TryAgain,
+                format!(
+                    "luod could not find out yet what the previous kernel handed over: {}; \
+                     ask again",
+                    unknown.why
+                ),
+            )),
+        }
+    }
+
+    /// Opens the device; [`None`] if there is none.
+    fn open_device(&mut self) -> Result<Option<Device>, String> {
+        match self.world.open() {
+            Ok(device) => Ok(Some(device)),
+            Err(error) if is(&error, Errno::NOENT) => {
+                self.problem = Some(
+                    "there is no /dev/liveupdate; start the kernel with liveupdate=on".to_owned(),
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Gets the session with the registry, and the registry out of it; and the device, if it had to
+    /// be opened.
+    fn find_registry(&mut self) -> Result<(Option<Registry>, Option<Device>), String> {
+        if let Some(session) = &self.internal {
+            match Registry::retrieve(session) {
+                Ok(registry) => return Ok((Some(registry), None)),
+                // An outgoing session: luod died in the middle of an update, which is over by that.
+                Err(error) if is(&error, Errno::INVAL) => {
+                    self.world.forget(registry::SESSION);
+                    self.internal = None;
+                    tracing::warn!("an update was under way when luod was stopped: it is aborted");
+                }
+                // Either luod died after it had finished it, or it died before it had written it.
+                Err(error) if is(&error, Errno::NOENT) => {
+                    let device = self.open_device()?;
+                    let asked = device.map(|device| device.retrieve_session(registry::SESSION));
+                    if !matches!(asked, Some(Err(gone)) if is(&gone, Errno::NOENT)) {
+                        return Err(format!("there is no registry: {error}"));
+                    }
+                    self.world.forget(registry::SESSION);
+                    self.internal = None;
+                    return Ok((None, None));
+                }
+                // It is kept: on kernels that finish what is closed, this is all there is.
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let Some(device) = self.open_device()? else {
+            return Ok((None, None));
+        };
+        match device.retrieve_session(registry::SESSION) {
+            Ok(session) => {
+                self.world.keep(registry::SESSION, session.as_fd());
+                let registry = Registry::retrieve(&session);
+                self.internal = Some(session);
+                match registry {
+                    Ok(registry) => Ok((Some(registry), Some(device))),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+            Err(error) if is(&error, Errno::NOENT) => Ok((None, None)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// An update has led to this kernel.
+    fn arrive(&mut self, registry: Registry, device: Option<Device>) -> Result<(), String> {
+        let mut missing = registry.sessions.iter();
+        let missing = missing.any(|entry| !self.incoming.contains_key(&entry.name));
+        let device = match device {
+            Some(device) => Some(device),
+            // All of them at once, or none: the device is waited for once.
+            None if missing || !registry.dropped.is_empty() => self.open_device()?,
+            None => self.world.open().ok(),
+        };
+        self.number = self.number.max(registry.update);
+        // What is known of this update is better than what was remembered of it.
+        self.last = self.last.take_if(|last| last.update > registry.update);
+        let now = self.world.now();
+        for entry in registry.sessions {
+            let name = entry.name;
+            let mut incoming = match self.incoming.remove(&name) {
+                Some(mut incoming) => {
+                    // What the service manager has kept may be finished.
+                    match device
+                        .as_ref()
+                        .and_then(|device| is_finished(device, &name))
+                    {
+                        Some(true) => incoming.held = Held::Finished,
+                        Some(false) => {}
+                        None => self.doubt(&name),
+                    }
+                    incoming
+                }
+                None => {
+                    let (held, error) = match &device {
+                        Some(device) => super::incoming::held(device.retrieve_session(&name)),
+                        None => (Held::Failed, Some("there is no /dev/liveupdate".to_owned())),
+                    };
+                    if let Held::Here(session) = &held {
+                        self.world.keep(name.as_str(), session.as_fd());
+                    }
+                    if let Some(error) = &error {
+                        tracing::warn!(session = %name, "{error}");
+                    }
+                    if matches!(held, Held::Elsewhere) {
+                        self.doubt(&name);
+                    }
+                    Incoming::new(held, now, error)
+                }
+            };
+            incoming.registered = true;
+            incoming.owner = entry.uid;
+            incoming.client = incoming.client.or(entry.client);
+            incoming.ready = Some(entry.ready);
+            incoming.preserve_us = Some(entry.preserve_us);
+            if incoming.is_done() {
+                self.world.forget(name.as_str());
+            }
+            self.incoming.insert(name, incoming);
+        }
+        for name in registry.dropped {
+            let session = device.as_ref().map(|device| device.retrieve_session(&name));
+            let Some(Ok(session)) = session else {
+                continue;
+            };
+            if session.finish().is_ok() {
+                tracing::warn!(
+                    message_id = audit::DISCARDED,
+                    session = %name,
+                    update = registry.update,
+                    "discarded: it was left out of a forced update"
+                );
+            }
+        }
+        drop(device);
+        for lost in &registry.lost {
+            tracing::error!(
+                message_id = audit::DROPPED,
+                session = %lost.name,
+                update = registry.update,
+                client = lost.client,
+                "was not preserved: {}",
+                lost.error
+            );
+        }
+        let mut marks = registry.marks;
+        let khz = registry.tsc_khz;
+        let uptime = self.world.uptime_us();
+        let ticks = khz.map(|khz| (u128::from(uptime) * u128::from(khz) / 1000) as u64);
+        let boot = Stamp {
+            realtime_us: now.realtime_us.saturating_sub(uptime),
+            monotonic_us: 0,
+            tsc: now
+                .tsc
+                .zip(ticks)
+                .map(|(tsc, ticks)| tsc.saturating_sub(ticks)),
+        };
+        let serving = self.world.now();
+        for (name, stamp) in [
+            (MarkName::Boot, boot),
+            (MarkName::Luod, self.started),
+            (MarkName::Serving, serving),
+        ] {
+            marks.push(Mark {
+                name,
+                stamp,
+                offset_us: None,
+            });
+        }
+        tracing::info!(
+            message_id = audit::UPDATED,
+            update = registry.update,
+            sessions = self.incoming.len(),
+            from = registry.kernel,
+            "updated"
+        );
+        self.arrival = Some(Arrival {
+            update: registry.update,
+            from: registry.kernel,
+            bridge: Bridge { tsc_khz: khz },
+            marks,
+            lost: registry.lost,
+        });
+        Ok(())
+    }
+
+    /// Looks at what is in the store, besides the registry: sessions of the last update, and those
+    /// of an update that luod did not live to see the end of.
+    fn sort_out(&mut self, store: BTreeMap<String, IncomingSession>) {
+        let now = self.world.now();
+        for (name, session) in store {
+            // An outgoing session, or something else, says so. Any other error does not mean that
+            // nothing is in it.
+            let asked = session.retrieve(NO_TOKEN);
+            let other =
+                asked.is_err_and(|error| is(&error, Errno::INVAL) || is(&error, Errno::NOTTY));
+            let known = SessionName::new(name.as_str()).ok();
+            match known.filter(|_| !other) {
+                Some(known) => {
+                    let incoming = Incoming::new(Held::Here(session), now, None);
+                    self.incoming.insert(known, incoming);
+                }
+                None => self.world.forget(&name),
+            }
+        }
+    }
+
+    /// What is in the store and not in the registry.
+    fn mark_unregistered(&mut self) {
+        let unregistered = self.incoming.values_mut();
+        for incoming in unregistered.filter(|s| !s.registered && s.error.is_none()) {
+            incoming.error = Some("it is not in the registry".to_owned());
+        }
+    }
+
+    /// Ends the session with the registry that luod could not read.
+    fn end_registry(&mut self) -> Result<(), Refusal> {
+        let session = match self.internal.take() {
+            Some(session) => Ok(session),
+            None => self
+                .world
+                .open()
+                .and_then(|device| device.retrieve_session(registry::SESSION)),
+        };
+        let session = match session {
+            Ok(session) => session,
+            Err(error) if is(&error, Errno::NOENT) => return Ok(()),
+            Err(error) => {
+                let busy = is(&error, Errno::BUSY);
+                let code = if busy {
+                    ErrorCode::DeviceBusy
+                } else {
+                    ErrorCode::NoDevice
+                };
+                return Err(Refusal::new(code, format!("{error}; try it again")));
+            }
+        };
+        session.finish().map_err(|error| {
+            let refusal = Refusal::new(ErrorCode::Kernel, error.to_string());
+            self.internal = Some(error.into_session());
+            refusal
+        })?;
+        self.world.forget(registry::SESSION);
+        Ok(())
+    }
+
+    /// An operator gives up what luod could not find out.
+    pub(super) fn operator_forgets(&mut self, conn: ConnId) -> Result<Answer, Refusal> {
+        let Some(problem) = self.unknown_problem() else {
+            return Err(Refusal::new(
+                ErrorCode::WrongState,
+                "luod knows what the previous kernel handed over: discard single sessions",
+            ));
+        };
+        self.end_registry()?;
+        self.unknown = None;
+        self.problem = Some(format!("the last update was given up: {problem}"));
+        self.mark_unregistered();
+        self.phase_changed = true;
+        let who = self.who(conn);
+        tracing::warn!(
+            message_id = audit::FORGOTTEN,
+            uid = who.uid,
+            pid = who.pid,
+            "an operator has given up what the previous kernel handed over: {problem}"
+        );
+        Ok(Answer::Done)
+    }
+
+    /// The machine goes down, and luod does not know what there is from the kernel before. What it
+    /// has the names of must not be in the way of what goes along now: the kernel takes no two
+    /// sessions of the same name.
+    pub(super) fn give_up_unknown(&mut self) {
+        let Some(unknown) = self.unknown.take() else {
+            return;
+        };
+        tracing::error!(
+            message_id = audit::FORGOTTEN,
+            update = self.number,
+            "what the previous kernel handed over is given up by this update: {}",
+            unknown.why
+        );
+        if let Err(refusal) = self.end_registry() {
+            tracing::error!("{}", refusal.message);
+        }
+        let Ok(device) = self.world.open() else {
+            return;
+        };
+        for name in self.subscriptions.keys() {
+            if let Ok(session) = device.retrieve_session(name) {
+                tracing::error!(
+                    message_id = audit::DISCARDED,
+                    session = %name,
+                    update = self.number,
+                    "discarded: a new session of that name goes along"
+                );
+                let _ = session.finish();
+            }
+        }
+    }
+}

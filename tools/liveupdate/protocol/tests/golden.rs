@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What every released version has said is understood still.
+//!
+//! `golden/N` has what a program that speaks version N of the protocol says: one line for each
+//! message and each value. These files do not change; a new version gets a directory of its own.
+
+use luod_protocol::{
+    encode, Direction, ErrorCode, Event, MarkName, Message, Outcome, Phase, Request, SessionState,
+};
+use serde::{de::DeserializeOwned, Serialize};
+use serde_json::Value;
+
+const REQUESTS: [&str; 2] = [
+    include_str!("golden/1/requests.jsonl"),
+    include_str!("golden/2/requests.jsonl"),
+];
+const EVENTS: [&str; 2] = [
+    include_str!("golden/1/events.jsonl"),
+    include_str!("golden/2/events.jsonl"),
+];
+
+/// Reads lines, and expects that what is written again is the same.
+fn read<T: DeserializeOwned + Serialize>(lines: &str) -> Vec<T> {
+    let read = lines.lines().map(|line| {
+        let message: Message<T> =
+            Message::parse(line.as_bytes()).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let again: Value = serde_json::from_slice(&encode(&message).unwrap()).unwrap();
+        assert_eq!(again, serde_json::from_str::<Value>(line).unwrap());
+        message.body
+    });
+    read.collect()
+}
+
+#[test]
+fn requests() {
+    for lines in REQUESTS {
+        assert!(!read::<Request>(lines).is_empty());
+    }
+}
+
+#[test]
+fn events() {
+    for lines in EVENTS {
+        for event in read::<Event>(lines) {
+            assert_ne!(event, Event::Unknown);
+        }
+        // Each of them is one that we know by its name.
+        let value = format!("{:?}", read::<Event>(lines));
+        assert!(!value.contains("Other("), "{value}");
+    }
+}
+
+/// Whoever adds a value adds it to the lines of the next version, too.
+#[test]
+fn all_values_are_there() {
+    let all = EVENTS.concat();
+    let known = |words: Vec<String>| {
+        for word in words {
+            assert!(all.contains(&format!("\"{word}\"")), "{word}");
+        }
+    };
+    known(Phase::KNOWN.iter().map(Phase::to_string).collect());
+    known(Direction::KNOWN.iter().map(Direction::to_string).collect());
+    known(SessionState::KNOWN.iter().map(|s| s.to_string()).collect());
+    known(MarkName::KNOWN.iter().map(MarkName::to_string).collect());
+    known(Outcome::KNOWN.iter().map(Outcome::to_string).collect());
+    known(ErrorCode::KNOWN.iter().map(ErrorCode::to_string).collect());
+}
