@@ -168,7 +168,11 @@ pub enum Command {
     },
     /// End a session that nobody has claimed: what is in it is lost.
     Discard {
-        session: String,
+        #[arg(required_unless_present = "unknown")]
+        session: Option<String>,
+        /// Give up what luod could not find out, in the phase "unknown".
+        #[arg(long, conflicts_with = "session")]
+        unknown: bool,
         /// Do not ask.
         #[arg(long)]
         yes: bool,

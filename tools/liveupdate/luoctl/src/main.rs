@@ -30,13 +30,19 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
             let session = cli::session(session)?;
             talk::simple(cli, luod_protocol::Request::Finish { session })
         }
-        Command::Discard { session, yes } => {
-            cli::confirm(
-                *yes,
-                &format!("discard session {session} and all that is in it"),
-            )?;
-            let session = cli::session(session)?;
-            talk::simple(cli, luod_protocol::Request::Discard { session })
+        Command::Discard { session, yes, .. } => {
+            let what = session.as_ref().map_or(
+                "give up all sessions of the last update that luod does not know".to_owned(),
+                |session| format!("discard session {session} and all that is in it"),
+            );
+            cli::confirm(*yes, &what)?;
+            let request = match session {
+                Some(session) => luod_protocol::Request::Discard {
+                    session: cli::session(session)?,
+                },
+                None => luod_protocol::Request::Forget,
+            };
+            talk::simple(cli, request)
         }
         Command::Report => talk::report(cli),
         Command::Watch => talk::watch(cli),
