@@ -22,8 +22,12 @@
 #define TOKEN 1
 /* More than one page, and not a whole number of them. */
 #define SIZE 1000003
+/* Until something that is busy is tried again. */
+#define RETRY_US 200000
 
 struct luod {
+	const char *path;
+	/* -1 if luod is gone. */
 	int socket;
 	/* What was received, and how much of it was the last line. */
 	char buffer[65536];
@@ -72,24 +76,47 @@ static void check_memfd(int memfd)
 	free(bytes);
 }
 
+/* luod is gone: it may have been restarted. */
+static void gone(struct luod *luod)
+{
+	if (luod->socket >= 0)
+		close(luod->socket);
+	if (luod->session >= 0)
+		close(luod->session);
+	luod->socket = luod->session = -1;
+	luod->used = luod->line = 0;
+}
+
+/* If that fails, luod is gone, which whoever waits for an answer finds out. */
+static void send_line(struct luod *luod, const char *line)
+{
+	size_t len = strlen(line), done;
+	ssize_t sent;
+
+	for (done = 0; luod->socket >= 0 && done < len; done += sent) {
+		sent = send(luod->socket, line + done, len - done, MSG_NOSIGNAL);
+		if (sent < 0)
+			gone(luod);
+	}
+}
+
 static void say(struct luod *luod, const char *cmd, const char *id)
 {
 	char line[256];
-	int len, done, sent;
+	int len;
 
 	len = snprintf(line, sizeof(line), "{\"cmd\":\"%s\",\"id\":\"%s\"}\n",
 		       cmd, id);
 	if (len >= (int)sizeof(line))
 		fail(id, "the name is too long");
-	for (done = 0; done < len; done += sent) {
-		sent = send(luod->socket, line + done, len - done, MSG_NOSIGNAL);
-		if (sent < 0)
-			fail("luod", strerror(errno));
-	}
+	send_line(luod, line);
 }
 
-/* Receives something: a part of a line, several of them, a descriptor. */
-static void receive(struct luod *luod)
+/*
+ * Receives something: a part of a line, several of them, a descriptor. Returns
+ * 0 if luod is gone.
+ */
+static int receive(struct luod *luod)
 {
 	union {
 		struct cmsghdr align;
@@ -110,17 +137,20 @@ static void receive(struct luod *luod)
 
 	if (!data.iov_len)
 		fail("luod", "the line is too long");
-	got = recvmsg(luod->socket, &message, MSG_CMSG_CLOEXEC);
-	if (got <= 0)
-		fail("luod", got ? strerror(errno) : "is gone");
+	got = luod->socket < 0 ? 0 : recvmsg(luod->socket, &message, MSG_CMSG_CLOEXEC);
+	if (got <= 0) {
+		gone(luod);
+		return 0;
+	}
 	luod->used += got;
 	header = CMSG_FIRSTHDR(&message);
 	if (header && header->cmsg_level == SOL_SOCKET &&
 	    header->cmsg_type == SCM_RIGHTS)
 		memcpy(&luod->session, CMSG_DATA(header), sizeof(int));
+	return 1;
 }
 
-/* The next line; valid until the next call. */
+/* The next line; valid until the next call. NULL if luod is gone. */
 static const char *next_line(struct luod *luod)
 {
 	char *end;
@@ -129,7 +159,8 @@ static const char *next_line(struct luod *luod)
 	memmove(luod->buffer, luod->buffer + luod->line, luod->used);
 	while (!(end = memchr(luod->buffer, '\n', luod->used))) {
 		luod->line = 0;
-		receive(luod);
+		if (!receive(luod))
+			return NULL;
 	}
 	*end = 0;
 	luod->line = end + 1 - luod->buffer;
@@ -153,6 +184,32 @@ static int is(const char *line, const char *name, const char *value)
 	       found[len + 1] == '"';
 }
 
+/* Connects to luod. Returns an error number, or 0. */
+static int connect_to(struct luod *luod)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	const char *line;
+	int error;
+
+	if (strlen(luod->path) >= sizeof(address.sun_path))
+		fail(luod->path, "the path is too long");
+	strcpy(address.sun_path, luod->path);
+	luod->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (luod->socket < 0 ||
+	    connect(luod->socket, (struct sockaddr *)&address, sizeof(address))) {
+		error = errno;
+		gone(luod);
+		return error;
+	}
+	/* After this, luod answers each request. */
+	send_line(luod, "{\"cmd\":\"HELLO\",\"version\":2,\"client\":\"luod-client\"}\n");
+	line = next_line(luod);
+	if (line && is(line, "event", "HELLO"))
+		return 0;
+	gone(luod);
+	return EAGAIN;
+}
+
 /* The session that came with the line that was read last. */
 static int take_session(struct luod *luod)
 {
@@ -164,18 +221,35 @@ static int take_session(struct luod *luod)
 	return session;
 }
 
-/* The memfd from before the update, or a new one if there was none. */
-static int claim(struct luod *luod, const char *id)
+/* Whether luod may say something else if it is asked again. */
+static int is_temporary(const char *line)
+{
+	return is(line, "code", "try-again") || is(line, "code", "device-busy") ||
+	       is(line, "code", "in-use");
+}
+
+/*
+ * The memfd from before the update, or a new one if there was none. That luod
+ * cannot tell, or is restarted, does not mean that there was none.
+ */
+static int claim(struct luod *luod, const char *id, int *restored)
 {
 	const char *line;
 	int session, memfd;
 
-	say(luod, "CLAIM", id);
-	line = next_line(luod);
-	if (is(line, "code", "no-session"))
-		return new_memfd();
-	if (!is(line, "event", "SESSION"))
-		fail("claim", line);
+	for (;;) {
+		say(luod, "CLAIM", id);
+		line = next_line(luod);
+		if (line && is(line, "code", "no-session"))
+			return new_memfd();
+		if (line && is(line, "event", "SESSION"))
+			break;
+		if (line && !is_temporary(line))
+			fail("claim", line);
+		usleep(RETRY_US);
+		if (!line)
+			connect_to(luod);
+	}
 	session = take_session(luod);
 	memfd = liveupdate_retrieve(session, TOKEN);
 	if (memfd < 0)
@@ -183,33 +257,75 @@ static int claim(struct luod *luod, const char *id)
 	check_memfd(memfd);
 	if (liveupdate_finish(session))
 		fail("finish", liveupdate_error());
+	/*
+	 * From here on everything is ours. If luod does not hear of it, it is
+	 * told again when it is there again.
+	 */
+	*restored = 1;
 	close(session);
 	say(luod, "FINISHED", id);
 	puts("verified");
 	return memfd;
 }
 
+/*
+ * Connects again. If luod may count on our session, it has to say first that it
+ * does not: otherwise the next kernel may come while we go on.
+ */
+static void connect_again(struct luod *luod, const char *id, int restored,
+			  int *session)
+{
+	const char *line;
+	int error;
+
+	for (;;) {
+		error = connect_to(luod);
+		if (error == ENOENT || error == ECONNREFUSED) {
+			/* Nobody counts on it. */
+			if (*session >= 0)
+				close(*session);
+			*session = -1;
+		}
+		if (error) {
+			usleep(RETRY_US);
+			continue;
+		}
+		if (*session < 0)
+			break;
+		say(luod, "REFUSE", id);
+		line = next_line(luod);
+		if (line && (is(line, "event", "OK") ||
+			     is(line, "code", "no-session"))) {
+			close(*session);
+			*session = -1;
+			break;
+		}
+		gone(luod);
+		usleep(RETRY_US);
+	}
+	if (restored)
+		say(luod, "FINISHED", id);
+	say(luod, "SUBSCRIBE", id);
+}
+
 int main(int argc, char **argv)
 {
-	const char *path = argc > 1 ? argv[1] : "/run/luod/liveupdate.sock";
 	const char *id = argc > 2 ? argv[2] : "luod-client";
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	static struct luod luod = { .session = -1 };
-	int memfd, session = -1;
+	int memfd, error, session = -1, restored = 0;
 	const char *line;
 
-	if (strlen(path) >= sizeof(address.sun_path))
-		fail(path, "the path is too long");
-	strcpy(address.sun_path, path);
-	luod.socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (luod.socket < 0 ||
-	    connect(luod.socket, (struct sockaddr *)&address, sizeof(address)))
-		fail(path, strerror(errno));
-	memfd = claim(&luod, id);
+	luod.path = argc > 1 ? argv[1] : "/run/luod/liveupdate.sock";
+	error = connect_to(&luod);
+	if (error)
+		fail(luod.path, strerror(error));
+	memfd = claim(&luod, id, &restored);
 	say(&luod, "SUBSCRIBE", id);
 	for (;;) {
 		line = next_line(&luod);
-		if (is(line, "event", "START_PRESERVATION")) {
+		if (!line) {
+			connect_again(&luod, id, restored, &session);
+		} else if (is(line, "event", "START_PRESERVATION")) {
 			session = take_session(&luod);
 			if (liveupdate_preserve(session, memfd, TOKEN)) {
 				fprintf(stderr, "%s\n", liveupdate_error());
@@ -221,7 +337,8 @@ int main(int argc, char **argv)
 			/* The memfd is as it was before. */
 			close(session);
 			session = -1;
-		} else if (is(line, "event", "ERROR")) {
+		} else if (is(line, "event", "ERROR") &&
+			   !is(line, "cmd", "FINISHED")) {
 			fprintf(stderr, "luod: %s\n", line);
 		}
 		fflush(stdout);

@@ -10,8 +10,14 @@ import json
 import os
 import socket
 import struct
+import time
 
 ID = "python"
+PATH = "/run/luod/liveupdate.sock"
+# Until something that is busy is tried again.
+RETRY = 0.2
+# With these, luod does not say whether there is a session.
+TEMPORARY = "try-again", "device-busy", "in-use"
 TOKEN = 7
 SIZE = 1 << 20
 PRESERVE_FD, RETRIEVE_FD, FINISH = 0xBA40, 0xBA41, 0xBA42
@@ -31,22 +37,34 @@ def retrieve(session):
 
 
 class Luod:
-    """The connection: lines of JSON, and the descriptors that come with them."""
+    """The connection: lines of JSON, and the descriptors that come with them.
+
+    luod may be restarted at any time. Then nothing can be sent, and None is received.
+    """
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.connect("/run/luod/liveupdate.sock")
+        self.socket.connect(PATH)
         self.bytes = b""
         self.fds = []
+        # After this, luod answers each request.
+        self.send("HELLO", version=2, client=ID)
+        self.receive()
 
     def send(self, cmd, **fields):
         line = json.dumps({"cmd": cmd, **fields}) + "\n"
-        self.socket.sendall(line.encode())
+        try:
+            self.socket.sendall(line.encode())
+        except OSError:
+            pass
 
     def receive(self):
         """The next event, and the descriptors that came until its end."""
         while b"\n" not in self.bytes:
-            data, fds, _, _ = socket.recv_fds(self.socket, 65536, 8)
+            try:
+                data, fds, _, _ = socket.recv_fds(self.socket, 65536, 8)
+            except OSError:
+                return None, []
             if not data and not fds:
                 return None, []
             self.bytes += data
@@ -59,50 +77,104 @@ class Luod:
         return event, fds
 
 
-def claim(luod):
-    """The memfd from before the update; a new one if there was none."""
-    luod.send("CLAIM", id=ID)
-    event, fds = luod.receive()
-    if event["event"] == "ERROR" and event["code"] == "no-session":
-        memfd = os.memfd_create(ID, os.MFD_CLOEXEC)
-        os.pwrite(memfd, content(1), 0)
-        print("new")
+class Client:
+    def __init__(self):
+        self.luod = Luod()
+        # The session that luod may count on.
+        self.session = None
+        self.restored = False
+        self.memfd = self.claim()
+        self.luod.send("SUBSCRIBE", id=ID)
+
+    def claim(self):
+        """The memfd from before the update; a new one if there was none.
+
+        That luod cannot tell, or is restarted, does not mean that there was none.
+        """
+        while True:
+            self.luod.send("CLAIM", id=ID)
+            event, fds = self.luod.receive()
+            if event is None:
+                self.luod, _ = connect()
+                continue
+            if event["event"] == "SESSION":
+                return self.restore(fds[0])
+            code = event.get("code")
+            if code == "no-session":
+                memfd = os.memfd_create(ID, os.MFD_CLOEXEC)
+                os.pwrite(memfd, content(1), 0)
+                print("new")
+                return memfd
+            if code not in TEMPORARY:
+                raise SystemExit(f"unexpected: {event}")
+            time.sleep(RETRY)
+
+    def restore(self, session):
+        memfd = retrieve(session)
+        data = os.pread(memfd, SIZE + 1, 0)
+        updates = struct.unpack("<Q", data[:8])[0]
+        if data != content(updates):
+            raise SystemExit("the content is not what it was")
+        fcntl.ioctl(session, FINISH, struct.pack("=II", 8, 0))
+        # From here on everything is ours. If luod does not hear of it, it is told again when it is
+        # there again.
+        self.restored = True
+        os.close(session)
+        self.luod.send("FINISHED", id=ID)
+        os.pwrite(memfd, content(updates + 1), 0)
+        print("verified", updates)
         return memfd
-    if event["event"] != "SESSION":
-        raise SystemExit(f"unexpected: {event}")
-    memfd = retrieve(fds[0])
-    data = os.pread(memfd, SIZE + 1, 0)
-    updates = struct.unpack("<Q", data[:8])[0]
-    if data != content(updates):
-        raise SystemExit("the content is not what it was")
-    fcntl.ioctl(fds[0], FINISH, struct.pack("=II", 8, 0))
-    os.close(fds[0])
-    luod.send("FINISHED", id=ID)
-    os.pwrite(memfd, content(updates + 1), 0)
-    print("verified", updates)
-    return memfd
+
+    def cancel(self):
+        if self.session is not None:
+            os.close(self.session)
+        self.session = None
+
+    def connect_again(self):
+        """If luod may count on our session, it has to say first that it does not.
+
+        Otherwise the next kernel may come while we go on.
+        """
+        while True:
+            self.luod, was_there = connect()
+            if not was_there:
+                self.cancel()
+            if self.session is None:
+                break
+            self.luod.send("REFUSE", id=ID)
+            event, _ = self.luod.receive()
+            if event and (event["event"] == "OK" or event.get("code") == "no-session"):
+                self.cancel()
+                break
+            time.sleep(RETRY)
+        if self.restored:
+            self.luod.send("FINISHED", id=ID)
+        self.luod.send("SUBSCRIBE", id=ID)
+
+    def run(self):
+        while True:
+            event, fds = self.luod.receive()
+            if event is None:
+                self.connect_again()
+                continue
+            print(json.dumps(event))
+            if event["event"] == "START_PRESERVATION":
+                self.session = fds[0]
+                preserve(self.session, self.memfd)
+                self.luod.send("READY", id=ID)
+            elif event["event"] == "CANCELLED":
+                self.cancel()
 
 
-def main():
-    luod = Luod()
-    memfd = claim(luod)
-    luod.send("SUBSCRIBE", id=ID)
-    session = None
+def connect():
+    """A new connection, and whether somebody listened all the time."""
+    was_there = True
     while True:
-        event, fds = luod.receive()
-        if event is None:
-            # luod may have died, and is started again.
-            luod = Luod()
-            luod.send("SUBSCRIBE", id=ID)
-            continue
-        print(json.dumps(event))
-        if event["event"] == "START_PRESERVATION":
-            session = fds[0]
-            preserve(session, memfd)
-            luod.send("READY", id=ID)
-        elif event["event"] == "CANCELLED" and session is not None:
-            os.close(session)
-            session = None
+        try:
+            return Luod(), was_there
+        except OSError:
+            was_there = False
+            time.sleep(RETRY)
 
 
-main()
+Client().run()
