@@ -47,6 +47,8 @@
 
 mod client;
 mod member;
+#[cfg(all(test, feature = "fake"))]
+mod tests;
 
 pub use client::{Client, Notice, Refused};
 pub use luod_protocol::{ErrorCode, Progress, SessionName, SOCKET_PATH};

@@ -11,11 +11,15 @@ use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 /// How long luod may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long to wait until something that was busy is tried again.
+pub(super) const RETRY: Duration = Duration::from_millis(200);
 
 /// luod has refused something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +42,26 @@ impl Refused {
     /// Finds out whether an error is a refusal of luod.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
+    }
+
+    /// Whether luod may answer something else to the same request, asked again: somebody else has
+    /// the session or the device, or luod does not know yet what there is.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self.code,
+            ErrorCode::TryAgain | ErrorCode::DeviceBusy | ErrorCode::InUse
+        )
+    }
+
+    /// The same, after it was asked for as long as somebody was ready to wait.
+    pub(super) fn at_last(&self, id: &SessionName, patience: Duration) -> io::Error {
+        let message = format!(
+            "the session {id} could not be claimed within {} s: {}",
+            patience.as_secs_f32(),
+            self.message
+        );
+        let code = self.code;
+        io::Error::new(io::ErrorKind::TimedOut, Self { code, message })
     }
 }
 
@@ -78,7 +102,11 @@ pub enum Notice {
 
 /// A connection to luod.
 #[derive(Debug)]
-pub struct Client(Channel);
+pub struct Client {
+    channel: Channel,
+    /// How long luod may take to answer.
+    limit: Duration,
+}
 
 impl Client {
     /// Connects to luod where it usually is; `name` is how the program wants to be called in lists
@@ -103,7 +131,10 @@ impl Client {
             let text = format!("cannot connect to luod at {}: {error}", path.display());
             io::Error::new(error.kind(), text)
         })?;
-        let mut client = Self(channel);
+        let mut client = Self {
+            channel,
+            limit: ANSWER,
+        };
         client.call(&Request::Hello {
             version: VERSION,
             client: Some(name.to_owned()),
@@ -111,9 +142,22 @@ impl Client {
         Ok(client)
     }
 
+    /// Gives luod another time to answer than half a minute.
+    pub fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
     /// Does a request, and turns a refusal into an error.
     fn call(&mut self, request: &Request) -> io::Result<(Event, Vec<OwnedFd>)> {
-        match self.0.call(request, Some(ANSWER))? {
+        self.call_within(request, self.limit)
+    }
+
+    fn call_within(
+        &mut self,
+        request: &Request,
+        limit: Duration,
+    ) -> io::Result<(Event, Vec<OwnedFd>)> {
+        match self.channel.call(request, Some(limit))? {
             (Event::Error { code, message, .. }, _) => {
                 Err(io::Error::other(Refused { code, message }))
             }
@@ -148,11 +192,47 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Refused`] with [`ErrorCode::InUse`] if somebody else has it, with
-    /// [`ErrorCode::DeviceBusy`] if luod cannot get it now.
+    /// [`Refused`]; with a refusal that [is temporary](Refused::is_temporary), nothing is said
+    /// about the session, and it has to be asked for again: see [`Self::claim_within`].
     pub fn claim(&mut self, id: &SessionName) -> io::Result<Option<IncomingSession>> {
-        let answer = self.call(&Request::Claim { id: id.clone() });
-        match answer {
+        self.claim_once(id, self.limit)
+    }
+
+    /// The same, and asks again for up to `patience` if luod cannot tell, or cannot get the session
+    /// now.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; [`io::ErrorKind::TimedOut`] if luod could not tell within that time.
+    pub fn claim_within(
+        &mut self,
+        id: &SessionName,
+        patience: Duration,
+    ) -> io::Result<Option<IncomingSession>> {
+        let start = Instant::now();
+        loop {
+            let left = patience.saturating_sub(start.elapsed());
+            let error = match self.claim_once(id, left.clamp(RETRY, self.limit.max(RETRY))) {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            match Refused::of(&error) {
+                Some(refused) if !refused.is_temporary() => return Err(error),
+                Some(refused) if start.elapsed() >= patience => {
+                    return Err(refused.at_last(id, patience))
+                }
+                Some(_) => sleep(RETRY.min(left)),
+                None => return Err(error),
+            }
+        }
+    }
+
+    fn claim_once(
+        &mut self,
+        id: &SessionName,
+        limit: Duration,
+    ) -> io::Result<Option<IncomingSession>> {
+        match self.call_within(&Request::Claim { id: id.clone() }, limit) {
             Ok((Event::Session { .. }, fds)) => one(fds).map(IncomingSession::from).map(Some),
             Ok((other, _)) => Err(unexpected(&other)),
             Err(error) => match Refused::of(&error) {
@@ -162,30 +242,45 @@ impl Client {
         }
     }
 
-    /// Says that a claimed session is finished.
+    /// Says that a claimed session is finished. Also right if luod knows that already.
+    ///
+    /// Whatever comes of this, the session *is* finished, and what was retrieved from it is the
+    /// client's: an error must not be taken for a failure of that. Say it again when luod is there
+    /// again; if nobody does, luod finds it out from the kernel.
     ///
     /// # Errors
     ///
-    /// [`Refused`] if the client has not claimed it.
+    /// [`Refused`] if the session is not finished, and the client has not claimed it.
     pub fn finished(&mut self, id: &SessionName) -> io::Result<()> {
-        self.call(&Request::Finished { id: id.clone() }).map(|_| ())
+        match self.call(&Request::Finished { id: id.clone() }) {
+            Err(error) => match Refused::of(&error) {
+                Some(refused) if refused.code == ErrorCode::NoSession => Ok(()),
+                _ => Err(error),
+            },
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Says that everything is preserved.
     ///
     /// # Errors
     ///
-    /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled meanwhile.
+    /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled in between. With any
+    /// other error, such as [`io::ErrorKind::TimedOut`], luod may count on the session: the client
+    /// must not go on before it gets [`Notice::Cancelled`] or, on a new connection, an answer to
+    /// [`Self::refuse`].
     pub fn ready(&mut self, id: &SessionName) -> io::Result<()> {
         let id = Some(id.clone());
         self.call(&Request::Ready { id }).map(|_| ())
     }
 
-    /// Refuses to take part: the update is aborted.
+    /// Refuses to take part: the update is aborted. A client that has lost its connection after it
+    /// was ready does so on a new one before it goes on.
     ///
     /// # Errors
     ///
-    /// As [`Self::ready`].
+    /// [`Refused`] with [`ErrorCode::NoSession`] if luod does not count on the session, with
+    /// [`ErrorCode::WrongState`] if it is too late to refuse.
     pub fn refuse(&mut self, id: &SessionName, reason: &str) -> io::Result<()> {
         let (id, reason) = (Some(id.clone()), reason.to_owned());
         self.call(&Request::Refuse { id, reason }).map(|_| ())
@@ -208,7 +303,7 @@ impl Client {
     /// [`io::ErrorKind::UnexpectedEof`] if luod is gone.
     pub fn next(&mut self, timeout: Option<Duration>) -> io::Result<Option<Notice>> {
         loop {
-            let Some((Message { body, .. }, fds)) = self.0.receive(timeout)? else {
+            let Some((Message { body, .. }, fds)) = self.channel.receive(timeout)? else {
                 return Ok(None);
             };
             let notice = match body {
@@ -242,14 +337,14 @@ impl Client {
 
     /// Whether [`Self::next`] has something that polling the descriptor would not show.
     pub fn has_early(&self) -> bool {
-        self.0.has_early()
+        self.channel.has_early()
     }
 }
 
 impl AsFd for Client {
     /// For polling; readable when luod has said something.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.channel.as_fd()
     }
 }
 

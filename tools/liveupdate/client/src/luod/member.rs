@@ -2,8 +2,8 @@
 
 //! A program that takes part in live updates.
 
-use super::{Client, ErrorCode, Notice, Refused, SessionName, SOCKET_PATH};
-use crate::{IncomingSession, OutgoingSession};
+use super::{client::RETRY, Client, ErrorCode, Notice, Refused, SessionName, SOCKET_PATH};
+use crate::{errno, IncomingSession, OutgoingSession};
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -17,11 +17,11 @@ use std::{
 /// What a [`Participant`] returns: any error will do.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How long to wait until something that was busy is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+/// For how long [`Member::join`] waits for a luod that does not know what there is, or cannot get
+/// it, or is restarted.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often that is done.
-const RETRIES: u32 = 25;
+const EBUSY: i32 = 16;
 
 /// What a program does in a live update.
 pub trait Participant {
@@ -38,12 +38,14 @@ pub trait Participant {
     /// [`Self::preserve`] failed.
     fn cancelled(&mut self, id: &SessionName, reason: &str);
 
-    /// Takes out of a session what was preserved by the last instance of the program. The session
-    /// is finished if this returns without an error.
+    /// Takes out of a session what was preserved by the last instance of the program.
+    ///
+    /// The sessions are finished when this has returned without an error for all of them. That is
+    /// the point of no return: from then on, no error of luod ends [`Member::join`].
     ///
     /// # Errors
     ///
-    /// The session is kept, and can be claimed again.
+    /// All sessions are kept, and can be claimed again.
     fn restore(&mut self, id: &SessionName, session: &IncomingSession) -> Result;
 
     /// An update begins. [`Self::preserve`] is called next, unless this returns an error, which
@@ -65,8 +67,10 @@ pub trait Participant {
 
 /// A session that is being preserved.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     _session: OutgoingSession,
+    /// Whether luod may count on it.
+    ready: bool,
     frozen: bool,
 }
 
@@ -78,9 +82,14 @@ pub struct Member<P> {
     ids: Vec<SessionName>,
     participant: P,
     /// [`None`] if luod is gone.
-    client: Option<Client>,
-    held: BTreeMap<SessionName, Held>,
+    pub(super) client: Option<Client>,
+    pub(super) held: BTreeMap<SessionName, Held>,
     restored: Vec<SessionName>,
+    /// Restored sessions that the kernel did not want to finish yet.
+    unfinished: Vec<(SessionName, IncomingSession)>,
+    /// Finished sessions of which luod does not know that.
+    untold: Vec<SessionName>,
+    subscribed: bool,
     timeout: Option<Duration>,
     next_try: Instant,
 }
@@ -89,9 +98,13 @@ impl<P: Participant> Member<P> {
     /// Connects to luod, restores what the previous kernel handed over, and subscribes for the
     /// next update.
     ///
+    /// Waits for up to a minute if luod does not know yet what there is, or cannot get it, or is
+    /// restarted: see [`Self::join_within`].
+    ///
     /// # Errors
     ///
-    /// If luod is not running or refuses something, or if [`Participant::restore`] fails.
+    /// If luod is not running or refuses something, or if [`Participant::restore`] fails. All
+    /// sessions are left as they were then. Once they are finished, there are no errors.
     pub fn join(name: &str, ids: &[&str], participant: P) -> io::Result<Self> {
         Self::join_at(SOCKET_PATH, name, ids, participant)
     }
@@ -107,6 +120,22 @@ impl<P: Participant> Member<P> {
         ids: &[&str],
         participant: P,
     ) -> io::Result<Self> {
+        Self::join_within(path, name, ids, participant, PATIENCE)
+    }
+
+    /// The same, and waits for up to `patience` for what luod cannot tell or do at once.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::join`]; [`io::ErrorKind::TimedOut`] if luod could not tell in time whether there
+    /// is something to be restored. That does not mean that there is nothing.
+    pub fn join_within(
+        path: impl AsRef<Path>,
+        name: &str,
+        ids: &[&str],
+        participant: P,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         let ids = ids.iter().map(|id| SessionName::new(*id).map_err(bad));
         let mut member = Self {
@@ -117,14 +146,20 @@ impl<P: Participant> Member<P> {
             client: None,
             held: BTreeMap::new(),
             restored: Vec::new(),
+            unfinished: Vec::new(),
+            untold: Vec::new(),
+            subscribed: false,
             timeout: None,
             next_try: Instant::now(),
         };
-        let mut client = Client::connect_to(&member.path, name)?;
-        for id in member.ids.clone() {
-            member.restore(&mut client, &id)?;
+        member.client = Some(Client::connect_to(&member.path, name)?);
+        member.restore(patience)?;
+        member.tell();
+        match member.subscribe() {
+            // What was restored is worth more than the next update.
+            Err(_) if !member.restored.is_empty() => {}
+            result => result?,
         }
-        member.subscribe(client)?;
         Ok(member)
     }
 
@@ -145,42 +180,135 @@ impl<P: Participant> Member<P> {
 
     /// Whether luod is there, and no update is under way.
     pub fn is_idle(&self) -> bool {
-        self.client.is_some() && self.held.is_empty()
+        self.client.is_some() && self.subscribed && self.held.is_empty()
     }
 
-    fn restore(&mut self, client: &mut Client, id: &SessionName) -> io::Result<()> {
-        let mut retries = RETRIES;
-        let session = loop {
-            match client.claim(id) {
-                Ok(session) => break session,
-                Err(error) => {
-                    let code = Refused::of(&error).map(|refused| refused.code);
-                    let later = matches!(code, Some(ErrorCode::DeviceBusy | ErrorCode::InUse));
-                    if !later || retries == 0 {
-                        return Err(error);
+    /// Restores all sessions, and then finishes them.
+    fn restore(&mut self, patience: Duration) -> io::Result<()> {
+        let end = Instant::now() + patience;
+        let mut sessions = Vec::new();
+        for id in self.ids.clone() {
+            let Some(session) = self.claim(&id, patience, end)? else {
+                continue;
+            };
+            self.participant
+                .restore(&id, &session)
+                .map_err(io::Error::other)?;
+            sessions.push((id, session));
+        }
+        for (id, session) in sessions {
+            let mut result = session.finish();
+            // Until one of them is finished, there is a way back.
+            while self.restored.is_empty() && Instant::now() < end {
+                match result {
+                    Err(error) if errno_of(&error) == Some(EBUSY) => {
+                        sleep(RETRY);
+                        result = error.into_session().finish();
                     }
+                    _ => break,
                 }
             }
-            retries -= 1;
-            sleep(RETRY);
-        };
-        let Some(session) = session else {
-            return Ok(());
-        };
-        self.participant
-            .restore(id, &session)
-            .map_err(io::Error::other)?;
-        session.finish()?;
-        client.finished(id)?;
-        self.restored.push(id.clone());
+            match result {
+                Ok(()) => self.untold.push(id.clone()),
+                Err(error) if self.restored.is_empty() => return Err(error.into()),
+                Err(error) => self.unfinished.push((id.clone(), error.into_session())),
+            }
+            self.restored.push(id);
+        }
         Ok(())
     }
 
-    fn subscribe(&mut self, mut client: Client) -> io::Result<()> {
-        for id in &self.ids {
-            client.subscribe(id, self.timeout)?;
+    /// Claims a session. A luod that is restarted is waited for.
+    fn claim(
+        &mut self,
+        id: &SessionName,
+        patience: Duration,
+        end: Instant,
+    ) -> io::Result<Option<IncomingSession>> {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let claimed = match &mut self.client {
+                Some(client) => client.claim_within(id, left),
+                None => match Client::connect_to(&self.path, &self.name) {
+                    Ok(client) => {
+                        self.client = Some(client);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let error = match claimed {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            match Refused::of(&error) {
+                Some(refused) if refused.is_temporary() => {
+                    return Err(refused.at_last(id, patience))
+                }
+                Some(refused) if refused.code != ErrorCode::TooMany => return Err(error),
+                _ => self.client = None,
+            }
+            if Instant::now() >= end {
+                let text = format!("luod did not say whether there is a session {id}: {error}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            sleep(RETRY.min(left));
         }
-        self.client = Some(client);
+    }
+
+    /// Finishes what is left to be finished, and tells luod about it, as far as that works.
+    fn tell(&mut self) {
+        for (id, session) in std::mem::take(&mut self.unfinished) {
+            match session.finish() {
+                Ok(()) => self.untold.push(id),
+                Err(error) => self.unfinished.push((id, error.into_session())),
+            }
+        }
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let mut left = Vec::new();
+        let mut gone = false;
+        for id in std::mem::take(&mut self.untold) {
+            match client.finished(&id) {
+                Ok(()) => {}
+                Err(error) => match Refused::of(&error) {
+                    Some(refused) if refused.is_temporary() => left.push(id),
+                    // luod does not believe it. It knows what it does.
+                    Some(_) => {}
+                    None => {
+                        gone = true;
+                        left.push(id);
+                        break;
+                    }
+                },
+            }
+        }
+        self.untold = left;
+        if gone {
+            self.client = None;
+        }
+    }
+
+    /// Whether luod is to be told something still.
+    fn is_pending(&self) -> bool {
+        !self.subscribed || !self.untold.is_empty() || !self.unfinished.is_empty()
+    }
+
+    fn subscribe(&mut self) -> io::Result<()> {
+        self.subscribed = false;
+        let Some(client) = &mut self.client else {
+            return Ok(());
+        };
+        for id in &self.ids {
+            if let Err(error) = client.subscribe(id, self.timeout) {
+                if Refused::of(&error).is_none() {
+                    self.client = None;
+                }
+                return Err(error);
+            }
+        }
+        self.subscribed = true;
         Ok(())
     }
 
@@ -191,10 +319,7 @@ impl<P: Participant> Member<P> {
     /// If luod is gone.
     pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         self.timeout = Some(timeout);
-        match self.client.take() {
-            Some(client) => self.subscribe(client),
-            None => Ok(()),
-        }
+        self.subscribe()
     }
 
     /// Takes part for ever. Returns if that is impossible.
@@ -210,14 +335,23 @@ impl<P: Participant> Member<P> {
 
     /// Waits for what luod has to say, up to `timeout`, and does it.
     ///
-    /// If luod is gone, this cancels an update that was under way, and connects again.
+    /// If luod is gone, this connects again. An update that was under way is cancelled, unless luod
+    /// may count on what is preserved: then it is asked first.
     ///
     /// # Errors
     ///
     /// See [`Self::run`].
     pub fn step(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let Some(client) = &mut self.client else {
+        if self.client.is_none() {
             return self.connect_again(timeout);
+        }
+        let mut timeout = timeout;
+        if self.is_pending() {
+            self.settle()?;
+            timeout = Some(timeout.map_or(RETRY, |timeout| timeout.min(RETRY)));
+        }
+        let Some(client) = &mut self.client else {
+            return Ok(());
         };
         let gone = match client.next(timeout) {
             Ok(None) => return Ok(()),
@@ -231,14 +365,33 @@ impl<P: Participant> Member<P> {
             Err(error) if Refused::of(&error).is_some() => Ok(()),
             Err(_) => {
                 self.client = None;
-                // What is frozen may be on its way to the next kernel without luod.
-                let lost = self.held.iter().filter(|(_, held)| !held.frozen);
-                let lost: Vec<_> = lost.map(|(id, _)| id.clone()).collect();
-                for id in lost {
-                    self.cancel(&id, "luod is gone");
-                }
+                self.subscribed = false;
+                self.cancel_all(|held| !held.ready, "luod is gone");
+                self.next_try = Instant::now();
                 Ok(())
             }
+        }
+    }
+
+    /// Tells luod what it does not know yet, if it is time.
+    fn settle(&mut self) -> io::Result<()> {
+        if Instant::now() < self.next_try {
+            return Ok(());
+        }
+        self.next_try = Instant::now() + RETRY;
+        self.tell();
+        if self.subscribed {
+            return Ok(());
+        }
+        match self.subscribe() {
+            Err(error) => match Refused::of(&error).map(|refused| refused.code) {
+                // An update that is under way, or the last instance of the program, comes to an end.
+                Some(ErrorCode::UpdateRunning | ErrorCode::InUse | ErrorCode::TryAgain) => Ok(()),
+                Some(_) => Err(error),
+                // It is gone again.
+                None => Ok(()),
+            },
+            Ok(()) => Ok(()),
         }
     }
 
@@ -249,18 +402,54 @@ impl<P: Participant> Member<P> {
             return Ok(());
         }
         self.next_try = Instant::now() + RETRY;
-        let Ok(client) = Client::connect_to(&self.path, &self.name) else {
+        match Client::connect_to(&self.path, &self.name) {
+            Ok(client) => self.client = Some(client),
+            Err(error) => {
+                let nobody = matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                );
+                if nobody {
+                    // Without luod, nobody counts on what is not frozen.
+                    self.cancel_all(|held| !held.frozen, "luod is gone");
+                }
+                return Ok(());
+            }
+        }
+        if !self.take_back() {
+            // The next kernel is on its way. If it does not come, luod says so.
+            self.client = None;
             return Ok(());
-        };
-        // We are still here, hence there was no update.
+        }
+        self.next_try = Instant::now();
+        self.settle()
+    }
+
+    /// Takes back that we are ready, after the connection was lost. False if that is too late.
+    fn take_back(&mut self) -> bool {
         let ids: Vec<_> = self.held.keys().cloned().collect();
         for id in ids {
-            self.cancel(&id, "luod was restarted");
+            let Some(client) = &mut self.client else {
+                return false;
+            };
+            match client.refuse(&id, "the connection was lost") {
+                Ok(()) => {}
+                Err(error) => match Refused::of(&error).map(|refused| refused.code) {
+                    // luod was restarted, or has ended the update: it does not count on us.
+                    Some(ErrorCode::NoSession) => {}
+                    Some(_) | None => return false,
+                },
+            }
+            self.cancel(&id, "the connection to luod was lost");
         }
-        match self.subscribe(client) {
-            Err(error) if Refused::of(&error).is_some() => Err(error),
-            // It is gone again.
-            _ => Ok(()),
+        true
+    }
+
+    fn cancel_all(&mut self, which: impl Fn(&Held) -> bool, reason: &str) {
+        let ids = self.held.iter().filter(|(_, held)| which(held));
+        let ids: Vec<_> = ids.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.cancel(&id, reason);
         }
     }
 
@@ -285,11 +474,20 @@ impl<P: Participant> Member<P> {
                 let preserved = self.participant.preserve(&id, &session);
                 let held = Held {
                     _session: session,
+                    ready: preserved.is_ok(),
                     frozen: false,
                 };
                 self.held.insert(id.clone(), held);
                 match preserved {
-                    Ok(()) => client.ready(&id)?,
+                    Ok(()) => match client.ready(&id) {
+                        Ok(()) => {}
+                        // luod counts on it, or will. It says if not.
+                        Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                        Err(error) if Refused::of(&error).is_some() => {
+                            self.cancel(&id, &error.to_string());
+                        }
+                        Err(error) => return Err(error),
+                    },
                     Err(error) => {
                         let reason = error.to_string();
                         let told = client.refuse(&id, &reason);
@@ -309,14 +507,20 @@ impl<P: Participant> Member<P> {
         Ok(())
     }
 
-    /// Something to poll for, if luod is there; then call [`Self::step`]. Call it, too, if this is
-    /// [`None`], about every second.
+    /// Something to poll for, if luod is there and knows all that it has to; then call
+    /// [`Self::step`]. Call it, too, if this is [`None`], about every second.
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.client.as_ref().map(AsFd::as_fd)
+        let client = self.client.as_ref().filter(|_| !self.is_pending());
+        client.map(AsFd::as_fd)
     }
 
     /// Whether [`Self::step`] has something to do that polling would not show.
     pub fn has_early(&self) -> bool {
         self.client.as_ref().is_some_and(Client::has_early)
     }
+}
+
+fn errno_of(error: &crate::FinishError) -> Option<i32> {
+    let source = Error::source(error)?.downcast_ref::<io::Error>()?;
+    errno(source)
 }

@@ -115,17 +115,30 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Finds a subscription of this connection.
+    /// Finds a subscription of this connection, or of one of the same user that is gone: a client
+    /// that was ready can come back to say that it goes on.
     fn own(&mut self, conn: ConnId, id: &SessionName) -> Result<&mut Subscription, Refusal> {
-        let subscription = self.subscriptions.get_mut(id);
-        subscription
-            .filter(|subscription| subscription.conn == Some(conn))
-            .ok_or_else(|| {
-                Refusal::new(
-                    ErrorCode::NoSession,
-                    format!("this connection has not subscribed the session {id}"),
-                )
-            })
+        let who = self.who(conn);
+        let missing = Refusal::new(
+            ErrorCode::NoSession,
+            format!("this connection has not subscribed the session {id}"),
+        );
+        let Some(subscription) = self.subscriptions.get_mut(id) else {
+            return Err(missing);
+        };
+        let same_user = subscription.credentials.uid == who.uid;
+        let ready = matches!(subscription.part, Part::Ready { .. });
+        match subscription.conn {
+            Some(owner) if owner == conn => Ok(subscription),
+            None if same_user => Ok(subscription),
+            // That one may be at its end, without luod having noticed: this must not sound as if
+            // luod did not count on the session.
+            Some(_) if same_user && ready => Err(Refusal::new(
+                ErrorCode::InUse,
+                format!("another connection has subscribed the session {id}"),
+            )),
+            _ => Err(missing),
+        }
     }
 
     /// The sessions that a request is about: one, or all that the client takes part with.

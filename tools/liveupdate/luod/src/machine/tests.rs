@@ -6,6 +6,7 @@ mod after;
 mod before;
 mod handover;
 mod random;
+mod returning;
 mod unknown;
 
 use super::*;

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a client does when luod is slow, or gone, at the wrong moment. luod is played by the tests.
+
+use super::{Member, Participant, Result, SessionName};
+use crate::{fake::Kernel, IncomingSession, OutgoingSession};
+use luod_protocol::{
+    encode, Decoder, ErrorCode, Event, Message, Outbox, Phase, Receive, Request, LINE_MAX,
+};
+use rustix::fs::{memfd_create, MemfdFlags};
+use std::{
+    env, fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    sync::{
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc,
+    },
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn id() -> SessionName {
+    SessionName::new("a").unwrap()
+}
+
+/// The socket of a luod.
+struct Luod {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Luod {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("liveupdate-client-{}-{number}", std::process::id());
+        let path = env::temp_dir().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        Self { listener, path }
+    }
+
+    /// A client has connected, and said hello.
+    fn accept(&self) -> Connection {
+        let (stream, _) = self.listener.accept().unwrap();
+        let mut connection = Connection {
+            stream,
+            decoder: Decoder::new(LINE_MAX),
+        };
+        let hello = connection.hear();
+        let answer = Event::Hello {
+            version: 1,
+            luod: "test".into(),
+            phase: Phase::Idle,
+        };
+        connection.say(hello.seq, answer, Vec::new());
+        connection
+    }
+}
+
+impl Drop for Luod {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+struct Connection {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Connection {
+    fn try_hear(&mut self) -> Option<Message<Request>> {
+        let start = Instant::now();
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return Some(Message::parse(&frame.line).unwrap());
+            }
+            match self.decoder.receive(&self.stream).unwrap() {
+                Receive::Some => {}
+                Receive::End => return None,
+                Receive::Nothing => sleep(Duration::from_millis(2)),
+            }
+            assert!(start.elapsed() < SOON);
+        }
+    }
+
+    fn hear(&mut self) -> Message<Request> {
+        self.try_hear().expect("the client has left")
+    }
+
+    fn say(&mut self, seq: Option<u64>, body: Event, fds: Vec<OwnedFd>) {
+        let line = encode(&Message { seq, body }).unwrap();
+        let mut outbox = Outbox::new(line.len());
+        outbox.push(line, fds).unwrap();
+        assert!(outbox.flush(&self.stream).unwrap());
+    }
+
+    fn ok(&mut self, request: &Message<Request>) {
+        let cmd = request.body.command().to_owned();
+        self.say(request.seq, Event::Ok { cmd, id: None }, Vec::new());
+    }
+
+    fn refuse(&mut self, request: &Message<Request>, code: ErrorCode) {
+        let event = Event::Error {
+            code,
+            message: "no".into(),
+            cmd: None,
+            id: None,
+        };
+        self.say(request.seq, event, Vec::new());
+    }
+
+    /// There is nothing to be restored; the client subscribes.
+    fn ordinary_start(&mut self) {
+        let claim = self.hear();
+        assert!(matches!(claim.body, Request::Claim { .. }), "{claim:?}");
+        self.refuse(&claim, ErrorCode::NoSession);
+        self.subscribes();
+    }
+
+    fn subscribes(&mut self) {
+        let subscribe = self.hear();
+        assert!(
+            matches!(subscribe.body, Request::Subscribe { .. }),
+            "{subscribe:?}"
+        );
+        self.ok(&subscribe);
+    }
+
+    /// Lets the client preserve, until it says READY.
+    fn preserve(&mut self, kernel: &Kernel) -> Message<Request> {
+        let session = kernel.open().unwrap().create_session("a").unwrap();
+        let event = Event::StartPreservation {
+            id: id(),
+            update: 1,
+            deadline_ms: 1000,
+        };
+        self.say(None, event, vec![session.into()]);
+        let ready = self.hear();
+        assert!(matches!(ready.body, Request::Ready { .. }), "{ready:?}");
+        ready
+    }
+}
+
+/// A program that must not go on before it may.
+#[derive(Debug, Default)]
+struct Program {
+    may_go_on: Arc<AtomicBool>,
+    cancelled: Vec<String>,
+}
+
+impl Participant for Program {
+    fn preserve(&mut self, _: &SessionName, session: &OutgoingSession) -> Result {
+        Ok(session.preserve(memfd_create("x", MemfdFlags::CLOEXEC)?, 1)?)
+    }
+
+    fn cancelled(&mut self, _: &SessionName, reason: &str) {
+        assert!(self.may_go_on.load(Ordering::SeqCst), "too early: {reason}");
+        self.cancelled.push(reason.to_owned());
+    }
+
+    fn restore(&mut self, _: &SessionName, _: &IncomingSession) -> Result {
+        Ok(())
+    }
+}
+
+fn go_on(member: &mut Member<Program>) {
+    let start = Instant::now();
+    while member.participant().cancelled.is_empty() {
+        assert!(start.elapsed() < SOON);
+        member.step(Some(Duration::from_millis(20))).unwrap();
+    }
+}
+
+fn join(luod: &Luod, program: Program) -> io::Result<Member<Program>> {
+    Member::join_within(&luod.path, "test", &["a"], program, Duration::from_secs(1))
+}
+
+/// READY is not answered in time. luod may have heard it all the same.
+#[test]
+fn ready_is_not_answered() {
+    let (luod, program) = (Luod::new(), Program::default());
+    let (path, may_go_on) = (luod.path.clone(), program.may_go_on.clone());
+    let (kernel, other) = (Kernel::new(), Arc::new(AtomicBool::new(false)));
+    let timed_out = other.clone();
+    let server = thread::spawn({
+        let kernel = kernel.clone();
+        move || {
+            let mut client = luod.accept();
+            client.ordinary_start();
+            let ready = client.preserve(&kernel);
+            while !timed_out.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(2));
+            }
+            // The session is there still, and so is the connection.
+            assert_eq!(kernel.outgoing()["a"], [1]);
+            client.ok(&ready);
+            may_go_on.store(true, Ordering::SeqCst);
+            let event = Event::Cancelled {
+                id: id(),
+                update: 1,
+                reason: "luod says so".into(),
+            };
+            client.say(None, event, Vec::new());
+            assert!(client.try_hear().is_none());
+        }
+    });
+    let mut member = Member::join_at(path, "test", &["a"], program).unwrap();
+    let client = member.client.as_mut().unwrap();
+    client.set_limit(Duration::from_millis(200));
+    while member.held.is_empty() {
+        member.step(Some(Duration::from_millis(20))).unwrap();
+    }
+    for _ in 0..3 {
+        member.step(Some(Duration::from_millis(5))).unwrap();
+    }
+    other.store(true, Ordering::SeqCst);
+    go_on(&mut member);
+    assert_eq!(member.participant().cancelled, ["luod says so"]);
+    drop(member);
+    server.join().unwrap();
+    assert!(kernel.outgoing().is_empty());
+}
+
+/// The connection is lost after READY, but luod is there and counts on the session.
+#[test]
+fn the_connection_is_lost_after_ready() {
+    let (luod, program) = (Luod::new(), Program::default());
+    let (path, may_go_on) = (luod.path.clone(), program.may_go_on.clone());
+    let server = thread::spawn(move || {
+        let kernel = Kernel::new();
+        let mut client = luod.accept();
+        client.ordinary_start();
+        let ready = client.preserve(&kernel);
+        client.ok(&ready);
+        drop(client);
+        // It is too late, twice.
+        for code in [ErrorCode::WrongState, ErrorCode::InUse] {
+            let mut client = luod.accept();
+            let refuse = client.hear();
+            assert!(matches!(refuse.body, Request::Refuse { .. }), "{refuse:?}");
+            assert_eq!(kernel.outgoing()["a"], [1]);
+            client.refuse(&refuse, code);
+            assert!(client.try_hear().is_none());
+        }
+        let mut client = luod.accept();
+        let refuse = client.hear();
+        may_go_on.store(true, Ordering::SeqCst);
+        client.ok(&refuse);
+        client.subscribes();
+        assert!(kernel.outgoing().is_empty());
+    });
+    let mut member = Member::join_at(path, "test", &["a"], program).unwrap();
+    go_on(&mut member);
+    while !member.is_idle() {
+        member.step(Some(Duration::from_millis(20))).unwrap();
+    }
+    server.join().unwrap();
+}
+
+/// Nobody listens any more: nobody counts on anything.
+#[test]
+fn luod_is_gone_after_ready() {
+    let (luod, program) = (Luod::new(), Program::default());
+    let path = luod.path.clone();
+    program.may_go_on.store(true, Ordering::SeqCst);
+    let server = thread::spawn(move || {
+        let mut client = luod.accept();
+        client.ordinary_start();
+        client.preserve(&Kernel::new());
+    });
+    let mut member = Member::join_at(path, "test", &["a"], program).unwrap();
+    go_on(&mut member);
+    server.join().unwrap();
+}
+
+/// luod does not know what there is, for too long.
+#[test]
+fn the_patience_ends() {
+    for code in [ErrorCode::TryAgain, ErrorCode::DeviceBusy, ErrorCode::InUse] {
+        let luod = Luod::new();
+        let path = luod.path.clone();
+        let server = thread::spawn(move || {
+            let mut client = luod.accept();
+            let mut claims = 0;
+            while let Some(claim) = client.try_hear() {
+                client.refuse(&claim, code);
+                claims += 1;
+            }
+            (luod, claims)
+        });
+        let patience = Duration::from_millis(700);
+        let program = Program::default();
+        let joined = Member::join_within(path, "test", &["a"], program, patience);
+        let error = joined.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let text = error.to_string();
+        assert!(text.contains("session a could not be claimed"), "{text}");
+        assert_eq!(super::Refused::of(&error).unwrap().code, code);
+        let (_luod, claims) = server.join().unwrap();
+        assert!(claims > 1, "{claims}");
+    }
+    let luod = Luod::new();
+    let path = luod.path.clone();
+    let server = thread::spawn(move || {
+        let mut client = luod.accept();
+        let claim = client.hear();
+        client.refuse(&claim, ErrorCode::NotAllowed);
+        luod
+    });
+    let error = Member::join_at(path, "test", &["a"], Program::default()).unwrap_err();
+    assert_eq!(
+        super::Refused::of(&error).unwrap().code,
+        ErrorCode::NotAllowed
+    );
+    drop(server.join().unwrap());
+    // Nobody is there at all.
+    let luod = Luod::new();
+    let path = luod.path.clone();
+    drop(luod);
+    let luod = Luod {
+        listener: UnixListener::bind(&path).unwrap(),
+        path,
+    };
+    fs::remove_file(&luod.path).unwrap();
+    assert_eq!(
+        join(&luod, Program::default()).unwrap_err().kind(),
+        io::ErrorKind::NotFound
+    );
+}
