@@ -7,6 +7,64 @@
 //! `Documentation/admin-guide/liveupdate/operation.rst` has the list; these numbers never change
 //! their meaning.
 
+use crate::config::Credentials;
+use luod_protocol::Request;
+
+/// Says who has done something, for people to read.
+pub(crate) fn by(who: Option<Credentials>) -> String {
+    who.map_or(String::new(), |who| {
+        format!(" by the user {}, process {}", who.uid, who.pid)
+    })
+}
+
+/// A request of an operator that is about an update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    id: &'static str,
+    what: &'static str,
+    force: bool,
+    dry_run: bool,
+}
+
+impl Asked {
+    /// Recognizes such a request. What is asked of single sessions is logged with their end.
+    pub(crate) fn of(request: &Request) -> Option<Self> {
+        let (id, what, force, dry_run) = match request {
+            Request::Update {
+                force: true,
+                dry_run,
+                ..
+            } => (UPDATE, "a forced update is started", true, *dry_run),
+            Request::Update { dry_run: true, .. } => (UPDATE, "a dry run is started", false, true),
+            Request::Update { .. } => (UPDATE, "an update is started", false, false),
+            Request::Handover => (HANDOVER, "a handover is asked for", true, false),
+            Request::Abort => (ABORT, "the update is aborted", false, false),
+            _ => return None,
+        };
+        Some(Self {
+            id,
+            what,
+            force,
+            dry_run,
+        })
+    }
+
+    /// Logs that it is carried out.
+    pub(crate) fn log(self, who: Credentials, update: u64) {
+        let Self { id, what, .. } = self;
+        tracing::info!(
+            message_id = id,
+            update,
+            uid = who.uid,
+            pid = who.pid,
+            force = self.force,
+            dry_run = self.dry_run,
+            "{what}{}",
+            by(Some(who))
+        );
+    }
+}
+
 /// An operator has started an update.
 pub const UPDATE: &str = "64ccd9997555488cb80c00b8fb5748af";
 /// Somebody asked for a handover to the next kernel of the service manager.
@@ -33,5 +91,3 @@ pub const UNKNOWN: &str = "78fc2eecb1314aff8432477a97633fe6";
 pub const KNOWN: &str = "8b3745f669fe4a148b619d0ef0fc132f";
 /// It was given up.
 pub const FORGOTTEN: &str = "aea4d3f7e7b54854bbb5dec7c7f5f3d9";
-/// Somebody was refused what is for others.
-pub const REFUSED: &str = "2a29b73f93ba476c8927719271835f8e";

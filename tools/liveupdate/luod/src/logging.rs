@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Logging to standard error.
+//! Logging, to the journal or to standard error.
 //!
-//! The journal and the kernel log read the level from a prefix like `<6>`; people do not want it.
+//! If standard error is the journal, events go there by its own protocol, with their fields:
+//! `SESSION=`, `UPDATE=`, `UID=`, `PID=` and, for those of the [audit trail](crate::audit),
+//! `MESSAGE_ID=`. Otherwise they are lines. The kernel log, and what else reads standard error,
+//! gets the level from a prefix like `<6>`; people do not want it.
 
-use std::{fmt, io::IsTerminal};
-use tracing::{field, Event, Level, Subscriber};
+use rustix::fs::fstat;
+use std::{env, fmt, io::IsTerminal};
+use tracing::{field, level_filters::LevelFilter, Event, Level, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::{
     fmt::{
         format::{FormatEvent, FormatFields, Writer},
         FmtContext,
     },
+    layer::SubscriberExt,
     registry::LookupSpan,
+    util::SubscriberInitExt,
 };
 
 struct Lines {
@@ -31,7 +38,7 @@ impl Parts {
         let value = value.replace(|c: char| c.is_control(), " ");
         if field.name() == "message" {
             self.message = value;
-        } else {
+        } else if field.name() != "message_id" {
             self.fields = format!("{} {}={value}", self.fields, field.name());
         }
     }
@@ -76,12 +83,60 @@ where
     }
 }
 
+/// Whether `stream`, the value of `$JOURNAL_STREAM`, is what standard error is.
+fn is_stderr(stream: &str) -> bool {
+    let Ok(stat) = fstat(std::io::stderr()) else {
+        return false;
+    };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// The journal, if standard error goes there and it can be reached.
+fn journal() -> Option<tracing_journald::Layer> {
+    let stream = env::var("JOURNAL_STREAM").ok()?;
+    let journal = is_stderr(&stream).then(tracing_journald::layer)?.ok()?;
+    let priorities = PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    };
+    Some(
+        journal
+            .with_syslog_identifier("luod".to_owned())
+            .with_priority_mappings(priorities)
+            // The fields have the names that are documented.
+            .with_field_prefix(None),
+    )
+}
+
 /// Starts to log what is at least as important as `level`.
 pub fn start(level: Level) {
-    let prefix = !std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .event_format(Lines { prefix })
+    let journal = journal();
+    let lines = journal.is_none().then(|| {
+        let prefix = !std::io::stderr().is_terminal();
+        tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .event_format(Lines { prefix })
+    });
+    tracing_subscriber::registry()
+        .with(LevelFilter::from_level(level))
+        .with(journal)
+        .with(lines)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_error_is_recognized() {
+        let stat = fstat(std::io::stderr()).unwrap();
+        assert!(is_stderr(&format!("{}:{}", stat.st_dev, stat.st_ino)));
+        for other in ["", "1", "1:2", "x:y"] {
+            assert!(!is_stderr(other), "{other}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod view;
 mod tests;
 
 use crate::{
+    audit::Asked,
     config::{Config, Credentials},
     world::World,
 };
@@ -280,6 +281,7 @@ impl<W: World> Machine<W> {
         let command = body.command();
         let for_operators = body.is_for_operators();
         let id = session_of(&body).cloned();
+        let asked = Asked::of(&body);
         let answer = if fds > 0 {
             Err(Refusal::new(
                 ErrorCode::UnexpectedFds,
@@ -297,6 +299,9 @@ impl<W: World> Machine<W> {
         } else {
             self.dispatch(conn, seq, first, body)
         };
+        if let Some(asked) = asked.filter(|_| answer.is_ok()) {
+            asked.log(credentials, self.number);
+        }
         match answer {
             Ok(Answer::Sent) => {}
             Ok(Answer::Event(event, fd)) => self.send(conn, seq, event, fd),

@@ -269,7 +269,7 @@ impl<W: World> Machine<W> {
                         self.world.keep(name.as_str(), session.as_fd());
                     }
                     if let Some(error) = &error {
-                        tracing::warn!(session = %name, "{error}");
+                        tracing::warn!(session = %name, "the session {name}: {error}");
                     }
                     if matches!(held, Held::Elsewhere) {
                         self.doubt(&name);
@@ -297,7 +297,7 @@ impl<W: World> Machine<W> {
                     message_id = audit::DISCARDED,
                     session = %name,
                     update = registry.update,
-                    "discarded: it was left out of a forced update"
+                    "the session {name} is discarded: it was left out of a forced update"
                 );
             }
         }
@@ -308,7 +308,8 @@ impl<W: World> Machine<W> {
                 session = %lost.name,
                 update = registry.update,
                 client = lost.client,
-                "was not preserved: {}",
+                "the session {} was not preserved: {}",
+                lost.name,
                 lost.error
             );
         }
@@ -341,7 +342,10 @@ impl<W: World> Machine<W> {
             update = registry.update,
             sessions = self.incoming.len(),
             from = registry.kernel,
-            "updated"
+            "update {} has led here from {}, with {} sessions",
+            registry.update,
+            registry.kernel,
+            self.incoming.len()
         );
         self.arrival = Some(Arrival {
             update: registry.update,
@@ -431,7 +435,8 @@ impl<W: World> Machine<W> {
             message_id = audit::FORGOTTEN,
             uid = who.uid,
             pid = who.pid,
-            "an operator has given up what the previous kernel handed over: {problem}"
+            "what the previous kernel handed over is given up{}: {problem}",
+            audit::by(Some(who))
         );
         Ok(Answer::Done)
     }
@@ -461,7 +466,7 @@ impl<W: World> Machine<W> {
                     message_id = audit::DISCARDED,
                     session = %name,
                     update = self.number,
-                    "discarded: a new session of that name goes along"
+                    "the session {name} is discarded: a new one of that name goes along"
                 );
                 let _ = session.finish();
             }

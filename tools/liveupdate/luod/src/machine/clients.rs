@@ -3,7 +3,7 @@
 //! What clients ask for before an update, and while it is under way.
 
 use super::{micros, Answer, ConnId, Machine, Part, Refusal, Subscription};
-use crate::world::World;
+use crate::{audit, world::World};
 use liveupdate::Device;
 use luod_protocol::{Direction, ErrorCode, Event, Phase, Progress, SessionName, SessionState};
 
@@ -69,7 +69,8 @@ impl<W: World> Machine<W> {
             session = %id,
             pid = peer.credentials.pid,
             uid = peer.credentials.uid,
-            "subscribed"
+            "the session {id} is subscribed{}",
+            audit::by(Some(peer.credentials))
         );
         self.subscriptions.insert(id.clone(), subscription);
         self.announce_change(&id, Direction::Outgoing);
@@ -107,7 +108,7 @@ impl<W: World> Machine<W> {
     /// Removes a subscription.
     pub(super) fn unsubscribed(&mut self, id: &SessionName) {
         if let Some(subscription) = self.subscriptions.remove(id) {
-            tracing::info!(session = %id, pid = subscription.credentials.pid, "unsubscribed");
+            tracing::info!(session = %id, pid = subscription.credentials.pid, "the session {id} is unsubscribed");
             self.announce(&Event::Gone {
                 session: id.clone(),
                 state: SessionState::Subscribed,
@@ -194,7 +195,7 @@ impl<W: World> Machine<W> {
             let part = std::mem::replace(&mut subscription.part, Part::None);
             if let Part::Preserving { asked, session, .. } = part {
                 let preserve_us = micros(asked, now);
-                tracing::info!(session = %name, preserve_us, "ready");
+                tracing::info!(session = %name, preserve_us, "the session {name} is ready");
                 subscription.since = now;
                 subscription.part = Part::Ready {
                     _session: session,

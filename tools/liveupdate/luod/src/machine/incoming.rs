@@ -185,7 +185,8 @@ impl<W: World> Machine<W> {
             update = self.number,
             uid = credentials.uid,
             pid = credentials.pid,
-            "claimed"
+            "the session {id} is claimed{}",
+            audit::by(Some(credentials))
         );
         let all_claimed = self.incoming.values().all(|s| s.claimed.is_some());
         if all_claimed {
@@ -404,10 +405,11 @@ impl<W: World> Machine<W> {
             incoming.held = end;
             incoming.conn = None;
             if discarded {
-                let by = uid.map_or("by a forced update".to_owned(), |uid| {
-                    format!("by the user {uid}, process {}", pid.unwrap_or_default())
-                });
-                incoming.error = Some(format!("discarded {by}"));
+                let by = match who {
+                    Some(_) => audit::by(who),
+                    None => " by a forced update".to_owned(),
+                };
+                incoming.error = Some(format!("discarded{by}"));
             } else if let Some(claimed) = incoming.claimed {
                 incoming.restore_us = Some(micros(claimed, now));
                 incoming.blackout_us = bridge
@@ -419,6 +421,7 @@ impl<W: World> Machine<W> {
             }
         }
         let update = self.number;
+        let by = audit::by(who);
         if discarded {
             tracing::warn!(
                 message_id = audit::DISCARDED,
@@ -426,7 +429,7 @@ impl<W: World> Machine<W> {
                 update,
                 uid,
                 pid,
-                "discarded: what was in it is lost"
+                "the session {id} is discarded{by}: what was in it is lost"
             );
         } else {
             tracing::info!(
@@ -435,7 +438,7 @@ impl<W: World> Machine<W> {
                 update,
                 uid,
                 pid,
-                "finished"
+                "the session {id} is finished{by}"
             );
         }
         self.world.forget(id.as_str());
@@ -499,7 +502,7 @@ impl<W: World> Machine<W> {
             if self.incoming.get(&name).is_some_and(|s| !s.is_done()) {
                 tracing::warn!(
                     session = %name,
-                    "the client left before it said that the session is finished"
+                    "the client of the session {name} left before it said that it is finished"
                 );
                 self.announce_change(&name, Direction::Incoming);
             }

@@ -3,6 +3,7 @@
 //! The machine on a fake machine, whose clock only moves when a test moves it.
 
 mod after;
+mod audit;
 mod before;
 mod handover;
 mod random;

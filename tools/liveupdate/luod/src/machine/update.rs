@@ -6,6 +6,7 @@ mod handover;
 
 use super::{give, Answer, ConnId, Machine, Output, Part, Refusal};
 use crate::{
+    audit,
     registry::{self, Entry, Lost, Registry},
     world::World,
 };
@@ -134,7 +135,9 @@ impl<W: World> Machine<W> {
             dry_run = update.dry_run,
             force = update.force,
             handover = update.handover,
-            "update"
+            "update {} of {} sessions begins",
+            self.number,
+            self.subscriptions.len()
         );
         self.update = Some(Update {
             step: Step::Preserving {
@@ -340,7 +343,15 @@ impl<W: World> Machine<W> {
             return self.abort(&format!("session {name}: {why}"));
         }
         let client = subscription.client.clone();
-        tracing::error!(session = %name, client, "is not preserved: {why}");
+        tracing::error!(
+            message_id = audit::DROPPED,
+            session = %name,
+            update = self.number,
+            uid = subscription.credentials.uid,
+            pid = subscription.credentials.pid,
+            client,
+            "the session {name} is left out of the update: {why}"
+        );
         let conn = subscription.conn;
         subscription.part = Part::Dropped;
         subscription.since = self.world.now();
@@ -475,9 +486,18 @@ impl<W: World> Machine<W> {
     /// Ends the update, and takes everything back.
     pub(super) fn abort(&mut self, reason: &str) {
         if self.update.as_ref().is_some_and(|update| update.handover) {
-            tracing::error!(update = self.number, "nothing is preserved: {reason}");
+            tracing::error!(
+                message_id = audit::ABORTED,
+                update = self.number,
+                "nothing is preserved: {reason}"
+            );
         } else {
-            tracing::warn!(update = self.number, "aborted: {reason}");
+            tracing::warn!(
+                message_id = audit::ABORTED,
+                update = self.number,
+                "update {} is aborted: {reason}",
+                self.number
+            );
         }
         self.end(Outcome::Aborted, reason);
     }

@@ -4,6 +4,7 @@
 
 use super::{Step, Update};
 use crate::{
+    audit,
     machine::{Answer, ConnId, Machine, Refusal},
     world::World,
 };
@@ -71,12 +72,20 @@ impl<W: World> Machine<W> {
         };
         let update = self.number;
         if handover {
-            tracing::info!(update, "the service manager starts the next kernel");
+            tracing::info!(
+                message_id = audit::JUMP,
+                update,
+                "the service manager starts the next kernel"
+            );
             if let Err(error) = self.world.settle() {
                 tracing::error!(update, "sessions may be lost: {error}");
             }
         } else {
-            tracing::info!(update, "start the next kernel");
+            tracing::info!(
+                message_id = audit::JUMP,
+                update,
+                "the next kernel is started"
+            );
             if let Err(error) = self.world.kexec() {
                 return self.abort(&format!("cannot start the next kernel: {error}"));
             }

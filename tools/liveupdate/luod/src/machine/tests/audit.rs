@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The log says who did what.
+
+use super::{after::update_on, *};
+use crate::audit as ids;
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+use tracing::{field, Subscriber};
+use tracing_subscriber::{
+    layer::{Context, Layer, SubscriberExt},
+    registry,
+};
+
+type Fields = BTreeMap<String, String>;
+
+/// Keeps all events, as the journal would.
+#[derive(Clone, Default)]
+struct Journal(Arc<Mutex<Vec<Fields>>>);
+
+struct Visitor<'a>(&'a mut Fields);
+
+impl field::Visit for Visitor<'_> {
+    fn record_debug(&mut self, field: &field::Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &field::Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.to_owned());
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::new();
+        event.record(&mut Visitor(&mut fields));
+        self.0.lock().unwrap().push(fields);
+    }
+}
+
+impl Journal {
+    /// Runs something, and returns what was logged.
+    fn of(run: impl FnOnce()) -> Vec<Fields> {
+        let journal = Self::default();
+        let subscriber = registry().with(journal.clone());
+        tracing::subscriber::with_default(subscriber, run);
+        let events = std::mem::take(&mut *journal.0.lock().unwrap());
+        events
+    }
+}
+
+/// Expects one event with these fields.
+#[track_caller]
+fn logged(events: &[Fields], id: &str, fields: &[(&str, &str)]) {
+    let found = events.iter().filter(|event| {
+        event.get("message_id").is_some_and(|found| found == id)
+            && fields
+                .iter()
+                .all(|(name, value)| event.get(*name).is_some_and(|found| found == value))
+    });
+    assert_eq!(found.count(), 1, "{id} {fields:?}: {events:#?}");
+}
+
+#[test]
+fn who_updates_and_aborts() {
+    let events = Journal::of(|| {
+        let mut luod = Luod::new();
+        let a = luod.subscriber("a");
+        let operator = luod.update("");
+        luod.session(a, "a");
+        luod.send(operator, r#"{"cmd":"ABORT"}"#);
+        luod.update(r#","force":true"#);
+        luod.send(a, r#"{"cmd":"REFUSE","id":"a","reason":"not now"}"#);
+        // Somebody who may not do it has not done it.
+        let vm = luod.connect_as(1000);
+        luod.error(vm, r#"{"cmd":"ABORT"}"#);
+    });
+    let who = [("uid", "0"), ("pid", "100")];
+    let with = |more: &[(&'static str, &'static str)]| [&who[..], more].concat();
+    logged(
+        &events,
+        ids::UPDATE,
+        &with(&[("update", "1"), ("force", "false")]),
+    );
+    logged(&events, ids::ABORT, &with(&[("update", "1")]));
+    logged(&events, ids::ABORTED, &[("update", "1")]);
+    logged(
+        &events,
+        ids::UPDATE,
+        &with(&[("update", "2"), ("force", "true")]),
+    );
+    logged(
+        &events,
+        ids::DROPPED,
+        &with(&[("update", "2"), ("session", "a")]),
+    );
+    logged(&events, ids::JUMP, &[("update", "2")]);
+    assert!(!events
+        .iter()
+        .any(|event| event.get("uid").is_some_and(|uid| uid == "1000")));
+}
+
+#[test]
+fn who_claims_finishes_and_discards() {
+    let events = Journal::of(|| {
+        let mut luod = update_on(Luod::new(), &["a", "b", "c", "d"]);
+        luod.restore("a");
+        let b = luod.connect();
+        luod.send(b, r#"{"cmd":"CLAIM","id":"b"}"#);
+        drop(luod.claimed(b, "b"));
+        let operator = luod.connect();
+        luod.send(operator, r#"{"cmd":"FINISH","session":"b"}"#);
+        luod.send(operator, r#"{"cmd":"DISCARD","session":"c"}"#);
+        luod.update(r#","force":true"#);
+        let mut luod = luod.next_kernel();
+        assert!(luod.states().is_empty());
+    });
+    for (id, session) in [
+        (ids::CLAIMED, "a"),
+        (ids::CLAIMED, "b"),
+        (ids::FINISHED, "a"),
+        (ids::FINISHED, "b"),
+        (ids::DISCARDED, "c"),
+    ] {
+        let fields = [
+            ("session", session),
+            ("update", "1"),
+            ("uid", "0"),
+            ("pid", "100"),
+        ];
+        logged(&events, id, &fields);
+    }
+    logged(&events, ids::UPDATED, &[("update", "1")]);
+    logged(&events, ids::DISCARDED, &[("session", "d")]);
+    // The text alone says it, too.
+    let text = |part: &str| {
+        let found = events.iter().any(|event| event["message"].contains(part));
+        assert!(found, "{part}: {events:#?}");
+    };
+    text("the session a is finished by the user 0, process 100");
+    text("the session c is discarded by the user 0, process 100: what was in it is lost");
+}
+
+#[test]
+fn what_is_unknown() {
+    let events = Journal::of(|| {
+        let world = FakeWorld::with_own_clock();
+        world.kernel.break_device(Some(5));
+        let mut luod = Luod::on(world);
+        for _ in 0..100 {
+            luod.pass(Duration::from_secs(10));
+        }
+        luod.world.kernel.break_device(None);
+        luod.pass(Duration::from_secs(10));
+    });
+    // Once, not each time when luod looks.
+    logged(&events, ids::UNKNOWN, &[]);
+    logged(&events, ids::KNOWN, &[]);
+}
