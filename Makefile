@@ -13,7 +13,7 @@ export $(VARIABLES)
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # What luo-vm calls as we do.
-TARGETS := run demo test test-debug test-peer bench fuzz soak kernel shell patches docs
+TARGETS := run demo test test-debug test-peer bench fuzz soak kernel shell patches check-patches docs
 
 .PHONY: help $(TARGETS) apply doctor clean distclean
 
@@ -33,7 +33,9 @@ help:
 	@echo
 	@echo 'make kernel     build our kernel'
 	@echo 'make shell      a shell in a virtual machine on our kernel, ready to kexec'
-	@echo 'make patches    the whole change as a series for git am, in build/patches'
+	@echo 'make patches    the whole change as series for git am, in build/patches, one'
+	@echo '                for each topic of patches/order'
+	@echo 'make check-patches  whether they apply, and what checkpatch.pl says'
 	@echo 'make apply      put the change into the Linux 7.3 tree KERNEL_SRC'
 	@echo 'make docs       rustdoc of our crates, private items too, man pages and'
 	@echo '                completions for shells, in build/doc'

@@ -3,10 +3,12 @@
 //! Kernels: their source, the change to it, their configuration, and building them.
 
 pub mod build;
+pub mod checkpatch;
 mod config;
 mod findings;
 pub mod flavour;
 pub mod patched;
+pub mod patches;
 pub mod series;
 pub mod source;
 pub mod tree;

@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{bench, demo, docs, peer};
 use crate::ctx::{Ctx, Settings};
-use crate::groups::{base, debug, fuzz, soak};
+use crate::groups::{base, debug, fuzz, lint, soak};
 use crate::kernel::flavour::Flavour;
 use crate::kernel::{build, series, tree};
 use crate::report::results::Report;
@@ -117,6 +117,8 @@ enum Action {
     },
     /// Write the whole change as patches to build/patches
     Patches,
+    /// Check that the patches apply, and what checkpatch says about them
+    CheckPatches,
     /// Put the change into the tree KERNEL_SRC
     Apply,
     /// Write rustdoc, man pages and completions to build/doc
@@ -176,6 +178,12 @@ fn run(cli: Cli) -> Result<bool> {
             demo::shell(&ctx, flavour).map(|()| true)
         }
         Action::Patches => series::write(&ctx).map(|_| true),
+        Action::CheckPatches => {
+            let mut report = Report::default();
+            report.begin("patches");
+            lint::patches(&ctx, &mut report)?;
+            Ok(report.finish())
+        }
         Action::Apply => {
             let tree = ctx.settings.kernel_src.clone();
             let tree = tree.context("`make apply` needs KERNEL_SRC=dir, a Linux 7.3 tree.")?;

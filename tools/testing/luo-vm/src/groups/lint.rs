@@ -15,8 +15,9 @@ use crate::ctx::Ctx;
 use crate::groups::fuzz;
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
-use crate::kernel::series;
+use crate::kernel::source::{self, Series};
 use crate::kernel::tree;
+use crate::kernel::{checkpatch, series};
 use crate::report::results::Report;
 use crate::report::step::Step;
 
@@ -32,7 +33,8 @@ static PANICS: LazyLock<Regex> = LazyLock::new(|| {
         .expect("a constant pattern")
 });
 
-pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+/// What needs no kernel to be built.
+pub fn quick(ctx: &Ctx, report: &mut Report) -> Result<()> {
     report.attempt("no unsafe outside the C boundary", unsafe_gate(ctx));
     // The fuzz targets are a workspace of their own.
     for (dir, what) in [("tools", ""), (fuzz::CRATE, " of the fuzz targets")] {
@@ -57,10 +59,29 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
             quiet(ctx, "cargo-clippy", &mut clippy),
         );
     }
-    report.attempt("the patch series applies with git am", series::check(ctx));
+    report.attempt("rustfmt of the kernel code", rustfmt(ctx));
+    patches(ctx, report)
+}
 
+/// Whether the patches apply in order, and what checkpatch says about them.
+pub fn patches(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let out = series::write(ctx)?;
+    report.attempt(
+        "the patch series apply with git am",
+        series::check(ctx, &out),
+    );
+    report.attempt(
+        "checkpatch.pl --strict of the patches",
+        checkpatch::check(ctx, &out),
+    );
+    Ok(())
+}
+
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    if let Err(error) = quick(ctx, report) {
+        report.fail("the checks of the source", &format!("{error:#}"));
+    }
     let kernel = build::kernel(ctx, Flavour::Ours)?;
-    report.attempt("rustfmt of the kernel code", rustfmt(ctx, &kernel));
     report.attempt("rustdoc has no warning", docs::check(ctx, &kernel));
     for object in OBJECTS {
         report.attempt(
@@ -100,12 +121,21 @@ fn kernel_rust(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn rustfmt(ctx: &Ctx, kernel: &Kernel) -> Result<Option<String>> {
+/// The command that formats our Rust files for the kernel as the base wants it.
+pub fn rustfmt_command(ctx: &Ctx) -> Result<Command> {
+    let base = source::base(ctx, Series::V7_3)?.pristine();
     let mut rustfmt = Command::new("rustfmt");
     rustfmt
-        .args(["--check", "--color=never", "--edition=2021"])
+        .args(["--edition=2021", "--config-path"])
+        .arg(base.join(".rustfmt.toml"))
         .args(kernel_rust(ctx)?)
-        .current_dir(&kernel.tree);
+        .current_dir(&ctx.top);
+    Ok(rustfmt)
+}
+
+fn rustfmt(ctx: &Ctx) -> Result<Option<String>> {
+    let mut rustfmt = rustfmt_command(ctx)?;
+    rustfmt.args(["--check", "--color=never"]);
     quiet(ctx, "rustfmt", &mut rustfmt)
 }
 

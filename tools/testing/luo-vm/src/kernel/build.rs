@@ -27,8 +27,6 @@ pub struct Kernel {
     pub image: PathBuf,
     /// Where it was built.
     pub out: PathBuf,
-    /// What it was built from.
-    pub tree: PathBuf,
     /// What the compilers said against files of ours.
     pub findings: Vec<String>,
 }
@@ -46,7 +44,6 @@ impl Kernel {
             flavour,
             version: "of unknown version".to_owned(),
             out: PathBuf::new(),
-            tree: PathBuf::new(),
             findings: Vec::new(),
             image,
         }
@@ -177,7 +174,6 @@ pub fn kernel(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         version: base.version.clone(),
         image: copy,
         out,
-        tree,
         findings,
     })
 }

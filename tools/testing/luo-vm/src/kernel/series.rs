@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The whole change as a series of patches with messages.
+//! The whole change as series of patches with messages, one series for each topic.
 //!
-//! Each file under `patches/series/` is one patch: its commit message, and at the end what it
-//! consists of, as trailers: `Files:` (paths of the overlay; `dir/` means everything below it),
-//! `Hooks:` (files in `patches/`), `Removed:` (paths that `patches/removed` names). Without a
-//! message it is that of the first hook.
+//! `patches/order` names them; see there for what a patch consists of.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,147 +13,133 @@ use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::files::{files, write_if_changed};
+use crate::kernel::patches::{self, Patch, Topic};
 use crate::kernel::source::{self, Series};
 use crate::kernel::tree::{self, Change};
 use crate::report::step::Step;
 
-/// One patch of the series.
-#[derive(Debug, Default, PartialEq)]
-struct Part {
-    message: String,
-    files: Vec<String>,
-    hooks: Vec<String>,
-    removed: Vec<String>,
-}
-
-impl Part {
-    fn parse(text: &str) -> Self {
-        let mut part = Part::default();
-        for line in text.lines() {
-            let trailer = line.split_once(": ");
-            let list = match trailer.map(|(key, _)| key) {
-                Some("Files") => &mut part.files,
-                Some("Hooks") => &mut part.hooks,
-                Some("Removed") => &mut part.removed,
-                _ => {
-                    part.message += line;
-                    part.message.push('\n');
-                    continue;
-                }
-            };
-            let values = trailer.map_or("", |(_, values)| values);
-            list.extend(values.split_whitespace().map(str::to_owned));
-        }
-        part.message.truncate(part.message.trim_end().len());
-        part
+/// Which patch each file of the overlay comes with.
+fn owners(patches: &[Patch], overlay: &[PathBuf]) -> Result<BTreeMap<String, Vec<PathBuf>>> {
+    let mut owners: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in overlay {
+        let claims = patches
+            .iter()
+            .filter_map(|patch| Some((patch.claims(path)?, patch)));
+        let best = claims.max_by_key(|(exactness, _)| *exactness);
+        let (_, patch) = best.with_context(|| {
+            format!(
+                "No patch has {}: add it to the `Files:` of one.",
+                path.display()
+            )
+        })?;
+        owners
+            .entry(patch.name.clone())
+            .or_default()
+            .push(path.clone());
     }
+    for patch in patches {
+        let stale = patch.files.iter().find(|pattern| {
+            let one = Patch {
+                files: vec![(*pattern).clone()],
+                ..Patch::default()
+            };
+            !overlay.iter().any(|path| one.claims(path).is_some())
+        });
+        if let Some(pattern) = stale {
+            bail!(
+                "patches/{}.patch has `Files: {pattern}`, which is not there.",
+                patch.name
+            );
+        }
+    }
+    Ok(owners)
 }
 
-/// The commit message at the head of a patch file.
-fn hook_message(patch: &str) -> Option<String> {
-    let head = patch
-        .lines()
-        .take_while(|line| *line != "---" && !line.starts_with("diff "));
-    let text = head.collect::<Vec<_>>().join("\n");
-    let subject = text.find("Subject: ")? + "Subject: ".len();
-    Some(text[subject..].trim().to_owned())
-}
-
-fn claims(pattern: &str, path: &Path) -> bool {
-    let path = path.to_string_lossy();
-    pattern == path || (pattern.ends_with('/') && path.starts_with(pattern))
-}
-
-/// Writes the series to `build/patches`.
+/// Writes the series to `build/patches`, each into a directory of its own.
 pub fn write(ctx: &Ctx) -> Result<PathBuf> {
     let base = source::base(ctx, Series::V7_3)?;
     let mut step = Step::start(ctx, "write the patch series");
     let out = ctx.build.join("patches");
     let _ = fs::remove_dir_all(&out);
-    fs::create_dir_all(&out)?;
     let change = tree::change(ctx, &base.pristine())?;
     let repo = Repo::new(ctx, &base.pristine(), &change)?;
-    let parts = files(&ctx.top.join("patches/series"), &|_| false)?;
-    let mut left: BTreeSet<PathBuf> = tree::overlay(ctx)?.into_iter().collect();
-    let mut hooks: BTreeSet<PathBuf> = tree::hooks(ctx)?.into_iter().collect();
-    let mut removed = change.removed.clone();
+    let topics = patches::topics(ctx)?;
+    let owners = owners(&patches::patches(ctx)?, &tree::overlay(ctx)?)?;
 
-    for name in parts {
-        let part = Part::parse(&fs::read_to_string(
-            ctx.top.join("patches/series").join(&name),
-        )?);
-        for pattern in &part.files {
-            let claimed: Vec<_> = left
-                .iter()
-                .filter(|p| claims(pattern, p))
-                .cloned()
-                .collect();
-            if claimed.is_empty() {
-                bail!(
-                    "patches/series/{} names {pattern}, which is not there.",
-                    name.display()
-                );
+    let mut count = 0;
+    for (number, topic) in topics.iter().enumerate() {
+        repo.must(repo.git().args(["tag", "--force", "begin"]))?;
+        for name in &topic.patches {
+            let patch = patches::patch(ctx, name)?;
+            for path in owners.get(name).into_iter().flatten() {
+                write_if_changed(&repo.dir.join(path), &fs::read(ctx.top.join(path))?)?;
             }
-            for path in claimed {
-                left.remove(&path);
-                write_if_changed(&repo.dir.join(&path), &fs::read(ctx.top.join(&path))?)?;
+            tree::apply_hook(ctx, &patch, &repo.dir)?;
+            for path in &patch.removes {
+                fs::remove_file(repo.dir.join(path))?;
             }
+            let author = patch.author().context("a patch without an author")?;
+            repo.commit(&patch.message, author)?;
+            count += 1;
         }
-        for hook in &part.hooks {
-            if !hooks.remove(Path::new(hook)) {
-                bail!(
-                    "patches/series/{} names {hook}, which is not there.",
-                    name.display()
-                );
-            }
-            tree::apply_hook(ctx, Path::new(hook), &repo.dir)?;
-        }
-        for path in &part.removed {
-            if !removed.remove(Path::new(path)) {
-                bail!(
-                    "patches/series/{} removes {path}, patches/removed does not.",
-                    name.display()
-                );
-            }
-            fs::remove_file(repo.dir.join(path))?;
-        }
-        let message = match part.hooks.first().filter(|_| part.message.is_empty()) {
-            Some(hook) => hook_message(&fs::read_to_string(ctx.top.join("patches").join(hook))?),
-            None => Some(part.message).filter(|message| !message.is_empty()),
-        };
-        let message = message
-            .with_context(|| format!("patches/series/{} has no commit message.", name.display()))?;
-        repo.commit(&message)?;
+        // The number makes the order of the directories that of the series.
+        let dir = out.join(format!("{:02}-{}", number + 1, topic.name));
+        fs::create_dir_all(&dir)?;
+        let mut git = repo.git();
+        git.args([
+            "format-patch",
+            "--quiet",
+            "--no-signature",
+            "--no-renames",
+            "--zero-commit",
+            "--cover-letter",
+        ]);
+        git.arg("-o").arg(&dir).arg("begin");
+        step.run(&mut git, &ctx.log("format-patch"))?;
+        cover(ctx, topic, &dir)?;
     }
-    if let Some(path) = left.iter().chain(&hooks).chain(&removed).next() {
-        bail!("No part of patches/series claims {}.", path.display());
-    }
-    let mut git = repo.git();
-    git.args([
-        "format-patch",
-        "--quiet",
-        "--no-signature",
-        "--no-renames",
-        "--zero-commit",
-    ]);
-    git.arg("-o").arg(&out).arg("base");
-    step.run(&mut git, &ctx.log("format-patch"))?;
-    let count = fs::read_dir(&out)?.count();
-    step.done(&format!("{count} patches in {}", ctx.shown(&out)));
+    step.done(&format!(
+        "{count} patches in {} series in {}",
+        topics.len(),
+        ctx.shown(&out)
+    ));
     Ok(out)
 }
 
+/// Puts the cover letter of `topic` into the one that git has made.
+fn cover(ctx: &Ctx, topic: &Topic, dir: &Path) -> Result<()> {
+    let path = ctx.top.join(patches::DIR).join(&topic.name).join("cover");
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("The topic {} has no cover letter.", topic.name))?;
+    let (subject, body) = text.split_once("\n\n").with_context(|| {
+        format!(
+            "{} has to be a subject, an empty line and a text.",
+            ctx.shown(&path)
+        )
+    })?;
+    let letter = dir.join("0000-cover-letter.patch");
+    let made = fs::read_to_string(&letter)?;
+    let made = made
+        .replacen("*** SUBJECT HERE ***", subject.trim(), 1)
+        .replacen("*** BLURB HERE ***", body.trim(), 1);
+    fs::write(letter, made)?;
+    Ok(())
+}
+
+/// The patches that [`write`] has written to `out`, in order, without cover letters.
+pub fn written(out: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = files(out, &|_| true)?;
+    found.retain(|path| !path.ends_with("0000-cover-letter.patch"));
+    Ok(found.into_iter().map(|path| out.join(path)).collect())
+}
+
 /// Applies the series with `git am` to the files of the base that it changes, and compares the
-/// outcome with the prepared tree.
-pub fn check(ctx: &Ctx) -> Result<Option<String>> {
-    let series = write(ctx)?;
+/// outcome with the prepared tree. `out` is where [`write`] has written it.
+pub fn check(ctx: &Ctx, out: &Path) -> Result<Option<String>> {
     let base = source::base(ctx, Series::V7_3)?.pristine();
     let change = tree::change(ctx, &base)?;
     let repo = Repo::new(ctx, &base, &change)?;
-    let mut patches: Vec<PathBuf> = fs::read_dir(&series)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    patches.sort();
+    let patches = written(out)?;
     let am = repo.git().args(["am", "--quiet"]).args(&patches).output()?;
     if !am.status.success() {
         return Ok(Some(String::from_utf8_lossy(&am.stderr).into_owned()));
@@ -179,8 +162,6 @@ pub fn check(ctx: &Ctx) -> Result<Option<String>> {
 /// A repository with those files of the base that the change touches.
 struct Repo {
     dir: PathBuf,
-    author: String,
-    mail: String,
     date: String,
 }
 
@@ -189,23 +170,15 @@ impl Repo {
         let dir = ctx.build.join("series");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
-        // The author and the time of the newest commit of the checkout.
-        let last = |format: &str, or: &str| -> String {
-            let mut git = Command::new("git");
-            git.args(["-c", "safe.directory=*", "-C"]).arg(&ctx.top);
-            let out = git
-                .args(["log", "-1", &format!("--format={format}")])
-                .output();
-            let said = out.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
-            said.ok()
-                .filter(|said| !said.is_empty())
-                .unwrap_or(or.to_owned())
-        };
+        // The time of the newest commit of the checkout, so that the series is the same each time.
+        let mut log = Command::new("git");
+        log.args(["-c", "safe.directory=*", "-C"]).arg(&ctx.top);
+        let date = log.args(["log", "-1", "--format=%aI"]).output();
+        let date = date.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+        let date = date.ok().filter(|date| !date.is_empty());
         let repo = Repo {
             dir,
-            author: last("%an", "unknown"),
-            mail: last("%ae", "unknown@localhost"),
-            date: last("%aI", "2026-01-01T00:00:00Z"),
+            date: date.unwrap_or("2026-01-01T00:00:00Z".to_owned()),
         };
         repo.must(
             repo.git()
@@ -216,8 +189,7 @@ impl Repo {
                 write_if_changed(&repo.dir.join(path), &content)?;
             }
         }
-        repo.commit("base")?;
-        repo.must(repo.git().args(["tag", "base"]))?;
+        repo.commit("base", ("unknown", "unknown@localhost"))?;
         Ok(repo)
     }
 
@@ -226,10 +198,10 @@ impl Repo {
         git.arg("-C").arg(&self.dir);
         git.env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_SYSTEM", "/dev/null");
-        for who in ["AUTHOR", "COMMITTER"] {
-            git.env(format!("GIT_{who}_NAME"), &self.author);
-            git.env(format!("GIT_{who}_EMAIL"), &self.mail);
-            git.env(format!("GIT_{who}_DATE"), &self.date);
+        for role in ["AUTHOR", "COMMITTER"] {
+            git.env(format!("GIT_{role}_NAME"), "unknown");
+            git.env(format!("GIT_{role}_EMAIL"), "unknown@localhost");
+            git.env(format!("GIT_{role}_DATE"), &self.date);
         }
         git
     }
@@ -244,9 +216,15 @@ impl Repo {
         Ok(())
     }
 
-    fn commit(&self, message: &str) -> Result<()> {
+    /// Commits everything as `author`, a name and an address.
+    fn commit(&self, message: &str, (name, mail): (&str, &str)) -> Result<()> {
         self.must(self.git().args(["add", "--all", "--force", "."]))?;
-        self.must(self.git().args(["commit", "--quiet", "--message", message]))
+        let mut git = self.git();
+        git.env("GIT_AUTHOR_NAME", name)
+            .env("GIT_AUTHOR_EMAIL", mail);
+        git.env("GIT_COMMITTER_NAME", name)
+            .env("GIT_COMMITTER_EMAIL", mail);
+        self.must(git.args(["commit", "--quiet", "--message", message]))
     }
 }
 
@@ -254,15 +232,29 @@ impl Repo {
 mod tests {
     use super::*;
 
+    fn patch(name: &str, files: &[&str]) -> Patch {
+        Patch {
+            name: name.to_owned(),
+            files: files.iter().map(|&file| file.to_owned()).collect(),
+            ..Patch::default()
+        }
+    }
+
     #[test]
-    fn a_part_is_a_message_with_trailers() {
-        let part =
-            Part::parse("rust: add x\n\nBecause: it helps.\n\nFiles: a/b.rs c/\nHooks: 1.patch\n");
-        assert_eq!(part.message, "rust: add x\n\nBecause: it helps.");
-        assert_eq!(part.files, ["a/b.rs", "c/"]);
-        assert_eq!(part.hooks, ["1.patch"]);
-        let hook = "Subject: rust: y\n\nWhy.\n---\ndiff --git a/x b/x\n";
-        assert_eq!(hook_message(hook).as_deref(), Some("rust: y\n\nWhy."));
-        assert!(claims("c/", Path::new("c/d/e.rs")) && !claims("c", Path::new("c/d")));
+    fn the_most_exact_pattern_owns_a_file() -> Result<()> {
+        let all = [patch("a", &["mm/"]), patch("b", &["mm/x/y.rs", "mm/z/"])];
+        let overlay: Vec<PathBuf> = ["mm/q.rs", "mm/x/y.rs", "mm/z/1.rs"]
+            .map(PathBuf::from)
+            .into();
+        let owners = owners(&all, &overlay)?;
+        assert_eq!(owners["a"], overlay[..1]);
+        assert_eq!(owners["b"], overlay[1..]);
+        Ok(())
+    }
+
+    #[test]
+    fn stray_files_and_stale_patterns_are_errors() {
+        assert!(owners(&[patch("a", &["mm/"])], &["lib/x.c".into()]).is_err());
+        assert!(owners(&[patch("a", &["mm/", "lib/"])], &["mm/x.c".into()]).is_err());
     }
 }

@@ -14,6 +14,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::files::{digest, files, hex, write_if_changed};
+use crate::kernel::patches::{self, Patch};
 use crate::kernel::source::{version, Base, OUT_PREFIX};
 use crate::report::step::Step;
 
@@ -28,6 +29,9 @@ const OVERLAY: [&str; 8] = [
     "samples",
     "Documentation",
 ];
+
+/// Pages about the project, which no kernel tree has.
+const PROJECT: &str = "Documentation/project";
 
 /// The change that this checkout makes to a base tree.
 pub struct Change {
@@ -46,15 +50,6 @@ pub struct Prepared {
     pub kconfig: String,
 }
 
-/// The hook patches, in order.
-pub fn hooks(ctx: &Ctx) -> Result<Vec<PathBuf>> {
-    let all = files(&ctx.top.join("patches"), &|_| false)?;
-    Ok(all
-        .into_iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "patch"))
-        .collect())
-}
-
 /// The files of the checkout that lie over the base.
 pub fn overlay(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
@@ -65,32 +60,22 @@ pub fn overlay(ctx: &Ctx) -> Result<Vec<PathBuf>> {
             below
                 .into_iter()
                 .filter(|p| !hidden(p))
-                .map(|p| Path::new(dir).join(p)),
+                .map(|p| Path::new(dir).join(p))
+                .filter(|p| !p.starts_with(PROJECT)),
         );
     }
     Ok(found)
 }
 
-/// The files of the base that are removed.
-pub fn removals(ctx: &Ctx) -> Result<BTreeSet<PathBuf>> {
-    let text = fs::read_to_string(ctx.top.join("patches/removed")).context("patches/removed")?;
-    Ok(text
-        .lines()
-        .filter(|l| !l.is_empty() && !l.starts_with('#'))
-        .map(PathBuf::from)
-        .collect())
-}
-
-/// The files that `patch` changes.
-fn touched(patch: &str) -> impl Iterator<Item = PathBuf> + '_ {
-    patch
-        .lines()
-        .filter_map(|line| Some(PathBuf::from(line.strip_prefix("+++ b/")?.trim_end())))
-}
-
-/// Applies a hook patch to the files under `dir`; names the hunk that does not apply.
-pub fn apply_hook(ctx: &Ctx, hook: &Path, dir: &Path) -> Result<()> {
-    let path = ctx.top.join("patches").join(hook);
+/// Applies the diff of `patch` to the files under `dir`; names the hunk that does not apply.
+pub fn apply_hook(ctx: &Ctx, patch: &Patch, dir: &Path) -> Result<()> {
+    if patch.diff.is_empty() {
+        return Ok(());
+    }
+    let path = ctx
+        .top
+        .join(patches::DIR)
+        .join(format!("{}.patch", patch.name));
     let output = Command::new("patch")
         .args([
             "-p1",
@@ -131,13 +116,8 @@ pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
     let stage = ctx.build.join("stage");
     let _ = fs::remove_dir_all(&stage);
     let mut paths: BTreeSet<PathBuf> = overlay(ctx)?.into_iter().collect();
-    let hooks = hooks(ctx)?;
-    let mut hooked = BTreeSet::new();
-    for hook in &hooks {
-        hooked.extend(touched(&fs::read_to_string(
-            ctx.top.join("patches").join(hook),
-        )?));
-    }
+    let patches = patches::patches(ctx)?;
+    let hooked: BTreeSet<PathBuf> = patches.iter().flat_map(|patch| patch.touched()).collect();
     for path in paths.iter().chain(&hooked) {
         let staged = stage.join(path);
         fs::create_dir_all(staged.parent().context("a path with no parent")?)?;
@@ -150,17 +130,21 @@ pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
         fs::copy(&from, &staged)
             .with_context(|| format!("the base has no {}, which a hook changes", path.display()))?;
     }
-    for hook in &hooks {
-        apply_hook(ctx, hook, &stage)?;
+    for patch in &patches {
+        apply_hook(ctx, patch, &stage)?;
     }
     paths.extend(hooked);
-    let removed = removals(ctx)?;
-    for path in &removed {
-        if !base.join(path).exists() {
-            bail!(
-                "patches/removed names {}, which this base does not have.",
-                path.display()
-            );
+    let mut removed = BTreeSet::new();
+    for patch in &patches {
+        for path in &patch.removes {
+            if !base.join(path).exists() {
+                bail!(
+                    "patches/{}.patch removes {}, which this base does not have.",
+                    patch.name,
+                    path.display()
+                );
+            }
+            removed.insert(path.clone());
         }
     }
     let mut contents = BTreeMap::new();
