@@ -4,6 +4,8 @@
 //!
 //! The code under test is compiled from the kernel's own files. A target panics if what was parsed
 //! breaks a promise, not only if the parser does.
+//!
+//! `corpus` has the seeds of each target. `minimize.sh` says how they are made again.
 #![allow(dead_code)]
 
 const PAGE_SIZE: usize = 4096;
