@@ -13,7 +13,7 @@ export $(VARIABLES)
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # What luo-vm calls as we do.
-TARGETS := run demo test test-debug test-peer bench fuzz soak kernel shell patches check-patches docs
+TARGETS := run demo test test-all test-debug test-peer bench fuzz soak kernel shell patches check-patches docs
 
 .PHONY: help $(TARGETS) apply doctor clean distclean
 
@@ -21,13 +21,15 @@ help:
 	@echo 'make run        build everything, boot it, and show a live update'
 	@echo 'make demo       the kernel of a Debian is updated under a memcached in use'
 	@echo '                (MEMFD_MB=64 of data)'
-	@echo 'make test       run every test (ONLY=group: host lint kunit kselftest-base'
-	@echo '                kselftest luod debian matrix matrix-7.2 debug)'
+	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
+	@echo '                luod debian debug kunit lint)'
+	@echo 'make test-all   these and what takes longer (matrix-7.2 soak kasan); continues'
+	@echo '                where it was; writes Documentation/project/results.rst'
 	@echo 'make bench      ours against the implementation in C (QUICK=1 ONLY=run)'
 	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
 	@echo 'make soak       N=100 kexecs in a row, with random sessions and files (SEED=1)'
-	@echo 'make test-debug everything at once for STRESS_SECONDS=600 (SEED=1), and all'
-	@echo '                tests, on a kernel with lockdep, KASAN and kmemleak'
+	@echo 'make test-debug everything at once for STRESS_SECONDS=600 (SEED=1), and the'
+	@echo '                kselftests, on a kernel with lockdep, KASAN and kmemleak'
 	@echo 'make test-peer  show on the C kernel what it gets wrong, and that ours does not'
 	@echo '                (ONLY=beginning of an item, suite or case)'
 	@echo

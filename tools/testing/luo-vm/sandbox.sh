@@ -33,6 +33,8 @@ GET_KERNEL='set -eu
 	version=$(apt-cache depends linux-image-amd64 | sed -n "s/^ *Depends: linux-image-\([0-9]\)/\1/p")
 	apt-get -o APT::Sandbox::User=root download "linux-binary-$version"
 	dpkg-deb --fsys-tarfile linux-binary-*.deb | tar -xO --wildcards "./*/vmlinuz" >vmlinuz'
+# What ours is built on.
+SOURCE=linux-source-7.3
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 SUITE_KEY=/usr/share/keyrings/debian-archive-$SUITE-stable.gpg
 
@@ -201,10 +203,45 @@ create_debian() {
 # Whether luo-vm with these arguments needs the userland of the tests under systemd.
 wants_debian() {
 	case $1 in
-	demo) true ;;
+	demo | test-all) true ;;
 	test) [ -z "${ONLY:-}" ] || [ "$ONLY" = debian ] ;;
 	*) false ;;
 	esac
+}
+
+# Whether luo-vm with these arguments needs the source of the kernel, and does not have it.
+wants_source() {
+	local deb
+	[ -z "${KERNEL_SRC:-}" ] || return 1
+	for deb in "$CACHE/sources/${SOURCE}_"*.deb "/usr/src/$SOURCE.tar.xz"; do
+		[ ! -e "$deb" ] || return 1
+	done
+	case $1 in
+	run | demo | test | test-all | bench | kernel | shell) true ;;
+	*) false ;;
+	esac
+}
+
+# Fetches the source of the kernel while the sandbox is made. If that does not work, luo-vm tries
+# again and says why.
+fetch_source() {
+	local site tmp state
+	local -a options
+
+	find_site
+	mkdir -p "$CACHE/sources" "$LOGS"
+	tmp=$(mktemp -d "$CACHE/sources/.fetch-XXXXXX") || return
+	# shellcheck disable=SC2064 # tmp is gone when the shell exits
+	trap "rm -rf '$tmp'" EXIT
+	state=$tmp/state
+	mkdir -p "$state/lists/partial" "$state/archives/partial"
+	echo "deb [signed-by=$KEYRING] $site $SUITE-backports main" >"$tmp/sources.list"
+	options=(-o "Dir::Etc::SourceList=$tmp/sources.list" -o Dir::Etc::SourceParts=/dev/null
+		-o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state" -o Acquire::Languages=none
+		-o 'Acquire::Check-Valid-Until=false' -o "APT::Sandbox::User=$(id -un)")
+	(cd "$tmp" && apt-get "${options[@]}" update --error-on=any &&
+		apt-get "${options[@]}" download "$SOURCE") >"$LOGS/fetch-source.log" 2>&1 || return
+	mv "$tmp/${SOURCE}_"*.deb "$CACHE/sources/"
 }
 
 create() {
@@ -256,6 +293,14 @@ create() {
 	exec 8>&-
 }
 
+# The commit that is checked out, and whether something has changed since.
+commit() {
+	local head changes
+	head=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null) || return 0
+	changes=$(git -C "$TOP" status --porcelain -- . ':!Documentation/project/results.rst' 2>/dev/null)
+	echo "$head${changes:+ with changes}"
+}
+
 enter() {
 	local -a args
 	create
@@ -289,6 +334,7 @@ enter() {
 		--setenv CCACHE_DIR /cache/ccache --setenv CCACHE_MAXSIZE 4G \
 		--setenv LUO_DEBIAN "/cache/$DEBIAN" --setenv LUO_CACHE /cache --setenv LUO_TOP /luo \
 		--setenv LUO_HOST_TOP "$TOP" --setenv LUO_HOST_CACHE "$CACHE" \
+		--setenv LUO_COMMIT "$(commit)" \
 		"$@"
 }
 
@@ -296,6 +342,8 @@ enter() {
 luo_vm() {
 	local log=$LUO_TOP/build/logs/luo-vm.log
 	local -a cargo=(cargo build --locked --manifest-path "$LUO_TOP/tools/Cargo.toml" -p luo-vm)
+
+	[ "$1" = bench ] || cargo+=(--no-default-features)
 
 	mkdir -p "${log%/*}"
 	have cargo || die "cargo is missing on this machine: install it (apt-get install cargo), or leave SANDBOX=none away."
@@ -347,9 +395,26 @@ doctor() {
 case ${1:-} in
 luo-vm)
 	shift
-	# Without it, other tests can run.
-	if wants_debian "${1:-}"; then (create_debian); fi
+	# Both beside what follows. Without the first, other tests can run; the group that needs it
+	# waits for its lock.
+	if wants_debian "${1:-}" || { [ "${SANDBOX:-}" != none ] && wants_source "${1:-}"; }; then
+		missing=$(missing_packages)
+		# shellcheck disable=SC2086 # one word a package
+		[ -z "$missing" ] || install_packages $missing
+	fi
+	fetch=
+	if wants_debian "${1:-}"; then
+		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+		(create_debian) &
+	fi
+	if [ "${SANDBOX:-}" != none ] && [ ! -e "$ROOT/etc/luo-sandbox" ] && wants_source "${1:-}"; then
+		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+		(fetch_source) &
+		fetch=$!
+	fi
 	if [ "${SANDBOX:-}" = none ]; then
+		LUO_COMMIT=$(commit)
+		export LUO_COMMIT
 		export LUO_DEBIAN=$CACHE/$DEBIAN
 		export LUO_TOP=$TOP LUO_HOST_TOP=$TOP LUO_CACHE=$CACHE LUO_HOST_CACHE=$CACHE
 		export CARGO_TARGET_DIR=$TOP/build/target CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=4G
@@ -357,6 +422,7 @@ luo-vm)
 		luo_vm "$@"
 	fi
 	create
+	[ -z "$fetch" ] || wait "$fetch"
 	(enter /luo/tools/testing/luo-vm/sandbox.sh inside "$@")
 	exit ;;
 inside)

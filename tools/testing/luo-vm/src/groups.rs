@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The groups of `make test`.
+//! The groups of tests.
 
+mod all;
 pub mod base;
 pub mod debian;
 pub mod debug;
@@ -12,6 +13,7 @@ pub mod kunit;
 pub mod lint;
 pub mod luod;
 pub mod matrix;
+mod schedule;
 pub mod soak;
 pub mod stress;
 
@@ -20,45 +22,58 @@ use std::time::Instant;
 use anyhow::{bail, Result};
 
 use crate::ctx::Ctx;
-use crate::report::results::Report;
+use crate::groups::schedule::Group;
+use crate::kernel::flavour::Flavour::{Debian, Debug, Kasan, Ours, Peer, Peer72};
+use crate::report::results::{summary, Report};
 
-type Group = fn(&Ctx, &mut Report) -> Result<()>;
-
-/// In the order in which they run: what is quick comes first.
-const GROUPS: [(&str, Group); 10] = [
-    ("host", host::run),
-    ("lint", lint::run),
-    ("kunit", kunit::run),
-    ("kselftest-base", base::run),
-    ("kselftest", kselftest::run),
-    ("luod", luod::run),
-    ("debian", debian::run),
-    ("matrix", matrix::run),
-    ("matrix-7.2", matrix::run_72),
-    ("debug", debug::run),
+/// What `make test` runs. The kernels are built in the order in which they come up here, and the
+/// groups run as soon as theirs are there.
+const GROUPS: [Group; 9] = [
+    Group::new("host", &[], host::run),
+    Group::new("matrix", &[Ours, Peer], matrix::run),
+    Group::new("kselftest-base", &[Ours], base::run),
+    Group::new("kselftest", &[Ours], kselftest::run),
+    Group::new("luod", &[Ours, Peer], luod::run),
+    Group::new("debian", &[Debian], debian::run),
+    Group::new("debug", &[Debug], debug::run),
+    Group::new("kunit", &[Debug], kunit::run),
+    Group::new("lint", &[Ours, Debug], lint::run),
 ];
 
-/// Runs all groups, or one. True if nothing failed.
+/// What only `make test-all` runs, and `make test` when it is asked for it.
+const LONG_GROUPS: [Group; 3] = [
+    Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
+    Group::new("soak", &[Ours], soak::long),
+    Group::new("kasan", &[Kasan], debug::run_kasan),
+];
+
+/// Runs all groups, also the long ones, and writes the page of results. True if nothing failed.
+pub fn run_all(ctx: &Ctx) -> Result<bool> {
+    ctx.need_space(24, 8)?;
+    let groups: Vec<&Group> = GROUPS.iter().chain(&LONG_GROUPS).collect();
+    all::run(ctx, &groups)
+}
+
+/// Runs the groups of `make test`, or one. True if nothing failed.
 pub fn run(ctx: &Ctx, only: Option<&str>) -> Result<bool> {
+    let mut groups: Vec<&Group> = GROUPS.iter().collect();
     if let Some(only) = only {
-        if !GROUPS.iter().any(|(name, _)| *name == only) {
-            let names = GROUPS.map(|(name, _)| name).join(", ");
+        groups.extend(&LONG_GROUPS);
+        let names: Vec<&str> = groups.iter().map(|group| group.name).collect();
+        groups.retain(|group| group.name == only);
+        if groups.is_empty() {
+            let names = names.join(", ");
             bail!("There is no group {only}; the groups are {names}.");
         }
     }
     ctx.need_space(16, 4)?;
     let started = Instant::now();
-    let mut report = Report::default();
-    for (name, group) in GROUPS {
-        if only.is_some_and(|only| only != name) {
-            continue;
-        }
-        report.begin(name);
-        if let Err(error) = group(ctx, &mut report) {
-            report.fail("the group could not run", &format!("{error:#}"));
-        }
-        report.end();
-    }
+    let mut reports: Vec<(usize, Report)> = Vec::new();
+    schedule::run(ctx, &groups, |number, report, _| {
+        reports.push((number, report));
+    });
+    reports.sort_by_key(|(number, _)| *number);
+    let reports: Vec<Report> = reports.into_iter().map(|(_, report)| report).collect();
     eprintln!("tested in {} s", started.elapsed().as_secs());
-    Ok(report.finish())
+    Ok(summary(&reports))
 }

@@ -11,6 +11,7 @@ mod groups;
 mod image;
 mod kernel;
 mod machine;
+mod once;
 mod report;
 
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ use crate::ctx::{Ctx, Settings};
 use crate::groups::{base, debug, fuzz, lint, soak};
 use crate::kernel::flavour::Flavour;
 use crate::kernel::{build, series, tree};
-use crate::report::results::Report;
+use crate::report::results::{summary, Report};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -55,6 +56,8 @@ enum Action {
         #[arg(long, env = "ONLY")]
         only: Option<String>,
     },
+    /// Run all tests, also those that take hours, and write the page of results
+    TestAll,
     /// Fuzz the parsers of what kernels hand over
     Fuzz {
         /// How long each target runs
@@ -137,6 +140,7 @@ fn run(cli: Cli) -> Result<bool> {
             demo::cache(&ctx)
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
+        Action::TestAll => groups::run_all(&ctx),
         Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),
         Action::TestPeer {
             only,
@@ -160,13 +164,12 @@ fn run(cli: Cli) -> Result<bool> {
             )
         }
         Action::Soak { count, seed } => soak::run(&ctx, count, seed),
-        Action::TestDebug { seconds, seed } => debug::test_all(&ctx, seconds, seed),
+        Action::TestDebug { seconds, seed } => debug::test_debug(&ctx, seconds, seed),
         Action::BaseTests { flavour } => {
             let kernel = build::kernel(&ctx, flavour)?;
-            let mut report = Report::default();
-            report.begin("kselftest-base");
+            let mut report = Report::new("kselftest-base");
             base::run_on(&ctx, &mut report, &kernel)?;
-            Ok(report.finish())
+            Ok(summary(&[report]))
         }
         Action::Kernel { flavour } => {
             ctx.need_space(8, 3)?;
@@ -179,10 +182,9 @@ fn run(cli: Cli) -> Result<bool> {
         }
         Action::Patches => series::write(&ctx).map(|_| true),
         Action::CheckPatches => {
-            let mut report = Report::default();
-            report.begin("patches");
+            let mut report = Report::new("patches");
             lint::patches(&ctx, &mut report)?;
-            Ok(report.finish())
+            Ok(summary(&[report]))
         }
         Action::Apply => {
             let tree = ctx.settings.kernel_src.clone();

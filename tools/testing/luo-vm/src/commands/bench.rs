@@ -4,6 +4,7 @@
 //! machines, taking turns.
 
 mod catalogue;
+#[cfg(feature = "plots")]
 mod plot;
 mod table;
 
@@ -20,6 +21,7 @@ use crate::image::initramfs;
 use crate::image::programs;
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
+use crate::machine::verdict::GOOD;
 use crate::machine::vm::Vm;
 use crate::report::step::Step;
 
@@ -102,10 +104,10 @@ fn measure(ctx: &Ctx, kernel: &Kernel, what: &Run, round: u32) -> Result<BTreeMa
         .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
         .collect();
     if let Some(why) = run.guest_complaint() {
-        anyhow::bail!("{why}\n{}", run.tail(ctx));
+        anyhow::bail!(run.failure(ctx, GOOD, &why));
     }
     if figures.get("verified") != Some(&1) {
-        anyhow::bail!("the contents were not verified\n{}", run.tail(ctx));
+        anyhow::bail!(run.failure(ctx, "verified contents", "they were not verified"));
     }
     figures.extend(phases(&run.console.all, &figures));
     Ok(figures)
@@ -247,8 +249,9 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
     fs::write(&file, serde_json::to_vec_pretty(&json)?).context("write the results")?;
     let caption = format!("{machine}; medians of {rounds}");
     fs::write(dir.join("table.rst"), table::rst(&caption, &rows)).context("write the table")?;
+    #[cfg(feature = "plots")]
     plot::all(&dir, &machine, &measured)?;
-    println!("JSON, table and plots are in {}", ctx.shown(&dir));
+    println!("The results are in {}", ctx.shown(&dir));
     Ok(measured.failures.is_empty())
 }
 

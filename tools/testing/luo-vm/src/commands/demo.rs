@@ -2,7 +2,7 @@
 
 //! `make run` and `make demo`, live updates to look at, and `make shell`.
 
-use anyhow::Result;
+use anyhow::{anyhow, Result};
 
 use crate::ctx::Ctx;
 use crate::image::disk;
@@ -30,13 +30,15 @@ const PHASES: [&str; 8] = [
 
 /// Carries a memfd from the kernel `from` to the kernel `to`. True if all of it was verified.
 pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
-    let next = build::kernel(ctx, to)?;
-    let first = if from == to {
-        next.clone()
-    } else {
-        build::kernel(ctx, from)?
-    };
-    let guest = programs::guest(ctx)?;
+    // The guest program is built beside the kernels.
+    let (kernels, guest) = std::thread::scope(|scope| {
+        let guest = scope.spawn(|| programs::guest(ctx));
+        let kernels = [to, from].map(|flavour| build::kernel(ctx, flavour));
+        (kernels, guest.join())
+    });
+    let [next, first] = kernels;
+    let (next, first) = (next?, first?);
+    let guest = guest.map_err(|_| anyhow!("the build of luo-guest panicked"))??;
     let initrd = initramfs::guest(ctx, "demo", &guest, &[&next], None)?;
     let mb = ctx.settings.memfd_mb;
     let step = Step::start(ctx, format!("live update with a memfd of {mb} MiB"));
@@ -75,7 +77,10 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
     println!();
     match &against {
         None => println!("verified: {mb} MiB survived the live update"),
-        Some(why) => println!("FAILED: {why}\n{}", run.tail(ctx)),
+        Some(why) => println!(
+            "FAILED\n{}",
+            run.failure(ctx, "everything is verified", why)
+        ),
     }
     Ok(against.is_none())
 }
@@ -133,7 +138,10 @@ pub fn cache(ctx: &Ctx) -> Result<bool> {
             fact("found"),
             fact("gap")
         ),
-        Some(why) => println!("FAILED: {why}\n{}", run.tail(ctx)),
+        Some(why) => println!(
+            "FAILED\n{}",
+            run.failure(ctx, "everything is verified", why)
+        ),
     }
     Ok(against.is_none())
 }

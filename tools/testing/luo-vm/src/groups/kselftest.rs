@@ -3,8 +3,10 @@
 //! The group `kselftest`: our own kselftests, with real kexecs.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::groups::matrix::MATRIX;
@@ -14,7 +16,7 @@ use crate::image::programs::{self, GuestTest};
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::named;
-use crate::machine::vm::Vm;
+use crate::machine::vm::{Run, Vm};
 use crate::report::results::Report;
 
 /// Our own kselftests.
@@ -38,28 +40,53 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         let key = (test.machine.clone(), test.cmdline.clone());
         shared.entry(key).or_default().push(test);
     }
-    let machines = shared
+    let machines: Vec<_> = shared
         .into_values()
-        .chain(alone.into_iter().map(|test| vec![test]));
-    for (number, tests) in machines.enumerate() {
-        let names: Vec<&str> = tests.iter().map(|t| t.name.as_str()).collect();
-        let [first, ..] = &tests[..] else { continue };
-        let label = if names.len() > 1 {
-            format!("shared-{number}")
-        } else {
-            first.name.clone()
-        };
-        let vm = Vm::new(
-            format!("{}-{label}", kernel.flavour.name()),
-            kernel,
-            &initrd,
-        )
+        .chain(alone.into_iter().map(|test| vec![test]))
+        .enumerate()
+        .collect();
+    // Machines run side by side: nothing here depends on how long something takes.
+    let left = Mutex::new(machines.into_iter());
+    let report = Mutex::new(report);
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((number, tests)) = next() {
+            let run = machine(ctx, kernel, &initrd, number, &tests)?;
+            let names: Vec<&str> = tests.iter().map(|t| t.name.as_str()).collect();
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            run.judge(ctx, &mut report, "", &names);
+        }
+        anyhow::Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let results = [
+            work(),
+            other.join().unwrap_or_else(|_| bail!("a machine panicked")),
+        ];
+        results.into_iter().collect()
+    })
+}
+
+/// Runs `tests` in one machine, and what they have in common says in which.
+fn machine(
+    ctx: &Ctx,
+    kernel: &Kernel,
+    initrd: &Path,
+    number: usize,
+    tests: &[GuestTest],
+) -> Result<Run> {
+    let first = tests.first().context("a machine without a test")?;
+    let names: Vec<&str> = tests.iter().map(|t| t.name.as_str()).collect();
+    let label = if names.len() > 1 {
+        format!("shared-{number}")
+    } else {
+        first.name.clone()
+    };
+    Vm::new(format!("{}-{label}", kernel.flavour.name()), kernel, initrd)
         .params(first.cmdline.clone())
         .init(format!("selftest {}", names.join(" ")))
         .kexecs(first.kexecs)
-        .on(named::machine(&first.machine)?);
-        let run = vm.boot(ctx)?;
-        run.judge(ctx, report, "", &names);
-    }
-    Ok(())
+        .on(named::machine(&first.machine)?)
+        .boot(ctx)
 }

@@ -7,9 +7,10 @@ use anyhow::Result;
 use crate::ctx::Ctx;
 use crate::image::initramfs;
 use crate::image::programs;
-use crate::kernel::build::{self, Kernel};
+use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
 use crate::kernel::tree;
+use crate::machine::verdict::GOOD;
 use crate::machine::vm::Vm;
 use crate::report::ktap;
 use crate::report::results::Report;
@@ -20,17 +21,12 @@ const OUR_SUITES: [&str; 3] = ["luo", "liveupdate", "kho"];
 /// Parameters that let KUnit run at boot.
 const KUNIT: &str = "kunit.enable=1";
 
-/// Our suites on our kernel. Doctests run in `debug`, whose kernel has them.
+/// Our suites and the doctests, on the kernel that has them.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let kernel = build::kernel(ctx, Flavour::Ours)?;
-    run_on(ctx, report, &kernel, "")
-}
-
-/// The same on any kernel of ours.
-pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel, prefix: &str) -> Result<()> {
+    let kernel = build::kernel(ctx, Flavour::Debug)?;
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, "kunit", &guest, &[], None)?;
-    let vm = Vm::new(format!("kunit-{}", kernel.flavour.name()), kernel, &initrd)
+    let vm = Vm::new("kunit", &kernel, &initrd)
         .params(KUNIT)
         .init("exec /bin/busybox true");
     let run = vm.boot(ctx)?;
@@ -43,30 +39,27 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel, prefix: &str) -> 
         if name.starts_with("rust_doctest_") && !ours {
             base.push(result);
         } else {
-            report.result(prefix, result);
+            report.result("", result);
         }
     }
     if !base.is_empty() {
         let failed = base.iter().filter(|r| r.status == ktap::Status::Failed);
         let failed: Vec<&str> = failed.map(|r| r.name.as_str()).collect();
-        let name = format!("{prefix}the base's {} doctests", base.len());
+        let name = format!("the base's {} doctests", base.len());
         report.check(&name, (!failed.is_empty()).then(|| failed.join("\n")));
     }
     for problem in &ktap.problems {
-        report.fail(&format!("{prefix}the plan"), problem);
+        report.fail("the plan", problem);
     }
     let ours = |name: &str| OUR_SUITES.iter().any(|part| name.contains(part));
     if !ktap.results.iter().any(|result| ours(&result.name)) {
         report.fail(
-            &format!("{prefix}our suites"),
+            "our suites",
             "the kernel log has no result of a KUnit suite of ours",
         );
     }
     if let Some(why) = run.guest_complaint() {
-        report.fail(
-            &format!("{prefix}the machine of KUnit"),
-            &format!("{why}\n{}", run.tail(ctx)),
-        );
+        report.fail("the machine of KUnit", &run.failure(ctx, GOOD, &why));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::image::initramfs;
 use crate::image::programs::{self, GuestTest};
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
-use crate::machine::named;
+use crate::machine::named::{Machine, PC, Q35};
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
 
@@ -35,18 +35,28 @@ impl Matrix {
         Ok(Self { guest, tests, ours })
     }
 
-    /// Runs the tests from the kernel `from` to the kernel `to`.
-    fn update(&self, ctx: &Ctx, report: &mut Report, from: &Kernel, to: &Kernel) -> Result<()> {
+    /// Runs the tests from the kernel `from` to the kernel `to`, on a machine of the kind `machine`.
+    fn update(
+        &self,
+        ctx: &Ctx,
+        report: &mut Report,
+        machine: &'static Machine,
+        [from, to]: [&Kernel; 2],
+    ) -> Result<()> {
         let pair = format!("{}-to-{}", from.flavour.name(), to.flavour.name());
         let initrd = initramfs::guest(ctx, &pair, &self.guest, &[to, to], None)?;
         for test in &self.tests {
-            let vm = Vm::new(format!("{pair}-{}", test.name), from, &initrd)
-                .params(test.cmdline.clone())
-                .init(format!("selftest {}", test.name))
-                .kexecs(test.kexecs)
-                .on(named::machine(&test.machine)?);
+            let vm = Vm::new(
+                format!("{pair}-{}-{}", machine.name, test.name),
+                from,
+                &initrd,
+            )
+            .params(test.cmdline.clone())
+            .init(format!("selftest {}", test.name))
+            .kexecs(test.kexecs)
+            .on(machine);
             let run = vm.boot(ctx)?;
-            let prefix = format!("{} to {}: ", from.label(), to.label());
+            let prefix = format!("{} to {} on {}: ", from.label(), to.label(), machine.name);
             run.judge(ctx, report, &prefix, &[&test.name]);
         }
         Ok(())
@@ -58,10 +68,10 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let matrix = Matrix::new(ctx)?;
     let ours = &matrix.ours;
     let peer = build::kernel(ctx, Flavour::Peer)?;
-    for (from, to) in [(&peer, ours), (ours, &peer), (ours, ours)] {
-        matrix.update(ctx, report, from, to)?;
+    for pair in [[&peer, ours], [ours, &peer], [ours, ours]] {
+        matrix.update(ctx, report, &PC, pair)?;
     }
-    Ok(())
+    matrix.update(ctx, report, &Q35, [ours, ours])
 }
 
 /// The same, from the C implementation of Linux 7.2, if its source can be had.
@@ -69,7 +79,7 @@ pub fn run_72(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let matrix = Matrix::new(ctx)?;
     match build::kernel(ctx, Flavour::Peer72) {
         Ok(older) => {
-            matrix.update(ctx, report, &older, &matrix.ours)?;
+            matrix.update(ctx, report, &PC, [&older, &matrix.ours])?;
             luod::Luoctl::new(ctx, &older)?.update(ctx, report, &older, &matrix.ours)?;
         }
         Err(error) => report.not_run("C 7.2 to ours", &format!("{error:#}")),

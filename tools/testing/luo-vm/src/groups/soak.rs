@@ -27,6 +27,9 @@ const SETTLED: usize = 2;
 /// Kexecs in `make test`.
 const SHORT: u64 = 5;
 
+/// Kexecs in `make test-all`.
+const LONG: u64 = 100;
+
 /// What became of a chain of kexecs.
 struct Outcome {
     kexecs: u64,
@@ -92,7 +95,8 @@ fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> 
         outcome.failure = Some(format!("{} KiB of memory got lost", outcome.drift()));
     }
     if let Some(failure) = &mut outcome.failure {
-        *failure = format!("{failure}\n{}", run.tail(ctx));
+        let expected = format!("{count} kexecs, and the memory of the first");
+        *failure = run.failure(ctx, &expected, failure);
     }
     step.done(&format!(
         "{} kexecs, {} files with {} bytes verified",
@@ -124,6 +128,14 @@ pub fn run(ctx: &Ctx, count: u64, seed: u64) -> Result<bool> {
         eprintln!("error: {failure}");
     }
     Ok(outcome.failure.is_none())
+}
+
+/// A chain long enough to see memory get lost.
+pub fn long(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
+    let outcome = run_on(ctx, &kernel, LONG, 1)?;
+    report.check(&format!("{LONG} kexecs in a row"), outcome.failure);
+    Ok(())
 }
 
 /// A short chain.

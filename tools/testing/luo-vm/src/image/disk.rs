@@ -16,6 +16,7 @@ use anyhow::{bail, Context, Result};
 use crate::ctx::Ctx;
 use crate::image::programs;
 use crate::kernel::build::Kernel;
+use crate::kernel::source::lock;
 use crate::report::step::Step;
 
 /// How many updates are done under systemd.
@@ -98,6 +99,8 @@ pub fn home() -> Result<PathBuf> {
 /// Makes the disk: the userland, our files and programs, and the kernel that is started by kexec.
 pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
     let debian = home()?;
+    // `sandbox.sh` may still be making it.
+    drop(lock(&ctx.cache.join(".debian.lock"))?);
     let archive = debian.join("root.tar");
     if !archive.exists() {
         bail!(

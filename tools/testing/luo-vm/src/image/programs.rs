@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::ctx::Ctx;
 use crate::kernel::build;
 use crate::kernel::source::{self, Series};
+use crate::once::Once;
 use crate::report::step::Step;
 
 /// The base's kselftests that kexec: one before, one after it, each in its own machine.
@@ -72,6 +73,11 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Our guest program, linked statically.
 pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
+    static BUILT: Once<PathBuf> = Once::new();
+    BUILT.get(|| build_guest(ctx))
+}
+
+fn build_guest(ctx: &Ctx) -> Result<PathBuf> {
     let mut step = Step::start(ctx, "build luo-guest");
     let mut cargo = static_build(ctx);
     cargo.args(["-p", "luo-guest"]);
@@ -99,6 +105,11 @@ pub fn luoctl() -> Result<PathBuf> {
 /// luod, luoctl and clients in Rust and in C, linked statically, and what they are called in an
 /// image.
 pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
+    static BUILT: Once<Vec<(&'static str, PathBuf)>> = Once::new();
+    BUILT.get(|| build_luod(ctx))
+}
+
+fn build_luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     let mut step = Step::start(ctx, "build luod and luoctl");
     for what in [
         ["-p", "luod", "-p", "luoctl", "--bins"].as_slice(),

@@ -13,9 +13,10 @@ use crate::ctx::Ctx;
 use crate::files::{digest, write_if_changed};
 use crate::kernel::config;
 use crate::kernel::findings::findings;
-use crate::kernel::flavour::Flavour;
-use crate::kernel::source::{self, Base, OUT_PREFIX};
+use crate::kernel::flavour::{Flavour, FLAVOURS};
+use crate::kernel::source::{self, lock, Base, OUT_PREFIX};
 use crate::kernel::tree;
+use crate::once::Once;
 use crate::report::step::Step;
 
 /// A kernel that has been built.
@@ -88,6 +89,11 @@ pub fn make(ctx: &Ctx, out: &Path) -> Command {
 
 /// Builds the kernel `flavour`, or finds it built.
 pub fn kernel(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
+    static BUILT: [Once<Kernel>; FLAVOURS] = [const { Once::new() }; FLAVOURS];
+    BUILT[flavour as usize].get(|| build(ctx, flavour))
+}
+
+fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     let base = source::base(ctx, flavour.series())?;
     let _lock = base.lock()?;
     let (tree, content, kconfig) = if flavour.is_ours() {
@@ -139,12 +145,16 @@ pub fn kernel(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
             // The same code; Clippy speaks up while it is compiled.
             command.arg("CLIPPY=1");
         }
-        let usual = stamp.objects.max(flavour.usual_objects());
+        // What is built again is less than the whole; nobody knows how much less.
+        let whole = match stamp.objects {
+            0 => format!("of about {}", flavour.usual_steps()),
+            steps => format!("steps; a build from nothing has {steps}"),
+        };
         let log = ctx.log(&format!("kernel-{name}"));
         let outcome = step.run_with(command.arg("bzImage"), &log, |step, line| {
             if line.starts_with("  ") {
                 objects += 1;
-                step.progress(&format!("{objects} of about {usual} steps"));
+                step.progress(&format!("{objects} {whole}"));
             }
         });
         let ours = if flavour.is_ours() {
@@ -184,7 +194,8 @@ fn write_stamp(file: &Path, stamp: &Stamp) -> Result<()> {
 
 /// The headers of the base's userspace API.
 pub fn headers(ctx: &Ctx, base: &Base) -> Result<PathBuf> {
-    let _lock = base.lock()?;
+    // Not the lock of the trees, which is held while a kernel is built.
+    let _lock = lock(&base.home.join("headers.lock"))?;
     let headers = base.home.join("headers");
     if !headers.is_dir() {
         let mut step = Step::start(ctx, "install the base's headers");

@@ -25,6 +25,9 @@ pub enum Flavour {
     Peer72,
 }
 
+/// How many there are.
+pub const FLAVOURS: usize = Flavour::Peer72 as usize + 1;
+
 impl Flavour {
     pub fn name(self) -> &'static str {
         match self {
@@ -62,8 +65,8 @@ impl Flavour {
         }
     }
 
-    /// Objects of a build from nothing, roughly; for the progress line.
-    pub fn usual_objects(self) -> usize {
+    /// Steps of a build from nothing, for the progress line of the first one.
+    pub fn usual_steps(self) -> usize {
         if self.is_ours() {
             1500
         } else {

@@ -59,7 +59,8 @@ impl Base {
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Waits for the lock `path`, and keeps other runs out until the result is dropped.
+pub fn lock(path: &Path) -> Result<File> {
     let file = File::create(path)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)

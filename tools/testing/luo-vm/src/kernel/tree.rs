@@ -113,7 +113,9 @@ pub fn apply_hook(ctx: &Ctx, patch: &Patch, dir: &Path) -> Result<()> {
 
 /// Computes the change that this checkout makes to `base`.
 pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
-    let stage = ctx.build.join("stage");
+    // Each thread has its own.
+    let stage = format!("stage-{:?}", std::thread::current().id());
+    let stage = ctx.build.join(stage);
     let _ = fs::remove_dir_all(&stage);
     let mut paths: BTreeSet<PathBuf> = overlay(ctx)?.into_iter().collect();
     let patches = patches::patches(ctx)?;

@@ -4,8 +4,11 @@
 
 use crate::ctx::Ctx;
 use crate::machine::vm::Run;
-use crate::report::ktap;
+use crate::report::ktap::{self, Status};
 use crate::report::results::Report;
+
+/// How a machine that our guest program runs has to end.
+pub const GOOD: &str = "luo-guest exits with 0, and the kernel log has no warning";
 
 impl Run {
     /// Why this run cannot have been a good one, whatever its tests say.
@@ -28,14 +31,14 @@ impl Run {
         })
     }
 
-    /// The end of the console and the place of its log.
-    pub fn tail(&self, ctx: &Ctx) -> String {
-        let lines = self.console.tail(25).iter().map(|l| format!("    | {l}\n"));
-        format!(
-            "{}    The whole console is {}",
-            lines.collect::<String>(),
-            ctx.shown(&self.log)
-        )
+    /// A failure in three lines: what was expected, what came, and where the whole console is.
+    pub fn failure(&self, ctx: &Ctx, expected: &str, came: &str) -> String {
+        let mut came = came.lines().collect::<Vec<_>>().join("; ");
+        if let Some(last) = self.console.tail(1).first() {
+            came = format!("{came} (last line of the console: {last})");
+        }
+        let log = ctx.shown(&self.log);
+        format!("expected: {expected}\ngot: {came}\nlog: {log}")
     }
 
     /// Puts the KTAP that programs printed in a machine run by our guest into `report`. `expected`
@@ -44,7 +47,14 @@ impl Run {
         let ktap = ktap::parse(self.console.user.iter().map(String::as_str));
         let failed_before = report.failed();
         for result in &ktap.results {
-            report.result(prefix, result);
+            let name = format!("{prefix}{}", result.name);
+            match &result.status {
+                Status::Failed => {
+                    let came = format!("not ok: {}", result.diagnostics.join("; "));
+                    report.fail(&name, &self.failure(ctx, "ok", &came));
+                }
+                _ => report.result(prefix, result),
+            }
         }
         for name in expected {
             let below = format!("{name}.");
@@ -53,11 +63,13 @@ impl Run {
                 .iter()
                 .any(|r| r.name == *name || r.name.starts_with(&below))
             {
-                report.fail(&format!("{prefix}{name}"), "it did not report a result");
+                let why = self.failure(ctx, &format!("a result of {name}"), "none");
+                report.fail(&format!("{prefix}{name}"), &why);
             }
         }
         for problem in ktap.problems {
-            report.fail(&format!("{prefix}the plan"), &problem);
+            let why = self.failure(ctx, "a complete stream of KTAP", &problem);
+            report.fail(&format!("{prefix}the plan"), &why);
         }
         let explained = report.failed() != failed_before;
         let complaint = if explained {
@@ -65,11 +77,9 @@ impl Run {
         } else {
             self.guest_complaint()
         };
-        if let Some(why) = complaint {
+        if let Some(came) = complaint {
             let name = format!("{prefix}the machine of {}", expected.join(", "));
-            report.fail(&name, &format!("{why}\n{}", self.tail(ctx)));
-        } else if explained {
-            println!("{}", self.tail(ctx));
+            report.fail(&name, &self.failure(ctx, GOOD, &came));
         }
     }
 }

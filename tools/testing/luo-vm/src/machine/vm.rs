@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
@@ -40,6 +41,37 @@ pub struct Run {
     pub console: Console,
     pub log: PathBuf,
     pub timed_out: Option<Duration>,
+}
+
+/// How many machines may run at a time. More need more memory than a small host has.
+const MACHINES: usize = 2;
+
+/// How many machines run.
+static RUNNING: Mutex<usize> = Mutex::new(0);
+
+/// Says that a machine has ended.
+static ENDED: Condvar = Condvar::new();
+
+/// The right to run a machine.
+struct Slot;
+
+impl Slot {
+    /// Waits until there are less than [`MACHINES`].
+    fn take() -> Self {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = ENDED
+            .wait_while(running, |running| *running >= MACHINES)
+            .unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 /// How long a boot with its test may take: much more than on the slowest machine, as it only tells
@@ -161,6 +193,7 @@ impl<'a> Vm<'a> {
 
     /// The same; `seen` sees each line of the console at once.
     pub fn run_with(&self, ctx: &Ctx, mut seen: impl FnMut(&str)) -> Result<Run> {
+        let _slot = Slot::take();
         let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
         let started = Instant::now();
         let mut qemu = self.qemu(ctx);
@@ -172,8 +205,8 @@ impl<'a> Vm<'a> {
         // A checking kernel is several times slower.
         let limit = self.limit
             * match self.kernel.flavour {
-                Flavour::Kasan => 12,
-                Flavour::Debug => 4,
+                Flavour::Kasan => 6,
+                Flavour::Debug => 2,
                 _ => 1,
             };
         let mut console = BufReader::new(File::open(&log)?);

@@ -2,51 +2,64 @@
 
 //! Results of tests, one line each, and the summary.
 
-use std::collections::BTreeMap;
-
 use crate::report::ktap::{Status, TestResult};
+use crate::report::step;
 
 /// The group in which nothing may be skipped.
 const STRICT: &str = "kselftest-base";
 
-/// Everything that was tested, over all groups.
-#[derive(Default)]
+/// What was tested in a group.
 pub struct Report {
+    group: &'static str,
     passed: usize,
     failed: usize,
     failures: Vec<String>,
     notes: Vec<String>,
-    group: &'static str,
-    counts: BTreeMap<&'static str, usize>,
 }
 
 impl Report {
-    /// Begins a group; its results follow.
-    pub fn begin(&mut self, group: &'static str) {
-        self.group = group;
-        self.counts.insert(group, 0);
+    /// The report of a group of which nothing has run.
+    pub fn new(group: &'static str) -> Self {
+        Self {
+            group,
+            passed: 0,
+            failed: 0,
+            failures: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
-    /// Ends a group. A group in which nothing ran has failed.
+    /// Ends the group. A group in which nothing ran has failed.
     pub fn end(&mut self) {
-        if self.counts.get(self.group) == Some(&0) {
+        if self.passed + self.failed == 0 {
             self.fail("nothing ran", "");
         }
     }
 
     fn add(&mut self, word: &str, name: &str, why: &str) {
-        *self.counts.entry(self.group).or_default() += 1;
         let line = format!("{}: {name}", self.group);
-        println!("{word} {line}");
+        let mut text = format!("{word} {line}");
         for line in why.lines() {
-            println!("     {line}");
+            text += "\n     ";
+            text += line;
         }
+        step::print(&text);
         if word == "PASS" {
             self.passed += 1;
         } else {
             self.failed += 1;
-            self.failures.push(format!("{word} {line}"));
+            self.failures.push(text);
         }
+    }
+
+    /// The group.
+    pub fn group(&self) -> &'static str {
+        self.group
+    }
+
+    /// How many results were good so far.
+    pub fn passed(&self) -> usize {
+        self.passed
     }
 
     /// How many results were bad so far.
@@ -81,7 +94,7 @@ impl Report {
     /// Says that something was not tested; it counts neither way, but it is not hidden.
     pub fn not_run(&mut self, name: &str, why: &str) {
         let line = format!("SKIP {}: {name}: {why}", self.group);
-        println!("{line}");
+        step::print(&line);
         self.notes.push(line);
     }
 
@@ -99,17 +112,26 @@ impl Report {
             Status::Skipped(why) => self.not_run(&name, why),
         }
     }
+}
 
-    /// Prints the summary; its last line is `N passed, N failed`. True if all is well.
-    pub fn finish(&self) -> bool {
-        println!();
-        for (group, count) in &self.counts {
-            println!("{count:>5} results in {group}");
-        }
-        for line in self.notes.iter().chain(&self.failures) {
-            println!("{line}");
-        }
-        println!("{} passed, {} failed", self.passed, self.failed);
-        self.failed == 0 && self.passed > 0
+/// Prints the summary; its last line is `N passed, N failed`. True if all is well.
+pub fn summary(reports: &[Report]) -> bool {
+    println!();
+    for report in reports {
+        println!(
+            "{:>5} results in {}",
+            report.passed + report.failed,
+            report.group
+        );
     }
+    for line in reports
+        .iter()
+        .flat_map(|r| r.notes.iter().chain(&r.failures))
+    {
+        println!("{line}");
+    }
+    let passed: usize = reports.iter().map(|report| report.passed).sum();
+    let failed: usize = reports.iter().map(|report| report.failed).sum();
+    println!("{passed} passed, {failed} failed");
+    failed == 0 && passed > 0
 }

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use regex::Regex;
 
 use crate::ctx::Ctx;
@@ -23,6 +23,19 @@ static RELEVANT: LazyLock<Regex> = LazyLock::new(|| {
 
 /// How often a step says that it still runs where there is no terminal to animate.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// The steps in progress on a terminal; several threads may have one.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Prints a line to the standard output, above the steps in progress.
+pub fn print(text: &str) {
+    BARS.suspend(|| println!("{text}"));
+}
+
+/// As [`print`], to the standard error.
+fn note(text: &str) {
+    BARS.suspend(|| eprintln!("{text}"));
+}
 
 /// A step in progress.
 pub struct Step<'a> {
@@ -37,7 +50,7 @@ impl<'a> Step<'a> {
     pub fn start(ctx: &'a Ctx, title: impl Into<String>) -> Self {
         let title = title.into();
         let bar = (std::io::stderr().is_terminal() && !ctx.verbose).then(|| {
-            let bar = ProgressBar::new_spinner();
+            let bar = BARS.add(ProgressBar::new_spinner());
             if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>5}  {msg}") {
                 bar.set_style(style);
             }
@@ -75,19 +88,18 @@ impl<'a> Step<'a> {
     /// Says what happens now; that stays on the screen.
     pub fn say(&self, what: &str) {
         let line = format!("{}    {what}", elapsed(self.started));
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
-        }
+        note(&line);
     }
 
     /// Ends the step; its line stays on the screen.
     pub fn done(self, detail: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+            BARS.remove(bar);
         }
         let colon = if detail.is_empty() { "" } else { ": " };
-        eprintln!("{}  {}{colon}{detail}", elapsed(self.started), self.title);
+        let time = elapsed(self.started);
+        note(&format!("{time}  {}{colon}{detail}", self.title));
     }
 
     /// Runs `command`; its output goes to the log file. `line` sees each line of output.
@@ -144,6 +156,7 @@ impl<'a> Step<'a> {
         if !status.success() {
             if let Some(bar) = &self.bar {
                 bar.finish_and_clear();
+                BARS.remove(bar);
             }
             bail!(
                 "{}: `{program}` failed ({status}).\n{}\nThe whole log is {}",
@@ -165,6 +178,7 @@ impl Drop for Step<'_> {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+            BARS.remove(bar);
         }
     }
 }

@@ -13,6 +13,7 @@ pub struct Run {
     /// The ratio, ours to C, that a figure should reach.
     pub targets: &'static [(&'static str, f64)],
     /// The curve that it is a point of, and where on it.
+    #[cfg_attr(not(feature = "plots"), expect(dead_code))]
     pub curve: Option<(&'static str, u64)>,
 }
 

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Running groups of tests beside the builds of the kernels that they need.
+
+use std::collections::HashSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::ctx::Ctx;
+use crate::kernel::build;
+use crate::kernel::flavour::Flavour;
+use crate::report::results::Report;
+
+/// How many groups run at a time, besides the build of a kernel. Machines need memory.
+const LANES: usize = 2;
+
+/// A group of tests.
+pub struct Group {
+    pub name: &'static str,
+    /// The kernels that it needs.
+    kernels: &'static [Flavour],
+    run: fn(&Ctx, &mut Report) -> Result<()>,
+}
+
+impl Group {
+    /// A group called `name`, which runs when `kernels` have been built.
+    pub const fn new(
+        name: &'static str,
+        kernels: &'static [Flavour],
+        run: fn(&Ctx, &mut Report) -> Result<()>,
+    ) -> Self {
+        Self { name, kernels, run }
+    }
+
+    fn report(&self, ctx: &Ctx) -> Report {
+        let mut report = Report::new(self.name);
+        if let Err(error) = (self.run)(ctx, &mut report) {
+            report.fail("the group could not run", &format!("{error:#}"));
+        }
+        report.end();
+        report
+    }
+}
+
+/// What has been built, and what is still to be run.
+struct State {
+    built: HashSet<Flavour>,
+    /// Numbers of groups.
+    waiting: Vec<usize>,
+}
+
+impl State {
+    /// Takes the first group that has all its kernels.
+    fn take(&mut self, groups: &[&Group]) -> Option<usize> {
+        let ready = |number: &usize| {
+            let mut kernels = groups[*number].kernels.iter();
+            kernels.all(|kernel| self.built.contains(kernel))
+        };
+        let at = self.waiting.iter().position(ready)?;
+        Some(self.waiting.remove(at))
+    }
+}
+
+/// The kernels of `groups`, in the order in which they come up.
+fn kernels(groups: &[&Group]) -> Vec<Flavour> {
+    let mut all: Vec<Flavour> = Vec::new();
+    for kernel in groups.iter().flat_map(|group| group.kernels) {
+        if !all.contains(kernel) {
+            all.push(*kernel);
+        }
+    }
+    all
+}
+
+/// A lock whose holder panicked holds what it held before.
+fn hold<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `groups`. `done` gets the number of each, its report, and how long it took.
+pub fn run(ctx: &Ctx, groups: &[&Group], done: impl FnMut(usize, Report, Duration) + Send) {
+    let state = Mutex::new(State {
+        built: HashSet::new(),
+        waiting: (0..groups.len()).collect(),
+    });
+    let news = Condvar::new();
+    let done = Mutex::new(done);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for kernel in kernels(groups) {
+                // The groups that need it say why there is none.
+                let _ = build::kernel(ctx, kernel);
+                hold(&state).built.insert(kernel);
+                news.notify_all();
+            }
+        });
+        for _ in 0..LANES.min(ctx.jobs) {
+            scope.spawn(|| loop {
+                let mut now = hold(&state);
+                let number = loop {
+                    if now.waiting.is_empty() {
+                        return;
+                    }
+                    match now.take(groups) {
+                        Some(number) => break number,
+                        None => now = news.wait(now).unwrap_or_else(PoisonError::into_inner),
+                    }
+                };
+                drop(now);
+                let started = Instant::now();
+                let report = groups[number].report(ctx);
+                let mut done = hold(&done);
+                (*done)(number, report, started.elapsed());
+                drop(done);
+                news.notify_all();
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing(_: &Ctx, _: &mut Report) -> Result<()> {
+        Ok(())
+    }
+
+    const FIRST: Group = Group::new("first", &[Flavour::Ours, Flavour::Peer], nothing);
+    const SECOND: Group = Group::new("second", &[Flavour::Peer], nothing);
+    const THIRD: Group = Group::new("third", &[], nothing);
+
+    #[test]
+    fn a_group_waits_for_its_kernels() {
+        let groups = [&FIRST, &SECOND, &THIRD];
+        let mut state = State {
+            built: HashSet::new(),
+            waiting: vec![0, 1, 2],
+        };
+        assert_eq!(state.take(&groups), Some(2));
+        assert_eq!(state.take(&groups), None);
+        state.built.insert(Flavour::Peer);
+        assert_eq!(state.take(&groups), Some(1));
+        state.built.insert(Flavour::Ours);
+        assert_eq!(state.take(&groups), Some(0));
+        assert_eq!(state.take(&groups), None);
+    }
+
+    #[test]
+    fn a_kernel_is_built_once() {
+        let groups = [&FIRST, &SECOND, &THIRD];
+        assert_eq!(kernels(&groups), [Flavour::Ours, Flavour::Peer]);
+    }
+}
