@@ -15,7 +15,7 @@
 
 use liveupdate::{
     systemd::{Inherited, Manager, Session},
-    Device, OutgoingSession,
+    Device, IncomingSession, OutgoingSession,
 };
 use std::{
     fs::File,
@@ -52,12 +52,29 @@ fn create() -> io::Result<OutgoingSession> {
     Device::open()?.create_session(NAME)
 }
 
+/// What the last instance has preserved; nothing if it had taken that into use itself, and ended
+/// before systemd heard of it.
+fn retrieve(session: &IncomingSession) -> io::Result<Option<File>> {
+    match session.retrieve(DATA) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(error) if liveupdate::errno(&error) == Some(2) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn new_data() -> io::Result<File> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut data = File::from(rustix::fs::memfd_create(NAME, flags)?);
+    data.write_all(&content(1))?;
+    Ok(data)
+}
+
 fn main() -> io::Result<()> {
     let manager = Manager::from_env()?;
     let mut inherited = Inherited::take()?;
     let (session, data) = match inherited.session(NAME) {
         Some(Session::Incoming(old)) => {
-            let data = File::from(old.retrieve(DATA)?);
+            let data = retrieve(&old)?.map_or_else(new_data, Ok)?;
             let mut first = [0; 8];
             data.read_exact_at(&mut first, 0)?;
             let generation = u64::from_le_bytes(first);
@@ -67,19 +84,18 @@ fn main() -> io::Result<()> {
                 return Err(io::Error::other("the data is not what it was"));
             }
             println!("verified generation {generation}");
-            old.finish()?;
-            manager.remove(NAME)?;
-            data.write_all_at(&content(generation + 1), 0)?;
+            // Whatever can fail comes before there is no way back.
             let session = create()?;
-            manager.store(NAME, &session)?;
+            manager.finish(NAME, old)?;
+            data.write_all_at(&content(generation + 1), 0)?;
+            if let Err(error) = manager.store(NAME, &session) {
+                eprintln!("the next update will be without this service: {error}");
+            }
             (session, data)
         }
         Some(Session::Outgoing(session)) => {
             println!("a new session");
-            let flags = rustix::fs::MemfdFlags::CLOEXEC;
-            let mut data = File::from(rustix::fs::memfd_create(NAME, flags)?);
-            data.write_all(&content(1))?;
-            (session, data)
+            (session, new_data()?)
         }
         None => return Err(io::Error::other("systemd has no session for this service")),
     };

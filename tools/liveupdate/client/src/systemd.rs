@@ -16,8 +16,7 @@
 //! if let Some(Session::Incoming(session)) = inherited.session("cache") {
 //!     let memfd = session.retrieve(1)?;
 //!     // ... take it into use, and only then:
-//!     session.finish()?;
-//!     manager.remove("cache")?;
+//!     manager.finish("cache", session)?;
 //! }
 //! // A session can be filled once: get a new one for the next update.
 //! let session = Device::open()?.create_session("cache")?;
@@ -34,7 +33,7 @@
 use crate::{
     error::{errno, Context},
     raw,
-    session::{IncomingSession, OutgoingSession},
+    session::{FinishError, IncomingSession, OutgoingSession},
     transport,
 };
 use rustix::{
@@ -295,6 +294,22 @@ impl Manager {
         self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))
     }
 
+    /// Finishes a session, and removes it from the store, where it is called `name`.
+    ///
+    /// Once it is finished, everything that was retrieved from it is the service's: that systemd
+    /// cannot be told is no error. What is in the store then is an empty session: the next start of
+    /// the service finds no file in it (`ENOENT`), and has to begin anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`IncomingSession::finish`]; nothing has changed then.
+    pub fn finish(&self, name: &str, session: IncomingSession) -> Result<(), FinishError> {
+        session.finish()?;
+        // See above.
+        let _ = self.remove(name);
+        Ok(())
+    }
+
     /// Waits until systemd has read everything that it was sent.
     ///
     /// What a process sends right before it exits is lost otherwise.
@@ -357,6 +372,21 @@ mod tests {
     fn without_systemd_there_is_nothing() {
         let inherited = Inherited::take().unwrap();
         assert!(inherited.sessions.is_empty() && inherited.files.is_empty());
+    }
+
+    /// systemd does not listen when a session is finished: it is finished all the same.
+    #[cfg(feature = "fake")]
+    #[test]
+    fn finished_without_systemd() {
+        let kernel = crate::fake::Kernel::new();
+        let session = kernel.open().unwrap().create_session("a").unwrap();
+        session.preserve(memfd(), 1).unwrap();
+        kernel.kexec();
+        let session = kernel.open().unwrap().retrieve_session("a").unwrap();
+        let manager = Manager::new(b"/nonexistent/notify").unwrap();
+        assert!(manager.remove("a").is_err());
+        manager.finish("a", session).unwrap();
+        assert!(kernel.incoming().is_empty());
     }
 
     #[test]
