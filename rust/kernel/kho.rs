@@ -490,15 +490,6 @@ impl<T: Handover> Claimed<T> {
         ClaimedFolio::new(pa)?.try_into()
     }
 
-    /// Takes the value out and frees the memory.
-    #[inline]
-    pub fn into_inner(self) -> T
-    where
-        T: Copy,
-    {
-        *self
-    }
-
     /// Keeps the memory reserved for as long as this kernel runs.
     #[inline]
     pub fn leak(self) {
