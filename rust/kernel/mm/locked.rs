@@ -6,7 +6,13 @@
 
 use crate::{
     bindings,
-    prelude::*, //
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed, //
+    }, //
 };
 use core::ptr::NonNull;
 
@@ -28,6 +34,18 @@ unsafe impl Send for LockedPages {}
 // SAFETY: Nothing is changed through a shared reference.
 unsafe impl Sync for LockedPages {}
 
+/// The most pages that the current task may lock, together with all others of its user.
+fn limit() -> isize {
+    // CAST: A small constant.
+    // SAFETY: FFI call without safety requirements.
+    if unsafe { bindings::capable(bindings::CAP_IPC_LOCK as c_int) } {
+        return isize::MAX;
+    }
+    // SAFETY: FFI call without safety requirements.
+    let bytes = unsafe { bindings::rlimit(bindings::RLIMIT_MEMLOCK) };
+    isize::try_from(bytes >> PAGE_SHIFT).unwrap_or(isize::MAX)
+}
+
 impl LockedPages {
     /// Starts to count for the user who runs the current task.
     pub fn new() -> Result<Self> {
@@ -40,15 +58,32 @@ impl LockedPages {
         })
     }
 
+    /// The locked pages of the user.
+    fn counter(&self) -> &Atomic<isize> {
+        // SAFETY: By the type invariant, the user is valid for as long as this object. The counter is
+        // an `atomic_long_t`, which has the size of an `isize`; C accesses it atomically only.
+        unsafe { Atomic::from_ptr((&raw mut (*self.user.as_ptr()).locked_vm.counter).cast()) }
+    }
+
     /// Adds pages if that keeps within the limit of the current task, or if it has `CAP_IPC_LOCK`.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`] if the limit is exceeded.
     pub fn add(&mut self, pages: u64) -> Result {
-        // SAFETY: By the type invariant, the user is valid.
-        if !unsafe { bindings::user_lock_pages(self.user.as_ptr(), pages as c_ulong) } {
-            return Err(ENOMEM);
+        let limit = limit();
+        let nr = isize::try_from(pages).map_err(|_| ENOMEM)?;
+        let counter = self.counter();
+        let mut old = counter.load(Relaxed);
+        loop {
+            let new = old
+                .checked_add(nr)
+                .filter(|&new| new <= limit)
+                .ok_or(ENOMEM)?;
+            match counter.cmpxchg(old, new, Full) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
         }
         // INVARIANT: They were just added.
         self.pages = self.pages.saturating_add(pages);
@@ -57,8 +92,8 @@ impl LockedPages {
 
     /// Adds pages, even beyond the limit: for what cannot be refused any more.
     pub fn force_add(&mut self, pages: u64) {
-        // SAFETY: By the type invariant, the user is valid.
-        unsafe { bindings::user_force_lock_pages(self.user.as_ptr(), pages as c_ulong) };
+        // CAST: No machine has more pages than fit.
+        self.counter().add(pages as isize, Relaxed);
         // INVARIANT: They were just added.
         self.pages = self.pages.saturating_add(pages);
     }
@@ -71,10 +106,9 @@ impl LockedPages {
 
 impl Drop for LockedPages {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant, the pages are ours, and so is the reference.
-        unsafe {
-            bindings::user_unlock_pages(self.user.as_ptr(), self.pages as c_ulong);
-            bindings::free_uid(self.user.as_ptr());
-        }
+        // CAST: They were added as an `isize`.
+        let _ = self.counter().fetch_sub(self.pages as isize, Relaxed);
+        // SAFETY: By the type invariant, the reference is ours.
+        unsafe { bindings::free_uid(self.user.as_ptr()) };
     }
 }
