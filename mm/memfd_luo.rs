@@ -4,15 +4,23 @@
 //!
 //! Content, size, position and seals of a memfd survive, and whether it may be executed. Files with
 //! properties that the format cannot express are refused. While it is preserved, a file can be read
-//! and written, but neither be truncated, extended, nor punched; its memory is pinned. Holes stay
-//! holes. Those that are filled meanwhile are preserved as well, right before the kexec.
+//! and written, but not truncated, extended, or punched; its memory is pinned. Holes stay holes. Those
+//! that are filled before the kexec are preserved as well, right before it.
 //!
-//! | module       | subject                                                     |
-//! |--------------|-------------------------------------------------------------|
-//! | [`abi`]      | the format of what is handed over, and its checks           |
-//! | [`incoming`] | files in the next kernel                                    |
+//! | module         | subject                                                   |
+//! |----------------|-----------------------------------------------------------|
+//! | [`abi`]        | the format of what is handed over, and its checks         |
+//! | [`preserved`]  | the memory of files in the kernel that is left            |
+//! | [`mover`]      | a worker that moves folios of large files                 |
+//! | [`pages`]      | the pages of a file that have memory                      |
+//! | [`incoming`]   | files in the next kernel                                  |
+//! | [`content`]    | their content, before there is a file                     |
+//! | [`checkpoint`] | where long operations can be stopped                      |
+//! | [`ops`]        | shmem, page cache and KHO; the only `unsafe` code         |
 //!
 //! See Documentation/mm/memfd_preservation.rst.
+
+#![deny(unsafe_code)]
 
 use kernel::{
     bindings,
@@ -30,16 +38,15 @@ use kernel::{
         Registration,
         RetrieveError, //
     },
+    mm::{
+        folio::nr_hwpoisoned_pages,
+        shmem::{
+            MappingFreeze,
+            ShmemFile, //
+        }, //
+    },
     page::PAGE_SIZE,
     prelude::*,
-    shmem::{
-        broken_pages,
-        FolioRecord,
-        HandedOver,
-        MappingFreeze,
-        PreservedFolios,
-        ShmemFile, //
-    },
     sync::{
         aref::ARef,
         SetOnce, //
@@ -48,8 +55,20 @@ use kernel::{
 
 #[path = "memfd_luo/abi.rs"]
 mod abi;
+#[path = "memfd_luo/checkpoint.rs"]
+mod checkpoint;
+#[path = "memfd_luo/content.rs"]
+mod content;
 #[path = "memfd_luo/incoming.rs"]
 mod incoming;
+#[path = "memfd_luo/mover.rs"]
+mod mover;
+#[path = "memfd_luo/ops.rs"]
+mod ops;
+#[path = "memfd_luo/pages.rs"]
+mod pages;
+#[path = "memfd_luo/preserved.rs"]
+mod preserved;
 
 use self::{
     abi::{
@@ -59,12 +78,15 @@ use self::{
         MemfdSer,
         Seals, //
     },
-    incoming::Incoming, //
+    checkpoint::checkpoint,
+    incoming::Incoming,
+    ops::HandedOver,
+    preserved::PreservedFolios, //
 };
 
 kernel::builtin_crate!(c"memfd_luo");
 
-/// The structures that C knows as well have to look the same there.
+/// The layout of the structures is the same as in C.
 mod layout {
     use super::*;
     use core::mem::offset_of;
@@ -132,20 +154,6 @@ impl From<ArraySer> for Descriptor {
     }
 }
 
-impl FolioRecord for FolioSer {
-    const PFN_BITS: u32 = FolioSer::PFN_BITS;
-
-    fn new(pfn: u64, index: u64) -> Self {
-        // What holds now may not hold at the time of the kexec: a clean folio may be written to,
-        // one without content may get some. So treat all of them as the most that they can become.
-        FolioSer::new(pfn, FolioSer::DIRTY | FolioSer::UPTODATE, index)
-    }
-
-    fn index(&self) -> u64 {
-        self.raw_index()
-    }
-}
-
 /// The most folios that a C kernel can restore.
 ///
 /// It maps their whole array, the addresses of whose pages have to fit into `INT_MAX` bytes.
@@ -154,11 +162,11 @@ const MAX_FOLIOS: u64 =
 
 struct Memfd;
 
-/// A memfd in the kernel that is left. Dropping this gives the file free again.
+/// A memfd in the kernel that is left. Dropping this ends its preservation.
 struct Outgoing {
     // The order matters: while there are pins, the mapping stays as it is.
     handed_over: Option<HandedOver>,
-    folios: PreservedFolios<FolioSer>,
+    folios: PreservedFolios,
     freeze: MappingFreeze,
     /// How many pages of the machine were broken when the folios were checked.
     broken_pages: u64,
@@ -214,15 +222,15 @@ impl FileHandler for Memfd {
         ShmemFile::from_file(file).is_some_and(|file| file.inode().nlink() == 0)
     }
 
-    /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (already frozen by somebody else, or a
-    /// kexec waits), ENOMEM (also RLIMIT_MEMLOCK), EHWPOISON (broken memory in the file), EINTR
+    /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (already frozen, or a kexec waits),
+    /// ENOMEM (also RLIMIT_MEMLOCK), EHWPOISON (broken memory in the file), EINTR
     /// (fatal signal).
     fn preserve(&self, file: &File, ser: &mut MemfdSer) -> Result<Outgoing> {
         let file = ShmemFile::from_file(file).ok_or(EOPNOTSUPP)?;
-        // First of all, such that nobody can freeze a file that he is not allowed to write to.
+        // Comes first, so that a task cannot freeze a file that it must not write to.
         let seals = check_expressible(file)?;
-        let broken_pages = broken_pages();
-        let freeze = MappingFreeze::new(file)?;
+        let broken_pages = nr_hwpoisoned_pages();
+        let freeze = MappingFreeze::new(file, checkpoint)?;
         let folios = PreservedFolios::new(&freeze)?;
         let outgoing = Outgoing {
             handed_over: None,
@@ -239,10 +247,10 @@ impl FileHandler for Memfd {
     /// Errors: EOPNOTSUPP (not expressible any more), ENOMEM, EFBIG, EHWPOISON.
     fn freeze(&self, _file: &File, ser: &mut MemfdSer, outgoing: &mut Outgoing) -> Result {
         let handed_over = HandedOver::new(&outgoing.freeze);
-        // From here on, there is nothing new.
+        // Nothing can be added from here on.
         let seals = check_expressible(outgoing.freeze.file())?;
         outgoing.folios.update(&handed_over)?;
-        if broken_pages() != outgoing.broken_pages {
+        if nr_hwpoisoned_pages() != outgoing.broken_pages {
             outgoing.folios.check()?;
         }
         *ser = outgoing.describe(seals)?;

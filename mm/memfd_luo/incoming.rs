@@ -4,16 +4,21 @@
 //!
 //! A file is made in two steps. First, its folios are claimed and checked. That needs no memory, can
 //! be interrupted, and is continued by the next attempt. Then comes all that can fail for reasons
-//! that pass: the file itself and its size in the books of the kernel and of the memory cgroup. If it
-//! does fail, the folios are as they were, nothing is charged to anybody, and somebody else can try.
+//! that pass: the file itself, its size accounting and memcg charge. If it fails, the folios are as
+//! they were, nothing is charged, and another task can try.
 //!
-//! Nothing that was handed over is looked at before it is claimed.
+//! Nothing that was handed over is read before it is claimed.
 
-use super::abi::{
-    FolioSer,
-    Layout,
-    Memfd,
-    MemfdSer, //
+use super::{
+    abi::{
+        FolioSer,
+        Layout,
+        Memfd,
+        MemfdSer, //
+    },
+    checkpoint::checkpoint,
+    content::ClaimedFolios,
+    ops::PageState, //
 };
 use kernel::{
     fs::File,
@@ -25,13 +30,9 @@ use kernel::{
         PhysAddr, //
     },
     liveupdate::RetrieveError,
+    mm::memfd::NewMemfd,
     page::PAGE_SHIFT,
     prelude::*,
-    shmem::{
-        ClaimedFolios,
-        NewMemfd,
-        PageState, //
-    },
     sync::aref::ARef, //
 };
 
@@ -140,7 +141,7 @@ fn make(memfd: &Memfd, content: ClaimedFolios) -> Result<ARef<File>, (Error, Cla
         Ok(file)
     };
     match empty() {
-        Ok(mut file) => file.fill(content).map(|()| file.finish()),
+        Ok(mut file) => content.fill(&mut file).map(|()| file.finish()),
         Err(err) => Err((err, content)),
     }
 }
@@ -203,7 +204,7 @@ impl Folios {
     fn claim_all(&mut self, content: &mut Content) -> Result<(), RetrieveError> {
         let mut batch = Batch::new();
         while self.0.remaining() != 0 {
-            content.folios.checkpoint()?;
+            checkpoint()?;
             let mut result = Ok(());
             self.claim_some(&mut batch, |entry, folio| {
                 if result.is_ok() {

@@ -433,9 +433,9 @@ impl ClaimedFolio {
         self.size
     }
 
-    /// The folio itself.
+    /// Returns the raw pointer.
     #[inline]
-    pub(crate) fn as_raw(&self) -> NonNull<bindings::folio> {
+    pub fn as_raw(&self) -> NonNull<bindings::folio> {
         self.folio
     }
 

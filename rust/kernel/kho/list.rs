@@ -86,7 +86,7 @@ impl ClaimedList {
     }
 
     /// Takes the first folio off the list, with the reference to it.
-    pub(crate) fn pop_raw(&mut self) -> Option<NonNull<bindings::folio>> {
+    pub fn pop_raw(&mut self) -> Option<NonNull<bindings::folio>> {
         let (first, last) = self.ends?;
         // SAFETY: By the type invariant.
         let next = NonNull::new(unsafe { *link(first) });
@@ -96,7 +96,7 @@ impl ClaimedList {
     }
 
     /// The folios, in order. They may be changed as long as they are not freed and the links stay.
-    pub(crate) fn iter_raw(&self) -> RawIter<'_> {
+    pub fn iter_raw(&self) -> RawIter<'_> {
         RawIter {
             next: self.ends.map(|(first, _)| first),
             _list: PhantomData,
@@ -121,7 +121,7 @@ impl Drop for ClaimedList {
 
 /// Iterates over the folios of a [`ClaimedList`].
 #[derive(Clone)]
-pub(crate) struct RawIter<'a> {
+pub struct RawIter<'a> {
     next: Option<NonNull<bindings::folio>>,
     _list: PhantomData<&'a ClaimedList>,
 }

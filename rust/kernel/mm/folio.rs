@@ -70,8 +70,13 @@ impl Folio {
     /// The first two stay as they are while the folio is locked or pinned.
     #[inline]
     pub fn is_dirty_and_sound(&self) -> bool {
-        // SAFETY: By the type invariant. The flags are read atomically.
-        unsafe { bindings::folio_dirty_and_sound(self.as_ptr()) }
+        const CHANGED: c_ulong =
+            (1 << bindings::pageflags_PG_dirty) | (1 << bindings::pageflags_PG_uptodate);
+        // SAFETY: By the type invariant. This reads a single integer that may change concurrently.
+        let flags = unsafe {
+            (&raw const (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.flags.f).read_volatile()
+        };
+        flags & CHANGED == CHANGED && !self.contains_hwpoison()
     }
 
     /// Offset, in pages, in the file that the folio belongs to.
@@ -100,6 +105,21 @@ impl Folio {
             folio: self,
             _not_send: NotThreadSafe,
         }
+    }
+}
+
+/// Number of pages of this machine whose memory is known to be broken. May change at any time.
+pub fn nr_hwpoisoned_pages() -> u64 {
+    #[cfg(CONFIG_MEMORY_FAILURE)]
+    {
+        // SAFETY: This reads a single integer that may change concurrently.
+        let nr = unsafe { (&raw const bindings::num_poisoned_pages.counter).read_volatile() };
+        // Never negative.
+        u64::try_from(nr).unwrap_or(0)
+    }
+    #[cfg(not(CONFIG_MEMORY_FAILURE))]
+    {
+        0
     }
 }
 
@@ -263,7 +283,9 @@ impl PinBatch {
         &self.folios
     }
 
-    /// Takes the folios out of the batch and leaves them pinned, for whoever knows of them.
+    /// Takes the folios out of the batch and leaves them pinned.
+    ///
+    /// The pins then belong to the caller.
     pub fn keep_pinned(&mut self) {
         for folio in self.drain() {
             let _ = folio.into_raw();

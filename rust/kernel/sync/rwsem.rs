@@ -13,6 +13,7 @@ use crate::{
     bindings,
     error::to_result,
     prelude::*,
+    sched::resched_or_killed,
     time::{
         Delta,
         Instant,
@@ -236,8 +237,7 @@ impl<T: ?Sized> RwSemaphore<T> {
             }
             // SAFETY: FFI call without safety requirements; the caller may sleep.
             unsafe { bindings::schedule_timeout_killable(1) };
-            // SAFETY: As above.
-            to_result(unsafe { bindings::resched_or_killed() })?;
+            resched_or_killed()?;
             if start.elapsed() >= patience {
                 return Err(ETIMEDOUT);
             }

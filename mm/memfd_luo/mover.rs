@@ -1,47 +1,55 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A helper for whoever pins all of a large file.
+//! A worker that moves folios of large files.
 //!
 //! A folio that lies in an area that has to stay movable, as KHO's scratch areas do, cannot stay
-//! there when it is pinned for long: it is copied to another place. With much memory, that is nearly
-//! all the work there is. So while somebody pins a file from its start on and finds folios that have
-//! to be moved, a worker moves those at its end. Whoever pins them later finds them where they may
-//! stay.
+//! there when it is pinned for long: it is copied to another place. For a large file, that can be
+//! nearly all the work. So while a task pins a file from its start on and finds folios that have to be
+//! moved, a worker moves those at its end. The task then finds them where they can stay.
 
-use super::ShmemFile;
-use crate::{
-    fs::File,
-    mm::folio::PinBatch,
+use super::{
+    ops::nr_pages,
+    pages::{
+        next_page,
+        pin_folios,
+        BATCH, //
+    }, //
+};
+use core::ops::Range;
+use kernel::{
+    mm::{
+        folio::PinBatch,
+        shmem::ShmemFile, //
+    },
+    new_mutex,
     prelude::*,
     sync::{
         aref::ARef,
-        new_mutex,
         Arc,
         Completion,
         Mutex, //
     },
     workqueue, //
 };
-use core::ops::Range;
 
-/// So many pages are claimed at a time. No folio of the page cache is larger, so none has a part in
-/// two of such blocks.
+/// Number of pages that are claimed at a time. No folio of the page cache is larger, so none is in
+/// two blocks.
 const BLOCK: u64 = 512;
 
-/// So few pages are pinned before a worker gets to them.
+/// Minimum number of pages that justifies a worker.
 const WORTHWHILE: u64 = 16 * BLOCK;
 
-/// Who takes care of which part of the file.
+/// How the file is divided between the task and the worker.
 struct Parts {
-    /// The pages that nobody has claimed.
+    /// The pages that neither has claimed.
     rest: Range<u64>,
-    /// Whether the worker has claimed a block that it is not done with.
+    /// Whether the worker is working on a block.
     at_work: bool,
 }
 
 #[pin_data]
 struct Job {
-    file: ARef<File>,
+    file: ARef<ShmemFile>,
     #[pin]
     parts: Mutex<Parts>,
     #[pin]
@@ -56,7 +64,7 @@ impl Job {
             at_work: false,
         };
         let job = pin_init!(Self {
-            file: ARef::from(&**file),
+            file: ARef::from(file),
             parts <- new_mutex!(parts, "shmem_mover"),
             done <- Completion::new(),
         });
@@ -87,14 +95,15 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// Those of [`ShmemFile::pin_folios`]. Whoever is to pin the folios will see for himself.
+    /// Those of [`pin_folios`]. They are ignored; the task that pins the folios later reports them.
     fn run(&self) -> Result {
-        let file = ShmemFile::from_file(&self.file).ok_or(EINVAL)?;
-        let mut batch = PinBatch::new(256)?;
+        let mut batch = PinBatch::new(usize::try_from(BATCH)?)?;
         while let Some(block) = self.claim_last() {
             let mut next = block.start;
-            while let Some(start) = file.next_page(next).filter(|start| block.contains(start)) {
-                file.pin_folios(start..block.end, &mut batch)?;
+            while let Some(start) =
+                next_page(&self.file, next).filter(|start| block.contains(start))
+            {
+                pin_folios(&self.file, start..block.end, &mut batch)?;
                 let last = batch.folios().last().ok_or(EIO)?;
                 next = last.index().saturating_add(last.nr_pages());
             }
@@ -102,76 +111,69 @@ impl Job {
         Ok(())
     }
 
-    /// Leaves the worker nothing to do, and waits for the block that it is at.
+    /// Leaves the worker nothing to do, and waits until it is done with its block.
     fn stop(&self) {
         let at_work = {
             let mut parts = self.parts.lock();
             parts.rest.end = parts.rest.start;
             parts.at_work
         };
-        // If it has not got to run, it will find nothing to do.
+        // If it has not run yet, it will find nothing to do.
         if at_work {
             self.done.wait_for_completion();
         }
     }
 }
 
-/// The worker, if there is one, seen by who pins the folios. Dropping this stops it.
-pub(super) struct Mover {
+/// The worker, if there is one, as the task that pins the folios sees it. Dropping this stops it.
+pub(crate) struct Mover {
     allowed: bool,
     job: Option<Arc<Job>>,
 }
 
 impl Mover {
-    /// For those who cannot have a worker.
-    pub(super) const fn none() -> Self {
+    /// For a task that cannot have a worker.
+    pub(crate) const fn none() -> Self {
         Self {
             allowed: false,
             job: None,
         }
     }
 
-    /// For a file that nobody truncates; `batch` is used to look at it.
-    ///
-    /// A file gets folios that have to be moved when there is no other memory any more: if at all,
-    /// they are likely to be at its end.
-    pub(super) fn new(file: &ShmemFile, pages: u64, batch: &mut PinBatch) -> Self {
+    /// For a file that cannot be truncated. Uses `batch` to look at its end: a file gets folios that
+    /// have to be moved when there is no other memory left, so they are likely to be there.
+    pub(crate) fn new(file: &ShmemFile, pages: u64, batch: &mut PinBatch) -> Self {
         let mut this = Self {
             allowed: true,
             job: None,
         };
-        // Nearly all files are too small, and need not be looked at.
-        if pages < WORTHWHILE || file.nr_pages() < WORTHWHILE {
+        // Nearly all files are too small.
+        if pages < WORTHWHILE || nr_pages(file) < WORTHWHILE {
             return this;
         }
         let last_block = (pages.saturating_sub(1) / BLOCK).saturating_mul(BLOCK);
-        let last = file
-            .next_page(last_block)
+        let last = next_page(file, last_block)
             .filter(|&page| page < pages)
             .map(|page| page..page.saturating_add(1));
-        // An error is for those who need the folios.
-        if let Some(Ok(false)) = last.map(|last| file.pin_folios(last, batch)) {
+        // Errors are ignored; the later pin reports them.
+        if let Some(Ok(false)) = last.map(|last| pin_folios(file, last, batch)) {
             this.start(file, 0..pages);
         }
         this
     }
 
-    /// Has folios moved by a worker, if that is allowed and pays; `pages` are those that nobody has
-    /// got to.
-    ///
-    /// Without memory for a worker, there is none.
-    pub(super) fn start(&mut self, file: &ShmemFile, pages: Range<u64>) {
-        let most = file.nr_pages().min(pages.end.saturating_sub(pages.start));
+    /// Starts a worker for `pages`, if that is allowed and worthwhile, and there is memory for it.
+    pub(crate) fn start(&mut self, file: &ShmemFile, pages: Range<u64>) {
+        let most = nr_pages(file).min(pages.end.saturating_sub(pages.start));
         if self.allowed && self.job.is_none() && most >= WORTHWHILE {
             self.job = Job::start(file, pages).ok();
         }
     }
 
-    /// Claims the pages from `first` on; returns the page behind them.
+    /// Claims the pages from `first` on for the task; returns the page after them.
     ///
-    /// `first` has to grow from call to call. May have to wait until the worker is done with a
-    /// block.
-    pub(super) fn claim(&self, first: u64) -> u64 {
+    /// `first` must grow from call to call. May wait until the worker is done with a block.
+    pub(crate) fn claim(&self, first: u64) -> u64 {
         let Some(job) = &self.job else {
             return u64::MAX;
         };
@@ -185,7 +187,7 @@ impl Mover {
                 return parts.rest.start;
             }
         }
-        // From here on, the worker has been everywhere.
+        // The worker has claimed everything from here on.
         job.stop();
         u64::MAX
     }

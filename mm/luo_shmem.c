@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the preservation of memfds needs of shmem and the page cache, as
+ * functions that mm/memfd_luo/ops.rs can call.
+ */
+
+#include <linux/memcontrol.h>
+#include <linux/mm.h>
+#include <linux/pageblock-flags.h>
+#include <linux/pagemap.h>
+#include <linux/shmem_fs.h>
+#include <linux/swap.h>
+#include <linux/xarray.h>
+
+#include "internal.h"
+#include "luo_shmem.h"
+
+/**
+ * luo_shmem_next_run - find the next pages of a file that have memory
+ * @mapping: mapping of a shmem file
+ * @from: the first page to look at
+ * @max: number of folios and swap entries to look at, not 0
+ * @run: where the pages are returned
+ *
+ * A page has memory if it has a folio or is swapped out. The run ends at the
+ * first page that has none, or after @max folios and swap entries.
+ *
+ * Context: Any context. Pages may get memory, or lose it, at any time.
+ * Return: true if there is such a page; otherwise, @run is not changed.
+ */
+bool luo_shmem_next_run(struct address_space *mapping, pgoff_t from,
+			unsigned int max, struct luo_shmem_run *run)
+{
+	XA_STATE(xas, &mapping->i_pages, from);
+	unsigned long block, last_block = ULONG_MAX;
+	unsigned int found = 0;
+	void *entry;
+
+	rcu_read_lock();
+	xas_for_each(&xas, entry, ULONG_MAX) {
+		unsigned long nr;
+
+		if (xas_retry(&xas, entry))
+			continue;
+		if (!found) {
+			run->start = xas.xa_index;
+			run->settled = true;
+		} else if (xas.xa_index != run->end) {
+			break;
+		}
+		nr = 1UL << xas_get_order(&xas);
+		run->end = round_down(xas.xa_index, nr) + nr;
+
+		if (xa_is_value(entry)) {
+			run->settled = false;
+		} else if (run->settled) {
+			/* All folios of a pageblock can be pinned, or none. */
+			block = folio_pfn(entry) >> pageblock_order;
+			if (block != last_block)
+				run->settled = folio_is_longterm_pinnable(entry);
+			last_block = block;
+		}
+		if (++found == max)
+			break;
+	}
+	rcu_read_unlock();
+
+	return found;
+}
+
+/**
+ * luo_shmem_nr_pages - count the pages of a file that have memory
+ * @inode: inode of a shmem file
+ *
+ * Return: number of pages that have a folio or are swapped out. It may change
+ * at any time.
+ */
+unsigned long luo_shmem_nr_pages(struct inode *inode)
+{
+	struct shmem_inode_info *info = SHMEM_I(inode);
+	unsigned long present = READ_ONCE(inode->i_mapping->nrpages);
+
+	/*
+	 * A page that is read back from swap can be missing in both nrpages and
+	 * swapped, which are not read at once, but not in alloced. A new page is
+	 * counted in alloced only after its insertion; until then it is locked,
+	 * and cannot be on its way from or to swap.
+	 */
+	spin_lock(&info->lock);
+	present = max(present + info->swapped, info->alloced);
+	spin_unlock(&info->lock);
+
+	return present;
+}
+
+/**
+ * luo_shmem_init_folio - set up a folio that is to become part of a file
+ * @folio: folio that nobody else uses
+ * @index: page of the file that the folio is for
+ * @uptodate: the folio has content
+ * @dirty: the content must not be dropped
+ */
+void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate,
+			  bool dirty)
+{
+	folio->index = index;
+	__folio_set_swapbacked(folio);
+	if (uptodate)
+		__folio_mark_uptodate(folio);
+	/* All that folio_mark_dirty() does for shmem. */
+	if (dirty)
+		folio_set_dirty(folio);
+	/* The page cache needs this of large folios; KHO does not set it. */
+	if (folio_test_large(folio))
+		folio_set_large_rmappable(folio);
+}
+
+/**
+ * luo_shmem_account - account pages that are to be added to a file
+ * @inode: inode of a new shmem file
+ * @pages: number of pages
+ *
+ * To be followed by luo_shmem_settle() in any case, once the pages have been
+ * added or not.
+ *
+ * Return: 0, or a negative error code, and then nothing is accounted.
+ */
+int luo_shmem_account(struct inode *inode, long pages)
+{
+	return shmem_inode_acct_blocks(inode, pages);
+}
+
+/**
+ * luo_shmem_settle - use accounted pages, or give them back
+ * @inode: inode of a new shmem file
+ * @pages: number of pages that luo_shmem_account() was called for
+ *
+ * Pages that are not in the page cache are given back.
+ */
+void luo_shmem_settle(struct inode *inode, long pages)
+{
+	shmem_recalc_inode(inode, pages, 0);
+}
+
+static int luo_shmem_add_folio(struct address_space *mapping,
+			       struct folio *folio)
+{
+	gfp_t gfp = mapping_gfp_mask(mapping);
+	int err;
+
+	if (!IS_ALIGNED(folio->index, folio_nr_pages(folio)))
+		return -EINVAL;
+
+	/* The OOM killer would kill the task that wants the file. */
+	err = mem_cgroup_charge(folio, NULL, gfp | __GFP_RETRY_MAYFAIL);
+	if (err)
+		return err;
+
+	__folio_set_locked(folio);
+	err = shmem_add_to_page_cache(folio, mapping, folio->index, NULL, gfp);
+	if (err) {
+		mem_cgroup_uncharge(folio);
+		folio_unlock(folio);
+	}
+
+	return err;
+}
+
+/**
+ * luo_shmem_add_folios - put folios into the page cache of a new file
+ * @inode: inode of a shmem file
+ * @folios: folios that nobody else uses, set up by luo_shmem_init_folio()
+ * @nr: number of folios
+ *
+ * The folios are charged to the memory cgroup of the current task, locked, and
+ * not put on the LRU lists, so that luo_shmem_remove_folios() can undo this. The
+ * caller keeps its references.
+ *
+ * Context: May sleep.
+ * Return: 0, or a negative error code, and then none of the folios is in the
+ * page cache, charged, or locked.
+ */
+int luo_shmem_add_folios(struct inode *inode, struct folio **folios,
+			 unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		int err = luo_shmem_add_folio(inode->i_mapping, folios[i]);
+
+		if (err) {
+			luo_shmem_remove_folios(folios, i);
+			return err;
+		}
+	}
+
+	return 0;
+}
+
+/**
+ * luo_shmem_remove_folios - undo luo_shmem_add_folios()
+ * @folios: folios that were added
+ * @nr: number of folios
+ *
+ * Context: May sleep.
+ */
+void luo_shmem_remove_folios(struct folio **folios, unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		filemap_remove_folio(folios[i]);
+		mem_cgroup_uncharge(folios[i]);
+		folio_unlock(folios[i]);
+	}
+}
+
+/**
+ * luo_shmem_release_folios - leave folios to the page cache
+ * @folios: folios that luo_shmem_add_folios() added
+ * @nr: number of folios
+ *
+ * Puts the folios on the LRU lists, unlocks them, and drops the references of
+ * the caller.
+ *
+ * Context: May sleep.
+ */
+void luo_shmem_release_folios(struct folio **folios, unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		folio_add_lru(folios[i]);
+		folio_unlock(folios[i]);
+		folio_put(folios[i]);
+	}
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where long operations can be stopped.
+
+use kernel::{
+    liveupdate,
+    prelude::*,
+    sched::resched_or_killed, //
+};
+
+/// Lets other tasks run, and returns an error if the operation has to stop. May sleep.
+///
+/// To be called between batches of folios.
+///
+/// # Errors
+///
+/// [`EINTR`] if the task is being killed, [`EBUSY`] if a kexec waits for the operation to end; that
+/// never happens while a file is being frozen.
+pub(crate) fn checkpoint() -> Result {
+    resched_or_killed()?;
+    liveupdate::give_way()
+}

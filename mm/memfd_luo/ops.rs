@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What memfds need of shmem, the page cache and KHO, as safe types and functions.
+//!
+//! This is the only module of the crate with `unsafe` code.
+//!
+//! C headers: `mm/luo_shmem.h`,
+//! [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h)
+
+#![allow(unsafe_code)]
+
+use super::{
+    abi::FolioSer,
+    checkpoint::checkpoint, //
+};
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    error::to_result,
+    kho::{
+        list::ClaimedList,
+        vmalloc::{
+            Descriptor,
+            PreservedArray, //
+        },
+        ClaimedFolio, //
+    },
+    mm::{
+        folio::{
+            Folio,
+            PinBatch,
+            PinnedFolio, //
+        },
+        memfd::NewMemfd,
+        shmem::{
+            MappingFreeze,
+            ShmemFile, //
+        }, //
+    },
+    prelude::*,
+    sched::cond_resched,
+    sync::aref::ARef, //
+};
+
+/// Consecutive pages of a file that have memory, or had some that was swapped out.
+pub(crate) struct Run {
+    pub(crate) pages: Range<u64>,
+    /// Whether all of them have a folio that can be pinned for long where it is.
+    pub(crate) settled: bool,
+}
+
+/// Finds the first pages from `first` on that have memory, or had some that was swapped out.
+///
+/// The run ends at the first page that has none, or after `max` folios.
+pub(crate) fn next_run(file: &ShmemFile, first: u64, max: u32) -> Option<Run> {
+    let mut run = bindings::luo_shmem_run::default();
+    // SAFETY: The mapping lives as long as the inode, and `run` is valid for writing.
+    // CAST: `pgoff_t` has 64 bits.
+    let found = unsafe {
+        let mapping = (*file.inode().as_ptr()).i_mapping;
+        bindings::luo_shmem_next_run(mapping, first as c_ulong, max, &mut run)
+    };
+    found.then_some(Run {
+        pages: run.start as u64..run.end as u64,
+        settled: run.settled,
+    })
+}
+
+/// Number of pages that have memory, or had some that was swapped out. May change at any time.
+pub(crate) fn nr_pages(file: &ShmemFile) -> u64 {
+    // SAFETY: This is the inode of a shmem file.
+    unsafe { bindings::luo_shmem_nr_pages(file.inode().as_ptr()) as u64 }
+}
+
+/// Keeps the folios and seals of a file as they are, for the next kernel.
+///
+/// A task that needs another folio, for a write or a page fault, waits; adding a seal fails. Dropping
+/// this ends both.
+///
+/// # Invariants
+///
+/// The file is marked as handed over by this object.
+pub(crate) struct HandedOver {
+    file: ARef<ShmemFile>,
+}
+
+impl HandedOver {
+    /// Marks the file as handed over. Does not wait for other users of the file.
+    pub(crate) fn new(freeze: &MappingFreeze) -> Self {
+        let file = ARef::from(freeze.file());
+        // SAFETY: This is the inode of a shmem file, whose mapping is frozen.
+        unsafe { bindings::shmem_set_handed_over(file.inode().as_ptr(), true) };
+        // INVARIANT: Just marked.
+        Self { file }
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &ShmemFile {
+        &self.file
+    }
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        // SAFETY: This is the inode of a shmem file, marked by this object.
+        unsafe { bindings::shmem_set_handed_over(self.file.inode().as_ptr(), false) };
+    }
+}
+
+/// Preserves all of the folios, or fails and preserves none.
+fn preserve(folios: &[PinnedFolio]) -> Result {
+    let nr = u32::try_from(folios.len())?;
+    // `PinnedFolio` is a transparent wrapper around a pointer.
+    let folios = folios.as_ptr().cast_mut().cast();
+    // SAFETY: These are `nr` pointers to valid folios; the callee does not change the array.
+    to_result(unsafe { bindings::kho_preserve_folios(folios, nr) })
+}
+
+/// Makes the record of a folio.
+///
+/// # Errors
+///
+/// [`EOVERFLOW`] if the page frame number does not fit.
+fn record(folio: &Folio) -> Result<FolioSer> {
+    // A clean folio may be written to until the kexec, and one without content may get some.
+    const STATE: u64 = FolioSer::DIRTY | FolioSer::UPTODATE;
+    let pfn = folio.pfn();
+    let record = FolioSer::new(pfn, STATE, folio.index());
+    if record.raw_pfn() != Some(pfn) {
+        return Err(EOVERFLOW);
+    }
+    Ok(record)
+}
+
+/// Records of folios that are pinned and preserved; dropping this undoes both.
+///
+/// # Invariants
+///
+/// For each record, there is a pin on the folio at its page frame number that belongs to this
+/// object, and the folio is preserved. The records are in the order of the file.
+pub(crate) struct PinnedRecords(PreservedArray<FolioSer>);
+
+impl PinnedRecords {
+    /// Creates an empty list.
+    pub(crate) const fn new() -> Self {
+        // INVARIANT: There are no records.
+        Self(PreservedArray::new())
+    }
+
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What the next kernel needs to find the records.
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        self.0.descriptor()
+    }
+
+    /// Makes the records of folios, in `records`.
+    fn record_all(folios: &[PinnedFolio], records: &mut KVVec<FolioSer>) -> Result {
+        records.clear();
+        for folio in folios {
+            records.push(record(folio)?, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Preserves and records the folios of `batch`, and takes them out.
+    ///
+    /// They must come after all that are recorded, in the order of the file. `scratch` is overwritten.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and what KHO fails with. Nothing has changed then.
+    pub(crate) fn append(&mut self, batch: &mut PinBatch, scratch: &mut KVVec<FolioSer>) -> Result {
+        Self::record_all(batch.folios(), scratch)?;
+        let room = self.0.reserve(scratch)?;
+        preserve(batch.folios())?;
+        // INVARIANT: The folios are preserved, and stay pinned.
+        room.append();
+        batch.keep_pinned();
+        Ok(())
+    }
+
+    /// Preserves and records folios, each at its place among those that are recorded.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::append`].
+    pub(crate) fn merge(&mut self, folios: KVVec<PinnedFolio>) -> Result {
+        let mut records = KVVec::new();
+        Self::record_all(&folios, &mut records)?;
+        let room = self.0.reserve(&records)?;
+        preserve(&folios)?;
+        // INVARIANT: The folios are preserved, and stay pinned.
+        room.merge(FolioSer::raw_index);
+        for pinned in folios {
+            let _ = pinned.into_raw();
+        }
+        Ok(())
+    }
+
+    /// The folio that one of the records is about.
+    fn folio(&self, record: &FolioSer) -> Option<&Folio> {
+        let pfn = record.raw_pfn()?;
+        // SAFETY: By the type invariant, the folio is pinned, hence valid, for as long as this object
+        // exists. `Folio` is a transparent wrapper.
+        // CAST: The number was made from an `unsigned long`.
+        unsafe { bindings::pfn_folio(pfn as c_ulong).cast::<Folio>().as_ref() }
+    }
+
+    /// The folios, in the order of the file.
+    pub(crate) fn folios(&self) -> impl Iterator<Item = &Folio> {
+        self.0.iter().filter_map(|record| self.folio(record))
+    }
+
+    /// The pages of the file that the folios are for.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.0.iter().filter_map(|record| {
+            let nr = self.folio(record)?.nr_pages();
+            Some(record.raw_index()..record.raw_index().checked_add(nr)?)
+        })
+    }
+}
+
+impl Drop for PinnedRecords {
+    fn drop(&mut self) {
+        let mut rest = self.folios().map(Folio::as_ptr);
+        let mut batch = RawBatch::new();
+        while batch.refill(&mut rest) {
+            let (folios, nr) = batch.as_raw();
+            // SAFETY: By the type invariant, the `nr` folios are preserved and pinned for this object,
+            // which does not look at them any more.
+            unsafe {
+                bindings::kho_unpreserve_folios(folios, nr);
+                // CAST: Lossless.
+                bindings::unpin_folios(folios, nr as c_ulong);
+            }
+            cond_resched();
+        }
+    }
+}
+
+/// What is known about the content of a folio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageState {
+    /// The content must not be dropped under memory pressure.
+    pub(crate) dirty: bool,
+    /// There is content; otherwise, it reads as zeroes.
+    pub(crate) uptodate: bool,
+}
+
+/// Sets up a folio for page `index` of a file.
+pub(crate) fn init_folio(folio: &mut ClaimedFolio, index: u64, state: PageState) {
+    // SAFETY: The folio is valid, and nobody else uses it.
+    // CAST: `pgoff_t` has 64 bits.
+    unsafe {
+        let (folio, index) = (folio.as_raw().as_ptr(), index as c_ulong);
+        bindings::luo_shmem_init_folio(folio, index, state.uptodate, state.dirty);
+    }
+}
+
+/// Makes folios, `pages` together, the content of a file. May sleep.
+///
+/// The folios must have been set up by [`init_folio`].
+///
+/// # Errors
+///
+/// All folios are given back as they were, nothing is charged or accounted, and the file has what it
+/// had before.
+///
+/// - [`ENOMEM`], also if the memory cgroup is at its limit; [`ENOSPC`] if the system has committed
+///   too much memory.
+/// - [`EEXIST`] if the file has content at the place of a folio; [`EINVAL`] if the index of a folio is
+///   no multiple of its size.
+/// - What [`checkpoint`] fails with.
+pub(crate) fn fill(
+    file: &mut NewMemfd,
+    folios: ClaimedList,
+    pages: u64,
+) -> Result<(), (Error, ClaimedList)> {
+    let Ok(pages) = c_long::try_from(pages) else {
+        return Err((ENOSPC, folios));
+    };
+    let inode = file.inode_ptr();
+    // SAFETY: This is the inode of a shmem file.
+    if let Err(err) = to_result(unsafe { bindings::luo_shmem_account(inode, pages) }) {
+        return Err((err, folios));
+    }
+    let result = insert(file, &folios);
+    // SAFETY: As above; the pages were accounted.
+    unsafe { bindings::luo_shmem_settle(inode, pages) };
+    match result {
+        Ok(()) => {
+            // SAFETY: `insert` has succeeded for these folios.
+            unsafe { release(folios) };
+            Ok(())
+        }
+        Err(err) => Err((err, folios)),
+    }
+}
+
+/// Puts all folios into the page cache, locked and not on the LRU lists, or none of them.
+fn insert(file: &NewMemfd, folios: &ClaimedList) -> Result {
+    let mut rest = folios.iter_raw().map(NonNull::as_ptr);
+    let mut done = 0usize;
+    let mut batch = RawBatch::new();
+
+    while batch.refill(&mut rest) {
+        let result = checkpoint().and_then(|()| {
+            let (folios, nr) = batch.as_raw();
+            // SAFETY: This is the inode of a shmem file, and by the type invariant of `ClaimedList`,
+            // nobody else uses the folios.
+            to_result(unsafe { bindings::luo_shmem_add_folios(file.inode_ptr(), folios, nr) })
+        });
+        if let Err(err) = result {
+            let mut inserted = folios.iter_raw().map(NonNull::as_ptr).take(done);
+            while batch.refill(&mut inserted) {
+                let (folios, nr) = batch.as_raw();
+                // SAFETY: These are the folios that this loop has added.
+                unsafe { bindings::luo_shmem_remove_folios(folios, nr) };
+                cond_resched();
+            }
+            return Err(err);
+        }
+        done = done.saturating_add(batch.len);
+    }
+    Ok(())
+}
+
+/// Leaves the folios to the page cache. Cannot fail.
+///
+/// # Safety
+///
+/// [`insert`] must have succeeded for the folios.
+unsafe fn release(mut folios: ClaimedList) {
+    let mut rest = core::iter::from_fn(|| folios.pop_raw().map(NonNull::as_ptr));
+    let mut batch = RawBatch::new();
+
+    while batch.refill(&mut rest) {
+        let (folios, nr) = batch.as_raw();
+        // SAFETY: By the safety requirements, the folios are in the page cache, locked, and not on the
+        // LRU lists. The references were those of the list.
+        unsafe { bindings::luo_shmem_release_folios(folios, nr) };
+        cond_resched();
+    }
+}
+
+/// Folios that are passed to C together. Has no references to them.
+struct RawBatch {
+    folios: [*mut bindings::folio; Self::LEN],
+    len: usize,
+}
+
+impl RawBatch {
+    const LEN: usize = 32;
+
+    fn new() -> Self {
+        Self {
+            folios: [core::ptr::null_mut(); Self::LEN],
+            len: 0,
+        }
+    }
+
+    /// Takes the next few folios. Returns whether there are any.
+    fn refill(&mut self, folios: &mut impl Iterator<Item = *mut bindings::folio>) -> bool {
+        self.len = 0;
+        for (slot, folio) in self.folios.iter_mut().zip(folios) {
+            *slot = folio;
+            self.len = self.len.saturating_add(1);
+        }
+        self.len != 0
+    }
+
+    /// The folios and their number, as C takes them.
+    fn as_raw(&mut self) -> (*mut *mut bindings::folio, u32) {
+        // CAST: At most `LEN`.
+        (self.folios.as_mut_ptr(), self.len as u32)
+    }
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pages of a file that have memory.
+
+use super::{
+    checkpoint::checkpoint,
+    ops::next_run, //
+};
+use core::ops::Range;
+use kernel::{
+    mm::{
+        folio::PinBatch,
+        shmem::ShmemFile, //
+    },
+    prelude::*, //
+};
+
+/// Number of folios to pin at once.
+pub(crate) const BATCH: u32 = 256;
+
+/// Returns the first page from `first` on that has memory, or had some that was swapped out.
+pub(crate) fn next_page(file: &ShmemFile, first: u64) -> Option<u64> {
+    next_run(file, first, 1).map(|run| run.pages.start)
+}
+
+/// Pins the folios of the first pages in `pages` that have memory, as many as there are without a hole
+/// and as fit into `batch`, and replaces the content of the latter. May sleep.
+///
+/// Returns whether they were there and could stay where they are, which is quick.
+///
+/// # Errors
+///
+/// - [`EINVAL`] if the file does not have these pages.
+/// - [`ENOMEM`] if there is no memory to read back what was swapped out, or to move folios to.
+/// - [`ENOENT`] if none of the pages has memory any more; in a file that is handed over, also if one
+///   of them has just lost it.
+/// - What [`checkpoint`] fails with.
+pub(crate) fn pin_folios(
+    file: &ShmemFile,
+    pages: Range<u64>,
+    batch: &mut PinBatch,
+) -> Result<bool> {
+    checkpoint()?;
+    let run = next_run(file, pages.start, BATCH)
+        .filter(|run| run.pages.start < pages.end)
+        .ok_or(ENOENT)?;
+    // Not beyond the next hole, which would be filled.
+    file.pin_folios(run.pages.start..run.pages.end.min(pages.end), batch)?;
+    Ok(run.settled)
+}

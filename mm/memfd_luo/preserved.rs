@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of files in the kernel that is left.
+
+use super::{
+    abi::FolioSer,
+    checkpoint::checkpoint,
+    mover::Mover,
+    ops::{
+        self,
+        HandedOver,
+        PinnedRecords, //
+    },
+    pages::{
+        next_page,
+        pin_folios,
+        BATCH, //
+    },
+};
+use core::ops::Range;
+use kernel::{
+    kho::vmalloc::Descriptor,
+    mm::{
+        folio::{
+            Folio,
+            PinBatch,
+            PinnedFolio, //
+        },
+        locked::LockedPages,
+        shmem::{
+            MappingFreeze,
+            ShmemFile, //
+        }, //
+    },
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// Prepares a folio for the kexec.
+fn prepare(pinned: &PinnedFolio) -> Result {
+    if !pinned.is_dirty_and_sound() {
+        if pinned.contains_hwpoison() {
+            return Err(EHWPOISON);
+        }
+        let locked = pinned.lock();
+        locked.mark_dirty();
+        locked.ensure_uptodate();
+    }
+    Ok(())
+}
+
+/// Prepares folios, which must be in the order of the file.
+///
+/// Returns the number of their pages, and the page of the file after the last one.
+fn prepare_all(folios: &[PinnedFolio]) -> Result<(u64, u64)> {
+    let (mut pages, mut next) = (0u64, 0);
+    for pinned in folios {
+        prepare(pinned)?;
+        let nr = pinned.nr_pages();
+        pages = pages.saturating_add(nr);
+        next = pinned.index().checked_add(nr).ok_or(EFBIG)?;
+    }
+    Ok((pages, next))
+}
+
+/// Pins the folios of a file in order, and calls `each` for batches of them, which returns the page
+/// after the last one.
+///
+/// What was swapped out is read back. The pages of the ranges `known`, which must be sorted, are left
+/// out. With `use_worker`, a worker helps if there are folios that have to be moved.
+fn for_each_batch(
+    file: &ShmemFile,
+    use_worker: bool,
+    known: &mut dyn Iterator<Item = Range<u64>>,
+    each: &mut dyn FnMut(&mut PinBatch) -> Result<u64>,
+) -> Result {
+    let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
+    // Most files are small.
+    let mut batch = PinBatch::new(usize::try_from(ops::nr_pages(file).min(BATCH.into()))?)?;
+    let mut mover = if use_worker {
+        Mover::new(file, limit, &mut batch)
+    } else {
+        Mover::none()
+    };
+    let mut known = known.peekable();
+    let mut next = 0;
+    let find = |next| (next < limit).then(|| next_page(file, next)).flatten();
+    while let Some(start) = find(next).filter(|&start| start < limit) {
+        while known.next_if(|known| known.end <= start).is_some() {}
+        let end = match known.next_if(|known| known.start <= start) {
+            Some(here) => {
+                next = here.end;
+                // There is nothing between two adjacent ranges.
+                while let Some(known) = known.next_if(|known| known.start == next) {
+                    next = known.end;
+                }
+                checkpoint()?;
+                continue;
+            }
+            None => known.peek().map_or(limit, |known| limit.min(known.start)),
+        };
+        let end = end.min(mover.claim(start));
+        let quick = match pin_folios(file, start..end, &mut batch) {
+            Ok(quick) => quick,
+            // The page has become a hole: it was only ever read.
+            Err(ENOENT) => {
+                next = start;
+                continue;
+            }
+            Err(err) => return Err(err),
+        };
+        next = Some(each(&mut batch)?)
+            .filter(|&next| next > start)
+            .ok_or(EIO)?;
+        if !quick {
+            mover.start(file, next..limit);
+        }
+    }
+    Ok(())
+}
+
+/// The folios of a file, pinned, preserved, and recorded for the next kernel.
+///
+/// Holes stay holes. The pages are counted as locked by the user who preserves them. Dropping this
+/// undoes all of that.
+pub(crate) struct PreservedFolios {
+    records: PinnedRecords,
+    locked: LockedPages,
+}
+
+impl PreservedFolios {
+    /// Preserves all folios of a file. May sleep.
+    ///
+    /// All of them are marked as dirty, since one that is clean now may be written to until the
+    /// kexec. Memory after the end of the file, which `fallocate()` can reserve, is left out.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOMEM`] if there is no memory for the records or to swap folios in, or if the user locks
+    ///   more memory than `RLIMIT_MEMLOCK` allows.
+    /// - [`EHWPOISON`] if a part of the file is lost, due to broken memory.
+    /// - What [`checkpoint`] fails with.
+    /// - [`EIO`] if the file is not what it should be.
+    /// - What KHO fails with.
+    pub(crate) fn new(freeze: &MappingFreeze) -> Result<Self> {
+        let mut this = Self {
+            records: PinnedRecords::new(),
+            locked: LockedPages::new()?,
+        };
+        let mut scratch = KVVec::<FolioSer>::new();
+        let mut known = core::iter::empty();
+        for_each_batch(freeze.file(), true, &mut known, &mut |batch| {
+            let (pages, next) = prepare_all(batch.folios())?;
+            this.locked.add(pages)?;
+            this.records.append(batch, &mut scratch)?;
+            Ok(next)
+        })?;
+        Ok(this)
+    }
+
+    /// Preserves what was added to the file since it was preserved. May sleep.
+    ///
+    /// Quick if nothing was added.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::new`], but without regard to `RLIMIT_MEMLOCK`. Nothing has changed then.
+    pub(crate) fn update(&mut self, handed_over: &HandedOver) -> Result {
+        let file = handed_over.file();
+        // Nothing is added, and what is recorded is pinned, so equal numbers mean that nothing is new.
+        if ops::nr_pages(file) == self.locked.pages() {
+            return Ok(());
+        }
+        let mut folios = KVVec::new();
+        let mut added = 0u64;
+        let mut known = self.records.ranges();
+        // Without a worker: it would have to wait if it wants a page of the file that is missing.
+        for_each_batch(file, false, &mut known, &mut |batch| {
+            let (pages, next) = prepare_all(batch.folios())?;
+            added = added.saturating_add(pages);
+            for pinned in batch.drain() {
+                folios.push(pinned, GFP_KERNEL)?;
+            }
+            Ok(next)
+        })?;
+        drop(known);
+        self.records.merge(folios)?;
+        self.locked.force_add(added);
+        Ok(())
+    }
+
+    /// Fails with [`EHWPOISON`] if memory of a folio has broken since it was preserved.
+    pub(crate) fn check(&self) -> Result {
+        if self.records.folios().any(Folio::contains_hwpoison) {
+            return Err(EHWPOISON);
+        }
+        Ok(())
+    }
+
+    /// Number of folios.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// What the next kernel needs to find the records.
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        self.records.descriptor()
+    }
+}

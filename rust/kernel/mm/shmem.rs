@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files backed by shared memory, e.g. memfds.
+//!
+//! C header: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h)
+
+use crate::{
+    bindings,
+    fs::{
+        inode::Inode,
+        File, //
+    },
+    mm::folio::PinBatch,
+    page::PAGE_SIZE,
+    prelude::*,
+    sched::resched_or_killed,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    }, //
+};
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
+
+/// A [`File`] that is known to be backed by shmem.
+///
+/// # Invariants
+///
+/// `shmem_file()` is true for the file.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{memfd::NewMemfd, shmem::ShmemFile};
+///
+/// let file = NewMemfd::new(c"memfd:doctest")?.finish();
+/// let shmem = ShmemFile::from_file(&file).ok_or(EINVAL)?;
+/// assert!(shmem.inode().nlink() == 0 && shmem.is_internal());
+/// assert_eq!((shmem.pos(), shmem.inode().size()), (0, 0));
+/// # Ok::<(), Error>(())
+/// ```
+#[repr(transparent)]
+pub struct ShmemFile(File);
+
+impl ShmemFile {
+    /// Returns `file` if it is backed by shmem. Files of hugetlbfs are not.
+    pub fn from_file(file: &File) -> Option<&Self> {
+        // SAFETY: The file is valid.
+        if !unsafe { bindings::shmem_file(file.as_ptr()) } {
+            return None;
+        }
+        // INVARIANT: Just checked, and a file never changes its mapping.
+        // SAFETY: `ShmemFile` is a transparent wrapper around `File`.
+        Some(unsafe { &*core::ptr::from_ref(file).cast() })
+    }
+
+    /// The inode of the file.
+    pub fn inode(&self) -> &Inode {
+        Inode::from_file(&self.0)
+    }
+
+    /// Returns whether the file is where memfds are: on the kernel's own mount, with an inode that is
+    /// not internal to the kernel.
+    pub fn is_internal(&self) -> bool {
+        let inode = self.inode();
+        // SAFETY: The inode is valid, and so is its super block. This reads a single integer; the
+        // flag in it does not change.
+        let flags = unsafe { (&raw const (*(*inode.as_ptr()).i_sb).s_flags).read_volatile() };
+        flags & bindings::SB_KERNMOUNT != 0 && !inode.is_private()
+    }
+
+    /// File position in bytes. May change at any time.
+    pub fn pos(&self) -> u64 {
+        // SAFETY: The file is valid. This reads a single integer that may change concurrently.
+        let pos = unsafe { (&raw const (*self.0.as_ptr()).f_pos).read_volatile() };
+        // Never negative for this kind of file.
+        u64::try_from(pos).unwrap_or(0)
+    }
+
+    /// Seals (`F_SEAL_*`). More may be added at any time unless the inode is locked.
+    pub fn seals(&self) -> u32 {
+        // SAFETY: By the type invariant, the inode is part of a `shmem_inode_info`. This reads a
+        // single integer that may change concurrently.
+        unsafe { (&raw const (*bindings::SHMEM_I(self.inode().as_ptr())).seals).read_volatile() }
+    }
+
+    /// Pins the folios of a range of pages for long, and replaces the content of `batch` with them.
+    ///
+    /// Begins at the first page, and ends when `batch` is full. Holes are filled, what was swapped out
+    /// is read back, and folios that cannot stay where they are pinned are moved. Pages after the end
+    /// of the file are left out. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the range is empty or starts after the end of the file, [`EFBIG`] if no file has
+    /// such pages, [`ENOMEM`], and what filling holes fails with.
+    pub fn pin_folios(&self, pages: Range<u64>, batch: &mut PinBatch) -> Result {
+        let bytes = |pages: u64| i64::try_from(pages.checked_mul(PAGE_SIZE as u64)?).ok();
+        let start = bytes(pages.start).ok_or(EFBIG)?;
+        let size = i64::try_from(self.inode().size())?;
+        let last = bytes(pages.end)
+            .map_or(size, |end| end.min(size))
+            .checked_sub(1)
+            .ok_or(EINVAL)?;
+
+        // SAFETY: The callee fills in as many pointers as it returns, for each of which it has got
+        // a pin. It checks the range itself.
+        unsafe {
+            batch.refill(|folios, max| {
+                let mut offset = 0;
+                let nr = bindings::memfd_pin_folios(
+                    self.0.as_ptr(),
+                    start,
+                    last,
+                    folios,
+                    max,
+                    &mut offset,
+                );
+                // CAST: Error numbers are small.
+                usize::try_from(nr).map_err(|_| Error::from_errno(nr as c_int))
+            })
+        }
+    }
+}
+
+// SAFETY: The type is a transparent wrapper around `File`, and has the reference count of that.
+unsafe impl AlwaysRefCounted for ShmemFile {
+    fn inc_ref(&self) {
+        self.0.inc_ref();
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: By the safety requirements, and as above.
+        unsafe { File::dec_ref(obj.cast()) };
+    }
+}
+
+impl core::ops::Deref for ShmemFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+/// Keeps a file from being truncated, extended, or punched; dropping this ends that.
+///
+/// User space gets `EPERM` for the attempt. Writes and page faults still fill holes, and seals can be
+/// added.
+///
+/// # Invariants
+///
+/// The mapping of `file` was frozen by this object.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{memfd::NewMemfd, shmem::{MappingFreeze, ShmemFile}};
+///
+/// let file = NewMemfd::new(c"memfd:doctest")?.finish();
+/// let shmem = ShmemFile::from_file(&file).ok_or(EINVAL)?;
+/// let freeze = MappingFreeze::new(shmem, || Ok(()))?;
+/// assert_eq!(freeze.size(), 0);
+/// assert_eq!(MappingFreeze::new(shmem, || Ok(())).err(), Some(EBUSY));
+/// drop(freeze);
+/// assert!(MappingFreeze::new(shmem, || Ok(())).is_ok());
+/// # Ok::<(), Error>(())
+/// ```
+pub struct MappingFreeze {
+    file: ARef<ShmemFile>,
+}
+
+impl MappingFreeze {
+    /// Freezes the mapping of `file`. May sleep.
+    ///
+    /// A task that writes to the file holds its lock, for as long as user space makes it wait for a
+    /// page. While the file is locked, `checkpoint` is called again and again.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] if the mapping is frozen already; [`EINTR`] if the task is being killed while it
+    /// waits; the error of `checkpoint`, which ends the wait.
+    pub fn new(file: &ShmemFile, mut checkpoint: impl FnMut() -> Result) -> Result<Self> {
+        let guard = loop {
+            if let Some(guard) = file.inode().try_lock() {
+                break guard;
+            }
+            // SAFETY: FFI call without safety requirements; the caller may sleep.
+            unsafe { bindings::schedule_timeout_killable(1) };
+            resched_or_killed()?;
+            checkpoint()?;
+        };
+        // SAFETY: By the type invariant of `ShmemFile`, this is a shmem inode. It is locked.
+        unsafe {
+            let flags = (&raw const (*bindings::SHMEM_I(guard.as_ptr())).flags).read_volatile();
+            if flags & bindings::SHMEM_F_MAPPING_FROZEN != 0 {
+                return Err(EBUSY);
+            }
+            bindings::shmem_freeze(guard.as_ptr(), true);
+        }
+        // INVARIANT: Just frozen, and a file never changes its mapping.
+        Ok(Self {
+            file: ARef::from(file),
+        })
+    }
+
+    /// The file whose mapping is frozen.
+    pub fn file(&self) -> &ShmemFile {
+        &self.file
+    }
+
+    /// Size of the file in bytes, which cannot change.
+    pub fn size(&self) -> u64 {
+        self.file.inode().size()
+    }
+}
+
+impl Drop for MappingFreeze {
+    fn drop(&mut self) {
+        // A bit operation, because `shmem_freeze()` needs the inode lock, which a writer may hold for
+        // as long as user space makes it wait for a page.
+        let bit = bindings::SHMEM_F_MAPPING_FROZEN.trailing_zeros();
+        // SAFETY: By the type invariants, this is a shmem inode, and the bit belongs to this object.
+        // CAST: Lossless.
+        unsafe {
+            let info = bindings::SHMEM_I(self.file.inode().as_ptr());
+            bindings::clear_bit(bit as c_ulong, &raw mut (*info).flags);
+        }
+    }
+}
