@@ -4,7 +4,13 @@
  *
  * If the kernel is not compressed, all that the boot code has to do is to copy it
  * to another place, and to relocate it. Both can be done when the image is loaded,
- * when nobody waits for it, instead of between two kernels.
+ * when nothing waits for it, instead of between two kernels. The image says in its
+ * kernel_info that its payload can be read here; other images are left to their
+ * boot code.
+ *
+ * Virtual addresses are random, as they are if the boot code is used. The physical
+ * address is the one where kexec found room, which is not random: with KHO, that is
+ * within the scratch area in either case.
  */
 
 #define pr_fmt(fmt) "kexec-vmlinux: " fmt
@@ -27,11 +33,40 @@
 #include <asm/page_types.h>
 #include <asm/pgtable_64_types.h>
 
+/* The part of kernel_info that says what the payload is; Documentation/arch/x86/boot.rst. */
+struct kernel_info {
+	__le32 header;
+	__le32 size;
+	__le32 size_total;
+	__le32 setup_type_max;
+	__le32 payload_format;
+};
+
+#define KERNEL_INFO_MAGIC 0x506f544c
+
 /* An image is followed by its length. */
 #define PAYLOAD_TRAILER sizeof(u32)
 
 /* Sizes of what is relocated; backwards from the end of the image, a list for each. */
 static const unsigned int reloc_sizes[] = { sizeof(u32), sizeof(u64) };
+
+/* Whether the image says that its payload is an ELF file with relocations. */
+static bool payload_is_plain(const struct setup_header *header,
+			     const char *code, unsigned long code_len)
+{
+	struct kernel_info info;
+	unsigned long end;
+
+	if (header->version < 0x020f ||
+	    check_add_overflow((unsigned long)header->kernel_info_offset,
+			       sizeof(info), &end) || end > code_len)
+		return false;
+	memcpy(&info, code + header->kernel_info_offset, sizeof(info));
+
+	return le32_to_cpu(info.header) == KERNEL_INFO_MAGIC &&
+	       le32_to_cpu(info.size) >= sizeof(info) &&
+	       le32_to_cpu(info.payload_format) == KERNEL_INFO_PAYLOAD_ELF_RELOCS;
+}
 
 /* Whether the next kernel can do without what its boot code does for the platform. */
 static bool platform_is_plain(const struct setup_header *header,
@@ -169,11 +204,10 @@ int kexec_vmlinux_prepare(struct kexec_vmlinux *vmlinux,
 	if (check_add_overflow((unsigned long)header->payload_offset,
 			       (unsigned long)header->payload_length, &payload_end) ||
 	    payload_end > code_len || header->payload_length < PAYLOAD_TRAILER ||
+	    !payload_is_plain(header, code, code_len) ||
 	    !platform_is_plain(header, cmdline))
 		return -ENOEXEC;
 	elf_len = header->payload_length - PAYLOAD_TRAILER;
-	if (elf_len < SELFMAG || memcmp(elf, ELFMAG, SELFMAG))
-		return -ENOEXEC;
 
 	vmlinux->buffer = kvzalloc(header->init_size, GFP_KERNEL | __GFP_NOWARN);
 	if (!vmlinux->buffer)
