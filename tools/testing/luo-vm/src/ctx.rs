@@ -23,6 +23,9 @@ pub struct Settings {
     /// A Linux 7.3 tree to build on: a directory, a git repository or a tarball
     #[arg(long, env = "KERNEL_SRC", global = true)]
     pub kernel_src: Option<PathBuf>,
+    /// Only these suites of our kselftests, separated by commas
+    #[arg(long, env = "SUITES", value_delimiter = ',', global = true)]
+    pub suites: Vec<String>,
     /// Show all output (1), not just a line a step
     #[arg(long = "verbose", env = "V", default_value = "0", global = true)]
     pub v: String,

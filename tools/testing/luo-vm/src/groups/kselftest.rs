@@ -23,7 +23,10 @@ use crate::report::results::Report;
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     run_on(ctx, report, &kernel)?;
-    soak::short(ctx, report)
+    if ctx.settings.suites.is_empty() {
+        soak::short(ctx, report)?;
+    }
+    Ok(())
 }
 
 /// The same on any kernel of ours.
@@ -31,7 +34,15 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, kernel.flavour.name(), &guest, &[kernel, kernel], None)?;
     let tests = programs::guest_tests(&guest)?;
-    let tests = tests.into_iter().filter(|test| test.group != MATRIX);
+    let suites = &ctx.settings.suites;
+    if let Some(unknown) = suites.iter().find(|s| !tests.iter().any(|t| &t.name == *s)) {
+        bail!("There is no suite {unknown}; `luo-guest list` prints them.");
+    }
+    let wanted = |test: &GuestTest| match suites.is_empty() {
+        true => test.group != MATRIX,
+        false => suites.contains(&test.name),
+    };
+    let tests = tests.into_iter().filter(wanted);
     let (alone, together): (Vec<_>, Vec<_>) = tests.partition(|test| test.kexecs > 0);
 
     // Tests that stay in one boot share it with those that need the same machine and parameters.
