@@ -4,6 +4,7 @@
 
 mod abort;
 mod agents;
+mod bad_memory;
 mod blocking;
 mod carry;
 mod cgroup;
@@ -41,6 +42,8 @@ pub fn all() -> Vec<Suite> {
         sessions::suite(),
         views::suite(),
         agents::suite(),
+        bad_memory::suite(),
+        bad_memory::image_suite(),
         timers::suite(),
         image::suite(),
         handlers::suite(),

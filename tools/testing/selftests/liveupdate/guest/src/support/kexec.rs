@@ -81,9 +81,20 @@ impl Plan {
         self
     }
 
+    /// The same with another kernel.
+    pub fn kernel(mut self, path: &str) -> Self {
+        self.kernel = path.into();
+        self
+    }
+
+    /// The image of the kernel.
+    pub fn image(&self) -> Result<Vec<u8>> {
+        fs::read(&self.kernel).at(format_args!("read {}", self.kernel))
+    }
+
     /// Whether the kernel in the image is an ELF file, and not compressed.
     pub fn is_plain(&self) -> Result<bool> {
-        let file = fs::read(&self.kernel).at(format_args!("read {}", self.kernel))?;
+        let file = self.image()?;
         let image = BzImage::parse(&file).map_err(|error| Failure::new(error.to_string()))?;
         Ok(image.payload.starts_with(b"\x7fELF"))
     }
@@ -115,14 +126,26 @@ impl Plan {
         self.load_by(&self.open()?, raw::kexec_file_load_debug)
     }
 
+    /// As [`Self::load`], with another root file system.
+    pub fn load_with(&self, initramfs: &File) -> Result<io::Result<()>> {
+        let kernel = self.open()?;
+        let cmdline = self.c_cmdline()?;
+        let initramfs = Some(initramfs.as_fd());
+        Ok(raw::kexec_file_load(kernel.as_fd(), initramfs, &cmdline))
+    }
+
+    fn c_cmdline(&self) -> Result<CString> {
+        CString::new(self.cmdline.as_str())
+            .map_err(|_| Failure::new("the command line contains a null byte"))
+    }
+
     fn load_image(&self, kernel: &File) -> Result {
         self.load_by(kernel, raw::kexec_file_load)
     }
 
     fn load_by(&self, kernel: &File, load: Load) -> Result {
         let initramfs = image::pack_root()?;
-        let cmdline = CString::new(self.cmdline.as_str())
-            .map_err(|_| Failure::new("the command line contains a null byte"))?;
+        let cmdline = self.c_cmdline()?;
         load(kernel.as_fd(), Some(initramfs.as_fd()), &cmdline)
             .at(format_args!("kexec_file_load {}", self.kernel))
     }

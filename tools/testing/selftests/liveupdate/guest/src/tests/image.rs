@@ -5,10 +5,15 @@
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
     kernel_log::kernel_log,
-    kexec,
+    kexec, meminfo,
     registry::{Case, Stage, Suite},
+    sessions::expect_errno,
 };
-use std::fs;
+use rustix::{
+    fs::{memfd_create, MemfdFlags},
+    io::Errno,
+};
+use std::fs::{self, File};
 
 const IN_PLACE: &str = "are loaded in place";
 const WITHOUT_BOOT_CODE: &str = "without its boot code";
@@ -51,6 +56,82 @@ fn without_boot_code() -> Case {
         }
         let found = said("mem_encrypt=on", WITHOUT_BOOT_CODE)?;
         ensure_eq!(found, 0, "starts like that with encrypted memory");
+        Ok(())
+    })
+}
+
+/// An image whose payload has a format that is not known is started by its boot code.
+fn unknown_payload() -> Case {
+    Case::one("unknown_payload", |_| {
+        const IMAGE: &str = "/tmp/image";
+        /// Fields of the setup header.
+        const SETUP_SECTS: usize = 0x1f1;
+        const KERNEL_INFO_OFFSET: usize = 0x268;
+        /// Fields of kernel_info.
+        const MAGIC: &[u8] = b"LToP";
+        const PAYLOAD_FORMAT: usize = 16;
+
+        let plan = kexec::Plan::dry()?;
+        if !plan.is_plain()? {
+            return Ok(());
+        }
+        let mut image = plan.image()?;
+        let sectors = image.get(SETUP_SECTS).copied().at("a setup header")?;
+        let offset = image.get(KERNEL_INFO_OFFSET..).and_then(<[u8]>::first_chunk);
+        let offset = u32::from_le_bytes(*offset.at("kernel_info_offset")?) as usize;
+        let info = (usize::from(sectors) + 1) * 512 + offset;
+        let info = image.get_mut(info..).at("kernel_info")?;
+        ensure!(info.starts_with(MAGIC), "there is no kernel_info");
+        let format = info.get_mut(PAYLOAD_FORMAT).at("payload_format")?;
+        ensure_eq!(*format, 1, "the format of the payload");
+        *format = 2;
+        fs::create_dir_all("/tmp").at("/tmp")?;
+        fs::write(IMAGE, &image).at(IMAGE)?;
+        let count = || -> Result<usize> { Ok(kernel_log()?.matches(WITHOUT_BOOT_CODE).count()) };
+        let before = count()?;
+        kexec::Plan::dry()?.kernel(IMAGE).load_loudly()?;
+        fs::remove_file(IMAGE).at(IMAGE)?;
+        ensure_eq!(count()?, before, "starts without boot code, with another payload");
+        Ok(())
+    })
+}
+
+/// What failed attempts to load an image have taken is free again.
+fn failed_loads() -> Case {
+    Case::one("failed_loads", |_| {
+        /// What is in caches, and comes and goes.
+        const SLACK_KIB: u64 = 8 << 10;
+
+        liveupdate::raw::kexec_file_unload().at("unload")?;
+        let parts = said("", IN_PLACE)?;
+        liveupdate::raw::kexec_file_unload().at("unload")?;
+        let scratch = "/sys/kernel/debug/kho/out/scratch_len";
+        let scratch = fs::read_to_string(scratch).at(scratch)?;
+        let mut largest = 0;
+        for line in scratch.lines() {
+            let len = u64::from_str_radix(line.trim_start_matches("0x"), 16).at(line)?;
+            largest = largest.max(len);
+        }
+        // The kernel has room, the initramfs has not.
+        let initramfs = memfd_create("initramfs", MemfdFlags::CLOEXEC).at("memfd_create")?;
+        let initramfs = File::from(initramfs);
+        initramfs.set_len(largest + 4096).at("ftruncate")?;
+
+        let before = meminfo::free_without_caches()?;
+        for _ in 0..4 {
+            let plan = kexec::Plan::dry()?;
+            expect_errno(
+                plan.load_with(&initramfs)?,
+                Errno::ADDRNOTAVAIL,
+                "loading an initramfs that has no room",
+            )?;
+        }
+        let after = meminfo::free_without_caches()?;
+        ensure!(
+            after + SLACK_KIB > before,
+            "of {before} KiB, {after} KiB are free after loads that failed"
+        );
+        ensure!(said("", IN_PLACE)? >= parts, "the place was not given free");
         Ok(())
     })
 }
@@ -102,6 +183,8 @@ pub fn suite() -> Suite {
     let cases = vec![
         in_place(),
         without_boot_code(),
+        unknown_payload(),
+        failed_loads(),
         other_page_tables(),
         random_addresses(),
     ];
