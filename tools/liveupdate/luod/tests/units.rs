@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The units of systemd.
+
+use std::collections::BTreeMap;
+
+const LUOD: &str = include_str!("../units/luod.service");
+const HANDOVER: &str = include_str!("../units/luod-handover.service");
+
+/// The settings of a unit; what is there twice is joined.
+fn settings(unit: &str) -> BTreeMap<&str, String> {
+    let lines = unit.lines().filter(|line| !line.starts_with('#'));
+    let mut settings = BTreeMap::<&str, String>::new();
+    for (name, value) in lines.filter_map(|line| line.split_once('=')) {
+        let known = settings.entry(name).or_default();
+        known.push_str(value);
+    }
+    settings
+}
+
+/// What runs at shutdown may do no more than luod itself.
+#[test]
+fn the_handover_is_as_hardened_as_luod() {
+    let (luod, handover) = (settings(LUOD), settings(HANDOVER));
+    let hardening = [
+        "CapabilityBoundingSet",
+        "DevicePolicy",
+        "IPAddressDeny",
+        "LockPersonality",
+        "MemoryDenyWriteExecute",
+        "NoNewPrivileges",
+        "Private",
+        "Protect",
+        "Restrict",
+        "SystemCall",
+        "UMask",
+    ];
+    let mut compared = 0;
+    for (name, value) in luod {
+        let is_hardening = hardening.iter().any(|prefix| name.starts_with(prefix));
+        if !is_hardening || name.starts_with("Restart") {
+            continue;
+        }
+        let other = handover.get(name).unwrap_or_else(|| panic!("no {name}="));
+        match name {
+            // It needs less.
+            "CapabilityBoundingSet" => assert_eq!(other, ""),
+            "SystemCallFilter" => assert_eq!(other, "@system-service"),
+            _ => assert_eq!(*other, value, "{name}"),
+        }
+        compared += 1;
+    }
+    assert!(compared >= 20, "{compared}");
+    assert!(!handover.contains_key("DeviceAllow"));
+}
+
+/// Services and scopes are stopped after luod has asked everybody.
+#[test]
+fn what_is_stopped_later() {
+    for drop_in in [
+        include_str!("../units/service.d/luod-handover.conf"),
+        include_str!("../units/scope.d/luod-handover.conf"),
+    ] {
+        assert_eq!(settings(drop_in)["Before"], "luod-handover.service");
+    }
+}
