@@ -116,17 +116,35 @@ pub struct CheckOptions {
     pub cmdline: Option<String>,
 }
 
+/// What a check has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Require {
+    /// "yes".
+    Yes,
+    /// "yes" or "likely".
+    Likely,
+}
+
 #[derive(Debug, Args)]
 pub struct KexecOptions {
     /// Let clients preserve everything, then take it all back.
     #[arg(long)]
     pub dry_run: bool,
     /// How many seconds the clients get.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
-    /// Do not ask.
+    /// Do not ask. What the check says has to be at least what --require names.
     #[arg(long)]
     pub yes: bool,
+    /// What the check of the loaded kernel has to say at least, for --yes.
+    #[arg(long, value_enum, default_value_t = Require::Likely)]
+    pub require: Require,
+    /// Start no update unless that many sessions are subscribed.
+    #[arg(long, value_name = "N")]
+    pub expect: Option<u64>,
+    /// Do not wait for the end of the update, which Ctrl-C would abort otherwise.
+    #[arg(long)]
+    pub detach: bool,
     /// Go on if the check says no, without clients that fail, and without sessions of the last
     /// update that are not finished. What is in them is lost.
     #[arg(long)]
@@ -151,6 +169,8 @@ pub enum Command {
     /// List all sessions.
     List,
     /// Start the loaded kernel in a live update.
+    ///
+    /// Ctrl-C aborts the update, and luoctl says how it ends; a second one ends luoctl only.
     Kexec(KexecOptions),
     /// Let clients preserve their files, if systemd is about to start the loaded kernel.
     ///

@@ -3,7 +3,7 @@
 //! `luoctl kexec` and `luoctl handover`.
 
 use crate::{
-    cli::{self, Cli, Exit, Failure, KexecOptions},
+    cli::{self, Cli, Exit, Failure, KexecOptions, Require},
     image, output, talk,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,9 +11,17 @@ use luo_check::{worst, Verdict};
 use luod_protocol::{
     Direction, ErrorCode, Event, Outcome, Phase, Request, SessionInfo, SessionName, SessionState,
 };
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
     time::{Duration, Instant},
 };
 
@@ -203,6 +211,20 @@ fn prepare(cli: &Cli, options: &KexecOptions) -> Result<(), Failure> {
         }
         Verdict::Yes | Verdict::No => "",
     };
+    let enough = match options.require {
+        Require::Yes => verdict == Verdict::Yes,
+        Require::Likely => matches!(verdict, Verdict::Yes | Verdict::Likely),
+    };
+    if options.yes && !enough && !options.force {
+        let (exit, how) = match verdict {
+            Verdict::Likely => (Exit::Likely, "use --require likely"),
+            _ => (Exit::Unknown, "start it without --yes, or use --force"),
+        };
+        let message = format!(
+            "the update was not started, since the check of the loaded kernel says {verdict}; {how}"
+        );
+        return Err(Failure::new(exit, message));
+    }
     let what = if options.force {
         "replace the running kernel now, and lose what cannot be handed over".to_owned()
     } else {
@@ -218,13 +240,14 @@ pub fn kexec(cli: &Cli, options: &KexecOptions) -> Result<Exit, Failure> {
         timeout_ms: options.timeout.map(|seconds| seconds.saturating_mul(1000)),
         dry_run: options.dry_run,
         force: options.force,
+        expect: options.expect,
     };
-    follow(cli, &request).map(|(exit, _)| exit)
+    follow(cli, &request, options.detach).map(|(exit, _)| exit)
 }
 
 /// `luoctl handover`.
 pub fn handover(cli: &Cli) -> Result<Exit, Failure> {
-    let (exit, view) = follow(cli, &Request::Handover)?;
+    let (exit, view) = follow(cli, &Request::Handover, false)?;
     let seen = view.sessions.values().map(|seen| &seen.info);
     let mut lost = seen
         .filter(|info| info.state == SessionState::Dropped)
@@ -241,17 +264,40 @@ pub fn handover(cli: &Cli) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Asks for an update, and shows it to its end.
-fn follow(cli: &Cli, request: &Request) -> Result<(Exit, View), Failure> {
+/// Whether somebody has asked luoctl to end, by Ctrl-C or by a signal.
+fn interrupts() -> Result<Arc<AtomicBool>, Failure> {
+    let seen = Arc::new(AtomicBool::new(false));
+    let cannot = |error| Failure::new(Exit::Failed, format!("cannot catch signals: {error}"));
+    for signal in [SIGINT, SIGTERM] {
+        // The second one ends luoctl, as it would without us.
+        flag::register_conditional_default(signal, Arc::clone(&seen)).map_err(cannot)?;
+        flag::register(signal, Arc::clone(&seen)).map_err(cannot)?;
+    }
+    Ok(seen)
+}
+
+/// Asks for an update, and shows it to its end, or until it has begun.
+fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Failure> {
     let mut luod = talk::connect(cli)?;
     let lost = |error: io::Error| {
         let message = format!("{error}; if luod has ended, so has the update: see luoctl status");
         Failure::new(Exit::NoLuod, message)
     };
-    luod.send(request, Some(1)).map_err(lost)?;
     let handover = matches!(request, Request::Handover);
+    // What a handover is part of cannot be taken back.
+    let interrupted = match handover || detach {
+        true => Arc::default(),
+        false => interrupts()?,
+    };
+    let mut aborting = false;
+    luod.send(request, Some(1)).map_err(lost)?;
     let mut view = View::new(cli);
     loop {
+        if interrupted.load(Ordering::Relaxed) && !aborting {
+            aborting = true;
+            output::warn("aborts the update; interrupt again to leave it to luod");
+            luod.send(&Request::Abort, Some(2)).map_err(lost)?;
+        }
         let message = match luod.receive(Some(TICK)) {
             Ok(None) => {
                 view.draw();
@@ -276,6 +322,15 @@ fn follow(cli: &Cli, request: &Request) -> Result<(Exit, View), Failure> {
                 code: ErrorCode::NoKexec,
                 ..
             } if handover => return Ok((Exit::Good, view)),
+            // It had ended, or it was too late: how it ends is told in any case.
+            Event::Error { message, cmd, .. } if aborting && cmd.as_deref() == Some("ABORT") => {
+                output::warn(&message);
+            }
+            Event::Ok { cmd, .. } if detach && cmd == "UPDATE" => {
+                view.end();
+                view.say("the update goes on; luoctl watch shows it");
+                return Ok((Exit::Good, view));
+            }
             event @ Event::Error { .. } => {
                 view.end();
                 return Err(talk::refused(&event));

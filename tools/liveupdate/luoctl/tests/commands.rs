@@ -279,7 +279,7 @@ fn an_image_that_nobody_knows() {
     root.run(luod.path(), &["kexec"])
         .expect(8)
         .says("may lose data");
-    root.run(luod.path(), &["kexec", "--yes"])
+    root.run(luod.path(), &["kexec", "--yes", "--force"])
         .expect(0)
         .says("not certain (unknown)");
     assert_eq!(world.kernel.updates(), 1);
@@ -432,4 +432,66 @@ fn request(stream: &UnixStream) -> serde_json::Value {
             _ => sleep(Duration::from_millis(5)),
         }
     }
+}
+
+/// The first Ctrl-C is for the update.
+#[test]
+fn interrupted() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
+    let mut kexec = root.luoctl(luod.path(), &["kexec", "--yes"]);
+    let kexec = kexec.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut kexec = kexec.spawn().unwrap();
+    let said = read_until(kexec.stdout.as_mut().unwrap(), "slow ");
+    let pid = rustix::process::Pid::from_child(&kexec);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = Output::of(kexec);
+    assert!(said.contains("preserving"), "{said}");
+    output.expect(7).says("aborts the update");
+    assert_eq!(world.kernel.updates(), 0);
+    root.run(luod.path(), &["status"]).expect(0).says("idle");
+}
+
+#[test]
+fn detached() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
+    root.run(luod.path(), &["kexec", "--yes", "--detach"])
+        .expect(0)
+        .says("goes on");
+    root.run(luod.path(), &["status"]).says("preserving");
+    root.run(luod.path(), &["abort"]).expect(0);
+}
+
+/// "--yes" is no answer to what nobody knows.
+#[test]
+fn what_the_check_has_to_say() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    root.remove("run/luod/image.json");
+    root.run(luod.path(), &["kexec", "--yes"])
+        .expect(5)
+        .says("says unknown");
+    assert_eq!(world.kernel.updates(), 0);
+    root.run(luod.path(), &["kexec", "--yes", "--require", "unknown"])
+        .expect(2);
+    root.run(luod.path(), &["kexec", "--yes", "--timeout", "0"])
+        .expect(2);
+    root.run(luod.path(), &["kexec", "--yes", "--force", "--expect", "1"])
+        .expect(0);
+}
+
+#[test]
+fn fewer_than_expected() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _good = Client::start(luod.path(), "good");
+    root.run(luod.path(), &["kexec", "--yes", "--expect", "2"])
+        .expect(1)
+        .says("2 are expected");
+    assert_eq!(world.kernel.updates(), 0);
+    root.run(luod.path(), &["kexec", "--yes", "--expect", "1"])
+        .expect(0);
 }

@@ -24,6 +24,10 @@ pub struct Args {
     #[arg(long)]
     pub check_config: bool,
 
+    /// Only writes out all file systems, which luod lets another process do
+    #[arg(long, hide = true)]
+    pub sync: bool,
+
     /// Logs more; twice: everything
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,

@@ -13,6 +13,18 @@ use std::{
 /// Where the configuration is, unless luod is told something else.
 pub const PATH: &str = "/etc/luod.toml";
 
+/// The most connections that can be configured.
+const CONNECTIONS_MAX: usize = 60_000;
+
+/// The most sessions that can be configured.
+const SESSIONS_MAX: usize = 1_000_000;
+
+/// The longest path of a socket, in bytes, of which the kernel has room for 107.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The longest pattern of names of sessions, in bytes; names have 63 at most.
+const PATTERN_MAX: usize = 255;
+
 /// Who is at the other end of a connection, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
@@ -67,6 +79,8 @@ struct RawOperators {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Raw {
     socket: PathBuf,
+    socket_group: Option<Account>,
+    required: Vec<String>,
     kexec: Kexec,
     timeout: u64,
     max_timeout: u64,
@@ -84,6 +98,8 @@ impl Default for Raw {
     fn default() -> Self {
         Self {
             socket: luod_protocol::SOCKET_PATH.into(),
+            socket_group: None,
+            required: Vec::new(),
             kexec: Kexec::Auto,
             timeout: 30,
             max_timeout: 600,
@@ -115,6 +131,10 @@ pub struct Rule {
 pub struct Config {
     /// Where to listen.
     pub socket: PathBuf,
+    /// The only group that can connect, besides root.
+    pub socket_group: Option<u32>,
+    /// Sessions without which no update is started.
+    pub required: Vec<SessionName>,
     /// How the next kernel is started.
     pub kexec: Kexec,
     /// How long a client gets if neither it nor the operator says something else.
@@ -221,10 +241,64 @@ impl Config {
                 return Err(format!("{name} has to be between 1 and 86400 seconds"));
             }
         }
+        if raw.timeout > raw.max_timeout {
+            return Err("timeout is longer than max-timeout, so that it would not apply".into());
+        }
+        if raw.device_timeout > 3_600 {
+            return Err("device-timeout has to be 3600 seconds at most".into());
+        }
+        for (name, value, most) in [
+            ("max-connections", raw.max_connections, CONNECTIONS_MAX),
+            (
+                "max-connections-per-user",
+                raw.max_connections_per_user,
+                CONNECTIONS_MAX,
+            ),
+            (
+                "max-sessions-per-connection",
+                raw.max_sessions_per_connection,
+                SESSIONS_MAX,
+            ),
+            ("max-sessions", raw.max_sessions, SESSIONS_MAX),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(format!("{name} has to be between 1 and {most}"));
+            }
+        }
+        if !raw.socket.is_absolute() || raw.socket.file_name().is_none() {
+            return Err(format!(
+                "socket has to be an absolute path, which '{}' is not",
+                raw.socket.display()
+            ));
+        }
+        if raw.socket.as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(format!(
+                "socket has to be a path of {SOCKET_PATH_MAX} bytes at most"
+            ));
+        }
+        let required = raw.required.into_iter().map(|name| {
+            let what = format!("required: session name '{name}'");
+            SessionName::try_from(name).map_err(|error| format!("{what}: {error}"))
+        });
+        let required: Vec<SessionName> = required.collect::<Result<_, _>>()?;
+        if required.len() > raw.max_sessions {
+            return Err("required has more sessions than max-sessions allows".into());
+        }
         let mut rules = Vec::new();
         for client in raw.client {
             if client.user.is_none() && client.group.is_none() {
                 return Err("each [[client]] needs a user or a group".into());
+            }
+            for pattern in &client.sessions {
+                if pattern.is_empty() || pattern.len() > PATTERN_MAX {
+                    return Err(format!(
+                        "a pattern of sessions has to have 1 to {PATTERN_MAX} bytes, \
+                         which '{pattern}' has not"
+                    ));
+                }
+            }
+            if client.sessions.is_empty() {
+                return Err("a [[client]] with no sessions allows nothing; name some".into());
             }
             rules.push(Rule {
                 uid: client.user.map(|user| accounts.uid(&user)).transpose()?,
@@ -236,6 +310,8 @@ impl Config {
         let groups = raw.operators.groups.iter();
         Ok(Self {
             socket: raw.socket,
+            socket_group: raw.socket_group.map(|g| accounts.gid(&g)).transpose()?,
+            required,
             kexec: raw.kexec,
             timeout: Duration::from_secs(raw.timeout),
             max_timeout: Duration::from_secs(raw.max_timeout),
@@ -364,7 +440,11 @@ mod tests {
         let config = Config::parse(&text, &accounts).unwrap();
         assert_eq!(config.rules.len(), 2);
         assert_eq!(config.operator_gids, [27]);
+        assert_eq!(config.socket_group, Some(7));
+        assert_eq!(config.required, [name("vm-1"), name("memcached")]);
         let defaults = Config {
+            socket_group: None,
+            required: Vec::new(),
             operator_uids: Vec::new(),
             operator_gids: Vec::new(),
             rules: Vec::new(),
@@ -407,17 +487,38 @@ mod tests {
 
     #[test]
     fn mistakes() {
+        let long = format!("socket = \"/{}\"", "x".repeat(107));
         for (text, part) in [
+            (long.as_str(), "107 bytes"),
             ("colour = 1", "colour"),
             ("timeout = 0", "timeout"),
             ("kexec = \"magic\"", "magic"),
             ("[[client]]\nsessions = []", "needs a user"),
             (
-                "[[client]]\nuser = \"nobody\"\nsessions = []",
+                "[[client]]\nuser = \"nobody\"\nsessions = [\"a\"]",
                 "no 'nobody'",
             ),
             ("[operators]\ngroups = [\"x\"]", "/etc/group"),
             ("timeout = ", "timeout"),
+            ("timeout = 700", "max-timeout"),
+            ("device-timeout = 100000000000000", "device-timeout"),
+            ("max-connections = 0", "max-connections"),
+            ("max-connections-per-user = 0", "max-connections-per-user"),
+            (
+                "max-sessions-per-connection = 0",
+                "max-sessions-per-connection",
+            ),
+            ("max-sessions = 0", "max-sessions"),
+            ("max-sessions = -1", "max-sessions"),
+            ("max-sessions = 100000000", "max-sessions"),
+            ("socket = \"\"", "absolute"),
+            ("socket = \"run/sock\"", "absolute"),
+            ("socket = \"/\"", "absolute"),
+            ("socket-group = \"x\"", "/etc/group"),
+            ("required = [\"a b\", \"\"]", "required"),
+            ("max-sessions = 1\nrequired = [\"a\", \"b\"]", "required"),
+            ("[[client]]\nuser = 1\nsessions = [\"\"]", "pattern"),
+            ("[[client]]\nuser = 1\nsessions = []", "no sessions"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

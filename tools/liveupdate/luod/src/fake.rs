@@ -70,6 +70,12 @@ pub struct State {
     pub kexecs: u32,
     /// What is in the file descriptor store, if there is one.
     pub store: Option<BTreeMap<String, OwnedFd>>,
+    /// Why the service manager does not keep everything.
+    pub not_kept: Option<String>,
+    /// Whether file systems are written out, and that is not done yet.
+    pub syncing: bool,
+    /// Which processes there are.
+    pub alive: Vec<i32>,
     /// What luod wants to remember.
     pub remembered: Option<String>,
     /// What the service manager was told last.
@@ -102,6 +108,9 @@ impl Default for FakeWorld {
                 kexec_under_way: false,
                 kexecs: 0,
                 store: None,
+                not_kept: None,
+                syncing: false,
+                alive: Vec::new(),
                 remembered: None,
                 status: String::new(),
                 has_tsc: true,
@@ -243,6 +252,29 @@ impl World for FakeWorld {
         }
     }
 
+    fn is_kept(&mut self, _handover: bool) -> io::Result<()> {
+        match &self.state().not_kept {
+            Some(why) => Err(io::Error::other(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn start_sync(&mut self) -> io::Result<bool> {
+        Ok(self.state().syncing)
+    }
+
+    fn is_synced(&mut self) -> io::Result<bool> {
+        Ok(!self.state().syncing)
+    }
+
+    fn is_alive(&self, pid: i32) -> bool {
+        self.state().alive.contains(&pid)
+    }
+
+    fn close(&mut self, sessions: Box<dyn Send>) {
+        drop(sessions);
+    }
+
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {
         if let Some(store) = &mut self.state().store {
             if let Ok(fd) = fd.try_clone_to_owned() {
@@ -362,6 +394,7 @@ impl Drop for Luod {
         self.join();
         if let Some(dir) = self.path.parent() {
             let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(self.path.with_extension("lock"));
             let _ = fs::remove_dir(dir);
         }
     }

@@ -9,6 +9,7 @@
 mod arrival;
 mod clients;
 mod incoming;
+mod known;
 mod operators;
 mod update;
 mod view;
@@ -19,6 +20,7 @@ mod tests;
 use crate::{
     audit::Asked,
     config::{Config, Credentials},
+    registry::Subscriber,
     world::World,
 };
 use arrival::{Arrival, Unknown};
@@ -153,6 +155,10 @@ pub struct Machine<W> {
     config: Config,
     peers: BTreeMap<ConnId, Peer>,
     subscriptions: BTreeMap<SessionName, Subscription>,
+    /// Who had subscribed to the luod before this one, and has not yet subscribed again.
+    absent: BTreeMap<SessionName, Subscriber>,
+    /// Whether who has subscribed has changed since it was remembered.
+    subscribers_changed: bool,
     update: Option<Update>,
     /// What came from the previous kernel.
     incoming: BTreeMap<SessionName, Incoming>,
@@ -189,6 +195,8 @@ impl<W: World> Machine<W> {
             config,
             peers: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            subscribers_changed: false,
             update: None,
             incoming: BTreeMap::new(),
             internal: None,
@@ -343,7 +351,8 @@ impl<W: World> Machine<W> {
                 timeout_ms,
                 dry_run,
                 force,
-            } => self.start_update(conn, timeout_ms, dry_run, force),
+                expect,
+            } => self.start_update(conn, timeout_ms, dry_run, force, expect),
             Request::Handover => self.handover(conn),
             Request::Abort => self.operator_aborts(),
             Request::Finish { session } => self.operator_finishes(conn, &session),
@@ -414,6 +423,9 @@ impl<W: World> Machine<W> {
         self.settle_doubts();
         self.deadlines();
         self.go_on();
+        if std::mem::take(&mut self.subscribers_changed) {
+            self.remember();
+        }
     }
 
     /// Who is at the other end of a connection.

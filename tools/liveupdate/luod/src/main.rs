@@ -9,7 +9,7 @@ use luod::{
     config::Config,
     logging,
     machine::Machine,
-    server::{self, Server},
+    server::{self, Server, Socket},
     system::System,
 };
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
@@ -21,6 +21,10 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     process::ExitCode,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
     time::{Duration, Instant},
 };
 use tracing::Level;
@@ -51,6 +55,10 @@ impl Inherited {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.sync {
+        rustix::fs::sync();
+        return ExitCode::SUCCESS;
+    }
     logging::start(match args.verbose {
         0 => Level::INFO,
         1 => Level::DEBUG,
@@ -91,13 +99,12 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
     raise_limit();
     let inherited = Inherited::take();
     let (signals, sender) = UnixStream::pair()?;
-    let (hangups, hangup_sender) = UnixStream::pair()?;
-    hangups.set_nonblocking(true)?;
-    for signal in [SIGTERM, SIGINT] {
+    // Which one came is noted apart from what wakes us: they can come together.
+    let [stop, hangup] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    for (signal, flag) in [(SIGTERM, &stop), (SIGINT, &stop), (SIGHUP, &hangup)] {
+        signal_hook::flag::register(signal, Arc::clone(flag))?;
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    signal_hook::low_level::pipe::register(SIGHUP, hangup_sender)?;
-    signal_hook::low_level::pipe::register(SIGHUP, sender)?;
     signals.set_nonblocking(true)?;
 
     let manager = match Manager::from_env() {
@@ -112,7 +119,7 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
     let socket = config.socket.clone();
     let activated = inherited.listener.is_some();
     let listener = match inherited.listener {
-        Some(listener) => listener,
+        Some(listener) => Socket::from(listener),
         None => server::listen(&socket).map_err(|e| {
             io::Error::new(
                 e.kind(),
@@ -120,7 +127,17 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
             )
         })?,
     };
-    let system = System::new(config.kexec, manager, socket.with_extension("state"));
+    if config.socket_group.is_some() {
+        restrict(&config);
+    }
+    let kept = inherited
+        .store
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect();
+    let state = socket.with_extension("state");
+    let system = System::new(config.kexec, manager, state, kept);
+    check_store(&config);
     let mut machine = Machine::start(system, config, inherited.store);
     let mut server = Server::new(listener)?;
     machine.world().notify("READY=1");
@@ -138,8 +155,10 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
             continue;
         }
         drain(&signals);
-        if drain(&hangups) {
+        if hangup.swap(false, Ordering::Relaxed) {
             reload(args, &mut machine);
+        }
+        if !stop.load(Ordering::Relaxed) {
             continue;
         }
         tracing::info!("stopping");
@@ -155,13 +174,9 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
     }
 }
 
-/// Reads what signals have written; false if there was nothing.
-fn drain(mut stream: &UnixStream) -> bool {
-    let mut any = false;
-    while matches!(stream.read(&mut [0; 64]), Ok(1..)) {
-        any = true;
-    }
-    any
+/// Reads what signals have written.
+fn drain(mut stream: &UnixStream) {
+    while matches!(stream.read(&mut [0; 64]), Ok(1..)) {}
 }
 
 fn reload(args: &Args, machine: &mut Machine<System>) {
@@ -171,13 +186,41 @@ fn reload(args: &Args, machine: &mut Machine<System>) {
             if config.socket != machine.config().socket {
                 tracing::warn!("another socket is only used after a restart");
             }
+            if config.socket_group != machine.config().socket_group {
+                restrict(&config);
+            }
             machine.world_mut().set_kexec(config.kexec);
+            check_store(&config);
             machine.reconfigure(config);
             tracing::info!("the configuration is read again");
         }
         Err(error) => tracing::error!("the old configuration is kept: {error}"),
     }
     machine.world().notify("READY=1");
+}
+
+/// Says so if the service manager keeps less than the configuration allows.
+fn check_store(config: &Config) {
+    let most = std::env::var("FDSTORE").ok();
+    let most: Option<usize> = most.and_then(|most| most.parse().ok());
+    // luod has one of its own.
+    let wanted = config.max_sessions.saturating_add(1);
+    if let Some(most) = most.filter(|most| *most < wanted) {
+        tracing::warn!(
+            "FileDescriptorStoreMax={most} in the unit of luod is too little for max-sessions in \
+             its configuration, which needs {wanted}: an update of more is aborted"
+        );
+    }
+}
+
+/// Lets those connect who may.
+fn restrict(config: &Config) {
+    if let Err(error) = server::restrict(&config.socket, config.socket_group) {
+        tracing::error!(
+            "cannot change who can connect to {}: {error}",
+            config.socket.display()
+        );
+    }
 }
 
 /// What systemd wants to hear before a service reads its configuration again.

@@ -100,6 +100,25 @@ pub struct Memory {
     /// What became of it.
     #[serde(default, deserialize_with = "if_readable")]
     pub report: Option<Report>,
+    /// Who has subscribed.
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub subscribers: Vec<Subscriber>,
+}
+
+/// Who has subscribed a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscriber {
+    /// The session.
+    pub name: SessionName,
+    /// The process of the client.
+    pub pid: i32,
+    /// How the client called itself.
+    #[serde(default)]
+    pub client: Option<String>,
 }
 
 /// What says which luod can read a registry.

@@ -5,13 +5,20 @@
 //! One thread, which waits for all of them at once and never for one of them alone: a client that
 //! is slow, silent or talks nonsense costs nobody but itself.
 
+mod admission;
+mod socket;
+
+pub use socket::{listen, restrict, Socket};
+
 use crate::{
-    config::{Config, Credentials},
+    config::Credentials,
     machine::{ConnId, Machine, Output},
     world::World,
 };
+use admission::Admission;
 use luod_protocol::{
-    encode, Decoder, ErrorCode, Event, FrameError, Message, Outbox, ParseError, Receive, LINE_MAX,
+    encode, Decoder, Direction, ErrorCode, Event, FrameError, Message, Outbox, ParseError, Receive,
+    SessionName, LINE_MAX,
 };
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
@@ -19,27 +26,29 @@ use rustix::{
     net::sockopt::socket_peercred,
 };
 use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::{
-        fd::OwnedFd,
-        unix::{
-            fs::{FileTypeExt, PermissionsExt},
-            net::{UnixListener, UnixStream},
-        },
-    },
-    path::Path,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     time::{Duration, Instant},
 };
 
 /// How much can wait for a client that does not read, in bytes.
 const OUTBOX_MAX: usize = 256 * 1024;
 
+/// The same for an operator, whose list of all sessions can be long.
+const OPERATOR_OUTBOX_MAX: usize = 16 * 1024 * 1024;
+
+/// How many connections are accepted until everything else gets its turn.
+const ACCEPTS_PER_TURN: usize = 32;
+
 /// For how long nobody is accepted after that has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long clients may take to read what they are told before the kernel goes down.
+/// How long a connection may take to read what it is told before it is closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long clients may take to read FROZEN before the kernel goes down, all together.
+const FROZEN_WAIT: Duration = Duration::from_millis(100);
 
 /// A connection.
 #[derive(Debug)]
@@ -48,50 +57,73 @@ struct Connection {
     credentials: Credentials,
     decoder: Decoder,
     outbox: Outbox,
+    /// What happened to which session while too much waited to be read: the last of it.
+    skipped: BTreeMap<(SessionName, u8), Event>,
+    /// Whether FROZEN was sent, which may wait to be read.
+    frozen: bool,
     /// It is closed as soon as everything is sent, or at some time.
     closing: Option<Instant>,
 }
 
-/// Makes the socket that luod listens at.
-///
-/// # Errors
-///
-/// `EADDRINUSE` if somebody listens there.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-        match UnixStream::connect(path) {
-            Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    format!("another luod listens at {}", path.display()),
-                ))
-            }
-            // It was left by one that is gone.
-            Err(_) => fs::remove_file(path)?,
+/// What an event that can be replaced by a later one is about; things that are gone come first.
+fn topic(event: &Event) -> Option<(SessionName, u8)> {
+    match event {
+        Event::Gone { session, .. } => Some((session.clone(), 0)),
+        Event::Change { info } => {
+            let direction = match info.direction {
+                Direction::Outgoing => 1,
+                Direction::Incoming => 2,
+                Direction::Other(_) => 3,
+            };
+            Some((info.session.clone(), direction))
         }
+        _ => None,
     }
-    let listener = UnixListener::bind(path)?;
-    // Who may do what is decided by the credentials of who connects.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-    Ok(listener)
 }
 
-/// Whether somebody who connects would be one too many; `others` are the users who are connected.
-fn too_many(config: &Config, who: Credentials, others: &[u32]) -> bool {
-    let same = others.iter().filter(|uid| **uid == who.uid);
-    // Operators get in, whatever others do.
-    !config.is_operator(who)
-        && (others.len() >= config.max_connections
-            || same.count() >= config.max_connections_per_user)
+impl Connection {
+    /// Queues an event, and sends what can be sent. What would only be shown is told later, and
+    /// shortened, to who does not read.
+    fn send(&mut self, message: &Message<Event>, fd: Option<OwnedFd>) -> io::Result<()> {
+        if let Some(topic) = topic(&message.body) {
+            if !self.skipped.is_empty() || self.outbox.waiting() > OUTBOX_MAX / 2 {
+                if topic.1 == 0 {
+                    self.skipped.retain(|(name, _), _| *name != topic.0);
+                }
+                self.skipped.insert(topic, message.body.clone());
+                return Ok(());
+            }
+        }
+        self.frozen |= matches!(message.body, Event::Frozen { .. });
+        self.push(message, fd)
+    }
+
+    fn push(&mut self, message: &Message<Event>, fd: Option<OwnedFd>) -> io::Result<()> {
+        let fds = fd.into_iter().collect();
+        let pushed = self.outbox.push(encode(message)?, fds);
+        pushed.map_err(io::Error::other)?;
+        self.outbox.flush(&self.stream).map(drop)
+    }
+
+    /// Tells what was skipped, as far as it is read. True if nothing is left.
+    fn catch_up(&mut self) -> io::Result<bool> {
+        while self.outbox.is_empty() {
+            let Some((_, event)) = self.skipped.pop_first() else {
+                return Ok(true);
+            };
+            self.push(&Message::from(event), None)?;
+        }
+        Ok(self.skipped.is_empty())
+    }
 }
 
 /// The sockets.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
+    socket: Socket,
+    admission: Admission,
+    /// Who was not told everything yet.
+    behind: BTreeSet<ConnId>,
     connections: BTreeMap<ConnId, Connection>,
     next_id: u64,
     accept_after: Option<Instant>,
@@ -103,10 +135,13 @@ impl Server {
     /// # Errors
     ///
     /// If the socket cannot be made non-blocking.
-    pub fn new(listener: UnixListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
+    pub fn new(socket: impl Into<Socket>) -> io::Result<Self> {
+        let socket = socket.into();
+        socket.listener.set_nonblocking(true)?;
         Ok(Self {
-            listener,
+            socket,
+            admission: Admission::default(),
+            behind: BTreeSet::new(),
             connections: BTreeMap::new(),
             next_id: 1,
             accept_after: None,
@@ -144,7 +179,7 @@ impl Server {
         };
         let mut fds = vec![
             PollFd::new(wake, PollFlags::IN),
-            PollFd::new(&self.listener, accept),
+            PollFd::new(&self.socket.listener, accept),
         ];
         for connection in self.connections.values() {
             let mut flags = PollFlags::empty();
@@ -177,13 +212,15 @@ impl Server {
         }
         machine.tick();
         self.carry_out(machine);
+        self.catch_up(machine);
         self.close_overdue(machine);
         Ok(woken)
     }
 
+    /// Accepts some connections: who connects again and again must not keep luod from the rest.
     fn accept<W: World>(&mut self, machine: &mut Machine<W>) {
-        loop {
-            let stream = match self.listener.accept() {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let stream = match self.socket.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
@@ -213,34 +250,27 @@ impl Server {
             uid: cred.uid.as_raw(),
             gid: cred.gid.as_raw(),
         };
-        let mut connection = Connection {
+        let now = Instant::now();
+        if !self.admission.admits(machine.config(), credentials, now) {
+            return refuse(&stream);
+        }
+        let limit = match machine.config().is_operator(credentials) {
+            true => OPERATOR_OUTBOX_MAX,
+            false => OUTBOX_MAX,
+        };
+        let connection = Connection {
             stream,
             credentials,
             decoder: Decoder::new(LINE_MAX),
-            outbox: Outbox::new(OUTBOX_MAX),
+            outbox: Outbox::new(limit),
+            skipped: BTreeMap::new(),
+            frozen: false,
             closing: None,
         };
-        let others: Vec<u32> = self
-            .connections
-            .values()
-            .map(|c| c.credentials.uid)
-            .collect();
-        if too_many(machine.config(), credentials, &others) {
-            let event = Event::Error {
-                code: ErrorCode::TooMany,
-                message: "there are too many connections; try it again later".into(),
-                cmd: None,
-                id: None,
-            };
-            let line = encode(&Message::from(event))?;
-            // It fits into the socket's buffer, or else it does not matter.
-            let _ = connection.outbox.push(line, Vec::new());
-            connection.outbox.flush(&connection.stream)?;
-            return Ok(());
-        }
         let id = ConnId(self.next_id);
         self.next_id += 1;
         self.connections.insert(id, connection);
+        self.admission.opened(credentials.uid);
         machine.connected(id, credentials);
         self.carry_out(machine);
         Ok(())
@@ -322,7 +352,7 @@ impl Server {
                 Output::Send { to, message, fd } => self.send(machine, to, &message, fd),
                 Output::Close(id) => self.close(machine, id),
                 Output::Jump => {
-                    self.flush(LAST_WORDS);
+                    self.flush_frozen(FROZEN_WAIT);
                     machine.jump();
                 }
             }
@@ -339,14 +369,10 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&to) else {
             return;
         };
-        let sent = encode(message).and_then(|line| {
-            let fds = fd.into_iter().collect();
-            connection
-                .outbox
-                .push(line, fds)
-                .map_err(io::Error::other)?;
-            connection.outbox.flush(&connection.stream)
-        });
+        let sent = connection.send(message, fd);
+        if !connection.skipped.is_empty() {
+            self.behind.insert(to);
+        }
         if let Err(error) = sent {
             let credentials = connection.credentials;
             tracing::debug!(conn = to.0, pid = credentials.pid, "dropped: {error}");
@@ -368,8 +394,29 @@ impl Server {
     }
 
     fn drop_connection<W: World>(&mut self, machine: &mut Machine<W>, id: ConnId) {
-        if self.connections.remove(&id).is_some() {
+        if let Some(connection) = self.connections.remove(&id) {
+            self.behind.remove(&id);
+            self.admission.closed(connection.credentials.uid);
             machine.disconnected(id);
+        }
+    }
+
+    /// Tells those who read again what they were not told.
+    fn catch_up<W: World>(&mut self, machine: &mut Machine<W>) {
+        for id in std::mem::take(&mut self.behind) {
+            let Some(connection) = self.connections.get_mut(&id) else {
+                continue;
+            };
+            match connection.catch_up() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.behind.insert(id);
+                }
+                Err(error) => {
+                    tracing::debug!(conn = id.0, "cannot send: {error}");
+                    self.drop_connection(machine, id);
+                }
+            }
         }
     }
 
@@ -386,6 +433,32 @@ impl Server {
         self.carry_out(machine);
     }
 
+    /// Waits until those who are told that everything is frozen have it, up to a time. Returns how
+    /// often that took waiting; all others are not waited for.
+    fn flush_frozen(&mut self, time: Duration) -> u32 {
+        let end = Instant::now() + time;
+        let mut waits = 0;
+        loop {
+            let mut waiting = Vec::new();
+            for connection in self.connections.values_mut() {
+                if !std::mem::take(&mut connection.frozen) {
+                    continue;
+                }
+                if matches!(connection.outbox.flush(&connection.stream), Ok(false)) {
+                    connection.frozen = true;
+                    waiting.push(PollFd::new(&connection.stream, PollFlags::OUT));
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if waiting.is_empty() || left.is_zero() {
+                return waits;
+            }
+            waits += 1;
+            // Whatever comes of it, the time is limited.
+            let _ = poll(&mut waiting, Timespec::try_from(left).ok().as_ref());
+        }
+    }
+
     /// Sends what can be sent, up to a time.
     pub fn flush(&mut self, time: Duration) {
         let end = Instant::now() + time;
@@ -400,6 +473,20 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Tells somebody that there are too many connections.
+fn refuse(stream: &UnixStream) -> io::Result<()> {
+    let event = Event::Error {
+        code: ErrorCode::TooMany,
+        message: "there are too many connections; try it again later".into(),
+        cmd: None,
+        id: None,
+    };
+    let mut outbox = Outbox::new(OUTBOX_MAX);
+    // It fits into the socket's buffer, or else it does not matter.
+    let _ = outbox.push(encode(&Message::from(event))?, Vec::new());
+    outbox.flush(stream).map(drop)
 }
 
 #[cfg(test)]

@@ -2,18 +2,24 @@
 
 //! The machine that luod runs on.
 
+mod manager;
+
 use crate::{config::Kexec, world::World};
 use liveupdate::{raw, systemd::Manager, Device, DEVICE_PATH};
 use luod_protocol::Stamp;
+use manager::{is_systemd, systemctl};
 use rustix::{
+    io::Errno,
+    process::{test_kill_process, Pid},
     system::RebootCommand,
     time::{clock_gettime, ClockId},
 };
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::BorrowedFd,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
 };
 
 /// How long the clocks have to be watched to tell how fast the time-stamp counter is.
@@ -28,6 +34,10 @@ pub struct System {
     started: Stamp,
     /// Where something is remembered.
     state: PathBuf,
+    /// What the service manager was given to keep.
+    kept: BTreeSet<String>,
+    /// Writes out all file systems.
+    sync: Option<Child>,
 }
 
 /// What a clock says, in microseconds.
@@ -49,14 +59,22 @@ fn now() -> Stamp {
 }
 
 impl System {
-    /// The machine, with its real device. `state` is a file that goes with the kernel.
-    pub fn new(kexec: Kexec, manager: Option<Manager>, state: PathBuf) -> Self {
+    /// The machine, with its real device. `state` is a file that goes with the kernel, and
+    /// `kept` what the service manager has kept for us.
+    pub fn new(
+        kexec: Kexec,
+        manager: Option<Manager>,
+        state: PathBuf,
+        kept: BTreeSet<String>,
+    ) -> Self {
         Self {
             device: DEVICE_PATH.into(),
             kexec,
             manager,
             started: now(),
             state,
+            kept,
+            sync: None,
         }
     }
 
@@ -70,29 +88,20 @@ impl System {
         self.tell(text, |manager| manager.notify(text));
     }
 
+    /// Whether the service manager starts the next kernel.
+    fn by_systemctl(&self) -> bool {
+        match self.kexec {
+            Kexec::Auto => is_systemd(),
+            Kexec::Reboot => false,
+            Kexec::Systemctl => true,
+        }
+    }
+
     fn tell(&self, what: &str, tell: impl FnOnce(&Manager) -> io::Result<()>) {
         if let Some(Err(error)) = self.manager.as_ref().map(tell) {
             tracing::error!("cannot tell the service manager {what:?}: {error}");
         }
     }
-}
-
-/// Whether process 1 is systemd.
-fn is_systemd() -> bool {
-    Path::new("/run/systemd/system").is_dir()
-}
-
-/// Asks something of systemd, for what `systemctl` prints.
-fn systemctl(args: &[&str]) -> io::Result<String> {
-    let mut command = Command::new("systemctl");
-    let output = command.args(args).stdin(Stdio::null()).output()?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        let what = args.join(" ");
-        let error = format!("systemctl {what} failed: {}", error.trim());
-        return Err(io::Error::other(error));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 impl World for System {
@@ -141,17 +150,12 @@ impl World for System {
     }
 
     fn kexec(&mut self) -> io::Result<()> {
-        let by_systemctl = match self.kexec {
-            Kexec::Auto => is_systemd(),
-            Kexec::Reboot => false,
-            Kexec::Systemctl => true,
-        };
-        if by_systemctl {
+        if self.by_systemctl() {
             // It shuts everything down first.
             self.settle()?;
             return systemctl(&["kexec", "--no-block"]).map(drop);
         }
-        rustix::fs::sync();
+        // Clients are paused: what they had to write out is their own affair, the rest is done.
         rustix::system::reboot(RebootCommand::Kexec)?;
         Err(io::Error::other("the kernel did not do it"))
     }
@@ -175,12 +179,61 @@ impl World for System {
         manager.barrier()
     }
 
+    fn is_kept(&mut self, handover: bool) -> io::Result<()> {
+        if !handover && !self.by_systemctl() {
+            return Ok(());
+        }
+        // It has to have read what it is asked about.
+        self.settle()?;
+        manager::Store::ask()?.check(self.kept.len())
+    }
+
+    fn start_sync(&mut self) -> io::Result<bool> {
+        // systemd does it itself, after all services are stopped.
+        if self.by_systemctl() {
+            return Ok(false);
+        }
+        if self.sync.is_none() {
+            // A process of its own, since one that is in the middle of it cannot be stopped.
+            let mut command = Command::new("/proc/self/exe");
+            self.sync = Some(command.arg("--sync").stdin(Stdio::null()).spawn()?);
+        }
+        Ok(true)
+    }
+
+    fn is_synced(&mut self) -> io::Result<bool> {
+        let Some(child) = &mut self.sync else {
+            return Ok(true);
+        };
+        let Some(status) = child.try_wait()? else {
+            return Ok(false);
+        };
+        self.sync = None;
+        if status.success() {
+            Ok(true)
+        } else {
+            Err(io::Error::other(format!("luod --sync failed: {status}")))
+        }
+    }
+
+    fn is_alive(&self, pid: i32) -> bool {
+        let pid = Pid::from_raw(pid);
+        // What is not ours to signal is there, too.
+        pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+    }
+
+    fn close(&mut self, sessions: Box<dyn Send>) {
+        std::thread::spawn(move || drop(sessions));
+    }
+
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {
         self.tell(name, |manager| manager.store(name, fd));
+        self.kept.insert(name.to_owned());
     }
 
     fn forget(&mut self, name: &str) {
         self.tell(name, |manager| manager.remove(name));
+        self.kept.remove(name);
     }
 
     fn remember(&mut self, text: &str) {

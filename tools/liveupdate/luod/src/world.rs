@@ -57,6 +57,36 @@ pub trait World {
     /// If there is none, or if it does not read what it is sent.
     fn settle(&self) -> io::Result<()>;
 
+    /// Finds out whether the service manager keeps everything that it was given by [`Self::keep`],
+    /// and gives it to the next kernel. Nothing depends on it if luod starts the next kernel
+    /// itself, by the system call, unless the service manager is on its way (`handover`).
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what would be lost, and what to do.
+    fn is_kept(&mut self, handover: bool) -> io::Result<()>;
+
+    /// Begins to write out all file systems, where nobody else does that before the next kernel
+    /// starts. False if there is nothing to wait for.
+    ///
+    /// # Errors
+    ///
+    /// If that is impossible.
+    fn start_sync(&mut self) -> io::Result<bool>;
+
+    /// Whether that is done.
+    ///
+    /// # Errors
+    ///
+    /// If it has failed.
+    fn is_synced(&mut self) -> io::Result<bool>;
+
+    /// Whether there is such a process.
+    fn is_alive(&self, pid: i32) -> bool;
+
+    /// Closes sessions, which can take a time that nobody should have to wait for.
+    fn close(&mut self, sessions: Box<dyn Send>);
+
     /// Gives a descriptor to the service manager to keep, if there is one.
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>);
 

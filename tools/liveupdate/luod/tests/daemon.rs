@@ -114,6 +114,19 @@ fn starts_and_stops() {
     assert!(!dir.path("sock").exists());
 }
 
+/// Signals that come together are both seen.
+#[test]
+fn stops_though_it_is_to_reload() {
+    let dir = Dir::new("both");
+    let daemon = Daemon::start(&mut luod(&dir));
+    status(&dir.path("sock"));
+    daemon.signal(Signal::STOP);
+    daemon.signal(Signal::HUP);
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::CONT);
+    assert!(daemon.end().success());
+}
+
 #[test]
 fn a_socket_that_was_left() {
     let dir = Dir::new("left");

@@ -76,6 +76,7 @@ impl Operator {
             timeout_ms: None,
             dry_run: false,
             force: false,
+            expect: None,
         };
         let (answer, _) = channel.call(&request, Some(SOON)).unwrap();
         assert!(matches!(answer, Event::Ok { .. }), "{answer:?}");

@@ -125,6 +125,7 @@ fn updated(ids: &[&str]) -> (FakeWorld, PathBuf) {
         timeout_ms: None,
         dry_run: false,
         force: false,
+        expect: None,
     };
     let mut operator = Channel::connect(&path).unwrap();
     operator.call(&update, Some(SOON)).unwrap();

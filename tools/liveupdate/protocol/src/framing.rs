@@ -253,6 +253,11 @@ impl Outbox {
         self.lines.is_empty()
     }
 
+    /// How many bytes wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds a line, as [`encode`] makes it, and descriptors that go along.
     ///
     /// # Errors

@@ -159,6 +159,9 @@ pub enum Request {
         /// are not finished. What they have is lost.
         #[serde(default)]
         force: bool,
+        /// How many sessions have to be subscribed at least.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<u64>,
     },
     /// Operator: lets clients preserve everything, if the service manager is about to start the
     /// next kernel by itself. That cannot be taken back: what a client that refuses, fails or is

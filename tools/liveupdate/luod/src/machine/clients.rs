@@ -73,6 +73,8 @@ impl<W: World> Machine<W> {
             audit::by(Some(peer.credentials))
         );
         self.subscriptions.insert(id.clone(), subscription);
+        self.absent.remove(&id);
+        self.subscribers_changed = true;
         self.announce_change(&id, Direction::Outgoing);
         if self.update.is_some() {
             // Or else its files would be lost in an update that began without it.
@@ -108,6 +110,7 @@ impl<W: World> Machine<W> {
     /// Removes a subscription.
     pub(super) fn unsubscribed(&mut self, id: &SessionName) {
         if let Some(subscription) = self.subscriptions.remove(id) {
+            self.subscribers_changed = true;
             tracing::info!(session = %id, pid = subscription.credentials.pid, "the session {id} is unsubscribed");
             self.announce(&Event::Gone {
                 session: id.clone(),

@@ -6,6 +6,7 @@ mod after;
 mod audit;
 mod before;
 mod handover;
+mod known;
 mod random;
 mod returning;
 mod unknown;

@@ -21,9 +21,17 @@ use std::{io, os::fd::AsFd, time::Duration};
 /// How long to wait until something that was busy is tried again, in microseconds.
 const RETRY_US: u64 = 50_000;
 
+/// How long to wait until it is looked whether file systems are written out, in microseconds.
+const SYNC_TICK_US: u64 = 20_000;
+
+/// How long that may take, in microseconds.
+const SYNC_MAX_US: u64 = 60_000_000;
+
 /// How far an update is.
 #[derive(Debug)]
 enum Step {
+    /// File systems are written out, before anybody is asked for anything.
+    Syncing { until: u64, retry: u64 },
     /// Clients preserve their files. `retry` is when making sessions is tried again.
     Preserving { retry: Option<u64> },
     /// Everything is preserved.
@@ -45,8 +53,10 @@ pub(super) struct Update {
     marks: Vec<Mark>,
     /// The session that gets the registry.
     internal: Option<OutgoingSession>,
-    /// Until when it is tried to make sessions.
-    device_until: u64,
+    /// Since when making sessions fails.
+    failing_since: Option<u64>,
+    /// Whether it goes on without a registry, which the next luod does without, too.
+    without_registry: bool,
     /// What goes on without.
     lost: Vec<Lost>,
 }
@@ -60,7 +70,7 @@ impl Default for Step {
 impl Update {
     pub(super) fn phase(&self) -> Phase {
         match self.step {
-            Step::Preserving { .. } => Phase::Preserving,
+            Step::Syncing { .. } | Step::Preserving { .. } => Phase::Preserving,
             Step::Frozen => Phase::Frozen,
             Step::Jump { .. } => Phase::Jump,
         }
@@ -68,6 +78,7 @@ impl Update {
 
     pub(super) fn next_tick(&self) -> Option<u64> {
         match self.step {
+            Step::Syncing { retry, .. } => Some(retry),
             Step::Preserving { retry } => retry,
             Step::Jump { until } => until,
             Step::Frozen => None,
@@ -89,6 +100,7 @@ impl<W: World> Machine<W> {
         timeout_ms: Option<u64>,
         dry_run: bool,
         force: bool,
+        expect: Option<u64>,
     ) -> Result<Answer, Refusal> {
         if self.update.is_some() {
             return Err(Refusal::new(
@@ -115,6 +127,9 @@ impl<W: World> Machine<W> {
                 "no kernel is loaded; load one with luoctl load",
             ));
         }
+        if !force {
+            self.everybody_is_there(expect)?;
+        }
         self.begin(Update {
             requester: Some(conn),
             dry_run,
@@ -127,7 +142,6 @@ impl<W: World> Machine<W> {
 
     fn begin(&mut self, update: Update) {
         let now = self.world.now();
-        let device_timeout = self.config.device_timeout.as_micros() as u64;
         self.number += 1;
         tracing::info!(
             update = self.number,
@@ -139,16 +153,63 @@ impl<W: World> Machine<W> {
             self.number,
             self.subscriptions.len()
         );
+        let waits = !update.dry_run && !update.handover;
+        let waits = waits
+            && self.world.start_sync().unwrap_or_else(|error| {
+                tracing::warn!("file systems are not written out: {error}");
+                false
+            });
         self.update = Some(Update {
-            step: Step::Preserving {
-                retry: Some(now.monotonic_us),
+            step: Step::Syncing {
+                until: now.monotonic_us.saturating_add(SYNC_MAX_US),
+                retry: now.monotonic_us,
             },
-            device_until: now.monotonic_us.saturating_add(device_timeout),
             ..update
         });
         self.mark(MarkName::Requested);
-        self.late = self.subscriptions.keys().cloned().collect();
         self.phase_changed = true;
+        if !waits {
+            self.ask_all();
+        }
+    }
+
+    /// Asks all clients to take part, unless that was done already.
+    fn ask_all(&mut self) {
+        let now = self.world.now().monotonic_us;
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        if matches!(update.step, Step::Syncing { .. }) {
+            update.step = Step::Preserving { retry: Some(now) };
+            self.late = self.subscriptions.keys().cloned().collect();
+        }
+    }
+
+    /// Goes on if file systems are written out, or if that takes too long.
+    fn wait_for_sync(&mut self) {
+        let now = self.world.now().monotonic_us;
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        let Step::Syncing { until, retry } = &mut update.step else {
+            return;
+        };
+        match self.world.is_synced() {
+            Ok(true) => {}
+            Ok(false) if now < *until => {
+                *retry = now.saturating_add(SYNC_TICK_US);
+                return;
+            }
+            Ok(false) if !update.force => {
+                return self.abort(
+                    "the file systems could not be written out in time; \
+                     see what is wrong with the disks, or use --force",
+                );
+            }
+            Ok(false) => tracing::error!("goes on, though file systems are not written out"),
+            Err(error) => tracing::warn!("file systems are not written out: {error}"),
+        }
+        self.ask_all();
     }
 
     fn mark(&mut self, name: MarkName) {
@@ -167,8 +228,12 @@ impl<W: World> Machine<W> {
         if std::mem::take(&mut self.phase_changed) {
             self.announce_phase();
         }
-        for name in std::mem::take(&mut self.late) {
-            self.ask(&name);
+        self.wait_for_sync();
+        let syncing = |update: &Update| matches!(update.step, Step::Syncing { .. });
+        if !self.update.as_ref().is_some_and(syncing) {
+            for name in std::mem::take(&mut self.late) {
+                self.ask(&name);
+            }
         }
         for (name, why) in std::mem::take(&mut self.failures) {
             self.failed(&name, &why);
@@ -198,6 +263,8 @@ impl<W: World> Machine<W> {
             return;
         };
         let timeout = subscription.timeout_ms.or(update.timeout_ms);
+        // No time at all would be a refusal; for that, there is REFUSE.
+        let timeout = timeout.filter(|ms| *ms > 0);
         let timeout = timeout.map_or(self.config.timeout, Duration::from_millis);
         let timeout = timeout.min(self.config.max_timeout);
         subscription.since = now;
@@ -225,14 +292,12 @@ impl<W: World> Machine<W> {
     /// Makes the sessions that are missing, and gives them to their clients.
     fn make_sessions(&mut self) {
         let now = self.world.now().monotonic_us;
+        let mut again = false;
         let device = match self.world.open() {
             Ok(device) => device,
             Err(error) => {
-                let in_time = self.update.as_ref().is_some_and(|u| now < u.device_until);
-                if is_busy(&error) && in_time {
-                    return self.retry_at(Some(now + RETRY_US));
-                }
-                return self.abort(&error.to_string());
+                self.cannot_make(&error);
+                return;
             }
         };
         if self.update.as_ref().is_some_and(|u| u.internal.is_none()) {
@@ -245,19 +310,22 @@ impl<W: World> Machine<W> {
                     self.mark(MarkName::Started);
                 }
                 Err(error) => {
-                    let in_time = self.update.as_ref().is_some_and(|u| now < u.device_until);
-                    if is_busy(&error) && in_time {
-                        return self.retry_at(Some(now + RETRY_US));
+                    // The sessions of clients can do without.
+                    let handover = self.update.as_ref().is_some_and(|u| u.handover);
+                    if !self.cannot_make(&error) || !handover {
+                        return;
                     }
-                    return self.abort(&error.to_string());
+                    again = self.update.as_ref().is_some_and(|u| !u.without_registry);
                 }
             }
+        }
+        if let Some(update) = &mut self.update {
+            update.failing_since = update.failing_since.filter(|_| again);
         }
         let missing = self.subscriptions.iter();
         let missing = missing.filter(|(_, s)| matches!(s.part, Part::Requested { .. }));
         let missing: Vec<SessionName> = missing.map(|(name, _)| name.clone()).collect();
         let mut failures = Vec::new();
-        let mut again = false;
         for name in missing {
             match self.make_session(&device, &name) {
                 Ok(()) => {}
@@ -271,6 +339,36 @@ impl<W: World> Machine<W> {
         for (name, why) in failures {
             self.failed(&name, &why);
         }
+    }
+
+    /// Neither the device nor the session for the registry is to be had: that is tried again for a
+    /// time, which begins now. What follows is the end of the update; but a service manager that
+    /// is on its way starts the next kernel in any case, and then it is tried as long as clients
+    /// wait, and gone on without the registry. False if the update has ended.
+    fn cannot_make(&mut self, error: &io::Error) -> bool {
+        let now = self.world.now().monotonic_us;
+        let timeout = self.config.device_timeout.as_micros() as u64;
+        let mut waiting = self.subscriptions.values();
+        let waits = waiting.any(|s| s.part.deadline().is_some());
+        let Some(update) = &mut self.update else {
+            return false;
+        };
+        let since = *update.failing_since.get_or_insert(now);
+        let in_time = is_busy(error) && now < since.saturating_add(timeout);
+        if in_time || (update.handover && waits) {
+            self.retry_at(Some(now + RETRY_US));
+        } else if update.handover {
+            tracing::error!(
+                update = self.number,
+                "goes on without a registry of the sessions: {error}"
+            );
+            update.without_registry = true;
+            self.retry_at(None);
+        } else {
+            self.abort(&error.to_string());
+            return false;
+        }
+        true
     }
 
     fn retry_at(&mut self, retry: Option<u64>) {
@@ -353,7 +451,8 @@ impl<W: World> Machine<W> {
             "the session {name} is left out of the update: {why}"
         );
         let conn = subscription.conn;
-        subscription.part = Part::Dropped;
+        let closed = std::mem::replace(&mut subscription.part, Part::Dropped);
+        self.world.close(Box::new(closed));
         subscription.since = self.world.now();
         self.world.forget(name.as_str());
         self.cancelled.insert(name.clone());
@@ -377,7 +476,8 @@ impl<W: World> Machine<W> {
 
     fn freeze_if_ready(&mut self) {
         let is_ready = |part: &Part| matches!(part, Part::Ready { .. } | Part::Dropped);
-        let started = self.update.as_ref().is_some_and(|u| u.internal.is_some());
+        let started = self.update.as_ref();
+        let started = started.is_some_and(|u| u.internal.is_some() || u.without_registry);
         if !started || !self.subscriptions.values().all(|s| is_ready(&s.part)) {
             return;
         }
@@ -394,8 +494,21 @@ impl<W: World> Machine<W> {
                 "goes on, though data will be lost: {why}"
             );
         }
+        let handover = self.update.as_ref().is_some_and(|update| update.handover);
+        if let Err(error) = self.world.is_kept(handover) {
+            if !self.update.as_ref().is_some_and(|update| update.force) {
+                return self.abort(&error.to_string());
+            }
+            tracing::error!(update = self.number, "sessions may be lost: {error}");
+        }
         if let Err(error) = self.freeze() {
-            return self.abort(&format!("cannot preserve the registry: {error}"));
+            if !handover {
+                return self.abort(&format!("cannot preserve the registry: {error}"));
+            }
+            tracing::error!(
+                update = self.number,
+                "goes on without a registry of the sessions: {error}"
+            );
         }
         let Some(update) = &mut self.update else {
             return;
@@ -512,6 +625,7 @@ impl<W: World> Machine<W> {
         let now = self.world.now();
         let mut reports = Vec::new();
         let mut cancelled = Vec::new();
+        let mut closed = Vec::new();
         for (name, subscription) in &mut self.subscriptions {
             let part = std::mem::replace(&mut subscription.part, Part::None);
             let (state, preserve_us) = match &part {
@@ -536,9 +650,10 @@ impl<W: World> Machine<W> {
                 self.cancelled.insert(name.clone());
             }
             cancelled.push((name.clone(), subscription.conn, told));
-            // Closes the session, which takes the files back as soon as the client closes it, too.
-            drop(part);
+            // Files are taken back as soon as the client has closed the session, too.
+            closed.push(part);
         }
+        self.world.close(Box::new(closed));
         for (name, conn, told) in cancelled {
             self.world.forget(name.as_str());
             match conn {

@@ -72,6 +72,7 @@ impl<W: World> Machine<W> {
             boot_id: self.world.boot_id(),
             update: self.number,
             report: self.last.clone().or_else(|| self.arrival_report()),
+            subscribers: self.subscribers(),
         };
         if let Ok(text) = serde_json::to_string(&memory) {
             self.world.remember(&text);
@@ -86,6 +87,8 @@ impl<W: World> Machine<W> {
         if let Some(memory) = memory.filter(|memory| memory.boot_id == here) {
             self.number = memory.update;
             self.last = memory.report;
+            let subscribers = memory.subscribers.into_iter();
+            self.absent = subscribers.map(|s| (s.name.clone(), s)).collect();
         }
     }
 

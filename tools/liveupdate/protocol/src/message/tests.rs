@@ -45,7 +45,8 @@ fn operators() {
         Request::Update {
             timeout_ms: None,
             dry_run: false,
-            force: false
+            force: false,
+            expect: None,
         }
     );
     assert_eq!(
@@ -155,11 +156,12 @@ fn requests() -> impl Strategy<Value = Request> {
         (some(), progress()).prop_map(|(id, progress)| Request::Progress { id, progress }),
         name().prop_map(|id| Request::Claim { id }),
         name().prop_map(|id| Request::Finished { id }),
-        (any::<Option<u64>>(), any::<bool>(), any::<bool>()).prop_map(
-            |(timeout_ms, dry_run, force)| Request::Update {
+        (any::<[Option<u64>; 2]>(), any::<bool>(), any::<bool>()).prop_map(
+            |([timeout_ms, expect], dry_run, force)| Request::Update {
                 timeout_ms,
                 dry_run,
-                force
+                force,
+                expect,
             }
         ),
         name().prop_map(|session| Request::Finish { session }),

@@ -513,3 +513,15 @@ fn killed_in_an_update() {
         }
     }
 }
+
+/// No time is no limit of its own: it would only make every update fail.
+#[test]
+fn no_time_at_all() {
+    let mut luod = Luod::new();
+    let a = luod.connect();
+    luod.send(a, r#"{"cmd":"SUBSCRIBE","id":"a","timeout_ms":0}"#);
+    luod.update(r#","timeout_ms":0"#);
+    luod.pass(ms(1_000));
+    luod.preserve(a, "a");
+    assert_eq!(luod.world.state().kexecs, 1);
+}

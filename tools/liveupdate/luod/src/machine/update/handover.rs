@@ -40,6 +40,9 @@ impl<W: World> Machine<W> {
                 update.dry_run = false;
                 update.force = true;
                 update.handover = true;
+                // It has the time that one has that begins now.
+                update.failing_since = None;
+                self.ask_all();
             }
             None if self.world.image_loaded() == Some(false) => {
                 return Err(Refusal::new(
@@ -104,8 +107,10 @@ impl<W: World> Machine<W> {
 
     /// The next kernel should have been started by now.
     pub(super) fn jump_is_late(&mut self) {
-        // Services can take long to stop.
-        if self.world.kexec_under_way().unwrap_or(false) {
+        // Services can take long to stop. If that cannot be found out, and the service manager was
+        // on its way, it is not known to be over.
+        let handover = self.update.as_ref().is_some_and(Update::is_handover);
+        if self.world.kexec_under_way().unwrap_or(handover) {
             return self.wait_for_jump();
         }
         self.abort("nobody has started the next kernel in time");
@@ -120,9 +125,20 @@ impl<W: World> Machine<W> {
                 ..
             })
         );
-        if self.update.is_some() && !jumps {
-            self.abort("luod is being stopped");
+        if self.update.is_none() || jumps {
+            return;
         }
+        if !self.update.as_ref().is_some_and(Update::is_handover) {
+            return self.abort("luod is being stopped");
+        }
+        // The next kernel is started in any case: what is ready goes.
+        let late = self.subscriptions.iter();
+        let late = late.filter(|(_, s)| s.part.deadline().is_some());
+        let late: Vec<_> = late.map(|(name, _)| name.clone()).collect();
+        let why = "luod was stopped before the client was ready";
+        let late = late.into_iter().map(|name| (name, why.to_owned()));
+        self.failures.extend(late);
+        self.go_on();
     }
 }
 

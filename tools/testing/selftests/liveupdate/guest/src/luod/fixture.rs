@@ -112,6 +112,7 @@ pub fn begin_update(timeout_ms: Option<u64>, dry_run: bool) -> Result<Channel> {
         timeout_ms,
         dry_run,
         force: false,
+        expect: None,
     };
     call(&mut channel, &request)?;
     Ok(channel)

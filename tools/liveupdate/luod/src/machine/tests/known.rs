@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who is missed, and what has to be good before anybody is asked and before the jump.
+
+use super::*;
+
+const KEXEC: &str = r#"{"cmd":"UPDATE"}"#;
+
+impl Luod {
+    /// luod is started again; nobody has subscribed yet.
+    fn restarted(self) -> Self {
+        let world = self.world.clone();
+        drop(self);
+        Self::on(world)
+    }
+
+    #[track_caller]
+    fn refused(&mut self, line: &str, part: &str) {
+        let conn = self.connect();
+        self.send(conn, line);
+        match self.next(conn).0 {
+            Event::Error { message, .. } => assert!(message.contains(part), "{message}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(self.machine.phase(), Phase::Idle);
+        assert_eq!(self.world.state().kexecs, 0);
+    }
+}
+
+/// luod has just been started: nobody is there, which is not "everybody is ready".
+#[test]
+fn who_has_not_subscribed_again() {
+    let mut luod = Luod::new();
+    luod.world.state().alive = vec![100];
+    luod.subscriber("vm-1");
+    luod.subscriber("vm-2");
+    let left = luod.subscriber("left");
+    luod.send(left, r#"{"cmd":"UNSUBSCRIBE","id":"left"}"#);
+    luod.pass(ms(1));
+    // Twice, so that who is missed is remembered as well.
+    let mut luod = luod.restarted().restarted();
+    luod.refused(KEXEC, "again: vm-1, vm-2;");
+    let vm1 = luod.subscriber("vm-1");
+    luod.refused(KEXEC, "again: vm-2;");
+    // Its process ends.
+    luod.world.state().alive.clear();
+    luod.update("");
+    luod.preserve(vm1, "vm-1");
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
+#[test]
+fn forced_without_those_who_are_missed() {
+    let mut luod = Luod::new();
+    luod.world.state().alive = vec![100];
+    luod.subscriber("vm-1");
+    luod.pass(ms(1));
+    let mut luod = luod.restarted();
+    luod.refused(KEXEC, "vm-1");
+    luod.update(r#","force":true"#);
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
+#[test]
+fn required_and_expected() {
+    let mut luod = Luod::new();
+    let required = vec![
+        SessionName::new("a").unwrap(),
+        SessionName::new("b").unwrap(),
+    ];
+    luod.machine.config.required = required;
+    luod.refused(KEXEC, "not subscribed: a, b;");
+    let a = luod.subscriber("a");
+    luod.refused(KEXEC, "not subscribed: b;");
+    let b = luod.subscriber("b");
+    luod.refused(r#"{"cmd":"UPDATE","expect":3}"#, "3 are expected");
+    luod.update(r#","expect":2"#);
+    luod.preserve(a, "a");
+    luod.preserve(b, "b");
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
+/// Nobody is paused while the disks are slow.
+#[test]
+fn file_systems_are_written_out_first() {
+    let mut luod = Luod::new();
+    luod.world.state().syncing = true;
+    let a = luod.subscriber("a");
+    luod.update("");
+    luod.pass(ms(10_000));
+    let late = luod.subscriber("late");
+    luod.pass(ms(10_000));
+    luod.nothing(a);
+    luod.world.state().syncing = false;
+    luod.pass(ms(20));
+    luod.preserve(a, "a");
+    luod.preserve(late, "late");
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
+#[test]
+fn file_systems_that_take_too_long() {
+    let mut luod = Luod::new();
+    luod.world.state().syncing = true;
+    let a = luod.subscriber("a");
+    let operator = luod.update("");
+    luod.pass(ms(60_000));
+    let report = luod.result(operator);
+    assert!(report.reason.unwrap().contains("written out"));
+    luod.nothing(a);
+    luod.is_as_before();
+    luod.update(r#","force":true"#);
+    luod.pass(ms(60_000));
+    luod.preserve(a, "a");
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
+/// What systemd does not keep is not risked.
+#[test]
+fn the_manager_keeps_less() {
+    let mut luod = Luod::new();
+    luod.world.state().not_kept = Some("systemd keeps 1 session".into());
+    let a = luod.subscriber("a");
+    let operator = luod.update("");
+    luod.preserve(a, "a");
+    let report = luod.result(operator);
+    assert_eq!(report.reason.as_deref(), Some("systemd keeps 1 session"));
+    luod.cancelled(a, "keeps 1");
+    luod.is_as_before();
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who may connect.
+//!
+//! Everybody can try, again and again. What a user can cost luod by that is bounded before
+//! anything is made for the connection.
+
+use crate::config::{Config, Credentials};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// How often a user who is not an operator can connect in each [`WINDOW`].
+const RATE_MAX: u32 = 200;
+
+/// The time in which connections are counted.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// How often the log says that connections were refused, at most.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// For how many users attempts are counted until those are forgotten that are not recent.
+const USERS_MAX: usize = 1024;
+
+/// How often a user has connected recently.
+#[derive(Debug)]
+struct Attempts {
+    since: Instant,
+    count: u32,
+}
+
+/// Counts connections.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    open: usize,
+    open_by_user: BTreeMap<u32, usize>,
+    attempts: BTreeMap<u32, Attempts>,
+    refused: u64,
+    logged: Option<Instant>,
+}
+
+impl Admission {
+    /// Whether somebody may connect now.
+    pub(super) fn admits(&mut self, config: &Config, who: Credentials, now: Instant) -> bool {
+        // Operators get in, whatever others do.
+        if config.is_operator(who) {
+            return true;
+        }
+        let good = !self.is_too_often(who.uid, now) && !self.is_too_many(config, who.uid);
+        if !good {
+            self.refused += 1;
+            self.log(who.uid, now);
+        }
+        good
+    }
+
+    fn is_too_many(&self, config: &Config, uid: u32) -> bool {
+        let same = self.open_by_user.get(&uid).copied().unwrap_or_default();
+        self.open >= config.max_connections || same >= config.max_connections_per_user
+    }
+
+    fn is_too_often(&mut self, uid: u32, now: Instant) -> bool {
+        let is_recent = |a: &Attempts| now.saturating_duration_since(a.since) < WINDOW;
+        if self.attempts.len() >= USERS_MAX {
+            self.attempts.retain(|_, attempts| is_recent(attempts));
+        }
+        let attempts = self.attempts.entry(uid).or_insert(Attempts {
+            since: now,
+            count: 0,
+        });
+        if !is_recent(attempts) {
+            *attempts = Attempts {
+                since: now,
+                count: 0,
+            };
+        }
+        attempts.count = attempts.count.saturating_add(1);
+        attempts.count > RATE_MAX
+    }
+
+    fn log(&mut self, uid: u32, now: Instant) {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < LOG_EVERY;
+        if self.logged.is_some_and(is_recent) {
+            return;
+        }
+        tracing::warn!(
+            uid,
+            refused = self.refused,
+            "connections are refused, the last one of the user {uid}: too many are open, or are \
+             made too often; {} since this was logged last",
+            self.refused
+        );
+        self.logged = Some(now);
+        self.refused = 0;
+    }
+
+    /// A connection was made.
+    pub(super) fn opened(&mut self, uid: u32) {
+        self.open += 1;
+        *self.open_by_user.entry(uid).or_default() += 1;
+    }
+
+    /// A connection is gone.
+    pub(super) fn closed(&mut self, uid: u32) {
+        self.open = self.open.saturating_sub(1);
+        if let Some(count) = self.open_by_user.get_mut(&uid) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.open_by_user.remove(&uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(uid: u32) -> Credentials {
+        Credentials {
+            pid: 1,
+            uid,
+            gid: 1,
+        }
+    }
+
+    fn config() -> Config {
+        Config {
+            max_connections: 4,
+            max_connections_per_user: 2,
+            operator_uids: vec![9],
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn who_is_one_too_many() {
+        for (uid, others, expected) in [
+            (1, &[][..], true),
+            (1, &[1], true),
+            (1, &[1, 1], false),
+            (2, &[1, 1], true),
+            (2, &[1, 1, 3, 3], false),
+            (9, &[1, 1, 3, 3], true),
+            (9, &[9, 9, 9, 9, 9], true),
+            (0, &[1, 1, 3, 3, 0, 0, 0], true),
+        ] {
+            let mut admission = Admission::default();
+            for other in others {
+                admission.opened(*other);
+            }
+            let seen = admission.admits(&config(), who(uid), Instant::now());
+            assert_eq!(seen, expected, "{uid} {others:?}");
+            for other in others {
+                admission.closed(*other);
+            }
+            assert!(admission.admits(&config(), who(uid), Instant::now()));
+            assert!(admission.open_by_user.is_empty());
+        }
+    }
+
+    #[test]
+    fn who_connects_too_often() {
+        let mut admission = Admission::default();
+        let start = Instant::now();
+        let admitted = |admission: &mut Admission, uid, now| {
+            let tries = (0..1000).filter(|_| admission.admits(&config(), who(uid), now));
+            tries.count()
+        };
+        assert_eq!(admitted(&mut admission, 1, start), RATE_MAX as usize);
+        // One line in the log stands for all of them but the first.
+        assert_eq!(admission.refused, u64::from(1000 - RATE_MAX - 1));
+        // That is nothing to others, and operators are not counted.
+        assert_eq!(admitted(&mut admission, 2, start), RATE_MAX as usize);
+        assert_eq!(admitted(&mut admission, 9, start), 1000);
+        let later = start + WINDOW;
+        assert_eq!(admitted(&mut admission, 1, later), RATE_MAX as usize);
+        // Who was never seen again is forgotten.
+        for uid in 10..5000 {
+            admission.admits(&config(), who(uid), later + WINDOW * uid);
+        }
+        assert!(admission.attempts.len() <= USERS_MAX);
+    }
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What systemd tells.
+
+use std::{
+    fs, io,
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The first systemd that hands its file descriptor stores to the next kernel.
+const VERSION_MIN: u32 = 261;
+
+/// How long systemd may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether process 1 is systemd.
+pub(super) fn is_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Asks something of systemd, for what `systemctl` prints.
+///
+/// # Errors
+///
+/// If it fails, or takes longer than [`PATIENCE`].
+pub(super) fn systemctl(args: &[&str]) -> io::Result<String> {
+    let mut command = Command::new("systemctl");
+    command.args(args);
+    output_in_time(&mut command, PATIENCE).map_err(|error| {
+        let what = args.join(" ");
+        io::Error::new(error.kind(), format!("systemctl {what} failed: {error}"))
+    })
+}
+
+/// Runs a command that prints no more than a pipe has room for, up to a time.
+fn output_in_time(command: &mut Command, time: Duration) -> io::Result<String> {
+    let command = command.stdin(Stdio::null());
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let end = Instant::now() + time;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer in {} s", time.as_secs_f32()),
+            ));
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    let (mut output, mut error) = (String::new(), String::new());
+    if let Some(mut pipe) = child.stdout.take() {
+        pipe.read_to_string(&mut output)?;
+    }
+    if let Some(mut pipe) = child.stderr.take() {
+        pipe.read_to_string(&mut error)?;
+    }
+    if status.success() {
+        Ok(output)
+    } else {
+        Err(io::Error::other(error.trim().to_owned()))
+    }
+}
+
+/// What systemd says of the file descriptor store of this service.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Store {
+    version: u32,
+    held: usize,
+    most: usize,
+    preserves: bool,
+}
+
+impl Store {
+    /// Asks systemd.
+    ///
+    /// # Errors
+    ///
+    /// If this is not a service, or systemd does not answer.
+    pub(super) fn ask() -> io::Result<Self> {
+        let cgroup = fs::read_to_string("/proc/self/cgroup")?;
+        let unit = unit_of(&cgroup).ok_or_else(|| {
+            io::Error::other("luod is not a service of systemd, which keeps nothing then")
+        })?;
+        let version = systemctl(&["show", "--property=Version", "--value"])?;
+        let properties = "--property=NFileDescriptorStore,FileDescriptorStoreMax,\
+                          FileDescriptorStorePreserve";
+        let text = systemctl(&["show", properties, unit])?;
+        Self::parse(&version, &text)
+    }
+
+    fn parse(version: &str, text: &str) -> io::Result<Self> {
+        let value = |name: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once('='));
+            let found = lines.find(|(found, _)| *found == name);
+            found.map(|(_, value)| value.trim()).unwrap_or_default()
+        };
+        let missing = |what: &str| {
+            io::Error::other(format!(
+                "systemd does not tell {what}, so that it may lose all"
+            ))
+        };
+        let number = |name: &str| value(name).parse().map_err(|_| missing(name));
+        let version = version
+            .trim()
+            .trim_start_matches(|c: char| !c.is_ascii_digit());
+        let digits = version.find(|c: char| !c.is_ascii_digit());
+        let version = version.get(..digits.unwrap_or(version.len()));
+        let version = version.and_then(|version| version.parse().ok());
+        Ok(Self {
+            version: version.ok_or_else(|| missing("its version"))?,
+            held: number("NFileDescriptorStore")?,
+            most: number("FileDescriptorStoreMax")?,
+            preserves: value("FileDescriptorStorePreserve") == "yes",
+        })
+    }
+
+    /// Whether it keeps `expected` descriptors until the next kernel runs.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong, and what to do.
+    pub(super) fn check(&self, expected: usize) -> io::Result<()> {
+        let Self {
+            version,
+            held,
+            most,
+            preserves,
+        } = self;
+        let what = if *version < VERSION_MIN {
+            format!(
+                "systemd {version} does not hand sessions to the next kernel, which takes \
+                 {VERSION_MIN}; use kexec = \"reboot\" in luod.toml, or a newer systemd"
+            )
+        } else if !preserves {
+            "systemd drops the sessions when luod is stopped; set \
+             FileDescriptorStorePreserve=yes in the unit of luod"
+                .to_owned()
+        } else if *most < expected {
+            format!(
+                "systemd keeps {most} sessions of luod at most, and there are {expected}; raise \
+                 FileDescriptorStoreMax= in the unit of luod"
+            )
+        } else if *held != expected {
+            format!(
+                "systemd keeps {held} sessions of luod, and there are {expected}; restart luod, \
+                 and try it again"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(what))
+    }
+}
+
+/// The service that a process belongs to, by its control group.
+fn unit_of(cgroup: &str) -> Option<&str> {
+    let paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let mut names = paths.flat_map(|path| path.rsplit('/'));
+    names.find(|name| name.ends_with(".service"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "NFileDescriptorStore=3\nFileDescriptorStoreMax=8192\n\
+                        FileDescriptorStorePreserve=yes\n";
+
+    #[test]
+    fn a_good_store() {
+        for version in ["261\n", "262~devel", "v261.1-2"] {
+            Store::parse(version, GOOD).unwrap().check(3).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_would_be_lost() {
+        for (version, from, to, expected, part) in [
+            ("257.8-1", "", "", 3, "newer systemd"),
+            ("261", "=yes", "=no", 3, "Preserve=yes"),
+            ("261", "=yes", "=restart", 3, "Preserve=yes"),
+            ("261", "=8192", "=2", 3, "FileDescriptorStoreMax="),
+            (
+                "261",
+                "",
+                "",
+                4,
+                "keeps 3 sessions of luod, and there are 4",
+            ),
+            (
+                "261",
+                "",
+                "",
+                2,
+                "keeps 3 sessions of luod, and there are 2",
+            ),
+        ] {
+            let store = Store::parse(version, &GOOD.replace(from, to)).unwrap();
+            let error = store.check(expected).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        for (version, text) in [("", GOOD), ("x", GOOD), ("261", ""), ("261", "NFile")] {
+            assert!(Store::parse(version, text).is_err());
+        }
+    }
+
+    #[test]
+    fn units() {
+        assert_eq!(
+            unit_of("0::/system.slice/luod.service\n"),
+            Some("luod.service")
+        );
+        assert_eq!(unit_of("0::/user.slice/session-1.scope\n"), None);
+        assert_eq!(unit_of(""), None);
+    }
+
+    #[test]
+    fn commands_that_take_too_long() {
+        let mut sleep = Command::new("sleep");
+        let error = output_in_time(sleep.arg("1000"), Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let mut echo = Command::new("echo");
+        assert_eq!(output_in_time(echo.arg("a"), PATIENCE * 10).unwrap(), "a\n");
+    }
+}
