@@ -1,382 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The boundary to C: operation tables that we call, and functions that are called by C.
+//! The functions that are called by C.
 //!
-//! This is the only module of the crate with `unsafe` code.
+//! Besides [`ops`](crate::ops), this is the only module of the crate with `unsafe` code.
 //!
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 use crate::{
-    abi::Compatible,
     luo_core,
-    luo_file::{
-        self,
-        handler::Retrieval, //
+    luo_file,
+    luo_flb,
+    ops::{
+        FileOps,
+        FlbOps,
+        FlbPayload, //
     },
-    luo_flb, //
 };
-use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::from_result,
-    error::to_result,
-    fs::File,
-    liveupdate::RetrieveError,
-    module_ref::ModuleRef,
-    prelude::*,
-    sync::aref::ARef, //
+    prelude::*, //
 };
-
-/// A pointer that only its owner, on the other side of the boundary, may follow.
-#[derive(Clone, Copy)]
-pub(crate) struct Cookie(*mut c_void);
-
-// SAFETY: We only pass the pointer on; operations may be called from any thread.
-unsafe impl Send for Cookie {}
-// SAFETY: As above.
-unsafe impl Sync for Cookie {}
-
-impl Cookie {
-    const NULL: Self = Self(core::ptr::null_mut());
-}
-
-/// What a handler keeps for a file.
-#[derive(Clone, Copy)]
-pub(crate) struct Payload {
-    /// What the next kernel gets.
-    pub(crate) data: u64,
-    private: Cookie,
-    /// Whether the handler was asked for an incoming file, and may have taken something over.
-    pub(crate) touched: bool,
-}
-
-impl Payload {
-    /// What a handler in this kernel starts with, for a file of the previous one.
-    pub(crate) fn incoming(data: u64) -> Self {
-        Self {
-            data,
-            private: Cookie::NULL,
-            touched: false,
-        }
-    }
-}
-
-/// The operations of a registered file handler.
-///
-/// # Invariants
-///
-/// The pointer is valid, its mandatory operations are set, and nobody changes it, until the
-/// handler was unregistered; after that, the object does not exist any more.
-pub(crate) struct FileOps(NonNull<bindings::liveupdate_file_handler>);
-
-// SAFETY: A handler may be used from any thread.
-unsafe impl Send for FileOps {}
-// SAFETY: As above.
-unsafe impl Sync for FileOps {}
-
-impl FileOps {
-    /// Checks what somebody wants to register.
-    ///
-    /// Fails with [`EINVAL`] if the handler is incomplete.
-    ///
-    /// # Safety
-    ///
-    /// `raw` has to be null or point to a handler that does not change and stays valid for as long
-    /// as the returned object, or one of its copies, exists.
-    unsafe fn new(raw: *mut bindings::liveupdate_file_handler) -> Result<Self> {
-        let raw = NonNull::new(raw).ok_or(EINVAL)?;
-        // SAFETY: By the safety requirements.
-        if unsafe { (*raw.as_ptr()).ops.is_null() } {
-            return Err(EINVAL);
-        }
-        let this = Self(raw);
-        let ops = this.table();
-        if ops.can_preserve.is_none()
-            || ops.preserve.is_none()
-            || ops.unpreserve.is_none()
-            || ops.retrieve.is_none()
-            || ops.finish.is_none()
-        {
-            return Err(EINVAL);
-        }
-        // INVARIANT: Just checked, and by the safety requirements.
-        Ok(this)
-    }
-
-    fn table(&self) -> &bindings::liveupdate_file_ops {
-        // SAFETY: By the type invariant.
-        unsafe { &*(*self.0.as_ptr()).ops }
-    }
-
-    /// The name that the handler has.
-    pub(crate) fn compatible(&self) -> Result<Compatible> {
-        // SAFETY: By the type invariant.
-        let raw = unsafe { &(*self.0.as_ptr()).compatible };
-        Ok(Compatible::parse(raw)?)
-    }
-
-    /// Identifies the handler.
-    pub(crate) fn address(&self) -> usize {
-        self.0.as_ptr().addr()
-    }
-
-    /// Makes the module that the operations are part of stay.
-    pub(crate) fn module(&self) -> Option<ModuleRef> {
-        // SAFETY: By the type invariant the table is valid, hence so is the module it belongs to.
-        unsafe { ModuleRef::try_get(self.table().owner) }
-    }
-
-    fn args(&self, file: Option<&File>, payload: &Payload) -> bindings::liveupdate_file_op_args {
-        bindings::liveupdate_file_op_args {
-            handler: self.0.as_ptr(),
-            retrieve_status: 0,
-            file: file.map_or(core::ptr::null_mut(), |file| file.as_ptr()),
-            serialized_data: payload.data,
-            private_data: payload.private.0,
-        }
-    }
-
-    pub(crate) fn can_preserve(&self, file: &File) -> bool {
-        let Some(op) = self.table().can_preserve else {
-            return false;
-        };
-        // SAFETY: Both pointers are valid during the call.
-        unsafe { op(self.0.as_ptr(), file.as_ptr()) }
-    }
-
-    pub(crate) fn preserve(&self, file: &File) -> Result<Payload> {
-        let mut args = self.args(Some(file), &Payload::incoming(0));
-        let op = self.table().preserve.ok_or(EOPNOTSUPP)?;
-        // SAFETY: The arguments are valid and only used by the callee.
-        to_result(unsafe { op(&mut args) })?;
-        Ok(Payload {
-            data: args.serialized_data,
-            private: Cookie(args.private_data),
-            touched: false,
-        })
-    }
-
-    pub(crate) fn unpreserve(&self, file: &File, payload: Payload) {
-        let mut args = self.args(Some(file), &payload);
-        if let Some(op) = self.table().unpreserve {
-            // SAFETY: As for `preserve`.
-            unsafe { op(&mut args) };
-        }
-    }
-
-    pub(crate) fn freeze(&self, file: &File, payload: &mut Payload) -> Result {
-        let mut args = self.args(Some(file), payload);
-        if let Some(op) = self.table().freeze {
-            // SAFETY: As for `preserve`.
-            to_result(unsafe { op(&mut args) })?;
-            payload.data = args.serialized_data;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn unfreeze(&self, file: &File, payload: &Payload) {
-        let mut args = self.args(Some(file), payload);
-        if let Some(op) = self.table().unfreeze {
-            // SAFETY: As for `preserve`.
-            unsafe { op(&mut args) };
-        }
-    }
-
-    pub(crate) fn retrieve(&self, payload: &mut Payload) -> Result<ARef<File>, RetrieveError> {
-        let mut args = self.args(None, payload);
-        let op = self.table().retrieve.ok_or(EOPNOTSUPP)?;
-        payload.touched = true;
-        // SAFETY: As for `preserve`.
-        let res = to_result(unsafe { op(&mut args) });
-        payload.private = Cookie(args.private_data);
-        if let Err(err) = res {
-            let retries = self.table().flags & bindings::LIVEUPDATE_RETRIEVE_RETRIES != 0;
-            return Err(if retries && args.retrieve_status >= 0 {
-                RetrieveError::Retry(err)
-            } else {
-                RetrieveError::Permanent(err)
-            });
-        }
-        let file = NonNull::new(args.file).ok_or(RetrieveError::Permanent(EIO))?;
-        // SAFETY: A successful `retrieve` passes on a reference to a valid file. It is not in any
-        // descriptor table yet, hence there are no `fdget_pos` calls on it.
-        Ok(unsafe { ARef::from_raw(file.cast()) })
-    }
-
-    fn finish_args(
-        &self,
-        payload: &Payload,
-        retrieval: Retrieval<'_>,
-    ) -> bindings::liveupdate_file_op_args {
-        let (file, status) = match retrieval {
-            Retrieval::None => (None, 0),
-            Retrieval::Done(file) => (Some(file), 1),
-            Retrieval::Failed(err) => (None, err.to_errno()),
-        };
-        bindings::liveupdate_file_op_args {
-            retrieve_status: status,
-            ..self.args(file, payload)
-        }
-    }
-
-    pub(crate) fn can_finish(&self, payload: &mut Payload, retrieval: Retrieval<'_>) -> bool {
-        let mut args = self.finish_args(payload, retrieval);
-        let Some(op) = self.table().can_finish else {
-            return true;
-        };
-        payload.touched = true;
-        // SAFETY: As for `preserve`.
-        let can_finish = unsafe { op(&mut args) };
-        payload.private = Cookie(args.private_data);
-        can_finish
-    }
-
-    pub(crate) fn finish(&self, payload: Payload, retrieval: Retrieval<'_>) {
-        let mut args = self.finish_args(&payload, retrieval);
-        if let Some(op) = self.table().finish {
-            // SAFETY: As for `preserve`.
-            unsafe { op(&mut args) };
-        }
-    }
-
-    /// A number that is the same for files that share their contents.
-    pub(crate) fn file_id(&self, file: &File) -> usize {
-        match self.table().get_id {
-            // SAFETY: The file is valid during the call.
-            Some(op) => unsafe { op(file.as_ptr()) },
-            None => file.as_ptr().addr(),
-        }
-    }
-}
-
-/// The operations of shared state.
-///
-/// # Invariants
-///
-/// The pointer is valid, its operations are set, and nobody changes it, until the state was
-/// unregistered from its last handler, or, if it never was registered, during the call that
-/// created this object.
-#[derive(Clone, Copy)]
-pub(crate) struct FlbOps(NonNull<bindings::liveupdate_flb>);
-
-// SAFETY: Shared state may be used from any thread.
-unsafe impl Send for FlbOps {}
-// SAFETY: As above.
-unsafe impl Sync for FlbOps {}
-
-/// Shared state in this kernel.
-#[derive(Clone, Copy)]
-pub(crate) struct FlbPayload {
-    /// What the next kernel gets, or what the previous one gave.
-    pub(crate) data: u64,
-    object: Cookie,
-    /// What `retrieve` said about its failure.
-    retrieve_status: c_int,
-}
-
-impl FlbOps {
-    /// Checks what somebody wants to register or use; [`EINVAL`] if it is incomplete.
-    ///
-    /// # Safety
-    ///
-    /// `raw` has to be null or valid as the type invariant says.
-    unsafe fn new(raw: *mut bindings::liveupdate_flb) -> Result<Self> {
-        let raw = NonNull::new(raw).ok_or(EINVAL)?;
-        // SAFETY: By the safety requirements.
-        let ops = unsafe { (*raw.as_ptr()).ops.as_ref() }.ok_or(EINVAL)?;
-        if ops.preserve.is_none()
-            || ops.unpreserve.is_none()
-            || ops.retrieve.is_none()
-            || ops.finish.is_none()
-        {
-            return Err(EINVAL);
-        }
-        // INVARIANT: Just checked, and by the safety requirements.
-        Ok(Self(raw))
-    }
-
-    fn table(&self) -> &bindings::liveupdate_flb_ops {
-        // SAFETY: By the type invariant.
-        unsafe { &*(*self.0.as_ptr()).ops }
-    }
-
-    /// The name of the state.
-    pub(crate) fn compatible(&self) -> Result<Compatible> {
-        // SAFETY: By the type invariant.
-        let raw = unsafe { &(*self.0.as_ptr()).compatible };
-        Ok(Compatible::parse(raw)?)
-    }
-
-    /// Identifies the state.
-    pub(crate) fn address(&self) -> usize {
-        self.0.as_ptr().addr()
-    }
-
-    /// Makes the module that the operations are part of stay.
-    pub(crate) fn module(&self) -> Option<ModuleRef> {
-        // SAFETY: As for `FileOps::module`.
-        unsafe { ModuleRef::try_get(self.table().owner) }
-    }
-
-    fn call<R>(
-        &self,
-        payload: &mut FlbPayload,
-        op: Option<unsafe extern "C" fn(*mut bindings::liveupdate_flb_op_args) -> R>,
-    ) -> Option<R> {
-        let mut args = bindings::liveupdate_flb_op_args {
-            flb: self.0.as_ptr(),
-            data: payload.data,
-            obj: payload.object.0,
-            retrieve_status: 0,
-        };
-        // SAFETY: The arguments are valid and only used by the callee.
-        let ret = op.map(|op| unsafe { op(&mut args) });
-        payload.retrieve_status = args.retrieve_status;
-        payload.data = args.data;
-        payload.object = Cookie(args.obj);
-        ret
-    }
-
-    pub(crate) fn preserve(&self) -> Result<FlbPayload> {
-        let mut payload = FlbPayload {
-            data: 0,
-            object: Cookie::NULL,
-            retrieve_status: 0,
-        };
-        let ret = self.call(&mut payload, self.table().preserve);
-        to_result(ret.unwrap_or(0)).map(|()| payload)
-    }
-
-    pub(crate) fn unpreserve(&self, mut payload: FlbPayload) {
-        self.call(&mut payload, self.table().unpreserve);
-    }
-
-    pub(crate) fn retrieve(&self, data: u64) -> Result<FlbPayload, RetrieveError> {
-        let mut payload = FlbPayload {
-            data,
-            object: Cookie::NULL,
-            retrieve_status: 0,
-        };
-        let ret = self.call(&mut payload, self.table().retrieve);
-        let retries = self.table().flags & bindings::LIVEUPDATE_RETRIEVE_RETRIES != 0;
-        match to_result(ret.unwrap_or(0)) {
-            Ok(()) => Ok(payload),
-            Err(err) if retries && payload.retrieve_status >= 0 => Err(RetrieveError::Retry(err)),
-            Err(err) => Err(RetrieveError::Permanent(err)),
-        }
-    }
-
-    pub(crate) fn finish(&self, mut payload: FlbPayload) {
-        self.call(&mut payload, self.table().finish);
-    }
-}
-
-/// Whether somebody wants a step to fail, for a test.
-#[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
-pub(crate) fn should_fail() -> bool {
-    // SAFETY: FFI call without safety requirements.
-    unsafe { bindings::liveupdate_should_fail() }
-}
 
 /// Returns whether live updates are possible: `liveupdate=on`, and Kexec Handover is enabled.
 ///
@@ -484,7 +128,7 @@ unsafe extern "C" fn liveupdate_unregister_flb(
 /// `objp` has to be valid for writing.
 unsafe fn store_object(objp: *mut *mut c_void, payload: FlbPayload) {
     // SAFETY: By the safety requirements.
-    unsafe { objp.write(payload.object.0) };
+    unsafe { objp.write(payload.object()) };
 }
 
 /// Gets the object of incoming shared state; it stays until it is put.
@@ -511,7 +155,8 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
 ///
 /// # Safety
 ///
-/// `flb` has to be valid, and be gotten by the caller.
+/// `flb` must be valid, and the caller must hold a reference from
+/// [`liveupdate_flb_get_incoming`].
 #[export]
 unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_flb) {
     // SAFETY: By the safety requirements.

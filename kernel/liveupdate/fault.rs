@@ -12,7 +12,7 @@ use kernel::prelude::*;
 #[inline]
 pub(crate) fn point() -> Result {
     #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
-    if crate::c_abi::should_fail() {
+    if crate::ops::should_fail() {
         return Err(ENOMEM);
     }
     Ok(())

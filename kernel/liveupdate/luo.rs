@@ -7,12 +7,13 @@
 //! | [`abi`]         | the format of what is handed over, and its parsers            |
 //! | [`background`]  | work that outlives the process that wanted it                 |
 //! | [`block`]       | lists of entries in preserved memory                          |
-//! | [`c_abi`]       | the boundary to C: operation tables, exported functions       |
+//! | [`c_abi`]       | the functions that are called by C                            |
 //! | `damage`        | damages what is handed over, for tests                        |
 //! | [`debugfs`]     | the list of sessions for administrators                       |
 //! | [`fault`]       | lets steps fail, for tests                                    |
 //! | [`formats`]     | which formats are understood, and which are in use            |
 //! | [`ioctl`]       | argument structures                                           |
+//! | [`ops`]         | operation tables of C                                         |
 //! | [`root`]        | what the previous kernel handed over, or it hands on          |
 //! | [`luo_core`]    | set-up, the device, the way into a kexec                      |
 //! | [`luo_session`] | sessions and their files in user space                        |
@@ -38,6 +39,7 @@ mod luo_core;
 mod luo_file;
 mod luo_flb;
 mod luo_session;
+mod ops;
 mod root;
 
 kernel::builtin_crate!(c"luo");

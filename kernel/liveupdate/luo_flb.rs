@@ -14,11 +14,11 @@ use crate::{
         FlbPage,
         FlbSer, //
     },
-    c_abi::{
+    luo_core::Luo,
+    ops::{
         FlbOps,
         FlbPayload, //
     },
-    luo_core::Luo, //
 };
 use kernel::{
     module_ref::ModuleRef,

@@ -4,13 +4,13 @@
 
 use crate::{
     abi::Compatible,
-    c_abi::FileOps,
     luo_core::Luo,
     luo_flb::{
         disconnect_unused,
         FlbList,
         IncomingFlbLists, //
     },
+    ops::FileOps, //
 };
 use kernel::{
     fs::File,
@@ -23,17 +23,6 @@ use kernel::{
         RwSemaphore, //
     }, //
 };
-
-/// What became of the attempt to retrieve a file.
-#[derive(Clone, Copy)]
-pub(crate) enum Retrieval<'a> {
-    /// There was none, or none that lost anything.
-    None,
-    /// The file exists.
-    Done(&'a File),
-    /// It failed for good.
-    Failed(Error),
-}
 
 /// A handler that is or was registered.
 #[pin_data]

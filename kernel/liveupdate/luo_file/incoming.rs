@@ -3,10 +3,7 @@
 //! Files that the previous kernel handed over.
 
 use super::{
-    handler::{
-        Found,
-        Retrieval, //
-    },
+    handler::Found,
     outgoing::OutgoingFile,
     ContentId,
     Token, //
@@ -19,7 +16,6 @@ use crate::{
         ListReader, //
     },
     block::HandedOver,
-    c_abi::Payload,
     fault,
     luo_core::Luo,
     luo_flb::{
@@ -28,6 +24,10 @@ use crate::{
             is_in_use, //
         },
         IncomingFlbLists, //
+    },
+    ops::{
+        Payload,
+        Retrieval, //
     },
 };
 use kernel::{

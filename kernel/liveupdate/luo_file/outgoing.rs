@@ -16,13 +16,13 @@ use crate::{
         FileSetSer, //
     },
     block::BlockList,
-    c_abi::{
+    fault,
+    luo_core::Luo,
+    luo_flb::FlbPins,
+    ops::{
         FileOps,
         Payload, //
     },
-    fault,
-    luo_core::Luo,
-    luo_flb::FlbPins, //
 };
 use kernel::{
     fs::File,

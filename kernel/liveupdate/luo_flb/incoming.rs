@@ -12,11 +12,11 @@ use crate::{
         FlbSer,
         ParseError, //
     },
-    c_abi::{
+    luo_core::Luo,
+    ops::{
         FlbOps,
         FlbPayload, //
     },
-    luo_core::Luo, //
 };
 use kernel::{
     liveupdate::RetrieveError,
