@@ -7,9 +7,7 @@
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 use crate::{
-    luo_core,
-    luo_file,
-    luo_flb,
+    luo_core, luo_file, luo_flb,
     ops::{
         FileOps,
         FlbOps,
@@ -104,8 +102,11 @@ unsafe extern "C" fn liveupdate_register_flb(
     fh: *mut bindings::liveupdate_file_handler,
     flb: *mut bindings::liveupdate_flb,
 ) -> c_int {
-    // SAFETY: By the safety requirements.
-    from_result(|| luo_flb::register(fh.addr(), unsafe { FlbOps::new(flb) }?).map(|()| 0))
+    from_result(|| {
+        // SAFETY: By the safety requirements.
+        let ops = unsafe { FlbOps::new(flb) }?;
+        luo_file::handler::register_flb(fh.addr(), ops).map(|()| 0)
+    })
 }
 
 /// Takes [`liveupdate_register_flb`] back.
@@ -118,7 +119,7 @@ unsafe extern "C" fn liveupdate_unregister_flb(
     fh: *mut bindings::liveupdate_file_handler,
     flb: *mut bindings::liveupdate_flb,
 ) {
-    luo_flb::unregister(fh.addr(), flb.addr());
+    luo_file::handler::unregister_flb(fh.addr(), flb.addr());
 }
 
 /// Stores the object of `payload` for the caller.

@@ -59,6 +59,28 @@ pub(crate) struct Flb {
 }
 
 impl Flb {
+    /// Makes the state of `ops`, which is not preserved at first.
+    pub(crate) fn new(compatible: Compatible, ops: FlbOps) -> impl PinInit<Self> {
+        let address = ops.address();
+        pin_init!(Self {
+            compatible,
+            address,
+            ops <- new_mutex!(Some(ops), "luo_flb_ops"),
+            running <- new_mutex!((), "luo_flb_running"),
+            live <- new_mutex!(None, "luo_flb_live"),
+        })
+    }
+
+    /// The name of the state.
+    pub(crate) fn compatible(&self) -> &Compatible {
+        &self.compatible
+    }
+
+    /// Identifies the state.
+    pub(crate) fn address(&self) -> usize {
+        self.address
+    }
+
     fn ops(&self) -> Option<FlbOps> {
         *self.ops.lock()
     }
@@ -124,7 +146,7 @@ impl Flb {
     }
 
     /// Ends the use of the operations, which are about to go away.
-    fn disconnect(&self, luo: &Luo) {
+    pub(crate) fn disconnect(&self, luo: &Luo) {
         let ops = self.ops.lock().take();
         // From here on, nobody starts an operation.
         let _running = self.running.lock();
@@ -203,106 +225,6 @@ impl Drop for FlbPins {
             }
         }
     }
-}
-
-/// Adds shared state to a handler, both given by address.
-///
-/// # Errors
-///
-/// [`EOPNOTSUPP`] if live update is disabled, [`EINVAL`] if the handler is not registered,
-/// [`EEXIST`] if the handler has the state already or other state has the same name, [`ENOSPC`] if
-/// there are too many states, [`ENOMEM`].
-pub(crate) fn register(handler: usize, ops: FlbOps) -> Result {
-    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
-    let compatible = ops.compatible()?;
-    let address = ops.address();
-
-    let mut flbs = luo.flbs.write();
-    let mut registry = luo.registry.write();
-    let entry = registry.by_address(handler).ok_or(EINVAL)?;
-
-    let mut list = KVec::new();
-    for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
-        if flb.address == address {
-            return Err(EEXIST);
-        }
-        list.push(flb.clone(), GFP_KERNEL)?;
-    }
-
-    let known = flbs.iter().find(|flb| flb.address == address).cloned();
-    let flb = match known {
-        Some(flb) => flb,
-        None => {
-            if flbs.iter().any(|flb| flb.compatible == compatible) {
-                return Err(EEXIST);
-            }
-            if flbs.len() >= FlbPage::CAPACITY {
-                return Err(ENOSPC);
-            }
-            Arc::pin_init(
-                pin_init!(Flb {
-                    compatible,
-                    address,
-                    ops <- new_mutex!(Some(ops), "luo_flb_ops"),
-                    running <- new_mutex!((), "luo_flb_running"),
-                    live <- new_mutex!(None, "luo_flb_live"),
-                }),
-                GFP_KERNEL,
-            )?
-        }
-    };
-    list.push(flb.clone(), GFP_KERNEL)?;
-    let list = Arc::new(list, GFP_KERNEL)?;
-    if !flbs.iter().any(|flb| flb.address == address) {
-        flbs.push(flb, GFP_KERNEL)?;
-    }
-    entry.flbs = Some(list);
-    Ok(())
-}
-
-/// Takes [`register`] back. If files depend on the state, it is lost to them.
-pub(crate) fn unregister(handler: usize, address: usize) {
-    let Some(luo) = Luo::get() else {
-        return;
-    };
-    {
-        let mut registry = luo.registry.write();
-        let Some(entry) = registry.by_address(handler) else {
-            return;
-        };
-        let mut list = KVec::new();
-        for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
-            if flb.address != address && list.push(flb.clone(), GFP_KERNEL).is_err() {
-                break;
-            }
-        }
-        // Should there be no memory for the list, files depend on less than they could.
-        entry.flbs = Arc::new(list, GFP_KERNEL).ok();
-    }
-    disconnect_unused(luo);
-}
-
-/// Disconnects the states that no handler has any more.
-pub(crate) fn disconnect_unused(luo: &Luo) {
-    // Operations run with the registries unlocked, since they may use them.
-    while let Some(flb) = take_unused(luo) {
-        flb.disconnect(luo);
-    }
-}
-
-fn take_unused(luo: &Luo) -> Option<Arc<Flb>> {
-    let mut flbs = luo.flbs.write();
-    let registry = luo.registry.read();
-    let index = flbs.iter().position(|flb| {
-        !registry.handlers.iter().any(|entry| {
-            entry
-                .flbs
-                .iter()
-                .flat_map(|list| list.iter())
-                .any(|other| other.address == flb.address)
-        })
-    })?;
-    flbs.remove(index).ok()
 }
 
 fn find(address: usize) -> Result<Arc<Flb>> {

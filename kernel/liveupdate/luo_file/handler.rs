@@ -3,14 +3,20 @@
 //! Registered file handlers.
 
 use crate::{
-    abi::Compatible,
+    abi::{
+        Compatible,
+        FlbPage, //
+    },
     luo_core::Luo,
     luo_flb::{
-        disconnect_unused,
+        Flb,
         FlbList,
         IncomingFlbLists, //
     },
-    ops::FileOps, //
+    ops::{
+        FileOps,
+        FlbOps, //
+    },
 };
 use kernel::{
     fs::File,
@@ -220,4 +226,95 @@ pub(crate) fn unregister(address: usize) {
             BStr::from_bytes(compatible.as_bytes())
         );
     }
+}
+
+/// Adds shared state to a handler, both given by address.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`] if live update is disabled, [`EINVAL`] if the handler is not registered,
+/// [`EEXIST`] if the handler has the state already or other state has the same name, [`ENOSPC`] if
+/// there are too many states, [`ENOMEM`].
+pub(crate) fn register_flb(handler: usize, ops: FlbOps) -> Result {
+    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
+    let compatible = ops.compatible()?;
+    let address = ops.address();
+
+    let mut flbs = luo.flbs.write();
+    let mut registry = luo.registry.write();
+    let entry = registry.by_address(handler).ok_or(EINVAL)?;
+
+    let mut list = KVec::new();
+    for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
+        if flb.address() == address {
+            return Err(EEXIST);
+        }
+        list.push(flb.clone(), GFP_KERNEL)?;
+    }
+
+    let known = flbs.iter().find(|flb| flb.address() == address).cloned();
+    let flb = match known {
+        Some(flb) => flb,
+        None => {
+            if flbs.iter().any(|flb| *flb.compatible() == compatible) {
+                return Err(EEXIST);
+            }
+            if flbs.len() >= FlbPage::CAPACITY {
+                return Err(ENOSPC);
+            }
+            Arc::pin_init(Flb::new(compatible, ops), GFP_KERNEL)?
+        }
+    };
+    list.push(flb.clone(), GFP_KERNEL)?;
+    let list = Arc::new(list, GFP_KERNEL)?;
+    if !flbs.iter().any(|flb| flb.address() == address) {
+        flbs.push(flb, GFP_KERNEL)?;
+    }
+    entry.flbs = Some(list);
+    Ok(())
+}
+
+/// Takes [`register_flb`] back. If files depend on the state, it is lost to them.
+pub(crate) fn unregister_flb(handler: usize, address: usize) {
+    let Some(luo) = Luo::get() else {
+        return;
+    };
+    {
+        let mut registry = luo.registry.write();
+        let Some(entry) = registry.by_address(handler) else {
+            return;
+        };
+        let mut list = KVec::new();
+        for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
+            if flb.address() != address && list.push(flb.clone(), GFP_KERNEL).is_err() {
+                break;
+            }
+        }
+        // Should there be no memory for the list, files depend on less than they could.
+        entry.flbs = Arc::new(list, GFP_KERNEL).ok();
+    }
+    disconnect_unused(luo);
+}
+
+/// Disconnects the states that no handler has any more.
+fn disconnect_unused(luo: &Luo) {
+    // Operations run with the registries unlocked, since they may use them.
+    while let Some(flb) = take_unused(luo) {
+        flb.disconnect(luo);
+    }
+}
+
+fn take_unused(luo: &Luo) -> Option<Arc<Flb>> {
+    let mut flbs = luo.flbs.write();
+    let registry = luo.registry.read();
+    let index = flbs.iter().position(|flb| {
+        !registry.handlers.iter().any(|entry| {
+            entry
+                .flbs
+                .iter()
+                .flat_map(|list| list.iter())
+                .any(|other| other.address() == flb.address())
+        })
+    })?;
+    flbs.remove(index).ok()
 }
