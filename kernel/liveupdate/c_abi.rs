@@ -7,7 +7,11 @@
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 use crate::{
-    luo_core, luo_file, luo_flb,
+    luo_core::{
+        self,
+        Luo, //
+    },
+    luo_file,
     ops::{
         FileOps,
         FlbOps,
@@ -145,7 +149,8 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
 ) -> c_int {
     from_result(|| {
         // SAFETY: By the safety requirements.
-        let payload = luo_flb::incoming::get(unsafe { FlbOps::new(flb) }?)?;
+        let ops = unsafe { FlbOps::new(flb) }?;
+        let payload = Luo::get().ok_or(EOPNOTSUPP)?.flbs.incoming.get(ops)?;
         // SAFETY: By the safety requirements.
         unsafe { store_object(objp, payload) };
         Ok(0)
@@ -161,8 +166,8 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
 #[export]
 unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_flb) {
     // SAFETY: By the safety requirements.
-    if let Ok(ops) = unsafe { FlbOps::new(flb) } {
-        luo_flb::incoming::put(ops);
+    if let (Ok(ops), Some(luo)) = (unsafe { FlbOps::new(flb) }, Luo::get()) {
+        luo.flbs.incoming.put(ops);
     }
 }
 
@@ -177,7 +182,11 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
     objp: *mut *mut c_void,
 ) -> c_int {
     from_result(|| {
-        let payload = luo_flb::get_outgoing(flb.addr())?;
+        let payload = Luo::get()
+            .ok_or(EOPNOTSUPP)?
+            .flbs
+            .outgoing
+            .get(flb.addr())?;
         // SAFETY: By the safety requirements.
         unsafe { store_object(objp, payload) };
         Ok(0)
@@ -191,5 +200,7 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
 /// Always safe to call.
 #[export]
 unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_flb) {
-    luo_flb::put_outgoing(flb.addr());
+    if let Some(luo) = Luo::get() {
+        luo.flbs.outgoing.put(flb.addr());
+    }
 }

@@ -10,8 +10,7 @@
 
 use crate::{
     abi::LuoSer,
-    luo_core::Luo,
-    luo_flb, //
+    luo_core::Luo, //
 };
 use kernel::{
     bindings,
@@ -126,7 +125,7 @@ impl Show for InUse {
         if sessions {
             names.add(KHO.to_bytes())?;
             names.add(LUO.to_bytes())?;
-            luo_flb::formats(luo, &mut |name| names.add(name))?;
+            luo.flbs.formats(&mut |name| names.add(name))?;
         }
         Ok(names)
     }

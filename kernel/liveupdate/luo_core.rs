@@ -30,10 +30,7 @@ use crate::{
         handler::Registry,
         ContentIds, //
     },
-    luo_flb::{
-        incoming::IncomingFlbs,
-        Flb, //
-    },
+    luo_flb::Flbs,
     luo_session::{
         self,
         carried::Carried,
@@ -74,7 +71,6 @@ use kernel::{
         },
         new_mutex,
         new_rwsem,
-        Arc,
         Mutex,
         RwSemaphore,
         SetOnce, //
@@ -108,12 +104,11 @@ pub(crate) struct Luo {
     #[pin]
     pub(crate) incoming: RwSemaphore<IncomingSessions>,
     #[pin]
-    pub(crate) flbs: RwSemaphore<KVec<Arc<Flb>>>,
+    pub(crate) flbs: Flbs,
     #[pin]
     pub(crate) registry: RwSemaphore<Registry>,
     #[pin]
     pub(crate) content_ids: ContentIds,
-    pub(crate) incoming_flbs: IncomingFlbs,
     /// What was read in the early initcall and is freed in the late one: in between, the page
     /// allocator may still be busy making itself complete.
     #[pin]
@@ -133,10 +128,9 @@ impl Luo {
             gate <- Gate::new(),
             outgoing <- new_rwsem!(OutgoingSessions::new(), "luo_outgoing"),
             incoming <- new_rwsem!(IncomingSessions::new(sessions_pa), "luo_incoming"),
-            flbs <- new_rwsem!(KVec::new(), "luo_flbs"),
+            flbs <- Flbs::new(incoming_flbs),
             registry <- new_rwsem!(Registry::new(), "luo_registry"),
             content_ids <- ContentIds::new(),
-            incoming_flbs,
             early <- new_mutex!(done, "luo_early"),
         })
     }

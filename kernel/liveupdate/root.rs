@@ -6,14 +6,7 @@
 //! kernel as it came: who boots a kernel without `liveupdate=on`, or one that is too old, gets back
 //! what was handed over once a fitting kernel runs.
 
-use crate::{
-    abi::LuoSer,
-    luo_core::ENTRY_NAME,
-    luo_flb::incoming::{
-        self,
-        IncomingFlbs, //
-    },
-};
+use crate::{abi::LuoSer, luo_core::ENTRY_NAME, luo_flb::incoming::IncomingFlbs};
 use kernel::{
     kho::{
         self,
@@ -112,7 +105,7 @@ impl Incoming {
         };
         match ClaimedFolio::new(pa) {
             Ok(folio) => {
-                let flbs = incoming::parse(folio.bytes()).unwrap_or_else(complain);
+                let flbs = IncomingFlbs::parse(folio.bytes()).unwrap_or_else(complain);
                 (flbs, Some(folio))
             }
             Err(err) => (complain(err), None),

@@ -19,7 +19,7 @@ use crate::{
     },
     block::BlockList,
     luo_core::Luo,
-    luo_flb::IncomingFlbLists, //
+    luo_flb::incoming::IncomingFlbLists, //
 };
 use kernel::{
     prelude::*,

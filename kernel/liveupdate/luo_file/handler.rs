@@ -9,9 +9,11 @@ use crate::{
     },
     luo_core::Luo,
     luo_flb::{
-        Flb,
-        FlbList,
-        IncomingFlbLists, //
+        incoming::IncomingFlbLists,
+        outgoing::{
+            Flb,
+            FlbList, //
+        },
     },
     ops::{
         FileOps,
@@ -240,7 +242,7 @@ pub(crate) fn register_flb(handler: usize, ops: FlbOps) -> Result {
     let compatible = ops.compatible()?;
     let address = ops.address();
 
-    let mut flbs = luo.flbs.write();
+    let mut flbs = luo.flbs.outgoing.write();
     let mut registry = luo.registry.write();
     let entry = registry.by_address(handler).ok_or(EINVAL)?;
 
@@ -300,12 +302,12 @@ pub(crate) fn unregister_flb(handler: usize, address: usize) {
 fn disconnect_unused(luo: &Luo) {
     // Operations run with the registries unlocked, since they may use them.
     while let Some(flb) = take_unused(luo) {
-        flb.disconnect(luo);
+        luo.flbs.disconnect(&flb);
     }
 }
 
 fn take_unused(luo: &Luo) -> Option<Arc<Flb>> {
-    let mut flbs = luo.flbs.write();
+    let mut flbs = luo.flbs.outgoing.write();
     let registry = luo.registry.read();
     let index = flbs.iter().position(|flb| {
         !registry.handlers.iter().any(|entry| {

@@ -18,13 +18,7 @@ use crate::{
     block::HandedOver,
     fault,
     luo_core::Luo,
-    luo_flb::{
-        incoming::{
-            file_finished,
-            is_in_use, //
-        },
-        IncomingFlbLists, //
-    },
+    luo_flb::incoming::IncomingFlbLists,
     ops::{
         Payload,
         Retrieval, //
@@ -225,10 +219,12 @@ impl IncomingFile {
         let state = self.state.read();
         match &state.progress {
             Progress::Waiting(_) if state.payload.touched => true,
-            Progress::Waiting(Some(found)) => is_in_use(luo, &found.incoming_flbs(luo)),
+            Progress::Waiting(Some(found)) => {
+                luo.flbs.incoming.is_in_use(&found.incoming_flbs(luo))
+            }
             Progress::Waiting(None) => self
                 .find(luo)
-                .is_some_and(|found| is_in_use(luo, &found.incoming_flbs(luo))),
+                .is_some_and(|found| luo.flbs.incoming.is_in_use(&found.incoming_flbs(luo))),
             Progress::Retrieved { .. } => true,
             Progress::Failed(..) | Progress::Finished => false,
         }
@@ -283,7 +279,7 @@ impl IncomingFile {
             Progress::Finished => return,
         };
         found.handler.with(|ops| ops.finish(payload, retrieval));
-        file_finished(luo, &found.incoming_flbs(luo));
+        luo.flbs.incoming.file_finished(&found.incoming_flbs(luo));
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     block::BlockList,
     fault,
     luo_core::Luo,
-    luo_flb::FlbPins,
+    luo_flb::outgoing::FlbPins,
     ops::{
         FileOps,
         Payload, //

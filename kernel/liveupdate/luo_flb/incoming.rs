@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shared state that the previous kernel handed over.
+//! FLBs that the previous kernel handed over.
 
-#[cfg(doc)]
-use super::Flb;
-use super::IncomingFlbLists;
+use super::outgoing::{
+    Flb,
+    FlbList,
+    OutgoingFlbs, //
+};
 use crate::{
     abi::{
         Compatible,
@@ -12,7 +14,6 @@ use crate::{
         FlbSer,
         ParseError, //
     },
-    luo_core::Luo,
     ops::{
         FlbOps,
         FlbPayload, //
@@ -25,13 +26,14 @@ use kernel::{
     str::BStr,
     sync::{
         new_mutex,
+        Arc,
         Mutex, //
     }, //
 };
 
 /// How far a state got.
 enum Progress {
-    /// Nobody has asked for it.
+    /// It was not retrieved so far.
     Parked,
     /// Its object exists.
     Live {
@@ -40,7 +42,7 @@ enum Progress {
     },
     /// It can never be retrieved.
     Failed(Error),
-    /// Nothing of it is left.
+    /// All that was handed over for it was released.
     Finished,
 }
 
@@ -49,7 +51,7 @@ struct State {
     /// The files of the previous kernel that are not finished.
     files: u64,
     users: u64,
-    /// Whether the state is on its way to the next kernel, and has to stay as it is.
+    /// Whether the FLB is being carried over to the next kernel, and must stay as it is.
     carried: bool,
     progress: Progress,
 }
@@ -117,12 +119,12 @@ impl IncomingFlb {
         if !self.state.lock().is_unused() {
             return;
         }
-        // Only an object can be finished, even if nobody wanted it so far.
+        // Only an object can be finished, even if it was not retrieved so far.
         match self.retrieve(ops) {
             Ok(payload) => {
                 let finished = {
                     let mut state = self.state.lock();
-                    // Somebody who found the object in the meantime is its user now.
+                    // It may have been gotten in between.
                     if !state.is_unused() {
                         return;
                     }
@@ -141,7 +143,7 @@ impl IncomingFlb {
         }
     }
 
-    /// Whether files that are left cannot be passed on without this state being preserved anew.
+    /// Whether files that are left cannot be carried over unless this FLB is preserved again.
     fn is_in_use(&self, outgoing: bool) -> bool {
         let state = self.state.lock();
         state.files != 0
@@ -154,177 +156,200 @@ impl IncomingFlb {
     }
 }
 
-/// All states that the previous kernel handed over.
-pub(crate) type IncomingFlbs = KVec<Pin<KBox<IncomingFlb>>>;
+/// The states that a file of the previous kernel depends on.
+///
+/// Its handler may get and lose states before the file is finished. Any of them may count it.
+pub(crate) struct IncomingFlbLists {
+    /// Those that the handler had when it was found.
+    pub(crate) found: Option<FlbList>,
+    /// Those that it has now.
+    pub(crate) now: Option<FlbList>,
+}
 
-/// Reads the page of all states.
-///
-/// # Errors
-///
-/// [`EINVAL`] if the page makes no sense, [`ENOMEM`].
-pub(crate) fn parse(bytes: &[u8]) -> Result<IncomingFlbs> {
-    let mut flbs = IncomingFlbs::new();
-    for ser in FlbPage::parse(bytes)? {
-        let compatible = match Compatible::parse(&ser.name) {
-            Ok(compatible) if !flbs.iter().any(|flb| flb.compatible == compatible) => compatible,
-            // One bad entry does not cost the others.
-            _ => {
-                pr_err!("shared state: {:?}\n", ParseError::BadString);
-                continue;
-            }
-        };
-        let state = State {
-            data: ser.data,
-            files: ser.count,
-            users: 0,
-            carried: false,
-            progress: Progress::Parked,
-        };
-        let flb = KBox::pin_init(
-            pin_init!(IncomingFlb {
-                compatible,
-                running <- new_mutex!((), "luo_incoming_flb_running"),
-                state <- new_mutex!(state, "luo_incoming_flb"),
-            }),
-            GFP_KERNEL,
-        )?;
-        flbs.push(flb, GFP_KERNEL)?;
+impl IncomingFlbLists {
+    /// All of them, each once.
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Flb>> {
+        let lists = [(&self.found, false), (&self.now, true)];
+        lists.into_iter().flat_map(move |(list, later)| {
+            let states = list.iter().flat_map(|list| list.iter());
+            states.filter(move |flb| !(later && self.had(flb)))
+        })
     }
-    Ok(flbs)
-}
 
-fn find<'a>(luo: &'a Luo, compatible: &Compatible) -> Option<&'a IncomingFlb> {
-    let flb = luo
-        .incoming_flbs
-        .iter()
-        .find(|flb| flb.compatible == *compatible)?;
-    Some(flb)
-}
-
-/// Gets a state, which is retrieved if it is not there yet.
-///
-/// # Errors
-///
-/// [`EOPNOTSUPP`] if live update is disabled, [`ENODATA`] if the previous kernel handed over no
-/// state at all or the state is finished, [`ENOENT`] if it did not hand over this one, [`ENODEV`]
-/// if its module is going away, [`EBUSY`] if it is being passed on to the next kernel, or the error
-/// of its `retrieve` operation.
-pub(crate) fn get(ops: FlbOps) -> Result<FlbPayload> {
-    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
-    if luo.incoming_flbs.is_empty() {
-        return Err(ENODATA);
+    fn had(&self, flb: &Flb) -> bool {
+        let mut known = self.found.iter().flat_map(|list| list.iter());
+        known.any(|other| other.compatible() == flb.compatible())
     }
-    let flb = find(luo, &ops.compatible()?).ok_or(ENOENT)?;
-    let _running = flb.running.lock();
-    let payload = flb.retrieve(&ops)?;
-    let mut state = flb.state.lock();
-    state.users = state.users.checked_add(1).ok_or(EOVERFLOW)?;
-    Ok(payload)
 }
 
-/// Puts what [`get`] returned.
-pub(crate) fn put(ops: FlbOps) {
-    let Some(luo) = Luo::get() else {
-        return;
-    };
-    let Some(flb) = ops.compatible().ok().and_then(|name| find(luo, &name)) else {
-        return;
-    };
-    {
+/// All FLBs that the previous kernel handed over.
+pub(crate) struct IncomingFlbs(KVec<Pin<KBox<IncomingFlb>>>);
+
+impl IncomingFlbs {
+    pub(crate) const fn new() -> Self {
+        Self(KVec::new())
+    }
+
+    /// Reads the page of all FLBs.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the page is malformed, [`ENOMEM`].
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut this = Self::new();
+        for ser in FlbPage::parse(bytes)? {
+            let compatible = match Compatible::parse(&ser.name) {
+                Ok(compatible) if this.find(&compatible).is_none() => compatible,
+                // Only that entry is lost.
+                _ => {
+                    pr_err!("shared state: {:?}\n", ParseError::BadString);
+                    continue;
+                }
+            };
+            let state = State {
+                data: ser.data,
+                files: ser.count,
+                users: 0,
+                carried: false,
+                progress: Progress::Parked,
+            };
+            let flb = KBox::pin_init(
+                pin_init!(IncomingFlb {
+                    compatible,
+                    running <- new_mutex!((), "luo_incoming_flb_running"),
+                    state <- new_mutex!(state, "luo_incoming_flb"),
+                }),
+                GFP_KERNEL,
+            )?;
+            this.0.push(flb, GFP_KERNEL)?;
+        }
+        Ok(this)
+    }
+
+    fn find(&self, compatible: &Compatible) -> Option<&IncomingFlb> {
+        let flb = self.0.iter().find(|flb| flb.compatible == *compatible)?;
+        Some(flb)
+    }
+
+    /// Gets an FLB, which is retrieved if that was not done before.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODATA`] if the previous kernel handed over no FLB at all or this one is finished,
+    /// [`ENOENT`] if it did not hand over this one, [`ENODEV`] if its module is going away,
+    /// [`EBUSY`] if it is being carried over to the next kernel, or the error of its `retrieve`
+    /// operation.
+    pub(crate) fn get(&self, ops: FlbOps) -> Result<FlbPayload> {
+        if self.0.is_empty() {
+            return Err(ENODATA);
+        }
+        let flb = self.find(&ops.compatible()?).ok_or(ENOENT)?;
+        let _running = flb.running.lock();
+        let payload = flb.retrieve(&ops)?;
         let mut state = flb.state.lock();
-        let Some(users) = state.users.checked_sub(1) else {
-            pr_warn!(
-                "shared state '{}' was put more often than gotten\n",
-                BStr::from_bytes(flb.compatible.as_bytes())
-            );
-            return;
-        };
-        state.users = users;
-        if !state.is_unused() {
-            return;
-        }
+        state.users = state.users.checked_add(1).ok_or(EOVERFLOW)?;
+        Ok(payload)
     }
-    let _running = flb.running.lock();
-    flb.finish_unused(&ops);
-}
 
-/// Takes note that a file which depends on `lists` was finished.
-///
-/// States that the previous kernel did not know are none of this file's business.
-pub(crate) fn file_finished(luo: &Luo, lists: &IncomingFlbLists) {
-    for flb in lists.iter().rev() {
-        let Some(incoming) = find(luo, &flb.compatible) else {
-            continue;
+    /// Puts what [`Self::get`] returned.
+    pub(crate) fn put(&self, ops: FlbOps) {
+        let Some(flb) = ops.compatible().ok().and_then(|name| self.find(&name)) else {
+            return;
         };
-        let _running = incoming.running.lock();
         {
-            let mut state = incoming.state.lock();
-            state.files = state.files.saturating_sub(1);
+            let mut state = flb.state.lock();
+            let Some(users) = state.users.checked_sub(1) else {
+                pr_warn!(
+                    "shared state '{}' was put more often than gotten\n",
+                    BStr::from_bytes(flb.compatible.as_bytes())
+                );
+                return;
+            };
+            state.users = users;
+            if !state.is_unused() {
+                return;
+            }
         }
-        // Whoever takes the operations away waits until `running` is unlocked.
-        if let Some(ops) = flb.ops() {
-            incoming.finish_unused(&ops);
+        let _running = flb.running.lock();
+        flb.finish_unused(&ops);
+    }
+
+    /// Notes that a file which depends on `lists` was finished.
+    ///
+    /// FLBs unknown to the previous kernel are not counted for this file.
+    pub(crate) fn file_finished(&self, lists: &IncomingFlbLists) {
+        for flb in lists.iter().rev() {
+            let Some(incoming) = self.find(flb.compatible()) else {
+                continue;
+            };
+            let _running = incoming.running.lock();
+            {
+                let mut state = incoming.state.lock();
+                state.files = state.files.saturating_sub(1);
+            }
+            // Unregistering waits until `running` is unlocked before the operations go away.
+            if let Some(ops) = flb.ops() {
+                incoming.finish_unused(&ops);
+            }
         }
+    }
+
+    /// Waits until no operation of the FLB runs any more.
+    pub(super) fn wait_for_operations(&self, compatible: &Compatible) {
+        if let Some(flb) = self.find(compatible) {
+            drop(flb.running.lock());
+        }
+    }
+
+    /// Whether a file that depends on `lists` cannot be carried over as it is.
+    pub(crate) fn is_in_use(&self, lists: &IncomingFlbLists) -> bool {
+        lists.iter().any(|flb| {
+            self.find(flb.compatible())
+                .is_some_and(|found| found.is_in_use(flb.is_live()))
+        })
+    }
+
+    /// Calls `each` with the format of each FLB that unfinished files depend on.
+    pub(super) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+        self.0
+            .iter()
+            .filter(|flb| flb.state.lock().files != 0)
+            .try_for_each(|flb| each(flb.compatible.as_bytes()))
+    }
+
+    /// Whether [`Self::is_in_use`] can be true for any file.
+    pub(super) fn any_in_use(&self, outgoing: &OutgoingFlbs) -> bool {
+        self.0
+            .iter()
+            .any(|flb| flb.is_in_use(outgoing.is_live(&flb.compatible)))
     }
 }
 
-/// Waits until no operation of the state runs any more.
-pub(super) fn wait_for_operations(luo: &Luo, compatible: &Compatible) {
-    if let Some(flb) = find(luo, compatible) {
-        drop(flb.running.lock());
-    }
-}
-
-/// Whether a file that depends on `lists` cannot be passed on as it is.
-pub(crate) fn is_in_use(luo: &Luo, lists: &IncomingFlbLists) -> bool {
-    lists
-        .iter()
-        .any(|flb| find(luo, &flb.compatible).is_some_and(|found| found.is_in_use(flb.is_live())))
-}
-
-/// Calls `each` with the format of each state that unfinished files depend on.
-pub(super) fn formats(luo: &Luo, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
-    luo.incoming_flbs
-        .iter()
-        .filter(|flb| flb.state.lock().files != 0)
-        .try_for_each(|flb| each(flb.compatible.as_bytes()))
-}
-
-/// Whether [`is_in_use`] can be true for any file.
-pub(crate) fn any_in_use(luo: &Luo) -> bool {
-    luo.incoming_flbs
-        .iter()
-        .any(|flb| flb.is_in_use(is_outgoing(luo, &flb.compatible)))
-}
-
-fn is_outgoing(luo: &Luo, compatible: &Compatible) -> bool {
-    super::all(luo).any(|flb| flb.compatible == *compatible && flb.is_live())
-}
-
-/// The states that are passed on to the next kernel as they are. Until this is dropped, nobody can
-/// get them.
+/// The FLBs that are carried over to the next kernel as they are. They cannot be retrieved until
+/// this is dropped.
 pub(crate) struct CarriedFlbs {
     entries: KVec<FlbSer>,
     flbs: KVec<&'static IncomingFlb>,
 }
 
 impl CarriedFlbs {
-    /// Collects the states that unfinished files depend on, without those files that are lost.
-    ///
-    /// Fails with [`ENOMEM`].
-    pub(crate) fn new(luo: &'static Luo, lost: &[IncomingFlbLists]) -> Result<Self> {
+    pub(super) fn new(
+        incoming: &'static IncomingFlbs,
+        outgoing: &OutgoingFlbs,
+        lost: &[IncomingFlbLists],
+    ) -> Result<Self> {
         let mut this = Self {
             entries: KVec::new(),
             flbs: KVec::new(),
         };
-        for flb in luo.incoming_flbs.iter() {
+        for flb in &incoming.0 {
             this.entries.reserve(1, GFP_KERNEL)?;
             this.flbs.reserve(1, GFP_KERNEL)?;
-            let outgoing = is_outgoing(luo, &flb.compatible);
+            let outgoing = outgoing.is_live(&flb.compatible);
             let lost = lost
                 .iter()
                 .flat_map(|lists| lists.iter())
-                .filter(|other| other.compatible == flb.compatible)
+                .filter(|other| *other.compatible() == flb.compatible)
                 .count();
             let _running = flb.running.lock();
             let mut state = flb.state.lock();

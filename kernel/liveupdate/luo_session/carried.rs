@@ -29,11 +29,8 @@ use crate::{
     },
     luo_core::Luo,
     luo_file::carried::CarriedFiles,
-    luo_flb::{
-        incoming::{
-            any_in_use,
-            CarriedFlbs, //
-        },
+    luo_flb::incoming::{
+        CarriedFlbs,
         IncomingFlbLists, //
     },
 };
@@ -150,7 +147,7 @@ impl Carried {
 
         let flbs = loop {
             while Self::preserve_touched(luo, &mut sessions, &mut lost)? {}
-            let flbs = CarriedFlbs::new(luo, &lost)?;
+            let flbs = luo.flbs.carry_over(&lost)?;
             // From here on, no state becomes used; but one may have, shortly before.
             if !Self::preserve_touched(luo, &mut sessions, &mut lost)? {
                 break flbs;
@@ -170,7 +167,7 @@ impl Carried {
         lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<bool> {
         let mut found = false;
-        let states_in_use = any_in_use(luo);
+        let states_in_use = luo.flbs.any_in_use();
         for session in sessions {
             if matches!(session.contents, Contents::Untouched(_)) && states_in_use {
                 session.read(luo, lost)?;

@@ -31,8 +31,7 @@ use crate::{
         Luo,
         ENTRY_NAME, //
     },
-    luo_file::outgoing::OutgoingFiles,
-    luo_flb, //
+    luo_file::outgoing::OutgoingFiles, //
 };
 use kernel::{
     anon_inode::{
@@ -296,7 +295,7 @@ impl OutgoingSessions {
             if self.root.is_none() {
                 self.root = Some(Root::new(luo.number().wrapping_add(1))?);
             }
-            luo_flb::check_room(luo, carried.flbs().len())?;
+            luo.flbs.outgoing.check_room(carried.flbs().len())?;
         }
 
         let mut totals = Totals {
@@ -328,7 +327,9 @@ impl OutgoingSessions {
         let sessions = frozen.sessions.values().map(|session| session.serialize());
         let others = carried.into_iter().flat_map(Carried::serialize);
         let head = self.blocks.write(Iterator::chain(sessions, others))?;
-        luo_flb::serialize(luo, &mut root.flbs, carried.map_or(&[], Carried::flbs));
+        luo.flbs
+            .outgoing
+            .serialize(&mut root.flbs, carried.map_or(&[], Carried::flbs));
         // From here on, the next kernel finds the sessions.
         root.ser.sessions_pa = head;
         core::mem::forget(frozen);

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! FLBs that are handed over to the next kernel.
+
+use crate::{
+    abi::{
+        Compatible,
+        FlbPage,
+        FlbSer, //
+    },
+    ops::{
+        FlbOps,
+        FlbPayload, //
+    },
+};
+use kernel::{
+    module_ref::ModuleRef,
+    prelude::*,
+    str::BStr,
+    sync::{
+        new_mutex,
+        new_rwsem,
+        Arc,
+        Mutex,
+        RwSemWriteGuard,
+        RwSemaphore, //
+    }, //
+};
+
+/// State that is preserved.
+struct Live {
+    payload: FlbPayload,
+    files: u64,
+    users: u64,
+    _module: ModuleRef,
+}
+
+/// State that files depend on and that is handed over to the next kernel.
+///
+/// An operation of an FLB may use other FLBs, of either direction, so no lock that such a use takes
+/// may be held while it runs. Hence `ops` and `live` are only locked to look at them, and `running`
+/// serializes operations; users of a preserved FLB never take it.
+#[pin_data]
+pub(crate) struct Flb {
+    compatible: Compatible,
+    address: usize,
+    /// [`None`] once the state was unregistered.
+    #[pin]
+    ops: Mutex<Option<FlbOps>>,
+    /// Held while operations run.
+    #[pin]
+    running: Mutex<()>,
+    #[pin]
+    live: Mutex<Option<Live>>,
+}
+
+impl Flb {
+    /// Makes the state of `ops`, which is not preserved at first.
+    pub(crate) fn new(compatible: Compatible, ops: FlbOps) -> impl PinInit<Self> {
+        let address = ops.address();
+        pin_init!(Self {
+            compatible,
+            address,
+            ops <- new_mutex!(Some(ops), "luo_flb_ops"),
+            running <- new_mutex!((), "luo_flb_running"),
+            live <- new_mutex!(None, "luo_flb_live"),
+        })
+    }
+
+    /// The name of the state.
+    pub(crate) fn compatible(&self) -> &Compatible {
+        &self.compatible
+    }
+
+    /// Identifies the state.
+    pub(crate) fn address(&self) -> usize {
+        self.address
+    }
+
+    /// The operations; [`None`] once the FLB was unregistered.
+    pub(super) fn ops(&self) -> Option<FlbOps> {
+        *self.ops.lock()
+    }
+
+    /// Whether the state is preserved.
+    pub(super) fn is_live(&self) -> bool {
+        self.live.lock().is_some()
+    }
+
+    fn pin_file(&self) -> Result {
+        let _running = self.running.lock();
+        if let Some(live) = &mut *self.live.lock() {
+            live.files = live.files.checked_add(1).ok_or(EOVERFLOW)?;
+            return Ok(());
+        }
+        let ops = self.ops().ok_or(ENODEV)?;
+        let module = ops.module().ok_or(ENODEV)?;
+        let payload = ops.preserve()?;
+        *self.live.lock() = Some(Live {
+            payload,
+            files: 1,
+            users: 0,
+            _module: module,
+        });
+        Ok(())
+    }
+
+    /// Changes the numbers of users; unpreserves the state when none is left.
+    fn unpin(&self, change: impl FnOnce(&mut Live)) {
+        {
+            let mut live = self.live.lock();
+            // It was unpreserved already if it was unregistered in use.
+            let Some(live) = &mut *live else {
+                return;
+            };
+            change(live);
+            if live.files != 0 || live.users != 0 {
+                return;
+            }
+        }
+        let _running = self.running.lock();
+        // It may have been pinned again, or unpreserved by another task, in between.
+        let live = {
+            let mut live = self.live.lock();
+            match &*live {
+                Some(left) if left.files == 0 && left.users == 0 => live.take(),
+                _ => None,
+            }
+        };
+        if let (Some(live), Some(ops)) = (live, self.ops()) {
+            ops.unpreserve(live.payload);
+        }
+    }
+
+    fn serialize(&self) -> Option<FlbSer> {
+        let live = self.live.lock();
+        let live = live.as_ref().filter(|live| live.files != 0)?;
+        Some(FlbSer {
+            name: *self.compatible.field(),
+            data: live.payload.data,
+            count: live.files,
+        })
+    }
+
+    /// Ends the use of the operations, which are about to go away.
+    pub(super) fn disconnect(&self) {
+        let ops = self.ops.lock().take();
+        // From here on, no operation starts.
+        let _running = self.running.lock();
+        let live = self.live.lock().take();
+        if let (Some(ops), Some(live)) = (ops, live) {
+            pr_warn!(
+                "shared state '{}' was unregistered while {} files depend on it\n",
+                BStr::from_bytes(self.compatible.as_bytes()),
+                live.files
+            );
+            ops.unpreserve(live.payload);
+        }
+    }
+}
+
+/// The states that the files of a handler depend on.
+pub(crate) type FlbList = Arc<KVec<Arc<Flb>>>;
+
+/// What a file does to the states that it depends on. Dropping it takes that back.
+///
+/// Remembers the states, because the handler may get or lose some while the file is preserved.
+///
+/// # Invariants
+///
+/// The first `pinned` states of `list` are pinned for this object.
+pub(crate) struct FlbPins {
+    list: Option<FlbList>,
+    pinned: usize,
+}
+
+impl FlbPins {
+    /// Pins all states of `list`, or none of them if one cannot be preserved.
+    pub(crate) fn new(list: Option<FlbList>) -> Result<Self> {
+        let mut this = Self { list, pinned: 0 };
+        for flb in this.list.iter().flat_map(|list| list.iter()) {
+            flb.pin_file()?;
+            // INVARIANT: One more state is pinned.
+            this.pinned = this.pinned.saturating_add(1);
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for FlbPins {
+    fn drop(&mut self) {
+        if let Some(list) = &self.list {
+            for flb in list.iter().take(self.pinned).rev() {
+                flb.unpin(|live| live.files = live.files.saturating_sub(1));
+            }
+        }
+    }
+}
+
+/// The FLBs of all handlers.
+#[pin_data]
+pub(crate) struct OutgoingFlbs {
+    #[pin]
+    list: RwSemaphore<KVec<Arc<Flb>>>,
+}
+
+impl OutgoingFlbs {
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            list <- new_rwsem!(KVec::new(), "luo_flbs"),
+        })
+    }
+
+    /// Locks the list for changes.
+    pub(crate) fn write(&self) -> RwSemWriteGuard<'_, KVec<Arc<Flb>>> {
+        self.list.write()
+    }
+
+    fn find(&self, address: usize) -> Result<Arc<Flb>> {
+        let flbs = self.list.read();
+        let flb = flbs.iter().find(|flb| flb.address == address);
+        flb.cloned().ok_or(ENOENT)
+    }
+
+    /// Gets an FLB, which stays preserved until it is put.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if it is not preserved.
+    pub(crate) fn get(&self, address: usize) -> Result<FlbPayload> {
+        let flb = self.find(address)?;
+        let mut live = flb.live.lock();
+        let Some(live) = &mut *live else {
+            return Err(ENOENT);
+        };
+        live.users = live.users.checked_add(1).ok_or(EOVERFLOW)?;
+        Ok(live.payload)
+    }
+
+    /// Puts what [`Self::get`] returned.
+    pub(crate) fn put(&self, address: usize) {
+        if let Ok(flb) = self.find(address) {
+            flb.unpin(|live| live.users = live.users.saturating_sub(1));
+        }
+    }
+
+    /// All FLBs, one after the other. The list is only locked while the next one is looked up.
+    fn all(&self) -> impl Iterator<Item = Arc<Flb>> + '_ {
+        let mut index: usize = 0;
+        core::iter::from_fn(move || {
+            let flb = self.list.read().get(index).cloned();
+            index = index.wrapping_add(1);
+            flb
+        })
+    }
+
+    /// Whether the FLB of that name is preserved.
+    pub(super) fn is_live(&self, compatible: &Compatible) -> bool {
+        self.all()
+            .any(|flb| flb.compatible == *compatible && flb.is_live())
+    }
+
+    /// Calls `each` with the format of each FLB that is preserved.
+    pub(super) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+        self.all()
+            .filter(|flb| flb.is_live())
+            .try_for_each(|flb| each(flb.compatible.as_bytes()))
+    }
+
+    /// Checks whether there is room for `more` FLBs than those that files depend on.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`].
+    pub(crate) fn check_room(&self, more: usize) -> Result {
+        let count = self.all().filter(|flb| flb.serialize().is_some()).count();
+        if count.saturating_add(more) > FlbPage::CAPACITY {
+            return Err(ENOSPC);
+        }
+        Ok(())
+    }
+
+    /// Writes all FLBs that files depend on, followed by `carried`. Needs no memory.
+    pub(crate) fn serialize(&self, page: &mut FlbPage, carried: &[FlbSer]) {
+        let own = self.all().filter_map(|flb| flb.serialize());
+        // Types that initialise something have a `chain`, too.
+        page.fill(Iterator::chain(own, carried.iter().copied()));
+    }
+}
