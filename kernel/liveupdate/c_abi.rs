@@ -11,7 +11,6 @@ use crate::{
         self,
         Luo, //
     },
-    luo_file,
     ops::{
         FileOps,
         FlbOps,
@@ -74,7 +73,8 @@ unsafe extern "C" fn liveupdate_register_file_handler(
 ) -> c_int {
     from_result(|| {
         // SAFETY: By the safety requirements.
-        luo_file::handler::register(unsafe { FileOps::new(fh) }?)?;
+        let ops = unsafe { FileOps::new(fh) }?;
+        Luo::get().ok_or(EOPNOTSUPP)?.handlers.register(ops)?;
         #[cfg(CONFIG_LIVEUPDATE_TEST)]
         // SAFETY: The handler was registered.
         unsafe {
@@ -93,7 +93,9 @@ unsafe extern "C" fn liveupdate_register_file_handler(
 unsafe extern "C" fn liveupdate_unregister_file_handler(
     fh: *mut bindings::liveupdate_file_handler,
 ) {
-    luo_file::handler::unregister(fh.addr());
+    if let Some(luo) = Luo::get() {
+        luo.handlers.unregister(fh.addr());
+    }
 }
 
 /// Makes the files of a handler depend on shared state.
@@ -109,7 +111,8 @@ unsafe extern "C" fn liveupdate_register_flb(
     from_result(|| {
         // SAFETY: By the safety requirements.
         let ops = unsafe { FlbOps::new(flb) }?;
-        luo_file::handler::register_flb(fh.addr(), ops).map(|()| 0)
+        let luo = Luo::get().ok_or(EOPNOTSUPP)?;
+        luo.handlers.register_flb(fh.addr(), ops).map(|()| 0)
     })
 }
 
@@ -123,7 +126,9 @@ unsafe extern "C" fn liveupdate_unregister_flb(
     fh: *mut bindings::liveupdate_file_handler,
     flb: *mut bindings::liveupdate_flb,
 ) {
-    luo_file::handler::unregister_flb(fh.addr(), flb.addr());
+    if let Some(luo) = Luo::get() {
+        luo.handlers.unregister_flb(fh.addr(), flb.addr());
+    }
 }
 
 /// Stores the object of `payload` for the caller.
@@ -150,7 +155,12 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
     from_result(|| {
         // SAFETY: By the safety requirements.
         let ops = unsafe { FlbOps::new(flb) }?;
-        let payload = Luo::get().ok_or(EOPNOTSUPP)?.flbs.incoming.get(ops)?;
+        let payload = Luo::get()
+            .ok_or(EOPNOTSUPP)?
+            .handlers
+            .flbs
+            .incoming
+            .get(ops)?;
         // SAFETY: By the safety requirements.
         unsafe { store_object(objp, payload) };
         Ok(0)
@@ -167,7 +177,7 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
 unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_flb) {
     // SAFETY: By the safety requirements.
     if let (Ok(ops), Some(luo)) = (unsafe { FlbOps::new(flb) }, Luo::get()) {
-        luo.flbs.incoming.put(ops);
+        luo.handlers.flbs.incoming.put(ops);
     }
 }
 
@@ -184,6 +194,7 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
     from_result(|| {
         let payload = Luo::get()
             .ok_or(EOPNOTSUPP)?
+            .handlers
             .flbs
             .outgoing
             .get(flb.addr())?;
@@ -201,6 +212,6 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
 #[export]
 unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_flb) {
     if let Some(luo) = Luo::get() {
-        luo.flbs.outgoing.put(flb.addr());
+        luo.handlers.flbs.outgoing.put(flb.addr());
     }
 }

@@ -125,7 +125,7 @@ impl Show for InUse {
         if sessions {
             names.add(KHO.to_bytes())?;
             names.add(LUO.to_bytes())?;
-            luo.flbs.formats(&mut |name| names.add(name))?;
+            luo.handlers.flbs.formats(&mut |name| names.add(name))?;
         }
         Ok(names)
     }

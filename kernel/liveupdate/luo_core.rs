@@ -26,11 +26,7 @@ use crate::{
         RetrieveSession,
         UserArg, //
     },
-    luo_file::{
-        handler::Registry,
-        ContentIds, //
-    },
-    luo_flb::Flbs,
+    luo_file::handler::Handlers,
     luo_session::{
         self,
         carried::Carried,
@@ -104,11 +100,7 @@ pub(crate) struct Luo {
     #[pin]
     pub(crate) incoming: RwSemaphore<IncomingSessions>,
     #[pin]
-    pub(crate) flbs: Flbs,
-    #[pin]
-    pub(crate) registry: RwSemaphore<Registry>,
-    #[pin]
-    pub(crate) content_ids: ContentIds,
+    pub(crate) handlers: Handlers,
     /// What was read in the early initcall and is freed in the late one: in between, the page
     /// allocator may still be busy making itself complete.
     #[pin]
@@ -128,9 +120,7 @@ impl Luo {
             gate <- Gate::new(),
             outgoing <- new_rwsem!(OutgoingSessions::new(), "luo_outgoing"),
             incoming <- new_rwsem!(IncomingSessions::new(sessions_pa), "luo_incoming"),
-            flbs <- Flbs::new(incoming_flbs),
-            registry <- new_rwsem!(Registry::new(), "luo_registry"),
-            content_ids <- ContentIds::new(),
+            handlers <- Handlers::new(incoming_flbs),
             early <- new_mutex!(done, "luo_early"),
         })
     }

@@ -6,6 +6,7 @@
 //! it stays where it is. A file that this kernel has taken over is preserved again.
 
 use super::{
+    handler::Handlers,
     incoming::{
         IncomingFile,
         IncomingFiles, //
@@ -18,7 +19,6 @@ use crate::{
         FileSetSer, //
     },
     block::BlockList,
-    luo_core::Luo,
     luo_flb::incoming::IncomingFlbLists, //
 };
 use kernel::{
@@ -55,14 +55,14 @@ impl CarriedFiles {
     ///
     /// [`ENOMEM`], [`ENOSPC`] if there are more files than any kernel can hand over.
     pub(crate) fn new(
-        luo: &Luo,
+        handlers: &Handlers,
         incoming: &IncomingFiles,
         session: &BStr,
         lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<Self> {
         let mut files = KVVec::new();
         for file in incoming.files() {
-            if let Some((err, flbs)) = file.failure(luo) {
+            if let Some((err, flbs)) = file.failure(handlers) {
                 pr_warn!(
                     "session '{}': the file with token {} cannot be passed on, it failed: error {}\n",
                     session,
@@ -97,14 +97,18 @@ impl CarriedFiles {
     /// # Errors
     ///
     /// Those of retrieving and preserving a file.
-    pub(crate) fn preserve_touched(&mut self, luo: &'static Luo, session: &BStr) -> Result<bool> {
+    pub(crate) fn preserve_touched(
+        &mut self,
+        handlers: &'static Handlers,
+        session: &BStr,
+    ) -> Result<bool> {
         let mut found = false;
         for CarriedFile { file, again } in &mut self.files {
-            if again.is_some() || !file.is_touched(luo) {
+            if again.is_some() || !file.is_touched(handlers) {
                 continue;
             }
             let preserved = file
-                .preserve_again(luo)
+                .preserve_again(handlers)
                 .inspect_err(|&err| report(session, "preserve", file, err))?;
             *again = Some(preserved);
             found = true;

@@ -2,18 +2,22 @@
 
 //! Registered file handlers.
 
+use super::ContentIds;
 use crate::{
     abi::{
         Compatible,
         FlbPage, //
     },
-    luo_core::Luo,
     luo_flb::{
-        incoming::IncomingFlbLists,
+        incoming::{
+            IncomingFlbLists,
+            IncomingFlbs, //
+        },
         outgoing::{
             Flb,
             FlbList, //
         },
+        Flbs, //
     },
     ops::{
         FileOps,
@@ -55,11 +59,11 @@ impl Handler {
 }
 
 /// A registered handler, and the shared states that its files depend on.
-pub(crate) struct Registration {
+struct Registration {
     /// Grows from one registration to the next.
     number: u64,
-    pub(crate) handler: Arc<Handler>,
-    pub(crate) flbs: Option<FlbList>,
+    handler: Arc<Handler>,
+    flbs: Option<FlbList>,
 }
 
 /// A handler that cannot go away: its module is in use.
@@ -71,16 +75,16 @@ pub(crate) struct Found {
 
 impl Found {
     /// The shared states that files of the previous kernel depend on.
-    pub(crate) fn incoming_flbs(&self, luo: &Luo) -> IncomingFlbLists {
+    pub(crate) fn incoming_flbs(&self, handlers: &Handlers) -> IncomingFlbLists {
         IncomingFlbLists {
             found: self.flbs.clone(),
-            now: self.flbs_now(luo),
+            now: self.flbs_now(handlers),
         }
     }
 
     /// The shared states that files which are preserved now depend on.
-    pub(crate) fn flbs_now(&self, luo: &Luo) -> Option<FlbList> {
-        let registry = luo.registry.read();
+    pub(crate) fn flbs_now(&self, handlers: &Handlers) -> Option<FlbList> {
+        let registry = handlers.registry.read();
         let mut entries = registry.handlers.iter();
         let entry = entries.find(|entry| entry.handler.address == self.handler.address)?;
         entry.flbs.clone()
@@ -88,13 +92,13 @@ impl Found {
 }
 
 /// The handlers in the order of their registration.
-pub(crate) struct Registry {
-    pub(crate) handlers: KVec<Registration>,
+struct Registry {
+    handlers: KVec<Registration>,
     next_number: u64,
 }
 
 impl Registry {
-    pub(crate) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             handlers: KVec::new(),
             next_number: 0,
@@ -102,18 +106,38 @@ impl Registry {
     }
 
     /// The handler whose C structure is at `address`.
-    pub(crate) fn by_address(&mut self, address: usize) -> Option<&mut Registration> {
+    fn by_address(&mut self, address: usize) -> Option<&mut Registration> {
         self.handlers
             .iter_mut()
             .find(|entry| entry.handler.address == address)
     }
 }
 
-impl Luo {
+/// All that concerns handlers and the files that they preserve, whatever session these belong to.
+#[pin_data]
+pub(crate) struct Handlers {
+    #[pin]
+    registry: RwSemaphore<Registry>,
+    #[pin]
+    pub(crate) flbs: Flbs,
+    #[pin]
+    pub(crate) content_ids: ContentIds,
+}
+
+impl Handlers {
+    /// Without handlers; `incoming` are the FLBs that the previous kernel handed over.
+    pub(crate) fn new(incoming: IncomingFlbs) -> impl PinInit<Self> {
+        pin_init!(Self {
+            registry <- new_rwsem!(Registry::new(), "luo_registry"),
+            flbs <- Flbs::new(incoming),
+            content_ids <- ContentIds::new(),
+        })
+    }
+
     /// Returns the first handler for which `fits` is true.
     ///
     /// `fits` is called with the registry unlocked, since handlers may use the registry.
-    fn find_handler(&self, fits: impl Fn(&Handler) -> bool) -> Option<Found> {
+    fn find(&self, fits: impl Fn(&Handler) -> bool) -> Option<Found> {
         let mut next: u64 = 0;
         loop {
             let (handler, flbs) = {
@@ -137,8 +161,8 @@ impl Luo {
     }
 
     /// Finds the handler in charge of `file`.
-    pub(crate) fn handler_for_file(&self, file: &File) -> Option<Found> {
-        self.find_handler(|handler| {
+    pub(crate) fn for_file(&self, file: &File) -> Option<Found> {
+        self.find(|handler| {
             handler
                 .with(|ops| ops.can_preserve(file))
                 .unwrap_or_default()
@@ -146,177 +170,169 @@ impl Luo {
     }
 
     /// Finds the handler that understands the format `compatible`.
-    pub(crate) fn handler_for_format(&self, compatible: &Compatible) -> Option<Found> {
-        self.find_handler(|handler| handler.compatible == *compatible)
+    pub(crate) fn for_format(&self, compatible: &Compatible) -> Option<Found> {
+        self.find(|handler| handler.compatible == *compatible)
     }
-}
 
-/// Registers a handler.
-///
-/// # Errors
-///
-/// [`EOPNOTSUPP`] if live update is disabled, [`EEXIST`] if there is a handler of the same name,
-/// [`EINVAL`] if the name is not valid, [`ENOMEM`].
-pub(crate) fn register(ops: FileOps) -> Result {
-    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
-    let compatible = ops.compatible()?;
-    let address = ops.address();
-    let handler = Arc::pin_init(
-        pin_init!(Handler {
-            compatible,
-            address,
-            ops <- new_rwsem!(Some(ops), "luo_handler"),
-        }),
-        GFP_KERNEL,
-    )?;
+    /// Registers a handler.
+    ///
+    /// # Errors
+    ///
+    /// [`EEXIST`] if there is a handler of the same name,
+    /// [`EINVAL`] if the name is not valid, [`ENOMEM`].
+    pub(crate) fn register(&self, ops: FileOps) -> Result {
+        let compatible = ops.compatible()?;
+        let address = ops.address();
+        let handler = Arc::pin_init(
+            pin_init!(Handler {
+                compatible,
+                address,
+                ops <- new_rwsem!(Some(ops), "luo_handler"),
+            }),
+            GFP_KERNEL,
+        )?;
 
-    let mut registry = luo.registry.write();
-    if registry
-        .handlers
-        .iter()
-        .any(|other| other.handler.compatible == compatible)
-    {
-        pr_err!(
-            "there already is a file handler '{}'\n",
-            BStr::from_bytes(compatible.as_bytes())
-        );
-        return Err(EEXIST);
-    }
-    let number = registry.next_number;
-    registry.handlers.push(
-        Registration {
-            number,
-            handler,
-            flbs: None,
-        },
-        GFP_KERNEL,
-    )?;
-    registry.next_number = number.wrapping_add(1);
-    Ok(())
-}
-
-/// Unregisters the handler at `address`.
-///
-/// Waits until none of its operations runs. Files that it preserved cannot be handed over any
-/// more; a handler without files in sessions is what callers make sure of by module references.
-pub(crate) fn unregister(address: usize) {
-    let Some(luo) = Luo::get() else {
-        return;
-    };
-    let entry = {
-        let mut registry = luo.registry.write();
-        let Some(index) = registry
+        let mut registry = self.registry.write();
+        if registry
             .handlers
             .iter()
-            .position(|entry| entry.handler.address == address)
-        else {
-            pr_warn!("attempt to unregister a file handler that is not registered\n");
-            return;
-        };
-        registry.handlers.remove(index)
-    };
-    let Ok(entry) = entry else {
-        return;
-    };
-    drop(entry.flbs);
-    disconnect_unused(luo);
-    entry.handler.ops.write().take();
-    let compatible = entry.handler.compatible;
-    if Arc::into_unique_or_drop(entry.handler).is_none() {
-        pr_warn!(
-            "file handler '{}' was unregistered while files depend on it\n",
-            BStr::from_bytes(compatible.as_bytes())
-        );
-    }
-}
-
-/// Adds shared state to a handler, both given by address.
-///
-/// # Errors
-///
-/// [`EOPNOTSUPP`] if live update is disabled, [`EINVAL`] if the handler is not registered,
-/// [`EEXIST`] if the handler has the state already or other state has the same name, [`ENOSPC`] if
-/// there are too many states, [`ENOMEM`].
-pub(crate) fn register_flb(handler: usize, ops: FlbOps) -> Result {
-    let luo = Luo::get().ok_or(EOPNOTSUPP)?;
-    let compatible = ops.compatible()?;
-    let address = ops.address();
-
-    let mut flbs = luo.flbs.outgoing.write();
-    let mut registry = luo.registry.write();
-    let entry = registry.by_address(handler).ok_or(EINVAL)?;
-
-    let mut list = KVec::new();
-    for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
-        if flb.address() == address {
+            .any(|other| other.handler.compatible == compatible)
+        {
+            pr_err!(
+                "there already is a file handler '{}'\n",
+                BStr::from_bytes(compatible.as_bytes())
+            );
             return Err(EEXIST);
         }
-        list.push(flb.clone(), GFP_KERNEL)?;
+        let number = registry.next_number;
+        registry.handlers.push(
+            Registration {
+                number,
+                handler,
+                flbs: None,
+            },
+            GFP_KERNEL,
+        )?;
+        registry.next_number = number.wrapping_add(1);
+        Ok(())
     }
 
-    let known = flbs.iter().find(|flb| flb.address() == address).cloned();
-    let flb = match known {
-        Some(flb) => flb,
-        None => {
-            if flbs.iter().any(|flb| *flb.compatible() == compatible) {
-                return Err(EEXIST);
-            }
-            if flbs.len() >= FlbPage::CAPACITY {
-                return Err(ENOSPC);
-            }
-            Arc::pin_init(Flb::new(compatible, ops), GFP_KERNEL)?
-        }
-    };
-    list.push(flb.clone(), GFP_KERNEL)?;
-    let list = Arc::new(list, GFP_KERNEL)?;
-    if !flbs.iter().any(|flb| flb.address() == address) {
-        flbs.push(flb, GFP_KERNEL)?;
-    }
-    entry.flbs = Some(list);
-    Ok(())
-}
-
-/// Takes [`register_flb`] back. If files depend on the state, it is lost to them.
-pub(crate) fn unregister_flb(handler: usize, address: usize) {
-    let Some(luo) = Luo::get() else {
-        return;
-    };
-    {
-        let mut registry = luo.registry.write();
-        let Some(entry) = registry.by_address(handler) else {
+    /// Unregisters the handler at `address`.
+    ///
+    /// Waits until none of its operations runs. Callers hold a module reference while files depend on
+    /// the handler; files that still do cannot be handed over any more.
+    pub(crate) fn unregister(&self, address: usize) {
+        let entry = {
+            let mut registry = self.registry.write();
+            let Some(index) = registry
+                .handlers
+                .iter()
+                .position(|entry| entry.handler.address == address)
+            else {
+                pr_warn!("attempt to unregister a file handler that is not registered\n");
+                return;
+            };
+            registry.handlers.remove(index)
+        };
+        let Ok(entry) = entry else {
             return;
         };
+        drop(entry.flbs);
+        self.disconnect_unused();
+        entry.handler.ops.write().take();
+        let compatible = entry.handler.compatible;
+        if Arc::into_unique_or_drop(entry.handler).is_none() {
+            pr_warn!(
+                "file handler '{}' was unregistered while files depend on it\n",
+                BStr::from_bytes(compatible.as_bytes())
+            );
+        }
+    }
+
+    /// Adds shared state to a handler, both given by address.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if the handler is not registered,
+    /// [`EEXIST`] if the handler has the state already or other state has the same name, [`ENOSPC`] if
+    /// there are too many states, [`ENOMEM`].
+    pub(crate) fn register_flb(&self, handler: usize, ops: FlbOps) -> Result {
+        let compatible = ops.compatible()?;
+        let address = ops.address();
+
+        let mut flbs = self.flbs.outgoing.write();
+        let mut registry = self.registry.write();
+        let entry = registry.by_address(handler).ok_or(EINVAL)?;
+
         let mut list = KVec::new();
         for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
-            if flb.address() != address && list.push(flb.clone(), GFP_KERNEL).is_err() {
-                break;
+            if flb.address() == address {
+                return Err(EEXIST);
             }
+            list.push(flb.clone(), GFP_KERNEL)?;
         }
-        // Should there be no memory for the list, files depend on less than they could.
-        entry.flbs = Arc::new(list, GFP_KERNEL).ok();
-    }
-    disconnect_unused(luo);
-}
 
-/// Disconnects the states that no handler has any more.
-fn disconnect_unused(luo: &Luo) {
-    // Operations run with the registries unlocked, since they may use them.
-    while let Some(flb) = take_unused(luo) {
-        luo.flbs.disconnect(&flb);
+        let known = flbs.iter().find(|flb| flb.address() == address).cloned();
+        let flb = match known {
+            Some(flb) => flb,
+            None => {
+                if flbs.iter().any(|flb| *flb.compatible() == compatible) {
+                    return Err(EEXIST);
+                }
+                if flbs.len() >= FlbPage::CAPACITY {
+                    return Err(ENOSPC);
+                }
+                Arc::pin_init(Flb::new(compatible, ops), GFP_KERNEL)?
+            }
+        };
+        list.push(flb.clone(), GFP_KERNEL)?;
+        let list = Arc::new(list, GFP_KERNEL)?;
+        if !flbs.iter().any(|flb| flb.address() == address) {
+            flbs.push(flb, GFP_KERNEL)?;
+        }
+        entry.flbs = Some(list);
+        Ok(())
     }
-}
 
-fn take_unused(luo: &Luo) -> Option<Arc<Flb>> {
-    let mut flbs = luo.flbs.outgoing.write();
-    let registry = luo.registry.read();
-    let index = flbs.iter().position(|flb| {
-        !registry.handlers.iter().any(|entry| {
-            entry
-                .flbs
-                .iter()
-                .flat_map(|list| list.iter())
-                .any(|other| other.address() == flb.address())
-        })
-    })?;
-    flbs.remove(index).ok()
+    /// Takes [`Self::register_flb`] back. If files depend on the state, it is lost to them.
+    pub(crate) fn unregister_flb(&self, handler: usize, address: usize) {
+        {
+            let mut registry = self.registry.write();
+            let Some(entry) = registry.by_address(handler) else {
+                return;
+            };
+            let mut list = KVec::new();
+            for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
+                if flb.address() != address && list.push(flb.clone(), GFP_KERNEL).is_err() {
+                    break;
+                }
+            }
+            // Should there be no memory for the list, files depend on less than they could.
+            entry.flbs = Arc::new(list, GFP_KERNEL).ok();
+        }
+        self.disconnect_unused();
+    }
+
+    /// Disconnects the states that no handler has any more.
+    fn disconnect_unused(&self) {
+        // Operations run with the registries unlocked, since they may use them.
+        while let Some(flb) = self.take_unused() {
+            self.flbs.disconnect(&flb);
+        }
+    }
+
+    fn take_unused(&self) -> Option<Arc<Flb>> {
+        let mut flbs = self.flbs.outgoing.write();
+        let registry = self.registry.read();
+        let index = flbs.iter().position(|flb| {
+            !registry.handlers.iter().any(|entry| {
+                entry
+                    .flbs
+                    .iter()
+                    .flat_map(|list| list.iter())
+                    .any(|other| other.address() == flb.address())
+            })
+        })?;
+        flbs.remove(index).ok()
+    }
 }

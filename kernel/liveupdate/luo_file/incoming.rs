@@ -3,7 +3,10 @@
 //! Files that the previous kernel handed over.
 
 use super::{
-    handler::Found,
+    handler::{
+        Found,
+        Handlers, //
+    },
     outgoing::OutgoingFile,
     ContentId,
     Token, //
@@ -17,7 +20,6 @@ use crate::{
     },
     block::HandedOver,
     fault,
-    luo_core::Luo,
     luo_flb::incoming::IncomingFlbLists,
     ops::{
         Payload,
@@ -118,8 +120,8 @@ impl IncomingFile {
         }
     }
 
-    fn find(&self, luo: &Luo) -> Option<Found> {
-        luo.handler_for_format(self.compatible.as_ref()?)
+    fn find(&self, handlers: &Handlers) -> Option<Found> {
+        handlers.for_format(self.compatible.as_ref()?)
     }
 
     /// Retrieves the file; every further call returns the same one.
@@ -129,12 +131,12 @@ impl IncomingFile {
     /// [`EOPNOTSUPP`] if there is no handler (a module may bring it later), and whatever the
     /// handler returns. A failure that lost nothing can be followed by another try; any other
     /// error is what all later calls return, too.
-    pub(crate) fn retrieve(&self, luo: &'static Luo) -> Result<ARef<File>> {
+    pub(crate) fn retrieve(&self, handlers: &'static Handlers) -> Result<ARef<File>> {
         let mut guard = self.state.write_killable()?;
         let state = &mut *guard;
 
         if let Progress::Waiting(found @ None) = &mut state.progress {
-            *found = self.find(luo);
+            *found = self.find(handlers);
         }
         let found = match &mut state.progress {
             Progress::Retrieved { file, .. } => return Ok(file.clone()),
@@ -185,7 +187,7 @@ impl IncomingFile {
             Ok((file, id)) => {
                 // The file exists only now, hence nobody else can have preserved it: this can
                 // only fail for want of memory, which is no reason to give up the file.
-                let id = luo.content_ids.insert(id).ok();
+                let id = handlers.content_ids.insert(id).ok();
                 state.progress = Progress::Retrieved {
                     file: file.clone(),
                     _id: id,
@@ -206,46 +208,50 @@ impl IncomingFile {
     }
 
     /// Returns why the file can never be retrieved, and the states that it depended on.
-    pub(super) fn failure(&self, luo: &Luo) -> Option<(Error, IncomingFlbLists)> {
+    pub(super) fn failure(&self, handlers: &Handlers) -> Option<(Error, IncomingFlbLists)> {
         match &self.state.read().progress {
-            Progress::Failed(err, found) => Some((*err, found.incoming_flbs(luo))),
+            Progress::Failed(err, found) => Some((*err, found.incoming_flbs(handlers))),
             _ => None,
         }
     }
 
     /// Whether something of what was handed over for the file belongs to this kernel now, such that
     /// the file has to be preserved again for the next one.
-    pub(super) fn is_touched(&self, luo: &Luo) -> bool {
+    pub(super) fn is_touched(&self, handlers: &Handlers) -> bool {
         let state = self.state.read();
         match &state.progress {
             Progress::Waiting(_) if state.payload.touched => true,
-            Progress::Waiting(Some(found)) => {
-                luo.flbs.incoming.is_in_use(&found.incoming_flbs(luo))
-            }
-            Progress::Waiting(None) => self
-                .find(luo)
-                .is_some_and(|found| luo.flbs.incoming.is_in_use(&found.incoming_flbs(luo))),
+            Progress::Waiting(Some(found)) => handlers
+                .flbs
+                .incoming
+                .is_in_use(&found.incoming_flbs(handlers)),
+            Progress::Waiting(None) => self.find(handlers).is_some_and(|found| {
+                handlers
+                    .flbs
+                    .incoming
+                    .is_in_use(&found.incoming_flbs(handlers))
+            }),
             Progress::Retrieved { .. } => true,
             Progress::Failed(..) | Progress::Finished => false,
         }
     }
 
     /// Preserves the file for the next kernel; it is retrieved for that, if it was not yet.
-    pub(super) fn preserve_again(&self, luo: &'static Luo) -> Result<OutgoingFile> {
-        let file = self.retrieve(luo)?;
+    pub(super) fn preserve_again(&self, handlers: &'static Handlers) -> Result<OutgoingFile> {
+        let file = self.retrieve(handlers)?;
         match &self.state.read().progress {
             Progress::Retrieved { found, .. } => {
-                OutgoingFile::preserve_again(luo, self.token, file, found)
+                OutgoingFile::preserve_again(handlers, self.token, file, found)
             }
             _ => Err(ENOENT),
         }
     }
 
-    fn can_finish(&self, luo: &Luo) -> bool {
+    fn can_finish(&self, handlers: &Handlers) -> bool {
         let mut guard = self.state.write();
         let State { payload, progress } = &mut *guard;
         if let Progress::Waiting(found @ None) = progress {
-            *found = self.find(luo);
+            *found = self.find(handlers);
         }
         let (found, retrieval) = match progress {
             Progress::Waiting(Some(found)) => (found, Retrieval::None),
@@ -259,7 +265,7 @@ impl IncomingFile {
             .unwrap_or(true)
     }
 
-    fn finish(&self, luo: &'static Luo) {
+    fn finish(&self, handlers: &'static Handlers) {
         let mut guard = self.state.write();
         let payload = guard.payload;
         // What is replaced is dropped at the end of this function.
@@ -279,7 +285,10 @@ impl IncomingFile {
             Progress::Finished => return,
         };
         found.handler.with(|ops| ops.finish(payload, retrieval));
-        luo.flbs.incoming.file_finished(&found.incoming_flbs(luo));
+        handlers
+            .flbs
+            .incoming
+            .file_finished(&found.incoming_flbs(handlers));
     }
 }
 
@@ -424,13 +433,13 @@ impl IncomingFiles {
     /// # Errors
     ///
     /// [`EBUSY`] if a handler refuses; nothing has happened then.
-    pub(crate) fn finish(&mut self, luo: &'static Luo) -> Result {
-        if !self.files.iter().all(|file| file.can_finish(luo)) {
+    pub(crate) fn finish(&mut self, handlers: &'static Handlers) -> Result {
+        if !self.files.iter().all(|file| file.can_finish(handlers)) {
             return Err(EBUSY);
         }
         while let Some(file) = self.files.pop() {
             self.by_token.remove(&file.token);
-            file.finish(luo);
+            file.finish(handlers);
         }
         self.finished = true;
         Ok(())

@@ -5,7 +5,8 @@
 use super::{
     handler::{
         Found,
-        Handler, //
+        Handler,
+        Handlers, //
     },
     ContentId,
     Token, //
@@ -17,7 +18,6 @@ use crate::{
     },
     block::BlockList,
     fault,
-    luo_core::Luo,
     luo_flb::outgoing::FlbPins,
     ops::{
         FileOps,
@@ -54,11 +54,11 @@ pub(crate) struct OutgoingFile {
 }
 
 impl OutgoingFile {
-    fn preserve(luo: &'static Luo, token: Token, file: ARef<File>) -> Result<Self> {
-        let found = luo.handler_for_file(&file).ok_or(ENOENT)?;
+    fn preserve(handlers: &'static Handlers, token: Token, file: ARef<File>) -> Result<Self> {
+        let found = handlers.for_file(&file).ok_or(ENOENT)?;
         let handler = found.handler;
         let id = handler.with(|ops| ops.file_id(&file)).ok_or(ENOENT)?;
-        let id = luo.content_ids.insert(id)?;
+        let id = handlers.content_ids.insert(id)?;
         let flbs = FlbPins::new(found.flbs)?;
         let payload = handler.with(|ops| ops.preserve(&file)).ok_or(ENOENT)??;
         Ok(Self {
@@ -78,14 +78,14 @@ impl OutgoingFile {
     ///
     /// [`ENODEV`] if the handler is gone, and whatever the handler returns.
     pub(super) fn preserve_again(
-        luo: &Luo,
+        handlers: &Handlers,
         token: Token,
         file: ARef<File>,
         found: &Found,
     ) -> Result<Self> {
         let handler = found.handler.clone();
         let module = handler.with(FileOps::module).flatten().ok_or(ENODEV)?;
-        let flbs = FlbPins::new(found.flbs_now(luo))?;
+        let flbs = FlbPins::new(found.flbs_now(handlers))?;
         let payload = handler.with(|ops| ops.preserve(&file)).ok_or(ENODEV)??;
         Ok(Self {
             token,
@@ -181,7 +181,12 @@ impl OutgoingFiles {
     /// [`EEXIST`] if the token is in use, [`ENOSPC`] if the session is full, [`ENOMEM`],
     /// [`ENOENT`] if no handler is in charge of the file, [`EBUSY`] if its contents are preserved
     /// already, and whatever the handler returns.
-    pub(crate) fn preserve(&mut self, luo: &'static Luo, token: Token, file: ARef<File>) -> Result {
+    pub(crate) fn preserve(
+        &mut self,
+        handlers: &'static Handlers,
+        token: Token,
+        file: ARef<File>,
+    ) -> Result {
         self.check_token(token)?;
 
         // All that needs memory comes first.
@@ -190,7 +195,7 @@ impl OutgoingFiles {
         self.files.reserve(1, GFP_KERNEL_ACCOUNT)?;
         let node = RBTreeNode::new(token, place, GFP_KERNEL_ACCOUNT)?;
 
-        let file = OutgoingFile::preserve(luo, token, file)?;
+        let file = OutgoingFile::preserve(handlers, token, file)?;
         // Dropping the file takes its preservation back.
         fault::point()?;
         self.files.push_within_capacity(file)?;

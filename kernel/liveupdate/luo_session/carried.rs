@@ -80,7 +80,7 @@ impl CarriedSession {
         let name = display(self.session.name());
         let mut files = self.session.files().write();
         files.load(name)?;
-        self.contents = Contents::Files(CarriedFiles::new(luo, &files, name, lost)?);
+        self.contents = Contents::Files(CarriedFiles::new(&luo.handlers, &files, name, lost)?);
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl Carried {
 
         let flbs = loop {
             while Self::preserve_touched(luo, &mut sessions, &mut lost)? {}
-            let flbs = luo.flbs.carry_over(&lost)?;
+            let flbs = luo.handlers.flbs.carry_over(&lost)?;
             // From here on, no state becomes used; but one may have, shortly before.
             if !Self::preserve_touched(luo, &mut sessions, &mut lost)? {
                 break flbs;
@@ -167,7 +167,7 @@ impl Carried {
         lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<bool> {
         let mut found = false;
-        let states_in_use = luo.flbs.any_in_use();
+        let states_in_use = luo.handlers.flbs.any_in_use();
         for session in sessions {
             if matches!(session.contents, Contents::Untouched(_)) && states_in_use {
                 session.read(luo, lost)?;
@@ -177,7 +177,7 @@ impl Carried {
                 session, contents, ..
             } = session;
             if let Contents::Files(files) = contents {
-                found |= files.preserve_touched(luo, display(session.name()))?;
+                found |= files.preserve_touched(&luo.handlers, display(session.name()))?;
             }
         }
         Ok(found)

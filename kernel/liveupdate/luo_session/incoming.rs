@@ -271,7 +271,7 @@ impl SessionFile {
             || {
                 luo.gate.mutate(|| {
                     let files = session.files.read_killable()?;
-                    files.get(token)?.retrieve(luo)
+                    files.get(token)?.retrieve(&luo.handlers)
                 })
             },
             |fd| {
@@ -293,7 +293,7 @@ impl SessionFile {
         let session = session.clone();
         let finish = move || {
             luo.gate.mutate(|| {
-                session.files.write_killable()?.finish(luo)?;
+                session.files.write_killable()?.finish(&luo.handlers)?;
                 let node = luo.incoming.write().sessions.remove_node(&session.name);
                 drop(node);
                 Ok(())

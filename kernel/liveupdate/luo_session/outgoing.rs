@@ -295,7 +295,10 @@ impl OutgoingSessions {
             if self.root.is_none() {
                 self.root = Some(Root::new(luo.number().wrapping_add(1))?);
             }
-            luo.flbs.outgoing.check_room(carried.flbs().len())?;
+            luo.handlers
+                .flbs
+                .outgoing
+                .check_room(carried.flbs().len())?;
         }
 
         let mut totals = Totals {
@@ -327,7 +330,8 @@ impl OutgoingSessions {
         let sessions = frozen.sessions.values().map(|session| session.serialize());
         let others = carried.into_iter().flat_map(Carried::serialize);
         let head = self.blocks.write(Iterator::chain(sessions, others))?;
-        luo.flbs
+        luo.handlers
+            .flbs
             .outgoing
             .serialize(&mut root.flbs, carried.map_or(&[], Carried::flbs));
         // From here on, the next kernel finds the sessions.
@@ -411,7 +415,9 @@ impl SessionFile {
         luo.gate.mutate(|| {
             let mut contents = session.contents.write_killable()?;
             contents.files.check_token(command.token)?;
-            contents.files.preserve(luo, command.token, file.clone()?)?;
+            contents
+                .files
+                .preserve(&luo.handlers, command.token, file.clone()?)?;
             Ok(0)
         })
     }
