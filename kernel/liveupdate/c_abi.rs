@@ -74,7 +74,11 @@ unsafe extern "C" fn liveupdate_register_file_handler(
     from_result(|| {
         // SAFETY: By the safety requirements.
         let ops = unsafe { FileOps::new(fh) }?;
-        Luo::get().ok_or(EOPNOTSUPP)?.handlers.register(ops)?;
+        Luo::get()
+            .ok_or(EOPNOTSUPP)?
+            .context
+            .handlers
+            .register(ops)?;
         #[cfg(CONFIG_LIVEUPDATE_TEST)]
         // SAFETY: The handler was registered.
         unsafe {
@@ -94,7 +98,7 @@ unsafe extern "C" fn liveupdate_unregister_file_handler(
     fh: *mut bindings::liveupdate_file_handler,
 ) {
     if let Some(luo) = Luo::get() {
-        luo.handlers.unregister(fh.addr());
+        luo.context.handlers.unregister(fh.addr());
     }
 }
 
@@ -112,7 +116,10 @@ unsafe extern "C" fn liveupdate_register_flb(
         // SAFETY: By the safety requirements.
         let ops = unsafe { FlbOps::new(flb) }?;
         let luo = Luo::get().ok_or(EOPNOTSUPP)?;
-        luo.handlers.register_flb(fh.addr(), ops).map(|()| 0)
+        luo.context
+            .handlers
+            .register_flb(fh.addr(), ops)
+            .map(|()| 0)
     })
 }
 
@@ -127,7 +134,7 @@ unsafe extern "C" fn liveupdate_unregister_flb(
     flb: *mut bindings::liveupdate_flb,
 ) {
     if let Some(luo) = Luo::get() {
-        luo.handlers.unregister_flb(fh.addr(), flb.addr());
+        luo.context.handlers.unregister_flb(fh.addr(), flb.addr());
     }
 }
 
@@ -157,6 +164,7 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
         let ops = unsafe { FlbOps::new(flb) }?;
         let payload = Luo::get()
             .ok_or(EOPNOTSUPP)?
+            .context
             .handlers
             .flbs
             .incoming
@@ -177,7 +185,7 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
 unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_flb) {
     // SAFETY: By the safety requirements.
     if let (Ok(ops), Some(luo)) = (unsafe { FlbOps::new(flb) }, Luo::get()) {
-        luo.handlers.flbs.incoming.put(ops);
+        luo.context.handlers.flbs.incoming.put(ops);
     }
 }
 
@@ -194,6 +202,7 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
     from_result(|| {
         let payload = Luo::get()
             .ok_or(EOPNOTSUPP)?
+            .context
             .handlers
             .flbs
             .outgoing
@@ -212,6 +221,6 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
 #[export]
 unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_flb) {
     if let Some(luo) = Luo::get() {
-        luo.handlers.flbs.outgoing.put(flb.addr());
+        luo.context.handlers.flbs.outgoing.put(flb.addr());
     }
 }

@@ -19,7 +19,7 @@ struct Sessions(&'static Luo);
 
 impl Writer for Sessions {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sealed = self.0.gate.is_sealed();
+        let sealed = self.0.context.gate.is_sealed();
         // Whoever asks must not wait for a handler, and hence not for a list while a kexec is
         // prepared. What cannot be shown now is shown the next time.
         let Some(outgoing) = self.0.outgoing.try_read() else {
@@ -30,7 +30,7 @@ impl Writer for Sessions {
         }
         drop(outgoing);
 
-        if let Some(_mutating) = self.0.gate.try_mutate() {
+        if let Some(_mutating) = self.0.context.gate.try_mutate() {
             if let Some(mut incoming) = self.0.incoming.try_write() {
                 let _ = incoming.load();
             }

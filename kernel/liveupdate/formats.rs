@@ -125,7 +125,10 @@ impl Show for InUse {
         if sessions {
             names.add(KHO.to_bytes())?;
             names.add(LUO.to_bytes())?;
-            luo.handlers.flbs.formats(&mut |name| names.add(name))?;
+            luo.context
+                .handlers
+                .flbs
+                .formats(&mut |name| names.add(name))?;
         }
         Ok(names)
     }

@@ -8,6 +8,7 @@
 //! | [`background`]  | work that outlives the process that wanted it                 |
 //! | [`block`]       | lists of entries in preserved memory                          |
 //! | [`c_abi`]       | the functions that are called by C                            |
+//! | [`context`]     | what all sessions share                                       |
 //! | `damage`        | damages what is handed over, for tests                        |
 //! | [`debugfs`]     | the list of sessions for administrators                       |
 //! | [`fault`]       | lets steps fail, for tests                                    |
@@ -28,6 +29,7 @@ mod abi;
 mod background;
 mod block;
 mod c_abi;
+mod context;
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
 mod damage;
 mod debugfs;

@@ -18,15 +18,14 @@
 
 use crate::{
     abi::Name,
+    context::Context,
     debugfs, fault, formats,
-    gate::Gate,
     ioctl::{
         Command,
         CreateSession,
         RetrieveSession,
         UserArg, //
     },
-    luo_file::handler::Handlers,
     luo_session::{
         self,
         carried::Carried,
@@ -92,15 +91,12 @@ static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new
 /// All state of the orchestrator.
 #[pin_data]
 pub(crate) struct Luo {
-    number: u64,
     #[pin]
-    pub(crate) gate: Gate,
+    pub(crate) context: Context,
     #[pin]
     pub(crate) outgoing: RwSemaphore<OutgoingSessions>,
     #[pin]
     pub(crate) incoming: RwSemaphore<IncomingSessions>,
-    #[pin]
-    pub(crate) handlers: Handlers,
     /// What was read in the early initcall and is freed in the late one: in between, the page
     /// allocator may still be busy making itself complete.
     #[pin]
@@ -112,15 +108,13 @@ impl Luo {
         let Incoming {
             number,
             sessions_pa,
-            flbs: incoming_flbs,
+            flbs,
             done,
         } = incoming;
         pin_init!(Self {
-            number,
-            gate <- Gate::new(),
+            context <- Context::new(number, flbs),
             outgoing <- new_rwsem!(OutgoingSessions::new(), "luo_outgoing"),
             incoming <- new_rwsem!(IncomingSessions::new(sessions_pa), "luo_incoming"),
-            handlers <- Handlers::new(incoming_flbs),
             early <- new_mutex!(done, "luo_early"),
         })
     }
@@ -133,14 +127,9 @@ impl Luo {
         LUO.as_ref().map(|luo| luo.as_ref().get_ref())
     }
 
-    /// How many live updates led to this kernel.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
     fn reboot(&'static self) -> Result {
         let start = Instant::<Monotonic>::now();
-        let gate = self.gate.close().inspect_err(|err| {
+        let gate = self.context.gate.close().inspect_err(|err| {
             if *err == EBUSY {
                 pr_err!("live update aborted: somebody is changing a session and does not stop\n");
             }
@@ -162,7 +151,7 @@ impl Luo {
             );
             return Err(EINVAL);
         }
-        let totals = Carried::prepare(self, &mut incoming, &outgoing)
+        let totals = Carried::prepare(&self.context.handlers, &mut incoming, &outgoing)
             .and_then(|mut carried| {
                 if let Some(carried) = &carried {
                     pr_info!(
@@ -173,7 +162,7 @@ impl Luo {
                         carried.pages()
                     );
                 }
-                let totals = outgoing.serialize(self, carried.as_mut())?;
+                let totals = outgoing.serialize(&self.context, carried.as_mut())?;
                 // What is handed over stays as it is.
                 core::mem::forget(carried);
                 Ok(totals)
@@ -192,7 +181,7 @@ impl Luo {
 
 /// Whether a kexec waits for an operation on a file to come to an end.
 pub(crate) fn is_reboot_pending() -> bool {
-    Luo::get().is_some_and(|luo| luo.gate.is_wanted())
+    Luo::get().is_some_and(|luo| luo.context.gate.is_wanted())
 }
 
 /// Whether live updates are possible.
@@ -299,7 +288,7 @@ impl MiscDevice for Device {
                 let (arg, mut command) = UserArg::read::<CreateSession>(arg)?;
                 let name = Name::parse(&command.name)?;
                 install(
-                    || luo_session::outgoing::create(luo, name),
+                    || luo_session::outgoing::create(&luo.context, &luo.outgoing, name),
                     |fd| {
                         command.fd = fd;
                         arg.respond(&command)
@@ -310,7 +299,7 @@ impl MiscDevice for Device {
                 let (arg, mut command) = UserArg::read::<RetrieveSession>(arg)?;
                 let name = Name::parse(&command.name)?;
                 install(
-                    || luo_session::incoming::retrieve(luo, &name),
+                    || luo_session::incoming::retrieve(&luo.context, &luo.incoming, &name),
                     |fd| {
                         command.fd = fd;
                         arg.respond(&command)

@@ -27,8 +27,10 @@ use crate::{
         Name,
         SessionSer, //
     },
-    luo_core::Luo,
-    luo_file::carried::CarriedFiles,
+    luo_file::{
+        carried::CarriedFiles,
+        handler::Handlers, //
+    },
     luo_flb::incoming::{
         CarriedFlbs,
         IncomingFlbLists, //
@@ -54,7 +56,7 @@ struct CarriedSession {
 
 impl CarriedSession {
     fn new(
-        luo: &Luo,
+        handlers: &Handlers,
         session: Arc<IncomingSession>,
         lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<Self> {
@@ -66,7 +68,7 @@ impl CarriedSession {
         };
         match untouched {
             Some(ser) => this.contents = Contents::Untouched(ser),
-            None => this.read(luo, lost)?,
+            None => this.read(handlers, lost)?,
         }
         Ok(this)
     }
@@ -76,11 +78,11 @@ impl CarriedSession {
     }
 
     /// Goes through the files one by one.
-    fn read(&mut self, luo: &Luo, lost: &mut KVec<IncomingFlbLists>) -> Result {
+    fn read(&mut self, handlers: &Handlers, lost: &mut KVec<IncomingFlbLists>) -> Result {
         let name = display(self.session.name());
         let mut files = self.session.files().write();
         files.load(name)?;
-        self.contents = Contents::Files(CarriedFiles::new(&luo.handlers, &files, name, lost)?);
+        self.contents = Contents::Files(CarriedFiles::new(handlers, &files, name, lost)?);
         Ok(())
     }
 
@@ -120,7 +122,7 @@ impl Carried {
     ///
     /// May sleep. Nobody may be able to use an incoming session.
     pub(crate) fn prepare(
-        luo: &'static Luo,
+        handlers: &'static Handlers,
         incoming: &mut IncomingSessions,
         outgoing: &OutgoingSessions,
     ) -> Result<Option<Self>> {
@@ -137,7 +139,7 @@ impl Carried {
                 return Err(EEXIST);
             }
             sessions.push(
-                CarriedSession::new(luo, session.clone(), &mut lost)?,
+                CarriedSession::new(handlers, session.clone(), &mut lost)?,
                 GFP_KERNEL,
             )?;
         }
@@ -146,10 +148,10 @@ impl Carried {
         }
 
         let flbs = loop {
-            while Self::preserve_touched(luo, &mut sessions, &mut lost)? {}
-            let flbs = luo.handlers.flbs.carry_over(&lost)?;
+            while Self::preserve_touched(handlers, &mut sessions, &mut lost)? {}
+            let flbs = handlers.flbs.carry_over(&lost)?;
             // From here on, no state becomes used; but one may have, shortly before.
-            if !Self::preserve_touched(luo, &mut sessions, &mut lost)? {
+            if !Self::preserve_touched(handlers, &mut sessions, &mut lost)? {
                 break flbs;
             }
         };
@@ -162,22 +164,22 @@ impl Carried {
 
     /// One round: what is preserved again may be a reason for more to be.
     fn preserve_touched(
-        luo: &'static Luo,
+        handlers: &'static Handlers,
         sessions: &mut KVVec<CarriedSession>,
         lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<bool> {
         let mut found = false;
-        let states_in_use = luo.handlers.flbs.any_in_use();
+        let states_in_use = handlers.flbs.any_in_use();
         for session in sessions {
             if matches!(session.contents, Contents::Untouched(_)) && states_in_use {
-                session.read(luo, lost)?;
+                session.read(handlers, lost)?;
                 found = true;
             }
             let CarriedSession {
                 session, contents, ..
             } = session;
             if let Contents::Files(files) = contents {
-                found |= files.preserve_touched(&luo.handlers, display(session.name()))?;
+                found |= files.preserve_touched(handlers, display(session.name()))?;
             }
         }
         Ok(found)

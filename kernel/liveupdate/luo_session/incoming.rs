@@ -19,6 +19,7 @@ use crate::{
     },
     background,
     block::HandedOver,
+    context::Context,
     fault,
     ioctl::{
         Command,
@@ -27,7 +28,6 @@ use crate::{
         RetrieveFd,
         UserArg, //
     },
-    luo_core::Luo,
     luo_file::incoming::IncomingFiles, //
 };
 use kernel::{
@@ -208,20 +208,32 @@ impl IncomingSessions {
 }
 
 /// The right to use a session. Dropping it makes the session available to others.
-struct Open(Arc<IncomingSession>);
+struct Open {
+    session: Arc<IncomingSession>,
+    context: &'static Context,
+    list: &'static RwSemaphore<IncomingSessions>,
+}
 
 impl Open {
-    fn new(session: Arc<IncomingSession>) -> Result<Self> {
+    fn new(
+        session: Arc<IncomingSession>,
+        context: &'static Context,
+        list: &'static RwSemaphore<IncomingSessions>,
+    ) -> Result<Self> {
         if session.open.xchg(true, Full) {
             return Err(EBUSY);
         }
-        Ok(Self(session))
+        Ok(Self {
+            session,
+            context,
+            list,
+        })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.store(false, Release);
+        self.session.open.store(false, Release);
     }
 }
 
@@ -233,20 +245,24 @@ impl Drop for Open {
 ///
 /// [`ENOENT`] if there is no such session, [`EBUSY`] if somebody has it already or the next kexec is
 /// under way, [`ENOMEM`].
-pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
+pub(crate) fn retrieve(
+    context: &'static Context,
+    list: &'static RwSemaphore<IncomingSessions>,
+    name: &Name,
+) -> Result<ARef<File>> {
     // What is passed on to the next kernel must not be read any more.
-    let open = luo.gate.mutate(|| {
+    let open = context.gate.mutate(|| {
         let open = {
-            let mut incoming = luo.incoming.write_killable()?;
+            let mut incoming = list.write_killable()?;
             incoming.load()?;
             let session = incoming.sessions.get(name).cloned().ok_or(ENOENT)?;
             // A session that is finished leaves the list before it is closed. Hence with the list
             // locked, nobody can get one that is finished already.
-            Open::new(session)?
+            Open::new(session, context, list)?
         };
         fault::point()?;
         {
-            let mut files = open.0.files.write_killable()?;
+            let mut files = open.session.files.write_killable()?;
             // Somebody may have been killed during FINISH.
             if files.is_finished() {
                 return Err(ENOENT);
@@ -263,15 +279,17 @@ pub(crate) fn retrieve(luo: &'static Luo, name: &Name) -> Result<ARef<File>> {
 struct SessionFile;
 
 impl SessionFile {
-    fn retrieve_fd(session: &IncomingSession, arg: usize) -> Result<isize> {
-        let luo = Luo::get().ok_or(ENODEV)?;
+    fn retrieve_fd(open: &Open, arg: usize) -> Result<isize> {
+        let Open {
+            session, context, ..
+        } = open;
         let (arg, mut command) = UserArg::read::<RetrieveFd>(arg)?;
         let token = command.token;
         install(
             || {
-                luo.gate.mutate(|| {
+                context.gate.mutate(|| {
                     let files = session.files.read_killable()?;
-                    files.get(token)?.retrieve(&luo.handlers)
+                    files.get(token)?.retrieve(&context.handlers)
                 })
             },
             |fd| {
@@ -281,20 +299,20 @@ impl SessionFile {
         )
     }
 
-    fn finish(session: &Arc<IncomingSession>, arg: usize) -> Result<isize> {
-        let luo = Luo::get().ok_or(ENODEV)?;
+    fn finish(open: &Open, arg: usize) -> Result<isize> {
         let (_, command) = UserArg::read::<Finish>(arg)?;
         if command.reserved != 0 {
             return Err(EINVAL);
         }
         fault::point()?;
         // All the memory of files that nobody has retrieved has to be freed.
-        let is_long = session.files.read_killable()?.has_unretrieved();
-        let session = session.clone();
+        let is_long = open.session.files.read_killable()?.has_unretrieved();
+        let session = open.session.clone();
+        let (context, list) = (open.context, open.list);
         let finish = move || {
-            luo.gate.mutate(|| {
-                session.files.write_killable()?.finish(&luo.handlers)?;
-                let node = luo.incoming.write().sessions.remove_node(&session.name);
+            context.gate.mutate(|| {
+                session.files.write_killable()?.finish(&context.handlers)?;
+                let node = list.write().sessions.remove_node(&session.name);
                 drop(node);
                 Ok(())
             })
@@ -314,15 +332,15 @@ impl anon_inode::FileOperations for SessionFile {
 
     fn ioctl(open: &Open, _ctx: &IoctlContext<'_>, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
-            GetName::CMD => get_name(&open.0.name, arg),
-            RetrieveFd::CMD => Self::retrieve_fd(&open.0, arg),
-            Finish::CMD => Self::finish(&open.0, arg),
+            GetName::CMD => get_name(&open.session.name, arg),
+            RetrieveFd::CMD => Self::retrieve_fd(open, arg),
+            Finish::CMD => Self::finish(open, arg),
             _ => Err(unsupported(cmd)),
         }
     }
 
     fn show_fdinfo(open: &Open, m: &SeqFile, _file: &File) {
-        seq_print!(m, "{}", ReportOf(&open.0));
+        seq_print!(m, "{}", ReportOf(&open.session));
     }
 }
 

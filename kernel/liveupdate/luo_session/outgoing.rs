@@ -20,6 +20,7 @@ use crate::{
         SessionSer, //
     },
     block::BlockList,
+    context::Context,
     fault,
     ioctl::{
         Command,
@@ -27,10 +28,7 @@ use crate::{
         PreserveFd,
         UserArg, //
     },
-    luo_core::{
-        Luo,
-        ENTRY_NAME, //
-    },
+    luo_core::ENTRY_NAME,
     luo_file::outgoing::OutgoingFiles, //
 };
 use kernel::{
@@ -231,7 +229,7 @@ impl OutgoingSessions {
         self.by_name.get(name).is_some()
     }
 
-    fn insert(&mut self, luo: &Luo, name: Name) -> Result<Arc<OutgoingSession>> {
+    fn insert(&mut self, context: &Context, name: Name) -> Result<Arc<OutgoingSession>> {
         let age = self.next_age;
         let count = self.count.checked_add(1).ok_or(ENOSPC)?;
 
@@ -241,7 +239,7 @@ impl OutgoingSessions {
         let age_node = RBTreeNode::new(age, session.clone(), GFP_KERNEL_ACCOUNT)?;
         self.blocks.grow(count)?;
         if self.root.is_none() {
-            self.root = Some(Root::new(luo.number().wrapping_add(1))?);
+            self.root = Some(Root::new(context.number.wrapping_add(1))?);
         }
 
         let Entry::Vacant(place) = self.by_name.entry(name) else {
@@ -278,8 +276,12 @@ impl OutgoingSessions {
     /// # Errors
     ///
     /// [`ENOMEM`] and [`ENOSPC`] only on behalf of `carried`, and the errors of handlers.
-    pub(crate) fn serialize(&mut self, luo: &Luo, carried: Option<&mut Carried>) -> Result<Totals> {
-        self.serialize_with(luo, carried).inspect_err(|_| {
+    pub(crate) fn serialize(
+        &mut self,
+        context: &Context,
+        carried: Option<&mut Carried>,
+    ) -> Result<Totals> {
+        self.serialize_with(context, carried).inspect_err(|_| {
             // What was made for `carried` is not needed any more.
             self.blocks.shrink(self.count);
             if self.count == 0 {
@@ -288,14 +290,19 @@ impl OutgoingSessions {
         })
     }
 
-    fn serialize_with(&mut self, luo: &Luo, mut carried: Option<&mut Carried>) -> Result<Totals> {
+    fn serialize_with(
+        &mut self,
+        context: &Context,
+        mut carried: Option<&mut Carried>,
+    ) -> Result<Totals> {
         if let Some(carried) = &carried {
             let count = self.count.checked_add(carried.sessions()).ok_or(ENOSPC)?;
             self.blocks.grow(count)?;
             if self.root.is_none() {
-                self.root = Some(Root::new(luo.number().wrapping_add(1))?);
+                self.root = Some(Root::new(context.number.wrapping_add(1))?);
             }
-            luo.handlers
+            context
+                .handlers
                 .flbs
                 .outgoing
                 .check_room(carried.flbs().len())?;
@@ -330,7 +337,8 @@ impl OutgoingSessions {
         let sessions = frozen.sessions.values().map(|session| session.serialize());
         let others = carried.into_iter().flat_map(Carried::serialize);
         let head = self.blocks.write(Iterator::chain(sessions, others))?;
-        luo.handlers
+        context
+            .handlers
             .flbs
             .outgoing
             .serialize(&mut root.flbs, carried.map_or(&[], Carried::flbs));
@@ -365,21 +373,22 @@ impl Drop for FrozenSessions<'_> {
 }
 
 /// A session that is in the list of sessions for as long as this exists.
-struct Listed(Arc<OutgoingSession>);
+struct Listed {
+    session: Arc<OutgoingSession>,
+    context: &'static Context,
+    list: &'static RwSemaphore<OutgoingSessions>,
+}
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let Some(luo) = Luo::get() else {
-            return;
-        };
         // Closing a file cannot be interrupted. Once sessions are frozen, nothing changes.
-        if let Ok(_mutating) = luo.gate.mutate_uninterruptible() {
-            luo.outgoing.write().remove(&self.0);
+        if let Ok(_mutating) = self.context.gate.mutate_uninterruptible() {
+            self.list.write().remove(&self.session);
             // What the session preserved is released while `_mutating` holds off a kexec, but
             // with the list unlocked.
-            self.0.contents.write().files = OutgoingFiles::new();
+            self.session.contents.write().files = OutgoingFiles::new();
         } else {
-            core::mem::forget(self.0.clone());
+            core::mem::forget(self.session.clone());
         }
     }
 }
@@ -390,11 +399,19 @@ impl Drop for Listed {
 ///
 /// [`EEXIST`] if there is a session of that name, [`ENOSPC`] if there are too many, [`ENOMEM`],
 /// [`EBUSY`] if the kexec is under way already.
-pub(crate) fn create(luo: &'static Luo, name: Name) -> Result<ARef<File>> {
+pub(crate) fn create(
+    context: &'static Context,
+    list: &'static RwSemaphore<OutgoingSessions>,
+    name: Name,
+) -> Result<ARef<File>> {
     let link = Link::new(&name);
-    let listed = luo.gate.mutate(|| {
-        let session = luo.outgoing.write_killable()?.insert(luo, name)?;
-        Ok(Listed(session))
+    let listed = context.gate.mutate(|| {
+        let session = list.write_killable()?.insert(context, name)?;
+        Ok(Listed {
+            session,
+            context,
+            list,
+        })
     })?;
     // From here on, an error removes the session again.
     let listed = KBox::new(listed, GFP_KERNEL)?;
@@ -405,19 +422,19 @@ pub(crate) fn create(luo: &'static Luo, name: Name) -> Result<ARef<File>> {
 struct SessionFile;
 
 impl SessionFile {
-    fn preserve_fd(session: &OutgoingSession, ctx: &IoctlContext<'_>, arg: usize) -> Result<isize> {
-        let luo = Luo::get().ok_or(ENODEV)?;
+    fn preserve_fd(listed: &Listed, ctx: &IoctlContext<'_>, arg: usize) -> Result<isize> {
         let (_, command) = UserArg::read::<PreserveFd>(arg)?;
         let file = u32::try_from(command.fd)
             .map_err(|_| EBADF)
             .and_then(|fd| Ok(ctx.fget(fd)?));
 
-        luo.gate.mutate(|| {
-            let mut contents = session.contents.write_killable()?;
+        let context = listed.context;
+        context.gate.mutate(|| {
+            let mut contents = listed.session.contents.write_killable()?;
             contents.files.check_token(command.token)?;
             contents
                 .files
-                .preserve(&luo.handlers, command.token, file.clone()?)?;
+                .preserve(&context.handlers, command.token, file.clone()?)?;
             Ok(0)
         })
     }
@@ -429,23 +446,25 @@ impl anon_inode::FileOperations for SessionFile {
 
     fn ioctl(listed: &Listed, ctx: &IoctlContext<'_>, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
-            GetName::CMD => get_name(&listed.0.name, arg),
-            PreserveFd::CMD => Self::preserve_fd(&listed.0, ctx, arg),
+            GetName::CMD => get_name(&listed.session.name, arg),
+            PreserveFd::CMD => Self::preserve_fd(listed, ctx, arg),
             _ => Err(unsupported(cmd)),
         }
     }
 
     fn show_fdinfo(listed: &Listed, m: &SeqFile, _file: &File) {
-        seq_print!(m, "{}", ReportOf(&listed.0));
+        seq_print!(m, "{}", ReportOf(listed));
     }
 }
 
 /// Shows a session's report.
-struct ReportOf<'a>(&'a OutgoingSession);
+struct ReportOf<'a>(&'a Listed);
 
 impl fmt::Display for ReportOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sealed = Luo::get().is_some_and(|luo| luo.gate.is_sealed());
-        self.0.report(sealed, f)
+        let Listed {
+            session, context, ..
+        } = self.0;
+        session.report(context.gate.is_sealed(), f)
     }
 }
