@@ -7,6 +7,7 @@
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 use crate::{
+    handover,
     luo_core::{
         self,
         Luo, //
@@ -41,7 +42,7 @@ unsafe extern "C" fn liveupdate_enabled() -> bool {
 #[export]
 unsafe extern "C" fn liveupdate_reboot() -> c_int {
     from_result(|| {
-        luo_core::reboot()?;
+        handover::reboot()?;
         #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
         if let Some(luo) = luo_core::Luo::get() {
             // SAFETY: From now on, nothing of what is handed over changes, and the kexec cannot be

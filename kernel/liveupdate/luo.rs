@@ -13,10 +13,11 @@
 //! | [`debugfs`]     | the list of sessions for administrators                       |
 //! | [`fault`]       | lets steps fail, for tests                                    |
 //! | [`formats`]     | which formats are understood, and which are in use            |
+//! | [`handover`]    | the way into a kexec                                          |
 //! | [`ioctl`]       | argument structures                                           |
 //! | [`ops`]         | operation tables of C                                         |
 //! | [`root`]        | what the previous kernel handed over, or it hands on          |
-//! | [`luo_core`]    | set-up, the device, the way into a kexec                      |
+//! | [`luo_core`]    | set-up, the device                                            |
 //! | [`luo_session`] | sessions and their files in user space                        |
 //! | [`luo_file`]    | file handlers, and the files of sessions                      |
 //! | [`luo_flb`]     | state that files share                                        |
@@ -36,6 +37,7 @@ mod debugfs;
 mod fault;
 mod formats;
 mod gate;
+mod handover;
 mod ioctl;
 mod luo_core;
 mod luo_file;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Set-up, `/dev/liveupdate`, and the way into a kexec.
+//! Set-up and `/dev/liveupdate`.
 //!
 //! # Locks
 //!
@@ -19,7 +19,9 @@
 use crate::{
     abi::Name,
     context::Context,
-    debugfs, fault, formats,
+    debugfs,
+    fault,
+    formats,
     ioctl::{
         Command,
         CreateSession,
@@ -28,15 +30,11 @@ use crate::{
     },
     luo_session::{
         self,
-        carried::Carried,
         incoming::IncomingSessions,
         install,
         outgoing::OutgoingSessions, //
     },
-    root::{
-        self,
-        Incoming, //
-    },
+    root::Incoming, //
 };
 use kernel::{
     early_param,
@@ -70,14 +68,7 @@ use kernel::{
         RwSemaphore,
         SetOnce, //
     },
-    time::{
-        Instant,
-        Monotonic, //
-    }, //
 };
-
-/// The name of our entry in the Kexec Handover tree.
-pub(crate) const ENTRY_NAME: &CStr = c"LUO";
 
 /// Whether `liveupdate=` asks for us, and from the early initcall on, whether we are there.
 static ENABLED: Atomic<bool> = Atomic::new(false);
@@ -126,57 +117,6 @@ impl Luo {
         }
         LUO.as_ref().map(|luo| luo.as_ref().get_ref())
     }
-
-    fn reboot(&'static self) -> Result {
-        let start = Instant::<Monotonic>::now();
-        let gate = self.context.gate.close().inspect_err(|err| {
-            if *err == EBUSY {
-                pr_err!("live update aborted: somebody is changing a session and does not stop\n");
-            }
-        })?;
-        let mut outgoing = self.outgoing.write();
-        let mut incoming = self.incoming.write();
-        incoming.load()?;
-        let count = outgoing.count().saturating_add(incoming.iter().count());
-        if count == 0 {
-            root::pass_on()?;
-            gate.seal();
-            return Ok(());
-        }
-        root::give_up();
-        if !kho::loaded_image_carries_handover() {
-            pr_err!(
-                "the loaded image cannot take over {} sessions: load it with kexec_file_load()\n",
-                count
-            );
-            return Err(EINVAL);
-        }
-        let totals = Carried::prepare(&self.context.handlers, &mut incoming, &outgoing)
-            .and_then(|mut carried| {
-                if let Some(carried) = &carried {
-                    pr_info!(
-                        "passing on {} unfinished sessions with {} files of the previous kernel, \
-                         {} pages as they are\n",
-                        carried.sessions(),
-                        carried.files(),
-                        carried.pages()
-                    );
-                }
-                let totals = outgoing.serialize(&self.context, carried.as_mut())?;
-                // What is handed over stays as it is.
-                core::mem::forget(carried);
-                Ok(totals)
-            })
-            .inspect_err(|err| pr_err!("live update aborted: error {}\n", err.to_errno()))?;
-        pr_info!(
-            "serialized {} sessions with {} files in {} us\n",
-            totals.sessions,
-            totals.files,
-            start.elapsed().as_micros_ceil()
-        );
-        gate.seal();
-        Ok(())
-    }
 }
 
 /// Whether a kexec waits for an operation on a file to come to an end.
@@ -187,24 +127,6 @@ pub(crate) fn is_reboot_pending() -> bool {
 /// Whether live updates are possible.
 pub(crate) fn is_enabled() -> bool {
     Luo::get().is_some()
-}
-
-/// Freezes and serializes all sessions, unfinished ones of the previous kernel too, after which
-/// nothing that is handed over changes any more.
-///
-/// # Errors
-///
-/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EEXIST`]
-/// if an unfinished session of the previous kernel has the name of a new one, [`EBUSY`] if somebody
-/// is changing a session and does not stop, [`EINTR`] if the task was killed, [`ENOMEM`], or the
-/// error of the handler that could not freeze a file, or not preserve one again. Nothing is frozen
-/// then.
-///
-/// # Context
-///
-/// May sleep. To be called with the kexec lock held, before anything is shut down.
-pub(crate) fn reboot() -> Result {
-    Luo::get().map_or_else(root::pass_on, Luo::reboot)
 }
 
 fn parse_param(arg: Option<&CStr>) -> Result {

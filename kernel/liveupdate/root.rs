@@ -2,23 +2,25 @@
 
 //! The root of what the previous kernel handed over.
 //!
-//! This kernel may be told not to read it, or not be able to. Then everything goes on to the next
-//! kernel as it came: who boots a kernel without `liveupdate=on`, or one that is too old, gets back
-//! what was handed over once a fitting kernel runs.
+//! This kernel may be told not to read it, or may not be able to. Then everything is carried over as
+//! it came: after a kernel without `liveupdate=on`, or one that is too old, the sessions can still
+//! be retrieved by the next kernel that is able to.
 
-use crate::{abi::LuoSer, luo_core::ENTRY_NAME, luo_flb::incoming::IncomingFlbs};
+use crate::{
+    abi::LuoSer,
+    luo_flb::incoming::IncomingFlbs, //
+};
 use kernel::{
     kho::{
-        self,
-        carry::CarriedOver,
         ClaimedFolio,
-        PhysAddr,
-        Preserved, //
+        PhysAddr, //
     },
-    page::PAGE_SIZE,
     prelude::*,
     sync::SetOnce, //
 };
+
+/// The name of our entry in the Kexec Handover tree.
+pub(crate) const ENTRY_NAME: &CStr = c"LUO";
 
 /// What this kernel takes over.
 pub(crate) struct Incoming {
@@ -113,51 +115,7 @@ impl Incoming {
     }
 }
 
-/// Hands over once more what this kernel did not use, if there is something.
-///
-/// An image that cannot take it over is no reason to refuse the kexec: nobody could do anything
-/// about it in this kernel.
-///
-/// # Errors
-///
-/// [`ENOMEM`], [`EEXIST`] if somebody else has taken our name. Nothing has changed then.
-///
-/// # Context
-///
-/// May sleep. To be called in the reboot path, if this kernel has no sessions.
-pub(crate) fn pass_on() -> Result {
-    let Some(root) = UNREAD.as_ref() else {
-        return Ok(());
-    };
-    if !kho::loaded_image_carries_handover() {
-        pr_err!(
-            "the loaded image cannot take over memory: what the previous kernel handed over, and \
-             this one could not use, is lost\n"
-        );
-        return Ok(());
-    }
-    let memory = CarriedOver::new()?;
-    let mut copy = Preserved::<[u8; PAGE_SIZE]>::new_zeroed()?;
-    // All versions so far have a root of one page.
-    for (to, from) in copy.iter_mut().zip(root.bytes()) {
-        *to = *from;
-    }
-    let copy = copy.publish(ENTRY_NAME)?;
-    pr_info!(
-        "passing on what the previous kernel handed over, {} pages\n",
-        memory.pages()
-    );
-    // What is handed over stays as it is.
-    core::mem::forget((memory, copy));
-    Ok(())
-}
-
-/// Says that what this kernel did not use ends here, since it hands over sessions of its own.
-pub(crate) fn give_up() {
-    if UNREAD.as_ref().is_some() {
-        pr_warn!(
-            "what the previous kernel handed over, and this one could not use, is lost: there are \
-             new sessions\n"
-        );
-    }
+/// What this kernel does not use, if there is something.
+pub(crate) fn unread() -> Option<&'static ClaimedFolio> {
+    UNREAD.as_ref()
 }

@@ -3,7 +3,6 @@
 //! Sessions that the next kernel is going to get.
 
 use super::{
-    carried::Carried,
     display,
     get_name,
     unsupported,
@@ -28,8 +27,8 @@ use crate::{
         PreserveFd,
         UserArg, //
     },
-    luo_core::ENTRY_NAME,
-    luo_file::outgoing::OutgoingFiles, //
+    luo_file::outgoing::OutgoingFiles,
+    root::ENTRY_NAME, //
 };
 use kernel::{
     anon_inode::{
@@ -64,7 +63,7 @@ use kernel::{
 };
 
 /// Orders sessions by the time of their creation.
-type Age = u64;
+pub(crate) type Age = u64;
 
 /// The files of a session, and how they were serialized the last time.
 struct Contents {
@@ -94,7 +93,12 @@ impl OutgoingSession {
         })
     }
 
-    fn freeze(&self) -> Result<u64> {
+    /// Freezes and serializes the files, and returns their number. Needs no memory.
+    ///
+    /// # Errors
+    ///
+    /// The error of the handler that could not freeze a file; nothing is frozen then.
+    pub(crate) fn freeze(&self) -> Result<u64> {
         let mut contents = self.contents.write();
         let frozen = contents.files.freeze(display(&self.name))?;
         let serialized = frozen.commit()?;
@@ -102,13 +106,15 @@ impl OutgoingSession {
         Ok(serialized.count)
     }
 
-    fn unfreeze(&self) {
+    /// Undoes [`Self::freeze`].
+    pub(crate) fn unfreeze(&self) {
         let mut contents = self.contents.write();
         contents.files.unfreeze();
         contents.serialized = FileSetSer::EMPTY;
     }
 
-    fn serialize(&self) -> SessionSer {
+    /// What the next kernel is told about the session, once it is [frozen](Self::freeze).
+    pub(crate) fn serialize(&self) -> SessionSer {
         SessionSer {
             name: *self.name.field(),
             file_set: self.contents.read().serialized,
@@ -156,7 +162,7 @@ impl OutgoingSession {
 ///
 /// It exists for as long as there are sessions: a kernel that has nothing to hand over does not
 /// bother the next one with a format that it may not know.
-struct Root {
+pub(crate) struct Root {
     ser: Subtree<LuoSer>,
     flbs: Preserved<FlbPage>,
 }
@@ -173,12 +179,16 @@ impl Root {
             flbs,
         })
     }
-}
 
-/// What was serialized.
-pub(crate) struct Totals {
-    pub(crate) sessions: usize,
-    pub(crate) files: u64,
+    /// Sets the address of the list of sessions, or 0 if the next kernel must not find any.
+    pub(crate) fn set_sessions(&mut self, head: u64) {
+        self.ser.sessions_pa = head;
+    }
+
+    /// The page of FLBs.
+    pub(crate) fn flbs_mut(&mut self) -> &mut FlbPage {
+        &mut self.flbs
+    }
 }
 
 /// All outgoing sessions.
@@ -237,10 +247,7 @@ impl OutgoingSessions {
         let session = Arc::pin_init(OutgoingSession::new(name, age), GFP_KERNEL_ACCOUNT)?;
         let name_node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let age_node = RBTreeNode::new(age, session.clone(), GFP_KERNEL_ACCOUNT)?;
-        self.blocks.grow(count)?;
-        if self.root.is_none() {
-            self.root = Some(Root::new(context.number.wrapping_add(1))?);
-        }
+        self.make_room(context, 1)?;
 
         let Entry::Vacant(place) = self.by_name.entry(name) else {
             return Err(EEXIST);
@@ -262,114 +269,47 @@ impl OutgoingSessions {
         // INVARIANT: The session leaves both trees.
         self.by_name.remove(&session.name);
         self.count = self.count.saturating_sub(1);
+        self.shrink();
+    }
+
+    /// Makes room for `more` sessions that are carried over, and the root.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if there would be too many sessions, [`ENOMEM`].
+    pub(crate) fn make_room(&mut self, context: &Context, more: usize) -> Result {
+        let count = self.count.checked_add(more).ok_or(ENOSPC)?;
+        self.blocks.grow(count)?;
+        if self.root.is_none() {
+            self.root = Some(Root::new(context.number.wrapping_add(1))?);
+        }
+        Ok(())
+    }
+
+    /// Frees the room that these sessions do not need.
+    pub(crate) fn shrink(&mut self) {
         self.blocks.shrink(self.count);
         if self.count == 0 {
             self.root = None;
         }
     }
 
-    /// Freezes all sessions and writes them to where the next kernel finds them, and `carried`
-    /// behind them.
-    ///
-    /// On failure, nothing is frozen but what `carried` takes back when it is dropped.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`] and [`ENOSPC`] only on behalf of `carried`, and the errors of handlers.
-    pub(crate) fn serialize(
-        &mut self,
-        context: &Context,
-        carried: Option<&mut Carried>,
-    ) -> Result<Totals> {
-        self.serialize_with(context, carried).inspect_err(|_| {
-            // What was made for `carried` is not needed any more.
-            self.blocks.shrink(self.count);
-            if self.count == 0 {
-                self.root = None;
-            }
+    /// What is needed to serialize the sessions; [`None`] if there is no room for any.
+    pub(crate) fn parts(&mut self) -> Option<Parts<'_>> {
+        Some(Parts {
+            sessions: &mut self.by_age,
+            blocks: &mut self.blocks,
+            root: self.root.as_mut()?,
         })
     }
-
-    fn serialize_with(
-        &mut self,
-        context: &Context,
-        mut carried: Option<&mut Carried>,
-    ) -> Result<Totals> {
-        if let Some(carried) = &carried {
-            let count = self.count.checked_add(carried.sessions()).ok_or(ENOSPC)?;
-            self.blocks.grow(count)?;
-            if self.root.is_none() {
-                self.root = Some(Root::new(context.number.wrapping_add(1))?);
-            }
-            context
-                .handlers
-                .flbs
-                .outgoing
-                .check_room(carried.flbs().len())?;
-        }
-
-        let mut totals = Totals {
-            sessions: self.count,
-            files: 0,
-        };
-        let Some(root) = &mut self.root else {
-            return Ok(totals);
-        };
-        root.ser.sessions_pa = 0;
-
-        let mut frozen = FrozenSessions {
-            sessions: &mut self.by_age,
-            last: None,
-        };
-        for (age, session) in frozen.sessions.iter() {
-            let files = session.freeze()?;
-            totals.files = totals.files.saturating_add(files);
-            // INVARIANT: This session is frozen as well.
-            frozen.last = Some(*age);
-        }
-
-        fault::point()?;
-        if let Some(carried) = &mut carried {
-            carried.freeze()?;
-        }
-
-        let carried = carried.as_deref();
-        let sessions = frozen.sessions.values().map(|session| session.serialize());
-        let others = carried.into_iter().flat_map(Carried::serialize);
-        let head = self.blocks.write(Iterator::chain(sessions, others))?;
-        context
-            .handlers
-            .flbs
-            .outgoing
-            .serialize(&mut root.flbs, carried.map_or(&[], Carried::flbs));
-        // From here on, the next kernel finds the sessions.
-        root.ser.sessions_pa = head;
-        core::mem::forget(frozen);
-        Ok(totals)
-    }
 }
 
-/// Sessions that are being frozen. Dropping it unfreezes them, last one first.
-///
-/// # Invariants
-///
-/// The sessions up to `last` are frozen, the others are not.
-struct FrozenSessions<'a> {
-    sessions: &'a mut RBTree<Age, Arc<OutgoingSession>>,
-    last: Option<Age>,
-}
-
-impl Drop for FrozenSessions<'_> {
-    fn drop(&mut self) {
-        let Some(last) = self.last else {
-            return;
-        };
-        let mut cursor = self.sessions.cursor_lower_bound_mut(&last);
-        while let Some(at) = cursor {
-            at.current().1.unfreeze();
-            cursor = at.move_prev();
-        }
-    }
+/// The parts of [`OutgoingSessions`].
+pub(crate) struct Parts<'a> {
+    /// The sessions in the order of their creation. Must stay the same.
+    pub(crate) sessions: &'a mut RBTree<Age, Arc<OutgoingSession>>,
+    pub(crate) blocks: &'a mut BlockList<SessionSer>,
+    pub(crate) root: &'a mut Root,
 }
 
 /// A session that is in the list of sessions for as long as this exists.

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The way into a kexec: everything is frozen and serialized, or nothing is.
+
+use crate::{
+    context::Context,
+    fault,
+    luo_core::Luo,
+    luo_session::{
+        carried::Carried,
+        outgoing::{
+            Age,
+            OutgoingSession,
+            OutgoingSessions,
+            Parts, //
+        },
+    },
+    root::{
+        self,
+        ENTRY_NAME, //
+    },
+};
+use kernel::{
+    kho::{
+        self,
+        carry::CarriedOver,
+        Preserved, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    rbtree::RBTree,
+    sync::Arc,
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+/// Freezes and serializes all sessions, unfinished ones of the previous kernel included, after which
+/// nothing that is handed over changes any more.
+///
+/// # Errors
+///
+/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EEXIST`]
+/// if an unfinished session of the previous kernel has the name of a new one, [`EBUSY`] if an
+/// operation on a session does not stop, [`EINTR`] if the task was killed, [`ENOMEM`], or the error
+/// of the handler that could not freeze a file, or not preserve one again. Nothing is frozen then.
+///
+/// # Context
+///
+/// May sleep. To be called with the kexec lock held, before anything is shut down.
+pub(crate) fn reboot() -> Result {
+    Luo::get().map_or_else(carry_over_unread, hand_over)
+}
+
+fn hand_over(luo: &'static Luo) -> Result {
+    let start = Instant::<Monotonic>::now();
+    let context = &luo.context;
+    let gate = context.gate.close().inspect_err(|err| {
+        if *err == EBUSY {
+            pr_err!("live update aborted: an operation on a session does not stop\n");
+        }
+    })?;
+    let mut outgoing = luo.outgoing.write();
+    let mut incoming = luo.incoming.write();
+    incoming.load()?;
+    let count = outgoing.count().saturating_add(incoming.iter().count());
+    if count == 0 {
+        carry_over_unread()?;
+        gate.seal();
+        return Ok(());
+    }
+    report_lost();
+    if !kho::loaded_image_carries_handover() {
+        pr_err!(
+            "the loaded image cannot take over {} sessions: load it with kexec_file_load()\n",
+            count
+        );
+        return Err(EINVAL);
+    }
+    let totals = Carried::prepare(&context.handlers, &mut incoming, &outgoing)
+        .and_then(|mut carried| {
+            if let Some(carried) = &carried {
+                pr_info!(
+                    "passing on {} unfinished sessions with {} files of the previous kernel, \
+                     {} pages as they are\n",
+                    carried.sessions(),
+                    carried.files(),
+                    carried.pages()
+                );
+            }
+            let totals = serialize(&mut outgoing, context, carried.as_mut())?;
+            // What is handed over stays as it is.
+            core::mem::forget(carried);
+            Ok(totals)
+        })
+        .inspect_err(|err| pr_err!("live update aborted: error {}\n", err.to_errno()))?;
+    pr_info!(
+        "serialized {} sessions with {} files in {} us\n",
+        totals.sessions,
+        totals.files,
+        start.elapsed().as_micros_ceil()
+    );
+    gate.seal();
+    Ok(())
+}
+
+/// What was serialized.
+struct Totals {
+    sessions: usize,
+    files: u64,
+}
+
+/// Freezes all sessions and writes them to where the next kernel finds them, followed by `carried`.
+///
+/// On failure, nothing is frozen but what `carried` takes back when it is dropped.
+///
+/// # Errors
+///
+/// [`ENOMEM`] and [`ENOSPC`] only on behalf of `carried`, and the errors of handlers.
+fn serialize(
+    outgoing: &mut OutgoingSessions,
+    context: &Context,
+    carried: Option<&mut Carried>,
+) -> Result<Totals> {
+    // What was made for `carried` is not needed any more if that fails.
+    serialize_with(outgoing, context, carried).inspect_err(|_| outgoing.shrink())
+}
+
+fn serialize_with(
+    outgoing: &mut OutgoingSessions,
+    context: &Context,
+    mut carried: Option<&mut Carried>,
+) -> Result<Totals> {
+    let flbs = &context.handlers.flbs.outgoing;
+    if let Some(carried) = &carried {
+        outgoing.make_room(context, carried.sessions())?;
+        flbs.check_room(carried.flbs().len())?;
+    }
+
+    let mut totals = Totals {
+        sessions: outgoing.count(),
+        files: 0,
+    };
+    let Some(Parts {
+        sessions,
+        blocks,
+        root,
+    }) = outgoing.parts()
+    else {
+        return Ok(totals);
+    };
+    root.set_sessions(0);
+
+    let mut frozen = FrozenSessions {
+        sessions,
+        last: None,
+    };
+    for (age, session) in frozen.sessions.iter() {
+        let files = session.freeze()?;
+        totals.files = totals.files.saturating_add(files);
+        // INVARIANT: This session is frozen as well.
+        frozen.last = Some(*age);
+    }
+
+    fault::point()?;
+    if let Some(carried) = &mut carried {
+        carried.freeze()?;
+    }
+
+    let carried = carried.as_deref();
+    let own = frozen.sessions.values().map(|session| session.serialize());
+    let others = carried.into_iter().flat_map(Carried::serialize);
+    let head = blocks.write(Iterator::chain(own, others))?;
+    flbs.serialize(root.flbs_mut(), carried.map_or(&[], Carried::flbs));
+    // From here on, the next kernel finds the sessions.
+    root.set_sessions(head);
+    core::mem::forget(frozen);
+    Ok(totals)
+}
+
+/// Sessions that are being frozen. Dropping it unfreezes them, last one first.
+///
+/// # Invariants
+///
+/// The sessions up to `last` are frozen, the others are not.
+struct FrozenSessions<'a> {
+    sessions: &'a mut RBTree<Age, Arc<OutgoingSession>>,
+    last: Option<Age>,
+}
+
+impl Drop for FrozenSessions<'_> {
+    fn drop(&mut self) {
+        let Some(last) = self.last else {
+            return;
+        };
+        let mut cursor = self.sessions.cursor_lower_bound_mut(&last);
+        while let Some(at) = cursor {
+            at.current().1.unfreeze();
+            cursor = at.move_prev();
+        }
+    }
+}
+
+/// Hands over again what this kernel did not use, if there is something.
+///
+/// An image that cannot take it over is no reason to refuse the kexec, since this kernel has no
+/// means to release or retrieve what would be lost.
+///
+/// # Errors
+///
+/// [`ENOMEM`], [`EEXIST`] if our name in the Kexec Handover tree is taken. Nothing has changed then.
+///
+/// # Context
+///
+/// May sleep. To be called if this kernel has no sessions.
+fn carry_over_unread() -> Result {
+    let Some(root) = root::unread() else {
+        return Ok(());
+    };
+    if !kho::loaded_image_carries_handover() {
+        pr_err!(
+            "the loaded image cannot take over memory: what the previous kernel handed over, and \
+             this one could not use, is lost\n"
+        );
+        return Ok(());
+    }
+    let memory = CarriedOver::new()?;
+    let mut copy = Preserved::<[u8; PAGE_SIZE]>::new_zeroed()?;
+    // All versions so far have a root of one page.
+    for (to, from) in copy.iter_mut().zip(root.bytes()) {
+        *to = *from;
+    }
+    let copy = copy.publish(ENTRY_NAME)?;
+    pr_info!(
+        "passing on what the previous kernel handed over, {} pages\n",
+        memory.pages()
+    );
+    // What is handed over stays as it is.
+    core::mem::forget((memory, copy));
+    Ok(())
+}
+
+/// Logs that what this kernel did not use is lost, since it hands over sessions of its own.
+fn report_lost() {
+    if root::unread().is_some() {
+        pr_warn!(
+            "what the previous kernel handed over, and this one could not use, is lost: there are \
+             new sessions\n"
+        );
+    }
+}
