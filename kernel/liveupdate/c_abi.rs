@@ -8,10 +8,7 @@
 
 use crate::{
     handover,
-    luo_core::{
-        self,
-        Luo, //
-    },
+    luo_core::Luo,
     ops::{
         FileOps,
         FlbOps,
@@ -31,7 +28,7 @@ use kernel::{
 /// Always safe to call.
 #[export]
 unsafe extern "C" fn liveupdate_enabled() -> bool {
-    luo_core::is_enabled()
+    Luo::get().is_some()
 }
 
 /// Freezes and serializes all sessions; called by `kernel_kexec()` before anything is shut down.
@@ -44,7 +41,7 @@ unsafe extern "C" fn liveupdate_reboot() -> c_int {
     from_result(|| {
         handover::reboot()?;
         #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
-        if let Some(luo) = luo_core::Luo::get() {
+        if let Some(luo) = Luo::get() {
             // SAFETY: From now on, nothing of what is handed over changes, and the kexec cannot be
             // called off. Reports show what this kernel keeps besides.
             crate::damage::strike(luo, unsafe { kernel::kho::damage::LastMoment::new() });
@@ -60,7 +57,7 @@ unsafe extern "C" fn liveupdate_reboot() -> c_int {
 /// Always safe to call.
 #[export]
 unsafe extern "C" fn liveupdate_reboot_pending() -> bool {
-    luo_core::is_reboot_pending()
+    Luo::get().is_some_and(|luo| luo.context.gate.is_wanted())
 }
 
 /// Registers a file handler.

@@ -11,13 +11,15 @@
 //! | [`context`]     | what all sessions share                                       |
 //! | `damage`        | damages what is handed over, for tests                        |
 //! | [`debugfs`]     | the list of sessions for administrators                       |
+//! | [`device`]      | `/dev/liveupdate`                                             |
 //! | [`fault`]       | lets steps fail, for tests                                    |
 //! | [`formats`]     | which formats are understood, and which are in use            |
 //! | [`handover`]    | the way into a kexec                                          |
+//! | [`init`]        | parameters and initcalls                                      |
 //! | [`ioctl`]       | argument structures                                           |
 //! | [`ops`]         | operation tables of C                                         |
 //! | [`root`]        | what the previous kernel handed over, or it hands on          |
-//! | [`luo_core`]    | set-up, the device                                            |
+//! | [`luo_core`]    | the state of the orchestrator                                 |
 //! | [`luo_session`] | sessions and their files in user space                        |
 //! | [`luo_file`]    | file handlers, and the files of sessions                      |
 //! | [`luo_flb`]     | state that files share                                        |
@@ -34,10 +36,12 @@ mod context;
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
 mod damage;
 mod debugfs;
+mod device;
 mod fault;
 mod formats;
 mod gate;
 mod handover;
+mod init;
 mod ioctl;
 mod luo_core;
 mod luo_file;

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The root of what the previous kernel handed over.
+//! The root of what is handed over, `struct luo_ser`, in both directions.
 //!
-//! This kernel may be told not to read it, or may not be able to. Then everything is carried over as
+//! This kernel may be told not to read that of the previous kernel, or may not be able to. Then everything is carried over as
 //! it came: after a kernel without `liveupdate=on`, or one that is too old, the sessions can still
 //! be retrieved by the next kernel that is able to.
 
 use crate::{
-    abi::LuoSer,
+    abi::{
+        FlbPage,
+        LuoSer, //
+    },
     luo_flb::incoming::IncomingFlbs, //
 };
 use kernel::{
     kho::{
         ClaimedFolio,
-        PhysAddr, //
+        PhysAddr,
+        Preserved,
+        Subtree, //
     },
     prelude::*,
     sync::SetOnce, //
@@ -23,7 +28,7 @@ use kernel::{
 pub(crate) const ENTRY_NAME: &CStr = c"LUO";
 
 /// What this kernel takes over.
-pub(crate) struct Incoming {
+pub(crate) struct IncomingRoot {
     pub(crate) number: u64,
     pub(crate) sessions_pa: u64,
     pub(crate) flbs: IncomingFlbs,
@@ -34,7 +39,7 @@ pub(crate) struct Incoming {
 /// A root that this kernel does not use, if there is one.
 static UNREAD: SetOnce<ClaimedFolio> = SetOnce::new();
 
-impl Incoming {
+impl IncomingRoot {
     const NOTHING: Self = Self {
         number: 0,
         sessions_pa: 0,
@@ -118,4 +123,42 @@ impl Incoming {
 /// What this kernel does not use, if there is something.
 pub(crate) fn unread() -> Option<&'static ClaimedFolio> {
     UNREAD.as_ref()
+}
+
+/// What Kexec Handover publishes for us.
+///
+/// It exists for as long as there are sessions: a kernel that has nothing to hand over leaves no
+/// data in a format that the next one may not know.
+pub(crate) struct OutgoingRoot {
+    ser: Subtree<LuoSer>,
+    flbs: Preserved<FlbPage>,
+}
+
+impl OutgoingRoot {
+    pub(crate) fn new(liveupdate_num: u64) -> Result<Self> {
+        let flbs = Preserved::<FlbPage>::new_zeroed()?;
+        let mut ser = Preserved::<LuoSer>::new_zeroed()?;
+        ser.compatible = LuoSer::COMPATIBLE;
+        ser.liveupdate_num = liveupdate_num;
+        ser.flbs_pa = flbs.phys().get();
+        Ok(Self {
+            ser: ser.publish(ENTRY_NAME)?,
+            flbs,
+        })
+    }
+
+    /// Sets the address of the list of sessions, or 0 if the next kernel must not find any.
+    pub(crate) fn set_sessions(&mut self, head: u64) {
+        self.ser.sessions_pa = head;
+    }
+
+    /// The page of FLBs.
+    pub(crate) fn flbs_mut(&mut self) -> &mut FlbPage {
+        &mut self.flbs
+    }
+    /// Where the next kernel starts to read.
+    #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+    pub(crate) fn phys(&self) -> PhysAddr {
+        self.ser.phys()
+    }
 }

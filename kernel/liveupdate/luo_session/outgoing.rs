@@ -13,8 +13,6 @@ use super::{
 use crate::{
     abi::{
         FileSetSer,
-        FlbPage,
-        LuoSer,
         Name,
         SessionSer, //
     },
@@ -28,7 +26,7 @@ use crate::{
         UserArg, //
     },
     luo_file::outgoing::OutgoingFiles,
-    root::ENTRY_NAME, //
+    root::OutgoingRoot, //
 };
 use kernel::{
     anon_inode::{
@@ -39,10 +37,6 @@ use kernel::{
     fs::{
         file::flags,
         File, //
-    },
-    kho::{
-        Preserved,
-        Subtree, //
     },
     prelude::*,
     rbtree::{
@@ -158,39 +152,6 @@ impl OutgoingSession {
     }
 }
 
-/// What Kexec Handover publishes for us.
-///
-/// It exists for as long as there are sessions: a kernel that has nothing to hand over does not
-/// bother the next one with a format that it may not know.
-pub(crate) struct Root {
-    ser: Subtree<LuoSer>,
-    flbs: Preserved<FlbPage>,
-}
-
-impl Root {
-    fn new(liveupdate_num: u64) -> Result<Self> {
-        let flbs = Preserved::<FlbPage>::new_zeroed()?;
-        let mut ser = Preserved::<LuoSer>::new_zeroed()?;
-        ser.compatible = LuoSer::COMPATIBLE;
-        ser.liveupdate_num = liveupdate_num;
-        ser.flbs_pa = flbs.phys().get();
-        Ok(Self {
-            ser: ser.publish(ENTRY_NAME)?,
-            flbs,
-        })
-    }
-
-    /// Sets the address of the list of sessions, or 0 if the next kernel must not find any.
-    pub(crate) fn set_sessions(&mut self, head: u64) {
-        self.ser.sessions_pa = head;
-    }
-
-    /// The page of FLBs.
-    pub(crate) fn flbs_mut(&mut self) -> &mut FlbPage {
-        &mut self.flbs
-    }
-}
-
 /// All outgoing sessions.
 ///
 /// # Invariants
@@ -203,7 +164,7 @@ pub(crate) struct OutgoingSessions {
     count: usize,
     next_age: Age,
     blocks: BlockList<SessionSer>,
-    root: Option<Root>,
+    root: Option<OutgoingRoot>,
 }
 
 impl OutgoingSessions {
@@ -231,7 +192,7 @@ impl OutgoingSessions {
     /// Where the next kernel starts to read.
     #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
     pub(crate) fn root(&self) -> Option<kernel::kho::PhysAddr> {
-        self.root.as_ref().map(|root| root.ser.phys())
+        self.root.as_ref().map(|root| root.phys())
     }
 
     /// Whether there is a session of that name.
@@ -281,7 +242,7 @@ impl OutgoingSessions {
         let count = self.count.checked_add(more).ok_or(ENOSPC)?;
         self.blocks.grow(count)?;
         if self.root.is_none() {
-            self.root = Some(Root::new(context.number.wrapping_add(1))?);
+            self.root = Some(OutgoingRoot::new(context.number.wrapping_add(1))?);
         }
         Ok(())
     }
@@ -309,7 +270,7 @@ pub(crate) struct Parts<'a> {
     /// The sessions in the order of their creation. Must stay the same.
     pub(crate) sessions: &'a mut RBTree<Age, Arc<OutgoingSession>>,
     pub(crate) blocks: &'a mut BlockList<SessionSer>,
-    pub(crate) root: &'a mut Root,
+    pub(crate) root: &'a mut OutgoingRoot,
 }
 
 /// A session that is in the list of sessions for as long as this exists.

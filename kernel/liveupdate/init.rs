@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Parameters and initcalls.
+
+use crate::{
+    debugfs,
+    device,
+    formats,
+    luo_core::Luo,
+    root::IncomingRoot, //
+};
+use kernel::{
+    early_param,
+    initcall,
+    kho,
+    prelude::*,
+    str::kstrtobool,
+    sync::atomic::{
+        ordering::Relaxed,
+        Atomic, //
+    }, //
+};
+
+/// Whether `liveupdate=` asks for live updates.
+static WANTED: Atomic<bool> = Atomic::new(false);
+
+fn parse_param(arg: Option<&CStr>) -> Result {
+    WANTED.store(kstrtobool(arg.ok_or(EINVAL)?)?, Relaxed);
+    Ok(())
+}
+early_param!(c"liveupdate", parse_param);
+
+fn early_init() -> Result {
+    let wanted = WANTED.load(Relaxed);
+    if !kho::is_enabled() {
+        if wanted {
+            pr_warn!("Disabling liveupdate because KHO is disabled\n");
+        }
+        return Ok(());
+    }
+    let root = IncomingRoot::take_over(wanted);
+    if !wanted {
+        return Ok(());
+    }
+    Luo::start(root)
+}
+initcall!(early, early_init);
+
+fn late_init() -> Result {
+    let Some(luo) = Luo::get() else {
+        return Ok(());
+    };
+    luo.free_early();
+    device::init()?;
+    if let Err(err) = formats::init() {
+        pr_err!("no /sys/kernel/liveupdate: error {}\n", err.to_errno());
+    }
+    debugfs::init(luo)
+}
+initcall!(late, late_init);
