@@ -57,7 +57,7 @@ unsafe extern "C" fn liveupdate_reboot() -> c_int {
 /// Always safe to call.
 #[export]
 unsafe extern "C" fn liveupdate_reboot_pending() -> bool {
-    Luo::get().is_some_and(|luo| luo.context.gate.is_wanted())
+    Luo::get().is_some_and(|luo| luo.context.gate.kexec_waiting())
 }
 
 /// Registers a file handler.

@@ -6,11 +6,11 @@
 //! when everything is serialized, they are carried out in the order in which they were written. See
 //! Documentation/core-api/liveupdate-injection.rst for places and values.
 
-mod place;
+mod locator;
 
-use self::place::{
+use self::locator::{
     Field,
-    Place, //
+    Locator, //
 };
 use crate::luo_core::Luo;
 use kernel::{
@@ -43,7 +43,7 @@ enum Value {
     /// The address of the page that the field is in.
     Here,
     /// What another field contains.
-    Copy(Place),
+    Copy(Locator),
     /// A string, padded with null bytes.
     Text(KVec<u8>),
     /// The same byte again and again, without an end.
@@ -79,7 +79,7 @@ impl Value {
             text if text.starts_with(|c: char| c.is_ascii_digit()) => {
                 Ok(Self::Number(number(text)?))
             }
-            text => Ok(Self::Copy(Place::parse(text)?)),
+            text => Ok(Self::Copy(Locator::parse(text)?)),
         }
     }
 
@@ -112,7 +112,7 @@ impl Value {
 struct Damage {
     /// For the log.
     line: KVec<u8>,
-    place: Place,
+    place: Locator,
     value: Value,
 }
 
@@ -123,7 +123,7 @@ impl Damage {
         text.extend_from_slice(line.as_bytes(), GFP_KERNEL)?;
         Ok(Self {
             line: text,
-            place: Place::parse(place.trim())?,
+            place: Locator::parse(place.trim())?,
             value: Value::parse(value.trim())?,
         })
     }

@@ -22,7 +22,7 @@ use kernel::{
 };
 
 /// How long a kexec waits for those who were asked to stop.
-const PATIENCE: Delta = Delta::from_millis(1000);
+const KEXEC_TIMEOUT: Delta = Delta::from_millis(1000);
 
 /// Whether what is handed over may still change.
 #[derive(PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) struct Gate {
     #[pin]
     inside: RwSemaphore<State>,
     /// Whether a kexec waits for those inside to leave.
-    wanted: Atomic<bool>,
+    kexec_waiting: Atomic<bool>,
     /// How many kexecs have asked those inside to leave.
     requests: Atomic<usize>,
 }
@@ -66,7 +66,7 @@ impl Gate {
         pin_init!(Self {
             entrance <- new_rwsem!((), "luo_gate_entrance"),
             inside <- new_rwsem!(State::Open, "luo_gate_inside"),
-            wanted: Atomic::new(false),
+            kexec_waiting: Atomic::new(false),
             requests: Atomic::new(0),
         })
     }
@@ -113,8 +113,8 @@ impl Gate {
     /// Whether a kexec waits for somebody who is inside.
     ///
     /// Does not sleep.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.wanted.load(Relaxed)
+    pub(crate) fn kexec_waiting(&self) -> bool {
+        self.kexec_waiting.load(Relaxed)
     }
 
     /// Whether everything is serialized. If somebody is just about to do that, it is not.
@@ -133,9 +133,9 @@ impl Gate {
     pub(crate) fn close(&self) -> Result<Closed<'_>> {
         let entrance = self.entrance.write_killable()?;
         self.requests.fetch_add(1, Relaxed);
-        self.wanted.store(true, Relaxed);
-        let inside = self.inside.write_killable_timeout(PATIENCE);
-        self.wanted.store(false, Relaxed);
+        self.kexec_waiting.store(true, Relaxed);
+        let inside = self.inside.write_killable_timeout(KEXEC_TIMEOUT);
+        self.kexec_waiting.store(false, Relaxed);
 
         let inside = inside.map_err(|err| if err == ETIMEDOUT { EBUSY } else { err })?;
         match *inside {

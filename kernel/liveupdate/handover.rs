@@ -7,12 +7,12 @@ use crate::{
     fault,
     luo_core::Luo,
     luo_session::{
-        carried::Carried,
+        carry_over::Carried,
         outgoing::{
-            Age,
             OutgoingSession,
             OutgoingSessions,
             Parts, //
+            Seq,
         },
     },
     root::{
@@ -156,11 +156,11 @@ fn serialize_with(
         sessions,
         last: None,
     };
-    for (age, session) in frozen.sessions.iter() {
+    for (seq, session) in frozen.sessions.iter() {
         let files = session.freeze()?;
         totals.files = totals.files.saturating_add(files);
         // INVARIANT: This session is frozen as well.
-        frozen.last = Some(*age);
+        frozen.last = Some(*seq);
     }
 
     fault::point()?;
@@ -185,8 +185,8 @@ fn serialize_with(
 ///
 /// The sessions up to `last` are frozen, the others are not.
 struct FrozenSessions<'a> {
-    sessions: &'a mut RBTree<Age, Arc<OutgoingSession>>,
-    last: Option<Age>,
+    sessions: &'a mut RBTree<Seq, Arc<OutgoingSession>>,
+    last: Option<Seq>,
 }
 
 impl Drop for FrozenSessions<'_> {

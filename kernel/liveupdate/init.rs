@@ -5,9 +5,9 @@
 use crate::{
     debugfs,
     device,
-    formats,
     luo_core::Luo,
-    root::IncomingRoot, //
+    root::IncomingRoot,
+    sysfs, //
 };
 use kernel::{
     early_param,
@@ -52,7 +52,7 @@ fn late_init() -> Result {
     };
     luo.free_early();
     device::init()?;
-    if let Err(err) = formats::init() {
+    if let Err(err) = sysfs::init() {
         pr_err!("no /sys/kernel/liveupdate: error {}\n", err.to_errno());
     }
     debugfs::init(luo)

@@ -5,32 +5,32 @@
 //! | module          | subject                                                       |
 //! |-----------------|---------------------------------------------------------------|
 //! | [`abi`]         | the format of what is handed over, and its parsers            |
-//! | [`background`]  | work that outlives the process that wanted it                 |
-//! | [`block`]       | lists of entries in preserved memory                          |
+//! | [`block_list`]  | lists of entries in preserved memory                          |
 //! | [`c_abi`]       | the functions that are called by C                            |
 //! | [`context`]     | what all sessions share                                       |
 //! | `damage`        | damages what is handed over, for tests                        |
 //! | [`debugfs`]     | the list of sessions for administrators                       |
 //! | [`device`]      | `/dev/liveupdate`                                             |
-//! | [`fault`]       | lets steps fail, for tests                                    |
-//! | [`formats`]     | which formats are understood, and which are in use            |
+//! | [`fault`]       | fault injection                                               |
+//! | [`gate`]        | keeps changes of what is handed over apart from a kexec       |
 //! | [`handover`]    | the way into a kexec                                          |
 //! | [`init`]        | parameters and initcalls                                      |
 //! | [`ioctl`]       | argument structures                                           |
-//! | [`ops`]         | operation tables of C                                         |
-//! | [`root`]        | what the previous kernel handed over, or it hands on          |
 //! | [`luo_core`]    | the state of the orchestrator                                 |
-//! | [`luo_session`] | sessions and their files in user space                        |
 //! | [`luo_file`]    | file handlers, and the files of sessions                      |
-//! | [`luo_flb`]     | state that files share                                        |
+//! | [`luo_flb`]     | FLBs: state that files share                                  |
+//! | [`luo_session`] | sessions and their files in user space                        |
+//! | [`ops`]         | operation tables of C                                         |
+//! | [`root`]        | the root of what is handed over, in both directions           |
+//! | [`sysfs`]       | formats: which are understood, and which are in use           |
+//! | [`worker`]      | work that goes on when its process is killed                  |
 //!
 //! See Documentation/core-api/liveupdate.rst.
 
 use kernel::page::PAGE_SIZE;
 
 mod abi;
-mod background;
-mod block;
+mod block_list;
 mod c_abi;
 mod context;
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
@@ -38,7 +38,6 @@ mod damage;
 mod debugfs;
 mod device;
 mod fault;
-mod formats;
 mod gate;
 mod handover;
 mod init;
@@ -49,6 +48,8 @@ mod luo_flb;
 mod luo_session;
 mod ops;
 mod root;
+mod sysfs;
+mod worker;
 
 kernel::builtin_crate!(c"luo");
 
@@ -91,7 +92,7 @@ mod tests {
             ParseError,
             SessionSer, //
         },
-        block::BlockList, //
+        block_list::BlockList, //
     };
     use kernel::{
         kho::{

@@ -6,7 +6,7 @@
 //! preserved for. The two have nothing in common but the handler that takes care of them, hence
 //! they are different types.
 
-pub(crate) mod carried;
+pub(crate) mod carry_over;
 pub(crate) mod handler;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;

@@ -6,7 +6,7 @@
 //! types with different file operations: there is no way to preserve a file in an incoming session
 //! or to retrieve one from an outgoing session.
 
-pub(crate) mod carried;
+pub(crate) mod carry_over;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
 

@@ -67,13 +67,13 @@ struct Registration {
 }
 
 /// A handler that cannot go away: its module is in use.
-pub(crate) struct Found {
+pub(crate) struct PinnedHandler {
     pub(crate) handler: Arc<Handler>,
     pub(crate) flbs: Option<FlbList>,
     pub(crate) module: ModuleRef,
 }
 
-impl Found {
+impl PinnedHandler {
     /// The shared states that files of the previous kernel depend on.
     pub(crate) fn incoming_flbs(&self, handlers: &Handlers) -> IncomingFlbLists {
         IncomingFlbLists {
@@ -137,7 +137,7 @@ impl Handlers {
     /// Returns the first handler for which `fits` is true.
     ///
     /// `fits` is called with the registry unlocked, since handlers may use the registry.
-    fn find(&self, fits: impl Fn(&Handler) -> bool) -> Option<Found> {
+    fn find(&self, fits: impl Fn(&Handler) -> bool) -> Option<PinnedHandler> {
         let mut next: u64 = 0;
         loop {
             let (handler, flbs) = {
@@ -151,7 +151,7 @@ impl Handlers {
             };
             if fits(&handler) {
                 let module = handler.with(FileOps::module)??;
-                return Some(Found {
+                return Some(PinnedHandler {
                     handler,
                     flbs,
                     module,
@@ -161,7 +161,7 @@ impl Handlers {
     }
 
     /// Finds the handler in charge of `file`.
-    pub(crate) fn for_file(&self, file: &File) -> Option<Found> {
+    pub(crate) fn for_file(&self, file: &File) -> Option<PinnedHandler> {
         self.find(|handler| {
             handler
                 .with(|ops| ops.can_preserve(file))
@@ -170,7 +170,7 @@ impl Handlers {
     }
 
     /// Finds the handler that understands the format `compatible`.
-    pub(crate) fn for_format(&self, compatible: &Compatible) -> Option<Found> {
+    pub(crate) fn for_format(&self, compatible: &Compatible) -> Option<PinnedHandler> {
         self.find(|handler| handler.compatible == *compatible)
     }
 

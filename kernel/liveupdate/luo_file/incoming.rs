@@ -4,8 +4,8 @@
 
 use super::{
     handler::{
-        Found,
         Handlers, //
+        PinnedHandler,
     },
     outgoing::OutgoingFile,
     ContentId,
@@ -18,7 +18,7 @@ use crate::{
         FileSetSer,
         ListReader, //
     },
-    block::HandedOver,
+    block_list::HandedOver,
     fault,
     luo_flb::incoming::IncomingFlbLists,
     ops::{
@@ -46,15 +46,15 @@ use kernel::{
 /// How far a file got.
 enum Progress {
     /// It can be retrieved. The handler is known as soon as it was needed for the first time.
-    Waiting(Option<Found>),
+    Waiting(Option<PinnedHandler>),
     /// It was retrieved; it can be asked for again.
     Retrieved {
         file: ARef<File>,
         _id: Option<ContentId>,
-        found: Found,
+        found: PinnedHandler,
     },
     /// It can never be retrieved.
-    Failed(Error, Found),
+    Failed(Error, PinnedHandler),
     /// Nothing of what was handed over is left.
     Finished,
 }
@@ -120,7 +120,7 @@ impl IncomingFile {
         }
     }
 
-    fn find(&self, handlers: &Handlers) -> Option<Found> {
+    fn find(&self, handlers: &Handlers) -> Option<PinnedHandler> {
         handlers.for_format(self.compatible.as_ref()?)
     }
 

@@ -4,9 +4,9 @@
 
 use super::{
     handler::{
-        Found,
         Handler,
         Handlers, //
+        PinnedHandler,
     },
     ContentId,
     Token, //
@@ -16,7 +16,7 @@ use crate::{
         FileSer,
         FileSetSer, //
     },
-    block::BlockList,
+    block_list::BlockList,
     fault,
     luo_flb::outgoing::FlbPins,
     ops::{
@@ -81,7 +81,7 @@ impl OutgoingFile {
         handlers: &Handlers,
         token: Token,
         file: ARef<File>,
-        found: &Found,
+        found: &PinnedHandler,
     ) -> Result<Self> {
         let handler = found.handler.clone();
         let module = handler.with(FileOps::module).flatten().ok_or(ENODEV)?;

@@ -17,8 +17,7 @@ use crate::{
         Name,
         SessionSer, //
     },
-    background,
-    block::HandedOver,
+    block_list::HandedOver,
     context::Context,
     fault,
     ioctl::{
@@ -28,7 +27,8 @@ use crate::{
         RetrieveFd,
         UserArg, //
     },
-    luo_file::incoming::IncomingFiles, //
+    luo_file::incoming::IncomingFiles,
+    worker, //
 };
 use kernel::{
     anon_inode::{
@@ -208,13 +208,13 @@ impl IncomingSessions {
 }
 
 /// The right to use a session. Dropping it makes the session available to others.
-struct Open {
+struct OpenSession {
     session: Arc<IncomingSession>,
     context: &'static Context,
     list: &'static RwSemaphore<IncomingSessions>,
 }
 
-impl Open {
+impl OpenSession {
     fn new(
         session: Arc<IncomingSession>,
         context: &'static Context,
@@ -231,7 +231,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenSession {
     fn drop(&mut self) {
         self.session.open.store(false, Release);
     }
@@ -258,7 +258,7 @@ pub(crate) fn retrieve(
             let session = incoming.sessions.get(name).cloned().ok_or(ENOENT)?;
             // A session that is finished leaves the list before it is closed. Hence with the list
             // locked, nobody can get one that is finished already.
-            Open::new(session, context, list)?
+            OpenSession::new(session, context, list)?
         };
         fault::point()?;
         {
@@ -279,8 +279,8 @@ pub(crate) fn retrieve(
 struct SessionFile;
 
 impl SessionFile {
-    fn retrieve_fd(open: &Open, arg: usize) -> Result<isize> {
-        let Open {
+    fn retrieve_fd(open: &OpenSession, arg: usize) -> Result<isize> {
+        let OpenSession {
             session, context, ..
         } = open;
         let (arg, mut command) = UserArg::read::<RetrieveFd>(arg)?;
@@ -299,7 +299,7 @@ impl SessionFile {
         )
     }
 
-    fn finish(open: &Open, arg: usize) -> Result<isize> {
+    fn finish(open: &OpenSession, arg: usize) -> Result<isize> {
         let (_, command) = UserArg::read::<Finish>(arg)?;
         if command.reserved != 0 {
             return Err(EINVAL);
@@ -318,7 +318,7 @@ impl SessionFile {
             })
         };
         if is_long {
-            background::run(finish)?;
+            worker::run(finish)?;
         } else {
             finish()?;
         }
@@ -328,9 +328,9 @@ impl SessionFile {
 
 #[vtable]
 impl anon_inode::FileOperations for SessionFile {
-    type Data = KBox<Open>;
+    type Data = KBox<OpenSession>;
 
-    fn ioctl(open: &Open, _ctx: &IoctlContext<'_>, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(open: &OpenSession, _ctx: &IoctlContext<'_>, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
             GetName::CMD => get_name(&open.session.name, arg),
             RetrieveFd::CMD => Self::retrieve_fd(open, arg),
@@ -339,7 +339,7 @@ impl anon_inode::FileOperations for SessionFile {
         }
     }
 
-    fn show_fdinfo(open: &Open, m: &SeqFile, _file: &File) {
+    fn show_fdinfo(open: &OpenSession, m: &SeqFile, _file: &File) {
         seq_print!(m, "{}", ReportOf(&open.session));
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         Name,
         SessionSer, //
     },
-    block::BlockList,
+    block_list::BlockList,
     context::Context,
     fault,
     ioctl::{
@@ -57,7 +57,7 @@ use kernel::{
 };
 
 /// Orders sessions by the time of their creation.
-pub(crate) type Age = u64;
+pub(crate) type Seq = u64;
 
 /// The files of a session, and how they were serialized the last time.
 struct Contents {
@@ -69,20 +69,20 @@ struct Contents {
 #[pin_data]
 pub(crate) struct OutgoingSession {
     name: Name,
-    age: Age,
+    seq: Seq,
     #[pin]
     contents: RwSemaphore<Contents>,
 }
 
 impl OutgoingSession {
-    fn new(name: Name, age: Age) -> impl PinInit<Self> {
+    fn new(name: Name, seq: Seq) -> impl PinInit<Self> {
         let contents = Contents {
             files: OutgoingFiles::new(),
             serialized: FileSetSer::EMPTY,
         };
         pin_init!(Self {
             name,
-            age,
+            seq,
             contents <- new_rwsem!(contents, "luo_outgoing_session"),
         })
     }
@@ -156,13 +156,13 @@ impl OutgoingSession {
 ///
 /// # Invariants
 ///
-/// `by_name` and `by_age` contain the same `count` sessions; `blocks` has room for all of them;
+/// `by_name` and `by_seq` contain the same `count` sessions; `blocks` has room for all of them;
 /// `root` is there if there is a session.
 pub(crate) struct OutgoingSessions {
-    by_name: RBTree<Name, Age>,
-    by_age: RBTree<Age, Arc<OutgoingSession>>,
+    by_name: RBTree<Name, Seq>,
+    by_seq: RBTree<Seq, Arc<OutgoingSession>>,
     count: usize,
-    next_age: Age,
+    next_seq: Seq,
     blocks: BlockList<SessionSer>,
     root: Option<OutgoingRoot>,
 }
@@ -171,9 +171,9 @@ impl OutgoingSessions {
     pub(crate) fn new() -> Self {
         Self {
             by_name: RBTree::new(),
-            by_age: RBTree::new(),
+            by_seq: RBTree::new(),
             count: 0,
-            next_age: 0,
+            next_seq: 0,
             blocks: BlockList::new(),
             root: None,
         }
@@ -186,7 +186,7 @@ impl OutgoingSessions {
 
     /// The sessions in the order of their creation.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &OutgoingSession> {
-        self.by_age.values().map(|session| &**session)
+        self.by_seq.values().map(|session| &**session)
     }
 
     /// Where the next kernel starts to read.
@@ -201,13 +201,13 @@ impl OutgoingSessions {
     }
 
     fn insert(&mut self, context: &Context, name: Name) -> Result<Arc<OutgoingSession>> {
-        let age = self.next_age;
+        let seq = self.next_seq;
         let count = self.count.checked_add(1).ok_or(ENOSPC)?;
 
         // All that can fail comes first.
-        let session = Arc::pin_init(OutgoingSession::new(name, age), GFP_KERNEL_ACCOUNT)?;
+        let session = Arc::pin_init(OutgoingSession::new(name, seq), GFP_KERNEL_ACCOUNT)?;
         let name_node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
-        let age_node = RBTreeNode::new(age, session.clone(), GFP_KERNEL_ACCOUNT)?;
+        let seq_node = RBTreeNode::new(seq, session.clone(), GFP_KERNEL_ACCOUNT)?;
         self.make_room(context, 1)?;
 
         let Entry::Vacant(place) = self.by_name.entry(name) else {
@@ -216,15 +216,15 @@ impl OutgoingSessions {
         fault::point()?;
 
         // INVARIANT: The session becomes part of both trees; there is room and a root.
-        place.insert(age, name_node);
-        self.by_age.insert(age_node);
+        place.insert(seq, name_node);
+        self.by_seq.insert(seq_node);
         self.count = count;
-        self.next_age = age.wrapping_add(1);
+        self.next_seq = seq.wrapping_add(1);
         Ok(session)
     }
 
     fn remove(&mut self, session: &OutgoingSession) {
-        if self.by_age.remove(&session.age).is_none() {
+        if self.by_seq.remove(&session.seq).is_none() {
             return;
         }
         // INVARIANT: The session leaves both trees.
@@ -258,7 +258,7 @@ impl OutgoingSessions {
     /// What is needed to serialize the sessions; [`None`] if there is no room for any.
     pub(crate) fn parts(&mut self) -> Option<Parts<'_>> {
         Some(Parts {
-            sessions: &mut self.by_age,
+            sessions: &mut self.by_seq,
             blocks: &mut self.blocks,
             root: self.root.as_mut()?,
         })
@@ -268,7 +268,7 @@ impl OutgoingSessions {
 /// The parts of [`OutgoingSessions`].
 pub(crate) struct Parts<'a> {
     /// The sessions in the order of their creation. Must stay the same.
-    pub(crate) sessions: &'a mut RBTree<Age, Arc<OutgoingSession>>,
+    pub(crate) sessions: &'a mut RBTree<Seq, Arc<OutgoingSession>>,
     pub(crate) blocks: &'a mut BlockList<SessionSer>,
     pub(crate) root: &'a mut OutgoingRoot,
 }

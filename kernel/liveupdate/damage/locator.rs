@@ -104,7 +104,7 @@ enum Object {
 }
 
 /// Where something is, in words.
-pub(super) struct Place {
+pub(super) struct Locator {
     object: Object,
     field: Which,
 }
@@ -216,7 +216,7 @@ fn folio_field(word: &str) -> Result<Which> {
     })
 }
 
-impl Place {
+impl Locator {
     pub(super) fn parse(text: &str) -> Result<Self> {
         let mut words = text.split_ascii_whitespace();
         let words = &mut words;

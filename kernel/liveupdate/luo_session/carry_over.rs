@@ -28,7 +28,7 @@ use crate::{
         SessionSer, //
     },
     luo_file::{
-        carried::CarriedFiles,
+        carry_over::CarriedFiles,
         handler::Handlers, //
     },
     luo_flb::incoming::{

@@ -18,7 +18,7 @@ use crate::{
         FileSer,
         FileSetSer, //
     },
-    block::BlockList,
+    block_list::BlockList,
     luo_flb::incoming::IncomingFlbLists, //
 };
 use kernel::{
