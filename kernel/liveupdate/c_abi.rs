@@ -11,8 +11,10 @@ use crate::{
     luo_core::Luo,
     ops::{
         FileOps,
+        FlbId,
         FlbOps,
-        FlbPayload, //
+        FlbPayload,
+        HandlerId, //
     },
 };
 use kernel::{
@@ -96,7 +98,7 @@ unsafe extern "C" fn liveupdate_unregister_file_handler(
     fh: *mut bindings::liveupdate_file_handler,
 ) {
     if let Some(luo) = Luo::get() {
-        luo.context.handlers.unregister(fh.addr());
+        luo.context.handlers.unregister(HandlerId::new(fh));
     }
 }
 
@@ -116,7 +118,7 @@ unsafe extern "C" fn liveupdate_register_flb(
         let luo = Luo::get().ok_or(EOPNOTSUPP)?;
         luo.context
             .handlers
-            .register_flb(fh.addr(), ops)
+            .register_flb(HandlerId::new(fh), ops)
             .map(|()| 0)
     })
 }
@@ -132,7 +134,9 @@ unsafe extern "C" fn liveupdate_unregister_flb(
     flb: *mut bindings::liveupdate_flb,
 ) {
     if let Some(luo) = Luo::get() {
-        luo.context.handlers.unregister_flb(fh.addr(), flb.addr());
+        luo.context
+            .handlers
+            .unregister_flb(HandlerId::new(fh), FlbId::new(flb));
     }
 }
 
@@ -204,7 +208,7 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
             .handlers
             .flbs
             .outgoing
-            .get(flb.addr())?;
+            .get(FlbId::new(flb))?;
         // SAFETY: By the safety requirements.
         unsafe { store_object(objp, payload) };
         Ok(0)
@@ -219,6 +223,6 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
 #[export]
 unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_flb) {
     if let Some(luo) = Luo::get() {
-        luo.context.handlers.flbs.outgoing.put(flb.addr());
+        luo.context.handlers.flbs.outgoing.put(FlbId::new(flb));
     }
 }

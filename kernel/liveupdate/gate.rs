@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The gate between those who change what is handed over and the kexec that ends all changes.
+//! The gate between operations that change what is handed over and the kexec that ends all changes.
 //!
-//! Nobody can hold up a kexec for long: it asks those inside to stop, keeps others from coming in,
-//! and gives up if somebody does not leave. Who stopped on request comes back when the kexec has
-//! failed; user space does not notice.
+//! An operation must not delay a kexec for long: the kexec asks operations inside the gate to stop,
+//! keeps others out, and fails if one does not leave in time. Operations that gave way are retried
+//! if the kexec fails; user space does not notice.
 
 use kernel::{
+    alloc::AllocError,
     prelude::*,
     sync::{
         atomic::{
@@ -21,7 +22,7 @@ use kernel::{
     time::Delta, //
 };
 
-/// How long a kexec waits for those who were asked to stop.
+/// How long a kexec waits for operations that were asked to stop.
 const KEXEC_TIMEOUT: Delta = Delta::from_millis(1000);
 
 /// Whether what is handed over may still change.
@@ -32,18 +33,59 @@ enum State {
     Sealed,
 }
 
+/// Why a change was not made.
+pub(crate) enum Stopped {
+    /// An operation of a handler or an FLB returned [`EBUSY`]: if a kexec waits for it, that is how
+    /// it gives way.
+    GaveWay,
+    /// Anything else, [`EBUSY`] of our own included.
+    Failed(Error),
+}
+
+impl Stopped {
+    /// Interprets what an operation of a handler or an FLB returned.
+    pub(crate) fn by_operation(err: Error) -> Self {
+        if err == EBUSY {
+            Self::GaveWay
+        } else {
+            Self::Failed(err)
+        }
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(err: Error) -> Self {
+        Self::Failed(err)
+    }
+}
+
+impl From<AllocError> for Stopped {
+    fn from(err: AllocError) -> Self {
+        Self::Failed(err.into())
+    }
+}
+
+impl From<Stopped> for Error {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::GaveWay => EBUSY,
+            Stopped::Failed(err) => err,
+        }
+    }
+}
+
 /// See the module's documentation.
 #[pin_data]
 pub(crate) struct Gate {
-    /// Held for an instant by those who come in, and by a kexec that keeps them out.
+    /// Held for reading by operations while they enter, and for writing by a kexec to keep them out.
     #[pin]
     entrance: RwSemaphore<()>,
-    /// Held for reading by those inside.
+    /// Held for reading by operations inside.
     #[pin]
     inside: RwSemaphore<State>,
-    /// Whether a kexec waits for those inside to leave.
+    /// Whether a kexec waits for operations inside to leave.
     kexec_waiting: Atomic<bool>,
-    /// How many kexecs have asked those inside to leave.
+    /// How many kexecs have asked operations inside to leave.
     requests: Atomic<usize>,
 }
 
@@ -77,7 +119,7 @@ impl Gate {
     ///
     /// [`EBUSY`] if the kexec is under way, [`EINTR`] if the task was killed while it waited, and
     /// the errors of `change`.
-    pub(crate) fn mutate<R>(&self, mut change: impl FnMut() -> Result<R>) -> Result<R> {
+    pub(crate) fn mutate<R>(&self, mut change: impl FnMut() -> Result<R, Stopped>) -> Result<R> {
         loop {
             let mutating = {
                 let _entrance = self.entrance.read_killable()?;
@@ -87,14 +129,14 @@ impl Gate {
             let result = change();
             drop(mutating);
             match result {
-                // Waits at the entrance until it is known what becomes of the kexec.
-                Err(EBUSY) if self.requests.load(Relaxed) != requests => {}
-                result => return result,
+                // Waits at the entrance until the kexec has failed or sealed the gate.
+                Err(Stopped::GaveWay) if self.requests.load(Relaxed) != requests => {}
+                result => return Ok(result?),
             }
         }
     }
 
-    /// Comes in without being interrupted: for those who cannot be told that they were killed.
+    /// Enters uninterruptibly, for callers that cannot return [`EINTR`] (release).
     ///
     /// # Errors
     ///
@@ -104,31 +146,31 @@ impl Gate {
         Mutating::new(self.inside.read())
     }
 
-    /// Comes in if that is possible without waiting: for those who can do without.
+    /// Enters if that is possible without waiting.
     pub(crate) fn try_mutate(&self) -> Option<Mutating<'_>> {
         let _entrance = self.entrance.try_read()?;
         Mutating::new(self.inside.try_read()?).ok()
     }
 
-    /// Whether a kexec waits for somebody who is inside.
+    /// Whether a kexec waits for operations inside.
     ///
     /// Does not sleep.
     pub(crate) fn kexec_waiting(&self) -> bool {
         self.kexec_waiting.load(Relaxed)
     }
 
-    /// Whether everything is serialized. If somebody is just about to do that, it is not.
+    /// Whether everything is serialized. While a kexec is doing that, it is not.
     pub(crate) fn is_sealed(&self) -> bool {
         self.inside
             .try_read()
             .is_some_and(|state| *state == State::Sealed)
     }
 
-    /// Keeps everybody out.
+    /// Keeps all operations out.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if somebody inside does not leave, or another kexec is under way; [`EINTR`] if the
+    /// [`EBUSY`] if an operation inside does not leave, or another kexec is under way; [`EINTR`] if the
     /// task was killed while it waited.
     pub(crate) fn close(&self) -> Result<Closed<'_>> {
         let entrance = self.entrance.write_killable()?;
@@ -155,7 +197,7 @@ pub(crate) struct Closed<'a> {
 }
 
 impl Closed<'_> {
-    /// Whoever comes from now on is told that it is too late.
+    /// Operations that come from now on fail with [`EBUSY`].
     pub(crate) fn seal(mut self) {
         *self.inside = State::Sealed;
     }

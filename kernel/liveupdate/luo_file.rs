@@ -11,6 +11,7 @@ pub(crate) mod handler;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
 
+use crate::ops::FileId;
 use kernel::{
     prelude::*,
     rbtree::{
@@ -31,7 +32,7 @@ pub(crate) type Token = u64;
 #[pin_data]
 pub(crate) struct ContentIds {
     #[pin]
-    ids: Mutex<RBTree<usize, ()>>,
+    ids: Mutex<RBTree<FileId, ()>>,
 }
 
 impl ContentIds {
@@ -46,7 +47,7 @@ impl ContentIds {
     /// # Errors
     ///
     /// [`EBUSY`] if they already belong to a session, [`ENOMEM`].
-    pub(crate) fn insert(&'static self, id: usize) -> Result<ContentId> {
+    pub(crate) fn insert(&'static self, id: FileId) -> Result<ContentId> {
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         match self.ids.lock().entry(id) {
             Entry::Occupied(_) => return Err(EBUSY),
@@ -63,7 +64,7 @@ impl ContentIds {
 /// `id` is in `ids`.
 pub(crate) struct ContentId {
     ids: &'static ContentIds,
-    id: usize,
+    id: FileId,
 }
 
 impl Drop for ContentId {

@@ -6,7 +6,10 @@
 //!
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
-use crate::abi::Compatible;
+use crate::{
+    abi::Compatible,
+    gate::Stopped, //
+};
 use core::ptr::NonNull;
 use kernel::{
     bindings,
@@ -31,6 +34,32 @@ unsafe impl Sync for Cookie {}
 impl Cookie {
     const NULL: Self = Self(core::ptr::null_mut());
 }
+
+/// Identifies a file handler: the address of its C structure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HandlerId(usize);
+
+impl HandlerId {
+    /// The identity of the handler at `raw`, which is never dereferenced for that.
+    pub(crate) fn new(raw: *const bindings::liveupdate_file_handler) -> Self {
+        Self(raw.addr())
+    }
+}
+
+/// Identifies an FLB: the address of its C structure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlbId(usize);
+
+impl FlbId {
+    /// The identity of the FLB at `raw`, which is never dereferenced for that.
+    pub(crate) fn new(raw: *const bindings::liveupdate_flb) -> Self {
+        Self(raw.addr())
+    }
+}
+
+/// Identifies the contents of a file, among the files of all handlers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FileId(usize);
 
 /// What a handler keeps for a file.
 #[derive(Clone, Copy)]
@@ -119,8 +148,8 @@ impl FileOps {
     }
 
     /// Identifies the handler.
-    pub(crate) fn address(&self) -> usize {
-        self.0.as_ptr().addr()
+    pub(crate) fn id(&self) -> HandlerId {
+        HandlerId::new(self.0.as_ptr())
     }
 
     /// Makes the module that the operations are part of stay.
@@ -147,11 +176,11 @@ impl FileOps {
         unsafe { op(self.0.as_ptr(), file.as_ptr()) }
     }
 
-    pub(crate) fn preserve(&self, file: &File) -> Result<Payload> {
+    pub(crate) fn preserve(&self, file: &File) -> Result<Payload, Stopped> {
         let mut args = self.args(Some(file), &Payload::incoming(0));
         let op = self.table().preserve.ok_or(EOPNOTSUPP)?;
         // SAFETY: The arguments are valid and only used by the callee.
-        to_result(unsafe { op(&mut args) })?;
+        to_result(unsafe { op(&mut args) }).map_err(Stopped::by_operation)?;
         Ok(Payload {
             data: args.serialized_data,
             private: Cookie(args.private_data),
@@ -243,12 +272,12 @@ impl FileOps {
     }
 
     /// A number that is the same for files that share their contents.
-    pub(crate) fn file_id(&self, file: &File) -> usize {
-        match self.table().get_id {
+    pub(crate) fn file_id(&self, file: &File) -> FileId {
+        FileId(match self.table().get_id {
             // SAFETY: The file is valid during the call.
             Some(op) => unsafe { op(file.as_ptr()) },
             None => file.as_ptr().addr(),
-        }
+        })
     }
 }
 
@@ -318,9 +347,9 @@ impl FlbOps {
         Ok(Compatible::parse(raw)?)
     }
 
-    /// Identifies the state.
-    pub(crate) fn address(&self) -> usize {
-        self.0.as_ptr().addr()
+    /// Identifies the FLB.
+    pub(crate) fn id(&self) -> FlbId {
+        FlbId::new(self.0.as_ptr())
     }
 
     /// Makes the module that the operations are part of stay.
@@ -348,14 +377,16 @@ impl FlbOps {
         ret
     }
 
-    pub(crate) fn preserve(&self) -> Result<FlbPayload> {
+    pub(crate) fn preserve(&self) -> Result<FlbPayload, Stopped> {
         let mut payload = FlbPayload {
             data: 0,
             object: Cookie::NULL,
             retrieve_status: 0,
         };
         let ret = self.call(&mut payload, self.table().preserve);
-        to_result(ret.unwrap_or(0)).map(|()| payload)
+        to_result(ret.unwrap_or(0))
+            .map(|()| payload)
+            .map_err(Stopped::by_operation)
     }
 
     pub(crate) fn unpreserve(&self, mut payload: FlbPayload) {

@@ -109,6 +109,7 @@ impl CarriedFiles {
             }
             let preserved = file
                 .preserve_again(handlers)
+                .map_err(Error::from)
                 .inspect_err(|&err| report(session, "preserve", file, err))?;
             *again = Some(preserved);
             found = true;

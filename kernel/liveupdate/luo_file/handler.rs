@@ -21,7 +21,9 @@ use crate::{
     },
     ops::{
         FileOps,
-        FlbOps, //
+        FlbId,
+        FlbOps,
+        HandlerId, //
     },
 };
 use kernel::{
@@ -40,7 +42,7 @@ use kernel::{
 #[pin_data]
 pub(crate) struct Handler {
     compatible: Compatible,
-    address: usize,
+    id: HandlerId,
     /// [`None`] once the handler was unregistered. Held for reading while an operation runs.
     #[pin]
     ops: RwSemaphore<Option<FileOps>>,
@@ -86,7 +88,7 @@ impl PinnedHandler {
     pub(crate) fn flbs_now(&self, handlers: &Handlers) -> Option<FlbList> {
         let registry = handlers.registry.read();
         let mut entries = registry.handlers.iter();
-        let entry = entries.find(|entry| entry.handler.address == self.handler.address)?;
+        let entry = entries.find(|entry| entry.handler.id == self.handler.id)?;
         entry.flbs.clone()
     }
 }
@@ -105,11 +107,11 @@ impl Registry {
         }
     }
 
-    /// The handler whose C structure is at `address`.
-    fn by_address(&mut self, address: usize) -> Option<&mut Registration> {
+    /// Looks up a handler.
+    fn by_id(&mut self, id: HandlerId) -> Option<&mut Registration> {
         self.handlers
             .iter_mut()
-            .find(|entry| entry.handler.address == address)
+            .find(|entry| entry.handler.id == id)
     }
 }
 
@@ -182,11 +184,11 @@ impl Handlers {
     /// [`EINVAL`] if the name is not valid, [`ENOMEM`].
     pub(crate) fn register(&self, ops: FileOps) -> Result {
         let compatible = ops.compatible()?;
-        let address = ops.address();
+        let id = ops.id();
         let handler = Arc::pin_init(
             pin_init!(Handler {
                 compatible,
-                address,
+                id,
                 ops <- new_rwsem!(Some(ops), "luo_handler"),
             }),
             GFP_KERNEL,
@@ -217,17 +219,17 @@ impl Handlers {
         Ok(())
     }
 
-    /// Unregisters the handler at `address`.
+    /// Unregisters a handler.
     ///
     /// Waits until none of its operations runs. Callers hold a module reference while files depend on
     /// the handler; files that still do cannot be handed over any more.
-    pub(crate) fn unregister(&self, address: usize) {
+    pub(crate) fn unregister(&self, id: HandlerId) {
         let entry = {
             let mut registry = self.registry.write();
             let Some(index) = registry
                 .handlers
                 .iter()
-                .position(|entry| entry.handler.address == address)
+                .position(|entry| entry.handler.id == id)
             else {
                 pr_warn!("attempt to unregister a file handler that is not registered\n");
                 return;
@@ -249,30 +251,30 @@ impl Handlers {
         }
     }
 
-    /// Adds shared state to a handler, both given by address.
+    /// Adds an FLB to a handler.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if the handler is not registered,
     /// [`EEXIST`] if the handler has the state already or other state has the same name, [`ENOSPC`] if
     /// there are too many states, [`ENOMEM`].
-    pub(crate) fn register_flb(&self, handler: usize, ops: FlbOps) -> Result {
+    pub(crate) fn register_flb(&self, handler: HandlerId, ops: FlbOps) -> Result {
         let compatible = ops.compatible()?;
-        let address = ops.address();
+        let id = ops.id();
 
         let mut flbs = self.flbs.outgoing.write();
         let mut registry = self.registry.write();
-        let entry = registry.by_address(handler).ok_or(EINVAL)?;
+        let entry = registry.by_id(handler).ok_or(EINVAL)?;
 
         let mut list = KVec::new();
         for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
-            if flb.address() == address {
+            if flb.id() == id {
                 return Err(EEXIST);
             }
             list.push(flb.clone(), GFP_KERNEL)?;
         }
 
-        let known = flbs.iter().find(|flb| flb.address() == address).cloned();
+        let known = flbs.iter().find(|flb| flb.id() == id).cloned();
         let flb = match known {
             Some(flb) => flb,
             None => {
@@ -287,7 +289,7 @@ impl Handlers {
         };
         list.push(flb.clone(), GFP_KERNEL)?;
         let list = Arc::new(list, GFP_KERNEL)?;
-        if !flbs.iter().any(|flb| flb.address() == address) {
+        if !flbs.iter().any(|flb| flb.id() == id) {
             flbs.push(flb, GFP_KERNEL)?;
         }
         entry.flbs = Some(list);
@@ -295,15 +297,15 @@ impl Handlers {
     }
 
     /// Takes [`Self::register_flb`] back. If files depend on the state, it is lost to them.
-    pub(crate) fn unregister_flb(&self, handler: usize, address: usize) {
+    pub(crate) fn unregister_flb(&self, handler: HandlerId, flb: FlbId) {
         {
             let mut registry = self.registry.write();
-            let Some(entry) = registry.by_address(handler) else {
+            let Some(entry) = registry.by_id(handler) else {
                 return;
             };
             let mut list = KVec::new();
-            for flb in entry.flbs.iter().flat_map(|list| list.iter()) {
-                if flb.address() != address && list.push(flb.clone(), GFP_KERNEL).is_err() {
+            for other in entry.flbs.iter().flat_map(|list| list.iter()) {
+                if other.id() != flb && list.push(other.clone(), GFP_KERNEL).is_err() {
                     break;
                 }
             }
@@ -330,7 +332,7 @@ impl Handlers {
                     .flbs
                     .iter()
                     .flat_map(|list| list.iter())
-                    .any(|other| other.address() == flb.address())
+                    .any(|other| other.id() == flb.id())
             })
         })?;
         flbs.remove(index).ok()

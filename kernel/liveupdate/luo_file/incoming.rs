@@ -20,6 +20,7 @@ use crate::{
     },
     block_list::HandedOver,
     fault,
+    gate::Stopped,
     luo_flb::incoming::IncomingFlbLists,
     ops::{
         Payload,
@@ -45,9 +46,11 @@ use kernel::{
 
 /// How far a file got.
 enum Progress {
-    /// It can be retrieved. The handler is known as soon as it was needed for the first time.
-    Waiting(Option<PinnedHandler>),
-    /// It was retrieved; it can be asked for again.
+    /// It can be retrieved if there is a handler, which was not needed so far.
+    Unknown,
+    /// It can be retrieved by this handler.
+    Ready(PinnedHandler),
+    /// It was retrieved; further calls return the same file.
     Retrieved {
         file: ARef<File>,
         _id: Option<ContentId>,
@@ -55,8 +58,20 @@ enum Progress {
     },
     /// It can never be retrieved.
     Failed(Error, PinnedHandler),
-    /// Nothing of what was handed over is left.
+    /// All that was handed over for it was released.
     Finished,
+}
+
+impl Progress {
+    /// The result of retrieving the file, once that cannot change any more.
+    fn result(&self) -> Option<Result<ARef<File>>> {
+        match self {
+            Self::Unknown | Self::Ready(_) => None,
+            Self::Retrieved { file, .. } => Some(Ok(file.clone())),
+            Self::Failed(err, _) => Some(Err(*err)),
+            Self::Finished => Some(Err(ENOENT)),
+        }
+    }
 }
 
 struct State {
@@ -70,7 +85,7 @@ pub(crate) struct IncomingFile {
     token: Token,
     /// What the previous kernel wrote.
     ser: FileSer,
-    /// [`None`] if that is nonsense.
+    /// [`None`] if that has no valid name.
     compatible: Option<Compatible>,
     #[pin]
     state: RwSemaphore<State>,
@@ -83,7 +98,7 @@ impl IncomingFile {
         let compatible = Compatible::parse(&ser.compatible).ok();
         let state = State {
             payload: Payload::incoming(ser.data),
-            progress: Progress::Waiting(None),
+            progress: Progress::Unknown,
         };
         pin_init!(Self {
             token,
@@ -108,12 +123,12 @@ impl IncomingFile {
 
     /// How far the file got, as text for the administrator, and the error if there was one.
     pub(crate) fn progress(&self) -> (&'static str, Option<Error>) {
-        // Whoever asks must not wait for a handler.
+        // A report must not wait for a handler.
         let Some(state) = self.state.try_read() else {
             return ("busy", None);
         };
         match state.progress {
-            Progress::Waiting(_) => ("incoming", None),
+            Progress::Unknown | Progress::Ready(_) => ("incoming", None),
             Progress::Retrieved { .. } => ("retrieved", None),
             Progress::Failed(err, _) => ("failed", Some(err)),
             Progress::Finished => ("finished", None),
@@ -131,67 +146,60 @@ impl IncomingFile {
     /// [`EOPNOTSUPP`] if there is no handler (a module may bring it later), and whatever the
     /// handler returns. A failure that lost nothing can be followed by another try; any other
     /// error is what all later calls return, too.
-    pub(crate) fn retrieve(&self, handlers: &'static Handlers) -> Result<ARef<File>> {
+    pub(crate) fn retrieve(&self, handlers: &'static Handlers) -> Result<ARef<File>, Stopped> {
         let mut guard = self.state.write_killable()?;
-        let state = &mut *guard;
+        let State { payload, progress } = &mut *guard;
 
-        if let Progress::Waiting(found @ None) = &mut state.progress {
-            *found = self.find(handlers);
+        if let Some(result) = progress.result() {
+            return Ok(result?);
         }
-        let found = match &mut state.progress {
-            Progress::Retrieved { file, .. } => return Ok(file.clone()),
-            Progress::Failed(err, _) => return Err(*err),
-            Progress::Finished => return Err(ENOENT),
-            Progress::Waiting(None) => {
-                pr_warn!(
-                    "no file handler '{}' for the file with token {}\n",
-                    self.compatible(),
-                    self.token
-                );
-                return Err(EOPNOTSUPP);
-            }
-            Progress::Waiting(found) => found,
+        // If this fails for now, `progress` gets the handler back.
+        let handler = match core::mem::replace(progress, Progress::Unknown) {
+            Progress::Ready(handler) => Some(handler),
+            _ => self.find(handlers),
         };
-        let Some(handler) = found.as_ref().map(|found| &found.handler) else {
-            return Err(EOPNOTSUPP);
+        let Some(handler) = handler else {
+            pr_warn!(
+                "no file handler '{}' for the file with token {}\n",
+                self.compatible(),
+                self.token
+            );
+            return Err(Stopped::Failed(EOPNOTSUPP));
         };
 
-        fault::point()?;
-        let payload = &mut state.payload;
-        let res = handler
-            .with(|ops| {
-                let file = ops.retrieve(payload)?;
-                let id = ops.file_id(&file);
-                Ok((file, id))
-            })
-            .unwrap_or(Err(RetrieveError::Retry(ENODEV)));
-        let err = match res {
-            Err(RetrieveError::Retry(err)) => return Err(err),
-            Err(RetrieveError::Permanent(err)) => Err(err),
-            Ok(done) => Ok(done),
-        };
-        let Some(found) = found.take() else {
-            return Err(EOPNOTSUPP);
-        };
-        match err {
-            Err(err) => {
+        let res = fault::point().map_err(RetrieveError::Retry).and_then(|()| {
+            handler
+                .handler
+                .with(|ops| {
+                    let file = ops.retrieve(payload)?;
+                    let id = ops.file_id(&file);
+                    Ok((file, id))
+                })
+                .unwrap_or(Err(RetrieveError::Retry(ENODEV)))
+        });
+        match res {
+            Err(RetrieveError::Retry(err)) => {
+                *progress = Progress::Ready(handler);
+                Err(Stopped::by_operation(err))
+            }
+            Err(RetrieveError::Permanent(err)) => {
                 pr_err!(
                     "handler '{}' cannot retrieve the file with token {}: error {}\n",
                     self.compatible(),
                     self.token,
                     err.to_errno()
                 );
-                state.progress = Progress::Failed(err, found);
-                Err(err)
+                *progress = Progress::Failed(err, handler);
+                Err(Stopped::Failed(err))
             }
             Ok((file, id)) => {
-                // The file exists only now, hence nobody else can have preserved it: this can
-                // only fail for want of memory, which is no reason to give up the file.
+                // The file did not exist before, so its contents are not preserved yet: this only
+                // fails for lack of memory, which is no reason to give up the file.
                 let id = handlers.content_ids.insert(id).ok();
-                state.progress = Progress::Retrieved {
+                *progress = Progress::Retrieved {
                     file: file.clone(),
                     _id: id,
-                    found,
+                    found: handler,
                 };
                 Ok(file)
             }
@@ -220,12 +228,12 @@ impl IncomingFile {
     pub(super) fn is_touched(&self, handlers: &Handlers) -> bool {
         let state = self.state.read();
         match &state.progress {
-            Progress::Waiting(_) if state.payload.touched => true,
-            Progress::Waiting(Some(found)) => handlers
+            Progress::Unknown | Progress::Ready(_) if state.payload.touched => true,
+            Progress::Ready(found) => handlers
                 .flbs
                 .incoming
                 .is_in_use(&found.incoming_flbs(handlers)),
-            Progress::Waiting(None) => self.find(handlers).is_some_and(|found| {
+            Progress::Unknown => self.find(handlers).is_some_and(|found| {
                 handlers
                     .flbs
                     .incoming
@@ -237,27 +245,32 @@ impl IncomingFile {
     }
 
     /// Preserves the file for the next kernel; it is retrieved for that, if it was not yet.
-    pub(super) fn preserve_again(&self, handlers: &'static Handlers) -> Result<OutgoingFile> {
+    pub(super) fn preserve_again(
+        &self,
+        handlers: &'static Handlers,
+    ) -> Result<OutgoingFile, Stopped> {
         let file = self.retrieve(handlers)?;
         match &self.state.read().progress {
             Progress::Retrieved { found, .. } => {
                 OutgoingFile::preserve_again(handlers, self.token, file, found)
             }
-            _ => Err(ENOENT),
+            _ => Err(Stopped::Failed(ENOENT)),
         }
     }
 
     fn can_finish(&self, handlers: &Handlers) -> bool {
         let mut guard = self.state.write();
         let State { payload, progress } = &mut *guard;
-        if let Progress::Waiting(found @ None) = progress {
-            *found = self.find(handlers);
+        if let Progress::Unknown = progress {
+            if let Some(handler) = self.find(handlers) {
+                *progress = Progress::Ready(handler);
+            }
         }
         let (found, retrieval) = match progress {
-            Progress::Waiting(Some(found)) => (found, Retrieval::None),
+            Progress::Ready(found) => (found, Retrieval::None),
             Progress::Retrieved { file, found, .. } => (found, Retrieval::Done(file)),
             Progress::Failed(err, found) => (found, Retrieval::Failed(*err)),
-            Progress::Waiting(None) | Progress::Finished => return true,
+            Progress::Unknown | Progress::Finished => return true,
         };
         found
             .handler
@@ -271,10 +284,10 @@ impl IncomingFile {
         // What is replaced is dropped at the end of this function.
         let progress = core::mem::replace(&mut guard.progress, Progress::Finished);
         let (found, retrieval) = match &progress {
-            Progress::Waiting(Some(found)) => (found, Retrieval::None),
+            Progress::Ready(found) => (found, Retrieval::None),
             Progress::Retrieved { file, found, .. } => (found, Retrieval::Done(file)),
             Progress::Failed(err, found) => (found, Retrieval::Failed(*err)),
-            Progress::Waiting(None) => {
+            Progress::Unknown => {
                 pr_warn!(
                     "nobody can free the file with token {}: there is no file handler '{}'\n",
                     self.token,
@@ -381,7 +394,7 @@ impl IncomingFiles {
 
     /// Reads the files, if that has not been done yet.
     ///
-    /// A list that is damaged costs those files that are behind the damage.
+    /// A damaged list is read up to the damage.
     ///
     /// # Errors
     ///

@@ -18,6 +18,7 @@ use crate::{
     },
     block_list::BlockList,
     fault,
+    gate::Stopped,
     luo_flb::outgoing::FlbPins,
     ops::{
         FileOps,
@@ -54,7 +55,11 @@ pub(crate) struct OutgoingFile {
 }
 
 impl OutgoingFile {
-    fn preserve(handlers: &'static Handlers, token: Token, file: ARef<File>) -> Result<Self> {
+    fn preserve(
+        handlers: &'static Handlers,
+        token: Token,
+        file: ARef<File>,
+    ) -> Result<Self, Stopped> {
         let found = handlers.for_file(&file).ok_or(ENOENT)?;
         let handler = found.handler;
         let id = handler.with(|ops| ops.file_id(&file)).ok_or(ENOENT)?;
@@ -82,7 +87,7 @@ impl OutgoingFile {
         token: Token,
         file: ARef<File>,
         found: &PinnedHandler,
-    ) -> Result<Self> {
+    ) -> Result<Self, Stopped> {
         let handler = found.handler.clone();
         let module = handler.with(FileOps::module).flatten().ok_or(ENODEV)?;
         let flbs = FlbPins::new(found.flbs_now(handlers))?;
@@ -145,7 +150,7 @@ impl Drop for OutgoingFile {
 ///
 /// # Invariants
 ///
-/// `by_token` maps the token of each file to its place in `files`; `blocks` has room for all.
+/// `by_token` maps the token of each file to its index in `files`; `blocks` has room for all.
 pub(crate) struct OutgoingFiles {
     files: KVVec<OutgoingFile>,
     by_token: RBTree<Token, usize>,
@@ -166,42 +171,14 @@ impl OutgoingFiles {
         &self.files
     }
 
-    /// Fails with [`EEXIST`] if there is a file called `token`.
-    pub(crate) fn check_token(&self, token: Token) -> Result {
+    /// Checks that `token` is not in use.
+    ///
+    /// Fails with [`EEXIST`] if it is.
+    pub(crate) fn vacant(&mut self, token: Token) -> Result<Vacant<'_>> {
         match self.by_token.get(&token) {
             Some(_) => Err(EEXIST),
-            None => Ok(()),
+            None => Ok(Vacant { set: self, token }),
         }
-    }
-
-    /// Preserves `file` as `token`.
-    ///
-    /// # Errors
-    ///
-    /// [`EEXIST`] if the token is in use, [`ENOSPC`] if the session is full, [`ENOMEM`],
-    /// [`ENOENT`] if no handler is in charge of the file, [`EBUSY`] if its contents are preserved
-    /// already, and whatever the handler returns.
-    pub(crate) fn preserve(
-        &mut self,
-        handlers: &'static Handlers,
-        token: Token,
-        file: ARef<File>,
-    ) -> Result {
-        self.check_token(token)?;
-
-        // All that needs memory comes first.
-        let place = self.files.len();
-        self.blocks.grow(place.saturating_add(1))?;
-        self.files.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let node = RBTreeNode::new(token, place, GFP_KERNEL_ACCOUNT)?;
-
-        let file = OutgoingFile::preserve(handlers, token, file)?;
-        // Dropping the file takes its preservation back.
-        fault::point()?;
-        self.files.push_within_capacity(file)?;
-        // INVARIANT: The file was just added at `place`, for which there is room in `blocks`.
-        self.by_token.insert(node);
-        Ok(())
     }
 
     /// Freezes all files: what the next kernel gets does not change any more.
@@ -233,6 +210,48 @@ impl OutgoingFiles {
         // INVARIANT: All files are frozen.
         let count = self.files.len();
         drop(Frozen { set: self, count });
+    }
+}
+
+/// A token that is not in use.
+///
+/// # Invariants
+///
+/// `set` has no file whose token is `token`.
+pub(crate) struct Vacant<'a> {
+    set: &'a mut OutgoingFiles,
+    token: Token,
+}
+
+impl Vacant<'_> {
+    /// Preserves `file` under the token.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOSPC`] if the session is full, [`ENOMEM`], [`ENOENT`] if no handler is in charge of the
+    /// file, [`EBUSY`] if its contents are preserved already, and the errors of the handler.
+    pub(crate) fn preserve(
+        self,
+        handlers: &'static Handlers,
+        file: ARef<File>,
+    ) -> Result<(), Stopped> {
+        let Self { set, token } = self;
+
+        // All that needs memory comes first.
+        let index = set.files.len();
+        set.blocks.grow(index.saturating_add(1))?;
+        set.files
+            .reserve(1, GFP_KERNEL_ACCOUNT)
+            .map_err(Error::from)?;
+        let node = RBTreeNode::new(token, index, GFP_KERNEL_ACCOUNT)?;
+
+        let file = OutgoingFile::preserve(handlers, token, file)?;
+        // Dropping the file takes its preservation back.
+        fault::point()?;
+        set.files.push_within_capacity(file).map_err(Error::from)?;
+        // INVARIANT: The file was just added at `index`, for which there is room in `blocks`.
+        set.by_token.insert(node);
+        Ok(())
     }
 }
 

@@ -8,7 +8,9 @@ use crate::{
         FlbPage,
         FlbSer, //
     },
+    gate::Stopped,
     ops::{
+        FlbId,
         FlbOps,
         FlbPayload, //
     },
@@ -43,7 +45,7 @@ struct Live {
 #[pin_data]
 pub(crate) struct Flb {
     compatible: Compatible,
-    address: usize,
+    id: FlbId,
     /// [`None`] once the state was unregistered.
     #[pin]
     ops: Mutex<Option<FlbOps>>,
@@ -57,10 +59,10 @@ pub(crate) struct Flb {
 impl Flb {
     /// Makes the state of `ops`, which is not preserved at first.
     pub(crate) fn new(compatible: Compatible, ops: FlbOps) -> impl PinInit<Self> {
-        let address = ops.address();
+        let id = ops.id();
         pin_init!(Self {
             compatible,
-            address,
+            id,
             ops <- new_mutex!(Some(ops), "luo_flb_ops"),
             running <- new_mutex!((), "luo_flb_running"),
             live <- new_mutex!(None, "luo_flb_live"),
@@ -73,8 +75,8 @@ impl Flb {
     }
 
     /// Identifies the state.
-    pub(crate) fn address(&self) -> usize {
-        self.address
+    pub(crate) fn id(&self) -> FlbId {
+        self.id
     }
 
     /// The operations; [`None`] once the FLB was unregistered.
@@ -87,7 +89,7 @@ impl Flb {
         self.live.lock().is_some()
     }
 
-    fn pin_file(&self) -> Result {
+    fn pin_file(&self) -> Result<(), Stopped> {
         let _running = self.running.lock();
         if let Some(live) = &mut *self.live.lock() {
             live.files = live.files.checked_add(1).ok_or(EOVERFLOW)?;
@@ -176,7 +178,7 @@ pub(crate) struct FlbPins {
 
 impl FlbPins {
     /// Pins all states of `list`, or none of them if one cannot be preserved.
-    pub(crate) fn new(list: Option<FlbList>) -> Result<Self> {
+    pub(crate) fn new(list: Option<FlbList>) -> Result<Self, Stopped> {
         let mut this = Self { list, pinned: 0 };
         for flb in this.list.iter().flat_map(|list| list.iter()) {
             flb.pin_file()?;
@@ -216,9 +218,9 @@ impl OutgoingFlbs {
         self.list.write()
     }
 
-    fn find(&self, address: usize) -> Result<Arc<Flb>> {
+    fn find(&self, id: FlbId) -> Result<Arc<Flb>> {
         let flbs = self.list.read();
-        let flb = flbs.iter().find(|flb| flb.address == address);
+        let flb = flbs.iter().find(|flb| flb.id == id);
         flb.cloned().ok_or(ENOENT)
     }
 
@@ -227,8 +229,8 @@ impl OutgoingFlbs {
     /// # Errors
     ///
     /// [`ENOENT`] if it is not preserved.
-    pub(crate) fn get(&self, address: usize) -> Result<FlbPayload> {
-        let flb = self.find(address)?;
+    pub(crate) fn get(&self, id: FlbId) -> Result<FlbPayload> {
+        let flb = self.find(id)?;
         let mut live = flb.live.lock();
         let Some(live) = &mut *live else {
             return Err(ENOENT);
@@ -238,8 +240,8 @@ impl OutgoingFlbs {
     }
 
     /// Puts what [`Self::get`] returned.
-    pub(crate) fn put(&self, address: usize) {
-        if let Ok(flb) = self.find(address) {
+    pub(crate) fn put(&self, id: FlbId) {
+        if let Ok(flb) = self.find(id) {
             flb.unpin(|live| live.users = live.users.saturating_sub(1));
         }
     }

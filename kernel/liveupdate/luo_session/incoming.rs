@@ -265,7 +265,7 @@ pub(crate) fn retrieve(
             let mut files = open.session.files.write_killable()?;
             // Somebody may have been killed during FINISH.
             if files.is_finished() {
-                return Err(ENOENT);
+                return Err(ENOENT.into());
             }
             files.load(display(name))?;
         }

@@ -332,10 +332,8 @@ impl SessionFile {
         let context = listed.context;
         context.gate.mutate(|| {
             let mut contents = listed.session.contents.write_killable()?;
-            contents.files.check_token(command.token)?;
-            contents
-                .files
-                .preserve(&context.handlers, command.token, file.clone()?)?;
+            let vacant = contents.files.vacant(command.token)?;
+            vacant.preserve(&context.handlers, file.clone()?)?;
             Ok(0)
         })
     }
