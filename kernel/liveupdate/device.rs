@@ -6,9 +6,11 @@ use crate::{
     abi::Name,
     fault,
     ioctl::{
+        unsupported,
         Command,
         CreateSession,
         RetrieveSession,
+        Target,
         UserArg, //
     },
     luo_core::Luo,
@@ -97,7 +99,7 @@ impl MiscDevice for Device {
                     },
                 )
             }
-            _ => Err(ENOTTY),
+            _ => Err(unsupported(Target::Device, cmd)),
         }
     }
 }

@@ -65,8 +65,42 @@ impl UserArg {
     }
 }
 
+/// The kinds of files that have ioctls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `/dev/liveupdate`
+    Device,
+    /// A session that is handed over to the next kernel.
+    Outgoing,
+    /// A session of the previous kernel.
+    Incoming,
+}
+
+/// The error for a command that a file of kind `target` does not support: [`EINVAL`] if sessions of
+/// the other kind do, otherwise [`ENOTTY`].
+pub(crate) fn unsupported(target: Target, cmd: u32) -> Error {
+    let other = match target {
+        Target::Device => return ENOTTY,
+        Target::Outgoing => Target::Incoming,
+        Target::Incoming => Target::Outgoing,
+    };
+    let mut commands = COMMANDS.iter();
+    if commands.any(|(known, targets)| *known == cmd && targets.contains(&other)) {
+        EINVAL
+    } else {
+        ENOTTY
+    }
+}
+
+/// Declares commands: their structures, and the kinds of files that support them.
 macro_rules! commands {
-    ($($(#[$meta:meta])* $name:ident = $nr:ident: $raw:ident { $($field:ident: $ty:ty,)* })*) => {$(
+    ($($(#[$meta:meta])* [$($target:ident),+] $name:ident = $nr:ident: $raw:ident {
+        $($field:ident: $ty:ty,)*
+    })*) => {
+        /// All commands, and the kinds of files that support them.
+        const COMMANDS: &[(u32, &[Target])] = &[$(($name::CMD, &[$(Target::$target),+]),)*];
+
+        $(
         $(#[$meta])*
         #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
@@ -80,41 +114,44 @@ macro_rules! commands {
         impl Command for $name {
             const NR: u32 = uapi::$nr;
         }
-    )*};
+        )*
+    };
 }
+
+// To add a command, add it here and to the `ioctl` operation of each kind of file that supports it.
 
 commands! {
     /// `struct liveupdate_ioctl_create_session`
-    CreateSession = LIVEUPDATE_CMD_CREATE_SESSION: liveupdate_ioctl_create_session {
+    [Device] CreateSession = LIVEUPDATE_CMD_CREATE_SESSION: liveupdate_ioctl_create_session {
         size: u32,
         fd: i32,
         name: [u8; 64],
     }
     /// `struct liveupdate_ioctl_retrieve_session`
-    RetrieveSession = LIVEUPDATE_CMD_RETRIEVE_SESSION: liveupdate_ioctl_retrieve_session {
+    [Device] RetrieveSession = LIVEUPDATE_CMD_RETRIEVE_SESSION: liveupdate_ioctl_retrieve_session {
         size: u32,
         fd: i32,
         name: [u8; 64],
     }
     /// `struct liveupdate_session_preserve_fd`
-    PreserveFd = LIVEUPDATE_CMD_SESSION_PRESERVE_FD: liveupdate_session_preserve_fd {
+    [Outgoing] PreserveFd = LIVEUPDATE_CMD_SESSION_PRESERVE_FD: liveupdate_session_preserve_fd {
         size: u32,
         fd: i32,
         token: u64,
     }
     /// `struct liveupdate_session_retrieve_fd`
-    RetrieveFd = LIVEUPDATE_CMD_SESSION_RETRIEVE_FD: liveupdate_session_retrieve_fd {
+    [Incoming] RetrieveFd = LIVEUPDATE_CMD_SESSION_RETRIEVE_FD: liveupdate_session_retrieve_fd {
         size: u32,
         fd: i32,
         token: u64,
     }
     /// `struct liveupdate_session_finish`
-    Finish = LIVEUPDATE_CMD_SESSION_FINISH: liveupdate_session_finish {
+    [Incoming] Finish = LIVEUPDATE_CMD_SESSION_FINISH: liveupdate_session_finish {
         size: u32,
         reserved: u32,
     }
     /// `struct liveupdate_session_get_name`
-    GetName = LIVEUPDATE_CMD_SESSION_GET_NAME: liveupdate_session_get_name {
+    [Outgoing, Incoming] GetName = LIVEUPDATE_CMD_SESSION_GET_NAME: liveupdate_session_get_name {
         size: u32,
         reserved: u32,
         name: [u8; 64],

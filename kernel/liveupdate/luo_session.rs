@@ -13,11 +13,7 @@ pub(crate) mod outgoing;
 use crate::{
     abi::Name,
     ioctl::{
-        Command,
-        Finish,
         GetName,
-        PreserveFd,
-        RetrieveFd,
         UserArg, //
     },
 };
@@ -92,14 +88,6 @@ fn get_name(name: &Name, arg: usize) -> Result<isize> {
     command.name = *name.field();
     arg.respond(&command)?;
     Ok(0)
-}
-
-/// The error for a command that sessions of one kind do not have.
-fn unsupported(cmd: u32) -> Error {
-    match cmd {
-        PreserveFd::CMD | RetrieveFd::CMD | Finish::CMD => EINVAL,
-        _ => ENOTTY,
-    }
 }
 
 /// What an administrator is told about a session.

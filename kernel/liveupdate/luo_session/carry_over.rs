@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions of the previous kernel that are passed on to the next one.
+//! Sessions of the previous kernel that are carried over to the next one.
 //!
 //! A kexec may come before all incoming sessions are finished. Those that are left become part of
 //! what this kernel hands over, in the state in which they are:
 //!
-//! - a session that nobody has opened, just as the previous kernel wrote it;
-//! - of the others, each file as it was handed over if nobody has touched it, else preserved again.
+//! - a session that was never opened, as the previous kernel wrote it;
+//! - of the others, each untouched file as it was handed over, and each other file preserved again.
 //!
-//! Memory that nobody claimed is handed over once more as a whole, so that what nobody in this
-//! kernel understands is passed on, too. Everything is prepared before anything is frozen, and
+//! Memory that was not claimed is carried over as a whole, so that what this kernel does not
+//! understand is carried over, too. Everything is prepared before anything is frozen, and
 //! taken back if the kexec is called off.
 
 use super::{
@@ -42,7 +42,7 @@ use kernel::{
     sync::Arc, //
 };
 
-/// How a session is passed on.
+/// How a session is carried over.
 enum Contents {
     Untouched(FileSetSer),
     Files(CarriedFiles),
@@ -94,7 +94,7 @@ impl CarriedSession {
     }
 }
 
-/// All that is passed on. Dropping it leaves everything as it was.
+/// All that is carried over. Dropping it leaves everything as it was.
 pub(crate) struct Carried {
     memory: CarriedOver,
     sessions: KVVec<CarriedSession>,
@@ -103,7 +103,7 @@ pub(crate) struct Carried {
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        // As everywhere, the last one first.
+        // The last one first, as in other places where sessions are dropped.
         while let Some(session) = self.sessions.pop() {
             drop(session);
         }
@@ -111,7 +111,7 @@ impl Drop for Carried {
 }
 
 impl Carried {
-    /// Prepares all incoming sessions to be passed on; returns [`None`] if there are none.
+    /// Prepares all incoming sessions to be carried over; returns [`None`] if there are none.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl Carried {
     ///
     /// # Context
     ///
-    /// May sleep. Nobody may be able to use an incoming session.
+    /// May sleep. The gate must be closed, and the list of incoming sessions be locked.
     pub(crate) fn prepare(
         handlers: &'static Handlers,
         incoming: &mut IncomingSessions,
@@ -208,7 +208,7 @@ impl Carried {
         counts.fold(0, u64::saturating_add)
     }
 
-    /// How many pages are passed on as they are.
+    /// How many pages are carried over as they are.
     pub(crate) fn pages(&self) -> usize {
         self.memory.pages()
     }

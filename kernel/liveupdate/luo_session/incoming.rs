@@ -6,7 +6,6 @@ use super::{
     display,
     get_name,
     install,
-    unsupported,
     FileReport,
     Link,
     Report, //
@@ -21,10 +20,12 @@ use crate::{
     context::Context,
     fault,
     ioctl::{
+        unsupported,
         Command,
         Finish,
         GetName,
         RetrieveFd,
+        Target,
         UserArg, //
     },
     luo_file::incoming::IncomingFiles,
@@ -68,7 +69,7 @@ use kernel::{
 #[pin_data]
 pub(crate) struct IncomingSession {
     name: Name,
-    /// Whether somebody has a file of this session.
+    /// Whether there is a file of this session.
     open: AtomicFlag,
     /// Held for reading while files are retrieved, for writing while they are finished.
     #[pin]
@@ -100,9 +101,9 @@ impl IncomingSession {
         files.try_for_each(|file| each(file.compatible()))
     }
 
-    /// Writes what an administrator may want to know.
+    /// Writes the report for administrators.
     pub(crate) fn report(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever asks must not wait for a handler.
+        // A report must not wait for a handler.
         let files = self.files.try_read();
         let report = Report {
             name: &self.name,
@@ -132,8 +133,8 @@ impl IncomingSession {
 
 /// All incoming sessions.
 ///
-/// They are read from what the previous kernel left behind when they are needed for the first
-/// time; if that runs out of memory, it is continued the next time.
+/// They are read from what the previous kernel left when they are needed for the first
+/// time; if that runs out of memory, reading continues the next time.
 pub(crate) struct IncomingSessions {
     sessions: RBTree<Name, Arc<IncomingSession>>,
     unread: Option<ListReader<SessionSer, HandedOver>>,
@@ -153,7 +154,7 @@ impl IncomingSessions {
         self.sessions.values().map(|session| &**session)
     }
 
-    /// As [`Self::iter`], for those who want to keep a session.
+    /// As [`Self::iter`], for callers that keep a session.
     pub(super) fn sessions(&self) -> impl Iterator<Item = &Arc<IncomingSession>> {
         self.sessions.values()
     }
@@ -178,8 +179,7 @@ impl IncomingSessions {
 
     /// Reads the sessions, if that has not been done yet.
     ///
-    /// A session that makes no sense costs that session; if the list itself is damaged, that costs
-    /// what is behind the damage.
+    /// A malformed entry is skipped; a damaged list is read up to the damage.
     ///
     /// # Errors
     ///
@@ -207,7 +207,7 @@ impl IncomingSessions {
     }
 }
 
-/// The right to use a session. Dropping it makes the session available to others.
+/// An open session. Dropping it makes the session available again.
 struct OpenSession {
     session: Arc<IncomingSession>,
     context: &'static Context,
@@ -243,27 +243,27 @@ impl Drop for OpenSession {
 ///
 /// # Errors
 ///
-/// [`ENOENT`] if there is no such session, [`EBUSY`] if somebody has it already or the next kexec is
+/// [`ENOENT`] if there is no such session, [`EBUSY`] if it is open already or the next kexec is
 /// under way, [`ENOMEM`].
 pub(crate) fn retrieve(
     context: &'static Context,
     list: &'static RwSemaphore<IncomingSessions>,
     name: &Name,
 ) -> Result<ARef<File>> {
-    // What is passed on to the next kernel must not be read any more.
+    // What is carried over to the next kernel must not be read any more.
     let open = context.gate.mutate(|| {
         let open = {
             let mut incoming = list.write_killable()?;
             incoming.load()?;
             let session = incoming.sessions.get(name).cloned().ok_or(ENOENT)?;
             // A session that is finished leaves the list before it is closed. Hence with the list
-            // locked, nobody can get one that is finished already.
+            // locked, a finished session cannot be opened.
             OpenSession::new(session, context, list)?
         };
         fault::point()?;
         {
             let mut files = open.session.files.write_killable()?;
-            // Somebody may have been killed during FINISH.
+            // FINISH goes on in a worker if its caller was killed.
             if files.is_finished() {
                 return Err(ENOENT.into());
             }
@@ -305,7 +305,7 @@ impl SessionFile {
             return Err(EINVAL);
         }
         fault::point()?;
-        // All the memory of files that nobody has retrieved has to be freed.
+        // All the memory of files that were not retrieved has to be freed.
         let is_long = open.session.files.read_killable()?.has_unretrieved();
         let session = open.session.clone();
         let (context, list) = (open.context, open.list);
@@ -335,7 +335,7 @@ impl anon_inode::FileOperations for SessionFile {
             GetName::CMD => get_name(&open.session.name, arg),
             RetrieveFd::CMD => Self::retrieve_fd(open, arg),
             Finish::CMD => Self::finish(open, arg),
-            _ => Err(unsupported(cmd)),
+            _ => Err(unsupported(Target::Incoming, cmd)),
         }
     }
 

@@ -5,7 +5,6 @@
 use super::{
     display,
     get_name,
-    unsupported,
     FileReport,
     Link,
     Report, //
@@ -20,9 +19,11 @@ use crate::{
     context::Context,
     fault,
     ioctl::{
+        unsupported,
         Command,
         GetName,
         PreserveFd,
+        Target,
         UserArg, //
     },
     luo_file::outgoing::OutgoingFiles,
@@ -122,9 +123,9 @@ impl OutgoingSession {
         files.try_for_each(|file| each(file.handler().compatible().as_bytes()))
     }
 
-    /// Writes what an administrator may want to know.
+    /// Writes the report for administrators.
     pub(crate) fn report(&self, sealed: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever asks must not wait for a handler.
+        // A report must not wait for a handler.
         let contents = self.contents.try_read();
         let files = contents.as_ref().map_or(&[][..], |c| c.files.files());
         let report = Report {
@@ -273,7 +274,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) root: &'a mut OutgoingRoot,
 }
 
-/// A session that is in the list of sessions for as long as this exists.
+/// Keeps a session in the list of sessions. Dropping it removes the session.
 struct Listed {
     session: Arc<OutgoingSession>,
     context: &'static Context,
@@ -347,7 +348,7 @@ impl anon_inode::FileOperations for SessionFile {
         match cmd {
             GetName::CMD => get_name(&listed.session.name, arg),
             PreserveFd::CMD => Self::preserve_fd(listed, ctx, arg),
-            _ => Err(unsupported(cmd)),
+            _ => Err(unsupported(Target::Outgoing, cmd)),
         }
     }
 
