@@ -51,7 +51,7 @@ pub(crate) enum ParseError {
 ///
 /// # Invariants
 ///
-/// The first byte is not null, the last one is, and everything behind the first null byte is null.
+/// The first byte is not null, the last one is, and everything after the first null byte is null.
 /// Hence strings are equal exactly if their fields are equal byte by byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FixedStr<const N: usize>([u8; N]);
@@ -122,7 +122,7 @@ impl<const N: usize> PartialOrd for FixedStr<N> {
 /// The name of a session.
 pub(crate) type Name = FixedStr<64>;
 
-/// Identifies the format of a file's or a shared state's data, and who understands it.
+/// Identifies the format of a file's or an FLB's data, and who understands it.
 pub(crate) type Compatible = FixedStr<48>;
 
 /// `struct luo_ser`: the root of what LUO hands over.
@@ -179,7 +179,7 @@ pub(crate) struct FileSer {
     pub(crate) token: u64,
 }
 
-/// `struct luo_flb_ser`: one shared state.
+/// `struct luo_flb_ser`: one FLB.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct FlbSer {
@@ -188,7 +188,7 @@ pub(crate) struct FlbSer {
     pub(crate) count: u64,
 }
 
-/// `struct luo_flb_header_ser` with the entries behind it: the page of all shared states.
+/// `struct luo_flb_header_ser` with the entries that follow it: the page of all FLBs.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct FlbPage {
@@ -199,7 +199,7 @@ pub(crate) struct FlbPage {
 }
 
 impl FlbPage {
-    /// How many shared states there can be.
+    /// How many FLBs there can be.
     pub(crate) const CAPACITY: usize = (PAGE_SIZE - 16) / size_of::<FlbSer>();
 
     /// Replaces the entries by those of `states`; there is room for [`Self::CAPACITY`] of them.

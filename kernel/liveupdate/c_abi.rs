@@ -52,7 +52,7 @@ unsafe extern "C" fn liveupdate_reboot() -> c_int {
     })
 }
 
-/// Returns whether a kexec waits for the operation that calls this.
+/// Returns whether a kexec waits for the calling operation to end.
 ///
 /// # Safety
 ///
@@ -88,7 +88,7 @@ unsafe extern "C" fn liveupdate_register_file_handler(
     })
 }
 
-/// Unregisters a file handler, and the shared states that were registered with it.
+/// Unregisters a file handler, and the FLBs that were registered with it.
 ///
 /// # Safety
 ///
@@ -102,7 +102,7 @@ unsafe extern "C" fn liveupdate_unregister_file_handler(
     }
 }
 
-/// Makes the files of a handler depend on shared state.
+/// Makes the files of a handler depend on an FLB.
 ///
 /// # Safety
 ///
@@ -150,7 +150,7 @@ unsafe fn store_object(objp: *mut *mut c_void, payload: FlbPayload) {
     unsafe { objp.write(payload.object()) };
 }
 
-/// Gets the object of incoming shared state; it stays until it is put.
+/// Gets the object of an incoming FLB; it stays until it is put.
 ///
 /// # Safety
 ///
@@ -191,7 +191,7 @@ unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_
     }
 }
 
-/// Gets the object of outgoing shared state; it stays until it is put.
+/// Gets the object of an outgoing FLB; it stays until it is put.
 ///
 /// # Safety
 ///

@@ -170,7 +170,7 @@ pub(crate) fn init(dir: &Dir) -> Result {
     Ok(())
 }
 
-/// Does all the damage that was asked for.
+/// Does all the damage that was requested.
 pub(crate) fn strike(luo: &Luo, mut moment: LastMoment) {
     let Some(damages) = DAMAGES.as_ref() else {
         return;

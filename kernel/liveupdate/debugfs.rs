@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `liveupdate/sessions` in debugfs: all sessions, whether or not somebody has them open.
+//! `liveupdate/sessions` in debugfs: all sessions, open or not.
 
 use crate::luo_core::Luo;
 use kernel::{
@@ -20,7 +20,7 @@ struct Sessions(&'static Luo);
 impl Writer for Sessions {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sealed = self.0.context.gate.is_sealed();
-        // Whoever asks must not wait for a handler, and hence not for a list while a kexec is
+        // A report must not wait for a handler, and hence not for a list while a kexec is
         // prepared. What cannot be shown now is shown the next time.
         let Some(outgoing) = self.0.outgoing.try_read() else {
             return writeln!(f, "luo-busy:\tpreparing a live update");

@@ -82,7 +82,7 @@ fn hand_over(luo: &'static Luo) -> Result {
         .and_then(|mut carried| {
             if let Some(carried) = &carried {
                 pr_info!(
-                    "passing on {} unfinished sessions with {} files of the previous kernel, \
+                    "carrying over {} unfinished sessions with {} files of the previous kernel, \
                      {} pages as they are\n",
                     carried.sessions(),
                     carried.files(),
@@ -233,7 +233,7 @@ fn carry_over_unread() -> Result {
     }
     let copy = copy.publish(ENTRY_NAME)?;
     pr_info!(
-        "passing on what the previous kernel handed over, {} pages\n",
+        "carrying over what the previous kernel handed over, {} pages\n",
         memory.pages()
     );
     // What is handed over stays as it is.

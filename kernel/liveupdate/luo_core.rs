@@ -11,7 +11,7 @@
 //! 2. the lists of sessions;
 //! 3. the files of a session;
 //! 4. an incoming file;
-//! 5. shared state, its registry, the registry of handlers;
+//! 5. FLBs, the list of them, the registry of handlers;
 //! 6. a handler's operations, the content ids.
 //!
 //! User space memory is only accessed with none of them held.

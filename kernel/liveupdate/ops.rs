@@ -97,7 +97,7 @@ pub(crate) enum Retrieval<'a> {
 ///
 /// # Invariants
 ///
-/// The pointer is valid, its mandatory operations are set, and nobody changes it, until the
+/// The pointer is valid, its mandatory operations are set, and nothing changes it, until the
 /// handler was unregistered; after that, the object does not exist any more.
 pub(crate) struct FileOps(NonNull<bindings::liveupdate_file_handler>);
 
@@ -107,7 +107,7 @@ unsafe impl Send for FileOps {}
 unsafe impl Sync for FileOps {}
 
 impl FileOps {
-    /// Checks what somebody wants to register.
+    /// Checks a handler that is registered.
     ///
     /// Fails with [`EINVAL`] if the handler is incomplete.
     ///
@@ -152,7 +152,7 @@ impl FileOps {
         HandlerId::new(self.0.as_ptr())
     }
 
-    /// Makes the module that the operations are part of stay.
+    /// Keeps the module that the operations are part of.
     pub(crate) fn module(&self) -> Option<ModuleRef> {
         // SAFETY: By the type invariant the table is valid, hence so is the module it belongs to.
         unsafe { ModuleRef::try_get(self.table().owner) }
@@ -230,7 +230,7 @@ impl FileOps {
             });
         }
         let file = NonNull::new(args.file).ok_or(RetrieveError::Permanent(EIO))?;
-        // SAFETY: A successful `retrieve` passes on a reference to a valid file. It is not in any
+        // SAFETY: A successful `retrieve` transfers a reference to a valid file. It is not in any
         // descriptor table yet, hence there are no `fdget_pos` calls on it.
         Ok(unsafe { ARef::from_raw(file.cast()) })
     }
@@ -281,11 +281,11 @@ impl FileOps {
     }
 }
 
-/// The operations of shared state.
+/// The operations of an FLB.
 ///
 /// # Invariants
 ///
-/// The pointer is valid, its operations are set, and nobody changes it, until the state was
+/// The pointer is valid, its operations are set, and nothing changes it, until the state was
 /// unregistered from its last handler, or, if it never was registered, during the call that
 /// created this object.
 #[derive(Clone, Copy)]
@@ -297,7 +297,7 @@ unsafe impl Send for FlbOps {}
 // keep them apart.
 unsafe impl Sync for FlbOps {}
 
-/// Shared state in this kernel.
+/// The state of an FLB in this kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct FlbPayload {
     /// What the next kernel gets, or what the previous one gave.
@@ -315,7 +315,7 @@ impl FlbPayload {
 }
 
 impl FlbOps {
-    /// Checks what somebody wants to register or use; [`EINVAL`] if it is incomplete.
+    /// Checks an FLB that is registered or used; [`EINVAL`] if it is incomplete.
     ///
     /// # Safety
     ///
@@ -352,7 +352,7 @@ impl FlbOps {
         FlbId::new(self.0.as_ptr())
     }
 
-    /// Makes the module that the operations are part of stay.
+    /// Keeps the module that the operations are part of.
     pub(crate) fn module(&self) -> Option<ModuleRef> {
         // SAFETY: By the type invariant the table is valid, hence so is the module it belongs to.
         unsafe { ModuleRef::try_get(self.table().owner) }

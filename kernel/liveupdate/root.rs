@@ -47,9 +47,9 @@ impl IncomingRoot {
         done: None,
     };
 
-    /// Takes over the root of what the previous kernel left behind, if it is `wanted`.
+    /// Takes over the root of what the previous kernel left, if it is `wanted`.
     ///
-    /// If it is not, or makes no sense, nothing is taken over: the memory stays reserved, the
+    /// If it is not, or is malformed, nothing is taken over: the memory stays reserved, the
     /// machine boots as if there were nothing, and the next kernel gets it all.
     pub(crate) fn take_over(wanted: bool) -> Self {
         let (folio, size) = match ClaimedFolio::subtree(ENTRY_NAME) {
@@ -68,7 +68,7 @@ impl IncomingRoot {
             Err(err) => {
                 pr_err!(
                     "cannot use the live update data of the previous kernel ({:?}): its memory \
-                     stays reserved, and is passed on by the next kexec\n",
+                     stays reserved, and the next kexec carries it over\n",
                     err
                 );
                 UNREAD.populate(folio);
@@ -83,7 +83,7 @@ impl IncomingRoot {
             if sessions_pa != 0 {
                 pr_warn!(
                     "liveupdate=on is missing: the sessions of the previous kernel cannot be \
-                     retrieved, their memory stays reserved, and is passed on by the next kexec\n"
+                     retrieved, their memory stays reserved, and the next kexec carries it over\n"
                 );
                 UNREAD.populate(folio);
             } else {
@@ -107,7 +107,7 @@ impl IncomingRoot {
             return (IncomingFlbs::new(), None);
         };
         let complain = |err: Error| {
-            pr_err!("cannot take over shared state: error {}\n", err.to_errno());
+            pr_err!("cannot take over FLBs: error {}\n", err.to_errno());
             IncomingFlbs::new()
         };
         match ClaimedFolio::new(pa) {

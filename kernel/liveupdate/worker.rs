@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that goes on when the process that wanted it is killed.
+//! Work that goes on when the process that waits for it is killed.
 
 use kernel::{
     prelude::*,
@@ -22,12 +22,12 @@ struct Job {
 
 /// Lets a worker do `work`, waits for it, and returns its result.
 ///
-/// For what takes long and cannot stop halfway. Without memory for a worker, it is done by the
-/// caller.
+/// For work that takes long and cannot be interrupted. Without memory for a worker, the caller does
+/// it.
 ///
 /// # Errors
 ///
-/// [`EINTR`] if the task was killed meanwhile: `work` goes on. Otherwise, those of `work`.
+/// [`EINTR`] if the task was killed while it waited: `work` goes on. Otherwise, those of `work`.
 ///
 /// # Context
 ///

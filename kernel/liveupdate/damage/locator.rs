@@ -66,7 +66,7 @@ impl Field {
         Ok(number.wrapping_shl(self.scale))
     }
 
-    /// Makes `bytes` what the memory of the field has to be for it to contain `number`.
+    /// Encodes `number` into `bytes`, preserving neighbouring bits.
     pub(super) fn put(&self, moment: &LastMoment, number: u64, bytes: &mut [u8]) -> Result {
         let others = self.raw(moment)? & !self.mask.wrapping_shl(self.shift);
         let number = number.wrapping_shr(self.scale) & self.mask;

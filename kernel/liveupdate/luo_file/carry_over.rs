@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files of the previous kernel that are passed on to the next one.
+//! Files of the previous kernel that are carried over to the next one.
 //!
-//! A file that nobody has touched is passed on as it is: what the previous kernel handed over for
-//! it stays where it is. A file that this kernel has taken over is preserved again.
+//! An untouched file is carried over as it is: what the previous kernel handed over for it stays
+//! where it is. A file that this kernel has taken over is preserved again.
 
 use super::{
     handler::Handlers,
@@ -29,7 +29,7 @@ use kernel::{
 
 struct CarriedFile {
     file: Arc<IncomingFile>,
-    /// [`None`] if the file is passed on as it is.
+    /// [`None`] if the file is carried over as it is.
     again: Option<OutgoingFile>,
 }
 
@@ -48,12 +48,12 @@ pub(crate) struct CarriedFiles {
 impl CarriedFiles {
     /// Collects the files of a session that were read already.
     ///
-    /// A file that failed for good stays behind; the states that it depended on are added to
+    /// A file that failed for good is not among them; the states that it depended on are added to
     /// `lost`.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], [`ENOSPC`] if there are more files than any kernel can hand over.
+    /// [`ENOMEM`], [`ENOSPC`] if there are more files than the format can express.
     pub(crate) fn new(
         handlers: &Handlers,
         incoming: &IncomingFiles,
@@ -64,7 +64,7 @@ impl CarriedFiles {
         for file in incoming.files() {
             if let Some((err, flbs)) = file.failure(handlers) {
                 pr_warn!(
-                    "session '{}': the file with token {} cannot be passed on, it failed: error {}\n",
+                    "session '{}': the file with token {} cannot be carried over, it failed: error {}\n",
                     session,
                     file.token(),
                     err.to_errno()
@@ -90,7 +90,7 @@ impl CarriedFiles {
         self.files.len() as u64
     }
 
-    /// Preserves those files again that cannot be passed on as they are.
+    /// Preserves those files again that cannot be carried over as they are.
     ///
     /// Returns whether there were any that had not been preserved before.
     ///

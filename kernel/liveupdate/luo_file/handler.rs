@@ -60,7 +60,7 @@ impl Handler {
     }
 }
 
-/// A registered handler, and the shared states that its files depend on.
+/// A registered handler, and the FLBs that its files depend on.
 struct Registration {
     /// Grows from one registration to the next.
     number: u64,
@@ -76,7 +76,7 @@ pub(crate) struct PinnedHandler {
 }
 
 impl PinnedHandler {
-    /// The shared states that files of the previous kernel depend on.
+    /// The FLBs that files of the previous kernel depend on.
     pub(crate) fn incoming_flbs(&self, handlers: &Handlers) -> IncomingFlbLists {
         IncomingFlbLists {
             found: self.flbs.clone(),
@@ -84,7 +84,7 @@ impl PinnedHandler {
         }
     }
 
-    /// The shared states that files which are preserved now depend on.
+    /// The FLBs that files which are preserved now depend on.
     pub(crate) fn flbs_now(&self, handlers: &Handlers) -> Option<FlbList> {
         let registry = handlers.registry.read();
         let mut entries = registry.handlers.iter();

@@ -289,7 +289,7 @@ impl IncomingFile {
             Progress::Failed(err, found) => (found, Retrieval::Failed(*err)),
             Progress::Unknown => {
                 pr_warn!(
-                    "nobody can free the file with token {}: there is no file handler '{}'\n",
+                    "the file with token {} cannot be freed: there is no file handler '{}'\n",
                     self.token,
                     self.compatible()
                 );
@@ -307,8 +307,8 @@ impl IncomingFile {
 
 /// The files of an incoming session.
 ///
-/// They are read from what the previous kernel left behind when they are needed for the first
-/// time; if that runs out of memory, it is continued the next time.
+/// They are read from what the previous kernel left when they are needed for the first
+/// time; if that runs out of memory, reading continues the next time.
 pub(crate) struct IncomingFiles {
     files: KVVec<Arc<IncomingFile>>,
     by_token: RBTree<Token, Arc<IncomingFile>>,

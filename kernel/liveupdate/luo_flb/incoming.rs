@@ -136,7 +136,7 @@ impl IncomingFlb {
             }
             Err(ENODATA) => {}
             Err(err) => pr_warn!(
-                "shared state '{}' cannot be finished: error {}\n",
+                "FLB '{}' cannot be finished: error {}\n",
                 BStr::from_bytes(self.compatible.as_bytes()),
                 err.to_errno()
             ),
@@ -202,7 +202,7 @@ impl IncomingFlbs {
                 Ok(compatible) if this.find(&compatible).is_none() => compatible,
                 // Only that entry is lost.
                 _ => {
-                    pr_err!("shared state: {:?}\n", ParseError::BadString);
+                    pr_err!("FLB: {:?}\n", ParseError::BadString);
                     continue;
                 }
             };
@@ -260,7 +260,7 @@ impl IncomingFlbs {
             let mut state = flb.state.lock();
             let Some(users) = state.users.checked_sub(1) else {
                 pr_warn!(
-                    "shared state '{}' was put more often than gotten\n",
+                    "FLB '{}' was put more often than it was gotten\n",
                     BStr::from_bytes(flb.compatible.as_bytes())
                 );
                 return;
@@ -366,7 +366,7 @@ impl CarriedFlbs {
                     })?;
                 }
                 Progress::Failed(err) if count != 0 => pr_warn!(
-                    "shared state '{}' cannot be passed on, it failed: error {}\n",
+                    "FLB '{}' cannot be carried over, it failed: error {}\n",
                     BStr::from_bytes(flb.compatible.as_bytes()),
                     err.to_errno()
                 ),

@@ -152,7 +152,7 @@ impl Flb {
         let live = self.live.lock().take();
         if let (Some(ops), Some(live)) = (ops, live) {
             pr_warn!(
-                "shared state '{}' was unregistered while {} files depend on it\n",
+                "FLB '{}' was unregistered while {} files depend on it\n",
                 BStr::from_bytes(self.compatible.as_bytes()),
                 live.files
             );

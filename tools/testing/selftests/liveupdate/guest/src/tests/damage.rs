@@ -242,7 +242,7 @@ fn flbs_case(name: &'static str, lines: &'static [&'static str]) -> Case {
             let session = retrieve(name)?;
             check_fate(&session, Fate::Intact)?;
             memfd::check(session.retrieve(2)?, GOOD)?;
-            reported(&["luo:", "shared state"])?;
+            reported(&["luo:", "FLB"])?;
             healthy(name)?;
             Ok(session.finish()?)
         },

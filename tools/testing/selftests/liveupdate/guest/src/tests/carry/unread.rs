@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that are passed on just as they came, without being read.
+//! Sessions that are carried over just as they came, without being read.
 //!
 //! That is only possible while nobody in the kernel uses a state that files share, as the handlers
 //! of the base's in-kernel test do. So it is hidden from them that there is one.
@@ -30,8 +30,8 @@ fn first(stage: &mut Stage<'_>, name: &str) -> Result {
     fill(stage, name)
 }
 
-/// How many pages the kernel would pass on as they are: it says so before it freezes anything.
-fn pages_passed_on() -> Result<u64> {
+/// How many pages the kernel would carry over as they are: it says so before it freezes anything.
+fn pages_carried_over() -> Result<u64> {
     let device = TestDevice::open(TestDevice::C)?;
     device.write("fail-freeze 5")?;
     let session = create("unread-failing")?;
@@ -41,12 +41,12 @@ fn pages_passed_on() -> Result<u64> {
     let log = kernel_log()?;
     let line = log
         .lines()
-        .filter(|line| line.contains("passing on"))
+        .filter(|line| line.contains("carrying over"))
         .last();
     let pages = line
         .and_then(|line| line.split_once(" pages as they are")?.0.rsplit(' ').next())
         .and_then(|number| number.parse().ok());
-    pages.at("the kernel log does not say how many pages are passed on")
+    pages.at("the kernel log does not say how many pages are carried over")
 }
 
 /// Nobody asks for the session in between.
@@ -58,7 +58,7 @@ fn untouched() -> Case {
             |stage| first(stage, NAME),
             |_| {
                 // What take() looks for, and some for the metadata.
-                let pages = pages_passed_on()?;
+                let pages = pages_carried_over()?;
                 ensure!(pages > 3_000_000 / 4096 + 17, "only {pages} pages");
                 Ok(())
             },
