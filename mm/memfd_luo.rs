@@ -28,14 +28,12 @@ use kernel::{
         file,
         File, //
     },
-    initcall,
     kho::{
         vmalloc::Descriptor,
         Claimed, //
     },
     liveupdate::{
         FileHandler,
-        Registration,
         RetrieveError, //
     },
     mm::{
@@ -47,10 +45,7 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
-    sync::{
-        aref::ARef,
-        SetOnce, //
-    }, //
+    sync::aref::ARef, //
 };
 
 #[path = "memfd_luo/abi.rs"]
@@ -208,7 +203,7 @@ fn check_expressible(file: &ShmemFile) -> Result<Seals> {
     }
 }
 
-kernel::declare_compatible!(<Memfd as FileHandler>::COMPATIBLE);
+kernel::builtin_file_handler!(Memfd);
 
 #[vtable]
 impl FileHandler for Memfd {
@@ -274,24 +269,3 @@ impl FileHandler for Memfd {
         kernel::fs::inode::Inode::from_file(file).id()
     }
 }
-
-static REGISTRATION: SetOnce<Pin<KBox<Registration<Memfd>>>> = SetOnce::new();
-
-fn init() -> Result {
-    match KBox::pin_init(Registration::new(Memfd), GFP_KERNEL) {
-        Ok(registration) => {
-            REGISTRATION.populate(registration);
-            Ok(())
-        }
-        // Live updates are turned off.
-        Err(EOPNOTSUPP) => Ok(()),
-        Err(err) => {
-            pr_err!(
-                "memfds cannot be preserved: registration failed: {:?}\n",
-                err
-            );
-            Err(err)
-        }
-    }
-}
-initcall!(late, init);

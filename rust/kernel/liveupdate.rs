@@ -10,13 +10,13 @@
 //! What a handler keeps is bound to values: dropping a handler's
 //! [`Outgoing`](FileHandler::Outgoing) takes the preservation of a file back, dropping its
 //! [`Incoming`](FileHandler::Incoming) releases what the previous kernel handed over. State that
-//! several files share is the subject of [`shared`].
+//! several files share is an [FLB](flb).
 //!
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 mod file_ops;
+pub mod flb;
 pub mod format;
-pub mod shared;
 
 use crate::{
     bindings,
@@ -30,7 +30,10 @@ use crate::{
         Handover, //
     },
     prelude::*,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        SetOnce, //
+    },
     types::Opaque, //
 };
 
@@ -70,7 +73,7 @@ const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
     let name = name.to_bytes();
     assert!(
         !name.is_empty() && name.len() < N,
-        "the name of a handler or of shared state is empty or too long"
+        "the name of a handler or of an FLB is empty or too long"
     );
     let mut field = [0; N];
     let mut i = 0;
@@ -161,7 +164,7 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// sense is for [`Self::retrieve`] to find out.
     fn adopt(&self, ser: Claimed<Self::Ser>) -> Self::Incoming;
 
-    /// Makes the file anew. Not called again once it has succeeded.
+    /// Makes the file again. Not called again once it has succeeded.
     ///
     /// # Errors
     ///
@@ -198,7 +201,7 @@ pub struct Registration<H> {
 
 // SAFETY: `inner` is only accessed through functions that may be called from any thread.
 unsafe impl<H: Send> Send for Registration<H> {}
-// SAFETY: As above; `handler` is only accessed by shared reference.
+// SAFETY: As for `Send`; `handler` is only accessed by shared reference.
 unsafe impl<H: Sync> Sync for Registration<H> {}
 
 impl<H: FileHandler> Registration<H> {
@@ -242,4 +245,69 @@ impl<H> PinnedDrop for Registration<H> {
         // SAFETY: By the type invariant.
         unsafe { bindings::liveupdate_unregister_file_handler(self.inner.get()) };
     }
+}
+
+/// Registers a handler of built-in code, and attaches its FLBs. See [`builtin_file_handler!`].
+///
+/// # Errors
+///
+/// Those of [`Registration::new`] except [`EOPNOTSUPP`], and those of `attach`.
+///
+/// [`builtin_file_handler!`]: crate::builtin_file_handler
+#[doc(hidden)]
+pub fn register_builtin<H: FileHandler>(
+    slot: &'static SetOnce<Pin<KBox<Registration<H>>>>,
+    handler: H,
+    attach: fn(Pin<&'static Registration<H>>) -> Result,
+) -> Result {
+    let register = || {
+        slot.populate(KBox::pin_init(Registration::new(handler), GFP_KERNEL)?);
+        slot.as_ref().map_or(Ok(()), |slot| attach(slot.as_ref()))
+    };
+    match register() {
+        // Live updates are turned off.
+        Err(EOPNOTSUPP) => Ok(()),
+        res => res.inspect_err(|err| {
+            pr_err!(
+                "liveupdate: cannot register the file handler '{}': error {}\n",
+                H::COMPATIBLE,
+                err.to_errno()
+            )
+        }),
+    }
+}
+
+/// Declares the file handler of built-in code, which is registered while the kernel boots.
+///
+/// `builtin_file_handler!(Handler)` adds the format of `Handler`, a unit structure that implements
+/// [`FileHandler`], to the list in the image and registers it in a late initcall. Without live
+/// updates, the handler is not registered.
+///
+/// `builtin_file_handler!(Handler, flbs: [FLB, ...])` also makes the files of the handler depend on
+/// these FLBs, each a static [`flb::Instance`].
+///
+/// # Examples
+///
+/// See `samples/rust/rust_liveupdate.rs`.
+#[macro_export]
+macro_rules! builtin_file_handler {
+    ($handler:ident $(, flbs: [$($flb:ident),+ $(,)?])?) => {
+        $crate::declare_compatible!(<$handler as $crate::liveupdate::FileHandler>::COMPATIBLE);
+
+        $crate::macros::paste! {
+            fn [<register_ $handler:lower>]() -> $crate::error::Result {
+                static REGISTRATION: $crate::sync::SetOnce<
+                    $crate::prelude::Pin<
+                        $crate::prelude::KBox<$crate::liveupdate::Registration<$handler>>,
+                    >,
+                > = $crate::sync::SetOnce::new();
+
+                $crate::liveupdate::register_builtin(&REGISTRATION, $handler, |_registration| {
+                    $($($flb.attach(_registration)?;)+)?
+                    Ok(())
+                })
+            }
+            $crate::initcall!(late, [<register_ $handler:lower>]);
+        }
+    };
 }

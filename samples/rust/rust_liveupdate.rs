@@ -2,7 +2,7 @@
 
 //! Rust live update sample.
 //!
-//! A character device, `/dev/rust_liveupdate`. Each time somebody opens it, there is a new number,
+//! A character device, `/dev/rust_liveupdate`. Each open file has a new number,
 //! which can be written and read as text. A file of the device can be preserved: after a live
 //! update, the file that is retrieved has the number that was there last.
 //!
@@ -38,12 +38,11 @@ use kernel::{
     },
     kho::Claimed,
     liveupdate::{
-        shared::{
-            Shared,
-            SharedState, //
+        flb::{
+            Flb,
+            Instance, //
         },
         FileHandler,
-        Registration,
         RetrieveError, //
     },
     miscdevice::{
@@ -79,10 +78,8 @@ module! {
     license: "GPL",
 }
 
-/// What these refer to is built in, and stays for ever.
+/// The device, which is built in and never unregistered.
 static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new();
-static HANDLER: SetOnce<Pin<KBox<Registration<Handler>>>> = SetOnce::new();
-static SHARED: SetOnce<Pin<KBox<Shared<Generation>>>> = SetOnce::new();
 
 /// How many live updates led to the files of this kernel.
 static GENERATION: Atomic<u64> = Atomic::new(0);
@@ -182,7 +179,9 @@ struct NumberSer {
 
 struct Handler;
 
-kernel::declare_compatible!(<Handler as FileHandler>::COMPATIBLE);
+static GENERATION_FLB: Instance<Generation> = Instance::new();
+
+kernel::builtin_file_handler!(Handler, flbs: [GENERATION_FLB]);
 
 #[vtable]
 impl FileHandler for Handler {
@@ -213,9 +212,7 @@ impl FileHandler for Handler {
 
     fn retrieve(&self, ser: &mut Claimed<NumberSer>) -> Result<ARef<File>, RetrieveError> {
         // Has the generation restored, if this is the first file.
-        if let Some(shared) = SHARED.as_ref() {
-            drop(shared.as_ref().incoming()?);
-        }
+        drop(GENERATION_FLB.incoming()?);
         let number = Number::new(ser.value)?;
         let file = anon_inode::getfile::<Retrieved>(c"[rust_liveupdate]", number, flags::O_RDWR)?;
         Ok(file)
@@ -231,10 +228,10 @@ struct GenerationSer {
 
 struct Generation;
 
-kernel::declare_compatible!(<Generation as SharedState>::COMPATIBLE);
+kernel::declare_compatible!(<Generation as Flb>::COMPATIBLE);
 
 #[vtable]
-impl SharedState for Generation {
+impl Flb for Generation {
     const COMPATIBLE: &'static CStr = c"rust-sample-generation-v1";
 
     type Ser = GenerationSer;
@@ -255,20 +252,6 @@ impl SharedState for Generation {
 /// The sample as a module, which has to be built in.
 struct RustLiveupdate;
 
-impl RustLiveupdate {
-    fn register_handler() -> Result {
-        let handler = KBox::pin_init(Registration::new(Handler), GFP_KERNEL)?;
-        let shared = KBox::pin_init(Shared::new(), GFP_KERNEL)?;
-
-        HANDLER.populate(handler);
-        SHARED.populate(shared);
-        if let (Some(handler), Some(shared)) = (HANDLER.as_ref(), SHARED.as_ref()) {
-            shared.as_ref().attach(handler.as_ref())?;
-        }
-        Ok(())
-    }
-}
-
 impl kernel::Module for RustLiveupdate {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let options = MiscDeviceOptions {
@@ -278,12 +261,6 @@ impl kernel::Module for RustLiveupdate {
             MiscDeviceRegistration::register(options),
             GFP_KERNEL,
         )?);
-
-        match Self::register_handler() {
-            Ok(()) => pr_info!("files survive live updates\n"),
-            Err(err) if err == EOPNOTSUPP => pr_info!("live updates are not possible\n"),
-            Err(err) => return Err(err),
-        }
         Ok(Self)
     }
 }

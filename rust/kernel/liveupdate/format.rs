@@ -61,7 +61,7 @@ pub fn supported() -> &'static [Format] {
 /// Adds the name of a format to the list in the image.
 ///
 /// To be used beside the implementation of [`FileHandler`](super::FileHandler) or
-/// [`SharedState`](super::shared::SharedState) that the name belongs to.
+/// [`Flb`](super::flb::Flb) that the name belongs to.
 ///
 /// # Examples
 ///

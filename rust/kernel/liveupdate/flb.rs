@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! State that several preserved files share: file-lifecycle-bound (FLB) data.
+//! File-lifecycle-bound (FLB) data: state that several preserved files share.
 //!
 //! Some files need more than what belongs to them alone, e.g. a translation table for all devices
-//! of a bus. Such state is preserved before the first file that depends on it, and handed over once
+//! of a bus. Such an FLB is preserved before the first file that depends on it, and handed over once
 //! for all of them.
+//!
+//! An FLB is a type that implements [`Flb`], with one static [`Instance`], which handlers are
+//! attached to.
 
 use super::{
     compatible,
@@ -32,24 +35,23 @@ use core::{
     ops::Deref,
     ptr::NonNull, //
 };
-use pin_init::Wrapper;
 
 /// State that files of one or more handlers share.
 ///
 /// All operations are called in process context and may sleep. For each direction, they are not
 /// called concurrently.
 #[vtable]
-pub trait SharedState: Sized + 'static {
-    /// Names the state and the format of [`Self::Ser`]. At most 47 bytes.
+pub trait Flb: Sized + 'static {
+    /// Names the FLB and the format of [`Self::Ser`]. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
     /// What is handed over. It lives in preserved memory.
     type Ser: Handover + Send + Sync;
 
-    /// The state while files depend on it; dropping it undoes [`Self::preserve`].
+    /// The FLB while files depend on it; dropping it undoes [`Self::preserve`].
     type Outgoing: Send + Sync;
 
-    /// The state in the next kernel; dropped when the last file that depends on it is finished.
+    /// The FLB in the next kernel; dropped when the last file that depends on it is finished.
     type Incoming: Send + Sync;
 
     /// Saves what the next kernel needs, before the first file is preserved.
@@ -57,157 +59,170 @@ pub trait SharedState: Sized + 'static {
     /// `ser` is zeroed at first. An error reaches user space, and the file is not preserved.
     fn preserve(ser: &mut Self::Ser) -> Result<Self::Outgoing>;
 
-    /// Restores the state when somebody asks for it for the first time. An error is final.
+    /// Restores the FLB when it is used for the first time. An error is final.
     fn retrieve(ser: Claimed<Self::Ser>) -> Result<Self::Incoming>;
 }
 
-/// What the object of preserved state points to; dropped in this order.
-struct OutgoingState<S: SharedState> {
-    outgoing: S::Outgoing,
-    _ser: Preserved<S::Ser>,
+/// What the object of a preserved FLB points to; dropped in this order.
+struct OutgoingObject<F: Flb> {
+    outgoing: F::Outgoing,
+    _ser: Preserved<F::Ser>,
 }
 
-/// Something by which handlers and [`SharedState`] are brought together.
-#[pin_data]
-pub struct Shared<S: SharedState> {
-    #[pin]
+/// What is registered for an [`Flb`]: its `struct liveupdate_flb`.
+///
+/// # Examples
+///
+/// ```ignore
+/// static GENERATION: Instance<Generation> = Instance::new();
+///
+/// kernel::builtin_file_handler!(Handler, flbs: [GENERATION]);
+/// ```
+pub struct Instance<F: Flb> {
     inner: Opaque<bindings::liveupdate_flb>,
-    _state: PhantomData<fn() -> S>,
+    _flb: PhantomData<fn() -> F>,
 }
 
 // SAFETY: `inner` is only accessed through functions that may be called from any thread.
-unsafe impl<S: SharedState> Send for Shared<S> {}
-// SAFETY: As above.
-unsafe impl<S: SharedState> Sync for Shared<S> {}
+unsafe impl<F: Flb> Send for Instance<F> {}
+// SAFETY: The functions that access `inner` may be called by several threads at once.
+unsafe impl<F: Flb> Sync for Instance<F> {}
 
-impl<S: SharedState> Shared<S> {
-    /// Creates the object. It does nothing until a handler needs it.
-    pub fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            inner <- Opaque::pin_init(Table::<S>::FLB),
-            _state: PhantomData,
-        })
+impl<F: Flb> Default for Instance<F> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F: Flb> Instance<F> {
+    /// Creates the object. It does nothing until a handler is attached.
+    pub const fn new() -> Self {
+        Self {
+            inner: Opaque::new(Table::<F>::FLB),
+            _flb: PhantomData,
+        }
     }
 
-    /// Makes all files of a handler depend on the state.
+    /// Makes all files of a handler depend on the FLB.
     ///
     /// # Errors
     ///
     /// [`EOPNOTSUPP`] if live updates are not possible, [`EEXIST`] if that was done before or there
-    /// is other state of the same name, [`ENOSPC`] if there are too many states, [`ENOMEM`].
+    /// is another FLB of the same name, [`ENOSPC`] if there are too many, [`ENOMEM`].
     pub fn attach<H: FileHandler>(
-        self: Pin<&'static Self>,
+        &'static self,
         registration: Pin<&'static Registration<H>>,
     ) -> Result {
-        // SAFETY: Both are initialised, and live for ever.
+        // SAFETY: Both are initialised. `self` is borrowed for ever, hence it is never moved or
+        // dropped, and neither is the pinned registration.
         to_result(unsafe {
             bindings::liveupdate_register_flb(registration.as_raw(), self.inner.get())
         })
     }
 
-    /// Returns the state that is going to be handed over, and keeps it.
+    /// Returns the FLB that is handed over to the next kernel, and keeps it.
     ///
     /// # Errors
     ///
     /// [`ENOENT`] if no file that depends on it is preserved, [`EOPNOTSUPP`] if live updates are
     /// not possible.
-    pub fn outgoing(self: Pin<&'static Self>) -> Result<OutgoingRef<S>> {
+    pub fn outgoing(&'static self) -> Result<OutgoingRef<F>> {
         let mut object = core::ptr::null_mut();
         // SAFETY: `inner` is initialised, and `object` valid for writing.
         to_result(unsafe { bindings::liveupdate_flb_get_outgoing(self.inner.get(), &mut object) })?;
         Ok(OutgoingRef {
-            shared: self,
+            instance: self,
             // INVARIANT: As stored by `Table::preserve`; gotten until it is put.
             object: NonNull::new(object.cast()).ok_or(ENOENT)?,
         })
     }
 
-    /// Returns the state that was handed over, and keeps it.
+    /// Returns the FLB that the previous kernel handed over, and keeps it.
     ///
     /// # Errors
     ///
-    /// [`ENODATA`] or [`ENOENT`] if the state was not handed over or is finished already,
-    /// [`EOPNOTSUPP`] if live updates are not possible, or the error of [`SharedState::retrieve`].
-    pub fn incoming(self: Pin<&'static Self>) -> Result<IncomingRef<S>> {
+    /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over or is finished already,
+    /// [`EOPNOTSUPP`] if live updates are not possible, or the error of [`Flb::retrieve`].
+    pub fn incoming(&'static self) -> Result<IncomingRef<F>> {
         let mut object = core::ptr::null_mut();
         // SAFETY: `inner` is initialised and never goes away, and `object` is valid for writing.
         to_result(unsafe { bindings::liveupdate_flb_get_incoming(self.inner.get(), &mut object) })?;
         Ok(IncomingRef {
-            shared: self,
+            instance: self,
             // INVARIANT: As stored by `Table::retrieve`; gotten until it is put.
             object: NonNull::new(object.cast()).ok_or(ENOENT)?,
         })
     }
 }
 
-/// Outgoing state that somebody uses.
+/// A reference to an outgoing FLB, which stays preserved while this exists.
 ///
 /// # Invariants
 ///
-/// `object` is the live object of the outgoing state, which was gotten and not put.
-pub struct OutgoingRef<S: SharedState> {
-    shared: Pin<&'static Shared<S>>,
-    object: NonNull<OutgoingState<S>>,
+/// `object` is the live object of the outgoing FLB, which was gotten and not put.
+pub struct OutgoingRef<F: Flb> {
+    instance: &'static Instance<F>,
+    object: NonNull<OutgoingObject<F>>,
 }
 
 // SAFETY: Gives shared access to an object that is `Send` and `Sync`.
-unsafe impl<S: SharedState> Send for OutgoingRef<S> {}
-// SAFETY: As above.
-unsafe impl<S: SharedState> Sync for OutgoingRef<S> {}
+unsafe impl<F: Flb> Send for OutgoingRef<F> {}
+// SAFETY: A shared reference gives no more than that, and the object is `Sync`.
+unsafe impl<F: Flb> Sync for OutgoingRef<F> {}
 
-impl<S: SharedState> Deref for OutgoingRef<S> {
-    type Target = S::Outgoing;
+impl<F: Flb> Deref for OutgoingRef<F> {
+    type Target = F::Outgoing;
 
-    fn deref(&self) -> &S::Outgoing {
+    fn deref(&self) -> &F::Outgoing {
         // SAFETY: By the type invariant.
         unsafe { &self.object.as_ref().outgoing }
     }
 }
 
-impl<S: SharedState> Drop for OutgoingRef<S> {
+impl<F: Flb> Drop for OutgoingRef<F> {
     fn drop(&mut self) {
         // SAFETY: Gotten by the type invariant.
-        unsafe { bindings::liveupdate_flb_put_outgoing(self.shared.inner.get()) };
+        unsafe { bindings::liveupdate_flb_put_outgoing(self.instance.inner.get()) };
     }
 }
 
-/// Incoming state that somebody uses.
+/// A reference to an incoming FLB, which is not finished while this exists.
 ///
 /// # Invariants
 ///
-/// `object` is the live object of the incoming state, which was gotten and not put.
-pub struct IncomingRef<S: SharedState> {
-    shared: Pin<&'static Shared<S>>,
-    object: NonNull<S::Incoming>,
+/// `object` is the live object of the incoming FLB, which was gotten and not put.
+pub struct IncomingRef<F: Flb> {
+    instance: &'static Instance<F>,
+    object: NonNull<F::Incoming>,
 }
 
 // SAFETY: Gives shared access to an object that is `Send` and `Sync`.
-unsafe impl<S: SharedState> Send for IncomingRef<S> {}
-// SAFETY: As above.
-unsafe impl<S: SharedState> Sync for IncomingRef<S> {}
+unsafe impl<F: Flb> Send for IncomingRef<F> {}
+// SAFETY: A shared reference gives no more than that, and the object is `Sync`.
+unsafe impl<F: Flb> Sync for IncomingRef<F> {}
 
-impl<S: SharedState> Deref for IncomingRef<S> {
-    type Target = S::Incoming;
+impl<F: Flb> Deref for IncomingRef<F> {
+    type Target = F::Incoming;
 
-    fn deref(&self) -> &S::Incoming {
+    fn deref(&self) -> &F::Incoming {
         // SAFETY: By the type invariant.
         unsafe { self.object.as_ref() }
     }
 }
 
-impl<S: SharedState> Drop for IncomingRef<S> {
+impl<F: Flb> Drop for IncomingRef<F> {
     fn drop(&mut self) {
         // SAFETY: Gotten by the type invariant.
-        unsafe { bindings::liveupdate_flb_put_incoming(self.shared.inner.get()) };
+        unsafe { bindings::liveupdate_flb_put_incoming(self.instance.inner.get()) };
     }
 }
 
-struct Table<S: SharedState>(PhantomData<S>);
+struct Table<F: Flb>(PhantomData<F>);
 
-impl<S: SharedState> Table<S> {
+impl<F: Flb> Table<F> {
     const FLB: bindings::liveupdate_flb = {
         let mut raw: bindings::liveupdate_flb = pin_init::zeroed();
-        raw.compatible = compatible(S::COMPATIBLE);
+        raw.compatible = compatible(F::COMPATIBLE);
         raw.ops = &Self::OPS;
         raw
     };
@@ -217,7 +232,7 @@ impl<S: SharedState> Table<S> {
         unpreserve: Some(Self::unpreserve),
         retrieve: Some(Self::retrieve),
         finish: Some(Self::finish),
-        owner: this_module::<S::OwnerModule>().as_ptr(),
+        owner: this_module::<F::OwnerModule>().as_ptr(),
         flags: bindings::LIVEUPDATE_RETRIEVE_RETRIES,
     };
 
@@ -227,10 +242,10 @@ impl<S: SharedState> Table<S> {
     unsafe extern "C" fn preserve(args: *mut bindings::liveupdate_flb_op_args) -> c_int {
         from_result(|| {
             let slot = KBox::new_uninit(GFP_KERNEL)?;
-            let mut ser = Preserved::<S::Ser>::new_zeroed()?;
-            let outgoing = S::preserve(&mut ser)?;
+            let mut ser = Preserved::<F::Ser>::new_zeroed()?;
+            let outgoing = F::preserve(&mut ser)?;
             let data = ser.phys().get();
-            let state = OutgoingState::<S> {
+            let state = OutgoingObject::<F> {
                 outgoing,
                 _ser: ser,
             };
@@ -245,10 +260,10 @@ impl<S: SharedState> Table<S> {
 
     /// # Safety
     ///
-    /// `args` has to be valid, with an object of `Self::preserve` that nobody uses any more.
+    /// `args` has to be valid, with an object of `Self::preserve` that is not used any more.
     unsafe extern "C" fn unpreserve(args: *mut bindings::liveupdate_flb_op_args) {
         // SAFETY: By the safety requirements.
-        drop(unsafe { KBox::<OutgoingState<S>>::from_raw((*args).obj.cast()) });
+        drop(unsafe { KBox::<OutgoingObject<F>>::from_raw((*args).obj.cast()) });
     }
 
     /// # Safety
@@ -263,7 +278,7 @@ impl<S: SharedState> Table<S> {
             let state = PhysAddr::new(data)
                 .ok_or(EINVAL)
                 .and_then(Claimed::new)
-                .and_then(S::retrieve)
+                .and_then(F::retrieve)
                 .inspect_err(|err| {
                     // SAFETY: By the safety requirements.
                     unsafe { (*args).retrieve_status = err.to_errno() }
@@ -276,9 +291,9 @@ impl<S: SharedState> Table<S> {
 
     /// # Safety
     ///
-    /// `args` has to be valid, with an object of `Self::retrieve` that nobody uses any more.
+    /// `args` has to be valid, with an object of `Self::retrieve` that is not used any more.
     unsafe extern "C" fn finish(args: *mut bindings::liveupdate_flb_op_args) {
         // SAFETY: By the safety requirements.
-        drop(unsafe { KBox::<S::Incoming>::from_raw((*args).obj.cast()) });
+        drop(unsafe { KBox::<F::Incoming>::from_raw((*args).obj.cast()) });
     }
 }
