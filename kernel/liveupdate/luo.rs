@@ -27,10 +27,13 @@
 //!
 //! See Documentation/core-api/liveupdate.rst.
 
+#![deny(unsafe_code)]
+
 use kernel::page::PAGE_SIZE;
 
 mod abi;
 mod block_list;
+#[expect(unsafe_code, reason = "called by C")]
 mod c_abi;
 mod context;
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
@@ -46,6 +49,7 @@ mod luo_core;
 mod luo_file;
 mod luo_flb;
 mod luo_session;
+#[expect(unsafe_code, reason = "calls operations of C")]
 mod ops;
 mod root;
 mod sysfs;

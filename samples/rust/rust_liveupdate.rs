@@ -25,6 +25,8 @@
 //! ioctl(retrieve.fd, LIVEUPDATE_SESSION_FINISH, &finish);
 //! ```
 
+#![deny(unsafe_code)]
+
 use kernel::{
     anon_inode,
     fs::{
