@@ -15,7 +15,13 @@ $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 # What luo-vm calls as we do.
 TARGETS := run demo test test-all test-debug test-peer bench fuzz soak kernel shell patches check-patches docs
 
-.PHONY: help $(TARGETS) apply doctor clean distclean
+# In the sandbox: what checks and formats the code without building a kernel.
+CARGO := $(VM) enter cargo
+WORKSPACE := --manifest-path /luo/tools/Cargo.toml
+FUZZ := --manifest-path /luo/tools/testing/selftests/liveupdate/fuzz/Cargo.toml
+KERNEL_RS = $(addprefix /luo/,$(shell git ls-files -- 'kernel/*.rs' 'mm/*.rs' 'rust/*.rs' 'samples/*.rs' 'drivers/*.rs' 'virt/*.rs'))
+
+.PHONY: help $(TARGETS) check lint format format-check apply doctor clean distclean
 
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
@@ -25,6 +31,9 @@ help:
 	@echo '                luod debian debug kunit lint)'
 	@echo 'make test-all   these and what takes longer (matrix-7.2 soak kasan); continues'
 	@echo '                where it was; writes Documentation/project/results.rst'
+	@echo 'make check      host tests and make lint; needs no kernel and no VM'
+	@echo 'make lint       formatting, Clippy, and the checks of the patches'
+	@echo 'make format     format all Rust code'
 	@echo 'make bench      ours against the implementation in C (QUICK=1 ONLY=run)'
 	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
 	@echo 'make soak       N=100 kexecs in a row, with random sessions and files (SEED=1)'
@@ -51,6 +60,23 @@ help:
 
 $(TARGETS):
 	@$(VM) luo-vm $@
+
+format:
+	@$(CARGO) fmt $(WORKSPACE) --all
+	@$(CARGO) fmt $(FUZZ) --all
+	@$(VM) enter rustfmt --edition=2021 $(KERNEL_RS)
+
+format-check:
+	@$(CARGO) fmt $(WORKSPACE) --all -- --check
+	@$(CARGO) fmt $(FUZZ) --all -- --check
+	@$(VM) enter rustfmt --edition=2021 --check $(KERNEL_RS)
+
+lint: format-check
+	@$(CARGO) clippy -q --locked --workspace --all-targets $(WORKSPACE) -- -Dwarnings
+	@$(VM) luo-vm check-patches
+
+check: lint
+	@$(CARGO) test -q --locked --workspace $(WORKSPACE)
 
 apply:
 	@$(if $(KERNEL_SRC),,echo 'make apply needs KERNEL_SRC=dir, a Linux 7.3 tree.' >&2; exit 1;) \
