@@ -4,10 +4,7 @@
 
 use super::{after::update_on, *};
 use crate::audit as ids;
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, fmt, sync::Once};
 use tracing::{field, Subscriber};
 use tracing_subscriber::{
     layer::{Context, Layer, SubscriberExt},
@@ -16,9 +13,12 @@ use tracing_subscriber::{
 
 type Fields = BTreeMap<String, String>;
 
-/// Keeps all events, as the journal would.
-#[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<Fields>>>);
+thread_local! {
+    static EVENTS: RefCell<Vec<Fields>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps all events of each thread, as the journal would.
+struct Journal;
 
 struct Visitor<'a>(&'a mut Fields);
 
@@ -36,18 +36,25 @@ impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::new();
         event.record(&mut Visitor(&mut fields));
-        self.0.lock().unwrap().push(fields);
+        EVENTS.with_borrow_mut(|events| events.push(fields));
     }
 }
 
 impl Journal {
     /// Runs something, and returns what was logged.
+    ///
+    /// There is one subscriber for all threads of the test: if each test had its own, an event that
+    /// another thread logs for the first time at that moment could be taken for one that nobody
+    /// wants.
     fn of(run: impl FnOnce()) -> Vec<Fields> {
-        let journal = Self::default();
-        let subscriber = registry().with(journal.clone());
-        tracing::subscriber::with_default(subscriber, run);
-        let events = std::mem::take(&mut *journal.0.lock().unwrap());
-        events
+        static SUBSCRIBER: Once = Once::new();
+
+        SUBSCRIBER.call_once(|| {
+            tracing::subscriber::set_global_default(registry().with(Self)).unwrap();
+        });
+        EVENTS.take();
+        run();
+        EVENTS.take()
     }
 }
 

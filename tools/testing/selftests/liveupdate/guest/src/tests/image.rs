@@ -77,7 +77,9 @@ fn unknown_payload() -> Case {
         }
         let mut image = plan.image()?;
         let sectors = image.get(SETUP_SECTS).copied().at("a setup header")?;
-        let offset = image.get(KERNEL_INFO_OFFSET..).and_then(<[u8]>::first_chunk);
+        let offset = image
+            .get(KERNEL_INFO_OFFSET..)
+            .and_then(<[u8]>::first_chunk);
         let offset = u32::from_le_bytes(*offset.at("kernel_info_offset")?) as usize;
         let info = (usize::from(sectors) + 1) * 512 + offset;
         let info = image.get_mut(info..).at("kernel_info")?;
@@ -91,7 +93,11 @@ fn unknown_payload() -> Case {
         let before = count()?;
         kexec::Plan::dry()?.kernel(IMAGE).load_loudly()?;
         fs::remove_file(IMAGE).at(IMAGE)?;
-        ensure_eq!(count()?, before, "starts without boot code, with another payload");
+        ensure_eq!(
+            count()?,
+            before,
+            "starts without boot code, with another payload"
+        );
         Ok(())
     })
 }
