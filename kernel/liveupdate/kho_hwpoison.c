@@ -191,8 +191,8 @@ unmap:
 }
 
 /* Calls @frame for each bad frame, and @done for each block after that. */
-static void __init for_each_frame(void (*frame)(phys_addr_t phys),
-				  void (*done)(struct kho_hwpoison_block *block))
+static void __init walk_frames(void (*frame)(phys_addr_t phys),
+			       void (*done)(struct kho_hwpoison_block *block))
 {
 	phys_addr_t phys;
 
@@ -234,7 +234,7 @@ static void __init reserve_frame(phys_addr_t phys)
 /* Reserves the bad frames before memory that they can be in is allocated. */
 void __init kho_hwpoison_reserve(void)
 {
-	for_each_frame(reserve_frame, NULL);
+	walk_frames(reserve_frame, NULL);
 }
 
 static void __init mark_frame(phys_addr_t phys)
@@ -284,7 +284,7 @@ static int __init kho_hwpoison_init(void)
 	last_block = block;
 	spin_unlock_irq(&lock);
 
-	for_each_frame(mark_frame, block_is_done);
+	walk_frames(mark_frame, block_is_done);
 	if (atomic_long_read(&num_poisoned_pages))
 		pr_info("%ld bad page frames are known from the previous kernel\n",
 			atomic_long_read(&num_poisoned_pages));
