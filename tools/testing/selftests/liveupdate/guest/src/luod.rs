@@ -74,6 +74,14 @@ fn dies(kill: bool) -> Result {
     // The library connects again.
     let _luod = start_luod()?;
     wait_for("good", SessionState::Subscribed)?;
+    // This process runs still, but has not subscribed again.
+    match begin_update(None, true) {
+        Ok(_) => return Err(Failure::new("an update was started without json")),
+        Err(error) => ensure!(error.to_string().contains("again: json"), "{error}"),
+    }
+    let mut json = Json::connect()?;
+    json.subscribe()?;
+    json.unsubscribe()?;
     let report = result(begin_update(None, true)?)?;
     ensure_eq!(report.outcome, Outcome::DryRun, "the outcome");
     Ok(())

@@ -195,6 +195,14 @@ impl Json {
         wait_for("json", SessionState::Subscribed)
     }
 
+    pub fn unsubscribe(&mut self) -> Result {
+        self.say("{\"cmd\":\"UNSUBSCRIBE\",\"id\":\"json\"}\n")?;
+        wait(
+            || Ok(state_of("json")?.is_none()),
+            "json is not subscribed any more",
+        )
+    }
+
     pub fn preserve(&mut self) -> Result {
         let session = self.hear("\"START_PRESERVATION\"")?.pop();
         let session = OutgoingSession::from(session.at("no session came along")?);
