@@ -15,7 +15,7 @@ use std::{
 const VERSION_MIN: u32 = 261;
 
 /// How long systemd may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Whether process 1 is systemd.
 pub(super) fn is_systemd() -> bool {
