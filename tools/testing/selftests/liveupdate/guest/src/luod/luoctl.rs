@@ -256,7 +256,8 @@ fn luod_is_killed_in_the_jump() -> Result {
         "luod listens",
     )?;
     let _good = counter("good", &[])?;
-    let kexec = Running::start(&["kexec", "--yes"])?;
+    // Without force, luod asks systemd whether it keeps the sessions.
+    let kexec = Running::start(&["kexec", "--yes", "--force"])?;
     wait(
         || {
             let status = command(&["status", "--json"]).output()?;
