@@ -15,7 +15,7 @@
 //! | [`pages`]      | the pages of a file that have memory                      |
 //! | [`incoming`]   | files in the next kernel                                  |
 //! | [`content`]    | their content, before there is a file                     |
-//! | [`checkpoint`] | where long operations can be stopped                      |
+//! | [`mod@checkpoint`] | where long operations can be stopped                      |
 //! | [`ops`]        | shmem, page cache and KHO; the only `unsafe` code         |
 //!
 //! See Documentation/mm/memfd_preservation.rst.
