@@ -294,6 +294,11 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
     let mut view = View::new(cli);
     loop {
         if interrupted.load(Ordering::Relaxed) && !aborting {
+            if view.phase == Some(Phase::Jump) {
+                // systemd ends all programs on its way to the next kernel, this one as well.
+                view.end();
+                return Ok((Exit::Good, view));
+            }
             aborting = true;
             output::warn("aborts the update; interrupt again to leave it to luod");
             luod.send(&Request::Abort, Some(2)).map_err(lost)?;
