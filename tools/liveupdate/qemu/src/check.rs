@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What of a guest cannot be carried over a live update, found in its command line.
+
+use crate::options::{self, Properties};
+use serde::Serialize;
+use std::fmt;
+
+/// Something that does not survive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whether the guest would be lost, or its data.
+    pub fatal: bool,
+    /// What it is, and what to do.
+    pub text: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.fatal { "no" } else { "note" };
+        write!(f, "{kind}: {}", self.text)
+    }
+}
+
+fn fatal(text: impl Into<String>) -> Finding {
+    Finding {
+        fatal: true,
+        text: text.into(),
+    }
+}
+
+fn note(text: impl Into<String>) -> Finding {
+    Finding {
+        fatal: false,
+        text: text.into(),
+    }
+}
+
+fn device(device: &Properties) -> Option<Finding> {
+    let driver = device.get("driver").unwrap_or_default();
+    let name = device.get("id").unwrap_or(driver);
+    match driver {
+        "vfio-pci" | "vfio-pci-nohotplug" | "vfio-ap" | "vfio-ccw" | "vfio-platform" => {
+            Some(fatal(format!(
+                "the device {name} ({driver}) is one of the host, whose state QEMU cannot save: remove it"
+            )))
+        }
+        "usb-host" | "usb-redir" => Some(note(format!(
+            "the device {name} ({driver}) is plugged out and in again"
+        ))),
+        "ivshmem-plain" | "ivshmem-doorbell" => Some(fatal(format!(
+            "the memory of the device {name} ({driver}) is not handed over: remove it"
+        ))),
+        "nvdimm" | "pc-dimm" | "virtio-mem-pci" | "virtio-pmem-pci" => Some(note(format!(
+            "the device {name} ({driver}) has memory of its own: its backend must be among those of --ram-backend"
+        ))),
+        _ => None,
+    }
+}
+
+fn disk(option: &str, disk: &Properties) -> Option<Finding> {
+    let name = ["id", "node-name", "file", "filename"];
+    let name = name.iter().find_map(|key| disk.get(key)).unwrap_or(option);
+    let unsafe_cache = disk.get("cache") == Some("unsafe")
+        || disk.is_on("cache.no-flush")
+        || disk.is_on("file.cache.no-flush");
+    if unsafe_cache {
+        return Some(fatal(format!(
+            "the disk {name} never waits for its medium (cache=unsafe): what the guest wrote can be lost; use another cache mode"
+        )));
+    }
+    disk.is_on("snapshot").then(|| {
+        fatal(format!(
+            "the disk {name} has a temporary overlay (snapshot=on), which is lost"
+        ))
+    })
+}
+
+fn chardev(chardev: &Properties) -> Option<Finding> {
+    let id = chardev.get("id").unwrap_or("without id");
+    let again = ["reconnect", "reconnect-ms"].iter().any(|key| {
+        let time = chardev.get(key);
+        time.is_some_and(|time| time != "0")
+    });
+    let client = chardev.get("backend") == Some("socket") && !chardev.is_on("server");
+    (client && !again).then(|| {
+        note(format!(
+            "the character device {id} is a connection that ends: add reconnect-ms=1000 to it, or let QEMU be its server"
+        ))
+    })
+}
+
+/// Looks through the arguments of a guest.
+pub fn check(args: &[String]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for option in options::options(args) {
+        match option.name {
+            "incoming" => found.push(fatal("-incoming is for luo-qemu: leave it away")),
+            "daemonize" => found.push(fatal(
+                "with -daemonize, QEMU is no child of luo-qemu any more: leave it away",
+            )),
+            "snapshot" => found.push(fatal("-snapshot makes temporary overlays, which are lost")),
+            _ => {}
+        }
+    }
+    let devices = options::all(args, &["device"], "driver");
+    found.extend(devices.filter_map(|(_, found)| device(&found)));
+    for name in ["drive", "blockdev"] {
+        let disks = options::all(args, std::slice::from_ref(&name), "driver");
+        found.extend(disks.filter_map(|(_, found)| disk(name, &found)));
+    }
+    let chardevs = options::all(args, &["chardev"], "backend");
+    found.extend(chardevs.filter_map(|(_, found)| chardev(&found)));
+    for (_, net) in options::all(args, &["netdev", "nic"], "type") {
+        if net.get("type") == Some("user") {
+            found.push(note(
+                "connections through -netdev user end with the old QEMU: use a tap device",
+            ));
+        }
+    }
+    for (_, machine) in options::all(args, &["machine", "M"], "type") {
+        if machine.get("confidential-guest-support").is_some()
+            || machine.get("memory-encryption").is_some()
+        {
+            found.push(fatal(
+                "the memory of the guest is encrypted: it cannot be handed over",
+            ));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_text(text: &str) -> Vec<Finding> {
+        let args: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+        check(&args)
+    }
+
+    #[test]
+    fn ordinary_guests_are_fine() {
+        let guest =
+            "-machine q35,accel=kvm -cpu host -m 1G -drive file=disk.raw,format=raw,if=virtio \
+                     -netdev tap,id=n,ifname=tap0 -device virtio-net-pci,netdev=n \
+                     -chardev socket,id=c,path=/x,server=on,wait=off -nographic";
+        assert_eq!(check_text(guest), []);
+    }
+
+    #[test]
+    fn each_obstacle_is_named() {
+        for (args, what, is_fatal) in [
+            ("-device vfio-pci,host=01:00.0,id=gpu", "gpu", true),
+            ("-drive file=a.raw,cache=unsafe", "a.raw", true),
+            (
+                "-blockdev driver=file,node-name=d,filename=a,cache.no-flush=on",
+                "d ",
+                true,
+            ),
+            ("-drive file=a.raw,snapshot=on", "overlay", true),
+            ("-daemonize", "-daemonize", true),
+            ("-incoming defer", "-incoming", true),
+            (
+                "-machine q35,confidential-guest-support=sev0",
+                "encrypted",
+                true,
+            ),
+            ("-chardev socket,id=c,host=h,port=1", "c ", false),
+            ("-netdev user,id=n", "user", false),
+        ] {
+            let found = check_text(args);
+            assert_eq!(found.len(), 1, "{args}: {found:?}");
+            assert!(found[0].text.contains(what), "{args}: {found:?}");
+            assert_eq!(found[0].fatal, is_fatal, "{args}: {found:?}");
+        }
+    }
+}

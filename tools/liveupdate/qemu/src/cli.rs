@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line of luo-qemu.
+
+use clap::{Args, Parser, Subcommand};
+use liveupdate::luod::{Member, Result, SOCKET_PATH};
+use liveupdate::systemd::Manager;
+use luo_qemu::{
+    check::{self, Finding},
+    guest::Guest,
+    memory, run_dir,
+    run_dir::{Record, RunDir},
+    size,
+    spec::Spec,
+};
+use rustix::process::{kill_process, Pid, Signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::{
+    io,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How often the end of QEMU is looked for.
+const STEP: Duration = Duration::from_millis(100);
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Runs QEMU guests that survive live updates of their host",
+    after_help = "Example: luo-qemu run web -- qemu-system-x86_64 -machine q35,accel=kvm -cpu host -m 4G -drive file=web.raw,format=raw,if=virtio"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Args)]
+struct Json {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run a guest; if the previous kernel has handed it over, it goes on
+    Run {
+        /// What the guest is called; its session is vm-NAME
+        name: String,
+        /// A memory backend to hand over, by its id; all of them if none is named
+        #[arg(long, value_name = "ID")]
+        ram_backend: Vec<String>,
+        /// Size of the guest's memory if the arguments do not say it
+        #[arg(long, value_name = "SIZE")]
+        memory: Option<String>,
+        /// Run the guest although something of it cannot be carried over
+        #[arg(long)]
+        force: bool,
+        /// luod's socket
+        #[arg(long, default_value = SOCKET_PATH)]
+        socket: PathBuf,
+        /// QEMU and its arguments
+        #[arg(last = true, required = true, value_name = "QEMU")]
+        command: Vec<String>,
+    },
+    /// Let a guest go on that the previous kernel has handed over, as it was started there
+    Start {
+        /// What the guest is called
+        name: String,
+        /// Another QEMU than before
+        #[arg(long, value_name = "PATH")]
+        qemu: Option<PathBuf>,
+        /// luod's socket
+        #[arg(long, default_value = SOCKET_PATH)]
+        socket: PathBuf,
+    },
+    /// Say what of a guest cannot be carried over
+    Check {
+        /// A running guest
+        #[arg(required_unless_present = "command")]
+        name: Option<String>,
+        #[command(flatten)]
+        json: Json,
+        /// QEMU and its arguments
+        #[arg(last = true, value_name = "QEMU", conflicts_with = "name")]
+        command: Vec<String>,
+    },
+    /// List the guests that are running
+    List {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show a guest
+    Status {
+        /// What the guest is called
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Ask a guest to power down, and wait for it
+    Stop {
+        /// What the guest is called
+        name: String,
+        /// After so many seconds, end it all the same
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Action::Run {
+            name,
+            ram_backend,
+            memory,
+            force,
+            socket,
+            command,
+        } => {
+            let memory =
+                memory.map(|text| size::parse(&text, 1 << 20).ok_or(memory::Error::Size(text)));
+            let memory = memory.transpose()?;
+            let (program, arguments) = command.split_first().ok_or("there is no QEMU to run")?;
+            let found = check::check(arguments);
+            show(&found);
+            if !force && found.iter().any(|finding| finding.fatal) {
+                return Err("the guest is not started, since it could not be carried over (--force starts it)".into());
+            }
+            let backends = memory::backends(arguments, &ram_backend, memory)?;
+            let spec = Spec::new(&name, program.into(), arguments.to_vec(), backends)?;
+            custody(Guest::new(spec, take(&name)?, None)?, &socket, true)
+        }
+        Action::Start { name, qemu, socket } => {
+            let spec = Spec::new(&name, PathBuf::new(), Vec::new(), Vec::new())?;
+            custody(Guest::new(spec, take(&name)?, qemu)?, &socket, false)
+        }
+        Action::Check {
+            name,
+            json,
+            command,
+        } => {
+            let arguments = match name {
+                Some(name) => known(&name)?.arguments,
+                None => command.get(1..).unwrap_or_default().to_vec(),
+            };
+            let found = check::check(&arguments);
+            if json.json {
+                println!("{}", serde_json::to_string_pretty(&found)?);
+            } else if found.is_empty() {
+                println!("yes: nothing is known that would not survive a live update");
+            } else {
+                show(&found);
+            }
+            Ok(ExitCode::from(u8::from(
+                found.iter().any(|finding| finding.fatal),
+            )))
+        }
+        Action::List { json } => {
+            let found = run_dir::list()?;
+            if json.json {
+                println!("{}", serde_json::to_string_pretty(&found)?);
+            } else {
+                println!(
+                    "{:<20} {:<10} {:>8} {:>8} {:>8}",
+                    "GUEST", "STATE", "QEMU", "UPDATES", "GAP/MS"
+                );
+                for record in found {
+                    let gap = record
+                        .gap_us
+                        .map_or("-".to_owned(), |gap| (gap / 1000).to_string());
+                    println!(
+                        "{:<20} {:<10} {:>8} {:>8} {:>8}",
+                        record.name, record.state, record.qemu, record.updates, gap
+                    );
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Status { name, json } => {
+            let record = known(&name)?;
+            if json.json {
+                println!("{}", serde_json::to_string_pretty(&record)?);
+            } else {
+                println!("guest      {}", record.name);
+                println!("state      {}", record.state);
+                println!("luo-qemu   pid {}", record.pid);
+                println!("QEMU       pid {}", record.qemu);
+                println!("updates    {}", record.updates);
+                if let Some(gap) = record.gap_us {
+                    println!("last gap   {} ms", gap / 1000);
+                }
+                println!("arguments  {}", record.arguments.join(" "));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Stop { name, timeout } => stop(&name, Duration::from_secs(timeout)),
+    }
+}
+
+fn show(found: &[Finding]) {
+    for finding in found {
+        eprintln!("luo-qemu: {finding}");
+    }
+}
+
+fn take(name: &str) -> Result<RunDir> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 60 || name.starts_with('.') || !name.chars().all(allowed) {
+        return Err(format!(
+            "{name:?} is no name for a guest: use up to 60 letters, digits, '-', '_' and '.'"
+        )
+        .into());
+    }
+    RunDir::take(name).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => format!("the guest {name} is running already").into(),
+        _ => format!("the directory of the guest {name} cannot be made: {error}").into(),
+    })
+}
+
+fn known(name: &str) -> Result<Record> {
+    let found = run_dir::find(name)?;
+    found.ok_or_else(|| format!("there is no guest {name}; `luo-qemu list` lists them").into())
+}
+
+/// Takes care of a guest until it ends.
+fn custody(guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<ExitCode> {
+    let name = guest.name().to_owned();
+    let session = format!("vm-{name}");
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&ended))?;
+    }
+    let mut member = Member::join_at(socket, &session, &[session.as_str()], guest)
+        .map_err(|error| format!("the guest {name}: {error} (luod at {})", socket.display()))?;
+    if !member.participant().is_running() {
+        if !fresh {
+            return Err(format!(
+                "there is no session {session}: the previous kernel has not handed over the guest {name}"
+            )
+            .into());
+        }
+        member.participant_mut().launch(None)?;
+    }
+    println!("{name}: running");
+    // Not a service if that fails.
+    if let Ok(manager) = Manager::from_env() {
+        let _ = manager.notify("READY=1");
+    }
+
+    let mut asked: Option<Instant> = None;
+    loop {
+        member.step(Some(STEP))?;
+        if let Some(success) = member.participant_mut().ended()? {
+            println!("{name}: QEMU has ended");
+            return Ok(if success {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        if !ended.load(Ordering::Relaxed) {
+            continue;
+        }
+        if member.participant().is_frozen() {
+            // The session is luod's; the guest goes on in the next kernel.
+            member.participant_mut().kill();
+            return Ok(ExitCode::SUCCESS);
+        }
+        if asked.is_none() {
+            println!("{name}: asked to power down");
+            member.participant_mut().power_down()?;
+            asked = Some(Instant::now());
+        }
+    }
+}
+
+fn stop(name: &str, timeout: Duration) -> Result<ExitCode> {
+    let record = known(name)?;
+    let send = |pid: u32, signal| -> Result {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        Ok(kill_process(
+            pid.ok_or("the guest has no process")?,
+            signal,
+        )?)
+    };
+    send(record.pid, Signal::TERM)?;
+    let started = Instant::now();
+    let mut killed = false;
+    while run_dir::find(name)?.is_some() {
+        if started.elapsed() > timeout && !killed {
+            eprintln!("luo-qemu: {name} does not power down: QEMU is ended");
+            send(record.qemu, Signal::KILL)?;
+            killed = true;
+        }
+        sleep(STEP);
+    }
+    println!("{name}: stopped");
+    Ok(ExitCode::from(u8::from(killed)))
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs a QEMU guest that survives live updates of its host.
+//!
+//! The memory of the guest is in memfds that QEMU gets as files of memory backends. In a live
+//! update, these are preserved while the guest runs; then QEMU pauses the guest and saves all other
+//! state to one more memfd. In the next kernel, a new QEMU with the same arguments gets the same
+//! memory and the saved state, and the guest goes on. The program is `luo-qemu`; this library is
+//! what it consists of, for its tests.
+
+pub mod check;
+pub mod guest;
+pub mod memory;
+pub mod options;
+pub mod qmp;
+pub mod run_dir;
+pub mod size;
+pub mod spec;

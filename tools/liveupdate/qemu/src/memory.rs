@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the memory of a guest is: its memory backends become files that luo-qemu has, too.
+
+use crate::options::{self, Properties};
+use crate::size;
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+
+/// What the backend is called that is added if the arguments name none.
+const ADDED: &str = "luo-ram";
+/// What QEMU takes if nothing is said, in bytes.
+const DEFAULT_SIZE: u64 = 128 << 20;
+/// Properties of memory backends that say where the memory is: luo-qemu says that.
+const OURS: [&str; 11] = [
+    "share",
+    "mem-path",
+    "seal",
+    "hugetlb",
+    "hugetlbsize",
+    "align",
+    "pmem",
+    "readonly",
+    "rom",
+    "discard-data",
+    "offset",
+];
+
+/// Memory of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its name in QEMU.
+    pub id: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// Why the memory cannot be found in the arguments.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// A size is not understood.
+    #[error("the size {0:?} is not understood; write it like 512M or 4G")]
+    Size(String),
+    /// A backend of a kind that cannot be handed over.
+    #[error("the memory backend {id} is {what}, which cannot be handed over; use memory-backend-memfd without hugetlb=on")]
+    Kind {
+        /// Its name.
+        id: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A backend that was asked for is not there.
+    #[error(
+        "there is no memory backend {0} among the arguments (-object memory-backend-...,id={0})"
+    )]
+    Missing(String),
+    /// A backend without a name or a size.
+    #[error("a memory backend has no id or no size: {0}")]
+    Incomplete(String),
+    /// Memory by the old option.
+    #[error("-mem-path and -mem-prealloc are not supported; luo-qemu makes the memory itself")]
+    Legacy,
+}
+
+fn is_backend(object: &Properties) -> bool {
+    object
+        .get("qom-type")
+        .is_some_and(|kind| kind.starts_with("memory-backend-"))
+}
+
+/// The memory of the guest that QEMU makes from `args`.
+///
+/// # Errors
+///
+/// See [`Error`]. `only` are the backends that are to be handed over, all of them if it is empty;
+/// `memory` is the size of the memory if there is no backend and `-m` does not say it.
+pub fn backends(
+    args: &[String],
+    only: &[String],
+    memory: Option<u64>,
+) -> Result<Vec<Backend>, Error> {
+    if options::options(args).any(|o| ["mem-path", "mem-prealloc"].contains(&o.name)) {
+        return Err(Error::Legacy);
+    }
+    let mut found = Vec::new();
+    for (_, object) in options::all(args, &["object"], "qom-type") {
+        if !is_backend(&object) {
+            continue;
+        }
+        let (Some(id), Some(bytes)) = (object.get("id"), object.get("size")) else {
+            return Err(Error::Incomplete(object.to_text("qom-type")));
+        };
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == id) {
+            continue;
+        }
+        let kind = |what| Error::Kind {
+            id: id.to_owned(),
+            what,
+        };
+        match object.get("qom-type") {
+            Some("memory-backend-epc") => return Err(kind("SGX memory")),
+            Some("memory-backend-shm") => return Err(kind("POSIX shared memory")),
+            _ if object.is_on("hugetlb") => return Err(kind("made of huge pages of hugetlbfs")),
+            _ if object
+                .get("mem-path")
+                .is_some_and(|p| p.contains("hugepages")) =>
+            {
+                return Err(kind("made of huge pages of hugetlbfs"));
+            }
+            _ => {}
+        }
+        let size = size::parse(bytes, 1).ok_or_else(|| Error::Size(bytes.to_owned()))?;
+        found.push(Backend {
+            id: id.to_owned(),
+            size,
+        });
+    }
+    if let Some(missing) = only.iter().find(|id| !found.iter().any(|b| &b.id == *id)) {
+        return Err(Error::Missing(missing.clone()));
+    }
+    if found.is_empty() {
+        let mut size = memory.unwrap_or(DEFAULT_SIZE);
+        for (_, given) in options::all(args, &["m"], "size") {
+            if let Some(text) = given.get("size") {
+                size = size::parse(text, 1 << 20).ok_or_else(|| Error::Size(text.to_owned()))?;
+            }
+        }
+        found.push(Backend {
+            id: ADDED.to_owned(),
+            size,
+        });
+    }
+    Ok(found)
+}
+
+/// The arguments `args`, changed such that the memory `backends` is in the files `fds`.
+pub fn arguments(args: &[String], backends: &[(Backend, RawFd)]) -> Vec<String> {
+    let mut changed = args.to_vec();
+    let place = |object: &mut Properties, fd: RawFd| {
+        object.retain(|key| !OURS.contains(&key) && key != "qom-type");
+        object.push("qom-type", "memory-backend-file");
+        object.push("mem-path", format!("/proc/self/fd/{fd}"));
+        object.push("share", "on");
+    };
+    let mut added = None;
+    for (backend, fd) in backends {
+        let given = options::all(args, &["object"], "qom-type")
+            .find(|(_, object)| is_backend(object) && object.get("id") == Some(&backend.id));
+        match given {
+            Some((at, mut object)) => {
+                place(&mut object, *fd);
+                if let Some(arg) = changed.get_mut(at) {
+                    *arg = object.to_text("qom-type");
+                }
+            }
+            None => added = Some((backend, *fd)),
+        }
+    }
+    if let Some((backend, fd)) = added {
+        let mut object = Properties::default();
+        object.push("id", &backend.id);
+        object.push("size", backend.size);
+        place(&mut object, fd);
+        changed.extend(["-object".to_owned(), object.to_text("qom-type")]);
+        changed.extend([
+            "-machine".to_owned(),
+            format!("memory-backend={}", backend.id),
+        ]);
+        if !options::options(args).any(|option| option.name == "m") {
+            changed.extend(["-m".to_owned(), format!("size={}b", backend.size)]);
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn memory_is_added() {
+        let args = words("-machine q35 -m 1G");
+        let found = backends(&args, &[], None).unwrap();
+        assert_eq!(
+            found,
+            [Backend {
+                id: "luo-ram".into(),
+                size: 1 << 30
+            }]
+        );
+        let changed = arguments(&args, &[(found[0].clone(), 7)]).join(" ");
+        assert_eq!(
+            changed,
+            "-machine q35 -m 1G -object memory-backend-file,id=luo-ram,size=1073741824,\
+             mem-path=/proc/self/fd/7,share=on -machine memory-backend=luo-ram"
+        );
+        assert_eq!(backends(&[], &[], None).unwrap()[0].size, DEFAULT_SIZE);
+        assert_eq!(backends(&[], &[], Some(1 << 28)).unwrap()[0].size, 1 << 28);
+    }
+
+    #[test]
+    fn backends_are_replaced() {
+        let args = words(
+            "-m 2G -object memory-backend-ram,id=a,size=1G,host-nodes=0,policy=bind \
+             -object memory-backend-memfd,id=b,size=1G,seal=on -numa node,memdev=a \
+             -numa node,memdev=b -object rng-random,id=r",
+        );
+        let found = backends(&args, &[], None).unwrap();
+        assert_eq!(found.len(), 2);
+        let fds = found.into_iter().zip([5, 6]).collect::<Vec<_>>();
+        let changed = arguments(&args, &fds).join(" ");
+        assert!(changed.contains(
+            "memory-backend-file,id=a,size=1G,host-nodes=0,policy=bind,\
+             mem-path=/proc/self/fd/5,share=on"
+        ));
+        assert!(changed.contains("memory-backend-file,id=b,size=1G,mem-path=/proc/self/fd/6"));
+        assert!(!changed.contains("luo-ram"));
+    }
+
+    #[test]
+    fn what_cannot_be_handed_over_is_refused() {
+        let huge = words("-object memory-backend-memfd,id=a,size=1G,hugetlb=on");
+        assert!(matches!(
+            backends(&huge, &[], None),
+            Err(Error::Kind { .. })
+        ));
+        let none = backends(&words("-m 1G"), &["x".to_owned()], None);
+        assert_eq!(none, Err(Error::Missing("x".to_owned())));
+        let legacy = backends(&words("-mem-path /dev/shm"), &[], None);
+        assert_eq!(legacy, Err(Error::Legacy));
+        assert!(matches!(
+            backends(&words("-m lots"), &[], None),
+            Err(Error::Size(_))
+        ));
+    }
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The QEMU Machine Protocol, as far as it is needed here.
+
+use serde::Deserialize;
+use serde_json::{json, Map, Value};
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How often something is asked that QEMU does not report by itself.
+const POLL: Duration = Duration::from_millis(1);
+
+/// How long QEMU may take to answer. Nothing that is asked takes it longer than the medium of a
+/// disk needs to answer.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// Why a command did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection does not work.
+    #[error("QEMU cannot be reached by QMP: {0}")]
+    Io(#[from] io::Error),
+    /// QEMU sent something that is not QMP.
+    #[error("QEMU sent something unexpected by QMP: {0}")]
+    Protocol(String),
+    /// QEMU refused a command.
+    #[error("QEMU refuses {command}: {message}")]
+    Refused {
+        /// The command.
+        command: String,
+        /// QEMU's reason.
+        message: String,
+    },
+    /// A migration to or from a file failed.
+    #[error("QEMU cannot {what} the state of the guest: {message}")]
+    State {
+        /// `save` or `load`.
+        what: &'static str,
+        /// QEMU's reason.
+        message: String,
+    },
+    /// Something took too long.
+    #[error("QEMU did not {0} in time")]
+    Late(&'static str),
+}
+
+/// What a call returns.
+pub type Result<T = ()> = std::result::Result<T, Error>;
+
+/// The state of the virtual machine, and of a migration, as QEMU names them.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Status {
+    /// `running`, `paused`, `postmigrate`, `inmigrate`, ...
+    #[serde(default)]
+    pub status: String,
+    /// Why a migration failed.
+    #[serde(default, rename = "error-desc")]
+    pub error: Option<String>,
+}
+
+/// A connection to a QEMU.
+#[derive(Debug)]
+pub struct Qmp {
+    reader: BufReader<UnixStream>,
+}
+
+impl Qmp {
+    /// Connects to the socket `path`, which QEMU makes when it starts. `alive` is asked between
+    /// attempts whether it still runs.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers within `timeout`, or `alive` fails.
+    pub fn connect(
+        path: &Path,
+        timeout: Duration,
+        mut alive: impl FnMut() -> io::Result<()>,
+    ) -> Result<Self> {
+        let end = Instant::now() + timeout;
+        let stream = loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => break stream,
+                Err(error) if Instant::now() > end => return Err(error.into()),
+                Err(_) => {}
+            }
+            alive()?;
+            sleep(POLL);
+        };
+        stream.set_read_timeout(Some(ANSWER))?;
+        let mut qmp = Self {
+            reader: BufReader::new(stream),
+        };
+        let greeting = qmp.line()?;
+        if !greeting.contains_key("QMP") {
+            return Err(Error::Protocol(format!("{greeting:?}")));
+        }
+        qmp.call("qmp_capabilities", json!({}))?;
+        Ok(qmp)
+    }
+
+    fn line(&mut self) -> Result<Map<String, Value>> {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line) {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::Late("answer"))
+            }
+            Err(error) => return Err(error.into()),
+        }
+        serde_json::from_str(&line).map_err(|_| Error::Protocol(line))
+    }
+
+    /// Runs a command and returns what it returns. Events are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if QEMU refuses it.
+    pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let request = json!({ "execute": command, "arguments": arguments });
+        let mut bytes = request.to_string().into_bytes();
+        bytes.push(b'\n');
+        self.reader.get_mut().write_all(&bytes)?;
+        loop {
+            let mut answer = self.line()?;
+            if let Some(value) = answer.remove("return") {
+                return Ok(value);
+            }
+            if let Some(error) = answer.get("error") {
+                let message = error.get("desc").and_then(Value::as_str);
+                return Err(Error::Refused {
+                    command: command.to_owned(),
+                    message: message.unwrap_or("without a reason").to_owned(),
+                });
+            }
+        }
+    }
+
+    fn ask(&mut self, command: &str) -> Result<Status> {
+        let value = self.call(command, json!({}))?;
+        serde_json::from_value(value).map_err(|error| Error::Protocol(error.to_string()))
+    }
+
+    /// The state of the virtual machine.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not answer.
+    pub fn status(&mut self) -> Result<String> {
+        Ok(self.ask("query-status")?.status)
+    }
+
+    /// Makes migrations leave the memory of the guest where it is, and end with a stopped guest
+    /// that can go on.
+    ///
+    /// # Errors
+    ///
+    /// If this QEMU cannot do that: it is older than 8.2.
+    pub fn keep_memory(&mut self) -> Result {
+        let capability = json!({ "capability": "x-ignore-shared", "state": true });
+        self.call(
+            "migrate-set-capabilities",
+            json!({ "capabilities": [capability] }),
+        )?;
+        self.call("migrate-set-parameters", json!({ "mode": "cpr-reboot" }))?;
+        Ok(())
+    }
+
+    /// Waits for the end of a migration.
+    fn migrated(&mut self, what: &'static str, limit: Duration) -> Result {
+        let end = Instant::now() + limit;
+        loop {
+            let found = self.ask("query-migrate")?;
+            match found.status.as_str() {
+                "completed" => return Ok(()),
+                "failed" | "cancelled" => {
+                    let message = found.error.unwrap_or_else(|| "without a reason".to_owned());
+                    return Err(Error::State { what, message });
+                }
+                _ if Instant::now() > end => return Err(Error::Late("save or load its state")),
+                _ => sleep(POLL),
+            }
+        }
+    }
+
+    /// Stops the guest, and saves everything but its memory to `uri`. What the guest has written
+    /// to disks is on stable storage then, as far as their cache mode lets QEMU do that.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU cannot do it. The guest has to be told to go on, by [`Self::go_on`].
+    pub fn save(&mut self, uri: &str, limit: Duration) -> Result {
+        self.call("migrate", json!({ "uri": uri }))?;
+        self.migrated("save", limit)
+    }
+
+    /// Loads what [`Self::save`] has saved. The guest is not running yet.
+    ///
+    /// # Errors
+    ///
+    /// If this QEMU, or this host, cannot continue from that state.
+    pub fn load(&mut self, uri: &str, limit: Duration) -> Result {
+        self.call("migrate-incoming", json!({ "uri": uri }))?;
+        self.migrated("load", limit)
+    }
+
+    /// Lets the guest run, and makes sure that it does.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn go_on(&mut self) -> Result {
+        self.call("cont", json!({}))?;
+        match self.status()?.as_str() {
+            "running" => Ok(()),
+            other => Err(Error::Protocol(format!("the guest is {other} after cont"))),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The directory of a running guest, below /run/luo-qemu: its QMP socket, and who runs it.
+
+use rustix::fs::{flock, FlockOperation};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Where the directories of all guests are, unless LUO_QEMU_RUN says something else.
+const ROOT: &str = "/run/luo-qemu";
+
+/// What other invocations find out about a guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// What the guest is called.
+    pub name: String,
+    /// The luo-qemu that takes care of it.
+    pub pid: u32,
+    /// Its QEMU.
+    pub qemu: u32,
+    /// `running`, `paused`, `restoring`.
+    pub state: String,
+    /// How many updates it has survived since it was started.
+    pub updates: u64,
+    /// How long the guest was paused in the last update, by the clock of the host.
+    pub gap_us: Option<u64>,
+    /// The memory of the guest: descriptors in the QEMU.
+    pub memory: Vec<i32>,
+    /// Its command line.
+    pub arguments: Vec<String>,
+}
+
+/// The directory of a guest, which no other luo-qemu uses while this lives.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+fn root() -> PathBuf {
+    std::env::var_os("LUO_QEMU_RUN").map_or_else(|| ROOT.into(), PathBuf::from)
+}
+
+impl RunDir {
+    /// Takes the directory of the guest `name`, and makes it if necessary.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] if another luo-qemu has it.
+    pub fn take(name: &str) -> io::Result<Self> {
+        Self::take_in(&root(), name)
+    }
+
+    /// The same, with another directory than that for all guests.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take`].
+    pub fn take_in(root: &Path, name: &str) -> io::Result<Self> {
+        let path = root.join(name);
+        fs::create_dir_all(&path)?;
+        let lock = File::create(path.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The socket at which QEMU speaks QMP.
+    pub fn qmp(&self) -> PathBuf {
+        self.path.join("qmp.sock")
+    }
+
+    /// Writes down what others may want to know.
+    pub fn write(&self, record: &Record) -> io::Result<()> {
+        let new = self.path.join("status.json.new");
+        fs::write(&new, serde_json::to_vec_pretty(record)?)?;
+        fs::rename(new, self.path.join("status.json"))
+    }
+
+    /// Removes what was written down: the guest has ended.
+    pub fn clear(&self) {
+        for name in ["status.json", "qmp.sock"] {
+            // Nothing is lost if it stays.
+            let _ = fs::remove_file(self.path.join(name));
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Record> {
+    Ok(serde_json::from_slice(&fs::read(
+        path.join("status.json"),
+    )?)?)
+}
+
+/// Whether a luo-qemu has the directory.
+fn is_taken(path: &Path) -> bool {
+    let lock = File::open(path.join("lock"));
+    lock.is_ok_and(|lock| flock(lock, FlockOperation::NonBlockingLockShared).is_err())
+}
+
+/// The guest `name`, if a luo-qemu takes care of it.
+pub fn find(name: &str) -> io::Result<Option<Record>> {
+    let path = root().join(name);
+    if !is_taken(&path) {
+        return Ok(None);
+    }
+    match read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// All guests of which a luo-qemu takes care, by name.
+pub fn list() -> io::Result<Vec<Record>> {
+    let entries = match fs::read_dir(root()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        if let Some(record) = name.to_str().map(find).transpose()?.flatten() {
+            found.push(record);
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}

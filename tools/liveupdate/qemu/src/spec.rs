@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the next kernel has to know of a guest; it travels in the guest's session.
+
+use crate::memory::Backend;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// The token of the file with a [`Spec`].
+pub const SPEC: u64 = 0;
+/// The token of the file with the state of everything but the memory.
+pub const STATE: u64 = 1;
+/// The token of the first memory backend; the others follow.
+pub const MEMORY: u64 = 16;
+
+/// The version of the format.
+const VERSION: u32 = 1;
+/// No guest has a longer description.
+const MAX_LEN: u64 = 1 << 20;
+/// No guest has more memory backends.
+const MAX_BACKENDS: usize = 256;
+
+/// How a guest was started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    /// Of the format; a reader refuses what is newer.
+    pub version: u32,
+    /// What the guest is called.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments, as the operator gave them.
+    pub arguments: Vec<String>,
+    /// Its environment.
+    pub environment: BTreeMap<String, String>,
+    /// Where it was started.
+    pub directory: PathBuf,
+    /// The guest's memory.
+    pub memory: Vec<Backend>,
+    /// When the guest was paused, in microseconds since 1970.
+    #[serde(default)]
+    pub paused_us: u64,
+}
+
+/// Microseconds since 1970.
+pub fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+}
+
+impl Spec {
+    /// A guest that is started from here.
+    pub fn new(
+        name: &str,
+        program: PathBuf,
+        arguments: Vec<String>,
+        memory: Vec<Backend>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            version: VERSION,
+            name: name.to_owned(),
+            program,
+            arguments,
+            // What is not UTF-8 could not be written down.
+            environment: std::env::vars_os()
+                .filter_map(|(key, value)| {
+                    Some((key.into_string().ok()?, value.into_string().ok()?))
+                })
+                .filter(|(key, _)| !is_of_service(key))
+                .collect(),
+            directory: std::env::current_dir()?,
+            memory,
+            paused_us: 0,
+        })
+    }
+
+    /// Writes it to an empty file.
+    pub fn write(&self, file: &File) -> io::Result<()> {
+        file.set_len(0)?;
+        file.write_all_at(&serde_json::to_vec(self)?, 0)
+    }
+
+    /// Reads what [`Self::write`] has written, and checks it.
+    pub fn read(file: &File) -> io::Result<Self> {
+        let bad = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        let len = file.metadata()?.len();
+        if len == 0 || len > MAX_LEN {
+            return Err(bad(format!("the description of the guest has {len} bytes")));
+        }
+        let mut text = vec![0; usize::try_from(len).unwrap_or(0)];
+        file.read_exact_at(&mut text, 0)?;
+        let spec: Self = serde_json::from_slice(&text)
+            .map_err(|error| bad(format!("the description of the guest: {error}")))?;
+        if spec.version > VERSION {
+            return Err(bad(format!(
+                "the description of the guest has version {}, this luo-qemu knows {VERSION}",
+                spec.version
+            )));
+        }
+        if spec.memory.is_empty() || spec.memory.len() > MAX_BACKENDS {
+            return Err(bad(format!(
+                "the description of the guest names {} memory backends",
+                spec.memory.len()
+            )));
+        }
+        Ok(spec)
+    }
+}
+
+/// Whether a variable tells a service about itself, and nothing about its successor.
+fn is_of_service(key: &str) -> bool {
+    const OWN: [&str; 8] = [
+        "NOTIFY_SOCKET",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+    ];
+    OWN.contains(&key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        let memory = vec![Backend {
+            id: "r".into(),
+            size: 4096,
+        }];
+        Spec::new("g", "qemu".into(), vec!["-S".into()], memory).unwrap()
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was() {
+        let file = tempfile::tempfile().unwrap();
+        spec().write(&file).unwrap();
+        let found = Spec::read(&file).unwrap();
+        assert_eq!(found.arguments, ["-S"]);
+        assert_eq!(found.memory, spec().memory);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(Spec::read(&file).is_err());
+        file.write_all_at(b"{}", 0).unwrap();
+        assert!(Spec::read(&file).is_err());
+        let mut newer = spec();
+        newer.version = VERSION + 1;
+        newer.write(&file).unwrap();
+        assert!(Spec::read(&file)
+            .unwrap_err()
+            .to_string()
+            .contains("version"));
+        let mut none = spec();
+        none.memory.clear();
+        none.write(&file).unwrap();
+        assert!(Spec::read(&file).is_err());
+        file.set_len(MAX_LEN + 1).unwrap();
+        assert!(Spec::read(&file).is_err());
+    }
+}
