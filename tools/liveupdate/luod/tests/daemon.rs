@@ -17,7 +17,7 @@ use std::{
 };
 
 const LUOD: &str = env!("CARGO_BIN_EXE_luod");
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A directory for one test.
 struct Dir(PathBuf);

@@ -247,9 +247,11 @@ fn the_client_waits_until_it_is_known() {
         panic!("it has started anew");
     };
     assert_eq!(error.kind(), ErrorKind::TimedOut);
+    // On a busy machine it may not even have heard why.
     let text = error.to_string();
+    let heard = text.contains("not find out yet") && text.contains("busy");
     assert!(
-        text.contains("not find out yet") && text.contains("busy"),
+        heard || text.contains("did not say whether there is"),
         "{text}"
     );
     let other = path.clone();

@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// What our kernels hand over.
 pub const FORMATS: [&str; 3] = ["kho-v4", "luo-v5", "memfd-v2"];

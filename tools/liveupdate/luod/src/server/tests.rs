@@ -25,7 +25,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const SOON: Option<Duration> = Some(Duration::from_secs(20));
+/// After which something does not come any more: a hundred times of what is usual.
+const SOON: Option<Duration> = Some(Duration::from_secs(300));
 
 fn config() -> Config {
     Config {
@@ -219,7 +220,7 @@ fn a_client_that_does_not_read() {
     let start = Instant::now();
     // It gets more answers than anybody keeps for it.
     while slow.write_all(&line).is_ok() {
-        assert!(start.elapsed() < Duration::from_secs(60));
+        assert!(Some(start.elapsed()) < SOON);
     }
     is_alive(&luod);
 }
