@@ -139,7 +139,8 @@ pub struct KexecOptions {
     /// What the check of the loaded kernel has to say at least, for --yes.
     #[arg(long, value_enum, default_value_t = Require::Likely)]
     pub require: Require,
-    /// Start no update unless that many sessions are subscribed.
+    /// Start no update unless that many sessions are subscribed. Without this option, one is
+    /// enough; an update with none takes --expect 0 or --force.
     #[arg(long, value_name = "N")]
     pub expect: Option<u64>,
     /// Do not wait for the end of the update, which Ctrl-C would abort otherwise.

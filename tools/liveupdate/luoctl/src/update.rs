@@ -161,6 +161,10 @@ fn say_what_is_lost(cli: &Cli, against: Option<&str>) -> Result<(), Failure> {
         Event::List { sessions } => sessions,
         event => return Err(talk::refused(&event)),
     };
+    let takes_part = |info: &SessionInfo| info.direction == Direction::Outgoing;
+    if !sessions.iter().any(takes_part) {
+        output::warn("the update is forced, though no session is subscribed: nothing is preserved");
+    }
     if let Some(why) = against {
         let all = names(&sessions, |info| info.state != SessionState::Finished);
         output::warn(&format!("the update is forced, though {why}"));
@@ -170,7 +174,7 @@ fn say_what_is_lost(cli: &Cli, against: Option<&str>) -> Result<(), Failure> {
     let unfinished = names(&sessions, |info| {
         info.direction == Direction::Incoming && info.state != SessionState::Finished
     });
-    let subscribed = names(&sessions, |info| info.direction == Direction::Outgoing);
+    let subscribed = names(&sessions, takes_part);
     output::warn(&format!(
         "the update is forced: what is in these sessions of the last update is lost: {unfinished}"
     ));

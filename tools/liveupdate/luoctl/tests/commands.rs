@@ -170,8 +170,10 @@ fn clients_that_fail() {
         .says("update 2: aborted");
     drop(bad);
 
-    // Clients close the sessions of an update after luod has told luoctl that it has ended.
+    // Clients close the sessions of an update after luod has told luoctl that it has ended, and
+    // luod hears later than we do that a connection is at its end.
     wait(|| world.kernel.outgoing().is_empty());
+    wait(|| !root.run(luod.path(), &["list"]).out.contains("bad "));
     let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
     root.run(luod.path(), &["kexec", "--yes", "--timeout", "1"])
         .expect(7)
@@ -500,4 +502,29 @@ fn fewer_than_expected() {
     assert_eq!(world.kernel.updates(), 0);
     root.run(luod.path(), &["kexec", "--yes", "--expect", "1"])
         .expect(0);
+}
+
+/// All of nobody are ready at once, which is no reason to start the next kernel.
+#[test]
+fn nobody_is_on_board() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    for args in [&["--yes"][..], &["--dry-run"], &["--yes", "--detach"]] {
+        root.run(luod.path(), &[&["kexec"], args].concat())
+            .expect(1)
+            .says("no session is subscribed")
+            .says("--expect 0");
+    }
+    root.run(luod.path(), &["kexec", "--dry-run", "--force"])
+        .expect(0);
+    assert_eq!(world.kernel.updates(), 0);
+    root.run(luod.path(), &["kexec", "--yes", "--expect", "0"])
+        .expect(0);
+    assert_eq!(world.kernel.updates(), 1);
+
+    let luod = start(&world);
+    root.run(luod.path(), &["kexec", "--yes", "--force"])
+        .expect(0)
+        .says("nothing is preserved");
+    assert_eq!(world.kernel.updates(), 2);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Who should take part in an update. That all who have subscribed are ready says nothing of those
-//! who have not, be it that luod was started a moment ago.
+//! who have not, be it that luod was started a moment ago, or that no client ever was.
 
 use super::{Machine, Refusal};
 use crate::{registry::Subscriber, world::World};
@@ -51,6 +51,12 @@ impl<W: World> Machine<W> {
                     "{there} sessions are subscribed, and {expect} are expected; \
                      wait for their clients, or use --force"
                 ),
+            )),
+            // Nobody may ever have been there, and luod has nobody to miss.
+            None if there == 0 => Err(Refusal::new(
+                ErrorCode::WrongState,
+                "no session is subscribed, so that nothing would be preserved; start the clients, \
+                 or use --expect 0",
             )),
             _ => Ok(()),
         }

@@ -206,7 +206,7 @@ fn what_stays_open_after_an_abort_is_not_kept() {
     luod.send(a, r#"{"cmd":"UNSUBSCRIBE","id":"a"}"#);
     luod.send(b, r#"{"cmd":"UNSUBSCRIBE","id":"b"}"#);
     drop(closed);
-    luod.update("");
+    luod.update(r#","expect":0"#);
     assert_eq!(luod.world.kernel.incoming(), ["a", "luod-internal"]);
     drop(held);
     let luod = luod.next_kernel();

@@ -160,7 +160,7 @@ fn a_good_update_from_within() {
 #[test]
 fn an_update_of_nobody() {
     let mut luod = Luod::new();
-    luod.update("");
+    luod.update(r#","expect":0"#);
     assert_eq!(luod.world.state().kexecs, 1);
     assert_eq!(luod.world.kernel.incoming(), ["luod-internal"]);
     let luod = luod.next_kernel();
@@ -459,7 +459,7 @@ fn watchers_see_everything_once() {
     luod.send(watcher, r#"{"seq":4,"cmd":"WATCH"}"#);
     assert!(matches!(luod.next(watcher).0, Event::Status(_)));
     assert!(matches!(luod.next(watcher).0, Event::List { .. }));
-    luod.send(watcher, r#"{"cmd":"UPDATE","dry_run":true}"#);
+    luod.send(watcher, r#"{"cmd":"UPDATE","dry_run":true,"expect":0}"#);
     let mut seen = Vec::new();
     while let Some((event, _)) = luod.try_next(watcher) {
         seen.push(match event {

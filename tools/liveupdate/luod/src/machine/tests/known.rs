@@ -49,6 +49,19 @@ fn who_has_not_subscribed_again() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
+/// Nobody was ever there, on a new machine or with clients that nobody has started.
+#[test]
+fn nobody_was_ever_there() {
+    let mut luod = Luod::new();
+    luod.refused(KEXEC, "no session is subscribed");
+    luod.refused(r#"{"cmd":"UPDATE","dry_run":true}"#, "use --expect 0");
+    let gone = luod.subscriber("gone");
+    luod.leave(gone);
+    luod.refused(KEXEC, "no session is subscribed");
+    luod.update(r#","expect":0"#);
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
 #[test]
 fn forced_without_those_who_are_missed() {
     let mut luod = Luod::new();
