@@ -32,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 const MEM: &str = "4G";
 
 /// Where the results of a whole run go.
-const DOCUMENTATION: &str = "Documentation/core-api/liveupdate-performance";
+const DOCUMENTATION: &str = "Documentation/project/performance";
 
 /// What one implementation took, one value a round.
 type Values = BTreeMap<&'static str, Vec<u64>>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The figures as curves, in SVG and PNG.
+//! The figures as curves, in SVG.
 
 use std::path::Path;
 
@@ -83,44 +83,22 @@ pub fn all(dir: &Path, machine: &str, measured: &Measured) -> Result<()> {
             continue;
         }
         let title = format!("{title} ({machine})");
-        twice(dir, file, |svg, png| match (svg, png) {
-            (Some(area), _) => lines_on(&area, &title, (x, y), &lines),
-            (_, Some(area)) => lines_on(&area, &title, (x, y), &lines),
-            _ => Ok(()),
-        })?;
+        let path = dir.join(file).with_extension("svg");
+        lines_on(&area(&path), &title, (x, y), &lines)?;
     }
     let bars: Vec<_> = [("C", &measured.c), ("ours", &measured.ours)]
         .into_iter()
         .filter_map(|(name, of)| Some((name, of.get("small")?)))
         .collect();
     if bars.len() == 2 {
-        twice(dir, "blackout", |svg, png| match (svg, png) {
-            (Some(area), _) => bars_on(&area, machine, &bars),
-            (_, Some(area)) => bars_on(&area, machine, &bars),
-            _ => Ok(()),
-        })?;
+        bars_on(&area(&dir.join("blackout.svg")), machine, &bars)?;
     }
     Ok(())
 }
 
-type Svg<'a> = Area<'a, SVGBackend<'a>>;
-type Png<'a> = Area<'a, BitMapBackend<'a>>;
-
-/// Draws on both kinds of files.
-fn twice(
-    dir: &Path,
-    name: &str,
-    draw: impl Fn(Option<Svg<'_>>, Option<Png<'_>>) -> Result<()>,
-) -> Result<()> {
-    let (svg, png) = (
-        dir.join(name).with_extension("svg"),
-        dir.join(name).with_extension("png"),
-    );
-    draw(Some(SVGBackend::new(&svg, SIZE).into_drawing_area()), None)?;
-    draw(
-        None,
-        Some(BitMapBackend::new(&png, SIZE).into_drawing_area()),
-    )
+/// What is drawn into the file `path`.
+fn area(path: &Path) -> Area<'_, SVGBackend<'_>> {
+    SVGBackend::new(path, SIZE).into_drawing_area()
 }
 
 /// The points of a curve. Microseconds and KiB both become larger units here.

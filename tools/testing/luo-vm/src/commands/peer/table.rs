@@ -12,7 +12,7 @@ use crate::files::write_if_changed;
 use crate::image::programs::HazardItem;
 
 /// Where the documentation has the table.
-const FILE: &str = "Documentation/core-api/liveupdate-hazards-table.rst";
+const FILE: &str = "Documentation/project/hazards-table.rst";
 
 /// Prints all items that there are results of.
 pub fn print(items: &[HazardItem], rows: &[Row]) {
@@ -42,7 +42,7 @@ pub fn document(ctx: &Ctx, items: &[HazardItem], rows: &[Row]) -> Result<()> {
 fn text(items: &[HazardItem], rows: &[Row]) -> Result<String> {
     let mut text = String::from(
         ".. SPDX-License-Identifier: GPL-2.0\n\n\
-         .. Written by `make test-peer`, included by liveupdate-hazards.rst.\n\n\
+         .. Written by `make test-peer`, included by hazards.rst.\n\n\
          .. list-table:: What the implementation in C gets wrong\n   \
          :header-rows: 1\n   \
          :widths: 7 33 25 10 25\n\n   \
