@@ -6,14 +6,16 @@
 
 VM := tools/testing/luo-vm/sandbox.sh
 
-VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY SUITES LUO_CACHE FUZZ_SECONDS QUICK N SEED STRESS_SECONDS
+VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY SUITES LUO_CACHE FUZZ_SECONDS QUICK N SEED STRESS_SECONDS FLAVOUR \
+	BUILD
 
 export $(VARIABLES)
 # Unset is not the same as empty.
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # What luo-vm calls as we do.
-TARGETS := run demo test test-all test-debug test-peer bench fuzz soak kernel shell patches check-patches docs
+TARGETS := run demo test test-all test-debug test-peer bench fuzz soak kernel menuconfig shell \
+	patches check-patches docs htmldocs rust-analyzer
 
 # In the sandbox: what checks and formats the code without building a kernel.
 CARGO := $(VM) enter cargo
@@ -43,13 +45,18 @@ help:
 	@echo '                (ONLY=beginning of an item, suite or case)'
 	@echo
 	@echo 'make kernel     build our kernel'
+	@echo 'make menuconfig choose options of our kernels (FLAVOUR=ours test debug)'
 	@echo 'make shell      a shell in a virtual machine on our kernel, ready to kexec'
 	@echo 'make patches    the whole change as series for git am, in build/patches, one'
 	@echo '                for each topic of patches/order'
 	@echo 'make check-patches  whether they apply, and what checkpatch.pl says'
+	@echo '                (BUILD=1: whether a kernel builds after each; continues)'
 	@echo 'make apply      put the change into the Linux 7.3 tree KERNEL_SRC'
 	@echo 'make docs       rustdoc of our crates, private items too, man pages and'
 	@echo '                completions for shells, in build/doc'
+	@echo 'make htmldocs   our pages of Documentation/ as HTML, in build/html'
+	@echo 'make rust-analyzer  rust-project.json for editors: the crates of kernel/, mm/'
+	@echo '                and samples/, with the prepared tree for the rest'
 	@echo 'make doctor     what this machine lacks, and the command that mends it'
 	@echo 'make clean      remove build/'
 	@echo 'make distclean  remove the caches as well (sandbox, kernel trees, ccache)'

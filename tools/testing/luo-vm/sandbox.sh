@@ -19,8 +19,8 @@ umask 022
 SUITE=trixie
 PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	ca-certificates cargo ccache clang clang-19 cpio file flex git gzip kmod
-	libclang-dev libelf-dev libssl-dev lld lld-19 llvm llvm-19 patch perl
-	python3 qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
+	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 patch perl
+	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
 	xz-utils zstd)
 # What the tests under systemd run on, from a newer suite. e2fsprogs makes the disk from the rest.
 DEBIAN_SUITE=forky
@@ -217,7 +217,7 @@ wants_source() {
 		[ ! -e "$deb" ] || return 1
 	done
 	case $1 in
-	run | demo | test | test-all | bench | kernel | shell) true ;;
+	run | demo | test | test-all | bench | kernel | shell | menuconfig | htmldocs | rust-analyzer) true ;;
 	*) false ;;
 	esac
 }
@@ -334,6 +334,7 @@ enter() {
 		--setenv CCACHE_DIR /cache/ccache --setenv CCACHE_MAXSIZE 4G \
 		--setenv LUO_DEBIAN "/cache/$DEBIAN" --setenv LUO_CACHE /cache --setenv LUO_TOP /luo \
 		--setenv LUO_HOST_TOP "$TOP" --setenv LUO_HOST_CACHE "$CACHE" \
+		--setenv LUO_HOST_ROOT "$ROOT" \
 		--setenv LUO_COMMIT "$(commit)" \
 		"$@"
 }

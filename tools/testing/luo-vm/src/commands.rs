@@ -2,7 +2,10 @@
 
 //! What `make` can be asked for besides tests.
 
+pub mod analyzer;
 pub mod bench;
 pub mod demo;
 pub mod docs;
+pub mod menuconfig;
+pub mod pages;
 pub mod peer;

@@ -4,7 +4,8 @@
 
 pub mod build;
 pub mod checkpatch;
-mod config;
+pub mod config;
+pub mod each;
 mod findings;
 pub mod flavour;
 pub mod patched;

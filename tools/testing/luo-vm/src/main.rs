@@ -21,11 +21,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, docs, peer};
+use crate::commands::{analyzer, bench, demo, docs, menuconfig, pages, peer};
 use crate::ctx::{Ctx, Settings};
 use crate::groups::{base, debug, fuzz, lint, soak};
 use crate::kernel::flavour::Flavour;
-use crate::kernel::{build, series, tree};
+use crate::kernel::{build, each, series, tree};
 use crate::report::results::{summary, Report};
 
 #[derive(Parser)]
@@ -110,20 +110,33 @@ enum Action {
     BaseTests { flavour: Flavour },
     /// Build a kernel
     Kernel {
-        #[arg(default_value = "ours")]
+        #[arg(default_value = "ours", env = "FLAVOUR")]
+        flavour: Flavour,
+    },
+    /// Choose the options of our kernels in Kconfig's menu; written to local.config
+    Menuconfig {
+        #[arg(default_value = "ours", env = "FLAVOUR")]
         flavour: Flavour,
     },
     /// A shell in a virtual machine, with a kernel to kexec
     Shell {
-        #[arg(default_value = "ours")]
+        #[arg(default_value = "ours", env = "FLAVOUR")]
         flavour: Flavour,
     },
     /// Write the whole change as patches to build/patches
     Patches,
     /// Check that the patches apply, and what checkpatch says about them
-    CheckPatches,
+    CheckPatches {
+        /// Build a kernel after each patch as well (1); what was built before is skipped
+        #[arg(long, env = "BUILD", default_value = "0")]
+        build: String,
+    },
     /// Put the change into the tree KERNEL_SRC
     Apply,
+    /// Write rust-project.json for editors
+    RustAnalyzer,
+    /// Build our pages of Documentation/ as HTML, and check what Sphinx says about them
+    Htmldocs,
     /// Write rustdoc, man pages and completions to build/doc
     Docs,
 }
@@ -181,9 +194,12 @@ fn run(cli: Cli) -> Result<bool> {
             demo::shell(&ctx, flavour).map(|()| true)
         }
         Action::Patches => series::write(&ctx).map(|_| true),
-        Action::CheckPatches => {
+        Action::CheckPatches { build } => {
             let mut report = Report::new("patches");
             lint::patches(&ctx, &mut report)?;
+            if build == "1" {
+                report.attempt("a kernel builds after each patch", each::build(&ctx));
+            }
             Ok(summary(&[report]))
         }
         Action::Apply => {
@@ -191,6 +207,12 @@ fn run(cli: Cli) -> Result<bool> {
             let tree = tree.context("`make apply` needs KERNEL_SRC=dir, a Linux 7.3 tree.")?;
             tree::apply(&ctx, &tree).map(|()| true)
         }
+        Action::Menuconfig { flavour } => {
+            ctx.need_space(8, 3)?;
+            menuconfig::run(&ctx, flavour).map(|()| true)
+        }
+        Action::RustAnalyzer => analyzer::write(&ctx).map(|()| true),
+        Action::Htmldocs => pages::html(&ctx),
         Action::Docs => docs::write(&ctx).map(|()| true),
     }
 }

@@ -119,7 +119,9 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
     let image = out.join("arch/x86/boot/bzImage");
-    let title = format!("kernel {name} (Linux {})", base.version);
+    let local = flavour.is_ours() && ctx.top.join(config::LOCAL).exists();
+    let with = if local { " with local.config" } else { "" };
+    let title = format!("kernel {name} (Linux {}){with}", base.version);
 
     if stamp.digest == want && image.exists() {
         Step::start(ctx, title).done("up to date");

@@ -12,8 +12,21 @@ use crate::ctx::Ctx;
 use crate::kernel::flavour::Flavour;
 use crate::report::step::Step;
 
-/// The text of the fragments of `flavour`.
+/// Options that `make menuconfig` has set, on top of the tracked ones.
+pub const LOCAL: &str = "local.config";
+
+/// The text of the fragments of `flavour`, and of `local.config` for kernels of ours.
 pub fn fragments(ctx: &Ctx, flavour: Flavour) -> Result<String> {
+    let mut all = tracked(ctx, flavour)?;
+    let local = ctx.top.join(LOCAL);
+    if flavour.is_ours() && local.exists() {
+        all += &fs::read_to_string(&local).with_context(|| ctx.shown(&local))?;
+    }
+    Ok(all)
+}
+
+/// The text of the tracked fragments of `flavour`.
+pub fn tracked(ctx: &Ctx, flavour: Flavour) -> Result<String> {
     let dir = ctx.top.join("tools/testing/luo-vm/configs");
     let mut all = String::new();
     for name in flavour.fragments() {
@@ -34,11 +47,7 @@ pub fn configure(
     let config = out.join(".config");
     let before = fs::read(&config).ok();
     let log = ctx.log(&format!("configure-{}", flavour.name()));
-    step.run(make().arg("tinyconfig"), &log)?;
-    let mut text = fs::read_to_string(&config)?;
-    text += fragments;
-    fs::write(&config, text)?;
-    step.run(make().arg("olddefconfig"), &log)?;
+    set(&mut step, make, out, fragments, &log)?;
 
     let got = fs::read_to_string(&config)?;
     let missing = missing(fragments, &got);
@@ -55,6 +64,22 @@ pub fn configure(
         step.done("");
     }
     Ok(())
+}
+
+/// Configures `out`, and leaves out what Kconfig does not know or cannot have.
+pub fn set(
+    step: &mut Step<'_>,
+    make: impl Fn() -> Command,
+    out: &Path,
+    fragments: &str,
+    log: &Path,
+) -> Result<()> {
+    let config = out.join(".config");
+    step.run(make().arg("tinyconfig"), log)?;
+    let mut text = fs::read_to_string(&config)?;
+    text += fragments;
+    fs::write(&config, text)?;
+    step.run(make().arg("olddefconfig"), log)
 }
 
 /// The options of `fragments` that `config` does not have as requested; the last request counts.

@@ -160,13 +160,14 @@ pub fn check(ctx: &Ctx, out: &Path) -> Result<Option<String>> {
 }
 
 /// A repository with those files of the base that the change touches.
-struct Repo {
-    dir: PathBuf,
+pub struct Repo {
+    pub dir: PathBuf,
     date: String,
 }
 
 impl Repo {
-    fn new(ctx: &Ctx, base: &Path, change: &Change) -> Result<Self> {
+    /// A new one in `build/series`, with the files of `base`.
+    pub fn new(ctx: &Ctx, base: &Path, change: &Change) -> Result<Self> {
         let dir = ctx.build.join("series");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
@@ -193,7 +194,8 @@ impl Repo {
         Ok(repo)
     }
 
-    fn git(&self) -> Command {
+    /// The command `git`, for this repository only.
+    pub fn git(&self) -> Command {
         let mut git = Command::new("git");
         git.arg("-C").arg(&self.dir);
         git.env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -206,7 +208,8 @@ impl Repo {
         git
     }
 
-    fn must(&self, git: &mut Command) -> Result<()> {
+    /// Runs a command of [`Repo::git`] that must succeed.
+    pub fn must(&self, git: &mut Command) -> Result<()> {
         let output = git
             .output()
             .context("`git` is missing: `make doctor` says how to get it.")?;

@@ -253,7 +253,7 @@ impl Change {
 }
 
 /// A copy of the tree `from` that shares the content of its files.
-fn link_tree(from: &Path, to: &Path) -> Result<()> {
+pub fn link_tree(from: &Path, to: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(to);
     fs::create_dir(to)?;
     let mut cp = Command::new("cp");
