@@ -34,7 +34,7 @@ help:
 	@echo 'make test-all   these and what takes longer (matrix-7.2 soak kasan); continues'
 	@echo '                where it was; writes Documentation/project/results.rst'
 	@echo 'make check      host tests and make lint; needs no kernel and no VM'
-	@echo 'make lint       formatting, Clippy, and the checks of the patches'
+	@echo 'make lint       formatting, Clippy, words, and the checks of the patches'
 	@echo 'make format     format all Rust code'
 	@echo 'make bench      ours against the implementation in C (QUICK=1 ONLY=run)'
 	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
@@ -80,6 +80,7 @@ format-check:
 
 lint: format-check
 	@$(CARGO) clippy -q --locked --workspace --all-targets $(WORKSPACE) -- -Dwarnings
+	@$(VM) luo-vm check-words
 	@$(VM) luo-vm check-patches
 
 check: lint

@@ -3,7 +3,7 @@
 /*
  * A file handler of the Live Update Orchestrator that fails on request.
  *
- * Each file that is gotten by opening /dev/luo_test has a value, which is
+ * Each open file of /dev/luo_test has a value, which is
  * read as text and can be preserved. Write
  *
  *   NUMBER                     to set the value

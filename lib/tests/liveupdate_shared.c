@@ -5,7 +5,7 @@
  *
  * Each of the devices /dev/luo_shared0, /dev/luo_shared1, ... has a handler and
  * a state of its own, such that tests do not get in each other's way. Files that
- * are gotten by opening a device can be preserved. Write
+ * come from opening a device can be preserved. Write
  *
  *   register, unregister                  to have the files depend on the state
  *                                         or not, which they do not at first

@@ -292,7 +292,7 @@ pub(crate) fn fill(
         return Err((err, folios));
     }
     let result = insert(file, &folios);
-    // SAFETY: As above; the pages were accounted.
+    // SAFETY: The inode is that of a shmem file, and `pages` were accounted to it above.
     unsafe { bindings::luo_shmem_settle(inode, pages) };
     match result {
         Ok(()) => {

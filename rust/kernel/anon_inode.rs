@@ -364,7 +364,7 @@ impl<T: FileOperations> Operations<T> {
     /// `file` has to be valid and be created by [`getfile::<T>`](getfile), and `m` be valid for
     /// writing.
     unsafe extern "C" fn show_fdinfo(m: *mut bindings::seq_file, file: *mut bindings::file) {
-        // SAFETY: The caller has a reference to the file, hence it is not released meanwhile.
+        // SAFETY: The caller has a reference to the file, hence it is not released during this call.
         let data = unsafe { T::Data::borrow((*file).private_data) };
         // SAFETY: By the safety requirements. The lock of a position that the thread may hold is
         // that of the file in `/proc`.

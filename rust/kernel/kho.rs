@@ -236,8 +236,7 @@ impl<T: Handover> Preserved<T> {
 
     /// Makes the memory an entry of the tree that the next kernel gets.
     ///
-    /// Root can read the memory through debugfs from now on, whenever and however it is changed
-    /// meanwhile.
+    /// Root can read the memory through debugfs from now on, also while it is being changed.
     ///
     /// # Errors
     ///

@@ -31,12 +31,12 @@ impl ModuleRef {
     ///
     /// # Safety
     ///
-    /// `module` has to be null, or a valid pointer during this call: whoever knows of the module
-    /// must keep it from being freed, e.g. by a lock that its exit function takes.
+    /// `module` has to be null, or a valid pointer during this call: the caller must keep the
+    /// module from being freed, for example by a lock that its exit function takes.
     pub unsafe fn try_get(module: *mut bindings::module) -> Option<Self> {
         // SAFETY: By the safety requirements; null stands for built-in code.
         let alive = unsafe { bindings::try_module_get(module) };
-        // INVARIANT: If there is a module, a reference to it was just gotten.
+        // INVARIANT: If there is a module, `try_module_get()` took a reference to it.
         alive.then(|| Self { module })
     }
 }

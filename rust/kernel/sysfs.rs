@@ -82,7 +82,7 @@ pub struct Dir(NonNull<bindings::kobject>);
 
 // SAFETY: Directories may be used from any thread.
 unsafe impl Send for Dir {}
-// SAFETY: As above.
+// SAFETY: A shared reference to a directory gives no access to the kobject.
 unsafe impl Sync for Dir {}
 
 impl Dir {

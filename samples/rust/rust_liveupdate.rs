@@ -114,7 +114,7 @@ impl Number {
         let text = buf.get(..len).ok_or(EINVAL)?;
         let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
         // PANIC: The overflow checks that this adds to the object file are those of `core`, whose
-        // parser knows that the number has so few digits, or checks the arithmetic itself.
+        // parser knows that so short a number cannot overflow, or checks the arithmetic itself.
         let value = text.trim().parse().map_err(|_| EINVAL)?;
         self.0.store(value, Relaxed);
         // The next thing to be read is the new number.

@@ -3,8 +3,8 @@
  * What was found out about timers, for the kernel that is started by kexec.
  *
  * To see how fast the timer of the local APIC and the delay loop are takes a
- * tenth of a second each, and more with many processors. Whoever goes on in the
- * next kernel has to wait for that, though the machine is still the same.
+ * tenth of a second each, and more with many processors. Programs that
+ * continue in the next kernel wait for that, though the machine is the same.
  */
 
 #define pr_fmt(fmt) "KHO: timers: " fmt
@@ -84,7 +84,7 @@ void __init kho_timers_init(void)
  * kho_timers_tsc_khz - how fast the TSC was
  *
  * For when the frequency is not known and it takes long to find out. It has to be
- * checked: a virtual machine may have moved meanwhile.
+ * checked: a virtual machine may have moved since then.
  *
  * Return: kHz, or 0 if that is not known.
  */
@@ -98,7 +98,7 @@ unsigned long __init kho_timers_tsc_khz(void)
  *
  * Called when the frequency of the TSC is known. If it is the TSC that delay
  * loops wait for, it has to be as fast as it was: a virtual machine may have
- * moved meanwhile. A parameter has priority.
+ * moved since then. A parameter has priority.
  */
 void __init kho_timers_init_delay(void)
 {

@@ -124,7 +124,7 @@ impl IncomingFlb {
             Ok(payload) => {
                 let finished = {
                     let mut state = self.state.lock();
-                    // It may have been gotten in between.
+                    // Another caller may have taken a reference in between.
                     if !state.is_unused() {
                         return;
                     }
@@ -260,7 +260,7 @@ impl IncomingFlbs {
             let mut state = flb.state.lock();
             let Some(users) = state.users.checked_sub(1) else {
                 pr_warn!(
-                    "FLB '{}' was put more often than it was gotten\n",
+                    "FLB '{}' has no reference that could be put\n",
                     BStr::from_bytes(flb.compatible.as_bytes())
                 );
                 return;

@@ -197,7 +197,7 @@ impl ClaimBatch {
             // CAST: At most `LEN`.
             bindings::kho_restore_folios(phys.as_ptr(), self.folios.as_mut_ptr(), len as u32)
         };
-        // INVARIANT: The callee has set so many elements, and no folio is left of those before.
+        // INVARIANT: The callee has set `len` elements, and all earlier folios were taken.
         self.claimed = len;
         self.taken = 0;
     }

@@ -240,7 +240,7 @@ impl<T: Handover> PreservedArray<T> {
         while self.pages.pages.len() < len.div_ceil(PerPage::<T>::LEN) {
             self.pages.add()?;
         }
-        // INVARIANT: There are as many pages as so many elements need.
+        // INVARIANT: There are enough pages for `len` elements.
         Ok(Reserved {
             array: self,
             elements,

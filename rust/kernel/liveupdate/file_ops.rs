@@ -89,7 +89,7 @@ impl<H: FileHandler> Table<H> {
         let inner = raw.cast::<Opaque<bindings::liveupdate_file_handler>>();
         // SAFETY: By the safety requirements.
         let this = unsafe { container_of!(inner, Registration<H>, inner) };
-        // SAFETY: As above; the handler is initialised before `inner` is.
+        // SAFETY: The registration is valid for `'a`, and its handler is initialised before `inner`.
         unsafe { &(*this).handler }
     }
 

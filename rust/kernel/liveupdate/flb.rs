@@ -132,7 +132,7 @@ impl<F: Flb> Instance<F> {
         to_result(unsafe { bindings::liveupdate_flb_get_outgoing(self.inner.get(), &mut object) })?;
         Ok(OutgoingRef {
             instance: self,
-            // INVARIANT: As stored by `Table::preserve`; gotten until it is put.
+            // INVARIANT: Stored by `Table::preserve`; the reference is held until it is put.
             object: NonNull::new(object.cast()).ok_or(ENOENT)?,
         })
     }
@@ -149,7 +149,7 @@ impl<F: Flb> Instance<F> {
         to_result(unsafe { bindings::liveupdate_flb_get_incoming(self.inner.get(), &mut object) })?;
         Ok(IncomingRef {
             instance: self,
-            // INVARIANT: As stored by `Table::retrieve`; gotten until it is put.
+            // INVARIANT: Stored by `Table::retrieve`; the reference is held until it is put.
             object: NonNull::new(object.cast()).ok_or(ENOENT)?,
         })
     }
@@ -159,7 +159,7 @@ impl<F: Flb> Instance<F> {
 ///
 /// # Invariants
 ///
-/// `object` is the live object of the outgoing FLB, which was gotten and not put.
+/// `object` is the live object of the outgoing FLB, of which this holds a reference.
 pub struct OutgoingRef<F: Flb> {
     instance: &'static Instance<F>,
     object: NonNull<OutgoingObject<F>>,
@@ -181,7 +181,7 @@ impl<F: Flb> Deref for OutgoingRef<F> {
 
 impl<F: Flb> Drop for OutgoingRef<F> {
     fn drop(&mut self) {
-        // SAFETY: Gotten by the type invariant.
+        // SAFETY: By the type invariant, this holds a reference.
         unsafe { bindings::liveupdate_flb_put_outgoing(self.instance.inner.get()) };
     }
 }
@@ -190,7 +190,7 @@ impl<F: Flb> Drop for OutgoingRef<F> {
 ///
 /// # Invariants
 ///
-/// `object` is the live object of the incoming FLB, which was gotten and not put.
+/// `object` is the live object of the incoming FLB, of which this holds a reference.
 pub struct IncomingRef<F: Flb> {
     instance: &'static Instance<F>,
     object: NonNull<F::Incoming>,
@@ -212,7 +212,7 @@ impl<F: Flb> Deref for IncomingRef<F> {
 
 impl<F: Flb> Drop for IncomingRef<F> {
     fn drop(&mut self) {
-        // SAFETY: Gotten by the type invariant.
+        // SAFETY: By the type invariant, this holds a reference.
         unsafe { bindings::liveupdate_flb_put_incoming(self.instance.inner.get()) };
     }
 }

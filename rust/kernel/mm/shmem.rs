@@ -132,7 +132,8 @@ unsafe impl AlwaysRefCounted for ShmemFile {
     }
 
     unsafe fn dec_ref(obj: NonNull<Self>) {
-        // SAFETY: By the safety requirements, and as above.
+        // SAFETY: By the safety requirements, the caller gives up a reference, and a `ShmemFile` is
+        // a transparent wrapper around `File`.
         unsafe { File::dec_ref(obj.cast()) };
     }
 }

@@ -222,7 +222,7 @@ impl<T: ?Sized> RwSemaphore<T> {
     }
 
     /// Acquires the semaphore for writing, unless that takes longer than `patience` or the task is
-    /// killed meanwhile.
+    /// killed.
     ///
     /// Unlike other writers, this one does not keep new readers out while it waits.
     ///

@@ -173,7 +173,7 @@ create_debian() {
 	[ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ] && return 0
 	exec 8>"$CACHE/.debian.lock"
 	flock 8
-	# Somebody else may have made them meanwhile.
+	# Another run may have made them before the lock was free.
 	if [ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ]; then
 		exec 8>&-
 		return 0

@@ -87,7 +87,7 @@ static void gone(struct luod *luod)
 	luod->used = luod->line = 0;
 }
 
-/* If that fails, luod is gone, which whoever waits for an answer finds out. */
+/* If that fails, luod is gone, and the next wait for an answer fails as well. */
 static void send_line(struct luod *luod, const char *line)
 {
 	size_t len = strlen(line), done;

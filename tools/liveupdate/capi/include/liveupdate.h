@@ -45,7 +45,7 @@ int liveupdate_create_session(int device, const char *name);
 /* Retrieves a session that the previous kernel handed over. */
 int liveupdate_retrieve_session(int device, const char *name);
 
-/* Preserves @fd: the next kernel gives it to whoever asks for @token. */
+/* Preserves @fd: in the next kernel it can be retrieved by @token. */
 int liveupdate_preserve(int session, int fd, uint64_t token);
 
 /* Retrieves a file from an incoming session. */

@@ -42,7 +42,7 @@
 //! Programs with a loop of their own poll [`Member::poll_fd`] and call
 //! [`Member::step`]; those that want nothing to be decided for them use a [`Client`].
 //!
-//! To test such a program, let it talk to a luod on a machine that is none: see `luod::fake` in the
+//! To test such a program, let it talk to a luod on a fake machine: see `luod::fake` in the
 //! crate `luod`.
 
 mod client;

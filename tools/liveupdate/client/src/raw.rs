@@ -70,8 +70,8 @@ struct Request {
     arg: *mut c_void,
 }
 
-// SAFETY: The kernel may write to what `arg` refers to. Whoever makes such a value vouches for
-// that; there is no output besides.
+// SAFETY: The kernel may write to what `arg` refers to. The functions that make such a
+// value make sure of that; there is no other output.
 unsafe impl Ioctl for Request {
     type Output = ();
 
@@ -247,7 +247,7 @@ pub(crate) fn inherited() -> Vec<(String, OwnedFd)> {
         if rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).is_err() {
             break;
         }
-        // SAFETY: As above; it is open, and this is the only owner.
+        // SAFETY: `fcntl` has shown that it is open, and nothing else in the process owns it.
         fds.push((name, unsafe { OwnedFd::from_raw_fd(number) }));
     }
     fds

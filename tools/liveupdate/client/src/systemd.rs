@@ -374,7 +374,7 @@ mod tests {
         assert!(inherited.sessions.is_empty() && inherited.files.is_empty());
     }
 
-    /// systemd does not listen when a session is finished: it is finished all the same.
+    /// systemd does not listen when a session is finished: it is finished anyway.
     #[cfg(feature = "fake")]
     #[test]
     fn finished_without_systemd() {
@@ -412,7 +412,7 @@ mod tests {
             let length = socket.recv(&mut text).unwrap();
             assert_eq!(&text[..length], expected.as_bytes());
         }
-        // Whoever reads the message closes what came with it.
+        // The reader of the message closes the descriptors that came with it.
         let reader = std::thread::spawn(move || {
             let length = socket.recv(&mut text).unwrap();
             text[..length].to_vec()

@@ -229,7 +229,7 @@ pub fn watch(cli: &Cli) -> Result<Exit, Failure> {
             return Err(refused(&event));
         }
         if print(cli, &event, || event_lines(&event)).is_err() {
-            // Whoever read it has had enough.
+            // The reader of the output has gone away.
             return Ok(Exit::Good);
         }
     }

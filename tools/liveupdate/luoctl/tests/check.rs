@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `luoctl check` and `luoctl load`, on a system that is none.
+//! `luoctl check` and `luoctl load`, on a fake system.
 
 mod common;
 

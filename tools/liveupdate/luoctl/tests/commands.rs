@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! luoctl and luod, on a machine that is none.
+//! luoctl and luod, on a fake machine.
 
 mod common;
 
@@ -205,7 +205,7 @@ fn abort_while_a_client_hangs() {
         .expect(7)
         .says("the operator has aborted it");
     read_until(&mut watched, "update 1: idle");
-    // Whoever reads it can have enough; luod can end.
+    // The reader may go away, and luod may end.
     drop(watched);
     root.run(luod.path(), &["kexec", "--dry-run", "--timeout", "1"])
         .expect(7);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A machine that is none: for tests of luod, and of programs that talk to it.
+//! A fake machine, for tests of luod, and of programs that talk to it.
 //!
 //! Needs the feature `fake`. A [`FakeWorld`] is a machine whose kernel, clock and service manager
 //! only exist in the process; a [`Luod`] is a whole luod, with a real socket, on such a machine.
@@ -84,7 +84,7 @@ pub struct State {
     pub has_tsc: bool,
 }
 
-/// A machine that is none.
+/// A fake machine.
 #[derive(Clone, Debug)]
 pub struct FakeWorld {
     /// Its kernel.

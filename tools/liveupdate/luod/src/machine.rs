@@ -2,7 +2,7 @@
 
 //! What luod decides.
 //!
-//! Whoever has the sockets tells the machine what happens ([`Machine::connected`],
+//! The owner of the sockets tells the machine what happens ([`Machine::connected`],
 //! [`Machine::request`], [`Machine::disconnected`], [`Machine::tick`]...) and does what it then
 //! finds in [`Machine::next_output`].
 
@@ -176,7 +176,7 @@ pub struct Machine<W> {
     last: Option<Report>,
     problem: Option<String>,
     /// Sessions that their clients were told to close, in updates that were aborted or go on
-    /// without. Those that are open still would be handed over all the same.
+    /// without. Those that are open still would be handed over anyway.
     cancelled: BTreeSet<SessionName>,
     outputs: VecDeque<Output>,
     /// Sessions whose clients are to be asked to take part.

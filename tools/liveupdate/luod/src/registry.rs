@@ -52,8 +52,8 @@ pub struct Registry {
     pub marks: Vec<Mark>,
     /// The sessions.
     pub sessions: Vec<Entry>,
-    /// Sessions that were left out of a forced update. Whoever has them open still takes them
-    /// along, for nobody.
+    /// Sessions that were left out of a forced update. A process that has one open still carries
+    /// it over, though no client waits for it.
     #[serde(default)]
     pub dropped: Vec<SessionName>,
     /// What was given up by this update.

@@ -130,7 +130,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves whoever connects to a socket.
+    /// Serves the clients that connect to a socket.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The client library and luod, on a machine that is none.
+//! The client library and luod, on a fake machine.
 
 use liveupdate::{
     luod::{Client, Member, Notice, Participant, Refused, Result, SessionName},

@@ -51,7 +51,7 @@ fn events() {
     }
 }
 
-/// Whoever adds a value adds it to the lines of the next version, too.
+/// A new value must be added to the lines of the next version, too.
 #[test]
 fn all_values_are_there() {
     let all = EVENTS.concat();

@@ -108,7 +108,7 @@ enum Action {
     Stop {
         /// What the guest is called
         name: String,
-        /// After so many seconds, end it all the same
+        /// End it after this number of seconds in any case
         #[arg(long, default_value_t = 60)]
         timeout: u64,
     },

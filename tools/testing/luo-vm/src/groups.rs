@@ -16,6 +16,7 @@ pub mod matrix;
 mod schedule;
 pub mod soak;
 pub mod stress;
+mod words;
 
 use std::time::Instant;
 

@@ -131,6 +131,8 @@ enum Action {
         #[arg(long, env = "BUILD", default_value = "0")]
         build: String,
     },
+    /// Check the words of comments, pages and messages
+    CheckWords,
     /// Put the change into the tree KERNEL_SRC
     Apply,
     /// Write rust-project.json for editors
@@ -200,6 +202,11 @@ fn run(cli: Cli) -> Result<bool> {
             if build == "1" {
                 report.attempt("a kernel builds after each patch", each::build(&ctx));
             }
+            Ok(summary(&[report]))
+        }
+        Action::CheckWords => {
+            let mut report = Report::new("words");
+            lint::words(&ctx, &mut report);
             Ok(summary(&[report]))
         }
         Action::Apply => {

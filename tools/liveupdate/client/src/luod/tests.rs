@@ -182,7 +182,7 @@ fn join(luod: &Luod, program: Program) -> io::Result<Member<Program>> {
     Member::join_within(&luod.path, "test", &["a"], program, Duration::from_secs(1))
 }
 
-/// READY is not answered in time. luod may have heard it all the same.
+/// READY is not answered in time. luod may have heard it anyway.
 #[test]
 fn ready_is_not_answered() {
     let (luod, program) = (Luod::new(), Program::default());

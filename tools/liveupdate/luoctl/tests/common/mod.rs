@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! luoctl, and a machine for it that is none.
+//! luoctl, and a fake machine for it.
 
 // Not every test needs everything.
 #![allow(dead_code)]

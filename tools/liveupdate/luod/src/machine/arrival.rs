@@ -47,7 +47,7 @@ impl Backoff {
         }
     }
 
-    /// It was in vain once more.
+    /// It failed once more.
     pub(super) fn again(self, now: Stamp, longest: u64) -> Self {
         let wait = self.wait.saturating_mul(2).min(longest);
         Self {

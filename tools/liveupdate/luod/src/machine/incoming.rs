@@ -251,7 +251,7 @@ impl<W: World> Machine<W> {
             self.doubts.names.remove(id);
         }
         if matches!(held, Held::Finished) {
-            // Whoever had it has finished it.
+            // Its holder has finished it.
             return self.ended(id, Held::Finished, None);
         }
         if let Some(incoming) = self.incoming.get_mut(id) {

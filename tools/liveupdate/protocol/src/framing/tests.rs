@@ -132,7 +132,7 @@ fn nobody_listens() {
     assert!(outbox.flush(&a).is_err());
 }
 
-/// Whoever is dropped closes what nobody took.
+/// A connection that is dropped closes the descriptors that were not taken.
 #[test]
 fn stray_fds_are_closed() {
     let (read, write) = UnixStream::pair().unwrap();

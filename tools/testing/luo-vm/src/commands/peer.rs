@@ -202,7 +202,7 @@ pub fn run(ctx: &Ctx, options: Options<'_>) -> Result<bool> {
     let file = ctx.build.join("test-peer.json");
     let mut results = Results::read(&file, kernels.tested(&guest)?);
     if only.is_some() {
-        // Whoever names something wants to see it run.
+        // What is named is run again.
         results
             .rows
             .retain(|row| !cases.iter().any(|(t, c)| full_name(t, c) == row.test));

@@ -16,7 +16,7 @@ use crate::kernel::patched::{self, Change};
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
 
-/// The names of formats, and as long ones that are none.
+/// The names of formats, and names of the same length that no format has.
 const NO_FORMATS: [Change; 3] = [
     ("kho-v4", "kho_v4"),
     ("luo-v5", "luo_v5"),

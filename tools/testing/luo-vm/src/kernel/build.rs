@@ -195,8 +195,8 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     })
 }
 
-/// Whether a build of so many steps was one from nothing, when `usual` is what that has. A build
-/// that continues another one has less.
+/// Whether a build of `steps` steps was one from nothing, which has about `usual`. A build that
+/// continues another one has less.
 fn is_whole(steps: usize, usual: usize) -> bool {
     10 * steps > 9 * usual
 }

@@ -265,7 +265,7 @@ fn every_abort() {
             drop(sessions);
             luod.is_as_before();
 
-            // The next update works, with whoever is there still.
+            // The next update works, with the clients that are still there.
             luod.world.state().kexec_error = None;
             luod.world.state().image_loaded = Some(true);
             luod.inboxes.clear();

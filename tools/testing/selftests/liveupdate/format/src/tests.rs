@@ -223,7 +223,7 @@ fn reading_can_be_interrupted() {
     let memory = Fake::with([(0x1000, Page::block(0, 2))]);
     let mut reader = ListReader::<FileSer, _>::new(&memory, 0x1000);
     assert!(reader.peek().unwrap().is_some());
-    // Whoever runs out of memory here comes back to the same entry.
+    // A reader that runs out of memory here comes back to the same entry.
     assert!(reader.peek().unwrap().is_some());
     reader.advance();
     assert!(reader.peek().unwrap().is_some());

@@ -17,7 +17,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   selftest [NAME|GROUP]...              run tests (all if none are named)
   list                                  list the tests as JSON
   hazards                               list the weaknesses of C as JSON
-  soak [--count=5] [--seed=1]           so many kexecs with random sessions and files
+  soak [--count=5] [--seed=1]           that number of kexecs with random sessions and files
   stress [--seconds=20] [--kexecs=1] [--seed=1]
                                         everything at once, then a kexec, and again
   luod                                  luod and its clients, in two live updates

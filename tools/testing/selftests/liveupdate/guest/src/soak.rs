@@ -35,18 +35,18 @@ struct Session {
     /// For how many more kernels it is left unfinished.
     waits: usize,
     /// What becomes of it in those.
-    meanwhile: Meanwhile,
+    between: Between,
 }
 
 #[derive(Clone, Copy)]
-enum Meanwhile {
+enum Between {
     Untouched,
     Opened,
     /// The first file is retrieved.
     Begun,
 }
 
-impl Meanwhile {
+impl Between {
     const ALL: [Self; 3] = [Self::Untouched, Self::Opened, Self::Begun];
 }
 
@@ -102,7 +102,7 @@ fn plan(seed: u64, stage: u64) -> Vec<Session> {
             name: format!("soak-{stage}-{number}"),
             files,
             waits: below(10).saturating_sub(6) as usize,
-            meanwhile: Meanwhile::ALL[below(3) as usize],
+            between: Between::ALL[below(3) as usize],
         });
     }
     plan
@@ -166,11 +166,11 @@ impl Session {
 
     /// Leaves the session for a later kernel.
     fn leave(&self) -> Result {
-        if matches!(self.meanwhile, Meanwhile::Untouched) {
+        if matches!(self.between, Between::Untouched) {
             return Ok(());
         }
         let session = self.retrieve()?;
-        if let (Meanwhile::Begun, Some(file)) = (self.meanwhile, self.files.first()) {
+        if let (Between::Begun, Some(file)) = (self.between, self.files.first()) {
             let fd = session.retrieve(file.token).at(self.context(file.token))?;
             file.check(fd)?;
         }

@@ -154,7 +154,7 @@ fn loaded_in_the_wrong_way(pair: &Pair) -> Result {
     } else {
         says(&luoctl(&["check"], NO)?, "kexec_load()")?;
         luoctl(&["kexec", "--yes"], NO)?;
-        // Whoever starts it all the same is told what that costs, and the kernel refuses.
+        // With --force, luoctl says what is lost, and the kernel refuses.
         let said = luoctl(&["kexec", "--yes", "--force"], ABORTED)?;
         says(&said, "can be lost: counter")?;
         wait_for("counter", SessionState::Subscribed)?;

@@ -28,7 +28,7 @@ const PAGE: u64 = 4096;
 const LISTING: &str = "/sys/kernel/debug/liveupdate/sessions";
 /// How many outgoing sessions there are at most.
 const SESSIONS: usize = 24;
-/// So few tokens that threads get into each other's way.
+/// The number of tokens: small, so that threads use the same ones.
 const TOKENS: u64 = 12;
 
 /// A file that is preserved, or about to be.

@@ -180,7 +180,7 @@ struct Segment {
 
 /// Loads, by the old system call, an image that cannot take over anything.
 ///
-/// If it is started all the same, it resets the machine.
+/// If it is started anyway, it resets the machine.
 pub fn load_legacy() -> io::Result<()> {
     /// Where no firmware and no early kernel data is, in any machine that can run us.
     const ADDRESS: usize = 0x0200_0000;

@@ -60,7 +60,7 @@ impl Map {
     /// Fails unless each page has the content that [`large`] gave it.
     pub fn check(&self) -> Result {
         for (page, word) in self.words().enumerate() {
-            // SAFETY: As above.
+            // SAFETY: Within the mapping, which nobody else accesses.
             let found = unsafe { word.read_volatile() };
             ensure_eq!(found, page as u64 ^ 0x5ca1_ab1e, "page {page}");
         }

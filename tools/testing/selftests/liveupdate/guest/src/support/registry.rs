@@ -20,7 +20,7 @@ pub type Part = Box<dyn Fn(&mut Stage<'_>) -> Result>;
 pub struct Hazard {
     /// Which ones, see `tests::hazards`.
     pub items: Vec<&'static str>,
-    /// Why C passes all the same, or cannot be tried.
+    /// Why C passes anyway, or cannot be tried.
     pub unseen: Option<&'static str>,
 }
 

@@ -28,7 +28,7 @@ pub struct StuckPage {
 
 // SAFETY: The page is only accessed through `ptr()`, by those who know what they do.
 unsafe impl Send for StuckPage {}
-// SAFETY: As above.
+// SAFETY: `ptr()` only gives a pointer; its users say why they may access the page.
 unsafe impl Sync for StuckPage {}
 
 /// Does an ioctl of userfaultfd.

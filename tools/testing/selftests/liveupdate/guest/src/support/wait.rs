@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Waits until something is true: freed memory may be in the books for a little while.
+/// Waits until something is true: freed memory may stay accounted for a little while.
 pub fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
     let end = Instant::now() + Duration::from_secs(20);
     while !test()? {

@@ -113,7 +113,7 @@ fn marked() -> Result<(usize, usize)> {
     Ok((bad.count(), free.count()))
 }
 
-/// Fails unless just so many frames are known to be bad.
+/// Fails unless exactly `count` frames are known to be bad.
 fn expect_marked(count: u64) -> Result {
     let (bad, free) = marked()?;
     ensure_eq!(bad as u64, count, "the number of bad frames");

@@ -33,7 +33,7 @@ fn refused_jump() -> Result<(io::Error, Duration)> {
 
 /// Fails unless the image is refused while somebody is stuck.
 ///
-/// A kexec that waited for whoever is stuck would not come back, or be given up with `EBUSY`.
+/// A kexec that waited for the stuck task would not come back, or be given up with `EBUSY`.
 fn refused_at_once() -> Result {
     const TRIES: u64 = 5;
     for _ in 0..TRIES {
@@ -70,7 +70,7 @@ fn answer_gets_stuck() -> Case {
                 let _ = unsafe { raw::ioctl(theirs.as_fd(), GetName::REQUEST, arg.ptr()) };
             });
             ensure!(page.wait()?, "nobody got stuck");
-            // All others can go on using the session meanwhile.
+            // All others can use the session while it is stuck.
             let other = memfd::with(pattern)?;
             session.preserve(&other, 2)?;
             stage.hold((session, file, other, page));
@@ -174,7 +174,7 @@ fn kexec_during_preserve() -> Case {
             expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")?;
             if stopped {
                 stage.note(format_args!(
-                    "PRESERVE_FD takes {} ms, a kexec meanwhile {} ms",
+                    "PRESERVE_FD takes {} ms, a kexec during it {} ms",
                     alone.as_millis(),
                     took.as_millis()
                 ));

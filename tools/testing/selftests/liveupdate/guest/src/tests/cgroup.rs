@@ -17,7 +17,7 @@ const LEN: usize = 512 << 20;
 /// What the format needs for each page of a file.
 const EACH: u64 = 16;
 
-/// What describes a file is charged to whoever preserves it.
+/// What describes a file is charged to the task that preserves it.
 fn descriptions() -> Case {
     const CHARGED: u64 = LEN as u64 / 4096 * EACH;
     Case::one("descriptions_of_files", |_| {
@@ -29,7 +29,7 @@ fn descriptions() -> Case {
             session.preserve(&file, 1)
         })?;
         ensure_eq!(child.wait()?, End::Done, "the end of the child");
-        // It takes a moment until the books are up to date.
+        // It takes a moment until the counters are up to date.
         eventually("nothing is charged", || Ok(group.kernel()? >= CHARGED))?;
         drop(session);
         eventually("something stays charged", || {
@@ -39,7 +39,7 @@ fn descriptions() -> Case {
     .hazard("1B.3")
 }
 
-/// A limit is an error of whoever preserves the file, and of nobody else.
+/// Only the task that preserves the file runs into its limit.
 fn limit() -> Case {
     Case::one("limit", |_| {
         let group = Cgroup::new("charges-limit")?;

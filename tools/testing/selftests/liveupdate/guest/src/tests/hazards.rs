@@ -36,7 +36,7 @@ pub const ITEMS: &[Item] = &[
     ("1A.3", "a transient error of RETRIEVE_FD destroys the memory of the file", Cases),
     ("1A.4", "an early error of RETRIEVE_FD leaks the memory of the file until the next reboot", Cases),
     ("1A.5", "one file without a handler makes the device and all sessions unusable", Cases),
-    ("1A.6", "an image that cannot take over memory is started all the same", Cases),
+    ("1A.6", "an image that cannot take over memory is started anyway", Cases),
     ("1A.7", "a second kexec drops all incoming sessions without a word", Cases),
     ("1A.8", "seals that were added after PRESERVE_FD are lost", Cases),
     ("1A.9", "memfds made with MFD_NOEXEC_SEAL come back sealed against writing, and executable", Cases),

@@ -142,7 +142,7 @@ fn failed_loads() -> Case {
     })
 }
 
-/// Whoever asks for other page tables gets them, whatever started the kernel.
+/// A command line that asks for other page tables gets them, however the kernel was started.
 fn other_page_tables() -> Case {
     Case::two(
         "other_page_tables",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whoever does something that takes long can be killed.
+//! A task can be killed in operations that take long.
 //!
 //! The files and sessions belong to the parent as well, so that the death of a child has nothing
 //! else to wait for.

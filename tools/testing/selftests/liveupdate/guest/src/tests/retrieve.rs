@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file that cannot be retrieved now can be retrieved later, by whomever.
+//! A file that cannot be retrieved now can be retrieved later, by any process.
 
 use crate::support::{
     cgroup::{set, Cgroup},
@@ -74,7 +74,7 @@ fn get(session: IncomingSession, pattern: Pattern) -> Result {
     Ok(session.finish()?)
 }
 
-/// Has a child try in vain.
+/// Has a child try without success.
 fn fails(session: &IncomingSession, errno: Errno, prepare: impl Fn() -> io::Result<()>) -> Result {
     let child = Child::start(|| {
         prepare()?;
@@ -219,7 +219,7 @@ impl FailNth {
         Ok(Self(file.at("fail-nth")?))
     }
 
-    /// Lets allocation `nth` fail in `act`. Returns whether there were so many.
+    /// Lets allocation `nth` fail in `act`. Returns whether there were at least `nth`.
     fn run<T>(&self, nth: u32, act: impl FnOnce() -> T) -> Result<(T, bool)> {
         let nth = nth.to_string();
         let mut rest = [0; 16];

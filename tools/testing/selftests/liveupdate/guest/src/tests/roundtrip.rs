@@ -162,7 +162,7 @@ fn content_changed_late() -> Case {
     )
 }
 
-/// So many files that their list needs several pages.
+/// Files whose list needs several pages.
 fn many_small() -> Case {
     let pattern = |token| Pattern::new(5000 + token, token * 11);
     Case::two(
@@ -179,7 +179,7 @@ fn many_small() -> Case {
     )
 }
 
-/// So many sessions that their list needs several pages.
+/// Sessions whose list needs several pages.
 fn many_sessions() -> Case {
     let name = |i: u64| format!("roundtrip-many-{i}");
     Case::two(

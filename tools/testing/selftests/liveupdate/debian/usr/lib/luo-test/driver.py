@@ -210,7 +210,7 @@ def memcached(tests):
     tests.check("luoctl reports the update", status == 0, said)
     gap = cache.Gap(tests.boot, json.loads(said))
     good = gap.total("hits") and not gap.total("misses") and not gap.total("wrong")
-    tests.check("whoever used memcached got what it has", good, str(gap.before + gap.after))
+    tests.check("users of memcached got what it has", good, str(gap.before + gap.after))
     tests.check("the gap is known", 0 < gap.seconds < 600, str(gap.seconds))
     print(f"# memcached: no answer for {gap.seconds:.3f} s", flush=True)
 

@@ -85,7 +85,7 @@ pub fn file_line(session: &IncomingSession) -> Result<String> {
 pub enum Fate {
     /// It can never be retrieved, for that reason, and fdinfo has the reason.
     Fails(Errno),
-    /// As above, but it could be retrieved if somebody came to know how.
+    /// It cannot be retrieved as long as no handler for it is registered.
     NoHandler,
     /// Nothing that it needs was damaged.
     Intact,

@@ -70,7 +70,7 @@ fn quiet(what: &str, act: impl FnOnce() -> Result) -> Result {
     Ok(())
 }
 
-/// Whoever has a session cannot fill the kernel log.
+/// The holder of a session cannot fill the kernel log.
 fn flood() -> Case {
     let pattern = Pattern::new(1201, 20_000);
     Case::two(

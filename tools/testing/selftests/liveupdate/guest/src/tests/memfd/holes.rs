@@ -255,7 +255,7 @@ fn filled_during_kexec() -> Case {
                             // SAFETY: Within the mapping, which stays; only this thread uses it.
                             unsafe { (at as *mut u64).write_volatile(value) };
                         }
-                        // SAFETY: As above; aligned, and atomic for those who read the file.
+                        // SAFETY: Within the other mapping, which stays; aligned, and atomic for the readers.
                         unsafe { &*(counter as *const AtomicU64) }
                             .store(page + 1, Ordering::Release);
                         thread::sleep(Duration::from_micros(300));

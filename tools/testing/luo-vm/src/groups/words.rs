@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Words that comments, pages and messages do without.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use regex::{Regex, RegexBuilder};
+
+use crate::ctx::Ctx;
+use crate::files::files;
+
+/// Where the words are listed.
+const LIST: &str = "tools/testing/luo-vm/words";
+
+/// A word, and what to write instead.
+struct Word {
+    pattern: Regex,
+    instead: String,
+}
+
+/// The words of a list, one a line.
+fn words(list: &str) -> Result<Vec<Word>> {
+    list.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (pattern, instead) = line
+                .split_once('\t')
+                .with_context(|| format!("{LIST}: no tab in {line:?}"))?;
+            Ok(Word {
+                pattern: RegexBuilder::new(&format!(r"\b(?:{pattern})\b"))
+                    .case_insensitive(true)
+                    .build()?,
+                instead: instead.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// What is wrong with `text`, line by line.
+fn find(words: &[Word], name: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        for word in words {
+            if let Some(hit) = word.pattern.find(line) {
+                let (number, hit) = (number + 1, hit.as_str());
+                found.push(format!("{name}:{number}: {hit:?}: {}", word.instead));
+            }
+        }
+    }
+    found
+}
+
+/// Looks for the words in the files of the checkout.
+pub fn check(ctx: &Ctx) -> Result<Option<String>> {
+    let words = words(&fs::read_to_string(ctx.top.join(LIST))?)?;
+    // What is built, and what is hidden, is no text of ours.
+    let enter = |dir: &Path| {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        !name.starts_with('.') && !["build", "target"].contains(&&*name)
+    };
+    let mut found = Vec::new();
+    for path in files(&ctx.top, &enter)? {
+        let name = path.to_string_lossy();
+        if name == LIST || name.ends_with("Cargo.lock") {
+            continue;
+        }
+        // What is not text has no words.
+        if let Ok(text) = fs::read_to_string(ctx.top.join(&path)) {
+            found.extend(find(&words, &name, &text));
+        }
+    }
+    Ok((!found.is_empty()).then(|| found.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_found() -> Result<()> {
+        let words = words("# a comment\nwho(?:so)?ever\tname the actor\n")?;
+        let found = find(
+            &words,
+            "a.rs",
+            "fine\n// Whosoever reads this\nwhoeverness\n",
+        );
+        assert_eq!(found, [r#"a.rs:2: "Whosoever": name the actor"#]);
+        assert!(super::words("no tab").is_err());
+        Ok(())
+    }
+}
