@@ -10,6 +10,7 @@ mod arrival;
 mod clients;
 mod incoming;
 mod known;
+mod lookup;
 mod operators;
 mod update;
 mod view;

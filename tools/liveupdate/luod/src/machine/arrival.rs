@@ -6,14 +6,19 @@
 //! both cases luod does not know what there is, which is another thing than to know that there is
 //! nothing: it says so, looks again from time to time, and starts no update.
 
-use super::{incoming::Held, incoming::Incoming, view::Bridge, Answer, ConnId, Machine, Refusal};
+use super::{
+    incoming::{Held, Incoming},
+    lookup::{is, is_finished, Backoff},
+    view::Bridge,
+    Answer, ConnId, Machine, Refusal,
+};
 use crate::{
     audit,
     config::Config,
     registry::{self, Lost, Registry},
     world::World,
 };
-use liveupdate::{errno, Device, IncomingSession, Token};
+use liveupdate::{Device, IncomingSession, Token};
 use luod_protocol::{ErrorCode, Mark, MarkName, SessionName, Stamp};
 use rustix::io::Errno;
 use std::{
@@ -25,37 +30,8 @@ use std::{
 /// A token that nobody is likely to use.
 const NO_TOKEN: Token = u64::MAX;
 
-/// How long luod waits until it tries something again for the first time, in microseconds.
-const FIRST_WAIT_US: u64 = 50_000;
-
 /// How long it waits at most between two looks, in microseconds.
 const LONGEST_WAIT_US: u64 = 5_000_000;
-
-/// When something is tried again: at longer and longer intervals.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
-    /// When, in microseconds of `CLOCK_MONOTONIC`.
-    pub(super) at: u64,
-    wait: u64,
-}
-
-impl Backoff {
-    pub(super) fn start(now: Stamp) -> Self {
-        Self {
-            at: now.monotonic_us.saturating_add(FIRST_WAIT_US),
-            wait: FIRST_WAIT_US,
-        }
-    }
-
-    /// It failed once more.
-    pub(super) fn again(self, now: Stamp, longest: u64) -> Self {
-        let wait = self.wait.saturating_mul(2).min(longest);
-        Self {
-            at: now.monotonic_us.saturating_add(wait),
-            wait,
-        }
-    }
-}
 
 /// luod could not find out what the previous kernel handed over.
 #[derive(Debug)]
@@ -73,21 +49,6 @@ pub(super) struct Arrival {
     pub(super) marks: Vec<Mark>,
     /// What did not come along.
     pub(super) lost: Vec<Lost>,
-}
-
-pub(super) fn is(error: &io::Error, expected: Errno) -> bool {
-    errno(error) == Some(expected.raw_os_error())
-}
-
-/// Whether the kernel says that a session is finished. [`None`] if it does not tell.
-pub(super) fn is_finished(device: &Device, name: &SessionName) -> Option<bool> {
-    match device.retrieve_session(name) {
-        // Nobody had it open.
-        Ok(_) => Some(false),
-        Err(error) if is(&error, Errno::NOENT) => Some(true),
-        Err(error) if is(&error, Errno::BUSY) => Some(false),
-        Err(_) => None,
-    }
 }
 
 impl<W: World> Machine<W> {

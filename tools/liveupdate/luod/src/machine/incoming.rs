@@ -3,8 +3,9 @@
 //! What came from the previous kernel.
 
 use super::{
-    arrival::{is, is_finished, Backoff},
-    give, micros, Answer, ConnId, Machine, Refusal,
+    give,
+    lookup::{is, is_finished, Backoff},
+    micros, Answer, ConnId, Machine, Refusal,
 };
 use crate::{audit, config::Credentials, registry, world::World};
 use liveupdate::{errno, Device, IncomingSession};
