@@ -14,6 +14,7 @@ mod lookup;
 mod operators;
 mod update;
 mod view;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use std::{
     time::Duration,
 };
 use update::Update;
+use witness::Witness;
 
 /// A connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,8 +72,10 @@ struct Peer {
     hello: bool,
     /// Whether it sent anything yet.
     spoke: bool,
-    /// Whether it is told whatever happens.
-    watches: bool,
+    /// What it has subscribed.
+    subscribed: BTreeSet<SessionName>,
+    /// What it has claimed, which may be finished.
+    claimed: BTreeSet<SessionName>,
 }
 
 /// A session that a client wants in the next update.
@@ -155,14 +159,23 @@ pub struct Machine<W> {
     world: W,
     config: Config,
     peers: BTreeMap<ConnId, Peer>,
+    /// Who is told whatever happens.
+    watchers: BTreeSet<ConnId>,
     subscriptions: BTreeMap<SessionName, Subscription>,
     /// Who had subscribed to the luod before this one, and has not yet subscribed again.
     absent: BTreeMap<SessionName, Subscriber>,
     /// Whether who has subscribed has changed since it was remembered.
     subscribers_changed: bool,
+    /// When that was remembered, and when it is to be remembered next.
+    remembered: Option<u64>,
+    remember_at: Option<u64>,
     update: Option<Update>,
     /// What came from the previous kernel.
     incoming: BTreeMap<SessionName, Incoming>,
+    /// Those of them that are not finished.
+    unfinished: BTreeSet<SessionName>,
+    /// One that nobody has claimed.
+    unclaimed: Witness,
     /// The session that has the registry of the previous kernel's luod, until all is finished.
     internal: Option<IncomingSession>,
     arrival: Option<Arrival>,
@@ -195,11 +208,16 @@ impl<W: World> Machine<W> {
             world,
             config,
             peers: BTreeMap::new(),
+            watchers: BTreeSet::new(),
             subscriptions: BTreeMap::new(),
             absent: BTreeMap::new(),
             subscribers_changed: false,
+            remembered: None,
+            remember_at: None,
             update: None,
             incoming: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
+            unclaimed: Witness::default(),
             internal: None,
             arrival: None,
             unknown: None,
@@ -247,7 +265,8 @@ impl<W: World> Machine<W> {
             client: None,
             hello: false,
             spoke: false,
-            watches: false,
+            subscribed: BTreeSet::new(),
+            claimed: BTreeSet::new(),
         };
         self.peers.insert(conn, peer);
         if !self.config.may_connect(credentials) {
@@ -265,12 +284,13 @@ impl<W: World> Machine<W> {
 
     /// Somebody disconnected, or was disconnected.
     pub fn disconnected(&mut self, conn: ConnId) {
-        if self.peers.remove(&conn).is_none() {
+        let Some(peer) = self.peers.remove(&conn) else {
             return;
-        }
+        };
+        self.watchers.remove(&conn);
         self.requester_left(conn);
-        self.claimant_left(conn);
-        self.subscriber_left(conn);
+        self.claimant_left(conn, peer.claimed);
+        self.subscriber_left(peer.subscribed);
     }
 
     /// A line came that is no message. Descriptors that came with it are closed already.
@@ -402,18 +422,18 @@ impl<W: World> Machine<W> {
         match &self.update {
             Some(update) => update.phase(),
             None if self.unknown.is_some() => Phase::Unknown,
-            None if self.incoming.values().any(|session| !session.is_done()) => Phase::Restoring,
+            None if !self.unfinished.is_empty() => Phase::Restoring,
             None => Phase::Idle,
         }
     }
 
     /// When [`Self::tick`] has to be called at the latest, counted from now.
     pub fn next_tick(&self) -> Option<Duration> {
-        let deadlines = self.subscriptions.values().map(|s| s.part.deadline());
         let update = self.update.as_ref().map(Update::next_tick);
         let unknown = self.unknown.as_ref().map(|unknown| unknown.retry.at);
-        let more = [update.flatten(), unknown, self.doubts.next_tick()];
-        let next = deadlines.chain(more).flatten().min()?;
+        let doubts = self.doubts.next_tick();
+        let next = [update.flatten(), unknown, doubts, self.remember_at];
+        let next = next.into_iter().flatten().min()?;
         let left = next.saturating_sub(self.world.now().monotonic_us);
         Some(Duration::from_micros(left))
     }
@@ -424,9 +444,7 @@ impl<W: World> Machine<W> {
         self.settle_doubts();
         self.deadlines();
         self.go_on();
-        if std::mem::take(&mut self.subscribers_changed) {
-            self.remember();
-        }
+        self.remember_subscribers();
     }
 
     /// Who is at the other end of a connection.
@@ -469,11 +487,8 @@ impl<W: World> Machine<W> {
     /// Tells those who want to know what happens.
     fn announce(&mut self, event: &Event) {
         let requester = self.update.as_ref().and_then(|update| update.requester);
-        let watching = self.peers.iter();
-        let to: Vec<_> = watching
-            .filter(|(conn, peer)| peer.watches || Some(**conn) == requester)
-            .map(|(conn, _)| *conn)
-            .collect();
+        let requester = requester.filter(|conn| !self.watchers.contains(conn));
+        let to: Vec<ConnId> = self.watchers.iter().copied().chain(requester).collect();
         for conn in to {
             self.send(conn, None, event.clone(), None);
         }

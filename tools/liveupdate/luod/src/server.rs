@@ -88,7 +88,9 @@ impl Connection {
         if let Some(topic) = topic(&message.body) {
             if !self.skipped.is_empty() || self.outbox.waiting() > OUTBOX_MAX / 2 {
                 if topic.1 == 0 {
-                    self.skipped.retain(|(name, _), _| *name != topic.0);
+                    for direction in 0..=3 {
+                        self.skipped.remove(&(topic.0.clone(), direction));
+                    }
                 }
                 self.skipped.insert(topic, message.body.clone());
                 return Ok(());

@@ -56,6 +56,12 @@ struct Outgoing {
     files: BTreeMap<Token, OwnedFd>,
 }
 
+impl Outgoing {
+    fn is_open(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_open)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Incoming {
     watch: Option<Watch>,
@@ -67,6 +73,8 @@ struct Incoming {
 struct State {
     device: Option<Watch>,
     outgoing: BTreeMap<Vec<u8>, Outgoing>,
+    /// Which sessions have which files.
+    preserved: HashMap<Id, Vec<u8>>,
     incoming: BTreeMap<Vec<u8>, Incoming>,
     updates: u64,
     broken: Option<Errno>,
@@ -120,6 +128,7 @@ impl Kernel {
         state.device = None;
         state.drop_closed();
         let outgoing = std::mem::take(&mut state.outgoing);
+        state.preserved.clear();
         state.incoming.retain(|_, session| !session.finished);
         for session in state.incoming.values_mut() {
             session.watch = None;
@@ -172,10 +181,9 @@ impl Kernel {
 
     fn device_call(&self, command: &mut dyn Any) -> rustix::io::Result<()> {
         let mut state = lock(&self.0);
-        state.drop_closed();
         if let Some(command) = command.downcast_mut::<CreateSession>() {
             let name = name(&command.name)?;
-            if state.outgoing.contains_key(&name) {
+            if state.outgoing.get(&name).is_some_and(Outgoing::is_open) {
                 return Err(Errno::EXIST);
             }
             let (fd, watch) = self.file(What::Outgoing(name.clone()))?;
@@ -208,9 +216,14 @@ impl Kernel {
         if let Some(command) = command.downcast_mut::<PreserveFd>() {
             let file = borrow(command.fd)?;
             let id = id(&file)?;
-            state.drop_closed();
-            let mut files = state.outgoing.values().flat_map(|s| s.files.values());
-            if files.any(|other| self::id(other) == Ok(id)) {
+            let other = state.preserved.get(&id);
+            let other = other.and_then(|name| state.outgoing.get(name));
+            // Its session may be gone, and its number be used again.
+            let has = |session: &Outgoing| {
+                let mut files = session.files.values();
+                session.is_open() && files.any(|file| self::id(file) == Ok(id))
+            };
+            if other.is_some_and(has) {
                 return Err(Errno::BUSY);
             }
             let session = state.outgoing.get_mut(name).ok_or(Errno::BUSY)?;
@@ -218,6 +231,7 @@ impl Kernel {
                 return Err(Errno::EXIST);
             }
             session.files.insert(command.token, file);
+            state.preserved.insert(id, name.to_vec());
             Ok(())
         } else {
             common_call(name, command)
@@ -248,8 +262,7 @@ impl Kernel {
 impl State {
     /// Ends the outgoing sessions that nobody has open.
     fn drop_closed(&mut self) {
-        let is_open = |session: &Outgoing| session.watch.as_ref().is_some_and(Watch::is_open);
-        self.outgoing.retain(|_, session| is_open(session));
+        self.outgoing.retain(|_, session| session.is_open());
     }
 }
 

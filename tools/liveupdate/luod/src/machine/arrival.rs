@@ -23,7 +23,6 @@ use luod_protocol::{ErrorCode, Mark, MarkName, SessionName, Stamp};
 use rustix::io::Errno;
 use std::{
     collections::BTreeMap,
-    io,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -246,7 +245,7 @@ impl<W: World> Machine<W> {
             if incoming.is_done() {
                 self.world.forget(name.as_str());
             }
-            self.incoming.insert(name, incoming);
+            self.add_incoming(name, incoming);
         }
         for name in registry.dropped {
             let session = device.as_ref().map(|device| device.retrieve_session(&name));
@@ -332,7 +331,7 @@ impl<W: World> Machine<W> {
             match known.filter(|_| !other) {
                 Some(known) => {
                     let incoming = Incoming::new(Held::Here(session), now, None);
-                    self.incoming.insert(known, incoming);
+                    self.add_incoming(known, incoming);
                 }
                 None => self.world.forget(&name),
             }

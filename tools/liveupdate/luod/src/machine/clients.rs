@@ -6,6 +6,7 @@ use super::{micros, Answer, ConnId, Machine, Part, Refusal, Subscription};
 use crate::{audit, world::World};
 use liveupdate::Device;
 use luod_protocol::{Direction, ErrorCode, Event, Phase, Progress, SessionName, SessionState};
+use std::collections::BTreeSet;
 
 /// How long texts of clients can be, in characters.
 const TEXT_MAX: usize = 200;
@@ -39,9 +40,7 @@ impl<W: World> Machine<W> {
             existing.timeout_ms = timeout_ms;
             return Ok(Answer::Done);
         }
-        let of_conn = self.subscriptions.values();
-        let of_conn = of_conn.filter(|s| s.conn == Some(conn)).count();
-        if of_conn >= self.config.max_sessions_per_connection
+        if peer.subscribed.len() >= self.config.max_sessions_per_connection
             || self.subscriptions.len() >= self.config.max_sessions
         {
             return Err(Refusal::new(
@@ -73,6 +72,9 @@ impl<W: World> Machine<W> {
             audit::by(Some(peer.credentials))
         );
         self.subscriptions.insert(id.clone(), subscription);
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.subscribed.insert(id.clone());
+        }
         self.absent.remove(&id);
         self.subscribers_changed = true;
         self.announce_change(&id, Direction::Outgoing);
@@ -111,6 +113,10 @@ impl<W: World> Machine<W> {
     pub(super) fn unsubscribed(&mut self, id: &SessionName) {
         if let Some(subscription) = self.subscriptions.remove(id) {
             self.subscribers_changed = true;
+            let peer = subscription.conn.and_then(|conn| self.peers.get_mut(&conn));
+            if let Some(peer) = peer {
+                peer.subscribed.remove(id);
+            }
             tracing::info!(session = %id, pid = subscription.credentials.pid, "the session {id} is unsubscribed");
             self.announce(&Event::Gone {
                 session: id.clone(),
@@ -145,6 +151,12 @@ impl<W: World> Machine<W> {
         }
     }
 
+    /// What a connection has subscribed.
+    fn own_names(&self, conn: ConnId) -> impl Iterator<Item = &SessionName> {
+        let peer = self.peers.get(&conn);
+        peer.into_iter().flat_map(|peer| &peer.subscribed)
+    }
+
     /// The sessions that a request is about: one, or all that the client takes part with.
     fn concerned(
         &mut self,
@@ -164,11 +176,11 @@ impl<W: World> Machine<W> {
             }
             return Ok(vec![id]);
         }
-        let own = self.subscriptions.iter();
-        let own: Vec<_> = own
-            .filter(|(_, s)| s.conn == Some(conn) && takes_part(&s.part))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let takes_part = |name: &&SessionName| {
+            let subscription = self.subscriptions.get(*name);
+            subscription.is_some_and(|s| takes_part(&s.part))
+        };
+        let own: Vec<_> = self.own_names(conn).filter(takes_part).cloned().collect();
         if own.is_empty() {
             return Err(wrong());
         }
@@ -182,9 +194,11 @@ impl<W: World> Machine<W> {
     ) -> Result<Answer, Refusal> {
         let all = id.is_none();
         let names = self.concerned(conn, id, |part| matches!(part, Part::Preserving { .. }))?;
-        let waits = self.subscriptions.values();
-        let mut waits = waits.filter(|s| s.conn == Some(conn));
-        if all && waits.any(|s| matches!(s.part, Part::Requested { .. })) {
+        let waits = |name: &SessionName| {
+            let subscription = self.subscriptions.get(name);
+            subscription.is_some_and(|s| matches!(s.part, Part::Requested { .. }))
+        };
+        if all && self.own_names(conn).any(waits) {
             return Err(Refusal::new(
                 ErrorCode::WrongState,
                 "not all sessions of this connection were sent yet; say which one is ready",
@@ -256,18 +270,20 @@ impl<W: World> Machine<W> {
     }
 
     /// A connection is gone, and what it subscribed with it.
-    pub(super) fn subscriber_left(&mut self, conn: ConnId) {
-        let own = self.subscriptions.iter_mut();
+    pub(super) fn subscriber_left(&mut self, subscribed: BTreeSet<SessionName>) {
         let mut gone = Vec::new();
-        for (name, subscription) in own.filter(|(_, s)| s.conn == Some(conn)) {
+        for name in subscribed {
+            let Some(subscription) = self.subscriptions.get_mut(&name) else {
+                continue;
+            };
             subscription.conn = None;
             match subscription.part {
                 // It has done what it had to, and the files are luod's to keep.
                 Part::Ready { .. } => {}
-                Part::None | Part::Dropped => gone.push(name.clone()),
+                Part::None | Part::Dropped => gone.push(name),
                 Part::Requested { .. } | Part::Preserving { .. } => {
                     let why = "the client has closed the connection".to_owned();
-                    self.failures.push((name.clone(), why));
+                    self.failures.push((name, why));
                 }
             }
         }

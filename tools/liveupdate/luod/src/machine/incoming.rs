@@ -128,6 +128,16 @@ pub(super) fn held(result: io::Result<IncomingSession>) -> (Held, Option<String>
 }
 
 impl<W: World> Machine<W> {
+    /// Adds a session, or replaces what is known of it.
+    pub(super) fn add_incoming(&mut self, name: SessionName, session: Incoming) {
+        if session.is_done() {
+            self.unfinished.remove(&name);
+        } else {
+            self.unfinished.insert(name.clone());
+        }
+        self.incoming.insert(name, session);
+    }
+
     pub(super) fn claim(&mut self, conn: ConnId, id: SessionName) -> Result<Answer, Refusal> {
         let Some(peer) = self.peers.get(&conn) else {
             return Ok(Answer::Sent);
@@ -189,8 +199,10 @@ impl<W: World> Machine<W> {
             "the session {id} is claimed{}",
             audit::by(Some(credentials))
         );
-        let all_claimed = self.incoming.values().all(|s| s.claimed.is_some());
-        if all_claimed {
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.claimed.insert(id.clone());
+        }
+        if self.unclaimed.all(&self.incoming, |s| s.claimed.is_some()) {
             self.arrival_mark(MarkName::Claimed);
         }
         self.announce_change(&id, Direction::Incoming);
@@ -401,7 +413,11 @@ impl<W: World> Machine<W> {
         let discarded = matches!(end, Held::Discarded);
         let (uid, pid) = who.map(|who| (who.uid, who.pid)).unzip();
         self.doubts.names.remove(id);
+        self.unfinished.remove(id);
         if let Some(incoming) = self.incoming.get_mut(id) {
+            if let Some(peer) = incoming.conn.and_then(|conn| self.peers.get_mut(&conn)) {
+                peer.claimed.remove(id);
+            }
             incoming.since = now;
             incoming.held = end;
             incoming.conn = None;
@@ -449,7 +465,7 @@ impl<W: World> Machine<W> {
 
     /// Finishes our own session when all others are.
     pub(super) fn finish_if_done(&mut self) {
-        if !self.incoming.values().all(Incoming::is_done) {
+        if !self.unfinished.is_empty() {
             return;
         }
         let Some(session) = self.internal.take_if(|_| self.arrival.is_some()) else {
@@ -481,14 +497,15 @@ impl<W: World> Machine<W> {
     }
 
     /// A connection is gone: what it claimed can be claimed again, unless it is finished.
-    pub(super) fn claimant_left(&mut self, conn: ConnId) {
+    pub(super) fn claimant_left(&mut self, conn: ConnId, claimed: BTreeSet<SessionName>) {
         let now = self.world.now();
         let mut left = Vec::new();
-        for (name, incoming) in &mut self.incoming {
-            if incoming.conn == Some(conn) {
+        for name in claimed {
+            let incoming = self.incoming.get_mut(&name);
+            if let Some(incoming) = incoming.filter(|s| s.conn == Some(conn)) {
                 incoming.conn = None;
                 incoming.since = now;
-                left.push(name.clone());
+                left.push(name);
             }
         }
         if left.is_empty() {
@@ -513,8 +530,7 @@ impl<W: World> Machine<W> {
     /// Finishes what nobody has finished, since the next update cannot carry it.
     pub(super) fn discard_unfinished(&mut self) {
         self.give_up_unknown();
-        let names: Vec<SessionName> = self.incoming.keys().cloned().collect();
-        for name in names {
+        for name in self.unfinished.clone() {
             if let Some(incoming) = self.incoming.get_mut(&name).filter(|s| !s.is_done()) {
                 let held = std::mem::replace(&mut incoming.held, Held::Discarded);
                 if let Held::Here(session) = held {

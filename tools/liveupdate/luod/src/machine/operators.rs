@@ -43,8 +43,8 @@ impl<W: World> Machine<W> {
         self.send(conn, seq, Event::Status(status), None);
         let sessions = self.list();
         self.send(conn, None, Event::List { sessions }, None);
-        if let Some(peer) = self.peers.get_mut(&conn) {
-            peer.watches = true;
+        if self.peers.contains_key(&conn) {
+            self.watchers.insert(conn);
         }
         Ok(Answer::Sent)
     }

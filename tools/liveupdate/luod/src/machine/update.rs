@@ -4,7 +4,7 @@
 
 mod handover;
 
-use super::{give, Answer, ConnId, Machine, Output, Part, Refusal};
+use super::{give, Answer, ConnId, Machine, Output, Part, Refusal, Subscription, Witness};
 use crate::{
     audit,
     registry::{self, Entry, Lost, Registry},
@@ -16,7 +16,7 @@ use luod_protocol::{
     SessionReport, SessionState,
 };
 use rustix::io::Errno;
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{collections::BTreeSet, io, os::fd::AsFd, time::Duration};
 
 /// How long to wait until something that was busy is tried again, in microseconds.
 const RETRY_US: u64 = 50_000;
@@ -59,6 +59,12 @@ pub(super) struct Update {
     without_registry: bool,
     /// What goes on without.
     lost: Vec<Lost>,
+    /// Who was asked, and has no session yet.
+    missing: BTreeSet<SessionName>,
+    /// One that is not ready.
+    late: Witness,
+    /// No client is too late before this.
+    deadline: Option<u64>,
 }
 
 impl Default for Step {
@@ -77,12 +83,13 @@ impl Update {
     }
 
     pub(super) fn next_tick(&self) -> Option<u64> {
-        match self.step {
+        let step = match self.step {
             Step::Syncing { retry, .. } => Some(retry),
             Step::Preserving { retry } => retry,
             Step::Jump { until } => until,
             Step::Frozen => None,
-        }
+        };
+        step.into_iter().chain(self.deadline).min()
     }
 }
 
@@ -109,8 +116,8 @@ impl<W: World> Machine<W> {
             ));
         }
         self.known()?;
-        let unfinished = self.incoming.iter().filter(|(_, s)| !s.is_done());
-        let unfinished: Vec<&str> = unfinished.map(|(name, _)| name.as_str()).collect();
+        let unfinished = self.unfinished.iter().map(SessionName::as_str);
+        let unfinished: Vec<&str> = unfinished.collect();
         if !unfinished.is_empty() && !force {
             return Err(Refusal::new(
                 ErrorCode::Unfinished,
@@ -270,10 +277,13 @@ impl<W: World> Machine<W> {
         subscription.since = now;
         subscription.progress = None;
         subscription.error = None;
+        let deadline = now.monotonic_us.saturating_add(timeout.as_micros() as u64);
         subscription.part = Part::Requested {
             asked: now,
-            deadline: now.monotonic_us.saturating_add(timeout.as_micros() as u64),
+            deadline,
         };
+        update.missing.insert(name.clone());
+        update.deadline = update.deadline.into_iter().chain([deadline]).min();
         update.step = Step::Preserving {
             retry: Some(now.monotonic_us),
         };
@@ -322,16 +332,22 @@ impl<W: World> Machine<W> {
         if let Some(update) = &mut self.update {
             update.failing_since = update.failing_since.filter(|_| again);
         }
-        let missing = self.subscriptions.iter();
-        let missing = missing.filter(|(_, s)| matches!(s.part, Part::Requested { .. }));
-        let missing: Vec<SessionName> = missing.map(|(name, _)| name.clone()).collect();
+        let missing = self.update.as_mut();
+        let missing = missing.map(|update| std::mem::take(&mut update.missing));
         let mut failures = Vec::new();
-        for name in missing {
+        let mut busy = BTreeSet::new();
+        for name in missing.unwrap_or_default() {
             match self.make_session(&device, &name) {
                 Ok(()) => {}
-                Err(error) if is_busy(&error) => again = true,
+                Err(error) if is_busy(&error) => {
+                    busy.insert(name);
+                }
                 Err(error) => failures.push((name, error.to_string())),
             }
+        }
+        again |= !busy.is_empty();
+        if let Some(update) = &mut self.update {
+            update.missing = busy;
         }
         self.forget_cancelled(&device);
         drop(device);
@@ -377,7 +393,12 @@ impl<W: World> Machine<W> {
         }
     }
 
+    /// Makes a session for a client, unless it does not take part any more.
     fn make_session(&mut self, device: &Device, name: &SessionName) -> io::Result<()> {
+        let subscription = self.subscriptions.get(name);
+        if !subscription.is_some_and(|s| matches!(s.part, Part::Requested { .. })) {
+            return Ok(());
+        }
         let session = device.create_session(name)?;
         self.cancelled.remove(name);
         let given = give(&session)?;
@@ -410,8 +431,20 @@ impl<W: World> Machine<W> {
     /// Ends the update, or goes on without those who are late.
     pub(super) fn deadlines(&mut self) {
         let now = self.world.now().monotonic_us;
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        if update.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        update.deadline = None;
         for (name, subscription) in &self.subscriptions {
-            if subscription.part.deadline().is_some_and(|end| end <= now) {
+            let Some(end) = subscription.part.deadline() else {
+                continue;
+            };
+            if now < end {
+                update.deadline = update.deadline.into_iter().chain([end]).min();
+            } else {
                 let why = match subscription.part {
                     Part::Requested { .. } => {
                         "the session could not be made in time: \
@@ -475,10 +508,12 @@ impl<W: World> Machine<W> {
     }
 
     fn freeze_if_ready(&mut self) {
-        let is_ready = |part: &Part| matches!(part, Part::Ready { .. } | Part::Dropped);
-        let started = self.update.as_ref();
-        let started = started.is_some_and(|u| u.internal.is_some() || u.without_registry);
-        if !started || !self.subscriptions.values().all(|s| is_ready(&s.part)) {
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        let is_ready = |s: &Subscription| matches!(s.part, Part::Ready { .. } | Part::Dropped);
+        let started = update.internal.is_some() || update.without_registry;
+        if !started || !update.late.all(&self.subscriptions, is_ready) {
             return;
         }
         self.mark(MarkName::Ready);
@@ -561,7 +596,8 @@ impl<W: World> Machine<W> {
         });
         let sessions = sessions.collect();
         let dropped = self.cancelled.iter().cloned().collect();
-        let unfinished = self.incoming.iter().filter(|(_, s)| !s.is_done());
+        let unfinished = self.unfinished.iter();
+        let unfinished = unfinished.filter_map(|name| Some((name, self.incoming.get(name)?)));
         let unfinished = unfinished.map(|(name, session)| Lost {
             name: name.clone(),
             client: session.client.clone(),

@@ -6,6 +6,9 @@ use super::{Machine, Part, Subscription};
 use crate::{registry::Memory, world::World};
 use luod_protocol::{Direction, Mark, SessionInfo, SessionName, SessionState, Stamp, Status};
 
+/// How long changes of who has subscribed are collected until they are remembered, in microseconds.
+const REMEMBER_US: u64 = 100_000;
+
 /// Tells how much time passed between stamps of different kernels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bridge {
@@ -66,6 +69,20 @@ impl Subscription {
 }
 
 impl<W: World> Machine<W> {
+    /// Remembers who has subscribed, if that has changed: the first time at once, and then not more
+    /// often than from time to time, since all of them are written each time.
+    pub(super) fn remember_subscribers(&mut self) {
+        if !self.subscribers_changed {
+            return;
+        }
+        let now = self.world.now().monotonic_us;
+        let again = self.remembered.map(|last| last.saturating_add(REMEMBER_US));
+        self.remember_at = again.filter(|again| now < *again);
+        if self.remember_at.is_none() {
+            self.remember();
+        }
+    }
+
     /// Remembers the last update for a luod that is started in the same kernel.
     pub(super) fn remember(&mut self) {
         let memory = Memory {
@@ -77,6 +94,9 @@ impl<W: World> Machine<W> {
         if let Ok(text) = serde_json::to_string(&memory) {
             self.world.remember(&text);
         }
+        self.subscribers_changed = false;
+        self.remembered = Some(self.world.now().monotonic_us);
+        self.remember_at = None;
     }
 
     /// Recalls what another luod remembered in this kernel.

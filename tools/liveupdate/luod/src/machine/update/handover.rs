@@ -57,8 +57,8 @@ impl<W: World> Machine<W> {
                 ..Update::default()
             }),
         }
-        if let Some(peer) = self.peers.get_mut(&conn) {
-            peer.watches = true;
+        if self.peers.contains_key(&conn) {
+            self.watchers.insert(conn);
         }
         Ok(Answer::Done)
     }

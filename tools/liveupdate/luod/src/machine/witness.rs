@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether something is true of all sessions, without a look at each of them each time.
+
+use luod_protocol::SessionName;
+use std::{collections::BTreeMap, ops::Bound};
+
+/// A session of which something was not true when it was asked last.
+///
+/// As long as that is so, it is not true of all sessions. After that, the ones that follow are looked
+/// at. If the sessions become so one by one, in whatever order, each of them is looked at once or
+/// twice.
+#[derive(Debug, Default)]
+pub(super) struct Witness(Option<SessionName>);
+
+impl Witness {
+    /// Whether something is true of all.
+    pub(super) fn all<T>(
+        &mut self,
+        sessions: &BTreeMap<SessionName, T>,
+        is_so: impl Fn(&T) -> bool,
+    ) -> bool {
+        let found = match &self.0 {
+            Some(last) => sessions
+                .range::<SessionName, _>((Bound::Included(last), Bound::Unbounded))
+                .chain(sessions.range::<SessionName, _>((Bound::Unbounded, Bound::Excluded(last))))
+                .find(|(_, session)| !is_so(session)),
+            None => sessions.iter().find(|(_, session)| !is_so(session)),
+        };
+        let found = found.map(|(name, _)| name);
+        // A name is only copied when it is another one.
+        if found != self.0.as_ref() {
+            self.0 = found.cloned();
+        }
+        found.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn each_is_looked_at_twice_at_most() {
+        let name = |n: u32| SessionName::new(format!("s-{n}")).unwrap();
+        for step in [1, 7, 999] {
+            let mut sessions: BTreeMap<_, _> = (0..1000).map(|n| (name(n), false)).collect();
+            let mut witness = Witness::default();
+            let looks = Cell::new(0);
+            for n in 0..1000 {
+                let all = witness.all(&sessions, |so| {
+                    looks.set(looks.get() + 1);
+                    *so
+                });
+                assert!(!all);
+                sessions.insert(name(n * step % 1000), true);
+            }
+            assert!(witness.all(&sessions, |so| *so));
+            assert!(looks.get() <= 3000, "{step}: {}", looks.get());
+            // Another one can come.
+            sessions.insert(name(2000), false);
+            assert!(!witness.all(&sessions, |so| *so));
+        }
+        assert!(Witness::default().all(&BTreeMap::<_, bool>::new(), |so| *so));
+    }
+}
