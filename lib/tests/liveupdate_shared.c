@@ -11,6 +11,9 @@
  *                                         or not, which they do not at first
  *   get-outgoing, put-outgoing,           to make the kernel use the state
  *   get-incoming, put-incoming
+ *   get-twin, put-twin                    to do so by another implementation of
+ *                                         the incoming state, which has the same
+ *                                         name but objects of another kind
  *   register-handler, unregister-handler  to do so; it is registered at first
  *
  * Read to learn how often each operation of the state was called.
@@ -40,12 +43,21 @@ enum luo_shared_op { PRESERVE, UNPRESERVE, RETRIEVE, FINISH, NR_OPS };
 struct luo_shared {
 	struct liveupdate_file_handler handler;
 	struct liveupdate_flb flb;
+	struct liveupdate_flb twin;
 	struct miscdevice device;
 	atomic_t calls[NR_OPS];
 };
 
 /* What is handed over has to be found as it was. */
 #define LUO_SHARED_MAGIC 0x6465726168735f31ULL
+
+/* The object of a twin. */
+struct luo_twin {
+	u64 kind;
+	struct folio *folio;
+};
+
+#define LUO_TWIN_KIND 0x6e6977745f6f756cULL
 
 static struct luo_shared *luo_shared_of(struct file *file)
 {
@@ -73,6 +85,21 @@ static ssize_t luo_shared_read(struct file *file, char __user *buf, size_t len,
 	return simple_read_from_buffer(buf, len, pos, text, size);
 }
 
+static int luo_twin_get(struct luo_shared *shared)
+{
+	void *object;
+	int err;
+
+	err = liveupdate_flb_get_incoming(&shared->twin, &object);
+	if (err)
+		return err;
+	/* To look at more than the first word could already be out of bounds. */
+	if (*(u64 *)object == LUO_TWIN_KIND)
+		return 0;
+	liveupdate_flb_put_incoming(&shared->twin);
+	return -EUCLEAN;
+}
+
 static int luo_shared_order(struct luo_shared *shared, const char *order)
 {
 	void *object;
@@ -83,6 +110,8 @@ static int luo_shared_order(struct luo_shared *shared, const char *order)
 		return liveupdate_flb_get_outgoing(&shared->flb, &object);
 	if (!strcmp(order, "get-incoming"))
 		return liveupdate_flb_get_incoming(&shared->flb, &object);
+	if (!strcmp(order, "get-twin"))
+		return luo_twin_get(shared);
 	if (!strcmp(order, "register-handler"))
 		return liveupdate_register_file_handler(&shared->handler);
 
@@ -92,6 +121,8 @@ static int luo_shared_order(struct luo_shared *shared, const char *order)
 		liveupdate_flb_put_outgoing(&shared->flb);
 	else if (!strcmp(order, "put-incoming"))
 		liveupdate_flb_put_incoming(&shared->flb);
+	else if (!strcmp(order, "put-twin"))
+		liveupdate_flb_put_incoming(&shared->twin);
 	else if (!strcmp(order, "unregister-handler"))
 		liveupdate_unregister_file_handler(&shared->handler);
 	else
@@ -226,6 +257,46 @@ static const struct liveupdate_flb_ops luo_shared_flb_ops = {
 	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
 };
 
+static int luo_twin_flb_retrieve(struct liveupdate_flb_op_args *argp)
+{
+	struct luo_twin *twin;
+
+	twin = kmalloc_obj(*twin);
+	if (!twin)
+		return -ENOMEM;
+	twin->kind = LUO_TWIN_KIND;
+	twin->folio = kho_restore_folio(argp->data);
+	if (!twin->folio) {
+		kfree(twin);
+		argp->retrieve_status = -EINVAL;
+		return -EINVAL;
+	}
+	argp->obj = twin;
+	return 0;
+}
+
+static void luo_twin_flb_finish(struct liveupdate_flb_op_args *argp)
+{
+	struct luo_twin *twin = argp->obj;
+
+	if (twin->kind != LUO_TWIN_KIND) {
+		pr_err("a twin is to finish what is none\n");
+		return;
+	}
+	folio_put(twin->folio);
+	kfree(twin);
+}
+
+/* Its state is never registered, only used. */
+static const struct liveupdate_flb_ops luo_twin_flb_ops = {
+	.preserve	= luo_shared_flb_preserve,
+	.unpreserve	= luo_shared_flb_unpreserve,
+	.retrieve	= luo_twin_flb_retrieve,
+	.finish		= luo_twin_flb_finish,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
+};
+
 #define LUO_SHARED(number)						\
 	{								\
 		.handler = {						\
@@ -234,6 +305,10 @@ static const struct liveupdate_flb_ops luo_shared_flb_ops = {
 		},							\
 		.flb = {						\
 			.ops = &luo_shared_flb_ops,			\
+			.compatible = "luo-shared-" #number,		\
+		},							\
+		.twin = {						\
+			.ops = &luo_twin_flb_ops,			\
 			.compatible = "luo-shared-" #number,		\
 		},							\
 		.device = {						\
@@ -246,6 +321,7 @@ static const struct liveupdate_flb_ops luo_shared_flb_ops = {
 static struct luo_shared luo_shared[] = {
 	LUO_SHARED(0), LUO_SHARED(1), LUO_SHARED(2), LUO_SHARED(3),
 	LUO_SHARED(4), LUO_SHARED(5), LUO_SHARED(6), LUO_SHARED(7),
+	LUO_SHARED(8), LUO_SHARED(9),
 };
 
 static int __init luo_shared_init(void)

@@ -15,6 +15,7 @@ use crate::{
         ParseError, //
     },
     ops::{
+        FlbId,
         FlbOps,
         FlbPayload, //
     },
@@ -35,8 +36,9 @@ use kernel::{
 enum Progress {
     /// It was not retrieved so far.
     Parked,
-    /// Its object exists.
+    /// Its object exists. Only the implementation that made it knows what it is.
     Live {
+        owner: FlbId,
         payload: FlbPayload,
         _module: ModuleRef,
     },
@@ -57,10 +59,13 @@ struct State {
 }
 
 impl State {
-    /// Returns the payload if the state exists, and [`None`] if it can be retrieved.
-    fn payload(&self) -> Result<Option<FlbPayload>> {
+    /// Returns the payload if `user` has retrieved the state, and [`None`] if it can be retrieved.
+    ///
+    /// Names do not tell types: the object of another implementation is [`EEXIST`].
+    fn payload(&self, user: FlbId) -> Result<Option<FlbPayload>> {
         match self.progress {
-            Progress::Live { payload, .. } => Ok(Some(payload)),
+            Progress::Live { owner, payload, .. } if owner == user => Ok(Some(payload)),
+            Progress::Live { .. } => Err(EEXIST),
             Progress::Failed(err) => Err(err),
             Progress::Finished => Err(ENODATA),
             Progress::Parked if self.carried => Err(EBUSY),
@@ -90,7 +95,7 @@ impl IncomingFlb {
     fn retrieve(&self, ops: &FlbOps) -> Result<FlbPayload> {
         let data = {
             let state = self.state.lock();
-            if let Some(payload) = state.payload()? {
+            if let Some(payload) = state.payload(ops.id())? {
                 return Ok(payload);
             }
             state.data
@@ -101,6 +106,7 @@ impl IncomingFlb {
         match res {
             Ok(payload) => {
                 state.progress = Progress::Live {
+                    owner: ops.id(),
                     payload,
                     _module: module,
                 };
@@ -115,6 +121,9 @@ impl IncomingFlb {
     }
 
     /// Finishes the state if neither a file nor a user is left. `running` has to be locked.
+    ///
+    /// What another implementation has retrieved is left to that: it is finished when it is put the
+    /// next time.
     fn finish_unused(&self, ops: &FlbOps) {
         if !self.state.lock().is_unused() {
             return;
@@ -135,6 +144,10 @@ impl IncomingFlb {
                 drop(finished);
             }
             Err(ENODATA) => {}
+            Err(EEXIST) => pr_warn!(
+                "FLB '{}' is left to the implementation that has retrieved it\n",
+                BStr::from_bytes(self.compatible.as_bytes())
+            ),
             Err(err) => pr_warn!(
                 "FLB '{}' cannot be finished: error {}\n",
                 BStr::from_bytes(self.compatible.as_bytes()),
@@ -236,9 +249,9 @@ impl IncomingFlbs {
     /// # Errors
     ///
     /// [`ENODATA`] if the previous kernel handed over no FLB at all or this one is finished,
-    /// [`ENOENT`] if it did not hand over this one, [`ENODEV`] if its module is going away,
-    /// [`EBUSY`] if it is being carried over to the next kernel, or the error of its `retrieve`
-    /// operation.
+    /// [`ENOENT`] if it did not hand over this one, [`EEXIST`] if another implementation of the same
+    /// name has retrieved it, [`ENODEV`] if its module is going away, [`EBUSY`] if it is being
+    /// carried over to the next kernel, or the error of its `retrieve` operation.
     pub(crate) fn get(&self, ops: FlbOps) -> Result<FlbPayload> {
         if self.0.is_empty() {
             return Err(ENODATA);
@@ -258,7 +271,12 @@ impl IncomingFlbs {
         };
         {
             let mut state = flb.state.lock();
-            let Some(users) = state.users.checked_sub(1) else {
+            // Only those who have got the object count among its users.
+            let users = match state.payload(ops.id()) {
+                Ok(Some(_)) => state.users.checked_sub(1),
+                _ => None,
+            };
+            let Some(users) = users else {
                 pr_warn!(
                     "FLB '{}' has no reference that could be put\n",
                     BStr::from_bytes(flb.compatible.as_bytes())

@@ -141,8 +141,8 @@ impl<F: Flb> Instance<F> {
     ///
     /// # Errors
     ///
-    /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over or is finished already,
-    /// [`EOPNOTSUPP`] if live updates are not possible, or the error of [`Flb::retrieve`].
+    /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over or is finished already, [`EEXIST`]
+    /// if another [`Instance`] with the same name has retrieved it, [`EOPNOTSUPP`] if live updates are not possible, or the error of [`Flb::retrieve`].
     pub fn incoming(&'static self) -> Result<IncomingRef<F>> {
         let mut object = core::ptr::null_mut();
         // SAFETY: `inner` is initialised and never goes away, and `object` is valid for writing.

@@ -310,8 +310,62 @@ fn handlers() -> Case {
     .hazard_unseen("1C.12", NO_HANDLER)
 }
 
+/// Two implementations of a state with one name never get each other's objects.
+fn twins() -> Case {
+    const NAME: &str = "shared-twins";
+    Case::two(
+        "twins_do_not_share_objects",
+        |stage| {
+            for number in [8, 9] {
+                let device = registered(number)?;
+                let session = create(&format!("{NAME}-{number}"))?;
+                session.preserve(&device, 1)?;
+                stage.hold((session, device));
+            }
+            Ok(())
+        },
+        |_| {
+            let device = registered(8)?;
+            device.order("get-incoming").at("get the state")?;
+            let twin = device.order("get-twin");
+            expect_errno(twin, Errno::EXIST, "getting it as a twin")?;
+            // Nor does it change the number of users that the other one has.
+            device.order("put-twin").at("put it as a twin")?;
+            retrieve(&format!("{NAME}-8"))?.finish()?;
+            let held = Calls {
+                finish: 0,
+                ..FINISHED
+            };
+            ensure_eq!(device.calls()?, held, "calls while there is a user");
+            device.order("put-incoming").at("put the state")?;
+            ensure_eq!(device.calls()?, FINISHED, "calls without a user");
+
+            // What a twin has got is not finished by the one that is registered.
+            let device = registered(9)?;
+            device.order("get-twin").at("get the state as a twin")?;
+            let other = device.order("get-incoming");
+            expect_errno(other, Errno::EXIST, "getting it as the other one")?;
+            device.order("put-twin").at("put it as a twin")?;
+            retrieve(&format!("{NAME}-9"))?.finish()?;
+            device.order("get-twin").at("get it as a twin again")?;
+            device.order("put-twin").at("put it as a twin again")?;
+            let gone = device.order("get-twin");
+            expect_errno(gone, Errno::NODATA, "getting it once it is finished")?;
+            ensure_eq!(device.calls()?, Calls::default(), "calls of the other one");
+            let log = kernel_log()?;
+            ensure!(
+                !log.contains("what is none"),
+                "a twin had to finish an object"
+            );
+            Ok(())
+        },
+    )
+    .hazard_unseen("1C.7", NO_HANDLER)
+}
+
 pub fn suite() -> Suite {
     let cases = vec![
+        twins(),
         holder_before(),
         holder_after(),
         unknown_before(),
