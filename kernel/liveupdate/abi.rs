@@ -149,6 +149,38 @@ impl LuoSer {
     }
 }
 
+/// How many live updates there were, from a kernel that has nothing else to hand over.
+///
+/// An entry of its own: kernels that do not know it ignore it, and it does not depend on the version
+/// of all the rest.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct CountSer {
+    version: u64,
+    pub(crate) liveupdate_num: u64,
+}
+
+impl CountSer {
+    const VERSION: u64 = 1;
+
+    /// What to hand over.
+    pub(crate) const fn new(liveupdate_num: u64) -> Self {
+        Self {
+            version: Self::VERSION,
+            liveupdate_num,
+        }
+    }
+
+    /// Parses the entry, which has to be complete and of our version.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<&Self, ParseError> {
+        let (this, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
+        if this.version != Self::VERSION {
+            return Err(ParseError::Incompatible);
+        }
+        Ok(this)
+    }
+}
+
 /// `struct luo_file_set_ser`: where the files of a session are.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]

@@ -41,7 +41,8 @@ use kernel::{
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, [`EEXIST`]
+/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, or if what
+/// this kernel could not use of the previous one would be lost; [`EEXIST`]
 /// if an unfinished session of the previous kernel has the name of a new one, [`EBUSY`] if an
 /// operation on a session does not stop, [`EINTR`] if the task was killed, [`ENOMEM`], or the error
 /// of the handler that could not freeze a file, or not preserve one again. Nothing is frozen then.
@@ -67,10 +68,17 @@ fn hand_over(luo: &'static Luo) -> Result {
     let count = outgoing.count().saturating_add(incoming.iter().count());
     if count == 0 {
         carry_over_unread()?;
+        if kho::loaded_image_carries_handover() {
+            if let Err(err) = root::hand_over_count(context.number.wrapping_add(1)) {
+                pr_warn!("the next kernel does not count: error {}\n", err.to_errno());
+            }
+        }
         gate.seal();
         return Ok(());
     }
-    report_lost();
+    if root::unread().is_some() {
+        return Err(refuse_loss("there are new sessions"));
+    }
     if !kho::loaded_image_carries_handover() {
         pr_err!(
             "the loaded image cannot take over {} sessions: load it with kexec_file_load()\n",
@@ -101,6 +109,7 @@ fn hand_over(luo: &'static Luo) -> Result {
         totals.files,
         start.elapsed().as_micros_ceil()
     );
+    report_lost();
     gate.seal();
     Ok(())
 }
@@ -204,26 +213,21 @@ impl Drop for FrozenSessions<'_> {
 
 /// Hands over again what this kernel did not use, if there is something.
 ///
-/// An image that cannot take it over is no reason to refuse the kexec, since this kernel has no
-/// means to release or retrieve what would be lost.
-///
 /// # Errors
 ///
-/// [`ENOMEM`], [`EEXIST`] if our name in the Kexec Handover tree is taken. Nothing has changed then.
+/// [`EINVAL`] if the image that was loaded cannot take it over; [`ENOMEM`], [`EEXIST`] if our name in
+/// the Kexec Handover tree is taken. Nothing has changed then.
 ///
 /// # Context
 ///
 /// May sleep. To be called if this kernel has no sessions.
 fn carry_over_unread() -> Result {
     let Some(root) = root::unread() else {
+        report_lost();
         return Ok(());
     };
     if !kho::loaded_image_carries_handover() {
-        pr_err!(
-            "the loaded image cannot take over memory: what the previous kernel handed over, and \
-             this one could not use, is lost\n"
-        );
-        return Ok(());
+        return Err(refuse_loss("the loaded image cannot take over memory"));
     }
     let memory = CarriedOver::new()?;
     let mut copy = Preserved::<[u8; PAGE_SIZE]>::new_zeroed()?;
@@ -241,12 +245,23 @@ fn carry_over_unread() -> Result {
     Ok(())
 }
 
-/// Logs that what this kernel did not use is lost, since it hands over sessions of its own.
+/// Logs why the kexec would lose what this kernel did not use.
+fn refuse_loss(why: &str) -> Error {
+    pr_err!(
+        "{}, and what the previous kernel handed over, but this one could not use, would get lost: \
+         the kexec is refused; to give that up, write \"drop\" to /sys/kernel/liveupdate/unread\n",
+        why
+    );
+    EINVAL
+}
+
+/// Logs that what this kernel did not use is lost, if there is something. To be called when nothing
+/// can hold up the kexec any more.
 fn report_lost() {
-    if root::unread().is_some() {
+    if root::given_up() == Some(true) {
         pr_warn!(
-            "what the previous kernel handed over, and this one could not use, is lost: there are \
-             new sessions\n"
+            "what the previous kernel handed over, and this one could not use, is lost: it was \
+             given up\n"
         );
     }
 }

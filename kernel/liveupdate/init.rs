@@ -47,14 +47,14 @@ fn early_init() -> Result {
 initcall!(early, early_init);
 
 fn late_init() -> Result {
-    let Some(luo) = Luo::get() else {
-        return Ok(());
-    };
-    luo.free_early();
-    device::init()?;
+    let luo = Luo::get();
+    if let Some(luo) = luo {
+        luo.free_early();
+        device::init()?;
+    }
     if let Err(err) = sysfs::init() {
         pr_err!("no /sys/kernel/liveupdate: error {}\n", err.to_errno());
     }
-    debugfs::init(luo)
+    luo.map_or(Ok(()), debugfs::init)
 }
 initcall!(late, late_init);

@@ -4,10 +4,12 @@
 //!
 //! This kernel may be told not to read that of the previous kernel, or may not be able to. Then everything is carried over as
 //! it came: after a kernel without `liveupdate=on`, or one that is too old, the sessions can still
-//! be retrieved by the next kernel that is able to.
+//! be retrieved by the next kernel that is able to. A kexec that cannot do that is refused, unless
+//! the administrator gives up what is kept.
 
 use crate::{
     abi::{
+        CountSer,
         FlbPage,
         LuoSer, //
     },
@@ -21,11 +23,20 @@ use kernel::{
         Subtree, //
     },
     prelude::*,
-    sync::SetOnce, //
+    sync::{
+        atomic::{
+            ordering::Relaxed,
+            Atomic, //
+        },
+        SetOnce, //
+    }, //
 };
 
 /// The name of our entry in the Kexec Handover tree.
 pub(crate) const ENTRY_NAME: &CStr = c"LUO";
+
+/// The name of the entry that counts live updates in which nothing is handed over.
+const COUNT_NAME: &CStr = c"LUO-count";
 
 /// What this kernel takes over.
 pub(crate) struct IncomingRoot {
@@ -39,13 +50,33 @@ pub(crate) struct IncomingRoot {
 /// A root that this kernel does not use, if there is one.
 static UNREAD: SetOnce<ClaimedFolio> = SetOnce::new();
 
+/// Whether the administrator has given that up.
+static GIVEN_UP: Atomic<bool> = Atomic::new(false);
+
 impl IncomingRoot {
-    const NOTHING: Self = Self {
-        number: 0,
-        sessions_pa: 0,
-        flbs: IncomingFlbs::new(),
-        done: None,
-    };
+    /// All that there is of a kernel that handed over nothing, or nothing that can be used.
+    fn nothing(wanted: bool) -> Self {
+        let number = wanted.then(Self::take_over_count).flatten();
+        if let Some(number) = number {
+            report_number(number);
+        }
+        Self {
+            number: number.unwrap_or(0),
+            sessions_pa: 0,
+            flbs: IncomingFlbs::new(),
+            done: None,
+        }
+    }
+
+    fn take_over_count() -> Option<u64> {
+        let (folio, size) = ClaimedFolio::subtree(COUNT_NAME).ok()?;
+        let bytes = folio.bytes();
+        let count = CountSer::parse(bytes.get(..size).unwrap_or(bytes));
+        let number = count.map(|count| count.liveupdate_num);
+        // As below.
+        folio.leak();
+        number.ok()
+    }
 
     /// Takes over the root of what the previous kernel left, if it is `wanted`.
     ///
@@ -58,7 +89,7 @@ impl IncomingRoot {
                 if err != ENOENT {
                     pr_err!("cannot find live update data: error {}\n", err.to_errno());
                 }
-                return Self::NOTHING;
+                return Self::nothing(wanted);
             }
         };
         let bytes = folio.bytes();
@@ -72,13 +103,10 @@ impl IncomingRoot {
                     err
                 );
                 UNREAD.populate(folio);
-                return Self::NOTHING;
+                return Self::nothing(wanted);
             }
         };
-        pr_info!(
-            "Retrieved live update data, liveupdate number: {}\n",
-            number
-        );
+        report_number(number);
         if !wanted {
             if sessions_pa != 0 {
                 pr_warn!(
@@ -89,7 +117,7 @@ impl IncomingRoot {
             } else {
                 folio.leak();
             }
-            return Self::NOTHING;
+            return Self::nothing(wanted);
         }
         // The debugfs files of Kexec Handover show this page for as long as the kernel runs.
         folio.leak();
@@ -120,9 +148,41 @@ impl IncomingRoot {
     }
 }
 
-/// What this kernel does not use, if there is something.
+fn report_number(number: u64) {
+    pr_info!(
+        "Retrieved live update data, liveupdate number: {}\n",
+        number
+    );
+}
+
+/// What this kernel does not use and has to keep, if there is something.
 pub(crate) fn unread() -> Option<&'static ClaimedFolio> {
-    UNREAD.as_ref()
+    UNREAD.as_ref().filter(|_| !GIVEN_UP.load(Relaxed))
+}
+
+/// Whether there is something that this kernel does not use; whether it is given up.
+pub(crate) fn given_up() -> Option<bool> {
+    UNREAD.as_ref().map(|_| GIVEN_UP.load(Relaxed))
+}
+
+/// Says whether the next kexec may lose what this kernel does not use.
+pub(crate) fn give_up(yes: bool) {
+    GIVEN_UP.store(yes, Relaxed);
+}
+
+/// Tells the next kernel that it is started by the live update `number`, and no more than that.
+///
+/// Cannot be taken back. May sleep.
+///
+/// # Errors
+///
+/// [`ENOMEM`].
+pub(crate) fn hand_over_count(number: u64) -> Result {
+    let mut count = Preserved::<CountSer>::new_zeroed()?;
+    *count = CountSer::new(number);
+    // What is handed over stays as it is.
+    core::mem::forget(count.publish(COUNT_NAME)?);
+    Ok(())
 }
 
 /// What Kexec Handover publishes for us.

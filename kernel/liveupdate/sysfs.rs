@@ -6,11 +6,13 @@
 //! |--------------|--------------------------------------------------------------------------|
 //! | `compatible` | the formats that this kernel understands, as its image lists them        |
 //! | `in_use`     | the formats that would be handed over now                                |
+//! | `unread`     | what becomes of data that this kernel could not use: `keep` or `drop`, can be written; only there if there is some |
 //! | `image`      | what a kexec would start: `none`, or an image `with` or `without` Kexec Handover |
 
 use crate::{
     abi::LuoSer,
-    luo_core::Luo, //
+    luo_core::Luo,
+    root, //
 };
 use kernel::{
     bindings,
@@ -29,7 +31,8 @@ use kernel::{
     sysfs::{
         Attribute,
         Dir,
-        Show, //
+        Show,
+        Store, //
     }, //
 };
 
@@ -151,18 +154,56 @@ impl Show for Image {
     }
 }
 
+/// The file `unread`.
+struct Unread;
+
+impl Show for Unread {
+    const NAME: &'static CStr = c"unread";
+    const ROOT_ONLY: bool = true;
+
+    fn show() -> Result<impl fmt::Display> {
+        Ok(match root::given_up() {
+            Some(true) => "drop\n",
+            Some(false) => "keep\n",
+            None => "",
+        })
+    }
+}
+
+impl Store for Unread {
+    fn store(text: &[u8]) -> Result {
+        match text {
+            b"drop" => root::give_up(true),
+            b"keep" => root::give_up(false),
+            _ => return Err(EINVAL),
+        }
+        Ok(())
+    }
+}
+
 static SUPPORTED: Attribute = Attribute::new::<Supported>();
 static IN_USE: Attribute = Attribute::new::<InUse>();
 static IMAGE: Attribute = Attribute::new::<Image>();
+static UNREAD: Attribute = Attribute::writable::<Unread>();
 
 /// The directory stays for ever.
 static DIR: SetOnce<Dir> = SetOnce::new();
 
-/// Creates the files.
+/// Creates the files that make sense.
 pub(crate) fn init() -> Result {
+    let is_on = Luo::get().is_some();
+    let has_unread = root::given_up().is_some();
+    if !is_on && !has_unread {
+        return Ok(());
+    }
     let dir = Dir::new(c"liveupdate")?;
-    for file in [&SUPPORTED, &IN_USE, &IMAGE] {
-        dir.add(file)?;
+    if is_on {
+        for file in [&SUPPORTED, &IN_USE, &IMAGE] {
+            dir.add(file)?;
+        }
+    }
+    if has_unread {
+        dir.add(&UNREAD)?;
     }
     DIR.populate(dir);
     Ok(())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Read-only text files in a directory of `/sys/kernel`.
+//! Text files in a directory of `/sys/kernel`.
 //!
 //! C header: [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h)
 
@@ -35,6 +35,16 @@ pub trait Show {
     fn show() -> Result<impl fmt::Display>;
 }
 
+/// What happens when a file is written to.
+pub trait Store: Show {
+    /// Gets what was written, without white space around it. Called in process context.
+    ///
+    /// # Errors
+    ///
+    /// Reach the writer.
+    fn store(text: &[u8]) -> Result;
+}
+
 /// A file in sysfs.
 pub struct Attribute(Opaque<bindings::kobj_attribute>);
 
@@ -48,6 +58,16 @@ impl Attribute {
         raw.attr.name = crate::str::as_char_ptr_in_const_context(S::NAME);
         raw.attr.mode = if S::ROOT_ONLY { 0o400 } else { 0o444 };
         raw.__bindgen_anon_1.show = Some(show::<S>);
+        Self(Opaque::new(raw))
+    }
+
+    /// As [`Self::new`], for a file that root may write to.
+    pub const fn writable<S: Store>() -> Self {
+        let mut raw: bindings::kobj_attribute = pin_init::zeroed();
+        raw.attr.name = crate::str::as_char_ptr_in_const_context(S::NAME);
+        raw.attr.mode = if S::ROOT_ONLY { 0o600 } else { 0o644 };
+        raw.__bindgen_anon_1.show = Some(show::<S>);
+        raw.__bindgen_anon_2.store = Some(store::<S>);
         Self(Opaque::new(raw))
     }
 }
@@ -70,6 +90,24 @@ unsafe extern "C" fn show<S: Show>(
             return Err(EFBIG);
         }
         Ok(len as isize)
+    })
+}
+
+/// # Safety
+///
+/// `buf` has to be valid for reading `count` bytes.
+unsafe extern "C" fn store<S: Store>(
+    _kobj: *mut bindings::kobject,
+    _attr: *mut bindings::kobj_attribute,
+    buf: *const c_char,
+    count: usize,
+) -> isize {
+    from_result(|| {
+        // SAFETY: By the safety requirements; nobody else has the buffer during the call.
+        let text = unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), count) };
+        S::store(text.trim_ascii())?;
+        // CAST: No more than a page is written at once.
+        Ok(count as isize)
     })
 }
 

@@ -68,6 +68,7 @@ pub fn all() -> Vec<Suite> {
         damage::version_suite(),
         damage::version_off_suite(),
         damage::flb_suite(),
+        damage::not_dropped_suite(),
         damage::flbs_suite(),
         damage::no_flbs_suite(),
     ]

@@ -14,11 +14,11 @@ use self::{
     files::small,
 };
 use crate::support::{
-    error::{ensure, ensure_eq, At},
+    error::{ensure, ensure_eq, At, Result},
     kernel_log::kernel_log,
     kexec, memfd, meminfo,
     pattern::Pattern,
-    registry::{Case, Suite},
+    registry::{Case, Stage, Suite},
     sessions::{create, expect_errno, fdinfo, hold_files, retrieve},
     wait::eventually,
 };
@@ -376,6 +376,89 @@ fn version_case(name: &'static str, off: bool) -> Case {
     )
     .hazard("1A.13")
     .reader_only()
+}
+
+const UNREAD: &str = "/sys/kernel/liveupdate/unread";
+const REFUSED: &str = "the kexec is refused";
+const LOST: &str = "is lost";
+
+/// Masks of features, as a later format may have them in place of a version: those that there are,
+/// those that it takes to read the data, those that are in use.
+const FEATURE_MASKS: [&str; 3] = [
+    "root compatible = 7",
+    "root number = 1",
+    "root sessions = 3",
+];
+
+/// Nothing that the kernel keeps is dropped by a kexec, unless somebody says so.
+fn not_dropped(name: &'static str) -> Case {
+    const LEN: u64 = 64 << 20;
+    let is_kept = || -> Result {
+        expect_errno(
+            Err::<(), _>(kexec::try_jump()),
+            Errno::INVAL,
+            "reboot(KEXEC)",
+        )?;
+        let text = fs::read_to_string(UNREAD).at(UNREAD)?;
+        ensure_eq!(text.trim(), "keep", "what {UNREAD} says");
+        let log = kernel_log()?;
+        ensure!(log.contains(REFUSED), "the kernel does not say why");
+        ensure!(
+            !log.contains(LOST),
+            "the kernel says that something is lost"
+        );
+        Ok(())
+    };
+    let total = |stage: &Stage<'_>| stage.put("total", meminfo::line("MemTotal")?);
+    Case {
+        name: name.into(),
+        parts: vec![
+            Box::new(move |stage| {
+                damage(name, &FEATURE_MASKS)?;
+                kexec::add_param("liveupdate=off")?;
+                preserve(stage, name, memfd::with(Pattern::new(603, LEN))?)
+            }),
+            Box::new(move |stage| {
+                reported(&["luo:", "cannot use", "stays reserved"])?;
+                // Live updates are off, and this image cannot take over anything.
+                kexec::load_legacy().at("kexec_load")?;
+                is_kept()?;
+                total(stage)?;
+                kexec::add_param("liveupdate=on")
+            }),
+            Box::new(move |stage| {
+                let before: u64 = stage.get("total")?;
+                let now = meminfo::line("MemTotal")?;
+                ensure!(now < before + LEN / 2048, "the memory was given up");
+                let session = create(name)?;
+                kexec::Plan::dry()?.load()?;
+                is_kept()?;
+                let nonsense = fs::write(UNREAD, "nonsense");
+                expect_errno(nonsense, Errno::INVAL, "writing nonsense")?;
+                fs::write(UNREAD, "drop\n").at(UNREAD)?;
+                let text = fs::read_to_string(UNREAD).at(UNREAD)?;
+                ensure_eq!(text.trim(), "drop", "what {UNREAD} says");
+                stage.hold(session);
+                total(stage)
+            }),
+            Box::new(move |stage| {
+                let before: u64 = stage.get("total")?;
+                let now = meminfo::line("MemTotal")?;
+                ensure!(now >= before + LEN / 2048, "the memory was not given up");
+                ensure!(!fs::exists(UNREAD).at(UNREAD)?, "there is something left");
+                Ok(retrieve(name)?.finish()?)
+            }),
+        ],
+        hazard: None,
+        reader_only: false,
+    }
+    .hazard("1A.13")
+    .reader_only()
+}
+
+/// By itself, since live updates are off in the second kernel.
+pub fn not_dropped_suite() -> Suite {
+    alone("damage_version_kept", not_dropped("other_version_is_kept"))
 }
 
 pub fn version_suite() -> Suite {

@@ -6,7 +6,7 @@ use crate::support::{
     error::{ensure, ensure_eq, At, Result},
     kernel_log::kernel_log,
     kexec, meminfo,
-    registry::{Case, Stage, Suite},
+    registry::{Case, Part, Stage, Suite},
     sessions::expect_errno,
 };
 use rustix::{
@@ -185,8 +185,33 @@ fn random_addresses() -> Case {
     }
 }
 
+/// An update counts whether or not it has anything to hand over.
+fn counted() -> Case {
+    const STAGES: usize = 5;
+    let part = |stage: usize| -> Part {
+        Box::new(move |_| {
+            let line = format!(
+                "luo: Retrieved live update data, liveupdate number: {}",
+                stage - 1
+            );
+            let log = kernel_log()?;
+            // The first kernel has not been started by a live update.
+            let found = log.lines().any(|found| found.ends_with(&line));
+            ensure_eq!(found, stage > 1, "the presence of '{line}'");
+            Ok(())
+        })
+    };
+    Case {
+        name: "updates_without_sessions_are_counted".into(),
+        parts: (1..=STAGES).map(part).collect(),
+        hazard: None,
+        reader_only: false,
+    }
+}
+
 pub fn suite() -> Suite {
     let cases = vec![
+        counted(),
         in_place(),
         without_boot_code(),
         unknown_payload(),
