@@ -81,7 +81,7 @@ impl MiscDevice for Device {
                 let (arg, mut command) = UserArg::read::<CreateSession>(arg)?;
                 let name = Name::parse(&command.name)?;
                 install(
-                    || outgoing::create(&luo.context, &luo.outgoing, name),
+                    || outgoing::create(&luo.context, &luo.outgoing, &luo.incoming, name),
                     |fd| {
                         command.fd = fd;
                         arg.respond(&command)

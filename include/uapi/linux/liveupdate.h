@@ -71,12 +71,15 @@ enum {
  * session exists for as long as a descriptor of it is open; closing the last
  * one takes back whatever was preserved in it.
  *
- * Incoming sessions do not matter to the name.
+ * An incoming session that nobody has open keeps its name until it is finished.
+ * One that is open has to be finished before the next kexec, which fails with
+ * %EEXIST otherwise.
  *
  * Return:
  * * 0: success.
  * * %EINVAL: the name is empty or has no null byte.
- * * %EEXIST: there is an outgoing session of this name.
+ * * %EEXIST: there is an outgoing session of this name, or an unfinished incoming
+ *   one that nobody has open.
  * * %EMFILE, %ENFILE: too many open files.
  * * %ENOSPC: there are as many sessions as can be handed over.
  * * %ENOMEM: no memory.

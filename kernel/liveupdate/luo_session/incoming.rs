@@ -53,6 +53,7 @@ use kernel::{
         aref::ARef,
         atomic::{
             ordering::{
+                Acquire,
                 Full,
                 Relaxed,
                 Release, //
@@ -71,6 +72,8 @@ pub(crate) struct IncomingSession {
     name: Name,
     /// Whether there is a file of this session.
     open: AtomicFlag,
+    /// Whether an outgoing session got the name while this one was open.
+    has_successor: AtomicFlag,
     /// Held for reading while files are retrieved, for writing while they are finished.
     #[pin]
     files: RwSemaphore<IncomingFiles>,
@@ -81,6 +84,7 @@ impl IncomingSession {
         pin_init!(Self {
             name,
             open: AtomicFlag::new(false),
+            has_successor: AtomicFlag::new(false),
             files <- new_rwsem!(files, "luo_incoming_session"),
         })
     }
@@ -177,6 +181,26 @@ impl IncomingSessions {
         Ok(())
     }
 
+    /// Notes that an outgoing session is to have this name.
+    ///
+    /// # Errors
+    ///
+    /// [`EEXIST`] if there is an unfinished session of that name that nobody has open; [`ENOMEM`], as
+    /// for [`Self::load`].
+    pub(super) fn succeed(&mut self, name: &Name) -> Result {
+        self.load()?;
+        let Some(session) = self.sessions.get(name) else {
+            return Ok(());
+        };
+        // Either this sees that the session is closed, or `OpenSession::drop` sees the successor.
+        session.has_successor.xchg(true, Full);
+        if !session.open.load(Acquire) {
+            session.has_successor.store(false, Release);
+            return Err(EEXIST);
+        }
+        Ok(())
+    }
+
     /// Reads the sessions, if that has not been done yet.
     ///
     /// A malformed entry is skipped; a damaged list is read up to the damage.
@@ -233,7 +257,18 @@ impl OpenSession {
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
-        self.session.open.store(false, Release);
+        self.session.open.xchg(false, Full);
+        if !self.session.has_successor.load(Acquire) {
+            return;
+        }
+        let files = self.session.files.try_read();
+        if files.is_some_and(|files| !files.is_finished()) {
+            pr_warn!(
+                "session '{}' was closed, but not finished: no kexec is possible while there is a \
+                 new one of that name\n",
+                display(&self.session.name)
+            );
+        }
     }
 }
 

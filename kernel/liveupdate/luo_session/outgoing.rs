@@ -5,6 +5,7 @@
 use super::{
     display,
     get_name,
+    incoming::IncomingSessions,
     FileReport,
     Link,
     Report, //
@@ -197,7 +198,7 @@ impl OutgoingSessions {
     }
 
     /// Whether there is a session of that name.
-    pub(crate) fn contains(&self, name: &Name) -> bool {
+    pub(super) fn contains(&self, name: &Name) -> bool {
         self.by_name.get(name).is_some()
     }
 
@@ -299,16 +300,22 @@ impl Drop for Listed {
 ///
 /// # Errors
 ///
-/// [`EEXIST`] if there is a session of that name, [`ENOSPC`] if there are too many, [`ENOMEM`],
-/// [`EBUSY`] if the kexec is under way already.
+/// [`EEXIST`] if there is a session of that name, or one of the previous kernel that is not finished
+/// and that nobody has open; [`ENOSPC`] if there are too many, [`ENOMEM`], [`EBUSY`] if the kexec is
+/// under way already.
 pub(crate) fn create(
     context: &'static Context,
     list: &'static RwSemaphore<OutgoingSessions>,
+    incoming: &'static RwSemaphore<IncomingSessions>,
     name: Name,
 ) -> Result<ARef<File>> {
     let link = Link::new(&name);
     let listed = context.gate.mutate(|| {
-        let session = list.write_killable()?.insert(context, name)?;
+        let mut outgoing = list.write_killable()?;
+        // Both would have to be handed over, which is not possible. Nobody is about to finish a
+        // session that is not open, and at the kexec it is too late to say so.
+        incoming.write_killable()?.succeed(&name)?;
+        let session = outgoing.insert(context, name)?;
         Ok(Listed {
             session,
             context,

@@ -13,9 +13,10 @@ use crate::support::{
     kernel_log::kernel_log,
     kexec, memfd,
     registry::{Case, Suite},
-    sessions::{create, retrieve},
+    sessions::{create, expect_errno, retrieve},
     test_device::TestDevice,
 };
+use liveupdate::Device;
 use rustix::io::Errno;
 use std::fs::File;
 
@@ -218,12 +219,30 @@ fn same_name() -> Case {
         [
             |stage| fill(stage, NAME),
             |stage| {
-                let file: File = memfd::with(NEW)?;
-                let session = create(NAME)?;
-                session.preserve(&file, 1)?;
+                // An agent retrieves everything, and forgets to finish.
+                let old = retrieve(NAME)?;
+                for (token, pattern) in FILES {
+                    memfd::check(old.retrieve(token)?, pattern)?;
+                }
+                drop(old);
+                expect_errno(
+                    Device::open()?.create_session(NAME),
+                    Errno::EXIST,
+                    "creating a session with the name of an unfinished one",
+                )?;
+                // An agent that has the old one open can make the new one, and give up either.
+                let old = retrieve(NAME)?;
+                let new = create(NAME)?;
+                new.preserve(memfd::with(NEW)?, 1)?;
                 kexec::Plan::dry()?.load()?;
                 refused(Errno::EXIST)?;
-                drop(session);
+                drop(old);
+                ensure!(
+                    kernel_log()?.contains("closed, but not finished"),
+                    "the kernel does not say what is going to fail"
+                );
+                refused(Errno::EXIST)?;
+                drop(new);
                 // Once the old one is finished, nothing is in the way.
                 take(NAME)?;
                 fill(stage, NAME)

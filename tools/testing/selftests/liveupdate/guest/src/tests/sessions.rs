@@ -308,7 +308,7 @@ fn link() -> Case {
     )
 }
 
-/// An incoming and an outgoing session can have the same name.
+/// An incoming and an outgoing session can have the same name, while the former is open.
 fn same_name() -> Case {
     Case::two(
         "same_name_in_both_directions",
@@ -319,8 +319,13 @@ fn same_name() -> Case {
             Ok(())
         },
         |_| {
-            let outgoing = create("sessions-same")?;
+            expect_errno(
+                Device::open()?.create_session("sessions-same"),
+                Errno::EXIST,
+                "creating it while nobody has the incoming one",
+            )?;
             let incoming = retrieve("sessions-same")?;
+            let outgoing = create("sessions-same")?;
             let file = memfd::check(incoming.retrieve(1)?, Pattern::new(607, 10))?;
             incoming.finish()?;
             Ok(outgoing.preserve(&file, 1)?)
