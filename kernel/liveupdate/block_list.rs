@@ -14,12 +14,15 @@ use core::{
 };
 use kernel::{
     kho::{
+        self,
         ClaimedFolio,
         PhysAddr,
         Preserved, //
     },
+    page::PAGE_SIZE,
     prelude::*, //
 };
+use zerocopy::IntoBytes;
 
 /// Preserved room for a list of `T`s.
 ///
@@ -116,6 +119,33 @@ impl Deref for ClaimedPage {
     fn deref(&self) -> &[u8] {
         self.0.bytes()
     }
+}
+
+/// Calls `each` with the entries of the list at `head`, and leaves the list as it is.
+///
+/// The list ends where it is damaged; that is reported when it is claimed.
+///
+/// # Errors
+///
+/// [`ENOMEM`], and those of `each`.
+pub(crate) fn look_at<T: Entry>(head: u64, each: &mut dyn FnMut(&T) -> Result) -> Result {
+    let mut page = KBox::<[u64; PAGE_SIZE / 8]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+    let mut next = head;
+    for _ in 0..Block::MAX {
+        let Some(pa) = PhysAddr::new(next) else {
+            break;
+        };
+        let bytes = page.as_mut_bytes();
+        if kho::look_at_page(pa, bytes).is_err() {
+            break;
+        }
+        let Ok((entries, following)) = Block::parse::<T>(bytes) else {
+            break;
+        };
+        entries.iter().try_for_each(&mut *each)?;
+        next = following;
+    }
+    Ok(())
 }
 
 impl Memory for HandedOver {

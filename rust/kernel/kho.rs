@@ -323,6 +323,29 @@ impl<T> Drop for Subtree<T> {
     }
 }
 
+/// Copies a page that the previous kernel preserved as a folio of its own. It can still be claimed.
+///
+/// If it is claimed at the same time, the copy can contain anything.
+///
+/// # Errors
+///
+/// [`EINVAL`] if the previous kernel preserved no page at `pa`, or `to` is larger than a page.
+///
+/// # Context
+///
+/// May sleep. Possible from the early initcalls on.
+pub fn look_at_page(pa: PhysAddr, to: &mut [u8]) -> Result {
+    // SAFETY: The callee checks the address.
+    if to.len() > PAGE_SIZE || !unsafe { bindings::kho_was_preserved(pa.get(), 0) } {
+        return Err(EINVAL);
+    }
+    // SAFETY: What was preserved is memory, all of which is in the direct map.
+    let from = unsafe { bindings::phys_to_virt(pa.get()) }.cast::<u8>();
+    // SAFETY: The page has at least that many bytes; if it changes at the same time, any are fine.
+    unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+    Ok(())
+}
+
 /// Memory that the previous kernel preserved and that is now owned by this kernel.
 ///
 /// Dropping it gives the memory to the page allocator.

@@ -90,6 +90,11 @@ impl CarriedFiles {
         self.files.len() as u64
     }
 
+    /// Whether there are files that are carried over as they are.
+    pub(crate) fn has_untouched(&self) -> bool {
+        self.files.iter().any(|file| file.again.is_none())
+    }
+
     /// Preserves those files again that cannot be carried over as they are.
     ///
     /// Returns whether there were any that had not been preserved before.

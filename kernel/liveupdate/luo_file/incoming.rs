@@ -18,7 +18,10 @@ use crate::{
         FileSetSer,
         ListReader, //
     },
-    block_list::HandedOver,
+    block_list::{
+        look_at,
+        HandedOver, //
+    },
     fault,
     gate::Stopped,
     luo_flb::incoming::IncomingFlbLists,
@@ -434,6 +437,27 @@ impl IncomingFiles {
             self.damaged = true;
         }
         Ok(())
+    }
+
+    /// Calls `each` with the format of each file. A session that is untouched stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], and those of `each`.
+    pub(crate) fn formats(
+        &mut self,
+        session: &BStr,
+        each: &mut dyn FnMut(&[u8]) -> Result,
+    ) -> Result {
+        if let Some(ser) = self.untouched {
+            return look_at(ser.files, &mut |file: &FileSer| {
+                Compatible::parse(&file.compatible).map_or(Ok(()), |name| each(name.as_bytes()))
+            });
+        }
+        self.load(session)?;
+        self.files
+            .iter()
+            .try_for_each(|file| each(file.compatible()))
     }
 
     /// Looks up a file; [`ENOENT`] if there is none called `token`.

@@ -8,8 +8,8 @@
 //! - a session that was never opened, as the previous kernel wrote it;
 //! - of the others, each untouched file as it was handed over, and each other file preserved again.
 //!
-//! Memory that was not claimed is carried over as a whole, so that what this kernel does not
-//! understand is carried over, too. Everything is prepared before anything is frozen, and
+//! If something is carried over as it is, memory that was not claimed is carried over as a whole, so
+//! that what this kernel does not understand is carried over, too. Everything is prepared before anything is frozen, and
 //! taken back if the kexec is called off.
 
 use super::{
@@ -86,6 +86,14 @@ impl CarriedSession {
         Ok(())
     }
 
+    /// Whether something stays where the previous kernel left it.
+    fn has_untouched(&self) -> bool {
+        match &self.contents {
+            Contents::Untouched(ser) => ser.files != 0,
+            Contents::Files(files) => files.has_untouched(),
+        }
+    }
+
     fn count(&self) -> u64 {
         match &self.contents {
             Contents::Untouched(ser) => ser.count,
@@ -96,7 +104,8 @@ impl CarriedSession {
 
 /// All that is carried over. Dropping it leaves everything as it was.
 pub(crate) struct Carried {
-    memory: CarriedOver,
+    /// [`None`] if everything that is left is preserved again.
+    memory: Option<CarriedOver>,
     sessions: KVVec<CarriedSession>,
     flbs: CarriedFlbs,
 }
@@ -155,8 +164,11 @@ impl Carried {
                 break flbs;
             }
         };
+        // Memory that nobody can free would be among it, for ever.
+        let needed =
+            !flbs.entries().is_empty() || sessions.iter().any(CarriedSession::has_untouched);
         Ok(Some(Self {
-            memory: CarriedOver::new()?,
+            memory: needed.then(CarriedOver::new).transpose()?,
             sessions,
             flbs,
         }))
@@ -210,7 +222,7 @@ impl Carried {
 
     /// How many pages are carried over as they are.
     pub(crate) fn pages(&self) -> usize {
-        self.memory.pages()
+        self.memory.as_ref().map_or(0, CarriedOver::pages)
     }
 
     /// What the next kernel is told about the sessions, once they are [frozen](Self::freeze).

@@ -100,9 +100,7 @@ impl IncomingSession {
     /// Calls `each` with the format of each file.
     pub(crate) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
         let mut files = self.files.write_killable()?;
-        files.load(display(&self.name))?;
-        let mut files = files.files().iter();
-        files.try_for_each(|file| each(file.compatible()))
+        files.formats(display(&self.name), each)
     }
 
     /// Writes the report for administrators.

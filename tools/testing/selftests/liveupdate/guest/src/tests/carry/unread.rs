@@ -5,7 +5,7 @@
 //! That is only possible while nobody in the kernel uses a state that files share, as the handlers
 //! of the base's in-kernel test do. So it is hidden from them that there is one.
 
-use super::steps::{chain, fill, refused, take};
+use super::steps::{chain, fill, refused, take, FILES};
 use crate::{
     support::{
         error::{ensure, At, Result},
@@ -13,12 +13,13 @@ use crate::{
         kexec, memfd, meminfo,
         pattern::Pattern,
         registry::{Case, Part, Stage, Suite},
-        sessions::{create, retrieve},
+        sessions::{create, fdinfo, retrieve},
         test_device::TestDevice,
     },
     tests::damage::fate::damage,
 };
 use rustix::io::Errno;
+use std::fs;
 
 /// Why these are not tried on C; others show what they are about.
 const OURS_FIRST: &str =
@@ -111,8 +112,89 @@ fn many() -> Case {
     .hazard("1A.7")
 }
 
+/// Reading which formats are in use changes nothing: what a session lacks, it still lacks.
+fn formats() -> Case {
+    const NAME: &str = "unread-formats";
+    const IN_USE: &str = "/sys/kernel/liveupdate/in_use";
+    chain(
+        "list_of_formats",
+        [
+            |stage| {
+                damage(NAME, &["session @ count = 5"])?;
+                first(stage, NAME)
+            },
+            |_| {
+                let formats = fs::read_to_string(IN_USE).at(IN_USE)?;
+                let found = formats.lines().any(|line| line == "memfd-v2");
+                ensure!(found, "memfd-v2 is not in use");
+                Ok(())
+            },
+            |_| {
+                let session = retrieve(NAME)?;
+                let state = ("luo-state".into(), "damaged".into());
+                ensure!(
+                    fdinfo(&session)?.contains(&state),
+                    "the fifth file is forgotten"
+                );
+                drop(session);
+                take(NAME)
+            },
+        ],
+    )
+    .hazard_unseen("1A.7", OURS_FIRST)
+}
+
 pub fn suite() -> Suite {
-    Suite::new("carry_unread", vec![untouched(), many()])
+    Suite::new("carry_unread", vec![untouched(), formats(), many()])
+}
+
+/// Memory that nobody can free is given up as soon as nothing else has to be carried over as it is.
+fn nobodys_memory() -> Case {
+    const NAME: &str = "unread-kept";
+    const LOST: &str = "unread-lost";
+    const LEN: u64 = 32 << 20;
+    chain(
+        "memory_without_owner",
+        [
+            |stage| {
+                damage(LOST, &["file @ 1 compatible = \"nobody-v1\""])?;
+                let file = memfd::with(Pattern::new(820, LEN))?;
+                let session = create(LOST)?;
+                session.preserve(&file, 1)?;
+                stage.hold((session, file));
+                first(stage, NAME)
+            },
+            |stage| {
+                retrieve(LOST)?.finish()?;
+                ensure!(
+                    kernel_log()?.contains("cannot be freed"),
+                    "the kernel could free the memory"
+                );
+                stage.put("total", meminfo::line("MemTotal")?)?;
+                let session = retrieve(NAME)?;
+                for (token, pattern) in FILES {
+                    stage.hold(memfd::check(session.retrieve(token)?, pattern)?);
+                }
+                stage.hold(session);
+                Ok(())
+            },
+            |stage| {
+                let before: u64 = stage.get("total")?;
+                let now = meminfo::line("MemTotal")?;
+                ensure!(
+                    now >= before + LEN / 1024 * 3 / 4,
+                    "{before} kB before, and {now} kB after another update"
+                );
+                take(NAME)
+            },
+        ],
+    )
+    .hazard_unseen("1A.7", OURS_FIRST)
+}
+
+/// By itself: what others carry over takes that memory along.
+pub fn memory_suite() -> Suite {
+    Suite::new("carry_memory", vec![nobodys_memory()])
 }
 
 /// Passing something on over and over takes no more memory than passing it on once.
