@@ -15,6 +15,8 @@
  *   fail-retrieve-once ERRNO   the same, but it succeeds when it is called again
  *   fail-can-finish N          to have ->can_finish() refuse N times in the next
  *                              kernel
+ *   rollback                   to see whether a failure of kho_preserve_folios()
+ *                              takes back what was preserved before
  *
  * where 0 means not to fail (any more). What concerns the next kernel is fixed
  * when the file is preserved, and the value when it is frozen.
@@ -39,6 +41,7 @@
 #include <linux/kstrtox.h>
 #include <linux/liveupdate.h>
 #include <linux/miscdevice.h>
+#include <linux/memblock.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/reboot.h>
@@ -106,6 +109,44 @@ static ssize_t luo_test_read(struct file *file, char __user *buf, size_t len,
 	return simple_read_from_buffer(buf, len, pos, text, size);
 }
 
+/* A failure to preserve folios must not take back what was preserved before. */
+static int luo_test_rollback(void)
+{
+#ifdef CONFIG_LIVEUPDATE_ERROR_INJECTION
+	struct folio *folios[2];
+	unsigned long pfn = 0;
+	int err;
+
+	/* There, that failure comes with a warning. */
+	if (IS_ENABLED(CONFIG_KEXEC_HANDOVER_DEBUG))
+		return -EOPNOTSUPP;
+
+	while (!kho_scratch_overlap(PFN_PHYS(pfn), PAGE_SIZE)) {
+		if (++pfn >= max_pfn)
+			return -EOPNOTSUPP;
+	}
+
+	folios[0] = folio_alloc(GFP_KERNEL, 0);
+	if (!folios[0])
+		return -ENOMEM;
+	folios[1] = (struct folio *)pfn_to_page(pfn);
+
+	err = kho_preserve_folio(folios[0]);
+	if (err)
+		goto put;
+	if (kho_preserve_folios(folios, 2) != -EINVAL)
+		err = -EBADE;
+	else if (!kho_is_preserved(PFN_PHYS(folio_pfn(folios[0]))))
+		err = -ENODATA;
+	kho_unpreserve_folio(folios[0]);
+put:
+	folio_put(folios[0]);
+	return err;
+#else
+	return -EOPNOTSUPP;
+#endif
+}
+
 static ssize_t luo_test_write(struct file *file, const char __user *buf,
 			      size_t len, loff_t *pos)
 {
@@ -123,6 +164,8 @@ static ssize_t luo_test_write(struct file *file, const char __user *buf,
 
 	arg = strim(text);
 	name = strsep(&arg, " ");
+	if (!strcmp(name, "rollback"))
+		return luo_test_rollback() ?: len;
 	err = kstrtou64(arg ?: name, 0, &value);
 	if (err)
 		return err;

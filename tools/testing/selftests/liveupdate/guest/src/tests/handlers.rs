@@ -3,15 +3,15 @@
 //! Handlers in C and in Rust, side by side.
 
 use crate::support::{
-    error::{ensure_eq, Failure},
+    error::{ensure_eq, At, Failure},
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
-    test_device::{TestDevice, NO_HANDLER},
+    test_device::{open_test_device, TestDevice, NO_HANDLER},
 };
 use rustix::io::Errno;
-use std::io;
+use std::io::{self, Write};
 
 const MEMORY: Pattern = Pattern {
     seed: 300,
@@ -206,8 +206,22 @@ fn preserve_fails() -> Case {
     })
 }
 
+/// Folios that cannot be preserved do not take along others that are preserved already.
+fn rollback() -> Case {
+    Case::one("failure_takes_back_nothing_else", |_| {
+        let mut device = open_test_device(TestDevice::C)?;
+        match device.write_all(b"rollback") {
+            Err(error) if liveupdate::errno(&error) == Some(libc::EOPNOTSUPP) => Err(
+                Failure::skip("a kernel that warns of such a failure, or cannot look, was built"),
+            ),
+            result => result.at("kho_preserve_folios()"),
+        }
+    })
+}
+
 pub fn suite() -> Suite {
     let cases = vec![
+        rollback(),
         side_by_side(),
         late_value("late_value_c", TestDevice::C),
         late_value("late_value_rust", TestDevice::RUST),
