@@ -43,6 +43,18 @@ struct kho_timers {
 	u64 loops_per_jiffy;
 };
 
+/*
+ * No timer and no processor is slower or faster than that. What is out of range was
+ * not measured, and to check it would take long.
+ */
+#define KHO_TIMERS_MIN_HZ	1000000ULL
+#define KHO_TIMERS_MAX_HZ	20000000000ULL
+
+static bool __init kho_timers_plausible(u64 hz)
+{
+	return hz >= KHO_TIMERS_MIN_HZ && hz <= KHO_TIMERS_MAX_HZ;
+}
+
 /* Delay loops in a jiffy, or 0. */
 static unsigned long handed_over_lpj __initdata;
 
@@ -73,11 +85,15 @@ void __init kho_timers_init(void)
 	if (timers->version != KHO_TIMERS_VERSION || timers->hz != HZ)
 		return;
 
-	/* The limit is that of the calibration. */
-	if (!lapic_timer_period && timers->lapic_timer_period >= 1000000 / HZ)
+	/* The lower limit is that of the calibration. */
+	if (!lapic_timer_period &&
+	    kho_timers_plausible((u64)timers->lapic_timer_period * HZ))
 		lapic_timer_period = timers->lapic_timer_period;
-	handed_over_lpj = timers->loops_per_jiffy;
-	handed_over_tsc_khz = timers->tsc_khz;
+	if (timers->loops_per_jiffy <= KHO_TIMERS_MAX_HZ / HZ &&
+	    kho_timers_plausible(timers->loops_per_jiffy * HZ))
+		handed_over_lpj = timers->loops_per_jiffy;
+	if (kho_timers_plausible(timers->tsc_khz * 1000ULL))
+		handed_over_tsc_khz = timers->tsc_khz;
 }
 
 /**
