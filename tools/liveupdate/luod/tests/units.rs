@@ -54,6 +54,24 @@ fn the_handover_is_as_hardened_as_luod() {
     assert!(!handover.contains_key("DeviceAllow"));
 }
 
+/// It is there before the boot is complete: its order is that of the stop only.
+#[test]
+fn the_handover_waits_for_no_boot_job() {
+    let luod = settings(LUOD);
+    let starts = &luod["ExecStartPost"];
+    assert!(
+        starts.contains("--no-block --job-mode=ignore-dependencies start luod-handover.service")
+    );
+    // A job that waits for others would be there first.
+    for pulls in ["Wants", "Requires", "BindsTo", "Upholds"] {
+        let pulled = luod.get(pulls);
+        assert!(!pulled.is_some_and(|units| units.contains("handover")));
+    }
+    let handover = settings(HANDOVER);
+    assert!(!handover.contains_key("WantedBy"));
+    assert!(handover["After"].contains("luod.service multi-user.target"));
+}
+
 /// Services and scopes are stopped after luod has asked everybody.
 #[test]
 fn what_is_stopped_later() {

@@ -194,6 +194,18 @@ def luod_and_clients(tests):
     tests.check(active, show("luod.service", "SubState") == "running", show("luod.service", "SubState"))
 
 
+def boot_jobs(tests):
+    """The first kernel never gets to the end of its boot, and is replaced anyway."""
+    if tests.boot:
+        return
+    until(lambda: show("luo-pending.service", "ActiveState") == "activating"
+          and show("luod-handover.service", "ActiveState") == "active")
+    pending = show("luo-pending.service", "ActiveState"), show("multi-user.target", "ActiveState")
+    tests.check("a boot job is never done", pending == ("activating", "inactive"), str(pending))
+    state = show("luod-handover.service", "ActiveState")
+    tests.check("luod-handover.service waits for no boot job", state == "active", state)
+
+
 def memcached(tests):
     """A data set that is in use, and is carried over."""
     tests.start("luo-memcached.service", "/run/luo-test-memcached.log")
@@ -261,6 +273,25 @@ def goes_on(tests, why, how):
     luoctl(tests, "report", says=["aborted"])
 
 
+def what_is_not_kept(tests):
+    """systemd would lose something: luod asks it before the jump, and aborts."""
+    directory = "/run/systemd/system/luod.service.d"
+    os.makedirs(directory)
+    for setting, says in [
+        ("FileDescriptorStorePreserve=no", "set FileDescriptorStorePreserve=yes"),
+        ("FileDescriptorStoreMax=2", "raise FileDescriptorStoreMax="),
+    ]:
+        with open(f"{directory}/keeps-less.conf", "w") as file:
+            file.write(f"[Service]\n{setting}\n")
+        run("systemctl", "daemon-reload")
+        luoctl(tests, "kexec", "--yes", status=7, says=["update", "aborted", says])
+        there = wait_until(**everybody("subscribed"))
+        good = everybody("subscribed").items() <= there.items()
+        tests.check(f"everybody goes on with {setting}", good, str(there))
+    os.remove(f"{directory}/keeps-less.conf")
+    run("systemctl", "daemon-reload")
+
+
 def operator(tests):
     """What an operator can do besides updates that work."""
     # The kernel is not compressed, and so has no checksum.
@@ -285,6 +316,7 @@ def operator(tests):
     good = update.returncode == 7 and "the operator has aborted it" in said
     tests.check("luoctl kexec is told of luoctl abort", good, said)
     goes_on(tests, "luoctl abort", "hang")
+    what_is_not_kept(tests)
     items, there, wrong = cache.verify()
     tests.check("memcached lost nothing by that", items == there and not wrong, f"{there}, {wrong}")
 
@@ -319,7 +351,7 @@ def by_luoctl(tests, cmdline):
     return status <= 0
 
 
-PARTS = [witness, session_of_unit, luod_and_clients, memcached]
+PARTS = [witness, session_of_unit, luod_and_clients, boot_jobs, memcached]
 UPDATES = [plain, plain_without_some, by_luoctl, by_luoctl]
 
 # Clients that take no part, and why.
