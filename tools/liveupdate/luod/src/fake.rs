@@ -9,12 +9,12 @@ use crate::{
     config::{Config, Rule},
     machine::Machine,
     server::{self, Server},
-    world::World,
+    world::{Question, QuestionId, World},
 };
 use liveupdate::{fake::Kernel, Device};
 use luod_protocol::Stamp;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     env, fs, io,
     io::{Read, Write},
     os::{
@@ -72,6 +72,12 @@ pub struct State {
     pub store: Option<BTreeMap<String, OwnedFd>>,
     /// Why the service manager does not keep everything.
     pub not_kept: Option<String>,
+    /// Whether the service manager answers to nothing.
+    pub manager_hangs: bool,
+    /// What it was asked.
+    questions: VecDeque<(QuestionId, Question)>,
+    /// How many questions there were.
+    asked: QuestionId,
     /// Whether file systems are written out, and that is not done yet.
     pub syncing: bool,
     /// Which processes there are.
@@ -109,6 +115,9 @@ impl Default for FakeWorld {
                 kexecs: 0,
                 store: None,
                 not_kept: None,
+                manager_hangs: false,
+                questions: VecDeque::new(),
+                asked: 0,
                 syncing: false,
                 alive: Vec::new(),
                 remembered: None,
@@ -159,6 +168,7 @@ impl FakeWorld {
         state.boot = now;
         state.boots += 1;
         state.kexec_under_way = false;
+        state.questions.clear();
         state.remembered = None;
         // A service manager retrieves what it kept, under the names that it had.
         let Some(store) = &mut state.store else {
@@ -184,6 +194,22 @@ impl FakeWorld {
         store
             .filter_map(|(name, fd)| Some((name.clone(), fd.try_clone().ok()?)))
             .collect()
+    }
+}
+
+impl FakeWorld {
+    fn kexec(&self) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(errno) = state.kexec_error {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        state.kexecs += 1;
+        let by_manager = state.by_manager;
+        drop(state);
+        if !by_manager {
+            self.boot();
+        }
+        Ok(())
     }
 }
 
@@ -227,36 +253,41 @@ impl World for FakeWorld {
         self.state().objection.clone()
     }
 
-    fn kexec(&mut self) -> io::Result<()> {
+    fn ask(&mut self, question: Question) -> QuestionId {
         let mut state = self.state();
-        if let Some(errno) = state.kexec_error {
-            return Err(io::Error::from_raw_os_error(errno));
-        }
-        state.kexecs += 1;
-        let by_manager = state.by_manager;
-        drop(state);
-        if !by_manager {
-            self.boot();
-        }
-        Ok(())
+        state.asked += 1;
+        let id = state.asked;
+        state.questions.push_back((id, question));
+        id
     }
 
-    fn kexec_under_way(&self) -> io::Result<bool> {
-        Ok(self.state().kexec_under_way)
+    fn answer(&mut self) -> Option<(QuestionId, io::Result<bool>)> {
+        let mut state = self.state();
+        if state.manager_hangs {
+            return None;
+        }
+        let (id, question) = state.questions.pop_front()?;
+        let under_way = state.kexec_under_way;
+        let answer = match question {
+            Question::IsKept { .. } => match &state.not_kept {
+                Some(why) => Err(io::Error::other(why.clone())),
+                None => Ok(true),
+            },
+            Question::KexecUnderWay => Ok(under_way),
+            Question::Settle => match &state.store {
+                Some(_) => Ok(true),
+                None => Err(io::Error::other("there is no service manager")),
+            },
+            Question::Kexec => {
+                drop(state);
+                self.kexec().map(|()| true)
+            }
+        };
+        Some((id, answer))
     }
 
-    fn settle(&self) -> io::Result<()> {
-        match self.state().store {
-            Some(_) => Ok(()),
-            None => Err(io::Error::other("there is no service manager")),
-        }
-    }
-
-    fn is_kept(&mut self, _handover: bool) -> io::Result<()> {
-        match &self.state().not_kept {
-            Some(why) => Err(io::Error::other(why.clone())),
-            None => Ok(()),
-        }
+    fn wait_for_answers(&mut self) {
+        self.state().manager_hangs = false;
     }
 
     fn start_sync(&mut self) -> io::Result<bool> {

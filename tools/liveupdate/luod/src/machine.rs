@@ -23,7 +23,7 @@ use crate::{
     audit::Asked,
     config::{Config, Credentials},
     registry::Subscriber,
-    world::World,
+    world::{QuestionId, World},
 };
 use arrival::{Arrival, Unknown};
 use incoming::{Doubts, Incoming};
@@ -39,6 +39,9 @@ use std::{
 };
 use update::Update;
 use witness::Witness;
+
+/// How long to wait until it is looked whether the service manager has answered, in microseconds.
+const ASK_TICK_US: u64 = 20_000;
 
 /// A connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -193,6 +196,9 @@ pub struct Machine<W> {
     /// without. Those that are open still would be handed over anyway.
     cancelled: BTreeSet<SessionName>,
     outputs: VecDeque<Output>,
+    /// Who wants a handover, while the service manager is asked whether it is on its way.
+    handovers: Vec<(ConnId, Option<u64>)>,
+    handover_asked: Option<QuestionId>,
     /// Sessions whose clients are to be asked to take part.
     late: Vec<SessionName>,
     /// Sessions with which something went wrong, and what.
@@ -227,6 +233,8 @@ impl<W: World> Machine<W> {
             problem: None,
             cancelled: BTreeSet::new(),
             outputs: VecDeque::new(),
+            handovers: Vec::new(),
+            handover_asked: None,
             late: Vec::new(),
             failures: Vec::new(),
             phase_changed: false,
@@ -328,7 +336,9 @@ impl<W: World> Machine<W> {
         } else {
             self.dispatch(conn, seq, first, body)
         };
-        if let Some(asked) = asked.filter(|_| answer.is_ok()) {
+        // Whether a handover begins is only known later.
+        let asked = asked.filter(|_| !matches!(answer, Err(_) | Ok(Answer::Sent)));
+        if let Some(asked) = asked {
             asked.log(credentials, self.number);
         }
         match answer {
@@ -374,7 +384,7 @@ impl<W: World> Machine<W> {
                 force,
                 expect,
             } => self.start_update(conn, timeout_ms, dry_run, force, expect),
-            Request::Handover => self.handover(conn),
+            Request::Handover => Ok(self.handover(conn, seq)),
             Request::Abort => self.operator_aborts(),
             Request::Finish { session } => self.operator_finishes(conn, &session),
             Request::Discard { session } => self.operator_discards(conn, &session),
@@ -432,9 +442,13 @@ impl<W: World> Machine<W> {
         let update = self.update.as_ref().map(Update::next_tick);
         let unknown = self.unknown.as_ref().map(|unknown| unknown.retry.at);
         let doubts = self.doubts.next_tick();
-        let next = [update.flatten(), unknown, doubts, self.remember_at];
+        let now = self.world.now().monotonic_us;
+        // The world wakes us for an answer; this is for one that does not.
+        let asks = self.handover_asked.is_some() || self.update.as_ref().is_some_and(Update::asks);
+        let asks = asks.then(|| now.saturating_add(ASK_TICK_US));
+        let next = [update.flatten(), unknown, doubts, self.remember_at, asks];
         let next = next.into_iter().flatten().min()?;
-        let left = next.saturating_sub(self.world.now().monotonic_us);
+        let left = next.saturating_sub(now);
         Some(Duration::from_micros(left))
     }
 

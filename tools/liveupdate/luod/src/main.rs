@@ -11,6 +11,7 @@ use luod::{
     machine::Machine,
     server::{self, Server, Socket},
     system::System,
+    world::World,
 };
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -136,8 +137,9 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
         .map(|(name, _)| name.clone())
         .collect();
     let state = socket.with_extension("state");
-    let system = System::new(config.kexec, manager, state, kept);
+    let mut system = System::new(config.kexec, manager, state, kept);
     check_store(&config);
+    system.wake_by(sender.try_clone()?);
     let mut machine = Machine::start(system, config, inherited.store);
     let mut server = Server::new(listener)?;
     machine.world().notify("READY=1");
@@ -166,6 +168,8 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
         machine.stop();
         server.carry_out(&mut machine);
         server.flush(Duration::from_secs(1));
+        // What systemd is sent by a process that is gone may be lost.
+        machine.world_mut().wait_for_answers();
         if !activated {
             // Not there any more is what everybody understands.
             let _ = std::fs::remove_file(&socket);

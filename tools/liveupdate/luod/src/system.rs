@@ -4,7 +4,10 @@
 
 mod manager;
 
-use crate::{config::Kexec, world::World};
+use crate::{
+    config::Kexec,
+    world::{Question, QuestionId, World},
+};
 use liveupdate::{raw, systemd::Manager, Device, DEVICE_PATH};
 use luod_protocol::Stamp;
 use manager::{is_systemd, systemctl};
@@ -16,10 +19,16 @@ use rustix::{
 };
 use std::{
     collections::BTreeSet,
-    fs, io,
-    os::fd::BorrowedFd,
+    fs,
+    io::{self, Write},
+    os::{fd::BorrowedFd, unix::net::UnixStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        mpsc::{channel, Receiver, Sender},
+        Arc,
+    },
+    thread::{self, JoinHandle},
 };
 
 /// How long the clocks have to be watched to tell how fast the time-stamp counter is.
@@ -30,7 +39,7 @@ const CALIBRATION_US: u64 = 100_000;
 pub struct System {
     device: PathBuf,
     kexec: Kexec,
-    manager: Option<Manager>,
+    manager: Option<Arc<Manager>>,
     started: Stamp,
     /// Where something is remembered.
     state: PathBuf,
@@ -38,6 +47,59 @@ pub struct System {
     kept: BTreeSet<String>,
     /// Writes out all file systems.
     sync: Option<Child>,
+    /// Says which service this is.
+    cgroup: PathBuf,
+    questions: Questions,
+}
+
+/// What was asked of systemd, each by a thread of its own.
+#[derive(Debug)]
+struct Questions {
+    last: QuestionId,
+    threads: Vec<JoinHandle<()>>,
+    sender: Sender<(QuestionId, io::Result<bool>)>,
+    answers: Receiver<(QuestionId, io::Result<bool>)>,
+    /// Something is written here for each answer.
+    wake: Option<UnixStream>,
+}
+
+impl Default for Questions {
+    fn default() -> Self {
+        let (sender, answers) = channel();
+        Self {
+            last: 0,
+            threads: Vec::new(),
+            sender,
+            answers,
+            wake: None,
+        }
+    }
+}
+
+impl Questions {
+    /// Asks in a thread.
+    fn ask(&mut self, ask: impl FnOnce() -> io::Result<bool> + Send + 'static) -> QuestionId {
+        self.last += 1;
+        let id = self.last;
+        let sender = self.sender.clone();
+        let wake = self.wake.as_ref().and_then(|wake| wake.try_clone().ok());
+        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.push(thread::spawn(move || {
+            // Nobody listens if luod ends.
+            let _ = sender.send((id, ask()));
+            // It can be full, which wakes as well.
+            let _ = wake.map(|wake| (&wake).write(b"a"));
+        }));
+        id
+    }
+
+    /// Answers a question at once.
+    fn answer(&mut self, answer: io::Result<bool>) -> QuestionId {
+        self.last += 1;
+        // The other end is ours, too.
+        let _ = self.sender.send((self.last, answer));
+        self.last
+    }
 }
 
 /// What a clock says, in microseconds.
@@ -70,12 +132,24 @@ impl System {
         Self {
             device: DEVICE_PATH.into(),
             kexec,
-            manager,
+            manager: manager.map(Arc::new),
             started: now(),
             state,
             kept,
             sync: None,
+            cgroup: "/proc/self/cgroup".into(),
+            questions: Questions::default(),
         }
+    }
+
+    /// Writes something to `wake` when the service manager has answered.
+    pub fn wake_by(&mut self, wake: UnixStream) {
+        self.questions.wake = Some(wake);
+    }
+
+    /// Reads in this file, instead of `/proc/self/cgroup`, which service of systemd this is.
+    pub fn set_cgroup(&mut self, file: PathBuf) {
+        self.cgroup = file;
     }
 
     /// Starts the next kernel in the way that the configuration says.
@@ -98,10 +172,28 @@ impl System {
     }
 
     fn tell(&self, what: &str, tell: impl FnOnce(&Manager) -> io::Result<()>) {
-        if let Some(Err(error)) = self.manager.as_ref().map(tell) {
+        if let Some(Err(error)) = self.manager.as_deref().map(tell) {
             tracing::error!("cannot tell the service manager {what:?}: {error}");
         }
     }
+}
+
+/// Whether systemd is on its way to the next kernel.
+fn kexec_under_way() -> io::Result<bool> {
+    // The number of the job by which it is started, if there is one.
+    let job = systemctl(&["show", "--property=Job", "--value", "kexec.target"])?;
+    Ok(!matches!(job.trim(), "" | "0"))
+}
+
+/// Waits until systemd has everything that it was given to keep.
+fn settle(manager: Option<&Manager>) -> io::Result<()> {
+    let Some(manager) = manager else {
+        return Err(io::Error::other(
+            "systemctl kexec would end all sessions: luod has to run as a service with \
+             Type=notify and a file descriptor store",
+        ));
+    };
+    manager.barrier()
 }
 
 impl World for System {
@@ -149,43 +241,50 @@ impl World for System {
         (!against.is_empty()).then(|| against.join("; "))
     }
 
-    fn kexec(&mut self) -> io::Result<()> {
-        if self.by_systemctl() {
-            // It shuts everything down first.
-            self.settle()?;
-            return systemctl(&["kexec", "--no-block"]).map(drop);
+    fn ask(&mut self, question: Question) -> QuestionId {
+        let manager = self.manager.clone();
+        let by_systemctl = self.by_systemctl();
+        let questions = &mut self.questions;
+        match question {
+            Question::IsKept { handover: false } if !by_systemctl => questions.answer(Ok(true)),
+            Question::IsKept { .. } => {
+                let (kept, cgroup) = (self.kept.len(), self.cgroup.clone());
+                questions.ask(move || {
+                    // It has to have read what it is asked about.
+                    settle(manager.as_deref())?;
+                    manager::Store::ask(&cgroup)?.check(kept)?;
+                    Ok(true)
+                })
+            }
+            Question::KexecUnderWay if !is_systemd() => questions.answer(Ok(false)),
+            Question::KexecUnderWay => questions.ask(kexec_under_way),
+            Question::Settle => questions.ask(move || settle(manager.as_deref()).map(|()| true)),
+            Question::Kexec if by_systemctl => questions.ask(move || {
+                // It shuts everything down first.
+                settle(manager.as_deref())?;
+                systemctl(&["kexec", "--no-block"])?;
+                Ok(true)
+            }),
+            Question::Kexec => {
+                // Clients are paused: what they had to write out is their own affair, the rest is
+                // done. Nothing else is to happen at this time.
+                let done = rustix::system::reboot(RebootCommand::Kexec);
+                let done = done.map_err(io::Error::from);
+                let done = done.and(Err(io::Error::other("the kernel did not do it")));
+                questions.answer(done)
+            }
         }
-        // Clients are paused: what they had to write out is their own affair, the rest is done.
-        rustix::system::reboot(RebootCommand::Kexec)?;
-        Err(io::Error::other("the kernel did not do it"))
     }
 
-    fn kexec_under_way(&self) -> io::Result<bool> {
-        if !is_systemd() {
-            return Ok(false);
-        }
-        // The number of the job by which it is started, if there is one.
-        let job = systemctl(&["show", "--property=Job", "--value", "kexec.target"])?;
-        Ok(!matches!(job.trim(), "" | "0"))
+    fn answer(&mut self) -> Option<(QuestionId, io::Result<bool>)> {
+        self.questions.answers.try_recv().ok()
     }
 
-    fn settle(&self) -> io::Result<()> {
-        let Some(manager) = &self.manager else {
-            return Err(io::Error::other(
-                "systemctl kexec would end all sessions: luod has to run as a service with \
-                 Type=notify and a file descriptor store",
-            ));
-        };
-        manager.barrier()
-    }
-
-    fn is_kept(&mut self, handover: bool) -> io::Result<()> {
-        if !handover && !self.by_systemctl() {
-            return Ok(());
+    fn wait_for_answers(&mut self) {
+        for thread in self.questions.threads.drain(..) {
+            // The answer is an error, or missing, if it has panicked.
+            let _ = thread.join();
         }
-        // It has to have read what it is asked about.
-        self.settle()?;
-        manager::Store::ask()?.check(self.kept.len())
     }
 
     fn start_sync(&mut self) -> io::Result<bool> {

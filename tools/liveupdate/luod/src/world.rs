@@ -6,6 +6,29 @@ use liveupdate::Device;
 use luod_protocol::Stamp;
 use std::{io, os::fd::BorrowedFd};
 
+/// What luod asks of the service manager, which can take long to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether it keeps everything that it was given by [`World::keep`], and gives it to the next
+    /// kernel. Nothing depends on it if luod starts the next kernel itself, by the system call,
+    /// unless the service manager is on its way (`handover`). The error is a sentence that says
+    /// what would be lost, and what to do.
+    IsKept {
+        /// Whether the service manager is on its way to the next kernel.
+        handover: bool,
+    },
+    /// Whether it is on its way to the next kernel.
+    KexecUnderWay,
+    /// To read everything that it was given by [`World::keep`].
+    Settle,
+    /// To start the next kernel, if luod does not do that itself. That it is done means that
+    /// somebody else is going to do it.
+    Kexec,
+}
+
+/// Tells a question from those before it.
+pub type QuestionId = u64;
+
 /// The outside world, as far as it concerns the decisions of luod.
 pub trait World {
     /// What time it is.
@@ -36,35 +59,14 @@ pub trait World {
     /// Why the loaded kernel cannot take over what is preserved now, if that is known.
     fn objection(&self) -> Option<String>;
 
-    /// Starts the next kernel. Returns if that failed, or if somebody else is going to do it.
-    ///
-    /// # Errors
-    ///
-    /// Why the next kernel is not started.
-    fn kexec(&mut self) -> io::Result<()>;
+    /// Asks the service manager something, without waiting for the answer.
+    fn ask(&mut self, question: Question) -> QuestionId;
 
-    /// Whether the service manager is on its way to the next kernel.
-    ///
-    /// # Errors
-    ///
-    /// If it does not tell.
-    fn kexec_under_way(&self) -> io::Result<bool>;
+    /// Returns an answer that has come. The time for each of them is limited.
+    fn answer(&mut self) -> Option<(QuestionId, io::Result<bool>)>;
 
-    /// Waits until the service manager has everything that it was given by [`Self::keep`].
-    ///
-    /// # Errors
-    ///
-    /// If there is none, or if it does not read what it is sent.
-    fn settle(&self) -> io::Result<()>;
-
-    /// Finds out whether the service manager keeps everything that it was given by [`Self::keep`],
-    /// and gives it to the next kernel. Nothing depends on it if luod starts the next kernel
-    /// itself, by the system call, unless the service manager is on its way (`handover`).
-    ///
-    /// # Errors
-    ///
-    /// A sentence that says what would be lost, and what to do.
-    fn is_kept(&mut self, handover: bool) -> io::Result<()>;
+    /// Waits until all answers are there.
+    fn wait_for_answers(&mut self);
 
     /// Begins to write out all file systems, where nobody else does that before the next kernel
     /// starts. False if there is nothing to wait for.

@@ -2,14 +2,16 @@
 
 //! An update, until the next kernel starts.
 
+mod checks;
 mod handover;
 
-use super::{give, Answer, ConnId, Machine, Output, Part, Refusal, Subscription, Witness};
+use super::{give, Answer, ConnId, Machine, Output, Part, Refusal, Witness};
 use crate::{
     audit,
     registry::{self, Entry, Lost, Registry},
-    world::World,
+    world::{QuestionId, World},
 };
+use checks::SYNC_MAX_US;
 use liveupdate::{errno, Device, OutgoingSession};
 use luod_protocol::{
     Direction, ErrorCode, Event, Mark, MarkName, Outcome, Phase, Report, SessionName,
@@ -21,12 +23,6 @@ use std::{collections::BTreeSet, io, os::fd::AsFd, time::Duration};
 /// How long to wait until something that was busy is tried again, in microseconds.
 const RETRY_US: u64 = 50_000;
 
-/// How long to wait until it is looked whether file systems are written out, in microseconds.
-const SYNC_TICK_US: u64 = 20_000;
-
-/// How long that may take, in microseconds.
-const SYNC_MAX_US: u64 = 60_000_000;
-
 /// How far an update is.
 #[derive(Debug)]
 enum Step {
@@ -34,10 +30,25 @@ enum Step {
     Syncing { until: u64, retry: u64 },
     /// Clients preserve their files. `retry` is when making sessions is tried again.
     Preserving { retry: Option<u64> },
+    /// All are ready, and the service manager is asked whether it keeps everything.
+    Checking(QuestionId),
     /// Everything is preserved.
     Frozen,
-    /// Somebody else starts the next kernel, until some time.
-    Jump { until: Option<u64> },
+    /// The next kernel is started.
+    Jump(Jump),
+}
+
+/// How the next kernel is started.
+#[derive(Debug)]
+enum Jump {
+    /// Everybody is being told.
+    Announced,
+    /// The service manager is asked to do it, or to read everything before it does it.
+    Asked(QuestionId),
+    /// Somebody else does it, until some time.
+    Waits { until: u64 },
+    /// That time has passed; the service manager is asked whether it is on its way.
+    IsLate(QuestionId),
 }
 
 /// An update that is under way.
@@ -76,18 +87,26 @@ impl Default for Step {
 impl Update {
     pub(super) fn phase(&self) -> Phase {
         match self.step {
-            Step::Syncing { .. } | Step::Preserving { .. } => Phase::Preserving,
+            Step::Syncing { .. } | Step::Preserving { .. } | Step::Checking(_) => Phase::Preserving,
             Step::Frozen => Phase::Frozen,
-            Step::Jump { .. } => Phase::Jump,
+            Step::Jump(_) => Phase::Jump,
         }
+    }
+
+    /// Whether it waits for an answer of the service manager.
+    pub(super) fn asks(&self) -> bool {
+        matches!(
+            self.step,
+            Step::Checking(_) | Step::Jump(Jump::Asked(_) | Jump::IsLate(_))
+        )
     }
 
     pub(super) fn next_tick(&self) -> Option<u64> {
         let step = match self.step {
             Step::Syncing { retry, .. } => Some(retry),
             Step::Preserving { retry } => retry,
-            Step::Jump { until } => until,
-            Step::Frozen => None,
+            Step::Jump(Jump::Waits { until }) => Some(until),
+            Step::Checking(_) | Step::Frozen | Step::Jump(_) => None,
         };
         step.into_iter().chain(self.deadline).min()
     }
@@ -192,33 +211,6 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Goes on if file systems are written out, or if that takes too long.
-    fn wait_for_sync(&mut self) {
-        let now = self.world.now().monotonic_us;
-        let Some(update) = &mut self.update else {
-            return;
-        };
-        let Step::Syncing { until, retry } = &mut update.step else {
-            return;
-        };
-        match self.world.is_synced() {
-            Ok(true) => {}
-            Ok(false) if now < *until => {
-                *retry = now.saturating_add(SYNC_TICK_US);
-                return;
-            }
-            Ok(false) if !update.force => {
-                return self.abort(
-                    "the file systems could not be written out in time; \
-                     see what is wrong with the disks, or use --force",
-                );
-            }
-            Ok(false) => tracing::error!("goes on, though file systems are not written out"),
-            Err(error) => tracing::warn!("file systems are not written out: {error}"),
-        }
-        self.ask_all();
-    }
-
     fn mark(&mut self, name: MarkName) {
         let stamp = self.world.now();
         if let Some(update) = &mut self.update {
@@ -232,6 +224,27 @@ impl<W: World> Machine<W> {
 
     /// Does whatever can be done now.
     pub(super) fn go_on(&mut self) {
+        self.step();
+        while let Some((id, answer)) = self.world.answer() {
+            self.answered(id, answer);
+            self.step();
+        }
+    }
+
+    /// The service manager has answered. Nobody waits for it any more if the update has ended.
+    fn answered(&mut self, id: QuestionId, answer: io::Result<bool>) {
+        if self.handover_asked == Some(id) {
+            return self.handover_is_known(&answer);
+        }
+        match self.update.as_ref().map(|update| &update.step) {
+            Some(Step::Checking(asked)) if *asked == id => self.checked(answer),
+            Some(Step::Jump(Jump::Asked(asked))) if *asked == id => self.jumps(answer),
+            Some(Step::Jump(Jump::IsLate(asked))) if *asked == id => self.is_late(answer),
+            _ => {}
+        }
+    }
+
+    fn step(&mut self) {
         if std::mem::take(&mut self.phase_changed) {
             self.announce_phase();
         }
@@ -251,11 +264,9 @@ impl<W: World> Machine<W> {
                 if retry.is_some_and(|retry| retry <= now) {
                     self.make_sessions();
                 }
-                self.freeze_if_ready();
+                self.check_if_ready();
             }
-            Some(Step::Jump { until: Some(until) }) if *until <= now => {
-                self.jump_is_late();
-            }
+            Some(Step::Jump(Jump::Waits { until })) if *until <= now => self.jump_is_late(),
             _ => {}
         }
     }
@@ -495,6 +506,8 @@ impl<W: World> Machine<W> {
                 client,
                 error: why.to_owned(),
             });
+            // What is kept is not what was asked for.
+            update.check_again();
         }
         if let Some(conn) = conn {
             let event = Event::Cancelled {
@@ -507,35 +520,9 @@ impl<W: World> Machine<W> {
         self.announce_change(name, Direction::Outgoing);
     }
 
-    fn freeze_if_ready(&mut self) {
-        let Some(update) = &mut self.update else {
-            return;
-        };
-        let is_ready = |s: &Subscription| matches!(s.part, Part::Ready { .. } | Part::Dropped);
-        let started = update.internal.is_some() || update.without_registry;
-        if !started || !update.late.all(&self.subscriptions, is_ready) {
-            return;
-        }
-        self.mark(MarkName::Ready);
-        let loaded = self.world.image_loaded() != Some(false);
-        // Only now it is known what will be handed over.
-        let objection = self.world.objection().filter(|_| loaded);
-        if let Some(why) = objection {
-            if !self.update.as_ref().is_some_and(|update| update.force) {
-                return self.abort(&format!("the loaded kernel would lose data: {why}"));
-            }
-            tracing::error!(
-                update = self.number,
-                "goes on, though data will be lost: {why}"
-            );
-        }
+    /// Writes the registry, tells everybody, and jumps.
+    fn freeze_and_jump(&mut self) {
         let handover = self.update.as_ref().is_some_and(|update| update.handover);
-        if let Err(error) = self.world.is_kept(handover) {
-            if !self.update.as_ref().is_some_and(|update| update.force) {
-                return self.abort(&error.to_string());
-            }
-            tracing::error!(update = self.number, "sessions may be lost: {error}");
-        }
         if let Err(error) = self.freeze() {
             if !handover {
                 return self.abort(&format!("cannot preserve the registry: {error}"));
@@ -556,7 +543,7 @@ impl<W: World> Machine<W> {
             );
         }
         self.announce_phase();
-        if !loaded {
+        if self.world.image_loaded() == Some(false) {
             return self.abort("no kernel is loaded any more; load one with luoctl load");
         }
         self.discard_unfinished();
@@ -570,7 +557,7 @@ impl<W: World> Machine<W> {
             self.send(conn, None, Event::Frozen { id, update }, None);
         }
         if let Some(update) = &mut self.update {
-            update.step = Step::Jump { until: None };
+            update.step = Step::Jump(Jump::Announced);
         }
         self.announce_phase();
         self.outputs.push_back(Output::Jump);

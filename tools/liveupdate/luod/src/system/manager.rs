@@ -80,13 +80,13 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Asks systemd.
+    /// Asks systemd; `cgroup` is the file of the kernel that says which service this is.
     ///
     /// # Errors
     ///
     /// If this is not a service, or systemd does not answer.
-    pub(super) fn ask() -> io::Result<Self> {
-        let cgroup = fs::read_to_string("/proc/self/cgroup")?;
+    pub(super) fn ask(cgroup: &Path) -> io::Result<Self> {
+        let cgroup = fs::read_to_string(cgroup)?;
         let unit = unit_of(&cgroup).ok_or_else(|| {
             io::Error::other("luod is not a service of systemd, which keeps nothing then")
         })?;

@@ -261,6 +261,38 @@ fn no_device_in_a_handover() {
     drop(device);
 }
 
+/// luod goes on with everything else while the service manager does not answer.
+#[test]
+fn the_manager_does_not_answer() {
+    let (mut luod, unit) = luod_and_unit();
+    let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+    luod.world.state().manager_hangs = true;
+    luod.shut_down(unit);
+    let second = luod.connect();
+    luod.send(second, r#"{"cmd":"HANDOVER"}"#);
+    luod.pass(ms(10_000));
+    luod.nothing(unit);
+    assert_eq!(luod.machine.phase(), Phase::Idle);
+    assert!(luod.machine.next_tick().is_some());
+    luod.world.state().manager_hangs = false;
+    luod.pass(ms(20));
+    for conn in [unit, second] {
+        assert!(matches!(luod.next(conn).0, Event::Ok { .. }));
+    }
+    // All are ready; that is as far as it gets until there is an answer, or luod is stopped.
+    luod.world.state().manager_hangs = true;
+    drop(luod.preserve(a, "a"));
+    drop(luod.preserve(b, "b"));
+    luod.pass(ms(10_000));
+    assert_eq!(luod.last_phase(unit), Some(Phase::Preserving));
+    luod.machine.stop();
+    luod.pump();
+    assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+    let mut luod = luod.next_kernel_by_manager();
+    luod.restore("a");
+    luod.restore("b");
+}
+
 #[test]
 fn luod_is_stopped_in_a_handover() {
     let (mut luod, unit) = luod_and_unit();

@@ -128,6 +128,52 @@ fn file_systems_that_take_too_long() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
+/// The service manager is asked, and something happens before it answers.
+#[test]
+fn while_the_manager_is_asked() {
+    let checking = |options: &str| {
+        let mut luod = Luod::new();
+        let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+        luod.world.state().manager_hangs = true;
+        luod.world.state().not_kept = Some("systemd keeps nothing".into());
+        let operator = luod.update(options);
+        drop((luod.preserve(a, "a"), luod.preserve(b, "b")));
+        assert_eq!(luod.machine.phase(), Phase::Preserving);
+        (luod, b, operator)
+    };
+    // It is aborted: the answer is not that of the next update.
+    let (mut luod, b, operator) = checking("");
+    luod.send(operator, r#"{"cmd":"ABORT"}"#);
+    luod.inboxes.clear();
+    luod.is_as_before();
+    luod.update("");
+    luod.world.state().not_kept = None;
+    luod.world.state().manager_hangs = false;
+    luod.preserve(b, "b");
+    let a = luod.inboxes.keys().copied().find(|conn| *conn != b);
+    luod.preserve(a.unwrap(), "a");
+    assert_eq!(luod.world.state().kexecs, 1);
+    // A client refuses.
+    let (mut luod, b, operator) = checking("");
+    luod.send(b, r#"{"cmd":"REFUSE","id":"b"}"#);
+    assert_eq!(luod.result(operator).outcome, Outcome::Aborted);
+    luod.is_as_before();
+    // It goes on without that one, which is not kept any more: it is asked once more.
+    let (mut luod, b, _) = checking(r#","force":true"#);
+    luod.send(b, r#"{"cmd":"REFUSE","id":"b"}"#);
+    luod.world.state().manager_hangs = false;
+    luod.pass(ms(20));
+    assert_eq!(luod.world.state().kexecs, 1);
+    let luod = luod.next_kernel();
+    assert_eq!(luod.world.kernel.incoming(), ["a", "luod-internal"]);
+    // luod is stopped, with nobody else to start the next kernel.
+    let (mut luod, _, operator) = checking("");
+    luod.machine.stop();
+    luod.pump();
+    assert_eq!(luod.result(operator).outcome, Outcome::Aborted);
+    luod.is_as_before();
+}
+
 /// What systemd does not keep is not risked.
 #[test]
 fn the_manager_keeps_less() {

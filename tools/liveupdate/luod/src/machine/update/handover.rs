@@ -2,23 +2,64 @@
 
 //! Who starts the next kernel: luod, or a service manager that was asked by somebody else.
 
-use super::{Step, Update};
+use super::{Jump, Step, Update};
 use crate::{
-    audit,
+    audit::{self, Asked},
     machine::{Answer, ConnId, Machine, Refusal},
-    world::World,
+    world::{Question, World},
 };
-use luod_protocol::{ErrorCode, Event, Phase};
+use luod_protocol::{ErrorCode, Event, Phase, Request};
+use std::io;
 
 impl<W: World> Machine<W> {
-    /// Somebody wants everything to be preserved, if there is reason to.
-    pub(in crate::machine) fn handover(&mut self, conn: ConnId) -> Result<Answer, Refusal> {
+    /// Somebody wants everything to be preserved, if there is reason to: the service manager knows.
+    pub(in crate::machine) fn handover(&mut self, conn: ConnId, seq: Option<u64>) -> Answer {
         let (phase, update) = (self.phase(), self.number);
         if phase == Phase::Jump {
             // It is.
+            return Answer::Event(Event::Phase { phase, update }, None);
+        }
+        self.handovers.push((conn, seq));
+        if self.handover_asked.is_none() {
+            self.handover_asked = Some(self.world.ask(Question::KexecUnderWay));
+        }
+        Answer::Sent
+    }
+
+    /// The service manager has said whether it is on its way.
+    pub(super) fn handover_is_known(&mut self, answer: &io::Result<bool>) {
+        self.handover_asked = None;
+        for (conn, seq) in std::mem::take(&mut self.handovers) {
+            let request = Request::Handover;
+            match self.begin_handover(conn, answer) {
+                Ok(answer) => {
+                    if let Some(asked) = Asked::of(&request) {
+                        asked.log(self.who(conn), self.number);
+                    }
+                    let cmd = request.command().to_owned();
+                    let event = match answer {
+                        Answer::Event(event, _) => event,
+                        Answer::Done | Answer::Sent => Event::Ok { cmd, id: None },
+                    };
+                    self.send(conn, seq, event, None);
+                }
+                Err(refusal) => {
+                    self.refuse(conn, seq, Some((request.command(), None)), refusal);
+                }
+            }
+        }
+    }
+
+    fn begin_handover(
+        &mut self,
+        conn: ConnId,
+        under_way: &io::Result<bool>,
+    ) -> Result<Answer, Refusal> {
+        let (phase, update) = (self.phase(), self.number);
+        if phase == Phase::Jump {
             return Ok(Answer::Event(Event::Phase { phase, update }, None));
         }
-        match self.world.kexec_under_way() {
+        match under_way {
             Ok(true) => {}
             Ok(false) => {
                 return Err(Refusal::new(
@@ -42,6 +83,7 @@ impl<W: World> Machine<W> {
                 update.handover = true;
                 // It has the time that one has that begins now.
                 update.failing_since = None;
+                update.check_again();
                 self.ask_all();
             }
             None if self.world.image_loaded() == Some(false) => {
@@ -65,33 +107,31 @@ impl<W: World> Machine<W> {
 
     /// Starts the next kernel, after everybody was told.
     pub fn jump(&mut self) {
-        let Some(Update {
-            step: Step::Jump { until: None },
-            handover,
-            ..
-        }) = self.update
-        else {
+        let Some(update) = &mut self.update else {
             return;
         };
-        let update = self.number;
-        if handover {
-            tracing::info!(
-                message_id = audit::JUMP,
-                update,
-                "the service manager starts the next kernel"
-            );
-            if let Err(error) = self.world.settle() {
-                tracing::error!(update, "sessions may be lost: {error}");
-            }
-        } else {
-            tracing::info!(
-                message_id = audit::JUMP,
-                update,
-                "the next kernel is started"
-            );
-            if let Err(error) = self.world.kexec() {
+        if !matches!(update.step, Step::Jump(Jump::Announced)) {
+            return;
+        }
+        let (what, question) = match update.handover {
+            true => (
+                "the service manager starts the next kernel",
+                Question::Settle,
+            ),
+            false => ("the next kernel is started", Question::Kexec),
+        };
+        tracing::info!(message_id = audit::JUMP, update = self.number, "{what}");
+        update.step = Step::Jump(Jump::Asked(self.world.ask(question)));
+        self.go_on();
+    }
+
+    /// The service manager has been asked to start the next kernel, or has read everything.
+    pub(super) fn jumps(&mut self, answer: io::Result<bool>) {
+        if let Err(error) = answer {
+            if !self.update.as_ref().is_some_and(Update::is_handover) {
                 return self.abort(&format!("cannot start the next kernel: {error}"));
             }
+            tracing::error!(update = self.number, "sessions may be lost: {error}");
         }
         self.wait_for_jump();
     }
@@ -101,16 +141,24 @@ impl<W: World> Machine<W> {
         let timeout = self.config.jump_timeout.as_micros() as u64;
         let until = self.world.now().monotonic_us.saturating_add(timeout);
         if let Some(update) = &mut self.update {
-            update.step = Step::Jump { until: Some(until) };
+            update.step = Step::Jump(Jump::Waits { until });
         }
     }
 
     /// The next kernel should have been started by now.
     pub(super) fn jump_is_late(&mut self) {
+        let id = self.world.ask(Question::KexecUnderWay);
+        if let Some(update) = &mut self.update {
+            update.step = Step::Jump(Jump::IsLate(id));
+        }
+    }
+
+    /// The service manager has said whether it is still on its way.
+    pub(super) fn is_late(&mut self, answer: io::Result<bool>) {
         // Services can take long to stop. If that cannot be found out, and the service manager was
         // on its way, it is not known to be over.
         let handover = self.update.as_ref().is_some_and(Update::is_handover);
-        if self.world.kexec_under_way().unwrap_or(handover) {
+        if answer.unwrap_or(handover) {
             return self.wait_for_jump();
         }
         self.abort("nobody has started the next kernel in time");
@@ -118,14 +166,12 @@ impl<W: World> Machine<W> {
 
     /// luod is about to exit. An update is aborted, unless the service manager does the rest.
     pub fn stop(&mut self) {
-        let jumps = matches!(
-            self.update,
-            Some(Update {
-                step: Step::Jump { until: Some(_) },
-                ..
-            })
-        );
-        if self.update.is_none() || jumps {
+        let step = self.update.as_ref().map(|update| &update.step);
+        let jumps = match step {
+            Some(Step::Jump(how)) => !matches!(how, Jump::Announced),
+            _ => false,
+        };
+        if step.is_none() || jumps {
             return;
         }
         if !self.update.as_ref().is_some_and(Update::is_handover) {
@@ -139,6 +185,11 @@ impl<W: World> Machine<W> {
         let late = late.into_iter().map(|name| (name, why.to_owned()));
         self.failures.extend(late);
         self.go_on();
+        // There is no time to hear whether systemd keeps everything, which would only be logged.
+        let step = self.update.as_ref().map(|update| &update.step);
+        if matches!(step, Some(Step::Checking(_))) {
+            self.freeze_and_jump();
+        }
     }
 }
 

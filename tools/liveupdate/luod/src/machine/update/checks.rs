@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What has to be good before clients are asked, and before the jump.
+
+use super::{Step, Update};
+use crate::{
+    machine::{Machine, Part, Subscription},
+    world::{Question, World},
+};
+use luod_protocol::MarkName;
+use std::io;
+
+/// How long to wait until it is looked whether file systems are written out, in microseconds.
+const SYNC_TICK_US: u64 = 20_000;
+
+/// How long that may take, in microseconds.
+pub(super) const SYNC_MAX_US: u64 = 60_000_000;
+
+impl Update {
+    /// What the service manager keeps has changed since it was asked.
+    pub(super) fn check_again(&mut self) {
+        if matches!(self.step, Step::Checking(_)) {
+            self.step = Step::Preserving { retry: None };
+        }
+    }
+}
+
+impl<W: World> Machine<W> {
+    /// Goes on if file systems are written out, or if that takes too long.
+    pub(super) fn wait_for_sync(&mut self) {
+        let now = self.world.now().monotonic_us;
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        let Step::Syncing { until, retry } = &mut update.step else {
+            return;
+        };
+        match self.world.is_synced() {
+            Ok(true) => {}
+            Ok(false) if now < *until => {
+                *retry = now.saturating_add(SYNC_TICK_US);
+                return;
+            }
+            Ok(false) if !update.force => {
+                return self.abort(
+                    "the file systems could not be written out in time; \
+                     see what is wrong with the disks, or use --force",
+                );
+            }
+            Ok(false) => tracing::error!("goes on, though file systems are not written out"),
+            Err(error) => tracing::warn!("file systems are not written out: {error}"),
+        }
+        self.ask_all();
+    }
+
+    /// If all clients are ready, looks whether the jump would lose something.
+    pub(super) fn check_if_ready(&mut self) {
+        let Some(update) = &mut self.update else {
+            return;
+        };
+        let is_ready = |s: &Subscription| matches!(s.part, Part::Ready { .. } | Part::Dropped);
+        let started = update.internal.is_some() || update.without_registry;
+        if !started || !update.late.all(&self.subscriptions, is_ready) {
+            return;
+        }
+        update.marks.retain(|mark| mark.name != MarkName::Ready);
+        let (force, handover) = (update.force, update.handover);
+        self.mark(MarkName::Ready);
+        let loaded = self.world.image_loaded() != Some(false);
+        // Only now it is known what will be handed over.
+        let objection = self.world.objection().filter(|_| loaded);
+        if let Some(why) = objection {
+            if !force {
+                return self.abort(&format!("the loaded kernel would lose data: {why}"));
+            }
+            tracing::error!(
+                update = self.number,
+                "goes on, though data will be lost: {why}"
+            );
+        }
+        let id = self.world.ask(Question::IsKept { handover });
+        if let Some(update) = &mut self.update {
+            update.step = Step::Checking(id);
+        }
+    }
+
+    /// The service manager has said whether it keeps everything.
+    pub(super) fn checked(&mut self, answer: io::Result<bool>) {
+        if let Err(error) = answer {
+            if !self.update.as_ref().is_some_and(|update| update.force) {
+                return self.abort(&error.to_string());
+            }
+            tracing::error!(update = self.number, "sessions may be lost: {error}");
+        }
+        self.freeze_and_jump();
+    }
+}
