@@ -9,6 +9,25 @@ pub(super) fn updated(names: &[&str]) -> Luod {
     update_on(Luod::new(), names)
 }
 
+/// The same, with or without a service manager that keeps sessions and starts the next kernel.
+fn updated_with(with_store: bool, names: &[&str]) -> Luod {
+    let luod = Luod::new();
+    luod.world.state().store = with_store.then(BTreeMap::new);
+    luod.world.state().by_manager = with_store;
+    update_on(luod, names)
+}
+
+impl Luod {
+    /// A client that claims a session.
+    #[track_caller]
+    fn claim(&mut self, name: &str) -> (ConnId, IncomingSession) {
+        let conn = self.connect();
+        self.send(conn, &format!(r#"{{"cmd":"CLAIM","id":"{name}"}}"#));
+        let session = self.claimed(conn, name);
+        (conn, session)
+    }
+}
+
 pub(super) fn update_on(mut luod: Luod, names: &[&str]) -> Luod {
     let conns: Vec<ConnId> = names.iter().map(|name| luod.subscriber(name)).collect();
     let kexecs = luod.world.state().kexecs;
@@ -217,14 +236,9 @@ fn what_stays_open_after_an_abort_is_not_kept() {
 #[test]
 fn killed_while_sessions_are_claimed() {
     for with_store in [false, true] {
-        let luod = Luod::new();
-        luod.world.state().store = with_store.then(BTreeMap::new);
-        luod.world.state().by_manager = with_store;
-        let mut luod = update_on(luod, &["a", "b", "c"]);
+        let mut luod = updated_with(with_store, &["a", "b", "c"]);
         luod.restore("a");
-        let b = luod.connect();
-        luod.send(b, r#"{"cmd":"CLAIM","id":"b"}"#);
-        let held = luod.claimed(b, "b");
+        let (_, held) = luod.claim("b");
         let mut luod = luod.next_kernel();
         let here = if with_store {
             SessionState::Unclaimed
@@ -257,9 +271,7 @@ fn killed_while_sessions_are_claimed() {
 #[test]
 fn finished_behind_our_back() {
     let mut luod = updated(&["a"]);
-    let a = luod.connect();
-    luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
-    let session = luod.claimed(a, "a");
+    let (_, session) = luod.claim("a");
     let mut luod = luod.next_kernel();
     assert_eq!(luod.states()[0].1, SessionState::Elsewhere);
     session.finish().unwrap();
@@ -344,13 +356,9 @@ fn unfinished_sessions_survive_an_abort() {
 #[test]
 fn a_client_finishes_and_dies() {
     for with_store in [false, true] {
-        let luod = Luod::new();
-        luod.world.state().store = with_store.then(BTreeMap::new);
-        luod.world.state().by_manager = with_store;
-        let mut luod = update_on(luod, &["a", "b"]);
-        let a = luod.connect();
-        luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
-        luod.claimed(a, "a").finish().unwrap();
+        let mut luod = updated_with(with_store, &["a", "b"]);
+        let (a, session) = luod.claim("a");
+        session.finish().unwrap();
         luod.leave(a);
         assert_eq!(luod.states()[0].1, SessionState::Finished);
         let again = luod.connect();
@@ -366,9 +374,8 @@ fn a_client_finishes_and_dies() {
 #[test]
 fn a_client_finishes_and_dies_while_the_device_is_busy() {
     let mut luod = updated(&["a"]);
-    let a = luod.connect();
-    luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
-    luod.claimed(a, "a").finish().unwrap();
+    let (a, session) = luod.claim("a");
+    session.finish().unwrap();
     let device = luod.world.kernel.open().unwrap();
     luod.leave(a);
     let again = luod.connect();
@@ -387,13 +394,8 @@ fn a_client_finishes_and_dies_while_the_device_is_busy() {
 #[test]
 fn finished_is_said_again() {
     for with_store in [false, true] {
-        let luod = Luod::new();
-        luod.world.state().store = with_store.then(BTreeMap::new);
-        luod.world.state().by_manager = with_store;
-        let mut luod = update_on(luod, &["a", "b"]);
-        let a = luod.connect();
-        luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
-        let session = luod.claimed(a, "a");
+        let mut luod = updated_with(with_store, &["a", "b"]);
+        let (_, session) = luod.claim("a");
         let mut luod = luod.next_kernel();
         let a = luod.connect();
         // It is not true yet.
@@ -416,13 +418,8 @@ fn finished_is_said_again() {
 #[test]
 fn finished_while_luod_was_not_there() {
     for with_store in [false, true] {
-        let luod = Luod::new();
-        luod.world.state().store = with_store.then(BTreeMap::new);
-        luod.world.state().by_manager = with_store;
-        let mut luod = update_on(luod, &["a"]);
-        let a = luod.connect();
-        luod.send(a, r#"{"cmd":"CLAIM","id":"a"}"#);
-        let session = luod.claimed(a, "a");
+        let mut luod = updated_with(with_store, &["a"]);
+        let (_, session) = luod.claim("a");
         if with_store {
             session.finish().unwrap();
             luod = luod.next_kernel();

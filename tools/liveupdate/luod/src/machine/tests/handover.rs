@@ -293,6 +293,26 @@ fn the_manager_does_not_answer() {
     luod.restore("b");
 }
 
+/// The session for the registry is not to be had, those of clients are: they go, and come back.
+#[test]
+fn a_handover_without_a_registry() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    let device = luod.world.kernel.open().unwrap();
+    let other = device.create_session("luod-internal").unwrap();
+    drop(device);
+    luod.shut_down(unit);
+    drop(luod.preserve(a, "a"));
+    for _ in 0..10 {
+        luod.pass(ms(1_000));
+    }
+    assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+    drop(other);
+    let mut luod = luod.next_kernel_by_manager();
+    luod.restore("a");
+    assert!(luod.world.kernel.incoming().is_empty());
+}
+
 #[test]
 fn luod_is_stopped_in_a_handover() {
     let (mut luod, unit) = luod_and_unit();
