@@ -3,25 +3,22 @@
 //! An update, until the next kernel starts.
 
 mod checks;
+mod end;
 mod handover;
+mod sessions;
 
-use super::{give, Answer, ConnId, Machine, Output, Part, Refusal, Witness};
+use super::{Answer, ConnId, Machine, Output, Part, Refusal, Witness};
 use crate::{
     audit,
     registry::{self, Entry, Lost, Registry},
     world::{QuestionId, World},
 };
-use checks::SYNC_MAX_US;
-use liveupdate::{errno, Device, OutgoingSession};
-use luod_protocol::{
-    Direction, ErrorCode, Event, Mark, MarkName, Outcome, Phase, Report, SessionName,
-    SessionReport, SessionState,
-};
-use rustix::io::Errno;
-use std::{collections::BTreeSet, io, os::fd::AsFd, time::Duration};
+use liveupdate::OutgoingSession;
+use luod_protocol::{Direction, ErrorCode, Event, Mark, MarkName, Outcome, Phase, SessionName};
+use std::{collections::BTreeSet, io, time::Duration};
 
-/// How long to wait until something that was busy is tried again, in microseconds.
-const RETRY_US: u64 = 50_000;
+/// How long it may take to write out all file systems, in microseconds.
+const SYNC_MAX_US: u64 = 60_000_000;
 
 /// How far an update is.
 #[derive(Debug)]
@@ -110,13 +107,6 @@ impl Update {
         };
         step.into_iter().chain(self.deadline).min()
     }
-}
-
-/// Whether it may help to try it again.
-fn is_busy(error: &io::Error) -> bool {
-    let errno = errno(error).map(Errno::from_raw_os_error);
-    // A client that was slow to hear of an abort has the last session of that name open still.
-    matches!(errno, Some(Errno::BUSY | Errno::EXIST))
 }
 
 impl<W: World> Machine<W> {
@@ -310,135 +300,6 @@ impl<W: World> Machine<W> {
         self.announce_change(name, Direction::Outgoing);
     }
 
-    /// Makes the sessions that are missing, and gives them to their clients.
-    fn make_sessions(&mut self) {
-        let now = self.world.now().monotonic_us;
-        let mut again = false;
-        let device = match self.world.open() {
-            Ok(device) => device,
-            Err(error) => {
-                self.cannot_make(&error);
-                return;
-            }
-        };
-        if self.update.as_ref().is_some_and(|u| u.internal.is_none()) {
-            match device.create_session(registry::SESSION) {
-                Ok(session) => {
-                    self.world.keep(registry::SESSION, session.as_fd());
-                    if let Some(update) = &mut self.update {
-                        update.internal = Some(session);
-                    }
-                    self.mark(MarkName::Started);
-                }
-                Err(error) => {
-                    // The sessions of clients can do without.
-                    let handover = self.update.as_ref().is_some_and(|u| u.handover);
-                    if !self.cannot_make(&error) || !handover {
-                        return;
-                    }
-                    again = self.update.as_ref().is_some_and(|u| !u.without_registry);
-                }
-            }
-        }
-        if let Some(update) = &mut self.update {
-            update.failing_since = update.failing_since.filter(|_| again);
-        }
-        let missing = self.update.as_mut();
-        let missing = missing.map(|update| std::mem::take(&mut update.missing));
-        let mut failures = Vec::new();
-        let mut busy = BTreeSet::new();
-        for name in missing.unwrap_or_default() {
-            match self.make_session(&device, &name) {
-                Ok(()) => {}
-                Err(error) if is_busy(&error) => {
-                    busy.insert(name);
-                }
-                Err(error) => failures.push((name, error.to_string())),
-            }
-        }
-        again |= !busy.is_empty();
-        if let Some(update) = &mut self.update {
-            update.missing = busy;
-        }
-        self.forget_cancelled(&device);
-        drop(device);
-        self.retry_at(again.then_some(now + RETRY_US));
-        for (name, why) in failures {
-            self.failed(&name, &why);
-        }
-    }
-
-    /// Neither the device nor the session for the registry is to be had: that is tried again for a
-    /// time, which begins now. What follows is the end of the update; but a service manager that
-    /// is on its way starts the next kernel in any case, and then it is tried as long as clients
-    /// wait, and gone on without the registry. False if the update has ended.
-    fn cannot_make(&mut self, error: &io::Error) -> bool {
-        let now = self.world.now().monotonic_us;
-        let timeout = self.config.device_timeout.as_micros() as u64;
-        let mut waiting = self.subscriptions.values();
-        let waits = waiting.any(|s| s.part.deadline().is_some());
-        let Some(update) = &mut self.update else {
-            return false;
-        };
-        let since = *update.failing_since.get_or_insert(now);
-        let in_time = is_busy(error) && now < since.saturating_add(timeout);
-        if in_time || (update.handover && waits) {
-            self.retry_at(Some(now + RETRY_US));
-        } else if update.handover {
-            tracing::error!(
-                update = self.number,
-                "goes on without a registry of the sessions: {error}"
-            );
-            update.without_registry = true;
-            self.retry_at(None);
-        } else {
-            self.abort(&error.to_string());
-            return false;
-        }
-        true
-    }
-
-    fn retry_at(&mut self, retry: Option<u64>) {
-        if let Some(update) = &mut self.update {
-            update.step = Step::Preserving { retry };
-        }
-    }
-
-    /// Makes a session for a client, unless it does not take part any more.
-    fn make_session(&mut self, device: &Device, name: &SessionName) -> io::Result<()> {
-        let subscription = self.subscriptions.get(name);
-        if !subscription.is_some_and(|s| matches!(s.part, Part::Requested { .. })) {
-            return Ok(());
-        }
-        let session = device.create_session(name)?;
-        self.cancelled.remove(name);
-        let given = give(&session)?;
-        self.world.keep(name.as_str(), session.as_fd());
-        let now = self.world.now();
-        let Some(subscription) = self.subscriptions.get_mut(name) else {
-            return Ok(());
-        };
-        let Part::Requested { asked, deadline } = subscription.part else {
-            return Ok(());
-        };
-        subscription.since = now;
-        subscription.part = Part::Preserving {
-            asked,
-            deadline,
-            session,
-        };
-        let event = Event::StartPreservation {
-            id: name.clone(),
-            update: self.number,
-            deadline_ms: deadline.saturating_sub(now.monotonic_us) / 1000,
-        };
-        if let Some(conn) = subscription.conn {
-            self.send(conn, None, event, Some(given));
-        }
-        self.announce_change(name, Direction::Outgoing);
-        Ok(())
-    }
-
     /// Ends the update, or goes on without those who are late.
     pub(super) fn deadlines(&mut self) {
         let now = self.world.now().monotonic_us;
@@ -610,142 +471,5 @@ impl<W: World> Machine<W> {
             Some(session) => registry.preserve(session),
             None => Ok(()),
         }
-    }
-
-    /// Who asked for the update does not listen any more. The update goes on without.
-    pub(super) fn requester_left(&mut self, conn: ConnId) {
-        if let Some(update) = &mut self.update {
-            update.requester = update.requester.filter(|requester| *requester != conn);
-        }
-    }
-
-    /// Ends the update, and takes everything back.
-    pub(super) fn abort(&mut self, reason: &str) {
-        if self.update.as_ref().is_some_and(|update| update.handover) {
-            tracing::error!(
-                message_id = audit::ABORTED,
-                update = self.number,
-                "nothing is preserved: {reason}"
-            );
-        } else {
-            tracing::warn!(
-                message_id = audit::ABORTED,
-                update = self.number,
-                "update {} is aborted: {reason}",
-                self.number
-            );
-        }
-        self.end(Outcome::Aborted, reason);
-    }
-
-    fn end(&mut self, outcome: Outcome, reason: &str) {
-        if self.update.is_none() {
-            return;
-        }
-        self.failures.clear();
-        self.late.clear();
-        let number = self.number;
-        let now = self.world.now();
-        let mut reports = Vec::new();
-        let mut cancelled = Vec::new();
-        let mut closed = Vec::new();
-        for (name, subscription) in &mut self.subscriptions {
-            let part = std::mem::replace(&mut subscription.part, Part::None);
-            let (state, preserve_us) = match &part {
-                Part::None => continue,
-                Part::Requested { .. } => (SessionState::Requested, None),
-                Part::Preserving { .. } => (SessionState::Preserving, None),
-                Part::Ready { preserve_us, .. } => (SessionState::Ready, Some(*preserve_us)),
-                Part::Dropped => (SessionState::Dropped, None),
-            };
-            subscription.since = now;
-            reports.push(SessionReport {
-                session: name.clone(),
-                client: subscription.client.clone(),
-                state,
-                preserve_us,
-                restore_us: None,
-                blackout_us: None,
-                error: subscription.error.clone(),
-            });
-            let told = matches!(part, Part::Dropped);
-            if !matches!(part, Part::Requested { .. }) {
-                self.cancelled.insert(name.clone());
-            }
-            cancelled.push((name.clone(), subscription.conn, told));
-            // Files are taken back as soon as the client has closed the session, too.
-            closed.push(part);
-        }
-        self.world.close(Box::new(closed));
-        for (name, conn, told) in cancelled {
-            self.world.forget(name.as_str());
-            match conn {
-                Some(conn) if !told => {
-                    let event = Event::Cancelled {
-                        id: name.clone(),
-                        update: number,
-                        reason: reason.to_owned(),
-                    };
-                    self.send(conn, None, event, None);
-                    self.announce_change(&name, Direction::Outgoing);
-                }
-                Some(_) => {}
-                None => self.unsubscribed(&name),
-            }
-        }
-        self.world.forget(registry::SESSION);
-        let report = self.update.as_ref().map(|update| {
-            let marks = update.marks.iter();
-            let marks = marks.filter(|mark| mark.name != MarkName::Jump);
-            let marks: Vec<Mark> = marks.copied().collect();
-            Report {
-                update: number,
-                outcome,
-                reason: Some(reason.to_owned()),
-                from: Some(self.world.release()),
-                to: None,
-                marks: super::view::with_offsets(marks, None),
-                sessions: reports,
-                jump_us: None,
-                blackout_us: None,
-                precision_us: None,
-            }
-        });
-        if let Some(report) = report {
-            self.last = Some(report.clone());
-            self.announce(&Event::Result(report));
-            self.remember();
-        }
-        self.update = None;
-        self.announce_phase();
-    }
-
-    /// What is known of an update that is under way.
-    pub(super) fn running_report(&self) -> Option<Report> {
-        let update = self.update.as_ref()?;
-        let sessions = self.list().into_iter();
-        let sessions = sessions.filter(|info| info.direction == Direction::Outgoing);
-        Some(Report {
-            update: self.number,
-            outcome: Outcome::Running,
-            reason: None,
-            from: Some(self.world.release()),
-            to: None,
-            marks: super::view::with_offsets(update.marks.clone(), None),
-            sessions: sessions
-                .map(|info| SessionReport {
-                    session: info.session,
-                    client: info.client,
-                    state: info.state,
-                    preserve_us: None,
-                    restore_us: None,
-                    blackout_us: None,
-                    error: info.error,
-                })
-                .collect(),
-            jump_us: None,
-            blackout_us: None,
-            precision_us: None,
-        })
     }
 }

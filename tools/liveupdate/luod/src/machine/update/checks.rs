@@ -13,9 +13,6 @@ use std::io;
 /// How long to wait until it is looked whether file systems are written out, in microseconds.
 const SYNC_TICK_US: u64 = 20_000;
 
-/// How long that may take, in microseconds.
-pub(super) const SYNC_MAX_US: u64 = 60_000_000;
-
 impl Update {
     /// What the service manager keeps has changed since it was asked.
     pub(super) fn check_again(&mut self) {

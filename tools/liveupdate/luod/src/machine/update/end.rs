@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How an update ends that does not lead to the next kernel, and what is told of one.
+
+use crate::{
+    audit,
+    machine::{view::with_offsets, ConnId, Machine, Part},
+    registry,
+    world::World,
+};
+use luod_protocol::{
+    Direction, Event, Mark, MarkName, Outcome, Report, SessionReport, SessionState,
+};
+
+impl<W: World> Machine<W> {
+    /// Who asked for the update does not listen any more. The update goes on without.
+    pub(in crate::machine) fn requester_left(&mut self, conn: ConnId) {
+        if let Some(update) = &mut self.update {
+            update.requester = update.requester.filter(|requester| *requester != conn);
+        }
+    }
+
+    /// Ends the update, and takes everything back.
+    pub(in crate::machine) fn abort(&mut self, reason: &str) {
+        if self.update.as_ref().is_some_and(|update| update.handover) {
+            tracing::error!(
+                message_id = audit::ABORTED,
+                update = self.number,
+                "nothing is preserved: {reason}"
+            );
+        } else {
+            tracing::warn!(
+                message_id = audit::ABORTED,
+                update = self.number,
+                "update {} is aborted: {reason}",
+                self.number
+            );
+        }
+        self.end(Outcome::Aborted, reason);
+    }
+
+    pub(super) fn end(&mut self, outcome: Outcome, reason: &str) {
+        if self.update.is_none() {
+            return;
+        }
+        self.failures.clear();
+        self.late.clear();
+        let number = self.number;
+        let now = self.world.now();
+        let mut reports = Vec::new();
+        let mut cancelled = Vec::new();
+        let mut closed = Vec::new();
+        for (name, subscription) in &mut self.subscriptions {
+            let part = std::mem::replace(&mut subscription.part, Part::None);
+            let (state, preserve_us) = match &part {
+                Part::None => continue,
+                Part::Requested { .. } => (SessionState::Requested, None),
+                Part::Preserving { .. } => (SessionState::Preserving, None),
+                Part::Ready { preserve_us, .. } => (SessionState::Ready, Some(*preserve_us)),
+                Part::Dropped => (SessionState::Dropped, None),
+            };
+            subscription.since = now;
+            reports.push(SessionReport {
+                session: name.clone(),
+                client: subscription.client.clone(),
+                state,
+                preserve_us,
+                restore_us: None,
+                blackout_us: None,
+                error: subscription.error.clone(),
+            });
+            let told = matches!(part, Part::Dropped);
+            if !matches!(part, Part::Requested { .. }) {
+                self.cancelled.insert(name.clone());
+            }
+            cancelled.push((name.clone(), subscription.conn, told));
+            // Files are taken back as soon as the client has closed the session, too.
+            closed.push(part);
+        }
+        self.world.close(Box::new(closed));
+        for (name, conn, told) in cancelled {
+            self.world.forget(name.as_str());
+            match conn {
+                Some(conn) if !told => {
+                    let event = Event::Cancelled {
+                        id: name.clone(),
+                        update: number,
+                        reason: reason.to_owned(),
+                    };
+                    self.send(conn, None, event, None);
+                    self.announce_change(&name, Direction::Outgoing);
+                }
+                Some(_) => {}
+                None => self.unsubscribed(&name),
+            }
+        }
+        self.world.forget(registry::SESSION);
+        let report = self.update.as_ref().map(|update| {
+            let marks = update.marks.iter();
+            let marks = marks.filter(|mark| mark.name != MarkName::Jump);
+            let marks: Vec<Mark> = marks.copied().collect();
+            Report {
+                update: number,
+                outcome,
+                reason: Some(reason.to_owned()),
+                from: Some(self.world.release()),
+                to: None,
+                marks: with_offsets(marks, None),
+                sessions: reports,
+                jump_us: None,
+                blackout_us: None,
+                precision_us: None,
+            }
+        });
+        if let Some(report) = report {
+            self.last = Some(report.clone());
+            self.announce(&Event::Result(report));
+            self.remember();
+        }
+        self.update = None;
+        self.announce_phase();
+    }
+
+    /// What is known of an update that is under way.
+    pub(in crate::machine) fn running_report(&self) -> Option<Report> {
+        let update = self.update.as_ref()?;
+        let sessions = self.list().into_iter();
+        let sessions = sessions.filter(|info| info.direction == Direction::Outgoing);
+        Some(Report {
+            update: self.number,
+            outcome: Outcome::Running,
+            reason: None,
+            from: Some(self.world.release()),
+            to: None,
+            marks: with_offsets(update.marks.clone(), None),
+            sessions: sessions
+                .map(|info| SessionReport {
+                    session: info.session,
+                    client: info.client,
+                    state: info.state,
+                    preserve_us: None,
+                    restore_us: None,
+                    blackout_us: None,
+                    error: info.error,
+                })
+                .collect(),
+            jump_us: None,
+            blackout_us: None,
+            precision_us: None,
+        })
+    }
+}
