@@ -17,7 +17,7 @@ use crate::kernel::build::Kernel;
 use crate::kernel::flavour::Flavour;
 use crate::machine::console::Console;
 use crate::machine::named::{Machine, PC};
-use crate::report::step::Step;
+use crate::report::step::{print, Step};
 
 /// A virtual machine to be run.
 pub struct Vm<'a> {
@@ -77,6 +77,14 @@ impl Drop for Slot {
 /// How long a boot with its test may take: much more than on the slowest machine, as it only tells
 /// apart what hangs.
 pub const BOOT: Duration = Duration::from_secs(600);
+
+/// How long the first kernel of a machine may be silent before its init runs, which takes some
+/// seconds. The emulator loses an interrupt once in a thousand boots or so: then one processor waits
+/// for the other one for ever, in code that has nothing to do with live updates.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// How often such a machine is started. The last time, only the limit counts.
+const STARTS: u32 = 3;
 
 /// Whatever can be emulated, but for fast `rep movsb` and `rep stosb`: real processors are best at
 /// these, whereas the emulator takes a step for each byte. Without, the kernel uses whole words.
@@ -195,21 +203,51 @@ impl<'a> Vm<'a> {
     pub fn run_with(&self, ctx: &Ctx, mut seen: impl FnMut(&str)) -> Result<Run> {
         let _slot = Slot::take();
         let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
+        for start in 1..STARTS {
+            if let Some(run) = self.start(ctx, &log, Some(SILENCE), &mut seen)? {
+                return Ok(run);
+            }
+            let kept = log.with_extension(format!("silent-{start}.log"));
+            fs::rename(&log, &kept)?;
+            print(&format!(
+                "vm {}: silent for {} s before init, started again; see {}",
+                self.name,
+                SILENCE.as_secs() * u64::from(self.slowness()),
+                ctx.shown(&kept)
+            ));
+        }
+        let run = self.start(ctx, &log, None, &mut seen)?;
+        run.context("a machine without a limit of silence has ended")
+    }
+
+    /// How much slower the kernel is than usual: one that checks is several times slower.
+    fn slowness(&self) -> u32 {
+        match self.kernel.flavour {
+            Flavour::Kasan => 6,
+            Flavour::Debug => 2,
+            _ => 1,
+        }
+    }
+
+    /// Runs the machine once. [`None`] if it was silent for longer than `silence` before its init.
+    fn start(
+        &self,
+        ctx: &Ctx,
+        log: &Path,
+        silence: Option<Duration>,
+        seen: &mut impl FnMut(&str),
+    ) -> Result<Option<Run>> {
         let started = Instant::now();
         let mut qemu = self.qemu(ctx);
         qemu.args(["-serial", "stdio", "-monitor", "none"]);
         qemu.stdin(Stdio::null())
-            .stdout(File::create(&log)?)
+            .stdout(File::create(log)?)
             .stderr(Stdio::piped());
         let mut child = spawn(&mut qemu)?;
-        // A checking kernel is several times slower.
-        let limit = self.limit
-            * match self.kernel.flavour {
-                Flavour::Kasan => 6,
-                Flavour::Debug => 2,
-                _ => 1,
-            };
-        let mut console = BufReader::new(File::open(&log)?);
+        let limit = self.limit * self.slowness();
+        let mut silence = silence.map(|silence| silence * self.slowness());
+        let mut heard = started;
+        let mut console = BufReader::new(File::open(log)?);
         let mut line = Vec::new();
         let mut timed_out = None;
         let status = loop {
@@ -219,16 +257,24 @@ impl<'a> Vm<'a> {
                 if ctx.verbose {
                     eprint!("{text}");
                 }
+                heard = Instant::now();
+                if starts_init(&text) {
+                    silence = None;
+                }
                 seen(text.trim_end());
                 line.clear();
             }
             if let Some(status) = ended {
                 break Some(status);
             }
-            if started.elapsed() > limit {
-                timed_out = Some(limit);
+            let silent = silence.is_some_and(|silence| heard.elapsed() > silence);
+            if silent || started.elapsed() > limit {
                 child.kill()?;
                 child.wait()?;
+                if silent {
+                    return Ok(None);
+                }
+                timed_out = Some(limit);
                 break None;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -240,12 +286,12 @@ impl<'a> Vm<'a> {
             }
             bail!("QEMU failed: {}", said.trim());
         }
-        let console = Console::read(&String::from_utf8_lossy(&fs::read(&log)?));
-        Ok(Run {
+        let console = Console::read(&String::from_utf8_lossy(&fs::read(log)?));
+        Ok(Some(Run {
             console,
-            log,
+            log: log.to_owned(),
             timed_out,
-        })
+        }))
     }
 
     /// Runs the machine on this terminal.
@@ -263,9 +309,33 @@ impl<'a> Vm<'a> {
     }
 }
 
+/// Whether a line of the console comes from init, or says that it is started.
+fn starts_init(line: &str) -> bool {
+    let line = line.trim();
+    line.ends_with(" as init process") || !(line.is_empty() || line.starts_with('['))
+}
+
 fn spawn(qemu: &mut Command) -> Result<std::process::Child> {
     qemu.spawn().context(
         "QEMU is missing (qemu-system-x86_64): `make doctor` says how to get it \
          (apt-get install qemu-system-x86).",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn init_is_recognized() {
+        assert!(starts_init("[    2.342968] Run /init as init process\r\n"));
+        assert!(starts_init("# stage 1 of 2\n"));
+        for early in [
+            "\r\n",
+            "[    0.000000] Linux version 7.3.4",
+            "[    0.918055] Callback from call_rcu_tasks() invoked.",
+        ] {
+            assert!(!starts_init(early), "{early}");
+        }
+    }
 }
