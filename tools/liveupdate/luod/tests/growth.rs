@@ -29,18 +29,22 @@ struct Luod {
 }
 
 impl Luod {
+    /// Starts luod, and the operator watches it.
     fn start(world: &FakeWorld) -> Self {
         let config = Config {
             max_sessions: 1_000_000,
             ..Config::default()
         };
         let machine = Machine::start(world.clone(), config, world.stored());
-        Self {
+        let mut luod = Self {
             machine,
             world: world.clone(),
             fds: BTreeMap::new(),
             outcome: None,
-        }
+        };
+        luod.connect(OPERATOR);
+        luod.send(OPERATOR, r#"{"cmd":"WATCH"}"#);
+        luod
     }
 
     /// What the sockets do each time when something has come.
@@ -95,8 +99,6 @@ fn clients(sessions: u64) -> impl Iterator<Item = (ConnId, String)> {
 fn updates(sessions: u64) {
     let world = FakeWorld::with_own_clock();
     let mut luod = Luod::start(&world);
-    luod.connect(OPERATOR);
-    luod.send(OPERATOR, r#"{"cmd":"WATCH"}"#);
     for (conn, name) in clients(sessions) {
         luod.connect(conn);
         luod.send(conn, &format!(r#"{{"cmd":"SUBSCRIBE","id":"{name}"}}"#));
@@ -115,8 +117,6 @@ fn updates(sessions: u64) {
     drop(luod);
 
     let mut luod = Luod::start(&world);
-    luod.connect(OPERATOR);
-    luod.send(OPERATOR, r#"{"cmd":"WATCH"}"#);
     for (conn, name) in clients(sessions) {
         luod.connect(conn);
         luod.send(conn, &format!(r#"{{"cmd":"CLAIM","id":"{name}"}}"#));
