@@ -16,7 +16,7 @@ pub mod matrix;
 mod schedule;
 pub mod soak;
 pub mod stress;
-mod words;
+pub mod words;
 
 use std::time::Instant;
 

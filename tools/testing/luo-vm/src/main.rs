@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{analyzer, bench, demo, docs, menuconfig, pages, peer};
 use crate::ctx::{Ctx, Settings};
-use crate::groups::{base, debug, fuzz, lint, soak};
+use crate::groups::{base, debug, fuzz, lint, soak, words};
 use crate::kernel::flavour::Flavour;
 use crate::kernel::{build, each, series, tree};
 use crate::report::results::{summary, Report};
@@ -206,7 +206,7 @@ fn run(cli: Cli) -> Result<bool> {
         }
         Action::CheckWords => {
             let mut report = Report::new("words");
-            lint::words(&ctx, &mut report);
+            words::run(&ctx, &mut report);
             Ok(summary(&[report]))
         }
         Action::Apply => {

@@ -48,19 +48,16 @@ pub fn html(ctx: &Ctx) -> Result<bool> {
         step.progress(&format!("{pages} lines of output, {line}"));
     })?;
 
-    let ours: BTreeSet<PathBuf> = tree::change(ctx, &base.pristine())?
-        .files
-        .into_keys()
-        .collect();
+    let ours = &prepared.files;
     let pages = prepared.dir.join("Documentation");
-    let labels = labels(&pages, &ours)?;
+    let labels = labels(&pages, ours)?;
     let known = |reference: Reference<'_>| match reference {
         Reference::Page(page) => pages
             .join(format!("{}.rst", page.trim_start_matches('/')))
             .exists(),
         Reference::Label(label) => labels.contains(label),
     };
-    let said = warnings(&fs::read_to_string(&log)?, &ours, &known);
+    let said = warnings(&fs::read_to_string(&log)?, ours, &known);
     step.done(&format!("{} warnings about files of ours", said.len()));
     for line in &said {
         println!("{line}");
@@ -99,7 +96,12 @@ fn labels(pages: &Path, ours: &BTreeSet<PathBuf>) -> Result<BTreeSet<String>> {
         if page.extension().is_none_or(|extension| extension != "rst") {
             continue;
         }
-        let text = fs::read_to_string(pages.join(page))?;
+        let page = pages.join(page);
+        // It may be one that is removed.
+        if !page.exists() {
+            continue;
+        }
+        let text = fs::read_to_string(page)?;
         let label = |line: &str| {
             let name = line.trim().strip_prefix(".. _")?.strip_suffix(':')?;
             Some(name.to_lowercase())

@@ -12,7 +12,7 @@ use regex::Regex;
 
 use crate::commands::docs;
 use crate::ctx::Ctx;
-use crate::groups::{fuzz, words as list};
+use crate::groups::{fuzz, words};
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::kernel::source::{self, Series};
@@ -48,7 +48,7 @@ static PANICS: LazyLock<Regex> = LazyLock::new(|| {
 /// What needs no kernel to be built.
 pub fn quick(ctx: &Ctx, report: &mut Report) -> Result<()> {
     report.attempt("kernel crates deny unsafe code", unsafe_gate(ctx));
-    words(ctx, report);
+    words::run(ctx, report);
     // The fuzz targets are a workspace of their own.
     for (dir, what) in [("tools", ""), (fuzz::CRATE, " of the fuzz targets")] {
         let mut fmt = Command::new("cargo");
@@ -74,11 +74,6 @@ pub fn quick(ctx: &Ctx, report: &mut Report) -> Result<()> {
     }
     report.attempt("rustfmt of the kernel code", rustfmt(ctx));
     patches(ctx, report)
-}
-
-/// Whether comments, pages and messages have words that they should do without.
-pub fn words(ctx: &Ctx, report: &mut Report) {
-    report.attempt("words of comments, pages and messages", list::check(ctx));
 }
 
 /// Whether the patches apply in order, and what checkpatch says about them.

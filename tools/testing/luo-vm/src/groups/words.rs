@@ -10,6 +10,7 @@ use regex::{Regex, RegexBuilder};
 
 use crate::ctx::Ctx;
 use crate::files::files;
+use crate::report::results::Report;
 
 /// Where the words are listed.
 const LIST: &str = "tools/testing/luo-vm/words";
@@ -52,8 +53,13 @@ fn find(words: &[Word], name: &str, text: &str) -> Vec<String> {
     found
 }
 
+/// Whether comments, pages and messages have words that they should do without.
+pub fn run(ctx: &Ctx, report: &mut Report) {
+    report.attempt("words of comments, pages and messages", check(ctx));
+}
+
 /// Looks for the words in the files of the checkout.
-pub fn check(ctx: &Ctx) -> Result<Option<String>> {
+fn check(ctx: &Ctx) -> Result<Option<String>> {
     let words = words(&fs::read_to_string(ctx.top.join(LIST))?)?;
     // What is built, and what is hidden, is no text of ours.
     let enter = |dir: &Path| {

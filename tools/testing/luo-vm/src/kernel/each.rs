@@ -31,13 +31,7 @@ pub fn build(ctx: &Ctx) -> Result<Option<String>> {
     let repo = Repo::new(ctx, &pristine, &change)?;
     let patches = series::written(&ctx.build.join("patches"))?;
 
-    let dir = base.home.join("each");
-    if !dir.is_dir() {
-        let link = base.home.join(".each");
-        let _ = fs::remove_dir_all(&link);
-        tree::link_tree(&pristine, &link)?;
-        fs::rename(link, &dir)?;
-    }
+    let dir = tree::linked(&base, "each")?;
     let out = dir.join(format!("{OUT_PREFIX}each"));
     fs::create_dir_all(&out)?;
     let record = base.home.join("each.json");

@@ -44,6 +44,8 @@ pub struct Change {
 /// A tree with the change applied.
 pub struct Prepared {
     pub dir: PathBuf,
+    /// The files that are new, changed or removed.
+    pub files: BTreeSet<PathBuf>,
     /// Stands for the whole content of the change.
     pub digest: String,
     /// Stands for what the change says to Kconfig.
@@ -165,11 +167,7 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
     let step = Step::start(ctx, "prepare the tree");
     let pristine = base.pristine();
     let change = change(ctx, &pristine)?;
-    let dir = base.home.join("ours");
-    if !dir.is_dir() {
-        link_tree(&pristine, &base.home.join(".ours"))?;
-        fs::rename(base.home.join(".ours"), &dir)?;
-    }
+    let dir = linked(base, "ours")?;
     let manifest = base.home.join("ours.json");
     let before: BTreeSet<PathBuf> = match fs::read(&manifest) {
         Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
@@ -211,6 +209,7 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
     ));
     Ok(Prepared {
         dir,
+        files: now,
         digest,
         kconfig,
     })
@@ -252,8 +251,19 @@ impl Change {
     }
 }
 
+/// The copy `name` of the tree of `base`, which is made if it is not there.
+pub fn linked(base: &Base, name: &str) -> Result<PathBuf> {
+    let dir = base.home.join(name);
+    if !dir.is_dir() {
+        let tmp = base.home.join(format!(".{name}"));
+        link_tree(&base.pristine(), &tmp)?;
+        fs::rename(tmp, &dir)?;
+    }
+    Ok(dir)
+}
+
 /// A copy of the tree `from` that shares the content of its files.
-pub fn link_tree(from: &Path, to: &Path) -> Result<()> {
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(to);
     fs::create_dir(to)?;
     let mut cp = Command::new("cp");

@@ -203,8 +203,9 @@ impl<'a> Vm<'a> {
     pub fn run_with(&self, ctx: &Ctx, mut seen: impl FnMut(&str)) -> Result<Run> {
         let _slot = Slot::take();
         let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
+        let silence = SILENCE * self.slowness();
         for start in 1..STARTS {
-            if let Some(run) = self.start(ctx, &log, Some(SILENCE), &mut seen)? {
+            if let Some(run) = self.start(ctx, &log, Some(silence), &mut seen)? {
                 return Ok(run);
             }
             let kept = log.with_extension(format!("silent-{start}.log"));
@@ -212,7 +213,7 @@ impl<'a> Vm<'a> {
             print(&format!(
                 "vm {}: silent for {} s before init, started again; see {}",
                 self.name,
-                SILENCE.as_secs() * u64::from(self.slowness()),
+                silence.as_secs(),
                 ctx.shown(&kept)
             ));
         }
@@ -234,7 +235,7 @@ impl<'a> Vm<'a> {
         &self,
         ctx: &Ctx,
         log: &Path,
-        silence: Option<Duration>,
+        mut silence: Option<Duration>,
         seen: &mut impl FnMut(&str),
     ) -> Result<Option<Run>> {
         let started = Instant::now();
@@ -245,7 +246,6 @@ impl<'a> Vm<'a> {
             .stderr(Stdio::piped());
         let mut child = spawn(&mut qemu)?;
         let limit = self.limit * self.slowness();
-        let mut silence = silence.map(|silence| silence * self.slowness());
         let mut heard = started;
         let mut console = BufReader::new(File::open(log)?);
         let mut line = Vec::new();
