@@ -209,20 +209,30 @@ impl Client {
         id: &SessionName,
         patience: Duration,
     ) -> io::Result<Option<IncomingSession>> {
-        let start = Instant::now();
+        let claimed = self.claim_until(id, Instant::now() + patience);
+        claimed.map_err(|error| match Refused::of(&error) {
+            Some(refused) if refused.is_temporary() => refused.at_last(id, patience),
+            _ => error,
+        })
+    }
+
+    /// The same until `end`, with the last refusal as it came.
+    pub(super) fn claim_until(
+        &mut self,
+        id: &SessionName,
+        end: Instant,
+    ) -> io::Result<Option<IncomingSession>> {
         loop {
-            let left = patience.saturating_sub(start.elapsed());
+            let left = end.saturating_duration_since(Instant::now());
             let error = match self.claim_once(id, left.clamp(RETRY, self.limit.max(RETRY))) {
                 Ok(session) => return Ok(session),
                 Err(error) => error,
             };
             match Refused::of(&error) {
-                Some(refused) if !refused.is_temporary() => return Err(error),
-                Some(refused) if start.elapsed() >= patience => {
-                    return Err(refused.at_last(id, patience))
+                Some(refused) if refused.is_temporary() && Instant::now() < end => {
+                    sleep(RETRY.min(left));
                 }
-                Some(_) => sleep(RETRY.min(left)),
-                None => return Err(error),
+                _ => return Err(error),
             }
         }
     }

@@ -228,7 +228,7 @@ impl<P: Participant> Member<P> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let claimed = match &mut self.client {
-                Some(client) => client.claim_within(id, left),
+                Some(client) => client.claim_until(id, end),
                 None => match Client::connect_to(&self.path, &self.name) {
                     Ok(client) => {
                         self.client = Some(client);
