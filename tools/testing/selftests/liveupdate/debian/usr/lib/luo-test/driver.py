@@ -183,15 +183,39 @@ def luod_and_clients(tests):
         expected = BAD if UPDATES[tests.boot - 1] is plain_without_some else {}
         good = {s["session"]: s.get("error") for s in bad if s["state"] == "dropped"} == expected
         tests.check("luod reports who was left behind", good, said)
+        audit_trail(tests)
     else:
         said = run("systemd-analyze", "security", "--no-pager", "luod.service")[1]
         print("#", said.strip().splitlines()[-1], flush=True)
+        units = ["luod.socket", "luod.service", "luod-handover.service"]
+        status, said = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units)
+        tests.check("systemd-analyze verifies the units", status == 0 and "luod" not in said, said)
+        in_a_scope(tests)
     # Nobody notices if luod crashes: systemd keeps what it has, and starts it again.
     run("systemctl", "kill", "--signal=KILL", "luod.service")
     active = "luod starts again after it was killed"
     until(lambda: show("luod.service", "NRestarts") != "0"
           and show("luod.service", "SubState") == "running")
     tests.check(active, show("luod.service", "SubState") == "running", show("luod.service", "SubState"))
+
+
+def audit_trail(tests):
+    """What clients have done is in the journal, with fields to select by."""
+    run("journalctl", "--sync")
+    finished = "MESSAGE_ID=6f982cebfb4441a3a18d17086d81a697"
+    said = run("journalctl", "-b", "-o", "json", finished, "SESSION=python")[1]
+    entries = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    good = any(e.get("UID") == "0" and e.get("PID", "").isdigit() and e.get("UPDATE") for e in entries)
+    tests.check("the journal says who finished a session", good, said)
+
+
+def in_a_scope(tests):
+    """Virtual machines run in scopes, which must not be stopped before they were asked."""
+    subprocess.Popen(["systemd-run", "--scope", "--unit=luo-scoped", "sleep", "infinity"])
+    until(lambda: show("luo-scoped.scope", "ActiveState") == "active")
+    before = show("luo-scoped.scope", "Before")
+    good = "luod-handover.service" in before.split()
+    tests.check("a scope is stopped after luod-handover.service", good, before)
 
 
 def boot_jobs(tests):
