@@ -491,6 +491,44 @@ fn what_the_check_has_to_say() {
         .expect(0);
 }
 
+/// What is likely is enough, unless more is required.
+#[test]
+fn what_is_likely() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let _client = Client::start(luod.path(), "cache");
+    // This kernel does not tell what is in use.
+    root.remove("sys/kernel/liveupdate/in_use");
+    root.run(luod.path(), &["kexec", "--yes", "--require", "yes"])
+        .expect(6)
+        .says("says likely");
+    assert_eq!(world.kernel.updates(), 0);
+    root.run(luod.path(), &["kexec", "--yes"])
+        .expect(0)
+        .says("not certain (likely)");
+    assert_eq!(world.kernel.updates(), 1);
+}
+
+/// The second Ctrl-C ends luoctl, and luod goes on.
+#[test]
+fn interrupted_twice() {
+    let root = Root::new();
+    let path = root.path("luod.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut kexec = root.luoctl(&path, &["kexec", "--yes", "--dry-run"]);
+    let mut kexec = kexec.stderr(Stdio::piped()).spawn().unwrap();
+    // A luod that does not answer; first comes the update, and then its end.
+    let (stream, _) = listener.accept().unwrap();
+    assert_eq!(request(&stream)["cmd"], "UPDATE");
+    let pid = rustix::process::Pid::from_child(&kexec);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    read_until(kexec.stderr.as_mut().unwrap(), "interrupt again");
+    assert_eq!(request(&stream)["cmd"], "ABORT");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let status = kexec.wait().unwrap();
+    assert_eq!(status.code(), None, "{status}");
+}
+
 #[test]
 fn fewer_than_expected() {
     let (root, world) = (Root::new(), FakeWorld::new());

@@ -212,3 +212,31 @@ fn configurations() {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// File systems are written out by a process of its own, which does nothing else.
+#[test]
+fn a_process_that_writes_out() {
+    let mut command = Command::new(LUOD);
+    command.args(["--sync", "--config", "/nonexistent"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+/// The unit lets systemd keep less than the configuration allows: that is said at the start.
+#[test]
+fn a_store_that_is_too_small() {
+    for (most, warns) in [("10", true), ("11", false)] {
+        let dir = Dir::new(&format!("store-{most}"));
+        let mut command = luod(&dir);
+        dir.config("max-sessions = 10");
+        let log = fs::File::create(dir.path("log")).unwrap();
+        let daemon = Daemon::start(command.stderr(log).env("FDSTORE", most));
+        status(&dir.path("sock"));
+        daemon.signal(Signal::TERM);
+        assert!(daemon.end().success());
+        let said = fs::read_to_string(dir.path("log")).unwrap();
+        let warned = said.contains("FileDescriptorStoreMax=10 in the unit");
+        assert_eq!(warned, warns, "{said}");
+    }
+}
