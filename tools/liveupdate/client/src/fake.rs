@@ -19,8 +19,8 @@
 //! # }
 //! ```
 //!
-//! It knows the rules of names, tokens and directions, and that sessions end when nobody has them
-//! open any more. Regular files, memfds among them, can be preserved; their contents are those of
+//! It knows the rules of names, tokens and directions, that outgoing sessions end when nobody has
+//! them open any more, and that incoming ones keep their names then. Regular files, memfds among them, can be preserved; their contents are those of
 //! the file at any time, not those at the time of [`Kernel::kexec`].
 
 pub use crate::transport::fake::Kernel;
@@ -109,7 +109,14 @@ mod tests {
         let mut content = [0; 5];
         rustix::io::pread(&file, &mut content, 0).unwrap();
         assert_eq!(&content, b"hello");
+        // A closed session keeps its name; who has it open can have a new one already.
+        let next = device.create_session("a").unwrap();
+        assert_eq!(kernel.conflicts(), ["a"]);
+        drop((session, next));
+        fails(device.create_session("a"), Errno::EXIST);
+        let session = device.retrieve_session("a").unwrap();
         session.finish().unwrap();
+        device.create_session("a").unwrap();
         fails(device.retrieve_session("a"), Errno::NOENT);
         assert!(kernel.incoming().is_empty());
     }

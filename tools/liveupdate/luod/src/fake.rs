@@ -11,7 +11,7 @@ use crate::{
     server::{self, Server},
     world::{Question, QuestionId, World},
 };
-use liveupdate::{fake::Kernel, Device};
+use liveupdate::{fake::Kernel, Device, IncomingSession};
 use luod_protocol::Stamp;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -68,14 +68,18 @@ pub struct State {
     pub kexec_under_way: bool,
     /// How often the next kernel was started.
     pub kexecs: u32,
-    /// What is in the file descriptor store, if there is one.
-    pub store: Option<BTreeMap<String, OwnedFd>>,
+    /// What is in the file descriptor store, if there is one. Several can have the same name.
+    pub store: Option<BTreeMap<String, Vec<OwnedFd>>>,
     /// Why the service manager does not keep everything.
     pub not_kept: Option<String>,
     /// Whether the service manager answers to nothing.
     pub manager_hangs: bool,
-    /// What it was asked.
-    questions: VecDeque<(QuestionId, Question)>,
+    /// Whether it says nothing as long as it is asked to start the next kernel.
+    pub jump_hangs: bool,
+    /// What it was asked, and why it did not keep everything at that time.
+    pub(crate) questions: VecDeque<(QuestionId, Question, Option<String>)>,
+    /// What is being finished, by threads, see [`Kernel::hold_finishes`].
+    finishes: VecDeque<(QuestionId, JoinHandle<io::Result<bool>>)>,
     /// How many questions there were.
     asked: QuestionId,
     /// Whether file systems are written out, and that is not done yet.
@@ -116,7 +120,9 @@ impl Default for FakeWorld {
                 store: None,
                 not_kept: None,
                 manager_hangs: false,
+                jump_hangs: false,
                 questions: VecDeque::new(),
+                finishes: VecDeque::new(),
                 asked: 0,
                 syncing: false,
                 alive: Vec::new(),
@@ -159,8 +165,20 @@ impl FakeWorld {
         self.state().clock.unwrap_or(elapsed)
     }
 
+    /// What luod was about to finish is finished, unless that takes long.
+    fn finish_all(&self, state: &mut State) {
+        for (_, thread) in state.finishes.drain(..) {
+            if !self.kernel.holds_finishes() {
+                // Nobody wants to know what came of it.
+                let _ = thread.join();
+            }
+        }
+    }
+
     /// The next kernel runs from now on; takes two seconds.
     pub fn boot(&self) {
+        // The kernel would not do it.
+        assert_eq!(self.kernel.conflicts(), [""; 0]);
         self.pass(Duration::from_secs(2));
         self.kernel.kexec();
         let now = self.clock();
@@ -169,6 +187,7 @@ impl FakeWorld {
         state.boots += 1;
         state.kexec_under_way = false;
         state.questions.clear();
+        self.finish_all(&mut state);
         state.remembered = None;
         // A service manager retrieves what it kept, under the names that it had.
         let Some(store) = &mut state.store else {
@@ -181,16 +200,20 @@ impl FakeWorld {
                 .open()
                 .and_then(|device| device.retrieve_session(&name));
             match session {
-                Ok(session) => store.insert(name, session.into()),
+                Ok(session) => store.insert(name, vec![session.into()]),
                 Err(_) => store.remove(&name),
             };
         }
     }
 
     /// What the service manager passes to luod when it starts it.
+    ///
+    /// What the last luod was about to finish is finished then.
     pub fn stored(&self) -> Vec<(String, OwnedFd)> {
-        let state = self.state();
+        let mut state = self.state();
+        self.finish_all(&mut state);
         let store = state.store.iter().flatten();
+        let store = store.flat_map(|(name, fds)| fds.iter().map(move |fd| (name, fd)));
         store
             .filter_map(|(name, fd)| Some((name.clone(), fd.try_clone().ok()?)))
             .collect()
@@ -202,6 +225,9 @@ impl FakeWorld {
         let mut state = self.state();
         if let Some(errno) = state.kexec_error {
             return Err(io::Error::from_raw_os_error(errno));
+        }
+        if !self.kernel.conflicts().is_empty() {
+            return Err(rustix::io::Errno::EXIST.into());
         }
         state.kexecs += 1;
         let by_manager = state.by_manager;
@@ -257,22 +283,43 @@ impl World for FakeWorld {
         let mut state = self.state();
         state.asked += 1;
         let id = state.asked;
-        state.questions.push_back((id, question));
+        let not_kept = state.not_kept.clone();
+        state.questions.push_back((id, question, not_kept));
+        id
+    }
+
+    fn finish(&mut self, session: IncomingSession) -> QuestionId {
+        let mut state = self.state();
+        state.asked += 1;
+        let id = state.asked;
+        let finish = move || Ok(session.finish().map(|()| true)?);
+        state.finishes.push_back((id, thread::spawn(finish)));
         id
     }
 
     fn answer(&mut self) -> Option<(QuestionId, io::Result<bool>)> {
         let mut state = self.state();
+        let held = self.kernel.holds_finishes();
+        let first = state.finishes.front();
+        if first.is_some_and(|(_, thread)| !held || thread.is_finished()) {
+            let (id, thread) = state.finishes.pop_front()?;
+            let answer = thread.join();
+            return Some((
+                id,
+                answer.unwrap_or_else(|_| Err(io::Error::other("panic"))),
+            ));
+        }
         if state.manager_hangs {
             return None;
         }
-        let (id, question) = state.questions.pop_front()?;
+        let first = state.questions.front().map(|(_, question, _)| *question);
+        if state.jump_hangs && first == Some(Question::Kexec) {
+            return None;
+        }
+        let (id, question, not_kept) = state.questions.pop_front()?;
         let under_way = state.kexec_under_way;
         let answer = match question {
-            Question::IsKept { .. } => match &state.not_kept {
-                Some(why) => Err(io::Error::other(why.clone())),
-                None => Ok(true),
-            },
+            Question::IsKept { .. } => not_kept.map_or(Ok(true), |why| Err(io::Error::other(why))),
             Question::KexecUnderWay => Ok(under_way),
             Question::Settle => match &state.store {
                 Some(_) => Ok(true),
@@ -309,7 +356,7 @@ impl World for FakeWorld {
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {
         if let Some(store) = &mut self.state().store {
             if let Ok(fd) = fd.try_clone_to_owned() {
-                store.insert(name.to_owned(), fd);
+                store.entry(name.to_owned()).or_default().push(fd);
             }
         }
     }

@@ -8,6 +8,7 @@
 
 mod arrival;
 mod clients;
+mod ending;
 mod incoming;
 mod known;
 mod lookup;
@@ -26,6 +27,7 @@ use crate::{
     world::{QuestionId, World},
 };
 use arrival::{Arrival, Unknown};
+use ending::Ending;
 use incoming::{Doubts, Incoming};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luod_protocol::{
@@ -111,7 +113,7 @@ enum Part {
     /// The client is ready.
     Ready {
         /// Nothing is done with it any more but to keep it open.
-        _session: OutgoingSession,
+        session: OutgoingSession,
         ready: Stamp,
         preserve_us: u64,
     },
@@ -145,6 +147,18 @@ impl Refusal {
     }
 }
 
+/// A request that is to be answered.
+#[derive(Clone, Debug)]
+struct Caller {
+    conn: ConnId,
+    who: Credentials,
+    seq: Option<u64>,
+    command: &'static str,
+    id: Option<SessionName>,
+    /// Whether it is told that it is done, though it may not have said HELLO.
+    for_operators: bool,
+}
+
 /// What came of a request.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Answer {
@@ -152,7 +166,7 @@ enum Answer {
     Done,
     /// An event, perhaps with a descriptor.
     Event(Event, Option<OwnedFd>),
-    /// Everything was sent already.
+    /// Everything was sent already, or is sent later.
     Sent,
 }
 
@@ -185,6 +199,8 @@ pub struct Machine<W> {
     /// What luod could not find out yet.
     unknown: Option<Unknown>,
     doubts: Doubts,
+    /// What is being finished.
+    endings: BTreeMap<QuestionId, Ending>,
     /// When luod started.
     started: Stamp,
     /// The number of the last update.
@@ -228,6 +244,7 @@ impl<W: World> Machine<W> {
             arrival: None,
             unknown: None,
             doubts: Doubts::default(),
+            endings: BTreeMap::new(),
             number: 0,
             last: None,
             problem: None,
@@ -315,55 +332,72 @@ impl<W: World> Machine<W> {
         };
         let first = !std::mem::replace(&mut peer.spoke, true);
         let credentials = peer.credentials;
-        let command = body.command();
-        let for_operators = body.is_for_operators();
-        let id = session_of(&body).cloned();
         let asked = Asked::of(&body);
+        let caller = Caller {
+            conn,
+            who: credentials,
+            seq,
+            command: body.command(),
+            id: session_of(&body).cloned(),
+            for_operators: body.is_for_operators(),
+        };
         let answer = if fds > 0 {
             Err(Refusal::new(
                 ErrorCode::UnexpectedFds,
-                format!("{command} has no use for descriptors; they were closed"),
+                format!(
+                    "{} has no use for descriptors; they were closed",
+                    caller.command
+                ),
             ))
-        } else if for_operators && !self.config.is_operator(credentials) {
+        } else if caller.for_operators && !self.config.is_operator(credentials) {
             Err(Refusal::new(
                 ErrorCode::NotAllowed,
                 format!(
-                    "{command} is for operators, whom the configuration of luod names; \
+                    "{} is for operators, whom the configuration of luod names; \
                      the user {} is none",
-                    credentials.uid
+                    caller.command, credentials.uid
                 ),
             ))
         } else {
-            self.dispatch(conn, seq, first, body)
+            self.dispatch(&caller, first, body)
         };
         // Whether a handover begins is only known later.
         let asked = asked.filter(|_| !matches!(answer, Err(_) | Ok(Answer::Sent)));
         if let Some(asked) = asked {
             asked.log(credentials, self.number);
         }
+        self.reply(&caller, answer);
+        // What this request led to comes after its answer.
+        self.go_on();
+    }
+
+    /// Answers a request.
+    fn reply(&mut self, caller: &Caller, answer: Result<Answer, Refusal>) {
+        let Caller { conn, seq, .. } = *caller;
         match answer {
             Ok(Answer::Sent) => {}
             Ok(Answer::Event(event, fd)) => self.send(conn, seq, event, fd),
             Ok(Answer::Done) => {
                 let hello = self.peers.get(&conn).is_some_and(|peer| peer.hello);
-                if hello || for_operators {
-                    let cmd = command.to_owned();
+                if hello || caller.for_operators {
+                    let (cmd, id) = (caller.command.to_owned(), caller.id.clone());
                     self.send(conn, seq, Event::Ok { cmd, id }, None);
                 }
             }
-            Err(refusal) => self.refuse(conn, seq, Some((command, id)), refusal),
+            Err(refusal) => {
+                let about = Some((caller.command, caller.id.clone()));
+                self.refuse(conn, seq, about, refusal);
+            }
         }
-        // What this request led to comes after its answer.
-        self.go_on();
     }
 
     fn dispatch(
         &mut self,
-        conn: ConnId,
-        seq: Option<u64>,
+        caller: &Caller,
         first: bool,
         request: Request,
     ) -> Result<Answer, Refusal> {
+        let Caller { conn, seq, .. } = *caller;
         match request {
             Request::Hello { version, client } => self.hello(conn, first, version, client),
             Request::Subscribe { id, timeout_ms } => self.subscribe(conn, id, timeout_ms),
@@ -372,7 +406,7 @@ impl<W: World> Machine<W> {
             Request::Refuse { id, reason } => self.client_refuses(conn, id, &reason),
             Request::Progress { id, progress } => self.progress(conn, id, &progress),
             Request::Claim { id } => self.claim(conn, id),
-            Request::Finished { id } => self.finished(conn, &id),
+            Request::Finished { id } => self.finished(caller, &id),
             Request::Status => Ok(Answer::Event(Event::Status(self.status()), None)),
             Request::List => {
                 let sessions = self.list();
@@ -386,9 +420,9 @@ impl<W: World> Machine<W> {
             } => self.start_update(conn, timeout_ms, dry_run, force, expect),
             Request::Handover => Ok(self.handover(conn, seq)),
             Request::Abort => self.operator_aborts(),
-            Request::Finish { session } => self.operator_finishes(conn, &session),
-            Request::Discard { session } => self.operator_discards(conn, &session),
-            Request::Forget => self.operator_forgets(conn),
+            Request::Finish { session } => self.operator_finishes(caller, &session),
+            Request::Discard { session } => self.operator_discards(caller, &session),
+            Request::Forget => self.operator_forgets(caller),
             Request::Report => self.operator_report(),
             Request::Watch => self.watch(conn, seq),
         }
@@ -445,6 +479,7 @@ impl<W: World> Machine<W> {
         let now = self.world.now().monotonic_us;
         // The world wakes us for an answer; this is for one that does not.
         let asks = self.handover_asked.is_some() || self.update.as_ref().is_some_and(Update::asks);
+        let asks = asks || !self.endings.is_empty();
         let asks = asks.then(|| now.saturating_add(ASK_TICK_US));
         let next = [update.flatten(), unknown, doubts, self.remember_at, asks];
         let next = next.into_iter().flatten().min()?;

@@ -131,11 +131,7 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
     if config.socket_group.is_some() {
         restrict(&config);
     }
-    let kept = inherited
-        .store
-        .iter()
-        .map(|(name, _)| name.clone())
-        .collect();
+    let kept = inherited.store.iter().map(|(name, _)| name.clone());
     let state = socket.with_extension("state");
     let mut system = System::new(config.kexec, manager, state, kept);
     check_store(&config);
@@ -168,8 +164,12 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
         machine.stop();
         server.carry_out(&mut machine);
         server.flush(Duration::from_secs(1));
-        // What systemd is sent by a process that is gone may be lost.
+        // Those who wait for something that was begun hear of its end.
         machine.world_mut().wait_for_answers();
+        machine.tick();
+        server.carry_out(&mut machine);
+        server.flush(Duration::from_secs(1));
+        machine.world().flush();
         if !activated {
             // Not there any more is what everybody understands.
             let _ = std::fs::remove_file(&socket);

@@ -3,14 +3,17 @@
 //! The machine that luod runs on.
 
 mod manager;
+mod notifier;
+mod workers;
 
 use crate::{
     config::Kexec,
     world::{Question, QuestionId, World},
 };
-use liveupdate::{raw, systemd::Manager, Device, DEVICE_PATH};
+use liveupdate::{raw, systemd::Manager, Device, IncomingSession, DEVICE_PATH};
 use luod_protocol::Stamp;
 use manager::{is_systemd, systemctl};
+use notifier::{Barrier, Notifier};
 use rustix::{
     io::Errno,
     process::{test_kill_process, Pid},
@@ -18,18 +21,16 @@ use rustix::{
     time::{clock_gettime, ClockId},
 };
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs,
     io::{self, Write},
     os::{fd::BorrowedFd, unix::net::UnixStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{
-        mpsc::{channel, Receiver, Sender},
-        Arc,
-    },
+    sync::mpsc::{channel, Receiver, Sender},
     thread::{self, JoinHandle},
 };
+use workers::Workers;
 
 /// How long the clocks have to be watched to tell how fast the time-stamp counter is.
 const CALIBRATION_US: u64 = 100_000;
@@ -39,12 +40,12 @@ const CALIBRATION_US: u64 = 100_000;
 pub struct System {
     device: PathBuf,
     kexec: Kexec,
-    manager: Option<Arc<Manager>>,
+    manager: Option<Notifier>,
     started: Stamp,
     /// Where something is remembered.
     state: PathBuf,
-    /// What the service manager was given to keep.
-    kept: BTreeSet<String>,
+    /// What the service manager was given to keep: how many of each name.
+    kept: BTreeMap<String, usize>,
     /// Writes out all file systems.
     sync: Option<Child>,
     /// Says which service this is.
@@ -52,11 +53,12 @@ pub struct System {
     questions: Questions,
 }
 
-/// What was asked of systemd, each by a thread of its own.
+/// What was asked of systemd, each by a thread of its own, and what is being finished.
 #[derive(Debug)]
 struct Questions {
     last: QuestionId,
     threads: Vec<JoinHandle<()>>,
+    workers: Workers,
     sender: Sender<(QuestionId, io::Result<bool>)>,
     answers: Receiver<(QuestionId, io::Result<bool>)>,
     /// Something is written here for each answer.
@@ -69,6 +71,7 @@ impl Default for Questions {
         Self {
             last: 0,
             threads: Vec::new(),
+            workers: Workers::default(),
             sender,
             answers,
             wake: None,
@@ -77,19 +80,29 @@ impl Default for Questions {
 }
 
 impl Questions {
-    /// Asks in a thread.
-    fn ask(&mut self, ask: impl FnOnce() -> io::Result<bool> + Send + 'static) -> QuestionId {
+    /// A question, and what gets the answer to it in a thread.
+    fn prepare(
+        &mut self,
+        ask: impl FnOnce() -> io::Result<bool> + Send + 'static,
+    ) -> (QuestionId, impl FnOnce() + Send + 'static) {
         self.last += 1;
         let id = self.last;
         let sender = self.sender.clone();
         let wake = self.wake.as_ref().and_then(|wake| wake.try_clone().ok());
-        self.threads.retain(|thread| !thread.is_finished());
-        self.threads.push(thread::spawn(move || {
+        let run = move || {
             // Nobody listens if luod ends.
             let _ = sender.send((id, ask()));
             // It can be full, which wakes as well.
             let _ = wake.map(|wake| (&wake).write(b"a"));
-        }));
+        };
+        (id, run)
+    }
+
+    /// Asks in a thread.
+    fn ask(&mut self, ask: impl FnOnce() -> io::Result<bool> + Send + 'static) -> QuestionId {
+        let (id, run) = self.prepare(ask);
+        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.push(thread::spawn(run));
         id
     }
 
@@ -122,17 +135,20 @@ fn now() -> Stamp {
 
 impl System {
     /// The machine, with its real device. `state` is a file that goes with the kernel, and
-    /// `kept` what the service manager has kept for us.
+    /// `kept` the names of what the service manager has kept for us.
     pub fn new(
         kexec: Kexec,
         manager: Option<Manager>,
         state: PathBuf,
-        kept: BTreeSet<String>,
+        kept: impl IntoIterator<Item = String>,
     ) -> Self {
+        let names = kept.into_iter();
+        let mut kept = BTreeMap::new();
+        names.for_each(|name| *kept.entry(name).or_default() += 1);
         Self {
             device: DEVICE_PATH.into(),
             kexec,
-            manager: manager.map(Arc::new),
+            manager: manager.map(Notifier::new),
             started: now(),
             state,
             kept,
@@ -159,7 +175,17 @@ impl System {
 
     /// Tells the service manager something, if there is one.
     pub fn notify(&self, text: &str) {
-        self.tell(text, |manager| manager.notify(text));
+        if let Some(manager) = &self.manager {
+            manager.notify(text);
+        }
+    }
+
+    /// Waits until the service manager has read everything, up to a time. What it is sent by a process
+    /// that is gone may be lost.
+    pub fn flush(&self) {
+        if let Some(Err(error)) = self.barrier().map(Barrier::wait) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Whether the service manager starts the next kernel.
@@ -171,10 +197,9 @@ impl System {
         }
     }
 
-    fn tell(&self, what: &str, tell: impl FnOnce(&Manager) -> io::Result<()>) {
-        if let Some(Err(error)) = self.manager.as_deref().map(tell) {
-            tracing::error!("cannot tell the service manager {what:?}: {error}");
-        }
+    /// What tells when systemd has everything that it was given so far.
+    fn barrier(&self) -> Option<Barrier> {
+        self.manager.as_ref().map(Notifier::barrier)
     }
 }
 
@@ -186,14 +211,14 @@ fn kexec_under_way() -> io::Result<bool> {
 }
 
 /// Waits until systemd has everything that it was given to keep.
-fn settle(manager: Option<&Manager>) -> io::Result<()> {
-    let Some(manager) = manager else {
+fn settle(barrier: Option<Barrier>) -> io::Result<()> {
+    let Some(barrier) = barrier else {
         return Err(io::Error::other(
             "systemctl kexec would end all sessions: luod has to run as a service with \
              Type=notify and a file descriptor store",
         ));
     };
-    manager.barrier()
+    barrier.wait()
 }
 
 impl World for System {
@@ -242,38 +267,53 @@ impl World for System {
     }
 
     fn ask(&mut self, question: Question) -> QuestionId {
-        let manager = self.manager.clone();
         let by_systemctl = self.by_systemctl();
-        let questions = &mut self.questions;
         match question {
-            Question::IsKept { handover: false } if !by_systemctl => questions.answer(Ok(true)),
+            Question::IsKept { handover: false } if !by_systemctl => {
+                self.questions.answer(Ok(true))
+            }
             Question::IsKept { .. } => {
-                let (kept, cgroup) = (self.kept.len(), self.cgroup.clone());
-                questions.ask(move || {
+                let (kept, cgroup) = (self.kept.values().sum(), self.cgroup.clone());
+                let barrier = self.barrier();
+                self.questions.ask(move || {
                     // It has to have read what it is asked about.
-                    settle(manager.as_deref())?;
+                    settle(barrier)?;
                     manager::Store::ask(&cgroup)?.check(kept)?;
                     Ok(true)
                 })
             }
-            Question::KexecUnderWay if !is_systemd() => questions.answer(Ok(false)),
-            Question::KexecUnderWay => questions.ask(kexec_under_way),
-            Question::Settle => questions.ask(move || settle(manager.as_deref()).map(|()| true)),
-            Question::Kexec if by_systemctl => questions.ask(move || {
-                // It shuts everything down first.
-                settle(manager.as_deref())?;
-                systemctl(&["kexec", "--no-block"])?;
-                Ok(true)
-            }),
+            Question::KexecUnderWay if !is_systemd() => self.questions.answer(Ok(false)),
+            Question::KexecUnderWay => self.questions.ask(kexec_under_way),
+            Question::Settle => {
+                let barrier = self.barrier();
+                self.questions.ask(move || settle(barrier).map(|()| true))
+            }
+            Question::Kexec if by_systemctl => {
+                let barrier = self.barrier();
+                self.questions.ask(move || {
+                    // It shuts everything down first.
+                    settle(barrier)?;
+                    systemctl(&["kexec", "--no-block"])?;
+                    Ok(true)
+                })
+            }
             Question::Kexec => {
                 // Clients are paused: what they had to write out is their own affair, the rest is
                 // done. Nothing else is to happen at this time.
                 let done = rustix::system::reboot(RebootCommand::Kexec);
                 let done = done.map_err(io::Error::from);
                 let done = done.and(Err(io::Error::other("the kernel did not do it")));
-                questions.answer(done)
+                self.questions.answer(done)
             }
         }
+    }
+
+    fn finish(&mut self, session: IncomingSession) -> QuestionId {
+        let (id, run) = self
+            .questions
+            .prepare(move || Ok(session.finish().map(|()| true)?));
+        self.questions.workers.run(run);
+        id
     }
 
     fn answer(&mut self) -> Option<(QuestionId, io::Result<bool>)> {
@@ -285,6 +325,7 @@ impl World for System {
             // The answer is an error, or missing, if it has panicked.
             let _ = thread.join();
         }
+        std::mem::take(&mut self.questions.workers).wait();
     }
 
     fn start_sync(&mut self) -> io::Result<bool> {
@@ -326,12 +367,16 @@ impl World for System {
     }
 
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>) {
-        self.tell(name, |manager| manager.store(name, fd));
-        self.kept.insert(name.to_owned());
+        if let Some(manager) = &self.manager {
+            manager.store(name, fd);
+        }
+        *self.kept.entry(name.to_owned()).or_default() += 1;
     }
 
     fn forget(&mut self, name: &str) {
-        self.tell(name, |manager| manager.remove(name));
+        if let Some(manager) = &self.manager {
+            manager.remove(name);
+        }
         self.kept.remove(name);
     }
 

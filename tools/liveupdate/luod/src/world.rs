@@ -2,7 +2,7 @@
 
 //! What luod needs of the machine that it runs on.
 
-use liveupdate::Device;
+use liveupdate::{Device, IncomingSession};
 use luod_protocol::Stamp;
 use std::{io, os::fd::BorrowedFd};
 
@@ -62,7 +62,12 @@ pub trait World {
     /// Asks the service manager something, without waiting for the answer.
     fn ask(&mut self, question: Question) -> QuestionId;
 
-    /// Returns an answer that has come. The time for each of them is limited.
+    /// Finishes a session, without waiting until what is in it is freed, which can take long. The
+    /// answer comes as that to a question.
+    fn finish(&mut self, session: IncomingSession) -> QuestionId;
+
+    /// Returns an answer that has come. The time for each of them is limited, but for that of
+    /// [`Self::finish`].
     fn answer(&mut self) -> Option<(QuestionId, io::Result<bool>)>;
 
     /// Waits until all answers are there.

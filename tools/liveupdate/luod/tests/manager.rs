@@ -5,7 +5,7 @@
 //!
 //! One test, since it changes the environment of its process.
 
-use liveupdate::systemd::Manager;
+use liveupdate::{fake::Kernel, systemd::Manager};
 use luod::{
     config::Kexec,
     system::System,
@@ -85,7 +85,7 @@ fn what_systemd_keeps() {
     env::set_var("NOTIFY_SOCKET", dir.join("notify"));
     thread::spawn(move || while hears.recv(&mut [0; 4096]).is_ok() {});
     let manager = Manager::from_env().unwrap();
-    let kept = ["a".to_owned()].into_iter().collect();
+    let kept = ["a".to_owned()];
     let mut system = System::new(Kexec::Systemctl, Some(manager), dir.join("state"), kept);
     system.set_cgroup(dir.join("cgroup"));
     // A session, and the registry: there are two of them now.
@@ -157,6 +157,49 @@ fn what_systemd_keeps() {
     woken.read_exact(&mut [0]).unwrap();
     assert!(answer(&mut system, id).unwrap());
     assert!(dir.join("kexec").exists());
+
+    // A session that takes long to be finished does not keep it from anything.
+    let kernel = Kernel::new();
+    let session = kernel.open().unwrap().create_session("s").unwrap();
+    kernel.kexec();
+    drop(session);
+    let session = kernel.open().unwrap().retrieve_session("s").unwrap();
+    kernel.hold_finishes(true);
+    let id = system.finish(session);
+    assert_eq!(kernel.incoming(), ["s"]);
+    assert!(system.answer().is_none());
+    kernel.hold_finishes(false);
+    assert!(answer(&mut system, id).unwrap());
+    assert!(kernel.incoming().is_empty());
+
+    // systemd reads nothing, and its socket is full soon. That keeps luod from nothing, and when
+    // systemd reads again, it gets everything, in order.
+    let slow = UnixDatagram::bind(dir.join("slow")).unwrap();
+    env::set_var("NOTIFY_SOCKET", dir.join("slow"));
+    let manager = Manager::from_env().unwrap();
+    let room = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    let many = 3 * room.trim().parse::<usize>().unwrap() + 3;
+    let mut busy = System::new(Kexec::Systemctl, Some(manager), dir.join("state"), []);
+    for number in 0..many {
+        busy.keep(&format!("s{number}"), hears_anything().as_fd());
+        busy.forget(&format!("s{number}"));
+        busy.status("busy");
+    }
+    let settled = busy.ask(Question::Settle);
+    assert!(busy.answer().is_none());
+    for number in 0..many {
+        for expected in [
+            format!("FDSTORE=1\nFDPOLL=0\nFDNAME=s{number}"),
+            format!("FDSTOREREMOVE=1\nFDNAME=s{number}"),
+            "STATUS=busy".to_owned(),
+        ] {
+            let mut text = [0; 100];
+            let length = slow.recv(&mut text).unwrap();
+            assert_eq!(std::str::from_utf8(&text[..length]).unwrap(), expected);
+        }
+    }
+    thread::spawn(move || while slow.recv(&mut [0; 4096]).is_ok() {});
+    assert!(answer(&mut busy, settled).unwrap());
 
     // It is waited for when luod ends.
     let id = system.ask(Question::Settle);

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 /// What tells a file from others.
@@ -69,6 +69,12 @@ struct Incoming {
     finished: bool,
 }
 
+impl Incoming {
+    fn is_abandoned(&self) -> bool {
+        !self.finished && !self.watch.as_ref().is_some_and(Watch::is_open)
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     device: Option<Watch>,
@@ -78,11 +84,20 @@ struct State {
     incoming: BTreeMap<Vec<u8>, Incoming>,
     updates: u64,
     broken: Option<Errno>,
+    /// Whether no session gets finished.
+    holds_finishes: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Sessions get finished again.
+    released: Condvar,
 }
 
 /// An in-process fake kernel. Clones are the same kernel.
 #[derive(Clone, Debug, Default)]
-pub struct Kernel(Arc<Mutex<State>>);
+pub struct Kernel(Arc<Shared>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,9 +115,13 @@ impl Kernel {
         Self::default()
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0.state)
+    }
+
     /// Opens its device.
     pub(crate) fn open_device(&self) -> rustix::io::Result<OwnedFd> {
-        let mut state = lock(&self.0);
+        let mut state = self.state();
         if let Some(errno) = state.broken {
             return Err(errno);
         }
@@ -116,14 +135,33 @@ impl Kernel {
 
     /// Lets all attempts to open the device fail with this error number, or work again.
     pub fn break_device(&self, errno: Option<i32>) {
-        lock(&self.0).broken = errno.map(Errno::from_raw_os_error);
+        self.state().broken = errno.map(Errno::from_raw_os_error);
+    }
+
+    /// Lets whoever finishes a session wait, as if it had a lot of memory, or wait no longer.
+    pub fn hold_finishes(&self, hold: bool) {
+        self.state().holds_finishes = hold;
+        self.0.released.notify_all();
+    }
+
+    /// Whether who finishes a session has to wait.
+    pub fn holds_finishes(&self) -> bool {
+        self.state().holds_finishes
+    }
+
+    /// The names that both an outgoing and an unfinished incoming session have: no kexec is possible.
+    pub fn conflicts(&self) -> Vec<String> {
+        let outgoing = self.outgoing();
+        let mut incoming = self.incoming();
+        incoming.retain(|name| outgoing.contains_key(name));
+        incoming
     }
 
     /// Starts the next kernel: what was outgoing is incoming now.
     ///
     /// All descriptors of sessions and of the device stop to work, as if their process was gone.
     pub fn kexec(&self) {
-        let mut state = lock(&self.0);
+        let mut state = self.state();
         state.updates += 1;
         state.device = None;
         state.drop_closed();
@@ -147,12 +185,12 @@ impl Kernel {
 
     /// How many kernels were started.
     pub fn updates(&self) -> u64 {
-        lock(&self.0).updates
+        self.state().updates
     }
 
     /// The names of the sessions that the next kernel would get, with their tokens.
     pub fn outgoing(&self) -> BTreeMap<String, Vec<Token>> {
-        let mut state = lock(&self.0);
+        let mut state = self.state();
         state.drop_closed();
         let sessions = state.outgoing.iter();
         sessions
@@ -162,7 +200,7 @@ impl Kernel {
 
     /// The names of the sessions that the previous kernel handed over and that are not finished.
     pub fn incoming(&self) -> Vec<String> {
-        let state = lock(&self.0);
+        let state = self.state();
         let sessions = state.incoming.iter().filter(|(_, s)| !s.finished);
         sessions.map(|(name, _)| text(name)).collect()
     }
@@ -180,10 +218,16 @@ impl Kernel {
     }
 
     fn device_call(&self, command: &mut dyn Any) -> rustix::io::Result<()> {
-        let mut state = lock(&self.0);
+        let mut state = self.state();
         if let Some(command) = command.downcast_mut::<CreateSession>() {
             let name = name(&command.name)?;
-            if state.outgoing.get(&name).is_some_and(Outgoing::is_open) {
+            let taken = state.outgoing.get(&name).is_some_and(Outgoing::is_open);
+            if taken
+                || state
+                    .incoming
+                    .get(&name)
+                    .is_some_and(Incoming::is_abandoned)
+            {
                 return Err(Errno::EXIST);
             }
             let (fd, watch) = self.file(What::Outgoing(name.clone()))?;
@@ -212,7 +256,7 @@ impl Kernel {
     }
 
     fn outgoing_call(&self, name: &[u8], command: &mut dyn Any) -> rustix::io::Result<()> {
-        let mut state = lock(&self.0);
+        let mut state = self.state();
         if let Some(command) = command.downcast_mut::<PreserveFd>() {
             let file = borrow(command.fd)?;
             let id = id(&file)?;
@@ -239,7 +283,11 @@ impl Kernel {
     }
 
     fn incoming_call(&self, name: &[u8], command: &mut dyn Any) -> rustix::io::Result<()> {
-        let mut state = lock(&self.0);
+        let mut state = self.state();
+        while command.is::<Finish>() && state.holds_finishes {
+            let waited = self.0.released.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
         let session = state.incoming.get_mut(name).ok_or(Errno::NOENT)?;
         if let Some(command) = command.downcast_mut::<RetrieveFd>() {
             if session.finished {

@@ -7,10 +7,12 @@
 //! nothing: it says so, looks again from time to time, and starts no update.
 
 use super::{
+    ending::Ending,
+    give,
     incoming::{Held, Incoming},
     lookup::{is, is_finished, Backoff},
     view::Bridge,
-    Answer, ConnId, Machine, Refusal,
+    Answer, Caller, Machine, Refusal,
 };
 use crate::{
     audit,
@@ -22,7 +24,8 @@ use liveupdate::{Device, IncomingSession, Token};
 use luod_protocol::{ErrorCode, Mark, MarkName, SessionName, Stamp};
 use rustix::io::Errno;
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
+    io,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -57,11 +60,6 @@ impl<W: World> Machine<W> {
     pub fn start(world: W, config: Config, store: Vec<(String, OwnedFd)>) -> Self {
         let mut machine = Self::new(world, config);
         machine.recall();
-        let mut store: BTreeMap<String, IncomingSession> = store
-            .into_iter()
-            .map(|(name, fd)| (name, IncomingSession::from(fd)))
-            .collect();
-        machine.internal = store.remove(registry::SESSION);
         machine.sort_out(store);
         machine.look();
         machine
@@ -103,6 +101,10 @@ impl<W: World> Machine<W> {
     /// Looks again, if it is time.
     pub(super) fn look_again(&mut self) {
         let now = self.world.now().monotonic_us;
+        let mut endings = self.endings.values();
+        if endings.any(|ending| matches!(ending, Ending::Unreadable { .. })) {
+            return;
+        }
         if self.unknown.as_ref().is_some_and(|u| u.retry.at <= now) {
             self.look();
         }
@@ -152,12 +154,6 @@ impl<W: World> Machine<W> {
         if let Some(session) = &self.internal {
             match Registry::retrieve(session) {
                 Ok(registry) => return Ok((Some(registry), None)),
-                // An outgoing session: luod died in the middle of an update, which is over by that.
-                Err(error) if is(&error, Errno::INVAL) => {
-                    self.world.forget(registry::SESSION);
-                    self.internal = None;
-                    tracing::warn!("an update was under way when luod was stopped: it is aborted");
-                }
                 // Either luod died after it had finished it, or it died before it had written it.
                 Err(error) if is(&error, Errno::NOENT) => {
                     let device = self.open_device()?;
@@ -252,14 +248,10 @@ impl<W: World> Machine<W> {
             let Some(Ok(session)) = session else {
                 continue;
             };
-            if session.finish().is_ok() {
-                tracing::warn!(
-                    message_id = audit::DISCARDED,
-                    session = %name,
-                    update = registry.update,
-                    "the session {name} is discarded: it was left out of a forced update"
-                );
-            }
+            let question = self.world.finish(session);
+            let (id, update) = (name, registry.update);
+            self.endings
+                .insert(question, Ending::Dropped { id, update });
         }
         drop(device);
         for lost in &registry.lost {
@@ -317,11 +309,13 @@ impl<W: World> Machine<W> {
         Ok(())
     }
 
-    /// Looks at what is in the store, besides the registry: sessions of the last update, and those
-    /// of an update that luod did not live to see the end of.
-    fn sort_out(&mut self, store: BTreeMap<String, IncomingSession>) {
+    /// Looks at what is in the store: sessions of the last update, and those of an update that luod
+    /// did not live to see the end of, which can have the same names.
+    fn sort_out(&mut self, store: Vec<(String, OwnedFd)>) {
         let now = self.world.now();
-        for (name, session) in store {
+        let mut others = BTreeSet::new();
+        for (name, fd) in store {
+            let session = IncomingSession::from(fd);
             // An outgoing session, or something else, says so. Any other error does not mean that
             // nothing is in it.
             let asked = session.retrieve(NO_TOKEN);
@@ -329,11 +323,24 @@ impl<W: World> Machine<W> {
                 asked.is_err_and(|error| is(&error, Errno::INVAL) || is(&error, Errno::NOTTY));
             let known = SessionName::new(name.as_str()).ok();
             match known.filter(|_| !other) {
+                _ if name == registry::SESSION && !other => self.internal = Some(session),
                 Some(known) => {
                     let incoming = Incoming::new(Held::Here(session), now, None);
                     self.add_incoming(known, incoming);
                 }
-                None => self.world.forget(&name),
+                None => {
+                    others.insert(name);
+                }
+            }
+        }
+        if others.remove(registry::SESSION) {
+            tracing::warn!("an update was under way when luod was stopped: it is aborted");
+            self.forget_registry();
+        }
+        for name in others {
+            match SessionName::new(name.as_str()) {
+                Ok(name) => self.forget_session(&name),
+                Err(_) => self.world.forget(&name),
             }
         }
     }
@@ -346,51 +353,81 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Ends the session with the registry that luod could not read.
-    fn end_registry(&mut self) -> Result<(), Refusal> {
-        let session = match self.internal.take() {
-            Some(session) => Ok(session),
-            None => self
-                .world
-                .open()
-                .and_then(|device| device.retrieve_session(registry::SESSION)),
+    /// Ends the session with the registry that luod could not read. False if that is under way.
+    fn end_registry(&mut self, caller: Option<&Caller>) -> Result<bool, Refusal> {
+        let failed = |error: io::Error| {
+            let busy = is(&error, Errno::BUSY);
+            let code = if busy {
+                ErrorCode::DeviceBusy
+            } else {
+                ErrorCode::NoDevice
+            };
+            Refusal::new(code, format!("{error}; try it again"))
         };
-        let session = match session {
-            Ok(session) => session,
-            Err(error) if is(&error, Errno::NOENT) => return Ok(()),
-            Err(error) => {
-                let busy = is(&error, Errno::BUSY);
-                let code = if busy {
-                    ErrorCode::DeviceBusy
-                } else {
-                    ErrorCode::NoDevice
-                };
-                return Err(Refusal::new(code, format!("{error}; try it again")));
+        if self.internal.is_none() {
+            let device = self.world.open().map_err(failed)?;
+            match device.retrieve_session(registry::SESSION) {
+                Ok(session) => self.internal = Some(session),
+                Err(error) if is(&error, Errno::NOENT) => return Ok(true),
+                Err(error) => return Err(failed(error)),
             }
+        }
+        let Some(session) = &self.internal else {
+            return Ok(true);
         };
-        session.finish().map_err(|error| {
-            let refusal = Refusal::new(ErrorCode::Kernel, error.to_string());
-            self.internal = Some(error.into_session());
-            refusal
-        })?;
-        self.world.forget(registry::SESSION);
-        Ok(())
+        let session = IncomingSession::from(give(session).map_err(failed)?);
+        let question = self.world.finish(session);
+        let caller = caller.cloned();
+        self.endings.insert(question, Ending::Unreadable { caller });
+        Ok(false)
+    }
+
+    /// The session with the registry that luod could not read has ended, if it could be.
+    pub(super) fn registry_given_up(
+        &mut self,
+        caller: Option<&Caller>,
+        ended: Result<(), Refusal>,
+    ) {
+        if ended.is_ok() {
+            self.internal = None;
+            self.forget_registry();
+        }
+        match (caller, ended) {
+            (Some(caller), Ok(())) => {
+                self.forgotten(caller);
+                self.reply(caller, Ok(Answer::Done));
+            }
+            (Some(caller), Err(refusal)) => self.reply(caller, Err(refusal)),
+            (None, Ok(())) => {}
+            (None, Err(refusal)) => tracing::error!("{}", refusal.message),
+        }
     }
 
     /// An operator gives up what luod could not find out.
-    pub(super) fn operator_forgets(&mut self, conn: ConnId) -> Result<Answer, Refusal> {
-        let Some(problem) = self.unknown_problem() else {
+    pub(super) fn operator_forgets(&mut self, caller: &Caller) -> Result<Answer, Refusal> {
+        if self.unknown.is_none() {
             return Err(Refusal::new(
                 ErrorCode::WrongState,
                 "luod knows what the previous kernel handed over: discard single sessions",
             ));
+        }
+        if !self.end_registry(Some(caller))? {
+            return Ok(Answer::Sent);
+        }
+        self.forgotten(caller);
+        Ok(Answer::Done)
+    }
+
+    /// What luod could not find out is given up.
+    fn forgotten(&mut self, caller: &Caller) {
+        let Some(problem) = self.unknown_problem() else {
+            return;
         };
-        self.end_registry()?;
         self.unknown = None;
         self.problem = Some(format!("the last update was given up: {problem}"));
         self.mark_unregistered();
         self.phase_changed = true;
-        let who = self.who(conn);
+        let who = caller.who;
         tracing::warn!(
             message_id = audit::FORGOTTEN,
             uid = who.uid,
@@ -398,12 +435,9 @@ impl<W: World> Machine<W> {
             "what the previous kernel handed over is given up{}: {problem}",
             audit::by(Some(who))
         );
-        Ok(Answer::Done)
     }
 
-    /// The machine goes down, and luod does not know what there is from the kernel before. What it
-    /// has the names of must not be in the way of what goes along now: the kernel takes no two
-    /// sessions of the same name.
+    /// The machine goes down, and luod does not know what there is from the kernel before.
     pub(super) fn give_up_unknown(&mut self) {
         let Some(unknown) = self.unknown.take() else {
             return;
@@ -414,22 +448,8 @@ impl<W: World> Machine<W> {
             "what the previous kernel handed over is given up by this update: {}",
             unknown.why
         );
-        if let Err(refusal) = self.end_registry() {
+        if let Err(refusal) = self.end_registry(None) {
             tracing::error!("{}", refusal.message);
-        }
-        let Ok(device) = self.world.open() else {
-            return;
-        };
-        for name in self.subscriptions.keys() {
-            if let Ok(session) = device.retrieve_session(name) {
-                tracing::error!(
-                    message_id = audit::DISCARDED,
-                    session = %name,
-                    update = self.number,
-                    "the session {name} is discarded: a new one of that name goes along"
-                );
-                let _ = session.finish();
-            }
         }
     }
 }

@@ -215,7 +215,7 @@ impl<W: World> Machine<W> {
                 tracing::info!(session = %name, preserve_us, "the session {name} is ready");
                 subscription.since = now;
                 subscription.part = Part::Ready {
-                    _session: session,
+                    session,
                     ready: now,
                     preserve_us,
                 };

@@ -3,11 +3,12 @@
 //! What came from the previous kernel.
 
 use super::{
+    ending::End,
     give,
     lookup::{is, is_finished, Backoff},
-    micros, Answer, ConnId, Machine, Refusal,
+    Answer, Caller, ConnId, Machine, Refusal,
 };
-use crate::{audit, config::Credentials, registry, world::World};
+use crate::{audit, config::Credentials, world::World};
 use liveupdate::{errno, Device, IncomingSession};
 use luod_protocol::{
     Direction, ErrorCode, Event, Mark, MarkName, Outcome, Report, SessionName, SessionReport,
@@ -39,6 +40,8 @@ pub(super) enum Held {
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) held: Held,
+    /// Whether it is being finished: see `ending`.
+    pub(super) ending: bool,
     /// Whether it is in the registry.
     pub(super) registered: bool,
     /// The user whose client preserved it, if the registry says so.
@@ -50,15 +53,16 @@ pub(super) struct Incoming {
     pub(super) error: Option<String>,
     pub(super) ready: Option<Stamp>,
     pub(super) preserve_us: Option<u64>,
-    claimed: Option<Stamp>,
-    restore_us: Option<u64>,
-    blackout_us: Option<u64>,
+    pub(super) claimed: Option<Stamp>,
+    pub(super) restore_us: Option<u64>,
+    pub(super) blackout_us: Option<u64>,
 }
 
 impl Incoming {
     pub(super) fn new(held: Held, since: Stamp, error: Option<String>) -> Self {
         Self {
             held,
+            ending: false,
             registered: false,
             owner: None,
             conn: None,
@@ -99,7 +103,7 @@ impl Incoming {
 /// them still, and luod does not hear of it.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
-    names: BTreeSet<SessionName>,
+    pub(super) names: BTreeSet<SessionName>,
     /// When the kernel is asked again.
     retry: Option<Backoff>,
 }
@@ -166,6 +170,9 @@ impl<W: World> Machine<W> {
         let Some(incoming) = self.incoming.get_mut(&id) else {
             return Ok(Answer::Sent);
         };
+        if incoming.ending {
+            return Err(super::ending::is_ending(&id));
+        }
         if incoming.conn.is_some_and(|other| other != conn) {
             return Err(Refusal::new(
                 ErrorCode::InUse,
@@ -211,7 +218,7 @@ impl<W: World> Machine<W> {
     }
 
     /// Finds a session that is not finished.
-    fn incoming_session(&mut self, id: &SessionName) -> Result<&mut Incoming, Refusal> {
+    pub(super) fn incoming_session(&mut self, id: &SessionName) -> Result<&mut Incoming, Refusal> {
         if !self.incoming.contains_key(id) {
             self.known()?;
         }
@@ -225,7 +232,7 @@ impl<W: World> Machine<W> {
     }
 
     /// Retrieves a session that somebody else had, or that failed, if that is possible now.
-    fn try_again(&mut self, id: &SessionName) -> Result<(), Refusal> {
+    pub(super) fn try_again(&mut self, id: &SessionName) -> Result<(), Refusal> {
         if !matches!(
             self.incoming.get(id).map(|session| &session.held),
             Some(Held::Elsewhere | Held::Failed)
@@ -255,7 +262,7 @@ impl<W: World> Machine<W> {
     }
 
     /// Retrieves a session that luod has not got.
-    fn take(&mut self, device: &Device, id: &SessionName) {
+    pub(super) fn take(&mut self, device: &Device, id: &SessionName) {
         let (held, error) = held(device.retrieve_session(id));
         if let Held::Here(session) = &held {
             self.world.keep(id.as_str(), session.as_fd());
@@ -265,7 +272,7 @@ impl<W: World> Machine<W> {
         }
         if matches!(held, Held::Finished) {
             // Its holder has finished it.
-            return self.ended(id, Held::Finished, None);
+            return self.ended(id, End::Finished, None);
         }
         if let Some(incoming) = self.incoming.get_mut(id) {
             incoming.held = held;
@@ -282,11 +289,15 @@ impl<W: World> Machine<W> {
 
     /// Asks the kernel whether a session is finished. Once it has answered, there is no doubt.
     fn ask_kernel(&mut self, device: &Device, id: &SessionName) {
+        if self.incoming.get(id).is_some_and(|session| session.ending) {
+            // The answer to that says it.
+            return;
+        }
         match self.incoming.get(id).map(|session| &session.held) {
             Some(Held::Here(_)) => {
                 self.doubts.names.remove(id);
                 if is_finished(device, id) == Some(true) {
-                    self.ended(id, Held::Finished, None);
+                    self.ended(id, End::Finished, None);
                 }
             }
             Some(Held::Elsewhere) => self.take(device, id),
@@ -324,13 +335,16 @@ impl<W: World> Machine<W> {
         self.doubts.retry = left.then(|| retry.again(now, LONGEST_WAIT_US));
     }
 
-    pub(super) fn finished(&mut self, conn: ConnId, id: &SessionName) -> Result<Answer, Refusal> {
-        let who = self.who(conn);
+    pub(super) fn finished(
+        &mut self,
+        caller: &Caller,
+        id: &SessionName,
+    ) -> Result<Answer, Refusal> {
+        let (conn, who) = (caller.conn, caller.who);
         let may = self.config.may_use(who, id);
         let incoming = self.incoming_session(id)?;
         if incoming.conn == Some(conn) {
-            self.finish(id, Held::Finished, Some(who))?;
-            return Ok(Answer::Done);
+            return self.finish(id, End::Finished, Some(caller));
         }
         // A client says it again when luod did not answer, or was restarted: then the kernel knows.
         if incoming.conn.is_none() && incoming.is_of(who) && may {
@@ -346,144 +360,7 @@ impl<W: World> Machine<W> {
         ))
     }
 
-    pub(super) fn operator_finishes(
-        &mut self,
-        conn: ConnId,
-        id: &SessionName,
-    ) -> Result<Answer, Refusal> {
-        let who = self.who(conn);
-        let state = self.incoming_session(id)?.state();
-        if state != SessionState::Claimed {
-            return Err(Refusal::new(
-                ErrorCode::WrongState,
-                format!("nobody has claimed the session {id}; to lose what is in it, discard it"),
-            ));
-        }
-        self.finish(id, Held::Finished, Some(who))?;
-        Ok(Answer::Done)
-    }
-
-    pub(super) fn operator_discards(
-        &mut self,
-        conn: ConnId,
-        id: &SessionName,
-    ) -> Result<Answer, Refusal> {
-        let who = self.who(conn);
-        self.incoming_session(id)?;
-        self.try_again(id)?;
-        let incoming = self.incoming_session(id)?;
-        match incoming.state() {
-            SessionState::Unclaimed => self.finish(id, Held::Discarded, Some(who))?,
-            // Nothing can be done about it but to forget it.
-            SessionState::Failed => self.ended(id, Held::Discarded, Some(who)),
-            _ => {
-                return Err(Refusal::new(
-                    ErrorCode::InUse,
-                    format!("somebody has the session {id}; finish it, or stop who has it"),
-                ))
-            }
-        }
-        Ok(Answer::Done)
-    }
-
-    /// Finishes a session, if its client has not done that.
-    fn finish(
-        &mut self,
-        id: &SessionName,
-        end: Held,
-        who: Option<Credentials>,
-    ) -> Result<(), Refusal> {
-        let incoming = self.incoming_session(id)?;
-        if let Held::Here(session) = std::mem::replace(&mut incoming.held, Held::Finished) {
-            // It does no harm if the client has done the same.
-            if let Err(error) = session.finish() {
-                let refusal = Refusal::new(ErrorCode::Kernel, error.to_string());
-                incoming.held = Held::Here(error.into_session());
-                return Err(refusal);
-            }
-        }
-        self.ended(id, end, who);
-        Ok(())
-    }
-
-    /// A session has come to its end; `who` has asked for it.
-    fn ended(&mut self, id: &SessionName, end: Held, who: Option<Credentials>) {
-        let now = self.world.now();
-        let bridge = self.arrival.as_ref().map(|arrival| arrival.bridge);
-        let discarded = matches!(end, Held::Discarded);
-        let (uid, pid) = who.map(|who| (who.uid, who.pid)).unzip();
-        self.doubts.names.remove(id);
-        self.unfinished.remove(id);
-        if let Some(incoming) = self.incoming.get_mut(id) {
-            if let Some(peer) = incoming.conn.and_then(|conn| self.peers.get_mut(&conn)) {
-                peer.claimed.remove(id);
-            }
-            incoming.since = now;
-            incoming.held = end;
-            incoming.conn = None;
-            if discarded {
-                let by = match who {
-                    Some(_) => audit::by(who),
-                    None => " by a forced update".to_owned(),
-                };
-                incoming.error = Some(format!("discarded{by}"));
-            } else if let Some(claimed) = incoming.claimed {
-                incoming.restore_us = Some(micros(claimed, now));
-                incoming.blackout_us = bridge
-                    .zip(incoming.ready)
-                    .and_then(|(bridge, ready)| bridge.micros(ready, now));
-            } else if who.is_none() {
-                let why = "the kernel has no such session any more: it is finished, or was lost";
-                incoming.error = Some(why.to_owned());
-            }
-        }
-        let update = self.number;
-        let by = audit::by(who);
-        if discarded {
-            tracing::warn!(
-                message_id = audit::DISCARDED,
-                session = %id,
-                update,
-                uid,
-                pid,
-                "the session {id} is discarded{by}: what was in it is lost"
-            );
-        } else {
-            tracing::info!(
-                message_id = audit::FINISHED,
-                session = %id,
-                update,
-                uid,
-                pid,
-                "the session {id} is finished{by}"
-            );
-        }
-        self.world.forget(id.as_str());
-        self.announce_change(id, Direction::Incoming);
-        self.finish_if_done();
-    }
-
-    /// Finishes our own session when all others are.
-    pub(super) fn finish_if_done(&mut self) {
-        if !self.unfinished.is_empty() {
-            return;
-        }
-        let Some(session) = self.internal.take_if(|_| self.arrival.is_some()) else {
-            return;
-        };
-        self.world.forget(registry::SESSION);
-        if let Err(error) = session.finish() {
-            tracing::warn!("{error}");
-        }
-        self.arrival_mark(MarkName::Finished);
-        if let Some(report) = self.arrival_report() {
-            self.announce(&Event::Result(report));
-        }
-        self.remember();
-        self.announce_phase();
-    }
-
-    fn arrival_mark(&mut self, name: MarkName) {
+    pub(super) fn arrival_mark(&mut self, name: MarkName) {
         let stamp = self.world.now();
         if let Some(arrival) = &mut self.arrival {
             if arrival.marks.iter().all(|mark| mark.name != name) {
@@ -513,6 +390,13 @@ impl<W: World> Machine<W> {
         }
         let device = self.world.open().ok();
         for name in left {
+            if self
+                .incoming
+                .get(&name)
+                .is_some_and(|session| session.ending)
+            {
+                continue;
+            }
             match &device {
                 Some(device) => self.ask_kernel(device, &name),
                 None => self.doubt(&name),
@@ -523,22 +407,6 @@ impl<W: World> Machine<W> {
                     "the client of the session {name} left before it said that it is finished"
                 );
                 self.announce_change(&name, Direction::Incoming);
-            }
-        }
-    }
-
-    /// Finishes what nobody has finished, since the next update cannot carry it.
-    pub(super) fn discard_unfinished(&mut self) {
-        self.give_up_unknown();
-        for name in self.unfinished.clone() {
-            if let Some(incoming) = self.incoming.get_mut(&name).filter(|s| !s.is_done()) {
-                let held = std::mem::replace(&mut incoming.held, Held::Discarded);
-                if let Held::Here(session) = held {
-                    if let Err(error) = session.finish() {
-                        tracing::warn!(session = %name, "{error}");
-                    }
-                }
-                self.ended(&name, Held::Discarded, None);
             }
         }
     }

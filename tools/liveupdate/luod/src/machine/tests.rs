@@ -5,8 +5,10 @@
 mod after;
 mod audit;
 mod before;
+mod ending;
 mod handover;
 mod known;
+mod numbers;
 mod random;
 mod returning;
 mod unknown;
@@ -48,13 +50,16 @@ impl Luod {
             ..Config::default()
         };
         let stored = world.stored();
-        Self {
+        let mut luod = Self {
             machine: Machine::start(world.clone(), config, stored),
             world,
             inboxes: BTreeMap::new(),
             closed: Vec::new(),
             next: 1,
-        }
+        };
+        // What it has begun to finish.
+        luod.machine.tick();
+        luod
     }
 
     /// The luod of the next kernel.

@@ -29,7 +29,7 @@ enum Step {
     Preserving { retry: Option<u64> },
     /// All are ready, and the service manager is asked whether it keeps everything.
     Checking(QuestionId),
-    /// Everything is preserved.
+    /// Everything is preserved, and what is left of the update before is being discarded.
     Frozen,
     /// The next kernel is started.
     Jump(Jump),
@@ -60,7 +60,7 @@ pub(super) struct Update {
     step: Step,
     marks: Vec<Mark>,
     /// The session that gets the registry.
-    internal: Option<OutgoingSession>,
+    pub(super) internal: Option<OutgoingSession>,
     /// Since when making sessions fails.
     failing_since: Option<u64>,
     /// Whether it goes on without a registry, which the next luod does without, too.
@@ -230,7 +230,7 @@ impl<W: World> Machine<W> {
             Some(Step::Checking(asked)) if *asked == id => self.checked(answer),
             Some(Step::Jump(Jump::Asked(asked))) if *asked == id => self.jumps(answer),
             Some(Step::Jump(Jump::IsLate(asked))) if *asked == id => self.is_late(answer),
-            _ => {}
+            _ => self.end_is_known(id, &answer),
         }
     }
 
@@ -256,6 +256,7 @@ impl<W: World> Machine<W> {
                 }
                 self.check_if_ready();
             }
+            Some(Step::Frozen) if self.endings.is_empty() => self.announce_jump(),
             Some(Step::Jump(Jump::Waits { until })) if *until <= now => self.jump_is_late(),
             _ => {}
         }
@@ -359,7 +360,7 @@ impl<W: World> Machine<W> {
         let closed = std::mem::replace(&mut subscription.part, Part::Dropped);
         self.world.close(Box::new(closed));
         subscription.since = self.world.now();
-        self.world.forget(name.as_str());
+        self.forget_session(name);
         self.cancelled.insert(name.clone());
         if let Some(update) = &mut self.update {
             update.lost.push(Lost {
@@ -381,7 +382,7 @@ impl<W: World> Machine<W> {
         self.announce_change(name, Direction::Outgoing);
     }
 
-    /// Writes the registry, tells everybody, and jumps.
+    /// Writes the registry, and jumps as soon as there is nothing in the way.
     fn freeze_and_jump(&mut self) {
         let handover = self.update.as_ref().is_some_and(|update| update.handover);
         if let Err(error) = self.freeze() {
@@ -408,6 +409,13 @@ impl<W: World> Machine<W> {
             return self.abort("no kernel is loaded any more; load one with luoctl load");
         }
         self.discard_unfinished();
+        if self.endings.is_empty() {
+            self.announce_jump();
+        }
+    }
+
+    /// Tells everybody, and jumps.
+    fn announce_jump(&mut self) {
         let ready = self.subscriptions.iter();
         let ready: Vec<_> = ready
             .filter(|(_, s)| matches!(s.part, Part::Ready { .. }))

@@ -59,8 +59,8 @@ fn error(channel: &mut Channel) -> ErrorCode {
     }
 }
 
-/// A good client, from beginning to end.
-fn update(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
+/// A good client, until the next kernel has started.
+fn jump(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
     let path = luod.path().to_owned();
     let mut client = Channel::connect(&path).unwrap();
     let subscribe = Request::Subscribe {
@@ -90,8 +90,13 @@ fn update(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
         }
     }
     luod.wait();
-    let luod = Luod::start_at(world, config(), &path).unwrap();
-    let mut client = Channel::connect(&path).unwrap();
+    Luod::start_at(world, config(), &path).unwrap()
+}
+
+/// A good client, from beginning to end.
+fn update(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
+    let luod = jump(world, luod, name);
+    let mut client = Channel::connect(luod.path()).unwrap();
     client.send(&Request::Claim { id: id(name) }, None).unwrap();
     let (message, fds) = client.receive(SOON).unwrap().unwrap();
     assert!(matches!(message.body, Event::Session { .. }));
@@ -99,8 +104,14 @@ fn update(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
     client
         .send(&Request::Finished { id: id(name) }, None)
         .unwrap();
-    client.call(&Request::Status, SOON).unwrap();
-    luod
+    loop {
+        // It is acknowledged to those only who have said HELLO.
+        match client.call(&Request::Status, SOON).unwrap().0 {
+            Event::Status(status) if status.incoming == 0 => return luod,
+            Event::Status(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -509,6 +520,62 @@ fn a_requester_that_reads_late() {
         if let Event::Result(report) = requester.receive(SOON).unwrap().unwrap().0.body {
             assert_eq!(report.sessions.len(), 3000);
             return;
+        }
+    }
+}
+
+/// A session that takes long to be freed costs nobody but who waits for that.
+#[test]
+fn a_session_takes_long_to_be_finished() {
+    let world = FakeWorld::new();
+    let luod = jump(&world, luod(&world), "a");
+    let mut claimant = Channel::connect(luod.path()).unwrap();
+    let claim = Request::Claim { id: id("a") };
+    let (answer, session) = claimant.call(&claim, SOON).unwrap();
+    assert!(matches!(answer, Event::Session { .. }), "{answer:?}");
+    world.kernel.hold_finishes(true);
+    // The client says so before it is true.
+    claimant
+        .send(&Request::Finished { id: id("a") }, None)
+        .unwrap();
+    // This comes after that, and is answered.
+    let (answer, _) = claimant.call(&Request::List, SOON).unwrap();
+    assert!(matches!(answer, Event::List { .. }), "{answer:?}");
+    assert!(!claimant.has_early());
+    let mut operator = Channel::connect(luod.path()).unwrap();
+    let finish = Request::Finish { session: id("a") };
+    assert!(matches!(
+        operator.call(&finish, SOON).unwrap().0,
+        Event::Error {
+            code: ErrorCode::InUse,
+            ..
+        }
+    ));
+    assert_eq!(world.kernel.incoming(), ["a", "luod-internal"]);
+    is_alive(&luod);
+    // The next client is told to wait, and not that there is nothing.
+    drop((claimant, session));
+    let (answer, _) = operator.call(&claim, SOON).unwrap();
+    assert!(
+        matches!(&answer, Event::Error { code: ErrorCode::InUse, message, .. } if message.contains("being finished")),
+        "{answer:?}"
+    );
+    world.kernel.hold_finishes(false);
+    while !world.kernel.incoming().is_empty() {
+        is_alive(&luod);
+    }
+    loop {
+        let (answer, _) = operator.call(&claim, SOON).unwrap();
+        match answer {
+            Event::Error {
+                code: ErrorCode::InUse,
+                ..
+            } => {}
+            Event::Error {
+                code: ErrorCode::NoSession,
+                ..
+            } => break,
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -38,8 +38,11 @@ impl Luod {
         self.pump();
         assert_eq!(self.machine.phase(), Phase::Jump);
         assert_eq!(self.world.state().kexecs, 0);
-        self.world.boot();
-        self.next_kernel()
+        // luod is gone by then.
+        let world = self.world.clone();
+        drop(self);
+        world.boot();
+        Self::on(world)
     }
 
     fn report(&mut self) -> Report {
@@ -153,6 +156,61 @@ fn what_was_not_finished_is_lost() {
     let lost = lost.unwrap();
     assert_eq!(lost.state, SessionState::Dropped);
     assert!(lost.error.as_deref().unwrap().contains("not finished"));
+}
+
+/// What is given up has the name of what goes along; so have the registries of both. The service
+/// manager keeps both, and is told which one to drop by name only.
+#[test]
+fn sessions_of_the_same_name() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    luod.shut_down(unit);
+    luod.preserve(a, "a");
+    let mut luod = luod.next_kernel_by_manager();
+    let (a, unit) = (luod.subscriber("a"), luod.connect());
+    luod.shut_down(unit);
+    drop(luod.preserve(a, "a"));
+    let mut luod = luod.next_kernel_by_manager();
+    assert_eq!(luod.machine.status().update, 2);
+    assert_eq!(luod.states(), [("a".to_owned(), SessionState::Unclaimed)]);
+    luod.restore("a");
+}
+
+/// The same, and luod is killed when it has made the new ones.
+#[test]
+fn killed_with_sessions_of_the_same_name() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    luod.shut_down(unit);
+    luod.preserve(a, "a");
+    let mut luod = luod.next_kernel_by_manager();
+    let a = luod.subscriber("a");
+    luod.update(r#","force":true"#);
+    drop(luod.session(a, "a"));
+    let mut luod = luod.next_kernel();
+    assert_eq!(luod.states(), [("a".to_owned(), SessionState::Unclaimed)]);
+    assert_eq!(luod.world.stored().len(), 2);
+    assert!(luod.world.kernel.outgoing().is_empty());
+    luod.restore("a");
+    assert!(luod.world.stored().is_empty());
+}
+
+/// The update is aborted: what it would have replaced is kept.
+#[test]
+fn an_abort_with_sessions_of_the_same_name() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    luod.shut_down(unit);
+    luod.preserve(a, "a");
+    let mut luod = luod.next_kernel_by_manager();
+    let a = luod.subscriber("a");
+    let operator = luod.update(r#","force":true"#);
+    drop(luod.session(a, "a"));
+    luod.send(operator, r#"{"cmd":"ABORT"}"#);
+    assert_eq!(luod.world.stored().len(), 2);
+    let mut luod = luod.next_kernel();
+    luod.restore("a");
+    assert!(luod.world.stored().is_empty());
 }
 
 /// An operator was faster.

@@ -141,18 +141,6 @@ fn while_the_manager_is_asked() {
         assert_eq!(luod.machine.phase(), Phase::Preserving);
         (luod, b, operator)
     };
-    // It is aborted: the answer is not that of the next update.
-    let (mut luod, b, operator) = checking("");
-    luod.send(operator, r#"{"cmd":"ABORT"}"#);
-    luod.inboxes.clear();
-    luod.is_as_before();
-    luod.update("");
-    luod.world.state().not_kept = None;
-    luod.world.state().manager_hangs = false;
-    luod.preserve(b, "b");
-    let a = luod.inboxes.keys().copied().find(|conn| *conn != b);
-    luod.preserve(a.unwrap(), "a");
-    assert_eq!(luod.world.state().kexecs, 1);
     // A client refuses.
     let (mut luod, b, operator) = checking("");
     luod.send(b, r#"{"cmd":"REFUSE","id":"b"}"#);

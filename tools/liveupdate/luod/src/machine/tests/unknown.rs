@@ -112,7 +112,7 @@ fn many_sessions_and_a_busy_device() {
     luod.restore("a7");
 }
 
-fn write_registry(world: &FakeWorld, text: &str) {
+pub(super) fn write_registry(world: &FakeWorld, text: &str) {
     let device = world.kernel.open().unwrap();
     let session = device.create_session(registry::SESSION).unwrap();
     let file = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
@@ -225,6 +225,63 @@ fn a_handover_while_nothing_is_known() {
     luod.world.boot();
     let mut luod = luod.next_kernel();
     luod.restore("a");
+}
+
+/// The same, with a session of the name of a new one that luod does not know: the kernel makes none
+/// by that name as long as nobody has the old one open.
+#[test]
+fn a_handover_with_an_unknown_session_of_the_same_name() {
+    let world = FakeWorld::with_own_clock();
+    world.state().store = Some(BTreeMap::new());
+    world.state().by_manager = true;
+    write_registry(&world, "nonsense");
+    // The device is busy when luod starts, so that it has not even the registry.
+    let device = world.kernel.open().unwrap();
+    let mut luod = Luod::on(world);
+    is_unknown(&mut luod, "busy");
+    drop(device);
+    let a = luod.subscriber("a");
+    luod.world.state().kexec_under_way = true;
+    let unit = luod.connect();
+    luod.send(unit, r#"{"cmd":"HANDOVER"}"#);
+    drop(luod.preserve(a, "a"));
+    assert_eq!(luod.machine.phase(), Phase::Jump);
+    assert!(luod.world.kernel.incoming().is_empty());
+    let world = luod.world.clone();
+    drop(luod);
+    world.boot();
+    let mut luod = Luod::on(world);
+    assert_eq!(luod.machine.phase(), Phase::Restoring);
+    luod.restore("a");
+}
+
+/// A session of the previous kernel of which neither the registry nor the store of the service
+/// manager knows has the name of a new one: that is said, and an operator can end it.
+#[test]
+fn a_session_that_nobody_knows() {
+    let world = FakeWorld::with_own_clock();
+    drop({
+        let device = world.kernel.open().unwrap();
+        let stray = device.create_session("a").unwrap();
+        world.kernel.kexec();
+        stray
+    });
+    let mut luod = Luod::on(world);
+    assert_eq!(luod.machine.phase(), Phase::Idle);
+    let a = luod.subscriber("a");
+    let operator = luod.update("");
+    let report = luod.result(operator);
+    let reason = report.reason.unwrap();
+    assert!(reason.contains("an unfinished session"), "{reason}");
+    luod.cancelled(a, "an unfinished session");
+    assert_eq!(luod.machine.phase(), Phase::Restoring);
+    luod.inboxes.remove(&operator);
+    luod.send(operator, r#"{"cmd":"DISCARD","session":"a"}"#);
+    assert!(matches!(luod.next(operator).0, Event::Ok { .. }));
+    luod.is_as_before();
+    luod.update("");
+    luod.preserve(a, "a");
+    assert_eq!(luod.world.state().kexecs, 1);
 }
 
 /// Clients that speak the first version get to hear nothing that they do not know.

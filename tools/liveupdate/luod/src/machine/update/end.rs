@@ -5,7 +5,6 @@
 use crate::{
     audit,
     machine::{view::with_offsets, ConnId, Machine, Part},
-    registry,
     world::World,
 };
 use luod_protocol::{
@@ -79,7 +78,7 @@ impl<W: World> Machine<W> {
         }
         self.world.close(Box::new(closed));
         for (name, conn, told) in cancelled {
-            self.world.forget(name.as_str());
+            self.forget_session(&name);
             match conn {
                 Some(conn) if !told => {
                     let event = Event::Cancelled {
@@ -94,7 +93,9 @@ impl<W: World> Machine<W> {
                 None => self.unsubscribed(&name),
             }
         }
-        self.world.forget(registry::SESSION);
+        let internal = self.update.as_mut().map(|update| update.internal.take());
+        self.world.close(Box::new(internal));
+        self.forget_registry();
         let report = self.update.as_ref().map(|update| {
             let marks = update.marks.iter();
             let marks = marks.filter(|mark| mark.name != MarkName::Jump);

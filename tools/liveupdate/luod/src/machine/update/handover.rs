@@ -190,6 +190,11 @@ impl<W: World> Machine<W> {
         if matches!(step, Some(Step::Checking(_))) {
             self.freeze_and_jump();
         }
+        // What is being discarded is freed by the kernel in any case.
+        let step = self.update.as_ref().map(|update| &update.step);
+        if matches!(step, Some(Step::Frozen)) {
+            self.announce_jump();
+        }
     }
 }
 

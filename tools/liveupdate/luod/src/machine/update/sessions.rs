@@ -4,11 +4,11 @@
 
 use super::Step;
 use crate::{
-    machine::{give, Machine, Part},
+    machine::{give, lookup::is, Machine, Part},
     registry,
     world::World,
 };
-use liveupdate::{errno, Device};
+use liveupdate::{errno, Device, OutgoingSession};
 use luod_protocol::{Direction, Event, MarkName, SessionName};
 use rustix::io::Errno;
 use std::{collections::BTreeSet, io, os::fd::AsFd};
@@ -36,7 +36,7 @@ impl<W: World> Machine<W> {
             }
         };
         if self.update.as_ref().is_some_and(|u| u.internal.is_none()) {
-            match device.create_session(registry::SESSION) {
+            match self.create_internal(&device) {
                 Ok(session) => {
                     self.world.keep(registry::SESSION, session.as_fd());
                     if let Some(update) = &mut self.update {
@@ -82,6 +82,18 @@ impl<W: World> Machine<W> {
         }
     }
 
+    /// Makes the session for the registry.
+    fn create_internal(&mut self, device: &Device) -> io::Result<OutgoingSession> {
+        match device.create_session(registry::SESSION) {
+            // The one of the previous kernel keeps the name as long as nobody has it open.
+            Err(error) if is(&error, Errno::EXIST) && self.internal.is_none() => {
+                self.internal = Some(device.retrieve_session(registry::SESSION)?);
+                device.create_session(registry::SESSION)
+            }
+            created => created,
+        }
+    }
+
     /// Neither the device nor the session for the registry is to be had: that is tried again for a
     /// time, which begins now. What follows is the end of the update; but a service manager that
     /// is on its way starts the next kernel in any case, and then it is tried as long as clients
@@ -124,7 +136,19 @@ impl<W: World> Machine<W> {
         if !subscription.is_some_and(|s| matches!(s.part, Part::Requested { .. })) {
             return Ok(());
         }
-        let session = device.create_session(name)?;
+        let session = match device.create_session(name) {
+            Err(error) if is(&error, Errno::EXIST) && self.adopt(device, name) => {
+                if !self.update.as_ref().is_some_and(|update| update.force) {
+                    return Err(io::Error::other(
+                        "an unfinished session of the previous kernel has this name; let its \
+                         client finish it, or discard it",
+                    ));
+                }
+                device.create_session(name)
+            }
+            created => created,
+        };
+        let session = session?;
         self.cancelled.remove(name);
         let given = give(&session)?;
         self.world.keep(name.as_str(), session.as_fd());

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Threads for what takes long.
+
+use std::{
+    sync::{
+        mpsc::{channel, Receiver, Sender},
+        Arc, Mutex, PoisonError,
+    },
+    thread::{self, JoinHandle},
+};
+
+/// How many there are at most: what is done does not depend on the number of processors alone.
+const THREADS_MAX: usize = 4;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Some threads.
+#[derive(Debug)]
+pub(super) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    sender: Sender<Job>,
+    jobs: Arc<Mutex<Receiver<Job>>>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        let (sender, jobs) = channel();
+        Self {
+            threads: Vec::new(),
+            sender,
+            jobs: Arc::new(Mutex::new(jobs)),
+        }
+    }
+}
+
+impl Workers {
+    /// Does something in one of them, as soon as it can.
+    pub(super) fn run(&mut self, job: impl FnOnce() + Send + 'static) {
+        if self.threads.len() < THREADS_MAX {
+            let jobs = Arc::clone(&self.jobs);
+            self.threads.push(thread::spawn(move || loop {
+                let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                match job {
+                    Ok(job) => job(),
+                    Err(_) => return,
+                }
+            }));
+        }
+        // The other end is ours, too.
+        let _ = self.sender.send(Box::new(job));
+    }
+
+    /// Waits until everything is done.
+    pub(super) fn wait(self) {
+        drop(self.sender);
+        for thread in self.threads {
+            // What was not done because of a panic has no answer.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that takes long keeps the others from nothing, and none of them the caller.
+    #[test]
+    fn jobs_that_take_long() {
+        let mut workers = Workers::default();
+        let (release, held) = channel::<()>();
+        let (done, results) = channel();
+        workers.run(move || {
+            let _ = held.recv();
+        });
+        for number in 0..100 {
+            let done = done.clone();
+            workers.run(move || done.send(number).unwrap());
+        }
+        let mut seen: Vec<i32> = results.iter().take(100).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..100).collect::<Vec<_>>());
+        assert_eq!(workers.threads.len(), THREADS_MAX);
+        drop(release);
+        workers.wait();
+    }
+}
