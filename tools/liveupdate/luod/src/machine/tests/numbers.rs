@@ -62,6 +62,8 @@ fn that_the_next_kernel_is_started() {
     assert_eq!(luod.machine.phase(), Phase::Jump);
     luod.late_answers(stale);
     assert_eq!(luod.world.state().kexecs, 1);
+    // It is not taken for a failure of that.
+    assert_eq!(luod.machine.phase(), Phase::Jump);
 }
 
 #[test]
