@@ -4,5 +4,6 @@
 
 pub mod console;
 pub mod named;
+pub mod silent;
 pub mod verdict;
 pub mod vm;

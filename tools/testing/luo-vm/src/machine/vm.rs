@@ -17,7 +17,9 @@ use crate::kernel::build::Kernel;
 use crate::kernel::flavour::Flavour;
 use crate::machine::console::Console;
 use crate::machine::named::{Machine, PC};
-use crate::report::step::{print, Step};
+use crate::machine::silent::{self, Limits};
+use crate::report::results::notice;
+use crate::report::step::Step;
 
 /// A virtual machine to be run.
 pub struct Vm<'a> {
@@ -78,13 +80,8 @@ impl Drop for Slot {
 /// apart what hangs.
 pub const BOOT: Duration = Duration::from_secs(600);
 
-/// How long the first kernel of a machine may be silent before its init runs, which takes some
-/// seconds. The emulator loses an interrupt once in a thousand boots or so: then one processor waits
-/// for the other one for ever, in code that has nothing to do with live updates.
-const SILENCE: Duration = Duration::from_secs(120);
-
-/// How often such a machine is started. The last time, only the limit counts.
-const STARTS: u32 = 3;
+/// How often a machine that stands still is started. The last time, only its limit counts.
+const STARTS: u32 = 2;
 
 /// Whatever can be emulated, but for fast `rep movsb` and `rep stosb`: real processors are best at
 /// these, whereas the emulator takes a step for each byte. Without, the kernel uses whole words.
@@ -196,24 +193,27 @@ impl<'a> Vm<'a> {
 
     /// Runs the machine until it stops by itself or its time is over.
     pub fn run(&self, ctx: &Ctx) -> Result<Run> {
-        self.run_with(ctx, |_| {})
+        self.run_within(ctx, Limits::ALWAYS, |_| {})
     }
 
     /// The same; `seen` sees each line of the console at once.
-    pub fn run_with(&self, ctx: &Ctx, mut seen: impl FnMut(&str)) -> Result<Run> {
+    pub fn run_with(&self, ctx: &Ctx, seen: impl FnMut(&str)) -> Result<Run> {
+        self.run_within(ctx, Limits::BEFORE_INIT, seen)
+    }
+
+    fn run_within(&self, ctx: &Ctx, silence: Limits, mut seen: impl FnMut(&str)) -> Result<Run> {
         let _slot = Slot::take();
         let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
-        let silence = SILENCE * self.slowness();
+        let silence = silence.times(self.slowness());
         for start in 1..STARTS {
             if let Some(run) = self.start(ctx, &log, Some(silence), &mut seen)? {
                 return Ok(run);
             }
             let kept = log.with_extension(format!("silent-{start}.log"));
             fs::rename(&log, &kept)?;
-            print(&format!(
-                "vm {}: silent for {} s before init, started again; see {}",
+            notice(&format!(
+                "vm {}: it stood still and was started again; see {}",
                 self.name,
-                silence.as_secs(),
                 ctx.shown(&kept)
             ));
         }
@@ -230,23 +230,30 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Runs the machine once. [`None`] if it was silent for longer than `silence` before its init.
+    /// Runs the machine once. [`None`] if it was silent for longer than `silence`, and remained so
+    /// when its processors were stopped and started; what was seen of it is in its log.
     fn start(
         &self,
         ctx: &Ctx,
         log: &Path,
-        mut silence: Option<Duration>,
+        silence: Option<Limits>,
         seen: &mut impl FnMut(&str),
     ) -> Result<Option<Run>> {
         let started = Instant::now();
         let mut qemu = self.qemu(ctx);
         qemu.args(["-serial", "stdio", "-monitor", "none"]);
+        let monitor = log.with_extension("monitor");
+        let socket = format!("unix:{},server=on,wait=off", monitor.display());
+        qemu.args(["-qmp", &socket]);
         qemu.stdin(Stdio::null())
             .stdout(File::create(log)?)
             .stderr(Stdio::piped());
         let mut child = spawn(&mut qemu)?;
         let limit = self.limit * self.slowness();
+        let nudge = silent::AFTER_NUDGE * self.slowness();
         let mut heard = started;
+        let mut init = false;
+        let mut nudged = false;
         let mut console = BufReader::new(File::open(log)?);
         let mut line = Vec::new();
         let mut timed_out = None;
@@ -258,20 +265,39 @@ impl<'a> Vm<'a> {
                     eprint!("{text}");
                 }
                 heard = Instant::now();
-                if starts_init(&text) {
-                    silence = None;
-                }
+                init |= starts_init(&text);
+                nudged = false;
                 seen(text.trim_end());
                 line.clear();
             }
             if let Some(status) = ended {
                 break Some(status);
             }
-            let silent = silence.is_some_and(|silence| heard.elapsed() > silence);
-            if silent || started.elapsed() > limit {
+            let allowed = silence.and_then(|silence| match init {
+                false => Some(silence.before_init),
+                true => silence.later,
+            });
+            let allowed = allowed.map(|limit| if nudged { limit.min(nudge) } else { limit });
+            let still = allowed.is_some_and(|allowed| heard.elapsed() > allowed);
+            if still && !nudged {
+                let seen = silent::look(&monitor, child.id(), ctx.settings.smp);
+                fs::write(log.with_extension("silent.txt"), &seen)?;
+                let done = silent::nudge(&monitor);
+                let done = done.map_or_else(|error| format!("{error:#}"), |()| "done".to_owned());
+                notice(&format!(
+                    "vm {}: silent for {} s; stop and cont: {done}; all of this is in {}: {}",
+                    self.name,
+                    heard.elapsed().as_secs(),
+                    ctx.shown(&log.with_extension("silent.txt")),
+                    silent::essence(&seen)
+                ));
+                nudged = true;
+                heard = Instant::now();
+            } else if still || started.elapsed() > limit {
                 child.kill()?;
                 child.wait()?;
-                if silent {
+                if still {
+                    let _ = fs::remove_file(&monitor);
                     return Ok(None);
                 }
                 timed_out = Some(limit);
@@ -279,6 +305,8 @@ impl<'a> Vm<'a> {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
+        // One that was killed leaves its socket.
+        let _ = fs::remove_file(&monitor);
         if status.is_some_and(|s| !s.success()) {
             let mut said = String::new();
             if let Some(mut stderr) = child.stderr.take() {

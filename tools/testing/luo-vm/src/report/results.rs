@@ -2,11 +2,26 @@
 
 //! Results of tests, one line each, and the summary.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::report::ktap::{Status, TestResult};
 use crate::report::step;
 
 /// The group in which nothing may be skipped.
 const STRICT: &str = "kselftest-base";
+
+/// What is no result, but must not be overlooked.
+static NOTICES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Prints what is no result, but must not be overlooked: now, and in the summary.
+pub fn notice(text: &str) {
+    let line = format!("NOTE {text}");
+    step::print(&line);
+    NOTICES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(line);
+}
 
 /// What was tested in a group.
 pub struct Report {
@@ -123,6 +138,13 @@ pub fn summary(reports: &[Report]) -> bool {
             report.passed + report.failed,
             report.group
         );
+    }
+    for line in NOTICES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+    {
+        println!("{line}");
     }
     for line in reports
         .iter()

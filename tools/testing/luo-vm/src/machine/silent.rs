@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Machines that have stopped: how long one may say nothing, and what is to be seen of one that
+//! says nothing for longer.
+//!
+//! In about one of 500 boots on a busy host a machine stands still, before its init or after a
+//! kexec: its processors wait, and no timer interrupt comes any more. It happens to first boots,
+//! too, in code that has nothing to do with live updates.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+use serde_json::{json, Value};
+
+/// How long a machine may print nothing.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Before the init of its first kernel, which takes some seconds.
+    pub before_init: Duration,
+    /// Afterwards. [`None`] if what has been seen of it cannot be taken back.
+    pub later: Option<Duration>,
+}
+
+impl Limits {
+    /// Those of a machine that may be started again at any time.
+    pub const ALWAYS: Self = Self {
+        before_init: Duration::from_secs(120),
+        later: Some(Duration::from_secs(300)),
+    };
+
+    /// Those of a machine whose output is used as it comes.
+    pub const BEFORE_INIT: Self = Self {
+        later: None,
+        ..Self::ALWAYS
+    };
+
+    /// Those of a kernel that is `slowness` times slower than usual.
+    pub fn times(self, slowness: u32) -> Self {
+        Self {
+            before_init: self.before_init * slowness,
+            later: self.later.map(|limit| limit * slowness),
+        }
+    }
+}
+
+/// How long a machine may remain silent after [`nudge`].
+pub const AFTER_NUDGE: Duration = Duration::from_secs(60);
+
+/// How long QEMU has for an answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// A connection to QEMU's monitor.
+struct Monitor {
+    stream: BufReader<UnixStream>,
+}
+
+impl Monitor {
+    fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        let mut monitor = Self {
+            stream: BufReader::new(stream),
+        };
+        monitor.message().context("no greeting")?;
+        monitor.execute(&json!({"execute": "qmp_capabilities"}))?;
+        Ok(monitor)
+    }
+
+    fn message(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            bail!("QEMU closed its monitor");
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// Runs a command; events that come before its answer are skipped.
+    fn execute(&mut self, command: &Value) -> Result<Value> {
+        writeln!(self.stream.get_mut(), "{command}")?;
+        loop {
+            let answer = self.message()?;
+            if let Some(error) = answer.get("error") {
+                bail!("{command}: {error}");
+            }
+            if let Some(value) = answer.get("return") {
+                return Ok(value.clone());
+            }
+        }
+    }
+
+    /// Runs a command of the monitor for humans.
+    fn ask(&mut self, line: &str) -> Result<String> {
+        let command = json!({
+            "execute": "human-monitor-command",
+            "arguments": {"command-line": line},
+        });
+        let text = self.execute(&command)?;
+        Ok(text.as_str().unwrap_or_default().replace("\r\n", "\n"))
+    }
+}
+
+/// What the processors of a machine and the threads of its QEMU do.
+pub fn look(monitor: &Path, qemu: u32, processors: u32) -> String {
+    let mut seen = String::new();
+    // An answer that does not come says that QEMU itself stands still.
+    match Monitor::connect(monitor) {
+        Ok(mut monitor) => {
+            let lapics = (0..processors).map(|n| format!("info lapic {n}"));
+            let questions = ["info status", "info cpus", "info registers -a"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(lapics);
+            for question in questions {
+                let answer = monitor.ask(&question);
+                let answer = answer.unwrap_or_else(|error| format!("no answer: {error:#}"));
+                let _ = writeln!(seen, "# {question}\n{answer}");
+            }
+        }
+        Err(error) => {
+            let _ = writeln!(seen, "# QEMU's monitor\nno answer: {error:#}");
+        }
+    }
+    let tasks = fs::read_dir(format!("/proc/{qemu}/task"));
+    for task in tasks.into_iter().flatten().flatten() {
+        let _ = write!(seen, "# thread");
+        for file in ["comm", "stat", "wchan", "syscall"] {
+            let text = fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let _ = write!(seen, " | {}", text.trim());
+        }
+        seen.push('\n');
+    }
+    seen
+}
+
+/// The lines of what [`look`] saw that tell whether a processor is halted and which interrupts it
+/// has; they go where only the summary of a run is kept.
+pub fn essence(seen: &str) -> String {
+    const LINES: [&str; 5] = ["RIP=", "LVTT", "Timer", "ISR", "IRR"];
+    let lines = seen.lines().map(str::trim);
+    let told = lines.filter(|line| {
+        LINES.iter().any(|start| line.starts_with(start)) || line.starts_with("no answer")
+    });
+    let words = told.flat_map(|line| line.split_whitespace().chain(["|"]));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Stops the processors and lets them go on, so that each looks at its interrupts once more.
+pub fn nudge(monitor: &Path) -> Result<()> {
+    let mut monitor = Monitor::connect(monitor)?;
+    monitor.execute(&json!({"execute": "stop"}))?;
+    monitor.execute(&json!({"execute": "cont"}))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_essence_says_who_is_halted() {
+        let seen = "# info registers -a\nRAX=0\nRIP=ff RFL=00000246 [---Z-P-] HLT=1\n\
+                    # info lapic 0\nLVTT\t 0x000000ec active-hi edge\nISR\t (none)\nIRR\t 236\n";
+        assert_eq!(
+            essence(seen),
+            "RIP=ff RFL=00000246 [---Z-P-] HLT=1 | LVTT 0x000000ec active-hi edge | \
+             ISR (none) | IRR 236 |"
+        );
+    }
+}
