@@ -201,12 +201,17 @@ def luod_and_clients(tests):
 
 def audit_trail(tests):
     """What clients have done is in the journal, with fields to select by."""
-    run("journalctl", "--sync")
     finished = "MESSAGE_ID=6f982cebfb4441a3a18d17086d81a697"
-    said = run("journalctl", "-b", "-o", "json", finished, "SESSION=python")[1]
-    entries = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    good = any(e.get("UID") == "0" and e.get("PID", "").isdigit() and e.get("UPDATE") for e in entries)
-    tests.check("the journal says who finished a session", good, said)
+    said = []
+
+    def logged():
+        run("journalctl", "--sync")
+        said.append(run("journalctl", "-b", "-o", "json", finished, "SESSION=python")[1])
+        entries = [json.loads(line) for line in said[-1].splitlines() if line.startswith("{")]
+        return any(e.get("UID") == "0" and e.get("UPDATE") for e in entries)
+
+    until(logged)
+    tests.check("the journal says who finished a session", logged(), said[-1])
 
 
 def in_a_scope(tests):
