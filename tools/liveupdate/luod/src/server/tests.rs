@@ -429,6 +429,16 @@ fn only_one_listens() {
         });
         assert_eq!(listening, 1);
     }
+    // One that is between looking for the other and listening.
+    let _ = std::fs::remove_file(&path);
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let lock = std::fs::File::open(path.with_extension("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let error = super::listen(&path).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(path.exists());
+    drop(lock);
+    super::listen(&path).unwrap();
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 

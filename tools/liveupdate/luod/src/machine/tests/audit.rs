@@ -150,6 +150,28 @@ fn who_claims_finishes_and_discards() {
     text("the session c is discarded by the user 0, process 100: what was in it is lost");
 }
 
+/// What was left out of a forced update comes along if its client holds it, and is discarded then.
+#[test]
+fn what_was_left_out() {
+    let events = Journal::of(|| {
+        let mut luod = Luod::new();
+        luod.world.state().by_manager = true;
+        let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+        luod.update(r#","force":true"#);
+        let held = luod.session(a, "a");
+        luod.send(a, r#"{"cmd":"REFUSE","id":"a"}"#);
+        let kept = luod.preserve(b, "b");
+        let world = luod.world.clone();
+        world.boot();
+        drop((luod, held, kept));
+        let luod = Luod::on(world);
+        assert_eq!(luod.world.kernel.incoming(), ["b", "luod-internal"]);
+    });
+    let fields = [("session", "a"), ("update", "1")];
+    logged(&events, ids::DROPPED, &[("session", "a"), ("uid", "0")]);
+    logged(&events, ids::DISCARDED, &fields);
+}
+
 #[test]
 fn what_is_unknown() {
     let events = Journal::of(|| {

@@ -305,6 +305,24 @@ fn a_busy_device_in_a_handover() {
     luod.restore("a");
 }
 
+/// The time for which a busy device is waited for begins anew with the handover.
+#[test]
+fn the_device_is_busy_before_a_handover() {
+    let (mut luod, unit) = luod_and_unit();
+    let device = luod.world.kernel.open().unwrap();
+    luod.update(r#","expect":0"#);
+    luod.pass(ms(4_000));
+    luod.shut_down(unit);
+    luod.pass(ms(4_000));
+    assert_eq!(luod.machine.phase(), Phase::Preserving);
+    drop(device);
+    luod.pass(ms(50));
+    assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+    // With a registry.
+    let luod = luod.next_kernel_by_manager();
+    assert_eq!(luod.machine.status().update, 1);
+}
+
 /// Not even the registry is needed.
 #[test]
 fn no_device_in_a_handover() {
