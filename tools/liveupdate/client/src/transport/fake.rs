@@ -138,13 +138,13 @@ impl Kernel {
         self.state().broken = errno.map(Errno::from_raw_os_error);
     }
 
-    /// Lets whoever finishes a session wait, as if it had a lot of memory, or wait no longer.
+    /// Makes FINISH wait, as if the session had a lot of memory, or wait no longer.
     pub fn hold_finishes(&self, hold: bool) {
         self.state().holds_finishes = hold;
         self.0.released.notify_all();
     }
 
-    /// Whether who finishes a session has to wait.
+    /// Whether FINISH waits.
     pub fn holds_finishes(&self) -> bool {
         self.state().holds_finishes
     }
