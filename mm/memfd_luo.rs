@@ -73,7 +73,6 @@ use self::{
         MemfdSer,
         Seals, //
     },
-    checkpoint::checkpoint,
     incoming::Incoming,
     ops::HandedOver,
     preserved::PreservedFolios, //
@@ -210,6 +209,7 @@ impl FileHandler for Memfd {
     const COMPATIBLE: &'static CStr = c"memfd-v2";
 
     type Ser = MemfdSer;
+    type Prepared = Option<MappingFreeze>;
     type Outgoing = Outgoing;
     type Incoming = Incoming;
 
@@ -217,16 +217,29 @@ impl FileHandler for Memfd {
         ShmemFile::from_file(file).is_some_and(|file| file.inode().nlink() == 0)
     }
 
-    /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (already frozen, or a kexec waits),
-    /// ENOMEM (also RLIMIT_MEMLOCK), EHWPOISON (broken memory in the file), EINTR
-    /// (fatal signal).
-    fn preserve(&self, file: &File, ser: &mut MemfdSer) -> Result<Outgoing> {
+    /// Waits for those who write to the file.
+    ///
+    /// Errors: EOPNOTSUPP (not expressible), EBUSY (already frozen), EINTR (fatal signal).
+    fn prepare(&self, file: &File) -> Result<Option<MappingFreeze>> {
         let file = ShmemFile::from_file(file).ok_or(EOPNOTSUPP)?;
         // Comes first, so that a task cannot freeze a file that it must not write to.
-        let seals = check_expressible(file)?;
+        check_expressible(file)?;
+        Ok(Some(MappingFreeze::new(file)?))
+    }
+
+    /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (a kexec waits), ENOMEM (also
+    /// RLIMIT_MEMLOCK), EHWPOISON (broken memory in the file), EINTR (fatal signal).
+    fn preserve(
+        &self,
+        _file: &File,
+        prepared: &mut Option<MappingFreeze>,
+        ser: &mut MemfdSer,
+    ) -> Result<Outgoing> {
+        let freeze = prepared.as_ref().ok_or(EINVAL)?;
+        let seals = check_expressible(freeze.file())?;
         let broken_pages = nr_hwpoisoned_pages();
-        let freeze = MappingFreeze::new(file, checkpoint)?;
-        let folios = PreservedFolios::new(&freeze)?;
+        let folios = PreservedFolios::new(freeze)?;
+        let freeze = prepared.take().ok_or(EINVAL)?;
         let outgoing = Outgoing {
             handed_over: None,
             folios,

@@ -36,8 +36,8 @@ struct module;
  *                   changed by ->freeze(); in the next kernel, given to
  *                   ->retrieve(), ->can_finish() and ->finish().
  * @private_data:    For the handler's own use. Before the kexec, what
- *                   ->preserve() left here reaches all later operations on the
- *                   file. After it, NULL at first; what ->retrieve() or
+ *                   ->prepare() left here reaches ->preserve(), and what that
+ *                   left here reaches all later operations on the file. After it, NULL at first; what ->retrieve() or
  *                   ->can_finish() leave here reaches those that follow.
  */
 struct liveupdate_file_op_args {
@@ -62,6 +62,10 @@ struct liveupdate_file_op_args {
  * struct liveupdate_file_ops - operations of a file handler
  * @can_preserve: Whether the handler is in charge of this file. Has to be
  *                cheap: it is asked about files of all kinds.
+ * @prepare:      Optional. Waits for what @preserve needs of other tasks, until
+ *                the task is killed; no kexec is delayed by that.
+ * @unprepare:    Takes @prepare back. Called unless @preserve has succeeded,
+ *                which takes over what @prepare left in private_data.
  * @preserve:     Saves what the next kernel needs, while the file stays in use.
  * @unpreserve:   Takes @preserve back.
  * @freeze:       Optional. The last chance to save something before the jump.
@@ -81,6 +85,8 @@ struct liveupdate_file_op_args {
 struct liveupdate_file_ops {
 	bool (*can_preserve)(struct liveupdate_file_handler *handler,
 			     struct file *file);
+	int (*prepare)(struct liveupdate_file_op_args *args);
+	void (*unprepare)(struct liveupdate_file_op_args *args);
 	int (*preserve)(struct liveupdate_file_op_args *args);
 	void (*unpreserve)(struct liveupdate_file_op_args *args);
 	int (*freeze)(struct liveupdate_file_op_args *args);

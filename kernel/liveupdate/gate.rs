@@ -19,11 +19,14 @@ use kernel::{
         RwSemWriteGuard,
         RwSemaphore, //
     },
-    time::Delta, //
+    time::{
+        Delta,
+        Msecs, //
+    }, //
 };
 
-/// How long a kexec waits for operations that were asked to stop.
-const KEXEC_TIMEOUT: Delta = Delta::from_millis(1000);
+/// How long a kexec waits for operations that were asked to stop, or that it needs itself.
+pub(crate) const KEXEC_TIMEOUT: Msecs = 1000;
 
 /// Whether what is handed over may still change.
 #[derive(PartialEq, Eq)]
@@ -176,7 +179,8 @@ impl Gate {
         let entrance = self.entrance.write_killable()?;
         self.requests.fetch_add(1, Relaxed);
         self.kexec_waiting.store(true, Relaxed);
-        let inside = self.inside.write_killable_timeout(KEXEC_TIMEOUT);
+        let patience = Delta::from_millis(KEXEC_TIMEOUT.into());
+        let inside = self.inside.write_killable_timeout(patience);
         self.kexec_waiting.store(false, Relaxed);
 
         let inside = inside.map_err(|err| if err == ETIMEDOUT { EBUSY } else { err })?;

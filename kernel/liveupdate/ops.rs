@@ -126,6 +126,7 @@ impl FileOps {
         if ops.can_preserve.is_none()
             || ops.preserve.is_none()
             || ops.unpreserve.is_none()
+            || ops.prepare.is_some() != ops.unprepare.is_some()
             || ops.retrieve.is_none()
             || ops.finish.is_none()
         {
@@ -176,8 +177,29 @@ impl FileOps {
         unsafe { op(self.0.as_ptr(), file.as_ptr()) }
     }
 
-    pub(crate) fn preserve(&self, file: &File) -> Result<Payload, Stopped> {
-        let mut args = self.args(Some(file), &Payload::incoming(0));
+    /// Returns what [`Self::preserve`] is to get.
+    pub(crate) fn prepare(&self, file: &File) -> Result<Payload> {
+        let mut payload = Payload::incoming(0);
+        if let Some(op) = self.table().prepare {
+            let mut args = self.args(Some(file), &payload);
+            // SAFETY: The arguments are valid and only used by the callee.
+            to_result(unsafe { op(&mut args) })?;
+            payload.private = Cookie(args.private_data);
+        }
+        Ok(payload)
+    }
+
+    pub(crate) fn unprepare(&self, file: &File, prepared: &Payload) {
+        let mut args = self.args(Some(file), prepared);
+        if let Some(op) = self.table().unprepare {
+            // SAFETY: The arguments are valid and only used by the callee.
+            unsafe { op(&mut args) };
+        }
+    }
+
+    /// If this succeeds, `prepared` must not be used again.
+    pub(crate) fn preserve(&self, file: &File, prepared: &Payload) -> Result<Payload, Stopped> {
+        let mut args = self.args(Some(file), prepared);
         let op = self.table().preserve.ok_or(EOPNOTSUPP)?;
         // SAFETY: The arguments are valid and only used by the callee.
         to_result(unsafe { op(&mut args) }).map_err(Stopped::by_operation)?;

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that goes on when the process that waits for it is killed.
+//! Work that goes on when the task that waits for it is killed, or gives up.
 
 use kernel::{
     prelude::*,
     sync::{
+        new_mutex,
         Arc,
         Completion,
+        Mutex,
         SetOnce, //
+    },
+    time::{
+        msecs_to_jiffies,
+        Msecs, //
     },
     workqueue, //
 };
@@ -51,4 +57,65 @@ pub(crate) fn run(work: impl Fn() -> Result + Clone + Send + 'static) -> Result 
     }
     job.done.wait_for_completion_killable()?;
     job.result.copy().unwrap_or(Err(EINTR))
+}
+
+/// What a task waits for that may give up.
+#[pin_data]
+struct Attempt<T> {
+    #[pin]
+    outcome: Mutex<Outcome<T>>,
+    #[pin]
+    done: Completion,
+}
+
+enum Outcome<T> {
+    Unknown,
+    Known(Result<T>),
+    /// The task that waited has looked.
+    Taken,
+}
+
+impl<T: Unpin> Attempt<T> {
+    /// Replaces the outcome, and returns what it was.
+    fn set(&self, outcome: Outcome<T>) -> Outcome<T> {
+        core::mem::replace(&mut *self.outcome.lock(), outcome)
+    }
+
+    /// Notes the result. If nobody wants it, it is dropped with the attempt.
+    fn end(&self, result: Result<T>) {
+        self.set(Outcome::Known(result));
+        self.done.complete_all();
+    }
+}
+
+/// Lets a worker do `work`, and waits for it, but not longer than `patience`.
+///
+/// # Errors
+///
+/// [`EBUSY`] if it takes longer and [`EINTR`] if the task is killed: `work` goes on, and what it
+/// returns is dropped. [`ENOMEM`] if there is no memory for a worker. Otherwise, those of `work`.
+///
+/// # Context
+///
+/// May sleep. `work` runs in the context of a kernel thread, which cannot be killed.
+pub(crate) fn run_within<T: Send + Unpin + 'static>(
+    patience: Msecs,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let attempt = pin_init!(Attempt {
+        outcome <- new_mutex!(Outcome::Unknown, "luo_attempt"),
+        done <- Completion::new(),
+    });
+    let attempt: Arc<Attempt<T>> = Arc::pin_init(attempt, GFP_KERNEL)?;
+    let theirs = attempt.clone();
+    workqueue::system_unbound().try_spawn(GFP_KERNEL, move || theirs.end(work()))?;
+
+    let waited = attempt
+        .done
+        .wait_for_completion_killable_timeout(msecs_to_jiffies(patience));
+    match (attempt.set(Outcome::Taken), waited) {
+        (Outcome::Known(result), _) => result,
+        (_, Err(EINTR)) => Err(EINTR),
+        _ => Err(EBUSY),
+    }
 }

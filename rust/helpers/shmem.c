@@ -8,6 +8,11 @@ __rust_helper void rust_helper_inode_lock(struct inode *inode)
 	inode_lock(inode);
 }
 
+__rust_helper int rust_helper_inode_lock_killable(struct inode *inode)
+{
+	return inode_lock_killable(inode);
+}
+
 __rust_helper bool rust_helper_inode_trylock(struct inode *inode)
 {
 	return inode_trylock(inode);

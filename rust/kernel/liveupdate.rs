@@ -124,6 +124,11 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// What is handed over. It lives in preserved memory, of which it may refer to more.
     type Ser: Handover + Send + Sync;
 
+    /// What [`Self::prepare`] makes for [`Self::preserve`]. Dropping it undoes the former.
+    ///
+    /// A handler without [`Self::prepare`] gets the default, `()` for instance.
+    type Prepared: Default + Send;
+
     /// What this kernel keeps for a preserved file. Dropping it undoes [`Self::preserve`].
     type Outgoing: Send;
 
@@ -135,14 +140,35 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// Returns whether this handler is in charge of `file`. Has to be cheap.
     fn can_preserve(&self, file: &File) -> bool;
 
+    /// Waits for what [`Self::preserve`] needs of other tasks, and keeps it.
+    ///
+    /// No kexec is delayed by this, however long it takes; so it must not have changed anything that
+    /// the next kernel would miss. Waits must end on a fatal signal.
+    ///
+    /// For a file that is preserved again on behalf of a kexec, this runs in a kernel thread. If it
+    /// takes more than a second, the kexec fails.
+    ///
+    /// # Errors
+    ///
+    /// Reach user space.
+    fn prepare(&self, _file: &File) -> Result<Self::Prepared> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Saves what the next kernel needs, while the file stays in use.
     ///
-    /// `ser` is zeroed at first.
+    /// `ser` is zeroed at first. `prepared` may be used up if this succeeds. If it does not, because a
+    /// kexec waits, this is called again with the same `prepared` if the kexec fails.
     ///
     /// # Errors
     ///
     /// Reach user space; use [`EOPNOTSUPP`] for properties of the file that cannot be preserved.
-    fn preserve(&self, file: &File, ser: &mut Self::Ser) -> Result<Self::Outgoing>;
+    fn preserve(
+        &self,
+        file: &File,
+        prepared: &mut Self::Prepared,
+        ser: &mut Self::Ser,
+    ) -> Result<Self::Outgoing>;
 
     /// The last chance to save something, right before the jump.
     ///

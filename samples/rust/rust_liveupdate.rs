@@ -190,6 +190,8 @@ impl FileHandler for Handler {
     const COMPATIBLE: &'static CStr = c"rust-sample-number-v1";
 
     type Ser = NumberSer;
+    // There is nothing to wait for.
+    type Prepared = ();
     // Nothing was changed that would have to be undone.
     type Outgoing = ();
     type Incoming = Claimed<NumberSer>;
@@ -198,7 +200,7 @@ impl FileHandler for Handler {
         Number::of(file).is_some()
     }
 
-    fn preserve(&self, _file: &File, _ser: &mut NumberSer) -> Result {
+    fn preserve(&self, _file: &File, _prepared: &mut (), _ser: &mut NumberSer) -> Result {
         // The number can still change.
         Ok(())
     }

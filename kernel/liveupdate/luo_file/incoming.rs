@@ -4,10 +4,14 @@
 
 use super::{
     handler::{
-        Handlers, //
-        PinnedHandler,
+        Handlers,
+        PinnedHandler, //
     },
-    outgoing::OutgoingFile,
+    outgoing::{
+        OutgoingFile,
+        PreparedFile,
+        Source, //
+    },
     ContentId,
     Token, //
 };
@@ -23,12 +27,16 @@ use crate::{
         HandedOver, //
     },
     fault,
-    gate::Stopped,
+    gate::{
+        Stopped,
+        KEXEC_TIMEOUT, //
+    },
     luo_flb::incoming::IncomingFlbLists,
     ops::{
         Payload,
         Retrieval, //
     },
+    worker, //
 };
 use kernel::{
     fs::File,
@@ -255,7 +263,12 @@ impl IncomingFile {
         let file = self.retrieve(handlers)?;
         match &self.state.read().progress {
             Progress::Retrieved { found, .. } => {
-                OutgoingFile::preserve_again(handlers, self.token, file, found)
+                let source = Source::of_retrieved(file, found)?;
+                let flbs = found.flbs_now(handlers);
+                // Others may use the file, and keep it busy.
+                let prepare = move || PreparedFile::with(source, flbs);
+                let mut prepared = worker::run_within(KEXEC_TIMEOUT, prepare)?;
+                prepared.preserve(self.token)
             }
             _ => Err(Stopped::Failed(ENOENT)),
         }

@@ -5,8 +5,8 @@
 use super::{
     handler::{
         Handler,
-        Handlers, //
-        PinnedHandler,
+        Handlers,
+        PinnedHandler, //
     },
     ContentId,
     Token, //
@@ -19,7 +19,10 @@ use crate::{
     block_list::BlockList,
     fault,
     gate::Stopped,
-    luo_flb::outgoing::FlbPins,
+    luo_flb::outgoing::{
+        FlbList,
+        FlbPins, //
+    },
     ops::{
         FileOps,
         Payload, //
@@ -40,13 +43,10 @@ use kernel::{
     }, //
 };
 
-/// A preserved file. Dropping it takes its preservation back.
+/// A file that is preserved or about to be, and what that depends on.
 ///
-/// What it owns is declared in the order of its release.
-pub(crate) struct OutgoingFile {
-    token: Token,
-    payload: Payload,
-    _flbs: FlbPins,
+/// Declared in the order of its release.
+pub(super) struct Source {
     /// [`None`] if an incoming file has the same contents, and takes note of them.
     _id: Option<ContentId>,
     handler: Arc<Handler>,
@@ -54,63 +54,121 @@ pub(crate) struct OutgoingFile {
     file: ARef<File>,
 }
 
-impl OutgoingFile {
-    fn preserve(
-        handlers: &'static Handlers,
-        token: Token,
-        file: ARef<File>,
-    ) -> Result<Self, Stopped> {
-        let found = handlers.for_file(&file).ok_or(ENOENT)?;
-        let handler = found.handler;
-        let id = handler.with(|ops| ops.file_id(&file)).ok_or(ENOENT)?;
-        let id = handlers.content_ids.insert(id)?;
-        let flbs = FlbPins::new(found.flbs)?;
-        let payload = handler.with(|ops| ops.preserve(&file)).ok_or(ENOENT)??;
-        Ok(Self {
-            token,
-            payload,
-            _flbs: flbs,
-            _id: Some(id),
-            handler,
-            _module: found.module,
-            file,
-        })
-    }
-
-    /// Preserves a file that was retrieved and belongs to an incoming session.
+impl Source {
+    /// For a file that was retrieved and belongs to an incoming session.
     ///
     /// # Errors
     ///
-    /// [`ENODEV`] if the handler is gone, and whatever the handler returns.
-    pub(super) fn preserve_again(
-        handlers: &Handlers,
-        token: Token,
-        file: ARef<File>,
-        found: &PinnedHandler,
-    ) -> Result<Self, Stopped> {
+    /// [`ENODEV`] if the handler is gone, [`ENOMEM`].
+    pub(super) fn of_retrieved(file: ARef<File>, found: &PinnedHandler) -> Result<Arc<Self>> {
         let handler = found.handler.clone();
         let module = handler.with(FileOps::module).flatten().ok_or(ENODEV)?;
-        let flbs = FlbPins::new(found.flbs_now(handlers))?;
-        let payload = handler.with(|ops| ops.preserve(&file)).ok_or(ENODEV)??;
-        Ok(Self {
-            token,
-            payload,
-            _flbs: flbs,
+        let source = Self {
             _id: None,
             handler,
             _module: module,
             file,
+        };
+        Ok(Arc::new(source, GFP_KERNEL)?)
+    }
+}
+
+/// A file that is about to be preserved. Dropping it undoes what the handler did for that.
+///
+/// Making one may take as long as other tasks like, so nothing that a kexec waits for may be held.
+pub(crate) struct PreparedFile {
+    /// [`None`] once the file is preserved.
+    payload: Option<Payload>,
+    flbs: Option<FlbList>,
+    source: Arc<Source>,
+}
+
+impl PreparedFile {
+    /// Finds the handler for a file, and lets it wait for what it needs.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if no handler is in charge of the file, [`EBUSY`] if its contents are preserved
+    /// already, [`ENOMEM`], and the errors of the handler.
+    pub(crate) fn new(handlers: &'static Handlers, file: ARef<File>) -> Result<Self> {
+        let PinnedHandler {
+            handler,
+            flbs,
+            module,
+        } = handlers.for_file(&file).ok_or(ENOENT)?;
+        let id = handler.with(|ops| ops.file_id(&file)).ok_or(ENOENT)?;
+        let source = Source {
+            _id: Some(handlers.content_ids.insert(id)?),
+            handler,
+            _module: module,
+            file,
+        };
+        Self::with(Arc::new(source, GFP_KERNEL)?, flbs)
+    }
+
+    /// As [`Self::new`], when the handler and the FLBs are known.
+    pub(super) fn with(source: Arc<Source>, flbs: Option<FlbList>) -> Result<Self> {
+        let payload = source
+            .handler
+            .with(|ops| ops.prepare(&source.file))
+            .ok_or(ENODEV)??;
+        Ok(Self {
+            payload: Some(payload),
+            flbs,
+            source,
         })
     }
 
+    /// Preserves the file. Can be called again if it fails.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if the handler is gone, [`EINVAL`] if the file is preserved already, and the errors
+    /// of the handler and the FLBs.
+    pub(super) fn preserve(&mut self, token: Token) -> Result<OutgoingFile, Stopped> {
+        let prepared = self.payload.ok_or(EINVAL)?;
+        let source = self.source.clone();
+        let flbs = FlbPins::new(self.flbs.clone())?;
+        let payload = source
+            .handler
+            .with(|ops| ops.preserve(&source.file, &prepared))
+            .ok_or(ENODEV)??;
+        self.payload = None;
+        Ok(OutgoingFile {
+            token,
+            payload,
+            _flbs: flbs,
+            source,
+        })
+    }
+}
+
+impl Drop for PreparedFile {
+    fn drop(&mut self) {
+        let Source { handler, file, .. } = &*self.source;
+        if let Some(prepared) = &self.payload {
+            handler.with(|ops| ops.unprepare(file, prepared));
+        }
+    }
+}
+
+/// A preserved file. Dropping it takes its preservation back.
+///
+/// What it owns is declared in the order of its release.
+pub(crate) struct OutgoingFile {
+    token: Token,
+    payload: Payload,
+    _flbs: FlbPins,
+    source: Arc<Source>,
+}
+
+impl OutgoingFile {
     pub(super) fn freeze(&mut self) -> Result {
         fault::point()?;
         let Self {
-            handler,
-            file,
-            payload,
-            ..
+            source, payload, ..
         } = self;
+        let Source { handler, file, .. } = &**source;
         // A file whose handler has gone cannot be restored.
         handler
             .with(|ops| ops.freeze(file, payload))
@@ -118,13 +176,14 @@ impl OutgoingFile {
     }
 
     pub(super) fn unfreeze(&self) {
-        self.handler
-            .with(|ops| ops.unfreeze(&self.file, &self.payload));
+        self.source
+            .handler
+            .with(|ops| ops.unfreeze(&self.source.file, &self.payload));
     }
 
     pub(super) fn serialize(&self) -> FileSer {
         FileSer {
-            compatible: *self.handler.compatible().field(),
+            compatible: *self.handler().compatible().field(),
             data: self.payload.data,
             token: self.token,
         }
@@ -135,14 +194,15 @@ impl OutgoingFile {
     }
 
     pub(crate) fn handler(&self) -> &Handler {
-        &self.handler
+        &self.source.handler
     }
 }
 
 impl Drop for OutgoingFile {
     fn drop(&mut self) {
-        self.handler
-            .with(|ops| ops.unpreserve(&self.file, self.payload));
+        self.source
+            .handler
+            .with(|ops| ops.unpreserve(&self.source.file, self.payload));
     }
 }
 
@@ -171,6 +231,11 @@ impl OutgoingFiles {
         &self.files
     }
 
+    /// Whether `token` is in use.
+    pub(crate) fn contains(&self, token: Token) -> bool {
+        self.by_token.get(&token).is_some()
+    }
+
     /// Checks that `token` is not in use.
     ///
     /// Fails with [`EEXIST`] if it is.
@@ -194,7 +259,7 @@ impl OutgoingFiles {
                 pr_err!(
                     "session '{}': handler '{}' cannot freeze the file with token {}: error {}\n",
                     session,
-                    BStr::from_bytes(file.handler.compatible().as_bytes()),
+                    BStr::from_bytes(file.handler().compatible().as_bytes()),
                     file.token,
                     err.to_errno(),
                 );
@@ -224,17 +289,12 @@ pub(crate) struct Vacant<'a> {
 }
 
 impl Vacant<'_> {
-    /// Preserves `file` under the token.
+    /// Preserves a file under the token.
     ///
     /// # Errors
     ///
-    /// [`ENOSPC`] if the session is full, [`ENOMEM`], [`ENOENT`] if no handler is in charge of the
-    /// file, [`EBUSY`] if its contents are preserved already, and the errors of the handler.
-    pub(crate) fn preserve(
-        self,
-        handlers: &'static Handlers,
-        file: ARef<File>,
-    ) -> Result<(), Stopped> {
+    /// [`ENOSPC`] if the session is full, [`ENOMEM`], and the errors of the handler.
+    pub(crate) fn preserve(self, prepared: &mut PreparedFile) -> Result<(), Stopped> {
         let Self { set, token } = self;
 
         // All that needs memory comes first.
@@ -245,7 +305,7 @@ impl Vacant<'_> {
             .map_err(Error::from)?;
         let node = RBTreeNode::new(token, index, GFP_KERNEL_ACCOUNT)?;
 
-        let file = OutgoingFile::preserve(handlers, token, file)?;
+        let file = prepared.preserve(token)?;
         // Dropping the file takes its preservation back.
         fault::point()?;
         set.files.push_within_capacity(file).map_err(Error::from)?;

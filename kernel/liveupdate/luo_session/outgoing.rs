@@ -27,7 +27,10 @@ use crate::{
         Target,
         UserArg, //
     },
-    luo_file::outgoing::OutgoingFiles,
+    luo_file::outgoing::{
+        OutgoingFiles,
+        PreparedFile, //
+    },
     root::OutgoingRoot, //
 };
 use kernel::{
@@ -337,11 +340,24 @@ impl SessionFile {
             .map_err(|_| EBADF)
             .and_then(|fd| Ok(ctx.fget(fd)?));
 
-        let context = listed.context;
+        let Listed {
+            session, context, ..
+        } = listed;
+        // A file is not touched for what cannot succeed.
+        if session
+            .contents
+            .read_killable()?
+            .files
+            .contains(command.token)
+        {
+            return Err(EEXIST);
+        }
+        // Before the gate: a kexec must not wait for what others do with the file.
+        let mut prepared = PreparedFile::new(&context.handlers, file?)?;
         context.gate.mutate(|| {
-            let mut contents = listed.session.contents.write_killable()?;
+            let mut contents = session.contents.write_killable()?;
             let vacant = contents.files.vacant(command.token)?;
-            vacant.preserve(&context.handlers, file.clone()?)?;
+            vacant.preserve(&mut prepared)?;
             Ok(0)
         })
     }

@@ -6,7 +6,9 @@
 
 use crate::{
     bindings,
+    error::to_result,
     fs::File,
+    prelude::*,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -84,6 +86,24 @@ impl Inode {
             inode: self,
             _not_send: NotThreadSafe,
         }
+    }
+
+    /// As [`Self::lock`], unless the task is killed before that is possible.
+    ///
+    /// Tasks that wait get the lock in turn, so others that take it again and again do not delay this
+    /// for long.
+    ///
+    /// # Errors
+    ///
+    /// [`EINTR`] if the task is being killed.
+    pub fn lock_killable(&self) -> Result<InodeGuard<'_>> {
+        // SAFETY: The inode is valid.
+        to_result(unsafe { bindings::inode_lock_killable(self.as_ptr()) })?;
+        // INVARIANT: Just locked.
+        Ok(InodeGuard {
+            inode: self,
+            _not_send: NotThreadSafe,
+        })
     }
 
     /// Locks the inode if that is possible without waiting.

@@ -54,6 +54,16 @@ impl<H: FileHandler> Table<H> {
 
     const OPS: bindings::liveupdate_file_ops = bindings::liveupdate_file_ops {
         can_preserve: Some(Self::can_preserve),
+        prepare: if H::HAS_PREPARE {
+            Some(Self::prepare)
+        } else {
+            None
+        },
+        unprepare: if H::HAS_PREPARE {
+            Some(Self::unprepare)
+        } else {
+            None
+        },
         preserve: Some(Self::preserve),
         unpreserve: Some(Self::unpreserve),
         freeze: if H::HAS_FREEZE {
@@ -123,23 +133,67 @@ impl<H: FileHandler> Table<H> {
         handler.can_preserve(file)
     }
 
+    /// Gives access to a handler and a file that is not preserved.
+    ///
     /// # Safety
     ///
-    /// `args` has to be valid, for a [`Registration<H>`], with a file.
-    unsafe extern "C" fn preserve(args: *mut Args) -> c_int {
+    /// `args` has to be valid for `'a`, for a [`Registration<H>`], with a file.
+    unsafe fn new_file<'a>(args: *mut Args) -> (&'a H, &'a File) {
         // SAFETY: By the safety requirements, and see `Self::outgoing` for the file.
-        let (handler, file) = unsafe {
+        unsafe {
             (
                 Self::handler((*args).handler),
                 File::from_raw_file((*args).file),
             )
+        }
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::new_file`].
+    unsafe extern "C" fn prepare(args: *mut Args) -> c_int {
+        // SAFETY: By the safety requirements.
+        let (handler, file) = unsafe { Self::new_file(args) };
+        from_result(|| {
+            let slot = KBox::new_uninit(GFP_KERNEL)?;
+            let prepared = KBox::write(slot, handler.prepare(file)?);
+            // SAFETY: By the safety requirements.
+            unsafe { (*args).private_data = KBox::into_raw(prepared).cast() };
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `args` has to belong to a file that was prepared by `Self::prepare` and not preserved since.
+    unsafe extern "C" fn unprepare(args: *mut Args) {
+        // SAFETY: `Self::prepare` stored the pointer, and nobody uses it from now on.
+        drop(unsafe { KBox::<H::Prepared>::from_raw((*args).private_data.cast()) });
+    }
+
+    /// # Safety
+    ///
+    /// See [`Self::new_file`]; if there is a `Self::prepare`, the file was prepared by it.
+    unsafe extern "C" fn preserve(args: *mut Args) -> c_int {
+        // SAFETY: By the safety requirements.
+        let (handler, file) = unsafe { Self::new_file(args) };
+        let mut unprepared = H::Prepared::default();
+        let prepared = if H::HAS_PREPARE {
+            // SAFETY: `Self::prepare` stored the pointer, and nobody else uses it.
+            unsafe { &mut *(*args).private_data.cast() }
+        } else {
+            &mut unprepared
         };
         from_result(|| {
             let slot = KBox::new_uninit(GFP_KERNEL)?;
             let mut ser = Preserved::<H::Ser>::new_zeroed()?;
-            let outgoing = handler.preserve(file, &mut ser)?;
+            let outgoing = handler.preserve(file, prepared, &mut ser)?;
             let data = ser.phys().get();
             let state = KBox::write(slot, OutgoingFile::<H> { outgoing, ser });
+            if H::HAS_PREPARE {
+                // SAFETY: The file was prepared, and is preserved now.
+                unsafe { Self::unprepare(args) };
+            }
             // SAFETY: By the safety requirements.
             unsafe {
                 (*args).serialized_data = data;

@@ -13,7 +13,6 @@ use crate::{
     mm::folio::PinBatch,
     page::PAGE_SIZE,
     prelude::*,
-    sched::resched_or_killed,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //
@@ -162,11 +161,11 @@ impl core::ops::Deref for ShmemFile {
 ///
 /// let file = NewMemfd::new(c"memfd:doctest")?.finish();
 /// let shmem = ShmemFile::from_file(&file).ok_or(EINVAL)?;
-/// let freeze = MappingFreeze::new(shmem, || Ok(()))?;
+/// let freeze = MappingFreeze::new(shmem)?;
 /// assert_eq!(freeze.size(), 0);
-/// assert_eq!(MappingFreeze::new(shmem, || Ok(())).err(), Some(EBUSY));
+/// assert_eq!(MappingFreeze::new(shmem).err(), Some(EBUSY));
 /// drop(freeze);
-/// assert!(MappingFreeze::new(shmem, || Ok(())).is_ok());
+/// assert!(MappingFreeze::new(shmem).is_ok());
 /// # Ok::<(), Error>(())
 /// ```
 pub struct MappingFreeze {
@@ -176,23 +175,15 @@ pub struct MappingFreeze {
 impl MappingFreeze {
     /// Freezes the mapping of `file`. May sleep.
     ///
-    /// A task that writes to the file holds its lock, for as long as user space makes it wait for a
-    /// page. While the file is locked, `checkpoint` is called again and again.
+    /// Waits in line for the lock of the file. A task that writes to the file holds that lock, for as
+    /// long as user space makes it wait for a page; the caller must not keep others waiting for that.
     ///
     /// # Errors
     ///
     /// [`EBUSY`] if the mapping is frozen already; [`EINTR`] if the task is being killed while it
-    /// waits; the error of `checkpoint`, which ends the wait.
-    pub fn new(file: &ShmemFile, mut checkpoint: impl FnMut() -> Result) -> Result<Self> {
-        let guard = loop {
-            if let Some(guard) = file.inode().try_lock() {
-                break guard;
-            }
-            // SAFETY: FFI call without safety requirements; the caller may sleep.
-            unsafe { bindings::schedule_timeout_killable(1) };
-            resched_or_killed()?;
-            checkpoint()?;
-        };
+    /// waits.
+    pub fn new(file: &ShmemFile) -> Result<Self> {
+        let guard = file.inode().lock_killable()?;
         // SAFETY: By the type invariant of `ShmemFile`, this is a shmem inode. It is locked.
         unsafe {
             let flags = (&raw const (*bindings::SHMEM_I(guard.as_ptr())).flags).read_volatile();
