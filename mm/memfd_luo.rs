@@ -236,6 +236,7 @@ impl FileHandler for Memfd {
         ser: &mut MemfdSer,
     ) -> Result<Outgoing> {
         let freeze = prepared.as_ref().ok_or(EINVAL)?;
+        // From now on, the mode stays as it is, and what was opened is not looked at again.
         let seals = check_expressible(freeze.file())?;
         let broken_pages = nr_hwpoisoned_pages();
         let folios = PreservedFolios::new(freeze)?;
@@ -252,11 +253,12 @@ impl FileHandler for Memfd {
 
     /// Takes what has changed since the file was preserved: holes may have been filled, seals added.
     ///
-    /// Errors: EOPNOTSUPP (not expressible any more), ENOMEM, EFBIG, EHWPOISON.
+    /// Errors: EOPNOTSUPP (unknown seals), ENOMEM, EFBIG, EHWPOISON.
     fn freeze(&self, _file: &File, ser: &mut MemfdSer, outgoing: &mut Outgoing) -> Result {
         let handed_over = HandedOver::new(&outgoing.freeze);
-        // Nothing can be added from here on.
-        let seals = check_expressible(outgoing.freeze.file())?;
+        // Nothing can be added from here on. What the file was opened for, and its mode, are those at
+        // PRESERVE_FD: a task that shares the file must not be able to call the kexec off.
+        let seals = Seals::parse(outgoing.freeze.file().seals())?;
         outgoing.folios.update(&handed_over)?;
         if nr_hwpoisoned_pages() != outgoing.broken_pages {
             outgoing.folios.check()?;
