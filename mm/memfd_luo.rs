@@ -38,6 +38,7 @@ use kernel::{
     },
     mm::{
         folio::nr_hwpoisoned_pages,
+        locked::LockedPages,
         shmem::{
             MappingFreeze,
             ShmemFile, //
@@ -156,6 +157,13 @@ const MAX_FOLIOS: u64 =
 
 struct Memfd;
 
+/// What is needed to preserve a memfd.
+struct Prepared {
+    /// Empty. The limit is that of the task which asks for the file to be preserved.
+    locked: LockedPages,
+    freeze: MappingFreeze,
+}
+
 /// A memfd in the kernel that is left. Dropping this ends its preservation.
 struct Outgoing {
     // The order matters: while there are pins, the mapping stays as it is.
@@ -209,7 +217,7 @@ impl FileHandler for Memfd {
     const COMPATIBLE: &'static CStr = c"memfd-v2";
 
     type Ser = MemfdSer;
-    type Prepared = Option<MappingFreeze>;
+    type Prepared = Option<Prepared>;
     type Outgoing = Outgoing;
     type Incoming = Incoming;
 
@@ -220,11 +228,14 @@ impl FileHandler for Memfd {
     /// Waits for those who write to the file.
     ///
     /// Errors: EOPNOTSUPP (not expressible), EBUSY (already frozen), EINTR (fatal signal).
-    fn prepare(&self, file: &File) -> Result<Option<MappingFreeze>> {
+    fn prepare(&self, file: &File) -> Result<Option<Prepared>> {
         let file = ShmemFile::from_file(file).ok_or(EOPNOTSUPP)?;
         // Comes first, so that a task cannot freeze a file that it must not write to.
         check_expressible(file)?;
-        Ok(Some(MappingFreeze::new(file)?))
+        Ok(Some(Prepared {
+            locked: LockedPages::new()?,
+            freeze: MappingFreeze::new(file)?,
+        }))
     }
 
     /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (a kexec waits), ENOMEM (also
@@ -232,15 +243,15 @@ impl FileHandler for Memfd {
     fn preserve(
         &self,
         _file: &File,
-        prepared: &mut Option<MappingFreeze>,
+        prepared: &mut Option<Prepared>,
         ser: &mut MemfdSer,
     ) -> Result<Outgoing> {
-        let freeze = prepared.as_ref().ok_or(EINVAL)?;
+        let Prepared { locked, freeze } = prepared.as_ref().ok_or(EINVAL)?;
         // From now on, the mode stays as it is, and what was opened is not looked at again.
         let seals = check_expressible(freeze.file())?;
         let broken_pages = nr_hwpoisoned_pages();
-        let folios = PreservedFolios::new(freeze)?;
-        let freeze = prepared.take().ok_or(EINVAL)?;
+        let folios = PreservedFolios::new(freeze, locked.another())?;
+        let Prepared { freeze, .. } = prepared.take().ok_or(EINVAL)?;
         let outgoing = Outgoing {
             handed_over: None,
             folios,

@@ -121,15 +121,14 @@ fn for_each_batch(
 
 /// The folios of a file, pinned, preserved, and recorded for the next kernel.
 ///
-/// Holes stay holes. The pages are counted as locked by the user who preserves them. Dropping this
-/// undoes all of that.
+/// Holes stay holes. The pages are counted as locked. Dropping this undoes all of that.
 pub(crate) struct PreservedFolios {
     records: PinnedRecords,
     locked: LockedPages,
 }
 
 impl PreservedFolios {
-    /// Preserves all folios of a file. May sleep.
+    /// Preserves all folios of a file, and adds them to `locked`, which must be empty. May sleep.
     ///
     /// All of them are marked as dirty, since one that is clean now may be written to until the
     /// kexec. Memory after the end of the file, which `fallocate()` can reserve, is left out.
@@ -142,10 +141,10 @@ impl PreservedFolios {
     /// - What [`checkpoint`] fails with.
     /// - [`EIO`] if the file is not what it should be.
     /// - What KHO fails with.
-    pub(crate) fn new(freeze: &MappingFreeze) -> Result<Self> {
+    pub(crate) fn new(freeze: &MappingFreeze, locked: LockedPages) -> Result<Self> {
         let mut this = Self {
             records: PinnedRecords::new(),
-            locked: LockedPages::new()?,
+            locked,
         };
         let mut scratch = KVVec::<FolioSer>::new();
         let mut known = core::iter::empty();

@@ -10,6 +10,11 @@ __rust_helper struct user_struct *rust_helper_get_current_user(void)
 	return get_current_user();
 }
 
+__rust_helper struct user_struct *rust_helper_get_uid(struct user_struct *u)
+{
+	return get_uid(u);
+}
+
 __rust_helper unsigned long rust_helper_rlimit(unsigned int limit)
 {
 	return rlimit(limit);

@@ -16,45 +16,46 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// Pages that count against the `RLIMIT_MEMLOCK` of a user, as long-term pins do.
-///
-/// They belong to the user, not to a process, since they may outlive it. Dropping the object gives
-/// them back.
-///
-/// # Invariants
-///
-/// `user` is a reference that belongs to this object, and so do `pages` of its locked pages.
-pub struct LockedPages {
-    user: NonNull<bindings::user_struct>,
-    pages: u64,
-}
-
-// SAFETY: A user and its counters may be used on any thread.
-unsafe impl Send for LockedPages {}
-// SAFETY: Nothing is changed through a shared reference.
-unsafe impl Sync for LockedPages {}
-
 /// The most pages that the current task may lock, together with all others of its user.
-fn limit() -> isize {
+///
+/// [`None`] if there is no limit.
+fn limit() -> Option<isize> {
     // CAST: A small constant.
     // SAFETY: FFI call without safety requirements.
     if unsafe { bindings::capable(bindings::CAP_IPC_LOCK as c_int) } {
-        return isize::MAX;
+        return None;
     }
     // SAFETY: FFI call without safety requirements.
     let bytes = unsafe { bindings::rlimit(bindings::RLIMIT_MEMLOCK) };
-    isize::try_from(bytes >> PAGE_SHIFT).unwrap_or(isize::MAX)
+    // `RLIM_INFINITY` has all bits set.
+    (bytes != c_ulong::MAX).then(|| isize::try_from(bytes >> PAGE_SHIFT).unwrap_or(isize::MAX))
 }
 
-impl LockedPages {
-    /// Starts to count for the user who runs the current task.
-    pub fn new() -> Result<Self> {
+/// A user whose locked pages are limited.
+///
+/// # Invariants
+///
+/// `user` is a reference that belongs to this object.
+struct LimitedUser {
+    user: NonNull<bindings::user_struct>,
+    /// The most pages that may be locked.
+    limit: isize,
+}
+
+// SAFETY: A user and its counters may be used on any thread.
+unsafe impl Send for LimitedUser {}
+// SAFETY: Nothing is changed through a shared reference but atomic counters.
+unsafe impl Sync for LimitedUser {}
+
+impl LimitedUser {
+    /// The user who runs the current task.
+    fn current(limit: isize) -> Result<Self> {
         // SAFETY: The current task has a user; the callee returns a new reference.
         let user = unsafe { bindings::get_current_user() };
-        // INVARIANT: The reference is ours, and there are no pages.
+        // INVARIANT: The reference is ours.
         Ok(Self {
             user: NonNull::new(user).ok_or(EINVAL)?,
-            pages: 0,
+            limit,
         })
     }
 
@@ -64,25 +65,81 @@ impl LockedPages {
         // an `atomic_long_t`, which has the size of an `isize`; C accesses it atomically only.
         unsafe { Atomic::from_ptr((&raw mut (*self.user.as_ptr()).locked_vm.counter).cast()) }
     }
+}
 
-    /// Adds pages if that keeps within the limit of the current task, or if it has `CAP_IPC_LOCK`.
+impl Clone for LimitedUser {
+    fn clone(&self) -> Self {
+        // SAFETY: By the type invariant, the user is valid.
+        unsafe { bindings::get_uid(self.user.as_ptr()) };
+        // INVARIANT: The callee has got a new reference.
+        Self {
+            user: self.user,
+            limit: self.limit,
+        }
+    }
+}
+
+impl Drop for LimitedUser {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, the reference is ours.
+        unsafe { bindings::free_uid(self.user.as_ptr()) };
+    }
+}
+
+/// Pages that are locked, as long-term pins do.
+///
+/// They count against the `RLIMIT_MEMLOCK` of the user whose task has made this object, unless that
+/// task has no limit: it must not use up the limit of others. They belong to the user, not to a
+/// process, since they may outlive it. Dropping the object gives them back.
+///
+/// # Invariants
+///
+/// If there is a `user`, `pages` of its locked pages belong to this object.
+pub struct LockedPages {
+    user: Option<LimitedUser>,
+    pages: u64,
+}
+
+impl LockedPages {
+    /// Starts to count for the current task.
+    ///
+    /// There is no limit if it has `CAP_IPC_LOCK`, as kernel threads do.
+    pub fn new() -> Result<Self> {
+        // INVARIANT: There are no pages.
+        Ok(Self {
+            user: limit().map(LimitedUser::current).transpose()?,
+            pages: 0,
+        })
+    }
+
+    /// Starts to count for the same user, with the same limit.
+    pub fn another(&self) -> Self {
+        // INVARIANT: There are no pages.
+        Self {
+            user: self.user.clone(),
+            pages: 0,
+        }
+    }
+
+    /// Adds pages if that keeps within the limit.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`] if the limit is exceeded.
     pub fn add(&mut self, pages: u64) -> Result {
-        let limit = limit();
-        let nr = isize::try_from(pages).map_err(|_| ENOMEM)?;
-        let counter = self.counter();
-        let mut old = counter.load(Relaxed);
-        loop {
-            let new = old
-                .checked_add(nr)
-                .filter(|&new| new <= limit)
-                .ok_or(ENOMEM)?;
-            match counter.cmpxchg(old, new, Full) {
-                Ok(_) => break,
-                Err(now) => old = now,
+        if let Some(user) = &self.user {
+            let nr = isize::try_from(pages).map_err(|_| ENOMEM)?;
+            let counter = user.counter();
+            let mut old = counter.load(Relaxed);
+            loop {
+                let new = old
+                    .checked_add(nr)
+                    .filter(|&new| new <= user.limit)
+                    .ok_or(ENOMEM)?;
+                match counter.cmpxchg(old, new, Full) {
+                    Ok(_) => break,
+                    Err(now) => old = now,
+                }
             }
         }
         // INVARIANT: They were just added.
@@ -92,8 +149,10 @@ impl LockedPages {
 
     /// Adds pages, even beyond the limit: for what cannot be refused any more.
     pub fn force_add(&mut self, pages: u64) {
-        // CAST: No machine has more pages than fit.
-        self.counter().add(pages as isize, Relaxed);
+        if let Some(user) = &self.user {
+            // CAST: No machine has more pages than fit.
+            user.counter().add(pages as isize, Relaxed);
+        }
         // INVARIANT: They were just added.
         self.pages = self.pages.saturating_add(pages);
     }
@@ -106,9 +165,9 @@ impl LockedPages {
 
 impl Drop for LockedPages {
     fn drop(&mut self) {
-        // CAST: They were added as an `isize`.
-        let _ = self.counter().fetch_sub(self.pages as isize, Relaxed);
-        // SAFETY: By the type invariant, the reference is ours.
-        unsafe { bindings::free_uid(self.user.as_ptr()) };
+        if let Some(user) = &self.user {
+            // CAST: They were added as an `isize`.
+            let _ = user.counter().fetch_sub(self.pages as isize, Relaxed);
+        }
     }
 }
