@@ -116,3 +116,24 @@ impl<T: Send + 'static> Thread<T> {
             .map_err(|_| Failure::new("a thread panicked"))
     }
 }
+
+/// Takes `CAP_IPC_LOCK` from the calling thread: it has a limit for locked memory from now on.
+pub fn drop_ipc_lock() -> Result {
+    const CAP_IPC_LOCK: u32 = 14;
+    /// `_LINUX_CAPABILITY_VERSION_3`, with two structures of three words.
+    const VERSION: u32 = 0x2008_0522;
+    let header = [VERSION, 0];
+    let mut sets = [0u32; 6];
+    // SAFETY: The arrays have the layout that the kernel reads and writes; 0 is the calling thread.
+    let status = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    if status != 0 {
+        return Err(io::Error::last_os_error()).at("capget");
+    }
+    // The effective set is the first one.
+    sets[0] &= !(1 << CAP_IPC_LOCK);
+    // SAFETY: The kernel only reads the arrays, which have the layout that it expects.
+    match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).at("capset"),
+    }
+}

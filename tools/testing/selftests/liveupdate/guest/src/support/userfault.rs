@@ -2,13 +2,13 @@
 
 //! Memory whose page faults are never answered.
 
-use crate::support::error::{At, Result};
+use crate::support::error::{ensure, At, Failure, Result};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     fd::{FromRawFd, OwnedFd},
     mm::{MapFlags, ProtFlags},
 };
-use std::{ffi::c_void, io, ptr};
+use std::{ffi::c_void, fs::File, io, os::fd::AsRawFd, ptr, thread};
 
 const PAGE: usize = 4096;
 
@@ -33,8 +33,6 @@ unsafe impl Sync for StuckPage {}
 
 /// Does an ioctl of userfaultfd.
 fn ioctl<const N: usize>(uffd: &OwnedFd, request: u64, mut arg: [u64; N]) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-
     // SAFETY: The requests that are used here read and write as many words as they get.
     let status = unsafe { libc::ioctl(uffd.as_raw_fd(), request as _, arg.as_mut_ptr()) };
     match status {
@@ -115,5 +113,33 @@ impl StuckPage {
     /// Lets those go on who are stuck. The page itself stays.
     pub fn release(&mut self) {
         self.uffd = None;
+    }
+}
+
+/// A thread that is stuck in a write, and holds the lock of the file.
+pub struct StuckWriter {
+    page: StuckPage,
+    thread: thread::JoinHandle<()>,
+}
+
+impl StuckWriter {
+    pub fn new(file: &File) -> Result<Self> {
+        let page = StuckPage::unreadable()?;
+        let address = page.ptr() as usize;
+        let file = file.try_clone().at("dup")?;
+        let thread = thread::spawn(move || {
+            // SAFETY: The kernel checks the address.
+            unsafe { libc::pwrite(file.as_raw_fd(), address as *const _, 100, 0) };
+        });
+        ensure!(page.wait()?, "nobody got stuck");
+        Ok(Self { page, thread })
+    }
+
+    /// Lets the thread go on, and waits for its end.
+    pub fn release(mut self) -> Result {
+        self.page.release();
+        self.thread
+            .join()
+            .map_err(|_| Failure::new("the writer died"))
     }
 }

@@ -10,15 +10,19 @@ use crate::support::{
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
     test_device::{TestDevice, NO_HANDLER},
-    userfault::StuckPage,
+    userfault::{StuckPage, StuckWriter},
+    wait::eventually,
 };
 use liveupdate::raw::{self, Command, Finish, GetName, RetrieveFd};
 use rustix::io::Errno;
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd},
-    sync::Arc,
+    os::{fd::AsFd, unix::fs::FileExt},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -188,33 +192,6 @@ fn kexec_during_preserve() -> Case {
     .hazard("1C.2")
 }
 
-/// A process that is stuck in a write, and holds the lock of the file.
-struct StuckWriter {
-    page: StuckPage,
-    thread: thread::JoinHandle<()>,
-}
-
-impl StuckWriter {
-    fn new(file: &File) -> Result<Self> {
-        let page = StuckPage::unreadable()?;
-        let address = page.ptr() as usize;
-        let file = file.try_clone().at("dup")?;
-        let thread = thread::spawn(move || {
-            // SAFETY: The kernel checks the address.
-            unsafe { libc::pwrite(file.as_raw_fd(), address as *const _, 100, 0) };
-        });
-        ensure!(page.wait()?, "nobody got stuck");
-        Ok(Self { page, thread })
-    }
-
-    fn release(mut self) -> Result {
-        self.page.release();
-        self.thread
-            .join()
-            .map_err(|_| Failure::new("the writer died"))
-    }
-}
-
 /// Somebody holds the lock of a file that is about to be preserved, and does not let go.
 fn writer_gets_stuck() -> Case {
     let pattern = Pattern::new(604, 70_000);
@@ -233,6 +210,59 @@ fn writer_gets_stuck() -> Case {
         refusal
     })
     .hazard("1C.2")
+}
+
+/// Threads that write to a file all the time do not keep it from being preserved.
+///
+/// What counts is how often they write until it is, not how long that takes.
+fn preserve_among_writers() -> Case {
+    const LEN: u64 = 8 << 20;
+    const TRIES: u64 = 5;
+    /// The most writes of all threads together while a file is being preserved, on average.
+    const ROUNDS: u64 = 20;
+    Case::one("preserve_among_writers", move |stage| {
+        let session = create("blocking-writers")?;
+        let mut total = 0;
+        for token in 0..TRIES {
+            let file = memfd::with(Pattern::new(606, LEN))?;
+            let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+            let write = || {
+                let bytes = vec![7; LEN as usize];
+                // They give up at some time, so that a failure is one and not a hang.
+                while !stop.load(Relaxed) && rounds.load(Relaxed) < 20 * ROUNDS {
+                    file.write_all_at(&bytes, 0).at("write")?;
+                    rounds.fetch_add(1, Relaxed);
+                }
+                Ok(())
+            };
+            let needed = thread::scope(|scope| {
+                let writers: Vec<_> = (0..3).map(|_| scope.spawn(write)).collect();
+                let result = eventually("nobody writes", || Ok(rounds.load(Relaxed) >= 6))
+                    .and_then(|()| {
+                        let before = rounds.load(Relaxed);
+                        session.preserve(&file, token)?;
+                        Ok(rounds.load(Relaxed) - before)
+                    });
+                stop.store(true, Relaxed);
+                for writer in writers {
+                    let written: Result = writer
+                        .join()
+                        .map_err(|_| Failure::new("a writer has died"))?;
+                    written?;
+                }
+                result
+            })?;
+            stage.note(format_args!(
+                "{needed} writes while the file was being preserved"
+            ));
+            total += needed;
+        }
+        ensure!(
+            total <= TRIES * ROUNDS,
+            "{total} writes while {TRIES} files were being preserved"
+        );
+        Ok(())
+    })
 }
 
 /// Somebody holds the lock of a file that is preserved, and its session is closed.
@@ -342,6 +372,7 @@ pub fn suite() -> Suite {
             retrieved_answer_gets_stuck(),
             kexec_during_preserve(),
             writer_gets_stuck(),
+            preserve_among_writers(),
             close_gets_stuck(),
             handler_gets_stuck(),
             closed_during_kexec(),

@@ -9,16 +9,21 @@ pub mod unread;
 
 use self::steps::{chain, fill, gone, refused, take, FILES, NEW};
 use crate::support::{
-    error::{ensure, ensure_eq, At},
+    error::{ensure, ensure_eq, At, Failure},
     kernel_log::kernel_log,
     kexec, memfd,
+    process::drop_ipc_lock,
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
     test_device::TestDevice,
+    userfault::StuckWriter,
 };
 use liveupdate::Device;
-use rustix::io::Errno;
-use std::fs::File;
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit},
+};
+use std::{fs::File, sync::mpsc, thread, time::Duration};
 
 /// Nobody asks for the session in between.
 fn untouched() -> Case {
@@ -268,6 +273,60 @@ fn legacy_image() -> Case {
     )
 }
 
+/// Somebody holds the lock of a file that has to be preserved again: the kexec does not hang.
+fn stuck_writer() -> Case {
+    const NAME: &str = "carry-stuck-writer";
+    chain(
+        "stuck_writer",
+        [
+            |stage| fill(stage, NAME),
+            |_| {
+                let session = retrieve(NAME)?;
+                let file: File = session.retrieve(1)?.into();
+                kexec::Plan::dry()?.load()?;
+                let writer = StuckWriter::new(&file)?;
+                let (tell, told) = mpsc::channel();
+                let kexec = thread::spawn(move || tell.send(kexec::try_jump()));
+                let refusal = told.recv_timeout(Duration::from_secs(60));
+                writer.release()?;
+                let error =
+                    refusal.map_err(|_| Failure::new("reboot(KEXEC) does not come back"))?;
+                expect_errno(Err::<(), _>(error), Errno::BUSY, "reboot(KEXEC)")?;
+                let _ = kexec.join();
+                FILES[0].1.write(&file, 0)
+            },
+            |_| take(NAME),
+        ],
+    )
+}
+
+/// The limit for locked memory of the process that starts the next kernel is of no interest.
+///
+/// The last one, since it changes the process that starts the next kernel.
+fn limited_caller() -> Case {
+    const NAME: &str = "carry-limited";
+    chain(
+        "limited_caller",
+        [
+            |stage| fill(stage, NAME),
+            |stage| {
+                let session = retrieve(NAME)?;
+                for (token, pattern) in FILES {
+                    memfd::check(session.retrieve(token)?, pattern)?;
+                }
+                stage.hold(session);
+                let limit = Rlimit {
+                    current: Some(65536),
+                    maximum: Some(65536),
+                };
+                rustix::process::setrlimit(Resource::Memlock, limit).at("setrlimit")?;
+                drop_ipc_lock()
+            },
+            |_| take(NAME),
+        ],
+    )
+}
+
 pub fn suite() -> Suite {
     Suite::new(
         "carry",
@@ -281,6 +340,8 @@ pub fn suite() -> Suite {
             called_off(),
             same_name(),
             legacy_image(),
+            stuck_writer(),
+            limited_caller(),
         ],
     )
 }

@@ -5,15 +5,15 @@
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure, Result},
-    kexec,
     mapping::map_shared,
     memfd,
     pattern::Pattern,
+    process::drop_ipc_lock,
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
 };
 use rustix::{
-    fs::{Mode, OFlags, SealFlags},
+    fs::{MemfdFlags, Mode, OFlags, SealFlags, XattrFlags},
     io::Errno,
     mm::Advice,
     process::{Resource, Rlimit},
@@ -21,53 +21,117 @@ use rustix::{
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     thread,
 };
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 
-/// Fails unless a kexec, to a kernel that could take over, is refused with `errno`.
-fn refused(errno: Errno) -> Result {
-    kexec::Plan::dry()?.load()?;
-    expect_errno(Err::<(), _>(kexec::try_jump()), errno, "reboot(KEXEC)")
+fn chmod(file: &File, mode: u32) -> rustix::io::Result<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
 }
 
-/// A change that the format cannot express calls the kexec off, until it is taken back.
-fn inexpressible(
-    name: &'static str,
-    change: fn(&File) -> Result,
-    take_back: fn(&File) -> Result,
-) -> Case {
+/// Sets an access control list that allows the owner to read, and nothing else.
+fn restrict(file: &File) -> rustix::io::Result<()> {
+    const VERSION: u32 = 2;
+    /// Tag, permissions.
+    const ENTRIES: [(u16, u16); 3] = [(0x01, 4), (0x04, 0), (0x20, 0)];
+    let mut list = VERSION.to_ne_bytes().to_vec();
+    for (tag, permissions) in ENTRIES {
+        list.extend(tag.to_ne_bytes());
+        list.extend(permissions.to_ne_bytes());
+        list.extend(u32::MAX.to_ne_bytes());
+    }
+    rustix::fs::fsetxattr(file, "system.posix_acl_access", &list, XattrFlags::empty())
+}
+
+/// The mode is that at PRESERVE_FD, since it cannot change afterwards.
+fn late_mode() -> Case {
     let pattern = Pattern::new(40, 10_000);
+    let mode = |file: &File| -> Result<u32> { Ok(file.metadata()?.mode() & 0o7777) };
     Case::two(
-        name,
+        "mode",
         move |stage| {
             let file = memfd::with(pattern)?;
-            let session = create(&format!("changes-{name}"))?;
+            let session = create("changes-mode")?;
             session.preserve(&file, 1)?;
-            change(&file)?;
-            refused(Errno::OPNOTSUPP)?;
-            take_back(&file)?;
+            ensure_eq!(chmod(&file, 0o400), Err(Errno::PERM), "fchmod");
+            chmod(&file, 0o777).at("fchmod to the same mode")?;
+            match restrict(&file) {
+                Err(Errno::PERM | Errno::OPNOTSUPP) => (),
+                other => return Err(Failure::new(format!("fsetxattr: {other:?}"))),
+            }
+            ensure_eq!(mode(&file)?, 0o777, "the mode");
+
+            let other = memfd::with(pattern)?;
+            let given_up = create("changes-mode-given-up")?;
+            given_up.preserve(&other, 1)?;
+            drop(given_up);
+            chmod(&other, 0o400).at("fchmod of a file that is not preserved any more")?;
             stage.hold((session, file));
             Ok(())
         },
         move |_| {
-            let session = retrieve(&format!("changes-{name}"))?;
-            memfd::check(session.retrieve(1)?, pattern)?;
+            let session = retrieve("changes-mode")?;
+            let file = memfd::check(session.retrieve(1)?, pattern)?;
+            ensure_eq!(mode(&file)?, 0o777, "the mode");
             Ok(session.finish()?)
         },
     )
     .hazard("1B.1")
 }
 
-fn chmod(file: &File, mode: u32) -> Result {
-    rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).at("fchmod")
+/// What the file was opened for is as it was at PRESERVE_FD: a change does not call the kexec off.
+fn late_flags() -> Case {
+    let pattern = Pattern::new(40, 10_000);
+    Case::two(
+        "append",
+        move |stage| {
+            let file = memfd::with(pattern)?;
+            let session = create("changes-append")?;
+            session.preserve(&file, 1)?;
+            rustix::fs::fcntl_setfl(&file, OFlags::APPEND).at("F_SETFL")?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve("changes-append")?;
+            let file = memfd::check(session.retrieve(1)?, pattern)?;
+            let flags = rustix::fs::fcntl_getfl(&file).at("F_GETFL")?;
+            ensure!(!flags.contains(OFlags::APPEND), "O_APPEND is set");
+            Ok(session.finish()?)
+        },
+    )
 }
 
-fn set_flags(file: &File, flags: OFlags) -> Result {
-    rustix::fs::fcntl_setfl(file, flags).at("F_SETFL")
+/// Seals do not make a file executable that was not.
+fn late_seals_and_mode() -> Case {
+    let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::WRITE | SealFlags::FUTURE_WRITE;
+    Case::two(
+        "seals_that_would_change_the_mode",
+        move |stage| {
+            let file = memfd::create(MemfdFlags::NOEXEC_SEAL)?;
+            let session = create("changes-seals-mode")?;
+            session.preserve(&file, 1)?;
+            let added = rustix::fs::fcntl_add_seals(&file, seals);
+            ensure_eq!(added, Err(Errno::BUSY), "adding all seals");
+            memfd::seal(&file, SealFlags::GROW)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve("changes-seals-mode")?;
+            let file = File::from(session.retrieve(1)?);
+            ensure_eq!(file.metadata()?.mode() & 0o7777, 0o666, "the mode");
+            ensure_eq!(
+                memfd::seals(&file)?,
+                SealFlags::GROW | SealFlags::EXEC,
+                "the seals"
+            );
+            Ok(session.finish()?)
+        },
+    )
 }
 
 /// Seals count as they are when the kernel is left.
@@ -162,18 +226,17 @@ fn swapped_out() -> Case {
     )
 }
 
-/// Does something as an ordinary user, in a thread of its own.
-fn as_user<R: Send>(work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-    const UID: libc::uid_t = 1000;
+/// Does something in a thread of its own, after `prepare`, which may concern that thread only.
+fn in_thread<R: Send>(
+    prepare: impl FnOnce() -> Result + Send,
+    work: impl FnOnce() -> Result<R> + Send,
+) -> Result<R> {
     let result = thread::scope(|scope| {
         scope
             .spawn(|| {
-                // The wrapper of the C library would change all threads.
-                // SAFETY: Concerns nothing but this thread.
-                match unsafe { libc::syscall(libc::SYS_setresuid, UID, UID, UID) } {
-                    0 => work().map_err(|failure| failure.to_string()),
-                    _ => Err(format!("setresuid: {}", io::Error::last_os_error())),
-                }
+                prepare()
+                    .and_then(|()| work())
+                    .map_err(|failure| failure.to_string())
             })
             .join()
     });
@@ -183,16 +246,63 @@ fn as_user<R: Send>(work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
     }
 }
 
+/// Does something as an ordinary user.
+fn as_user<R: Send>(work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    const UID: libc::uid_t = 1000;
+    let become_user = || {
+        // The wrapper of the C library would change all threads.
+        // SAFETY: Concerns nothing but this thread.
+        match unsafe { libc::syscall(libc::SYS_setresuid, UID, UID, UID) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()).at("setresuid"),
+        }
+    };
+    in_thread(become_user, work)
+}
+
+/// Runs `work` with another limit for locked memory.
+fn with_limit<R>(limit: u64, work: impl FnOnce() -> R) -> Result<R> {
+    let old = rustix::process::getrlimit(Resource::Memlock);
+    let new = Rlimit {
+        current: Some(limit),
+        maximum: old.maximum,
+    };
+    rustix::process::setrlimit(Resource::Memlock, new).at("setrlimit")?;
+    let result = work();
+    rustix::process::setrlimit(Resource::Memlock, old).at("setrlimit")?;
+    Ok(result)
+}
+
+/// What is preserved by processes that have no limit does not count for those of the same user that
+/// have one.
+fn unlimited_is_not_counted() -> Case {
+    const LIMIT: u64 = MIB;
+    Case::one("unlimited_is_not_counted", |_| {
+        let session = create("changes-unlimited")?;
+        let files = [
+            memfd::with(Pattern::new(47, 4 * LIMIT))?,
+            memfd::with(Pattern::new(48, LIMIT / 2))?,
+            memfd::with(Pattern::new(49, LIMIT))?,
+        ];
+        // With CAP_IPC_LOCK.
+        session.preserve(&files[0], 0)?;
+        with_limit(LIMIT, || {
+            in_thread(drop_ipc_lock, || {
+                session.preserve(&files[1], 1)?;
+                expect_errno(
+                    session.preserve(&files[2], 2),
+                    Errno::NOMEM,
+                    "preserving more than the limit",
+                )
+            })
+        })?
+    })
+}
+
 /// Preserved memory counts as locked memory of the user who preserves it.
 fn memory_limit() -> Case {
     const LIMIT: u64 = MIB;
     Case::one("memory_limit", |_| {
-        let old = rustix::process::getrlimit(Resource::Memlock);
-        let limit = Rlimit {
-            current: Some(LIMIT),
-            maximum: old.maximum,
-        };
-        rustix::process::setrlimit(Resource::Memlock, limit).at("setrlimit")?;
         let session = create("changes-limit")?;
         let other = create("changes-limit-other")?;
         let files = [
@@ -200,23 +310,22 @@ fn memory_limit() -> Case {
             memfd::with(Pattern::new(44, LIMIT))?,
             memfd::with(Pattern::new(45, LIMIT / 2))?,
         ];
-        let result = as_user(|| {
-            session.preserve(&files[0], 0)?;
-            expect_errno(
-                session.preserve(&files[1], 1),
-                Errno::NOMEM,
-                "preserving more than the limit",
-            )?;
-            // That did not count, and what is given back does not count any more.
-            other.preserve(&files[2], 2)?;
-            drop(other);
-            Ok(session.preserve(&files[2], 2)?)
-        });
-        // Who may lock any amount of memory can preserve any amount.
-        let privileged = session.preserve(&files[1], 1);
-        rustix::process::setrlimit(Resource::Memlock, old).at("setrlimit")?;
-        result?;
-        Ok(privileged?)
+        with_limit(LIMIT, || {
+            as_user(|| {
+                session.preserve(&files[0], 0)?;
+                expect_errno(
+                    session.preserve(&files[1], 1),
+                    Errno::NOMEM,
+                    "preserving more than the limit",
+                )?;
+                // That did not count, and what is given back does not count any more.
+                other.preserve(&files[2], 2)?;
+                drop(other);
+                Ok(session.preserve(&files[2], 2)?)
+            })?;
+            // A process that may lock any amount of memory can preserve any amount.
+            Ok(session.preserve(&files[1], 1)?)
+        })?
     })
     .hazard("1B.3")
 }
@@ -247,15 +356,13 @@ pub fn suite() -> Suite {
     Suite::new(
         "memfd_changes",
         vec![
-            inexpressible("mode", |f| chmod(f, 0o400), |f| chmod(f, 0o777)),
-            inexpressible(
-                "append",
-                |f| set_flags(f, OFlags::APPEND),
-                |f| set_flags(f, OFlags::empty()),
-            ),
+            late_mode(),
+            late_flags(),
+            late_seals_and_mode(),
             late_seals(),
             swapped_out(),
             memory_limit(),
+            unlimited_is_not_counted(),
             broken_memory(),
         ],
     )
