@@ -181,6 +181,10 @@ fn serialize_with(
     let own = frozen.sessions.values().map(|session| session.serialize());
     let others = carried.into_iter().flat_map(Carried::serialize);
     let head = blocks.write(Iterator::chain(own, others))?;
+    // Nothing fails from here on. The FLBs of files that are not handed over are not, either.
+    for session in frozen.sessions.values() {
+        session.remove_skipped();
+    }
     flbs.serialize(root.flbs_mut(), carried.map_or(&[], Carried::flbs));
     // From here on, the next kernel finds the sessions.
     root.set_sessions(head);

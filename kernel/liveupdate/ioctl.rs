@@ -156,4 +156,9 @@ commands! {
         reserved: u32,
         name: [u8; 64],
     }
+    /// `struct liveupdate_session_set_policy`
+    [Outgoing] SetPolicy = LIVEUPDATE_CMD_SESSION_SET_POLICY: liveupdate_session_set_policy {
+        size: u32,
+        policy: u32,
+    }
 }

@@ -59,6 +59,7 @@ enum {
 	LIVEUPDATE_CMD_SESSION_RETRIEVE_FD = 0x41,
 	LIVEUPDATE_CMD_SESSION_FINISH = 0x42,
 	LIVEUPDATE_CMD_SESSION_GET_NAME = 0x43,
+	LIVEUPDATE_CMD_SESSION_SET_POLICY = 0x50,
 };
 
 /**
@@ -245,5 +246,38 @@ struct liveupdate_session_get_name {
 
 #define LIVEUPDATE_SESSION_GET_NAME					\
 	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_SESSION_GET_NAME)
+
+/* What a kexec does if a file of a session cannot be handed over */
+#define LIVEUPDATE_POLICY_ABORT		0	/* It fails. */
+#define LIVEUPDATE_POLICY_SKIP		1	/* It goes on without the file. */
+
+/**
+ * struct liveupdate_session_set_policy - ioctl(LIVEUPDATE_SESSION_SET_POLICY)
+ * @size:   In: the size of this structure.
+ * @policy: In: %LIVEUPDATE_POLICY_ABORT or %LIVEUPDATE_POLICY_SKIP.
+ *
+ * Says what becomes of reboot(LINUX_REBOOT_CMD_KEXEC) if a file that was preserved
+ * in this outgoing session turns out at the last moment not to be fit for the
+ * next kernel: it fails with the error of the file's handler, which is the
+ * default, or it goes on, and the next kernel gets the session without that file.
+ * The kernel log names the file in both cases. The policy does not go to the next
+ * kernel: if the session is carried over unfinished to the kernel after that,
+ * the kexec fails.
+ *
+ * Kernels that do not have this ioctl fail with %ENOTTY.
+ *
+ * Return:
+ * * 0: success.
+ * * %EINVAL: this is an incoming session, or the policy is unknown.
+ * * %EBUSY: the kexec has begun.
+ * * %EINTR: a fatal signal.
+ */
+struct liveupdate_session_set_policy {
+	__u32		size;
+	__u32		policy;
+};
+
+#define LIVEUPDATE_SESSION_SET_POLICY					\
+	_IO(LIVEUPDATE_IOCTL_TYPE, LIVEUPDATE_CMD_SESSION_SET_POLICY)
 
 #endif /* _UAPI_LIVEUPDATE_H */

@@ -40,7 +40,8 @@ use kernel::{
     sync::{
         aref::ARef,
         Arc, //
-    }, //
+    },
+    uapi, //
 };
 
 /// A file that is preserved or about to be, and what that depends on.
@@ -139,6 +140,7 @@ impl PreparedFile {
             payload,
             _flbs: flbs,
             source,
+            skipped: false,
         })
     }
 }
@@ -152,6 +154,26 @@ impl Drop for PreparedFile {
     }
 }
 
+/// What becomes of a kexec if a file cannot be frozen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// It fails.
+    Abort,
+    /// It goes on without the file.
+    Skip,
+}
+
+impl Policy {
+    /// Fails with [`EINVAL`] if the policy is unknown.
+    pub(crate) fn parse(raw: u32) -> Result<Self> {
+        match raw {
+            uapi::LIVEUPDATE_POLICY_ABORT => Ok(Self::Abort),
+            uapi::LIVEUPDATE_POLICY_SKIP => Ok(Self::Skip),
+            _ => Err(EINVAL),
+        }
+    }
+}
+
 /// A preserved file. Dropping it takes its preservation back.
 ///
 /// What it owns is declared in the order of its release.
@@ -160,6 +182,8 @@ pub(crate) struct OutgoingFile {
     payload: Payload,
     _flbs: FlbPins,
     source: Arc<Source>,
+    /// Whether the kexec goes on without the file, which could not be frozen.
+    skipped: bool,
 }
 
 impl OutgoingFile {
@@ -210,7 +234,8 @@ impl Drop for OutgoingFile {
 ///
 /// # Invariants
 ///
-/// `by_token` maps the token of each file to its index in `files`; `blocks` has room for all.
+/// `by_token` maps the token of each file to its index in `files`, until skipped ones are removed;
+/// `blocks` has room for all.
 pub(crate) struct OutgoingFiles {
     files: KVVec<OutgoingFile>,
     by_token: RBTree<Token, usize>,
@@ -248,14 +273,15 @@ impl OutgoingFiles {
 
     /// Freezes all files: what the next kernel gets does not change any more.
     ///
-    /// Needs no memory. If a handler fails, the files before its file are unfrozen.
-    pub(crate) fn freeze(&mut self, session: &BStr) -> Result<Frozen<'_>> {
+    /// Needs no memory. If a handler fails, `policy` says whether its file is skipped, or this fails and
+    /// the files before it are unfrozen.
+    pub(crate) fn freeze(&mut self, session: &BStr, policy: Policy) -> Result<Frozen<'_>> {
         let mut frozen = Frozen {
             set: self,
             count: 0,
         };
         while let Some(file) = frozen.set.files.get_mut(frozen.count) {
-            file.freeze().inspect_err(|err| {
+            let result = file.freeze().inspect_err(|err| {
                 pr_err!(
                     "session '{}': handler '{}' cannot freeze the file with token {}: error {}\n",
                     session,
@@ -263,8 +289,18 @@ impl OutgoingFiles {
                     file.token,
                     err.to_errno(),
                 );
-            })?;
-            // INVARIANT: One more file is frozen.
+            });
+            file.skipped = policy == Policy::Skip && result.is_err();
+            if file.skipped {
+                pr_warn!(
+                    "session '{}': the next kernel does not get the file with token {}\n",
+                    session,
+                    file.token,
+                );
+            } else {
+                result?;
+            }
+            // INVARIANT: One more file is frozen or skipped.
             frozen.count = frozen.count.saturating_add(1);
         }
         Ok(frozen)
@@ -272,9 +308,20 @@ impl OutgoingFiles {
 
     /// Takes back what a committed [`Frozen`] did.
     pub(crate) fn unfreeze(&mut self) {
-        // INVARIANT: All files are frozen.
+        // INVARIANT: All files are frozen or skipped.
         let count = self.files.len();
         drop(Frozen { set: self, count });
+    }
+
+    /// Ends the preservation of the files that were skipped. No file can be added afterwards.
+    pub(crate) fn remove_skipped(&mut self) {
+        let by_token = &mut self.by_token;
+        self.files.retain(|file| {
+            if file.skipped {
+                by_token.remove(&file.token);
+            }
+            !file.skipped
+        });
     }
 }
 
@@ -327,7 +374,7 @@ impl Drop for OutgoingFiles {
 ///
 /// # Invariants
 ///
-/// The first `count` files of `set` are frozen, the others are not.
+/// The first `count` files of `set` are frozen, except those that are skipped, the others are not.
 #[must_use = "the files are unfrozen when this is dropped"]
 pub(crate) struct Frozen<'a> {
     set: &'a mut OutgoingFiles,
@@ -341,10 +388,11 @@ impl Frozen<'_> {
     pub(crate) fn commit(self) -> Result<FileSetSer> {
         fault::point()?;
         let OutgoingFiles { files, blocks, .. } = &mut *self.set;
+        let frozen = || files.iter().filter(|file| !file.skipped);
         let ser = FileSetSer {
-            files: blocks.write(files.iter().map(OutgoingFile::serialize))?,
+            files: blocks.write(frozen().map(OutgoingFile::serialize))?,
             // CAST: `usize` has at most 64 bits.
-            count: files.len() as u64,
+            count: frozen().count() as u64,
         };
         core::mem::forget(self);
         Ok(ser)
@@ -353,8 +401,9 @@ impl Frozen<'_> {
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        for file in self.set.files.iter().take(self.count).rev() {
-            file.unfreeze();
-        }
+        let frozen = self.set.files.iter().take(self.count).rev();
+        frozen
+            .filter(|file| !file.skipped)
+            .for_each(OutgoingFile::unfreeze);
     }
 }

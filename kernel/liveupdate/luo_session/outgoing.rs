@@ -24,11 +24,13 @@ use crate::{
         Command,
         GetName,
         PreserveFd,
+        SetPolicy,
         Target,
         UserArg, //
     },
     luo_file::outgoing::{
         OutgoingFiles,
+        Policy,
         PreparedFile, //
     },
     root::OutgoingRoot, //
@@ -67,6 +69,7 @@ pub(crate) type Seq = u64;
 /// The files of a session, and how they were serialized the last time.
 struct Contents {
     files: OutgoingFiles,
+    policy: Policy,
     serialized: FileSetSer,
 }
 
@@ -83,6 +86,7 @@ impl OutgoingSession {
     fn new(name: Name, seq: Seq) -> impl PinInit<Self> {
         let contents = Contents {
             files: OutgoingFiles::new(),
+            policy: Policy::Abort,
             serialized: FileSetSer::EMPTY,
         };
         pin_init!(Self {
@@ -96,10 +100,12 @@ impl OutgoingSession {
     ///
     /// # Errors
     ///
-    /// The error of the handler that could not freeze a file; nothing is frozen then.
+    /// The error of the handler that could not freeze a file, if the policy is [`Policy::Abort`];
+    /// nothing is frozen then.
     pub(crate) fn freeze(&self) -> Result<u64> {
         let mut contents = self.contents.write();
-        let frozen = contents.files.freeze(display(&self.name))?;
+        let policy = contents.policy;
+        let frozen = contents.files.freeze(display(&self.name), policy)?;
         let serialized = frozen.commit()?;
         contents.serialized = serialized;
         Ok(serialized.count)
@@ -110,6 +116,11 @@ impl OutgoingSession {
         let mut contents = self.contents.write();
         contents.files.unfreeze();
         contents.serialized = FileSetSer::EMPTY;
+    }
+
+    /// Ends the preservation of the files that the next kernel does not get, as there is no way back.
+    pub(crate) fn remove_skipped(&self) {
+        self.contents.write().files.remove_skipped();
     }
 
     /// What the next kernel is told about the session, once it is [frozen](Self::freeze).
@@ -361,6 +372,15 @@ impl SessionFile {
             Ok(0)
         })
     }
+
+    fn set_policy(listed: &Listed, arg: usize) -> Result<isize> {
+        let (_, command) = UserArg::read::<SetPolicy>(arg)?;
+        let policy = Policy::parse(command.policy)?;
+        listed.context.gate.mutate(|| {
+            listed.session.contents.write_killable()?.policy = policy;
+            Ok(0)
+        })
+    }
 }
 
 #[vtable]
@@ -371,6 +391,7 @@ impl anon_inode::FileOperations for SessionFile {
         match cmd {
             GetName::CMD => get_name(&listed.session.name, arg),
             PreserveFd::CMD => Self::preserve_fd(listed, ctx, arg),
+            SetPolicy::CMD => Self::set_policy(listed, arg),
             _ => Err(unsupported(Target::Outgoing, cmd)),
         }
     }

@@ -36,6 +36,13 @@ pub const LIVEUPDATE_CMD_SESSION_RETRIEVE_FD: u8 = 0x41;
 pub const LIVEUPDATE_CMD_SESSION_FINISH: u8 = 0x42;
 /// The number of [`LIVEUPDATE_SESSION_GET_NAME`].
 pub const LIVEUPDATE_CMD_SESSION_GET_NAME: u8 = 0x43;
+/// The number of [`LIVEUPDATE_SESSION_SET_POLICY`].
+pub const LIVEUPDATE_CMD_SESSION_SET_POLICY: u8 = 0x50;
+
+/// A kexec fails if a file of the session cannot be handed over.
+pub const LIVEUPDATE_POLICY_ABORT: u32 = 0;
+/// A kexec goes on without a file of the session that cannot be handed over.
+pub const LIVEUPDATE_POLICY_SKIP: u32 = 1;
 
 /// Creates an outgoing session. The argument is [`liveupdate_ioctl_create_session`].
 pub const LIVEUPDATE_IOCTL_CREATE_SESSION: u32 = request(LIVEUPDATE_CMD_CREATE_SESSION);
@@ -49,6 +56,9 @@ pub const LIVEUPDATE_SESSION_RETRIEVE_FD: u32 = request(LIVEUPDATE_CMD_SESSION_R
 pub const LIVEUPDATE_SESSION_FINISH: u32 = request(LIVEUPDATE_CMD_SESSION_FINISH);
 /// Returns the name of a session. The argument is [`liveupdate_session_get_name`].
 pub const LIVEUPDATE_SESSION_GET_NAME: u32 = request(LIVEUPDATE_CMD_SESSION_GET_NAME);
+/// Says what becomes of a kexec if a file cannot be handed over. The argument is
+/// [`liveupdate_session_set_policy`].
+pub const LIVEUPDATE_SESSION_SET_POLICY: u32 = request(LIVEUPDATE_CMD_SESSION_SET_POLICY);
 
 /// The request of the ioctl with the number `nr`, as `_IO(LIVEUPDATE_IOCTL_TYPE, nr)` makes it.
 pub const fn request(nr: u8) -> u32 {
@@ -124,5 +134,11 @@ structures! {
         reserved: u32 = 0,
         /// Out: the session's name, terminated by a null byte.
         name: [u8; LIVEUPDATE_SESSION_NAME_LENGTH] = [0; LIVEUPDATE_SESSION_NAME_LENGTH],
+    }
+
+    /// The argument of [`LIVEUPDATE_SESSION_SET_POLICY`].
+    liveupdate_session_set_policy {
+        /// In: [`LIVEUPDATE_POLICY_ABORT`] or [`LIVEUPDATE_POLICY_SKIP`].
+        policy: u32 = LIVEUPDATE_POLICY_ABORT,
     }
 }
