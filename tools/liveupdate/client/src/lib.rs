@@ -53,6 +53,6 @@ mod transport;
 pub use crate::{
     device::{Device, DEVICE_PATH},
     error::errno,
-    raw::Token,
+    raw::{Policy, Token},
     session::{FinishError, IncomingSession, OutgoingSession, NAME_MAX},
 };

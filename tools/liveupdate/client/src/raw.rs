@@ -25,6 +25,17 @@ pub const NAME_LENGTH: usize = uapi::LIVEUPDATE_SESSION_NAME_LENGTH;
 /// What a file is called within its session.
 pub type Token = u64;
 
+/// `LIVEUPDATE_POLICY_*`: what becomes of an update if a file cannot be handed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Policy {
+    /// There is no update: starting the next kernel fails with the error of the file.
+    #[default]
+    Abort = uapi::LIVEUPDATE_POLICY_ABORT,
+    /// The next kernel gets the session without the file.
+    Skip = uapi::LIVEUPDATE_POLICY_SKIP,
+}
+
 /// An argument of an ioctl.
 ///
 /// # Safety
@@ -62,6 +73,7 @@ commands! {
     RetrieveFd = liveupdate_session_retrieve_fd, LIVEUPDATE_SESSION_RETRIEVE_FD;
     Finish = liveupdate_session_finish, LIVEUPDATE_SESSION_FINISH;
     GetName = liveupdate_session_get_name, LIVEUPDATE_SESSION_GET_NAME;
+    SetPolicy = liveupdate_session_set_policy, LIVEUPDATE_SESSION_SET_POLICY;
 }
 
 /// Any request with any argument.

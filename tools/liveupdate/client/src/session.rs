@@ -4,7 +4,7 @@
 
 use crate::{
     error::Context,
-    raw::{self, take_fd, Token},
+    raw::{self, take_fd, Policy, Token},
     transport,
 };
 use std::{
@@ -88,6 +88,22 @@ impl OutgoingSession {
         };
         transport::call(self.as_fd(), &mut command)
             .context(|| format!("preserve a file with the token {token}"))
+    }
+
+    /// Says what becomes of an update if a file of this session cannot be handed over at the last
+    /// moment. Without this, it is [`Policy::Abort`].
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` if the kernel knows no policies: it does what [`Policy::Abort`] says; `EINVAL` if this is
+    /// an incoming session.
+    pub fn set_policy(&self, policy: Policy) -> io::Result<()> {
+        let mut command = raw::SetPolicy {
+            size: 0,
+            policy: policy as u32,
+        };
+        transport::call(self.as_fd(), &mut command)
+            .context(|| format!("set the policy {policy:?} of a session"))
     }
 
     /// Returns the session's name.

@@ -3,7 +3,8 @@
 //! An in-process fake kernel: what [`crate::fake`] offers, in terms of file descriptors.
 
 use crate::raw::{
-    CreateSession, Finish, GetName, PreserveFd, RetrieveFd, RetrieveSession, Token, NAME_LENGTH,
+    CreateSession, Finish, GetName, Policy, PreserveFd, RetrieveFd, RetrieveSession, SetPolicy,
+    Token, NAME_LENGTH,
 };
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
@@ -277,6 +278,12 @@ impl Kernel {
             session.files.insert(command.token, file);
             state.preserved.insert(id, name.to_vec());
             Ok(())
+        } else if let Some(command) = command.downcast_mut::<SetPolicy>() {
+            // The fake kernel can hand over every file.
+            match [Policy::Abort, Policy::Skip].map(|policy| policy as u32) {
+                known if known.contains(&command.policy) => Ok(()),
+                _ => Err(Errno::INVAL),
+            }
         } else {
             common_call(name, command)
         }
@@ -322,11 +329,13 @@ fn common_call(name: &[u8], command: &mut dyn Any) -> rustix::io::Result<()> {
         return Ok(());
     }
     let of_sessions = command.is::<PreserveFd>() || command.is::<RetrieveFd>();
-    Err(if of_sessions || command.is::<Finish>() {
-        Errno::INVAL
-    } else {
-        Errno::NOTTY
-    })
+    Err(
+        if of_sessions || command.is::<Finish>() || command.is::<SetPolicy>() {
+            Errno::INVAL
+        } else {
+            Errno::NOTTY
+        },
+    )
 }
 
 /// Gets a descriptor of our own.
