@@ -3,7 +3,7 @@
 //! Kexecs that do not take place.
 
 use crate::support::{
-    error::{ensure_eq, At, Failure, Result},
+    error::{ensure, ensure_eq, At, Failure, Result},
     kernel_log::kernel_log,
     kexec, memfd,
     pattern::Pattern,
@@ -11,6 +11,7 @@ use crate::support::{
     sessions::{create, expect_errno, retrieve},
     test_device::{TestDevice, NO_HANDLER},
 };
+use liveupdate::Policy;
 use rustix::io::Errno;
 use std::io;
 
@@ -159,8 +160,77 @@ fn legacy_image() -> Case {
     .hazard("1A.6")
 }
 
+/// A file that cannot be frozen stays behind, if its session says so; all others go.
+fn file_is_skipped() -> Case {
+    Case::two(
+        "file_is_skipped",
+        |stage| {
+            let device = |value: &str| -> Result<TestDevice> {
+                let device = TestDevice::open(TestDevice::C)?;
+                device.write(value)?;
+                Ok(device)
+            };
+            let (bad, for_once, good) = (device("81")?, device("82")?, device("83")?);
+            let files = [memfd::with(FIRST)?, memfd::with(SECOND)?];
+            let session = create("abort-skip")?;
+            session.set_policy(Policy::Skip)?;
+            session.preserve(&files[0], 1)?;
+            session.preserve(&bad, 2)?;
+            session.preserve(&for_once, 3)?;
+            session.preserve(&files[1], 4)?;
+            // Its policy is its own.
+            let strict = create("abort-skip-not")?;
+            strict.preserve(&good, 1)?;
+
+            kexec::Plan::dry()?.load()?;
+            bad.write("fail-freeze 5")?;
+            for_once.write("fail-freeze 5")?;
+            good.write("fail-freeze 11")?;
+            refused(Errno::AGAIN)?;
+            // What was not frozen is not unfrozen.
+            let calls = handler_calls("luo_test: freeze 81 fails\n")?;
+            ensure_eq!(
+                calls.get(..2),
+                Some(&["freeze 82 fails".into(), "freeze 83 fails".into()][..]),
+                "the calls of the handler"
+            );
+            ensure!(
+                !calls.iter().any(|call| call.starts_with("unfreeze 8")),
+                "a file is unfrozen that was not frozen"
+            );
+            ensure!(
+                kernel_log()?.contains(
+                    "session 'abort-skip': the next kernel does not get the file with token 2"
+                ),
+                "the kernel does not say which file stays behind"
+            );
+            // It is still part of the session.
+            let other = memfd::new()?;
+            expect_errno(session.preserve(&other, 2), Errno::EXIST, "a taken token")?;
+            for_once.write("fail-freeze 0")?;
+            good.write("fail-freeze 0")?;
+            stage.hold((session, strict, bad, for_once, good, files));
+            Ok(())
+        },
+        |_| {
+            let session = retrieve("abort-skip")?;
+            memfd::check(session.retrieve(1)?, FIRST)?;
+            expect_errno(session.retrieve(2), Errno::NOENT, "a file that was skipped")?;
+            let device = TestDevice::from(session.retrieve(3)?);
+            ensure_eq!(device.value()?, 82, "the value");
+            memfd::check(session.retrieve(4)?, SECOND)?;
+            let strict = retrieve("abort-skip-not")?;
+            let device = TestDevice::from(strict.retrieve(1)?);
+            ensure_eq!(device.value()?, 83, "the value");
+            strict.finish()?;
+            Ok(session.finish()?)
+        },
+    )
+}
+
 pub fn suite() -> Suite {
-    Suite::new("abort", vec![freeze_fails()])
+    // The second case has a file that fails until the end.
+    Suite::new("abort", vec![freeze_fails(), file_is_skipped()])
 }
 
 /// By itself: a kernel that does not refuse is gone.

@@ -45,7 +45,7 @@ const fn ioctl<C: Command>(name: &'static str, target: Target) -> Ioctl {
     }
 }
 
-const ALL: [Ioctl; 7] = [
+const ALL: [Ioctl; 8] = [
     ioctl::<raw::CreateSession>("CREATE_SESSION", Target::Device),
     ioctl::<raw::RetrieveSession>("RETRIEVE_SESSION", Target::Device),
     ioctl::<raw::PreserveFd>("PRESERVE_FD", Target::Outgoing),
@@ -53,6 +53,7 @@ const ALL: [Ioctl; 7] = [
     ioctl::<raw::Finish>("FINISH", Target::Incoming),
     ioctl::<raw::GetName>("GET_NAME", Target::Outgoing),
     ioctl::<raw::GetName>("GET_NAME", Target::Incoming),
+    ioctl::<raw::SetPolicy>("SET_POLICY", Target::Outgoing),
 ];
 
 /// A file of each type that has ioctls.
@@ -93,12 +94,12 @@ fn unknown(incoming: IncomingSession, _: &str) -> Result {
     let files = Files::new(incoming)?;
     for target in [Target::Device, Target::Outgoing, Target::Incoming] {
         let fd = files.fd(target);
-        for nr in [0x02, 0x03, 0x3f, 0x44, 0x7f, 0xff] {
+        for nr in [0x02, 0x03, 0x3f, 0x44, 0x45, 0x4f, 0x51, 0x7f, 0xff] {
             let what = format!("ioctl {nr:#x}");
             expect_errno(without_memory(fd, raw::request(nr)), Errno::NOTTY, &what)?;
         }
         // The right number with another type, with a direction, or with a size.
-        for nr in [0x00, 0x01, 0x40, 0x41, 0x42, 0x43] {
+        for nr in [0x00, 0x01, 0x40, 0x41, 0x42, 0x43, 0x50] {
             let request = raw::request(nr);
             let what = format!("a relative of ioctl {nr:#x}");
             for other in [request ^ 0x100, request | (1 << 30), request | (16 << 16)] {
@@ -227,7 +228,7 @@ fn zero_tail() -> Case {
     Case::two(
         "longer_structure_with_zero_tail",
         |stage| {
-            let [create_session, _, preserve_fd, _, _, get_name, _] = &ALL;
+            let [create_session, _, preserve_fd, _, _, get_name, ..] = &ALL;
             let device = Device::open()?;
             let file = memfd::with(FILE)?;
             let size = |ioctl: &Ioctl| ioctl.size as u32 + 24;
@@ -251,7 +252,7 @@ fn zero_tail() -> Case {
             Ok(())
         },
         |_| {
-            let [_, retrieve_session, _, retrieve_fd, finish, _, _] = &ALL;
+            let [_, retrieve_session, _, retrieve_fd, finish, ..] = &ALL;
             let device = Device::open()?;
             let size = |ioctl: &Ioctl| ioctl.size as u32 + 24;
             let fields = named(size(retrieve_session), b"errno-zero");

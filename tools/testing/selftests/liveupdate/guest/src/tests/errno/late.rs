@@ -13,7 +13,7 @@ use crate::support::{
     sessions::{create, retrieve},
 };
 use liveupdate::{
-    raw::{self, Finish},
+    raw::{self, Finish, Policy},
     Device, IncomingSession, OutgoingSession,
 };
 use rustix::io::Errno;
@@ -35,11 +35,12 @@ const DELAY: &str = "/sys/module/liveupdate_handler/parameters/reboot_delay_ms";
 const MORE: &str = "3000";
 
 /// What is tried, in this order.
-const TRIALS: [&str; 5] = [
+const TRIALS: [&str; 6] = [
     "CREATE_SESSION",
     "PRESERVE_FD",
     "RETRIEVE_FD",
     "FINISH",
+    "SET_POLICY",
     "close",
 ];
 
@@ -76,8 +77,9 @@ fn watch(
         3,
         raw::call(incoming.as_fd(), &mut Finish::default()),
     )?;
+    note(report, 4, outgoing.set_policy(Policy::Skip))?;
     drop(outgoing);
-    Ok(note(report, 4, Ok(()))?)
+    Ok(note(report, 5, Ok(()))?)
 }
 
 fn first(stage: &mut Stage<'_>) -> Result {

@@ -14,7 +14,7 @@ use crate::support::{
     test_device::TestDevice,
 };
 use liveupdate::{
-    raw::{self, Command},
+    raw::{self, Command, Policy},
     Device, IncomingSession, OutgoingSession,
 };
 use rustix::{
@@ -377,10 +377,50 @@ fn get_name_tests() -> Vec<Test> {
     ]
 }
 
+fn set_policy_tests() -> Vec<Test> {
+    const SET: &str = "SET_POLICY";
+    vec![
+        test(
+            SET,
+            "EINVAL",
+            "the session is incoming",
+            Check::Incoming(|session, _| {
+                let result = mistaken::<OutgoingSession>(&session)?.set_policy(Policy::Skip);
+                expect_errno(result, Errno::INVAL, "the policy of an incoming session")?;
+                is_intact(session)
+            }),
+        ),
+        test(
+            SET,
+            "EINVAL",
+            "the policy is unknown",
+            Check::Outgoing(|session| {
+                for policy in [2, u32::MAX] {
+                    let mut command = raw::SetPolicy {
+                        policy,
+                        ..Default::default()
+                    };
+                    let result = raw::call(session.as_fd(), &mut command);
+                    expect_errno(result, Errno::INVAL, &format!("the policy {policy}"))?;
+                }
+                session.set_policy(Policy::Skip)?;
+                Ok(session.set_policy(Policy::Abort)?)
+            }),
+        ),
+        test(
+            SET,
+            "EBUSY",
+            "the sessions are serialized already",
+            Check::Elsewhere,
+        ),
+    ]
+}
+
 pub fn tests() -> Vec<Test> {
     let mut tests = preserve_tests();
     tests.extend(retrieve_tests());
     tests.extend(finish_tests());
     tests.extend(get_name_tests());
+    tests.extend(set_policy_tests());
     tests
 }
