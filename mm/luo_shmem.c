@@ -98,18 +98,18 @@ unsigned long luo_shmem_nr_pages(struct inode *inode)
  * @folio: folio that nobody else uses
  * @index: page of the file that the folio is for
  * @uptodate: the folio has content
- * @dirty: the content must not be dropped
+ *
+ * The folio is dirty, whatever the previous kernel says: what it contains is
+ * nowhere else, so it must not be dropped.
  */
-void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate,
-			  bool dirty)
+void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate)
 {
 	folio->index = index;
 	__folio_set_swapbacked(folio);
 	if (uptodate)
 		__folio_mark_uptodate(folio);
 	/* All that folio_mark_dirty() does for shmem. */
-	if (dirty)
-		folio_set_dirty(folio);
+	folio_set_dirty(folio);
 	/* The page cache needs this of large folios; KHO does not set it. */
 	if (folio_test_large(folio))
 		folio_set_large_rmappable(folio);

@@ -24,8 +24,7 @@ bool luo_shmem_next_run(struct address_space *mapping, pgoff_t from,
 			unsigned int max, struct luo_shmem_run *run);
 unsigned long luo_shmem_nr_pages(struct inode *inode);
 
-void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate,
-			  bool dirty);
+void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate);
 int luo_shmem_account(struct inode *inode, long pages);
 void luo_shmem_settle(struct inode *inode, long pages);
 int luo_shmem_add_folios(struct inode *inode, struct folio **folios,

@@ -86,7 +86,8 @@ impl FolioSer {
     pub(crate) const PFN_BITS: u32 = 52;
     const PFN_MASK: u64 = (1 << Self::PFN_BITS) - 1;
 
-    /// The folio has data that must not be dropped under memory pressure.
+    /// The folio has data that must not be dropped under memory pressure. All have, so it is written,
+    /// but not relied on.
     pub(crate) const DIRTY: u64 = 1 << 0;
     /// The folio has been initialised.
     pub(crate) const UPTODATE: u64 = 1 << 1;
@@ -114,7 +115,6 @@ impl FolioSer {
         Ok(Some(Record {
             pfn,
             index: self.index,
-            dirty: flags & Self::DIRTY != 0,
             uptodate: flags & Self::UPTODATE != 0,
         }))
     }
@@ -140,7 +140,6 @@ pub(crate) struct Record {
     pub(crate) pfn: u64,
     /// Offset in the file, in pages.
     pub(crate) index: u64,
-    pub(crate) dirty: bool,
     pub(crate) uptodate: bool,
 }
 

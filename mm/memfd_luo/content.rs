@@ -2,10 +2,7 @@
 
 //! The content of a file in the next kernel, before there is a file.
 
-use super::ops::{
-    self,
-    PageState, //
-};
+use super::ops;
 use kernel::{
     kho::{
         list::ClaimedList,
@@ -45,13 +42,14 @@ impl ClaimedFolios {
         }
     }
 
-    /// Appends a folio, for the pages of the file from `index` on.
+    /// Appends a folio, for the pages of the file from `index` on. If it is not `uptodate`, they
+    /// read as zeroes.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if `index` is no multiple of the folio's size, lies before the end of the folio
     /// that was appended last, or is too large. The folio is freed then.
-    pub(crate) fn push(&mut self, mut folio: ClaimedFolio, index: u64, state: PageState) -> Result {
+    pub(crate) fn push(&mut self, mut folio: ClaimedFolio, index: u64, uptodate: bool) -> Result {
         // A power of two.
         let nr = (folio.size() >> PAGE_SHIFT) as u64;
         let aligned = index & nr.wrapping_sub(1) == 0;
@@ -59,7 +57,7 @@ impl ClaimedFolios {
         let (Some(end), true) = (end, aligned && index >= self.next) else {
             return Err(EINVAL);
         };
-        ops::init_folio(&mut folio, index, state);
+        ops::init_folio(&mut folio, index, uptodate);
         // INVARIANT: Just checked, and the index was just set.
         self.list.push(folio);
         self.next = end;

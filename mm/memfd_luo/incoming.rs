@@ -17,8 +17,7 @@ use super::{
         MemfdSer, //
     },
     checkpoint::checkpoint,
-    content::ClaimedFolios,
-    ops::PageState, //
+    content::ClaimedFolios, //
 };
 use kernel::{
     fs::File,
@@ -167,11 +166,7 @@ impl Content {
         };
         let folio = folio.ok_or(EINVAL)?;
         self.layout.admit(record.index, folio_pages(&folio))?;
-        let state = PageState {
-            dirty: record.dirty,
-            uptodate: record.uptodate,
-        };
-        self.folios.push(folio, record.index, state)
+        self.folios.push(folio, record.index, record.uptodate)
     }
 }
 

@@ -245,22 +245,13 @@ impl Drop for PinnedRecords {
     }
 }
 
-/// What is known about the content of a folio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PageState {
-    /// The content must not be dropped under memory pressure.
-    pub(crate) dirty: bool,
-    /// There is content; otherwise, it reads as zeroes.
-    pub(crate) uptodate: bool,
-}
-
-/// Sets up a folio for page `index` of a file.
-pub(crate) fn init_folio(folio: &mut ClaimedFolio, index: u64, state: PageState) {
+/// Sets up a folio for page `index` of a file. If it is not `uptodate`, it reads as zeroes.
+pub(crate) fn init_folio(folio: &mut ClaimedFolio, index: u64, uptodate: bool) {
     // SAFETY: The folio is valid, and nobody else uses it.
     // CAST: `pgoff_t` has 64 bits.
     unsafe {
         let (folio, index) = (folio.as_raw().as_ptr(), index as c_ulong);
-        bindings::luo_shmem_init_folio(folio, index, state.uptodate, state.dirty);
+        bindings::luo_shmem_init_folio(folio, index, uptodate);
     }
 }
 

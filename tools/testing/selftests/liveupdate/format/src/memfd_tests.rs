@@ -126,7 +126,7 @@ fn entries() {
         .unwrap()
         .unwrap();
     assert_eq!((record.pfn, record.index), (5, 9));
-    assert!(record.dirty && !record.uptodate);
+    assert!(!record.uptodate);
     let unknown = FolioSer::new(5, 4, 0);
     assert_eq!(unknown.parse(), Err(FormatError::UnknownFlags));
     assert_eq!(unknown.raw_pfn(), Some(5));

@@ -11,7 +11,7 @@ mod files;
 
 use self::{
     fate::{check_fate, damage, healthy, preserve, reported, Fate, BAD, GOOD, NOWHERE},
-    files::small,
+    files::{clean_folios, small},
 };
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -253,6 +253,7 @@ fn flbs_case(name: &'static str, lines: &'static [&'static str]) -> Case {
 pub fn suite() -> Suite {
     let mut cases = files::cases();
     cases.extend([stolen_folio(), data_of_user(), memory_of_refused_file()]);
+    cases.push(clean_folios());
     cases.push(token_twice());
     cases.extend(list_cases());
     cases.push(name_case("session_name_empty", "\"\""));

@@ -70,6 +70,7 @@ pub const ITEMS: &[Item] = &[
     ("1C.11", "files of a kexec that failed are thawed in the wrong order", Cases),
     ("1C.12", "handlers can be unregistered twice, or while they are in use", Cases),
     ("1C.15", "an oops in a handler makes every later kexec hang", Cases),
+    ("1C.16", "a task that needs a page of a file that is handed over holds up the shutdown", Cases),
     // What the previous kernel handed over is believed.
     ("1D.1", "a bad address in a list makes the boot panic", Cases),
     ("1D.2", "a bad address of a file makes RETRIEVE_FD oops", Cases),
@@ -80,8 +81,9 @@ pub const ITEMS: &[Item] = &[
     ("1D.7", "unknown flags are ignored; unknown seals leak the memory", Cases),
     ("1D.8", "KHO ignores errors when it reserves what is preserved, which may then be overwritten", Otherwise("by a kernel whose memblock was made to fail: it stops at once")),
     ("1D.9", "KHO preserves memory that the next kernel uses for itself", Otherwise("not shown: no handler of ours preserves such memory; KHO now refuses it")),
+    ("1D.10", "folios that are said to be clean are dropped under memory pressure", Cases),
     // Memory.
-    ("1E.1", "poisoned memory is handed over, and fatal in the next kernel", Cases),
+    ("1E.1", "memory that is known to be broken is not known to be broken after a kexec", Cases),
     ("1E.2", "holes are filled, and stay filled when the preservation is taken back", Cases),
     ("1E.4", "memory policies, locks, attributes and memory beyond the end are dropped without a word",
         Otherwise("the page about memfds lists what is not preserved; owner and mode are refused, see 1B.1")),

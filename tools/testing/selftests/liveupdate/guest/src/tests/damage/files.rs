@@ -5,12 +5,15 @@
 use super::fate::{check_fate, damage, healthy, preserve, Fate, BAD, GOOD};
 use crate::support::{
     error::{At, Result},
+    mapping::map_shared,
     memfd,
     registry::{Case, Stage},
     sessions::retrieve,
 };
 use rustix::{io::Errno, mm::Advice};
 use std::fs::{self, File};
+
+const PAGE: u64 = 4096;
 
 /// One file of a session is damaged by `lines`.
 fn file_case(
@@ -37,6 +40,44 @@ fn file_case(
         Some(item) => case.hazard(item),
         None => case,
     }
+}
+
+/// Folios of a file are said to be clean, as an older or a damaged writer may say. Nothing may drop
+/// them: what they contain is nowhere else.
+pub fn clean_folios() -> Case {
+    const NAME: &str = "folios_clean";
+    /// The folios of the file that is damaged.
+    const FOLIOS: u64 = BAD.len.div_ceil(PAGE);
+    Case::two(
+        NAME,
+        |stage| {
+            for folio in 0..FOLIOS {
+                let line = format!("folio @ 1 {folio} flags = 2");
+                damage(NAME, &[&line])?;
+            }
+            preserve(stage, NAME, small()?)
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            let file = memfd::check(session.retrieve(1)?, BAD)?;
+            let memory = map_shared(&file, 0, BAD.len)?;
+            for at in (0..BAD.len).step_by(PAGE as usize) {
+                // SAFETY: Within the mapping, which is ours.
+                unsafe { memory.cast::<u8>().add(at as usize).read_volatile() };
+            }
+            // SAFETY: The mapping is ours; its content does not change.
+            unsafe { rustix::mm::madvise(memory, BAD.len as usize, Advice::LinuxPageOut) }
+                .at("MADV_PAGEOUT")?;
+            BAD.check(&file, 0).at("after MADV_PAGEOUT")?;
+            // SAFETY: The mapping is ours.
+            unsafe { rustix::mm::munmap(memory, BAD.len as usize) }.at("munmap")?;
+            fs::write("/proc/sys/vm/drop_caches", "1").at("drop_caches")?;
+            BAD.check(&file, 0).at("after drop_caches")?;
+            Ok(session.finish()?)
+        },
+    )
+    .reader_only()
+    .hazard("1D.10")
 }
 
 pub fn small() -> Result<File> {
