@@ -17,6 +17,11 @@
  *                              kernel
  *   rollback                   to see whether a failure of kho_preserve_folios()
  *                              takes back what was preserved before
+ *   access-late ADDRESS        to write a byte to memory of the caller, between
+ *                              the moment when everything is serialized and the
+ *                              jump, with a lock held that the shutdown of a
+ *                              device takes; the next kernel finds the value
+ *                              1000 plus the errno
  *
  * where 0 means not to fail (any more). What concerns the next kernel is fixed
  * when the file is preserved, and the value when it is frozen.
@@ -30,7 +35,9 @@
 #define pr_fmt(fmt) "luo_test: " fmt
 
 #include <linux/anon_inodes.h>
+#include <linux/atomic.h>
 #include <linux/cleanup.h>
+#include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/err.h>
 #include <linux/file.h>
@@ -44,10 +51,13 @@
 #include <linux/memblock.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/platform_device.h>
 #include <linux/reboot.h>
+#include <linux/rwsem.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/wait.h>
 
 enum luo_test_knob {
 	DELAY_PRESERVE,
@@ -68,11 +78,6 @@ static const char * const luo_test_knobs[NR_KNOBS] = {
 	[FAIL_CAN_FINISH]	= "fail-can-finish",
 };
 
-struct luo_test_file {
-	u64 value;
-	u32 knobs[NR_KNOBS];
-};
-
 /* What is handed over. */
 struct luo_test_ser {
 	u64 value;
@@ -80,6 +85,13 @@ struct luo_test_ser {
 	u32 fail_retrieve_once;
 	u32 fail_can_finish;
 	u32 reserved;
+};
+
+struct luo_test_file {
+	u64 value;
+	u32 knobs[NR_KNOBS];
+	/* While it is preserved. */
+	struct luo_test_ser *ser;
 };
 
 static int luo_test_open(struct inode *inode, struct file *file)
@@ -147,6 +159,46 @@ put:
 #endif
 }
 
+/* As RTNL, or the lock of a USB device: held for an access, taken by a shutdown. */
+static DECLARE_RWSEM(luo_test_lock);
+static DECLARE_COMPLETION(luo_test_rebooting);
+static DECLARE_WAIT_QUEUE_HEAD(luo_test_locked);
+/* Tasks that do not have the lock yet. */
+static atomic_t luo_test_late = ATOMIC_INIT(0);
+
+static int luo_test_access_late(struct luo_test_file *test, unsigned long address)
+{
+	struct luo_test_ser *ser;
+	int err;
+
+	atomic_inc(&luo_test_late);
+	err = wait_for_completion_killable(&luo_test_rebooting);
+	if (!err)
+		down_read(&luo_test_lock);
+	if (atomic_dec_and_test(&luo_test_late))
+		wake_up(&luo_test_locked);
+	if (err)
+		return err;
+
+	err = put_user((u8)1, (u8 __user *)address);
+	ser = READ_ONCE(test->ser);
+	if (ser)
+		ser->value = 1000 - err;
+	up_read(&luo_test_lock);
+	return err;
+}
+
+static void luo_test_shutdown(struct platform_device *device)
+{
+	down_write(&luo_test_lock);
+	up_write(&luo_test_lock);
+}
+
+static struct platform_driver luo_test_driver = {
+	.shutdown	= luo_test_shutdown,
+	.driver.name	= "luo_test",
+};
+
 static ssize_t luo_test_write(struct file *file, const char __user *buf,
 			      size_t len, loff_t *pos)
 {
@@ -172,6 +224,10 @@ static ssize_t luo_test_write(struct file *file, const char __user *buf,
 
 	if (!arg) {
 		WRITE_ONCE(test->value, value);
+	} else if (!strcmp(name, "access-late")) {
+		err = luo_test_access_late(test, value);
+		if (err)
+			return err;
 	} else {
 		knob = match_string(luo_test_knobs, NR_KNOBS, name);
 		if (knob < 0 || value > MAX_ERRNO)
@@ -226,14 +282,17 @@ static int luo_test_preserve(struct liveupdate_file_op_args *args)
 
 	args->serialized_data = virt_to_phys(ser);
 	args->private_data = ser;
+	WRITE_ONCE(test->ser, ser);
 	pr_info("preserve %llu\n", ser->value);
 	return 0;
 }
 
 static void luo_test_unpreserve(struct liveupdate_file_op_args *args)
 {
+	struct luo_test_file *test = args->file->private_data;
 	struct luo_test_ser *ser = args->private_data;
 
+	WRITE_ONCE(test->ser, NULL);
 	pr_info("unpreserve %llu\n", ser->value);
 	kho_unpreserve_free(ser);
 }
@@ -370,6 +429,8 @@ static int luo_test_reboot(struct notifier_block *nb, unsigned long action,
 			   void *data)
 {
 	msleep(reboot_delay_ms);
+	complete_all(&luo_test_rebooting);
+	wait_event(luo_test_locked, !atomic_read(&luo_test_late));
 	return NOTIFY_DONE;
 }
 
@@ -379,6 +440,7 @@ static struct notifier_block luo_test_reboot_nb = {
 
 static int __init luo_test_init(void)
 {
+	struct platform_device *device;
 	int err;
 
 	if (!liveupdate_enabled())
@@ -393,6 +455,13 @@ static int __init luo_test_init(void)
 		liveupdate_unregister_file_handler(&luo_test_handler);
 		return err;
 	}
+
+	err = platform_driver_register(&luo_test_driver);
+	if (err)
+		return err;
+	device = platform_device_register_simple("luo_test", PLATFORM_DEVID_NONE, NULL, 0);
+	if (IS_ERR(device))
+		return PTR_ERR(device);
 	return register_reboot_notifier(&luo_test_reboot_nb);
 }
 device_initcall(luo_test_init);

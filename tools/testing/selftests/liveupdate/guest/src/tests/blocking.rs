@@ -2,6 +2,8 @@
 
 //! Nobody can hold up a live update.
 
+mod shutdown;
+
 use crate::support::{
     error::{ensure, At, Failure, Result},
     kexec, memfd,
@@ -365,17 +367,16 @@ fn closed_during_kexec() -> Case {
 }
 
 pub fn suite() -> Suite {
-    Suite::new(
-        "blocking",
-        vec![
-            answer_gets_stuck(),
-            retrieved_answer_gets_stuck(),
-            kexec_during_preserve(),
-            writer_gets_stuck(),
-            preserve_among_writers(),
-            close_gets_stuck(),
-            handler_gets_stuck(),
-            closed_during_kexec(),
-        ],
-    )
+    let mut cases = vec![
+        answer_gets_stuck(),
+        retrieved_answer_gets_stuck(),
+        kexec_during_preserve(),
+        writer_gets_stuck(),
+        preserve_among_writers(),
+        close_gets_stuck(),
+        handler_gets_stuck(),
+        closed_during_kexec(),
+    ];
+    cases.extend(shutdown::cases());
+    Suite::new("blocking", cases)
 }
