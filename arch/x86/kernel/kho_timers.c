@@ -60,6 +60,8 @@ static unsigned long handed_over_lpj __initdata;
 
 static unsigned long handed_over_tsc_khz __initdata;
 
+static bool lapic_period_was_handed_over __initdata;
+
 /**
  * kho_timers_init - use what the previous kernel found out
  *
@@ -87,13 +89,25 @@ void __init kho_timers_init(void)
 
 	/* The lower limit is that of the calibration. */
 	if (!lapic_timer_period &&
-	    kho_timers_plausible((u64)timers->lapic_timer_period * HZ))
+	    kho_timers_plausible((u64)timers->lapic_timer_period * HZ)) {
 		lapic_timer_period = timers->lapic_timer_period;
+		lapic_period_was_handed_over = true;
+	}
 	if (timers->loops_per_jiffy <= KHO_TIMERS_MAX_HZ / HZ &&
 	    kho_timers_plausible(timers->loops_per_jiffy * HZ))
 		handed_over_lpj = timers->loops_per_jiffy;
 	if (kho_timers_plausible(timers->tsc_khz * 1000ULL))
 		handed_over_tsc_khz = timers->tsc_khz;
+}
+
+/**
+ * kho_timers_have_lapic_period - whether lapic_timer_period was handed over
+ *
+ * It has to be checked then: a virtual machine may have moved since.
+ */
+bool __init kho_timers_have_lapic_period(void)
+{
+	return lapic_period_was_handed_over;
 }
 
 /**

@@ -101,6 +101,8 @@ enum Object {
     Folio(FileOf, u64),
     Flbs,
     Flb(u64),
+    /// Anything at a physical address.
+    Memory(u64),
 }
 
 /// Where something is, in words.
@@ -231,6 +233,7 @@ impl Locator {
             "folio" => Object::Folio(file(words)?, number(words)?),
             "flbs" => Object::Flbs,
             "flb" => Object::Flb(number(words)?),
+            "memory" => Object::Memory(number(words)?),
             _ => return Err(EINVAL),
         };
         let word = words.next().ok_or(EINVAL)?;
@@ -258,6 +261,7 @@ impl Locator {
             (Object::Flb(_), "name") => Which::sized(0, 48),
             (Object::Flb(_), "data") => Which::word(offset_of!(FlbSer, data)),
             (Object::Flb(_), "count") => Which::word(offset_of!(FlbSer, count)),
+            (Object::Memory(_), "u32") => Which::sized(0, 4),
             _ => return Err(EINVAL),
         };
         match words.next() {
@@ -281,6 +285,7 @@ impl Locator {
             Object::Chunk(file, index) => memory.nth(memory.array(root, file)?, *index)?,
             Object::Folio(file, index) => memory.folio(root, file, *index)?,
             Object::Flbs => memory.flbs(root)?,
+            Object::Memory(pa) => *pa,
             Object::Flb(index) => {
                 memory.element(memory.flbs(root)?, 16, size_of::<FlbSer>(), *index)
             }

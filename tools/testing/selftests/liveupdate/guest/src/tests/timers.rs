@@ -2,10 +2,14 @@
 
 //! What this kernel found out about timers, the next one need not find out again.
 
+use super::damage::fate::damage;
 use crate::support::{
-    error::{ensure, ensure_eq, At, Result},
+    error::{ensure, ensure_eq, At, Failure, Result},
     kernel_log::kernel_log,
+    memfd,
+    pattern::Pattern,
     registry::{Case, Suite},
+    sessions::{create, retrieve},
 };
 use std::fs;
 
@@ -36,8 +40,11 @@ impl Timers {
     }
 }
 
+/// Between the second and the third kernel: what the first one hands over is [wrong](wrong_period).
 fn not_calibrated_again() -> Case {
-    Case::two(
+    let Case {
+        name, mut parts, ..
+    } = Case::two(
         "not_calibrated_again",
         |stage| {
             let found = Timers::read("out")?;
@@ -62,9 +69,84 @@ fn not_calibrated_again() -> Case {
             }
             Ok(())
         },
-    )
+    );
+    parts.insert(0, Box::new(|_| Ok(())));
+    Case {
+        name,
+        parts,
+        hazard: None,
+        reader_only: false,
+    }
+}
+
+/// Where what is handed over is, in the first kernel: the address in the node `x86-timers` of the tree.
+fn address() -> Result<u64> {
+    const TREE: &str = "/sys/kernel/debug/kho/out/fdt";
+    const NODE: &[u8] = b"\0\0\0\x01x86-timers\0\0";
+    const PROPERTY: u32 = 3;
+
+    let tree = fs::read(TREE).at(TREE)?;
+    let start = tree.windows(NODE.len()).position(|bytes| bytes == NODE);
+    let rest = start.and_then(|start| tree.get(start + NODE.len()..));
+    let words: Vec<u32> = rest
+        .at("there is no node x86-timers")?
+        .chunks_exact(4)
+        .map(|word| u32::from_be_bytes(word.try_into().unwrap_or_default()))
+        .collect();
+    // Properties of 8 bytes: token, length, name, and the value, which is little-endian. One of them
+    // is the size, the other one is the address.
+    let number = |word: u32| u64::from(word.swap_bytes());
+    words
+        .windows(5)
+        .filter(|words| words[0] == PROPERTY && words[1] == 8)
+        .map(|words| number(words[3]) | number(words[4]) << 32)
+        .find(|address| *address >= 4096)
+        .at("the node has no address")
+}
+
+/// A period of the local APIC's timer that is wrong, but not impossible, is not used.
+fn wrong_period() -> Case {
+    Case {
+        name: "wrong_period".into(),
+        parts: vec![
+            Box::new(|stage| {
+                let right = Timers::read("out")?.lapic_timer_period;
+                if right == 0 {
+                    return Err(Failure::skip("the local APIC's timer has no period"));
+                }
+                let wrong = right + right / 2;
+                stage.put("right", right)?;
+                stage.put("wrong", wrong)?;
+                let place = format!("memory {:#x} u32 = {wrong}", address()? + 8);
+                damage("", &[&place])?;
+                // Without sessions, nothing is damaged.
+                let session = create("timers-wrong")?;
+                let file = memfd::with(Pattern::new(1, 100))?;
+                session.preserve(&file, 1)?;
+                stage.hold((session, file));
+                Ok(())
+            }),
+            Box::new(|stage| {
+                let (right, wrong) = (stage.get("right")?, stage.get("wrong")?);
+                let given = Timers::read("in")?.lapic_timer_period;
+                ensure_eq!(given, wrong, "the period that was handed over");
+                let used = Timers::read("out")?.lapic_timer_period;
+                stage.note(format_args!("right: {right}, wrong: {wrong}, used: {used}"));
+                ensure!(used != wrong, "the wrong period is used");
+                // It was measured again, on a machine that may be busy.
+                ensure!(
+                    used.abs_diff(right) < right / 4,
+                    "{used} is used instead of {right}"
+                );
+                retrieve("timers-wrong")?.finish()?;
+                Ok(())
+            }),
+        ],
+        hazard: None,
+        reader_only: false,
+    }
 }
 
 pub fn suite() -> Suite {
-    Suite::new("timers", vec![not_calibrated_again()])
+    Suite::new("timers", vec![not_calibrated_again(), wrong_period()])
 }
