@@ -323,6 +323,19 @@ impl<T> Drop for Subtree<T> {
     }
 }
 
+/// Copies memory that may change at the same time, byte by byte; the copy can contain anything then.
+///
+/// # Safety
+///
+/// The `to.len()` bytes from `from` on must be mapped memory that stays.
+unsafe fn copy_volatile(from: *const u8, to: &mut [u8]) {
+    for (n, to) in to.iter_mut().enumerate() {
+        // SAFETY: By the safety requirements. Nothing is assumed about the value, and the access is
+        // neither repeated nor left out if it changes.
+        *to = unsafe { from.add(n).read_volatile() };
+    }
+}
+
 /// Copies a page that the previous kernel preserved as a folio of its own. It can still be claimed.
 ///
 /// If it is claimed at the same time, the copy can contain anything.
@@ -341,8 +354,8 @@ pub fn look_at_page(pa: PhysAddr, to: &mut [u8]) -> Result {
     }
     // SAFETY: What was preserved is memory, all of which is in the direct map.
     let from = unsafe { bindings::phys_to_virt(pa.get()) }.cast::<u8>();
-    // SAFETY: The page has at least that many bytes; if it changes at the same time, any are fine.
-    unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+    // SAFETY: The page has at least that many bytes, and stays in the direct map.
+    unsafe { copy_volatile(from, to) };
     Ok(())
 }
 

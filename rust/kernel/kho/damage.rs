@@ -6,7 +6,10 @@
 //! possible once nobody will ever look at it again: in the [last moment](LastMoment) of a kernel.
 //! Whatever address is given, only memory that this kernel has preserved is accessed.
 
-use super::PhysAddr;
+use super::{
+    copy_volatile,
+    PhysAddr, //
+};
 use crate::{
     bindings,
     page::PAGE_SIZE,
@@ -55,9 +58,9 @@ impl LastMoment {
     /// [`EFAULT`] if the bytes are not all in one page that this kernel has preserved.
     pub fn read(&self, pa: u64, to: &mut [u8]) -> Result {
         let from = self.find(pa, to.len())?;
-        // SAFETY: The source was checked; if it is a user's page that changes at the same time, any
-        // bytes are fine.
-        unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+        // SAFETY: The source was checked: it is in the direct map. It may be a user's page that
+        // changes at the same time.
+        unsafe { copy_volatile(from, to) };
         Ok(())
     }
 
