@@ -15,6 +15,15 @@
 #include "internal.h"
 #include "luo_shmem.h"
 
+/* Bad memory that cannot be moved from where it cannot be pinned. */
+static bool luo_shmem_is_stuck(void *entry)
+{
+	struct folio *folio = entry;
+
+	return !xa_is_value(entry) && folio_test_hwpoison(folio) &&
+	       !folio_test_large(folio) && !folio_is_longterm_pinnable(folio);
+}
+
 /**
  * luo_shmem_next_run - find the next pages of a file that have memory
  * @mapping: mapping of a shmem file
@@ -23,7 +32,8 @@
  * @run: where the pages are returned
  *
  * A page has memory if it has a folio or is swapped out. The run ends at the
- * first page that has none, or after @max folios and swap entries.
+ * first page that has none, or after @max folios and swap entries. A page that is
+ * stuck is a run of its own.
  *
  * Context: Any context. Pages may get memory, or lose it, at any time.
  * Return: true if there is such a page; otherwise, @run is not changed.
@@ -45,9 +55,22 @@ bool luo_shmem_next_run(struct address_space *mapping, pgoff_t from,
 		if (!found) {
 			run->start = xas.xa_index;
 			run->settled = true;
+			run->stuck = false;
 		} else if (xas.xa_index != run->end) {
 			break;
 		}
+		if (luo_shmem_is_stuck(entry)) {
+			/* A run of its own. */
+			if (!found) {
+				run->end = run->start + 1;
+				run->settled = false;
+				run->stuck = true;
+				run->pfn = folio_pfn(entry);
+				found = 1;
+			}
+			break;
+		}
+
 		nr = 1UL << xas_get_order(&xas);
 		run->end = round_down(xas.xa_index, nr) + nr;
 
@@ -93,6 +116,20 @@ unsigned long luo_shmem_nr_pages(struct inode *inode)
 	return present;
 }
 
+/* KHO marks the pages that the previous kernel found to be bad, not the folios. */
+static bool luo_shmem_has_bad_page(struct folio *folio)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	if (!atomic_long_read(&num_poisoned_pages))
+		return false;
+
+	for (unsigned long i = 0; i < folio_nr_pages(folio); i++)
+		if (PageHWPoison(folio_page(folio, i)))
+			return true;
+#endif
+	return false;
+}
+
 /**
  * luo_shmem_init_folio - set up a folio that is to become part of a file
  * @folio: folio that nobody else uses
@@ -111,8 +148,11 @@ void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate)
 	/* All that folio_mark_dirty() does for shmem. */
 	folio_set_dirty(folio);
 	/* The page cache needs this of large folios; KHO does not set it. */
-	if (folio_test_large(folio))
+	if (folio_test_large(folio)) {
 		folio_set_large_rmappable(folio);
+		if (luo_shmem_has_bad_page(folio))
+			folio_set_has_hwpoisoned(folio);
+	}
 }
 
 /**
@@ -216,15 +256,16 @@ void luo_shmem_remove_folios(struct folio **folios, unsigned int nr)
  * @folios: folios that luo_shmem_add_folios() added
  * @nr: number of folios
  *
- * Puts the folios on the LRU lists, unlocks them, and drops the references of
- * the caller.
+ * Puts the folios on the LRU lists, but for those with bad memory, unlocks them,
+ * and drops the references of the caller.
  *
  * Context: May sleep.
  */
 void luo_shmem_release_folios(struct folio **folios, unsigned int nr)
 {
 	for (unsigned int i = 0; i < nr; i++) {
-		folio_add_lru(folios[i]);
+		if (!folio_contain_hwpoisoned_page(folios[i]))
+			folio_add_lru(folios[i]);
 		folio_unlock(folios[i]);
 		folio_put(folios[i]);
 	}

@@ -13,11 +13,16 @@ struct inode;
  * @start: first page
  * @end: page after the last one
  * @settled: all of them have a folio, which can be pinned for long where it is
+ * @stuck: there is only one, whose memory is bad, and it cannot be pinned for long
+ *         where it is, nor be moved
+ * @pfn: its page frame, if it is @stuck
  */
 struct luo_shmem_run {
 	pgoff_t start;
 	pgoff_t end;
 	bool settled;
+	bool stuck;
+	unsigned long pfn;
 };
 
 bool luo_shmem_next_run(struct address_space *mapping, pgoff_t from,

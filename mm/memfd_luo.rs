@@ -37,7 +37,6 @@ use kernel::{
         RetrieveError, //
     },
     mm::{
-        folio::nr_hwpoisoned_pages,
         locked::LockedPages,
         shmem::{
             MappingFreeze,
@@ -170,8 +169,6 @@ struct Outgoing {
     handed_over: Option<HandedOver>,
     folios: PreservedFolios,
     freeze: MappingFreeze,
-    /// How many pages of the machine were broken when the folios were checked.
-    broken_pages: u64,
 }
 
 impl Outgoing {
@@ -239,7 +236,7 @@ impl FileHandler for Memfd {
     }
 
     /// Errors: EOPNOTSUPP (not expressible), EFBIG, EBUSY (a kexec waits), ENOMEM (also
-    /// RLIMIT_MEMLOCK), EHWPOISON (broken memory in the file), EINTR (fatal signal).
+    /// RLIMIT_MEMLOCK), EINTR (fatal signal).
     fn preserve(
         &self,
         _file: &File,
@@ -249,14 +246,12 @@ impl FileHandler for Memfd {
         let Prepared { locked, freeze } = prepared.as_ref().ok_or(EINVAL)?;
         // From now on, the mode stays as it is, and what was opened is not looked at again.
         let seals = check_expressible(freeze.file())?;
-        let broken_pages = nr_hwpoisoned_pages();
         let folios = PreservedFolios::new(freeze, locked.another())?;
         let Prepared { freeze, .. } = prepared.take().ok_or(EINVAL)?;
         let outgoing = Outgoing {
             handed_over: None,
             folios,
             freeze,
-            broken_pages,
         };
         *ser = outgoing.describe(seals)?;
         Ok(outgoing)
@@ -264,16 +259,13 @@ impl FileHandler for Memfd {
 
     /// Takes what has changed since the file was preserved: holes may have been filled, seals added.
     ///
-    /// Errors: EOPNOTSUPP (unknown seals), ENOMEM, EFBIG, EHWPOISON.
+    /// Errors: EOPNOTSUPP (unknown seals), ENOMEM, EFBIG.
     fn freeze(&self, _file: &File, ser: &mut MemfdSer, outgoing: &mut Outgoing) -> Result {
         let handed_over = HandedOver::new(&outgoing.freeze);
         // Nothing can be added from here on. What the file was opened for, and its mode, are those at
         // PRESERVE_FD: a task that shares the file must not be able to call the kexec off.
         let seals = Seals::parse(outgoing.freeze.file().seals())?;
         outgoing.folios.update(&handed_over)?;
-        if nr_hwpoisoned_pages() != outgoing.broken_pages {
-            outgoing.folios.check()?;
-        }
         *ser = outgoing.describe(seals)?;
         outgoing.handed_over = Some(handed_over);
         Ok(())

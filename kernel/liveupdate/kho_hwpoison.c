@@ -9,6 +9,9 @@
  * others before the memory that they are in is used. The format is described in
  * include/linux/kho/abi/hwpoison.h.
  *
+ * Others may rely on that list: a bad frame that they cannot preserve, as it is in
+ * the scratch area, can be restored in the next kernel if it is told where it is.
+ *
  * Not covered: frames that were poisoned before kho_hwpoison_init() ran.
  */
 
@@ -190,7 +193,12 @@ unmap:
 	}
 }
 
-/* Calls @frame for each bad frame, and @done for each block after that. */
+/*
+ * Calls @frame for each bad frame, and @done for each block after that. The list is
+ * walked twice: frames are reserved before memory is allocated, when there are no
+ * struct pages yet in which they could be marked, and no place to note them at.
+ * It is preserved memory, and stays as it is in between.
+ */
 static void __init walk_frames(void (*frame)(phys_addr_t phys),
 			       void (*done)(struct kho_hwpoison_block *block))
 {
@@ -237,6 +245,16 @@ void __init kho_hwpoison_reserve(void)
 	walk_frames(reserve_frame, NULL);
 }
 
+/* Whether the frame is part of a folio that is preserved. */
+static bool __init is_preserved(phys_addr_t phys)
+{
+	for (unsigned int order = 0; order <= MAX_FOLIO_ORDER; order++)
+		if (kho_was_preserved(ALIGN_DOWN(phys, PAGE_SIZE << order), order))
+			return true;
+
+	return false;
+}
+
 static void __init mark_frame(phys_addr_t phys)
 {
 	unsigned long pfn = PHYS_PFN(phys);
@@ -252,6 +270,11 @@ static void __init mark_frame(phys_addr_t phys)
 	/* Also tells the kernel after this one. */
 	if (!TestSetPageHWPoison(page))
 		num_poisoned_pages_inc(pfn);
+	if (!PageCompound(page) && PageReserved(page) && !is_preserved(phys)) {
+		/* A file that it was a page of may get it back, and nobody else. */
+		__ClearPageReserved(page);
+		kho_mark_restorable(page);
+	}
 }
 
 /* The frames of a block have been added: make room for those of the next one. */

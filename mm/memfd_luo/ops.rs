@@ -50,6 +50,9 @@ pub(crate) struct Run {
     pub(crate) pages: Range<u64>,
     /// Whether all of them have a folio that can be pinned for long where it is.
     pub(crate) settled: bool,
+    /// If there is only one page, whose memory is bad, and that can neither be pinned where it is
+    /// nor be moved: its page frame.
+    pub(crate) stuck: Option<u64>,
 }
 
 /// Finds the first pages from `first` on that have memory, or had some that was swapped out.
@@ -66,6 +69,7 @@ pub(crate) fn next_run(file: &ShmemFile, first: u64, max: u32) -> Option<Run> {
     found.then_some(Run {
         pages: run.start as u64..run.end as u64,
         settled: run.settled,
+        stuck: run.stuck.then_some(run.pfn as u64),
     })
 }
 
@@ -119,16 +123,15 @@ fn preserve(folios: &[PinnedFolio]) -> Result {
     to_result(unsafe { bindings::kho_preserve_folios(folios, nr) })
 }
 
-/// Makes the record of a folio.
+/// Makes the record of the folio at `pfn`, for page `index` of a file.
 ///
 /// # Errors
 ///
 /// [`EOVERFLOW`] if the page frame number does not fit.
-fn record(folio: &Folio) -> Result<FolioSer> {
+fn record(pfn: u64, index: u64) -> Result<FolioSer> {
     // A clean folio may be written to until the kexec, and one without content may get some.
     const STATE: u64 = FolioSer::DIRTY | FolioSer::UPTODATE;
-    let pfn = folio.pfn();
-    let record = FolioSer::new(pfn, STATE, folio.index());
+    let record = FolioSer::new(pfn, STATE, index);
     if record.raw_pfn() != Some(pfn) {
         return Err(EOVERFLOW);
     }
@@ -139,32 +142,40 @@ fn record(folio: &Folio) -> Result<FolioSer> {
 ///
 /// # Invariants
 ///
-/// For each record, there is a pin on the folio at its page frame number that belongs to this
-/// object, and the folio is preserved. The records are in the order of the file.
-pub(crate) struct PinnedRecords(PreservedArray<FolioSer>);
+/// For each record, unless its page frame number is in `stuck`, there is a pin on the folio at that
+/// number that belongs to this object, and the folio is preserved. The records are in the order of
+/// the file.
+pub(crate) struct PinnedRecords {
+    records: PreservedArray<FolioSer>,
+    /// Bad page frames that the next kernel knows anyway. Hardly ever there is one.
+    stuck: KVVec<u64>,
+}
 
 impl PinnedRecords {
     /// Creates an empty list.
     pub(crate) const fn new() -> Self {
         // INVARIANT: There are no records.
-        Self(PreservedArray::new())
+        Self {
+            records: PreservedArray::new(),
+            stuck: KVVec::new(),
+        }
     }
 
     /// Number of records.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.records.len()
     }
 
     /// What the next kernel needs to find the records.
     pub(crate) fn descriptor(&self) -> Descriptor {
-        self.0.descriptor()
+        self.records.descriptor()
     }
 
     /// Makes the records of folios, in `records`.
     fn record_all(folios: &[PinnedFolio], records: &mut KVVec<FolioSer>) -> Result {
         records.clear();
         for folio in folios {
-            records.push(record(folio)?, GFP_KERNEL)?;
+            records.push(record(folio.pfn(), folio.index())?, GFP_KERNEL)?;
         }
         Ok(())
     }
@@ -178,7 +189,7 @@ impl PinnedRecords {
     /// [`ENOMEM`], and what KHO fails with. Nothing has changed then.
     pub(crate) fn append(&mut self, batch: &mut PinBatch, scratch: &mut KVVec<FolioSer>) -> Result {
         Self::record_all(batch.folios(), scratch)?;
-        let room = self.0.reserve(scratch)?;
+        let room = self.records.reserve(scratch)?;
         preserve(batch.folios())?;
         // INVARIANT: The folios are preserved, and stay pinned.
         room.append();
@@ -194,7 +205,7 @@ impl PinnedRecords {
     pub(crate) fn merge(&mut self, folios: KVVec<PinnedFolio>) -> Result {
         let mut records = KVVec::new();
         Self::record_all(&folios, &mut records)?;
-        let room = self.0.reserve(&records)?;
+        let room = self.records.reserve(&records)?;
         preserve(&folios)?;
         // INVARIANT: The folios are preserved, and stay pinned.
         room.merge(FolioSer::raw_index);
@@ -204,24 +215,44 @@ impl PinnedRecords {
         Ok(())
     }
 
-    /// The folio that one of the records is about.
+    /// Records the bad page frame `pfn`, for page `index` of the file, at its place.
+    ///
+    /// It is not preserved: the next kernel knows it as bad, and keeps it for who asks for it. One
+    /// that does not know it refuses the file, which is better than a page of zeroes.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], [`EOVERFLOW`] if the number does not fit. Nothing has changed then.
+    pub(crate) fn add_stuck(&mut self, index: u64, pfn: u64) -> Result {
+        let records = [record(pfn, index)?];
+        let room = self.records.reserve(&records)?;
+        self.stuck.push(pfn, GFP_KERNEL)?;
+        // INVARIANT: The number is in `stuck`.
+        room.merge(FolioSer::raw_index);
+        Ok(())
+    }
+
+    /// The folio that one of the records is about, if it is pinned.
     fn folio(&self, record: &FolioSer) -> Option<&Folio> {
         let pfn = record.raw_pfn()?;
+        if self.stuck.contains(&pfn) {
+            return None;
+        }
         // SAFETY: By the type invariant, the folio is pinned, hence valid, for as long as this object
         // exists. `Folio` is a transparent wrapper.
         // CAST: The number was made from an `unsigned long`.
         unsafe { bindings::pfn_folio(pfn as c_ulong).cast::<Folio>().as_ref() }
     }
 
-    /// The folios, in the order of the file.
+    /// The folios that are pinned, in the order of the file.
     pub(crate) fn folios(&self) -> impl Iterator<Item = &Folio> {
-        self.0.iter().filter_map(|record| self.folio(record))
+        self.records.iter().filter_map(|record| self.folio(record))
     }
 
     /// The pages of the file that the folios are for.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.0.iter().filter_map(|record| {
-            let nr = self.folio(record)?.nr_pages();
+        self.records.iter().filter_map(|record| {
+            let nr = self.folio(record).map_or(1, Folio::nr_pages);
             Some(record.raw_index()..record.raw_index().checked_add(nr)?)
         })
     }

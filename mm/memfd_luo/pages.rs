@@ -23,6 +23,13 @@ pub(crate) fn next_page(file: &ShmemFile, first: u64) -> Option<u64> {
     next_run(file, first, 1).map(|run| run.pages.start)
 }
 
+/// Returns the page frame of the page at `index` if its memory is bad and lies where it cannot be
+/// pinned, as in KHO's scratch areas: it cannot be moved either.
+pub(crate) fn stuck_page(file: &ShmemFile, index: u64) -> Option<u64> {
+    let run = next_run(file, index, 1).filter(|run| run.pages.start == index)?;
+    run.stuck
+}
+
 /// Pins the folios of the first pages in `pages` that have memory, as many as there are without a hole
 /// and as fit into `batch`, and replaces the content of the latter. May sleep.
 ///
@@ -31,6 +38,7 @@ pub(crate) fn next_page(file: &ShmemFile, first: u64) -> Option<u64> {
 /// # Errors
 ///
 /// - [`EINVAL`] if the file does not have these pages.
+/// - [`EHWPOISON`] if the first page that has memory is [stuck](stuck_page).
 /// - [`ENOMEM`] if there is no memory to read back what was swapped out, or to move folios to.
 /// - [`ENOENT`] if none of the pages has memory any more; in a file that is handed over, also if one
 ///   of them has just lost it.
@@ -44,6 +52,10 @@ pub(crate) fn pin_folios(
     let run = next_run(file, pages.start, BATCH)
         .filter(|run| run.pages.start < pages.end)
         .ok_or(ENOENT)?;
+    // To pin it would be tried for ever.
+    if run.stuck.is_some() {
+        return Err(EHWPOISON);
+    }
     // Not beyond the next hole, which would be filled.
     file.pin_folios(run.pages.start..run.pages.end.min(pages.end), batch)?;
     Ok(run.settled)

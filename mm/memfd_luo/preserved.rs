@@ -14,6 +14,7 @@ use super::{
     pages::{
         next_page,
         pin_folios,
+        stuck_page,
         BATCH, //
     },
 };
@@ -22,7 +23,6 @@ use kernel::{
     kho::vmalloc::Descriptor,
     mm::{
         folio::{
-            Folio,
             PinBatch,
             PinnedFolio, //
         },
@@ -37,16 +37,15 @@ use kernel::{
 };
 
 /// Prepares a folio for the kexec.
-fn prepare(pinned: &PinnedFolio) -> Result {
-    if !pinned.is_dirty_and_sound() {
-        if pinned.contains_hwpoison() {
-            return Err(EHWPOISON);
-        }
+///
+/// If some of its memory is broken, it is handed over like any other: the next kernel knows which
+/// page frames are bad, and the file has no other place for what is left of its content.
+fn prepare(pinned: &PinnedFolio) {
+    if !pinned.is_dirty_and_uptodate() {
         let locked = pinned.lock();
         locked.mark_dirty();
         locked.ensure_uptodate();
     }
-    Ok(())
 }
 
 /// Prepares folios, which must be in the order of the file.
@@ -55,7 +54,7 @@ fn prepare(pinned: &PinnedFolio) -> Result {
 fn prepare_all(folios: &[PinnedFolio]) -> Result<(u64, u64)> {
     let (mut pages, mut next) = (0u64, 0);
     for pinned in folios {
-        prepare(pinned)?;
+        prepare(pinned);
         let nr = pinned.nr_pages();
         pages = pages.saturating_add(nr);
         next = pinned.index().checked_add(nr).ok_or(EFBIG)?;
@@ -63,8 +62,16 @@ fn prepare_all(folios: &[PinnedFolio]) -> Result<(u64, u64)> {
     Ok((pages, next))
 }
 
+/// What [`for_each_batch`] finds in a file.
+enum Found<'a> {
+    /// Folios that are pinned now.
+    Folios(&'a mut PinBatch),
+    /// A page and its frame, which is bad and can neither be pinned nor be moved.
+    Stuck { index: u64, pfn: u64 },
+}
+
 /// Pins the folios of a file in order, and calls `each` for batches of them, which returns the page
-/// after the last one.
+/// after the last one. Pages that are stuck are found one by one.
 ///
 /// What was swapped out is read back. The pages of the ranges `known`, which must be sorted, are left
 /// out. With `use_worker`, a worker helps if there are folios that have to be moved.
@@ -72,7 +79,7 @@ fn for_each_batch(
     file: &ShmemFile,
     use_worker: bool,
     known: &mut dyn Iterator<Item = Range<u64>>,
-    each: &mut dyn FnMut(&mut PinBatch) -> Result<u64>,
+    each: &mut dyn FnMut(Found<'_>) -> Result<u64>,
 ) -> Result {
     let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
     // Most files are small.
@@ -107,9 +114,16 @@ fn for_each_batch(
                 next = start;
                 continue;
             }
+            Err(EHWPOISON) => {
+                // It may just have become good again.
+                if let Some(pfn) = stuck_page(file, start) {
+                    next = each(Found::Stuck { index: start, pfn })?;
+                }
+                continue;
+            }
             Err(err) => return Err(err),
         };
-        next = Some(each(&mut batch)?)
+        next = Some(each(Found::Folios(&mut batch))?)
             .filter(|&next| next > start)
             .ok_or(EIO)?;
         if !quick {
@@ -137,7 +151,6 @@ impl PreservedFolios {
     ///
     /// - [`ENOMEM`] if there is no memory for the records or to swap folios in, or if the user locks
     ///   more memory than `RLIMIT_MEMLOCK` allows.
-    /// - [`EHWPOISON`] if a part of the file is lost, due to broken memory.
     /// - What [`checkpoint`] fails with.
     /// - [`EIO`] if the file is not what it should be.
     /// - What KHO fails with.
@@ -148,11 +161,18 @@ impl PreservedFolios {
         };
         let mut scratch = KVVec::<FolioSer>::new();
         let mut known = core::iter::empty();
-        for_each_batch(freeze.file(), true, &mut known, &mut |batch| {
-            let (pages, next) = prepare_all(batch.folios())?;
-            this.locked.add(pages)?;
-            this.records.append(batch, &mut scratch)?;
-            Ok(next)
+        for_each_batch(freeze.file(), true, &mut known, &mut |found| match found {
+            Found::Folios(batch) => {
+                let (pages, next) = prepare_all(batch.folios())?;
+                this.locked.add(pages)?;
+                this.records.append(batch, &mut scratch)?;
+                Ok(next)
+            }
+            Found::Stuck { index, pfn } => {
+                this.locked.add(1)?;
+                this.records.add_stuck(index, pfn)?;
+                index.checked_add(1).ok_or(EFBIG)
+            }
         })?;
         Ok(this)
     }
@@ -163,7 +183,7 @@ impl PreservedFolios {
     ///
     /// # Errors
     ///
-    /// As for [`Self::new`], but without regard to `RLIMIT_MEMLOCK`. Nothing has changed then.
+    /// As for [`Self::new`], but without regard to `RLIMIT_MEMLOCK`. What was preserved stays so.
     pub(crate) fn update(&mut self, handed_over: &HandedOver) -> Result {
         let file = handed_over.file();
         // Nothing is added, and what is recorded is pinned, so equal numbers mean that nothing is new.
@@ -171,27 +191,30 @@ impl PreservedFolios {
             return Ok(());
         }
         let mut folios = KVVec::new();
+        let mut stuck = KVVec::new();
         let mut added = 0u64;
         let mut known = self.records.ranges();
         // Without a worker: it would have to wait if it wants a page of the file that is missing.
-        for_each_batch(file, false, &mut known, &mut |batch| {
-            let (pages, next) = prepare_all(batch.folios())?;
-            added = added.saturating_add(pages);
-            for pinned in batch.drain() {
-                folios.push(pinned, GFP_KERNEL)?;
+        for_each_batch(file, false, &mut known, &mut |found| match found {
+            Found::Folios(batch) => {
+                let (pages, next) = prepare_all(batch.folios())?;
+                added = added.saturating_add(pages);
+                for pinned in batch.drain() {
+                    folios.push(pinned, GFP_KERNEL)?;
+                }
+                Ok(next)
             }
-            Ok(next)
+            Found::Stuck { index, pfn } => {
+                stuck.push((index, pfn), GFP_KERNEL)?;
+                index.checked_add(1).ok_or(EFBIG)
+            }
         })?;
         drop(known);
         self.records.merge(folios)?;
         self.locked.force_add(added);
-        Ok(())
-    }
-
-    /// Fails with [`EHWPOISON`] if memory of a folio has broken since it was preserved.
-    pub(crate) fn check(&self) -> Result {
-        if self.records.folios().any(Folio::contains_hwpoison) {
-            return Err(EHWPOISON);
+        for (index, pfn) in stuck {
+            self.records.add_stuck(index, pfn)?;
+            self.locked.force_add(1);
         }
         Ok(())
     }

@@ -57,3 +57,14 @@ rust_helper_folio_contain_hwpoisoned_page(struct folio *folio)
 {
 	return folio_contain_hwpoisoned_page(folio);
 }
+
+__rust_helper struct page *rust_helper_folio_page(struct folio *folio,
+						  unsigned long n)
+{
+	return folio_page(folio, n);
+}
+
+__rust_helper int rust_helper_PageHWPoison(const struct page *page)
+{
+	return PageHWPoison(page);
+}

@@ -9,6 +9,7 @@
 use crate::{
     alloc::KVec,
     bindings,
+    page::PAGE_SIZE,
     prelude::*,
     types::{
         NotThreadSafe,
@@ -65,18 +66,29 @@ impl Folio {
         unsafe { bindings::folio_contain_hwpoisoned_page(self.as_ptr()) }
     }
 
-    /// Returns whether there is content, it is marked as changed, and no memory is known to be broken.
+    /// Returns whether the memory of page `n` of the folio is known to be broken.
+    fn page_is_hwpoisoned(&self, n: u64) -> bool {
+        // SAFETY: By the type invariant. All that is done with the page is to look at its flags,
+        // which are read atomically; each page has some.
+        // CAST: A number of pages fits.
+        n < self.nr_pages()
+            && unsafe {
+                bindings::PageHWPoison(bindings::folio_page(self.as_ptr(), n as c_ulong)) != 0
+            }
+    }
+
+    /// Returns whether there is content, and it is marked as changed.
     ///
-    /// The first two stay as they are while the folio is locked or pinned.
+    /// This stays as it is while the folio is locked or pinned.
     #[inline]
-    pub fn is_dirty_and_sound(&self) -> bool {
+    pub fn is_dirty_and_uptodate(&self) -> bool {
         const CHANGED: c_ulong =
             (1 << bindings::pageflags_PG_dirty) | (1 << bindings::pageflags_PG_uptodate);
         // SAFETY: By the type invariant. This reads a single integer that may change concurrently.
         let flags = unsafe {
             (&raw const (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.flags.f).read_volatile()
         };
-        flags & CHANGED == CHANGED && !self.contains_hwpoison()
+        flags & CHANGED == CHANGED
     }
 
     /// Offset, in pages, in the file that the folio belongs to.
@@ -108,21 +120,6 @@ impl Folio {
     }
 }
 
-/// Number of pages of this machine whose memory is known to be broken. May change at any time.
-pub fn nr_hwpoisoned_pages() -> u64 {
-    #[cfg(CONFIG_MEMORY_FAILURE)]
-    {
-        // SAFETY: This reads a single integer that may change concurrently.
-        let nr = unsafe { (&raw const bindings::num_poisoned_pages.counter).read_volatile() };
-        // Never negative.
-        u64::try_from(nr).unwrap_or(0)
-    }
-    #[cfg(not(CONFIG_MEMORY_FAILURE))]
-    {
-        0
-    }
-}
-
 /// A folio that is locked; dropping this unlocks it.
 ///
 /// # Invariants
@@ -141,19 +138,36 @@ impl LockedFolio<'_> {
         unsafe { bindings::folio_mark_dirty(self.folio.as_ptr()) };
     }
 
-    /// Fills the folio with zeroes if nothing has been stored in it yet.
+    /// Fills the folio with zeroes if nothing has been stored in it yet, but for what is known to be
+    /// broken.
     ///
     /// Shared memory that was only reserved, by `fallocate()`, is like this.
     pub fn ensure_uptodate(&self) {
         let folio = self.folio.as_ptr();
-        // SAFETY: The folio is valid and locked, so no one else initialises it, and no one reads
-        // it before it is marked as up to date.
-        unsafe {
-            if !bindings::folio_test_uptodate(folio) {
-                bindings::folio_zero_range(folio, 0, bindings::folio_size(folio));
-                bindings::flush_dcache_folio(folio);
-                bindings::folio_mark_uptodate(folio);
+        // SAFETY: By the type invariant of `Folio`.
+        if unsafe { bindings::folio_test_uptodate(folio) } {
+            return;
+        }
+        let (step, steps) = if self.folio.contains_hwpoison() {
+            (PAGE_SIZE, self.folio.nr_pages())
+        } else {
+            // SAFETY: By the type invariant of `Folio`.
+            (unsafe { bindings::folio_size(folio) }, 1)
+        };
+        for n in 0..steps {
+            if step == PAGE_SIZE && self.folio.page_is_hwpoisoned(n) {
+                continue;
             }
+            // CAST: The offset is less than the size of the folio.
+            let start = (n as usize).wrapping_mul(step);
+            // SAFETY: The range is part of the folio, which is valid and locked, so no one else
+            // initialises it, and no one reads it before it is marked as up to date.
+            unsafe { bindings::folio_zero_range(folio, start, step) };
+        }
+        // SAFETY: The folio is valid and locked; it has just been initialised.
+        unsafe {
+            bindings::flush_dcache_folio(folio);
+            bindings::folio_mark_uptodate(folio);
         }
     }
 }

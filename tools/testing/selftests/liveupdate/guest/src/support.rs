@@ -7,7 +7,8 @@
 //! - Contents: [`pattern`], [`memfd`], [`mapping`].
 //! - Sessions: [`sessions`], [`test_device`], [`ioctl_arg`].
 //! - Processes: [`agent`], [`process`], [`socket`], [`cgroup`], [`wait`].
-//! - The kernel: [`clock`], [`fault`], [`kernel_log`], [`kexec`], [`meminfo`], [`userfault`].
+//! - The kernel: [`clock`], [`fault`], [`kernel_log`], [`kexec`], [`meminfo`], [`poison`],
+//!   [`userfault`].
 
 pub mod agent;
 pub mod args;
@@ -23,6 +24,7 @@ pub mod mapping;
 pub mod memfd;
 pub mod meminfo;
 pub mod pattern;
+pub mod poison;
 pub mod process;
 pub mod registry;
 pub mod sessions;

@@ -6,13 +6,13 @@ use crate::support::{
     error::{ensure, ensure_eq, At, Result},
     kernel_log::kernel_log,
     kexec, meminfo,
+    poison::poison,
     registry::{Case, Stage, Suite},
 };
 use rustix::mm::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 use std::{
     ffi::c_void,
     fs::{self, File},
-    io,
     os::unix::fs::FileExt,
 };
 
@@ -54,40 +54,7 @@ impl Memory {
 
     /// Lets the kernel believe that a page is bad.
     fn poison(&self, page: usize) -> Result {
-        let _handler = Handler::new()?;
-        let page = self.start.wrapping_byte_add(page * PAGE);
-        // SAFETY: The page is ours, and nobody reads it any more.
-        match unsafe { libc::madvise(page, PAGE, libc::MADV_HWPOISON) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()).at("MADV_HWPOISON"),
-        }
-    }
-}
-
-/// Handles SIGBUS as long as it lives: the kernel sends it to say that a page is bad, and ends a
-/// process that ignores it.
-struct Handler(libc::sigaction);
-
-impl Handler {
-    fn new() -> Result<Self> {
-        extern "C" fn handle(_: libc::c_int) {}
-
-        // SAFETY: All zero is a valid value: no flags, no handler, an empty mask.
-        let mut new: libc::sigaction = unsafe { std::mem::zeroed() };
-        let mut old = new;
-        new.sa_sigaction = handle as extern "C" fn(libc::c_int) as usize;
-        // SAFETY: Both are valid, and the handler does nothing.
-        match unsafe { libc::sigaction(libc::SIGBUS, &new, &mut old) } {
-            0 => Ok(Self(old)),
-            _ => Err(io::Error::last_os_error()).at("sigaction"),
-        }
-    }
-}
-
-impl Drop for Handler {
-    fn drop(&mut self) {
-        // SAFETY: This is what was there before.
-        unsafe { libc::sigaction(libc::SIGBUS, &self.0, std::ptr::null_mut()) };
+        poison(self.start.wrapping_byte_add(page * PAGE)).at("MADV_HWPOISON")
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! Everything that makes up a memfd survives.
 
+mod broken;
 pub mod changes;
 pub mod holes;
 

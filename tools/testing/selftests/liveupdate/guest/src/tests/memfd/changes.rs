@@ -3,6 +3,7 @@
 //! What happens to a memfd besides reading and writing: swapping, limits, broken memory, changes of
 //! properties.
 
+use super::broken;
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure, Result},
     mapping::map_shared,
@@ -330,40 +331,20 @@ fn memory_limit() -> Case {
     .hazard("1B.3")
 }
 
-/// A file with memory that is broken cannot be handed over.
-fn broken_memory() -> Case {
-    Case::one("broken_memory", |_| {
-        let pattern = Pattern::new(46, 64 * PAGE);
-        let file = memfd::with(pattern)?;
-        let memory = map_shared(&file, 0, pattern.len)?;
-        let broken = memory.wrapping_byte_add(10 * PAGE as usize);
-        // SAFETY: The page is ours.
-        match unsafe { libc::madvise(broken, PAGE as usize, libc::MADV_HWPOISON) } {
-            0 => {}
-            _ => return Err(io::Error::last_os_error()).at("MADV_HWPOISON"),
-        }
-        let session = create("changes-broken")?;
-        expect_errno(
-            session.preserve(&file, 1),
-            Errno::HWPOISON,
-            "preserving broken memory",
-        )
-    })
-    .hazard("1E.1")
+pub fn suite() -> Suite {
+    let mut cases = broken::cases();
+    cases.extend(others());
+    Suite::new("memfd_changes", cases)
 }
 
-pub fn suite() -> Suite {
-    Suite::new(
-        "memfd_changes",
-        vec![
-            late_mode(),
-            late_flags(),
-            late_seals_and_mode(),
-            late_seals(),
-            swapped_out(),
-            memory_limit(),
-            unlimited_is_not_counted(),
-            broken_memory(),
-        ],
-    )
+fn others() -> Vec<Case> {
+    vec![
+        late_mode(),
+        late_flags(),
+        late_seals_and_mode(),
+        late_seals(),
+        swapped_out(),
+        memory_limit(),
+        unlimited_is_not_counted(),
+    ]
 }

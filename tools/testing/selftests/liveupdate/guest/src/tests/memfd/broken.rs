@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files with memory that is broken: all the rest is handed over, and what is broken stays so.
+
+use crate::support::{
+    error::{ensure, At, Failure, Result},
+    kernel_log::kernel_log,
+    mapping::map_shared,
+    memfd, meminfo,
+    poison::{poison, read_kills},
+    registry::Case,
+    sessions::{create, expect_errno, retrieve},
+};
+use rustix::{fs::FallocateFlags, io::Errno, mm::Advice};
+use std::{
+    ffi::c_void,
+    fs::{self, File},
+    ops::Range,
+    os::unix::fs::FileExt,
+};
+
+const PAGE: u64 = 4096;
+
+/// What a page contains.
+fn content(page: u64) -> [u8; PAGE as usize] {
+    let mut bytes = [(page % 251) as u8 + 1; PAGE as usize];
+    bytes[..8].copy_from_slice(&page.to_ne_bytes());
+    bytes
+}
+
+/// A file of which each page has a content of its own, and its memory.
+fn filled(pages: u64) -> Result<(File, *mut c_void)> {
+    let file = memfd::new()?;
+    file.set_len(pages * PAGE).at("set the size")?;
+    let memory = map_shared(&file, 0, pages * PAGE)?;
+    // SAFETY: The mapping is ours, and as large.
+    unsafe { rustix::mm::madvise(memory, (pages * PAGE) as usize, Advice::LinuxHugepage) }
+        .at("madvise")?;
+    for page in 0..pages {
+        let bytes = content(page);
+        let to = memory
+            .wrapping_byte_add((page * PAGE) as usize)
+            .cast::<u8>();
+        // SAFETY: Within the mapping, which nobody else uses.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+    Ok((file, memory))
+}
+
+/// Fails unless the pages `broken` cannot be read, and all others have their content.
+fn check(file: &File, pages: Range<u64>, broken: &[u64]) -> Result {
+    let memory = map_shared(file, 0, pages.end * PAGE)?;
+    for page in pages {
+        let mut bytes = [0; PAGE as usize];
+        let result = file.read_exact_at(&mut bytes, page * PAGE);
+        let address = memory.wrapping_byte_add((page * PAGE) as usize);
+        if broken.contains(&page) {
+            expect_errno(result, Errno::IO, "reading broken memory")?;
+            let write = file.write_all_at(&[1], page * PAGE);
+            expect_errno(write, Errno::IO, "writing to broken memory")?;
+            ensure!(read_kills(address)?, "broken memory is mapped");
+        } else {
+            result.at(format_args!("page {page}"))?;
+            ensure!(bytes == content(page), "page {page} is not what it was");
+            // Next to those that are broken, the mapping counts as well.
+            if broken.contains(&(page + 1)) {
+                ensure!(!read_kills(address)?, "page {page} cannot be read");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Breaks a page; the kernel may know that it is broken and not be able to take it away.
+fn break_page(file: &File, memory: *mut c_void, page: u64) -> Result {
+    let result = poison(memory.wrapping_byte_add((page * PAGE) as usize));
+    let known = [Errno::BUSY, Errno::HWPOISON].map(|errno| Some(errno.raw_os_error()));
+    match result {
+        Err(error) if !known.contains(&error.raw_os_error()) => Err(error).at("MADV_HWPOISON")?,
+        _ => {}
+    }
+    let read = file.read_exact_at(&mut [0], page * PAGE);
+    expect_errno(read, Errno::IO, "reading memory that was just broken")
+}
+
+/// In the next kernel.
+fn check_after(name: &str, pages: Range<u64>, broken: &[u64]) -> Result {
+    let session = retrieve(name)?;
+    let file = File::from(session.retrieve(1)?);
+    check(&file, pages.clone(), broken)?;
+    session.finish()?;
+    // It can be handed over again, and nothing is lost if the memory becomes scarce.
+    let again = create(&format!("{name}-again"))?;
+    again.preserve(&file, 1)?;
+    drop(again);
+    fs::write("/proc/sys/vm/drop_caches", "3").at("drop_caches")?;
+    check(&file, pages, broken)?;
+    ensure!(!kernel_log()?.contains("BUG:"), "the kernel log has a BUG");
+    Ok(())
+}
+
+fn case(name: &'static str, pages: u64, early: &'static [u64], late: &'static [u64]) -> Case {
+    Case::two(
+        name,
+        move |stage| {
+            const ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+            fs::write(ENABLED, if pages > 512 { "advise" } else { "never" }).at(ENABLED)?;
+            let filled = filled(pages);
+            fs::write(ENABLED, "never").at(ENABLED)?;
+            let (file, memory) = filled?;
+            for page in early {
+                break_page(&file, memory, *page)?;
+            }
+            let session = create(name)?;
+            session.preserve(&file, 1)?;
+            for page in late {
+                break_page(&file, memory, *page)?;
+            }
+            stage.hold((session, file));
+            Ok(())
+        },
+        move |_| check_after(name, 0..pages, &[early, late].concat()),
+    )
+    .hazard("1E.1")
+}
+
+/// The page frames of the scratch areas, where the next kernel boots.
+fn scratch() -> Result<Vec<Range<u64>>> {
+    let numbers = |name: &str| -> Result<Vec<u64>> {
+        let path = format!("/sys/kernel/debug/kho/out/{name}");
+        let text = fs::read_to_string(&path).at(&path)?;
+        let number = |line: &str| Ok(u64::from_str_radix(line.trim_start_matches("0x"), 16)?);
+        text.lines().map(number).collect()
+    };
+    let starts = numbers("scratch_phys")?;
+    let areas = starts.iter().zip(numbers("scratch_len")?);
+    let frames = |(start, len): (&u64, u64)| start / PAGE..(start + len) / PAGE;
+    Ok(areas.map(frames).collect())
+}
+
+/// Makes a file with so much memory that some of it lies in a scratch area; returns a page there.
+fn page_in_scratch(file: &File) -> Result<u64> {
+    const STEP: u64 = 64 << 20;
+    let scratch = scratch()?;
+    let limit = meminfo::line("MemAvailable")? * 1024 / 10 * 9;
+    let pagemap = File::open("/proc/self/pagemap").at("/proc/self/pagemap")?;
+    for start in (0..limit).step_by(STEP as usize) {
+        file.set_len(start + STEP).at("set the size")?;
+        let map = map_shared(file, start, STEP)?;
+        // SAFETY: The mapping is ours.
+        unsafe { rustix::mm::madvise(map, STEP as usize, Advice::LinuxPopulateWrite) }
+            .at("MADV_POPULATE_WRITE")?;
+        let mut bytes = vec![0; (STEP / PAGE * 8) as usize];
+        let at = map.addr() as u64 / PAGE * 8;
+        pagemap
+            .read_exact_at(&mut bytes, at)
+            .at("/proc/self/pagemap")?;
+        // SAFETY: Nobody refers to the mapping.
+        unsafe { rustix::mm::munmap(map, STEP as usize) }.at("munmap")?;
+        let frames = bytes.chunks_exact(8).map(|bytes| {
+            u64::from_le_bytes(bytes.try_into().unwrap_or_default()) & ((1 << 55) - 1)
+        });
+        let is_there = |frame: &u64| scratch.iter().any(|area| area.contains(frame));
+        // With pages of the same step on both sides.
+        let mut found = frames
+            .enumerate()
+            .skip(8)
+            .filter(|(_, frame)| is_there(frame));
+        if let Some((page, _)) = found.find(|(page, _)| *page as u64 + 8 < STEP / PAGE) {
+            return Ok(start / PAGE + page as u64);
+        }
+    }
+    Err(Failure::new("no page lies in a scratch area"))
+}
+
+/// What is broken lies where it cannot be pinned, nor be preserved.
+fn broken_in_scratch() -> Case {
+    const NAME: &str = "broken_in_scratch";
+    Case::two(
+        NAME,
+        |stage| {
+            let file = memfd::new()?;
+            let page = page_in_scratch(&file)?;
+            stage.put("page", page)?;
+            let (first, end) = (page - 8, page + 8);
+            file.set_len(end * PAGE).at("set the size")?;
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&file, punch, 0, first * PAGE).at("fallocate")?;
+            for page in first..end {
+                file.write_all_at(&content(page), page * PAGE).at("write")?;
+            }
+            let memory = map_shared(&file, 0, end * PAGE)?;
+            // The page has to be mapped.
+            let address = memory
+                .wrapping_byte_add((page * PAGE) as usize)
+                .cast::<u8>();
+            // SAFETY: Within the mapping.
+            unsafe { address.read_volatile() };
+            break_page(&file, memory, page)?;
+            let session = create(NAME)?;
+            session.preserve(&file, 1)?;
+            // And once more, as the kexec could be called off.
+            drop(session);
+            let session = create(NAME)?;
+            session.preserve(&file, 1)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        |stage| {
+            let page = stage.get("page")?;
+            check_after(NAME, page - 8..page + 8, &[page])
+        },
+    )
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        broken_in_scratch(),
+        case("broken_memory", 64, &[10], &[20, 63]),
+        case("broken_huge", 1024, &[], &[700]),
+    ]
+}
