@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the preservation of memfds needs of shmem and the page cache, as
- * functions that mm/memfd_luo/ops.rs can call.
+ * Functions of shmem and the page cache for the preservation of memfds, which
+ * mm/memfd_luo/ops.rs calls.
  */
 
 #include <linux/memcontrol.h>
@@ -27,9 +27,9 @@ static bool luo_shmem_is_stuck(void *entry)
 /**
  * luo_shmem_next_run - find the next pages of a file that have memory
  * @mapping: mapping of a shmem file
- * @from: the first page to look at
- * @max: number of folios and swap entries to look at, not 0
- * @run: where the pages are returned
+ * @from: first page of the search
+ * @max: maximum number of folios and swap entries to examine, not 0
+ * @run: returns the pages
  *
  * A page has memory if it has a folio or is swapped out. The run ends at the
  * first page that has none, or after @max folios and swap entries. A page that is
@@ -77,7 +77,7 @@ bool luo_shmem_next_run(struct address_space *mapping, pgoff_t from,
 		if (xa_is_value(entry)) {
 			run->settled = false;
 		} else if (run->settled) {
-			/* All folios of a pageblock can be pinned, or none. */
+			/* Either all or no folios of a pageblock can be pinned. */
 			block = folio_pfn(entry) >> pageblock_order;
 			if (block != last_block)
 				run->settled = folio_is_longterm_pinnable(entry);
@@ -131,9 +131,9 @@ static bool luo_shmem_has_bad_page(struct folio *folio)
 }
 
 /**
- * luo_shmem_init_folio - set up a folio that is to become part of a file
- * @folio: folio that nobody else uses
- * @index: page of the file that the folio is for
+ * luo_shmem_init_folio - set up a folio to be added to a file
+ * @folio: folio without other users
+ * @index: page of the file for the folio
  * @uptodate: the folio has content
  *
  * The folio is dirty, whatever the previous kernel says: what it contains is
@@ -156,14 +156,14 @@ void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate)
 }
 
 /**
- * luo_shmem_account - account pages that are to be added to a file
+ * luo_shmem_account - account pages to be added to a file
  * @inode: inode of a new shmem file
  * @pages: number of pages
  *
- * To be followed by luo_shmem_settle() in any case, once the pages have been
- * added or not.
+ * Must always be followed by luo_shmem_settle(), whether or not the pages have
+ * been added.
  *
- * Return: 0, or a negative error code, and then nothing is accounted.
+ * Return: 0, or a negative error code if no pages are accounted.
  */
 int luo_shmem_account(struct inode *inode, long pages)
 {
@@ -171,11 +171,11 @@ int luo_shmem_account(struct inode *inode, long pages)
 }
 
 /**
- * luo_shmem_settle - use accounted pages, or give them back
+ * luo_shmem_settle - use or release accounted pages
  * @inode: inode of a new shmem file
- * @pages: number of pages that luo_shmem_account() was called for
+ * @pages: number of pages passed to luo_shmem_account()
  *
- * Pages that are not in the page cache are given back.
+ * Pages that are not in the page cache are released.
  */
 void luo_shmem_settle(struct inode *inode, long pages)
 {
@@ -191,7 +191,7 @@ static int luo_shmem_add_folio(struct address_space *mapping,
 	if (!IS_ALIGNED(folio->index, folio_nr_pages(folio)))
 		return -EINVAL;
 
-	/* The OOM killer would kill the task that wants the file. */
+	/* The OOM killer would kill the task that needs the file. */
 	err = mem_cgroup_charge(folio, NULL, gfp | __GFP_RETRY_MAYFAIL);
 	if (err)
 		return err;
@@ -207,17 +207,16 @@ static int luo_shmem_add_folio(struct address_space *mapping,
 }
 
 /**
- * luo_shmem_add_folios - put folios into the page cache of a new file
+ * luo_shmem_add_folios - add folios to the page cache of a new file
  * @inode: inode of a shmem file
- * @folios: folios that nobody else uses, set up by luo_shmem_init_folio()
+ * @folios: folios without other users, set up by luo_shmem_init_folio()
  * @nr: number of folios
  *
  * The folios are charged to the memory cgroup of the current task, locked, and
- * not put on the LRU lists, so that luo_shmem_remove_folios() can undo this. The
- * caller keeps its references.
+ * not added to the LRU lists, so that luo_shmem_remove_folios() can undo this.
+ * The caller keeps its references.
  *
- * Context: May sleep.
- * Return: 0, or a negative error code, and then none of the folios is in the
+ * Context: May sleep. Return: 0, or a negative error code if no folio is in the
  * page cache, charged, or locked.
  */
 int luo_shmem_add_folios(struct inode *inode, struct folio **folios,
@@ -252,8 +251,8 @@ void luo_shmem_remove_folios(struct folio **folios, unsigned int nr)
 }
 
 /**
- * luo_shmem_release_folios - leave folios to the page cache
- * @folios: folios that luo_shmem_add_folios() added
+ * luo_shmem_release_folios - transfer folios to the page cache
+ * @folios: folios added by luo_shmem_add_folios()
  * @nr: number of folios
  *
  * Puts the folios on the LRU lists, but for those with bad memory, unlocks them,

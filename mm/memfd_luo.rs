@@ -2,20 +2,20 @@
 
 //! Preservation of memfds across a live update.
 //!
-//! Content, size, position and seals of a memfd survive, and whether it may be executed. Files with
+//! Content, size, position, seals and execute permission of a memfd are preserved. Files with
 //! properties that the format cannot express are refused. While it is preserved, a file can be read
-//! and written, but not truncated, extended, or punched; its memory is pinned. Holes stay holes. Those
-//! that are filled before the kexec are preserved as well, right before it.
+//! and written, but not truncated, extended, or punched; its memory is pinned. Holes stay holes.
+//! Holes that are filled before the kexec are preserved during the freeze.
 //!
 //! | module         | subject                                                   |
 //! |----------------|-----------------------------------------------------------|
-//! | [`abi`]        | the format of what is handed over, and its checks         |
-//! | [`preserved`]  | the memory of files in the kernel that is left            |
+//! | [`abi`]        | the format of handed over data, and its checks            |
+//! | [`preserved`]  | the memory of preserved files                             |
 //! | [`mover`]      | a worker that moves folios of large files                 |
 //! | [`pages`]      | the pages of a file that have memory                      |
 //! | [`incoming`]   | files in the next kernel                                  |
 //! | [`content`]    | their content, before there is a file                     |
-//! | [`mod@checkpoint`] | where long operations can be stopped                      |
+//! | [`mod@checkpoint`] | interruption of long operations                           |
 //! | [`ops`]        | shmem, page cache and KHO; the only `unsafe` code         |
 //!
 //! See Documentation/mm/memfd_preservation.rst.
@@ -150,7 +150,7 @@ impl From<ArraySer> for Descriptor {
 
 /// The most folios that a C kernel can restore.
 ///
-/// It maps their whole array, the addresses of whose pages have to fit into `INT_MAX` bytes.
+/// It maps the whole array, and the addresses of its pages must fit into `INT_MAX` bytes.
 const MAX_FOLIOS: u64 =
     (i32::MAX as u64 / size_of::<u64>() as u64) * (PAGE_SIZE / size_of::<FolioSer>()) as u64;
 
@@ -165,7 +165,7 @@ struct Prepared {
 
 /// A memfd in the kernel that is left. Dropping this ends its preservation.
 struct Outgoing {
-    // The order matters: while there are pins, the mapping stays as it is.
+    // The order of the fields is relevant: while there are pins, the mapping must not change.
     handed_over: Option<HandedOver>,
     folios: PreservedFolios,
     freeze: MappingFreeze,
@@ -188,9 +188,9 @@ impl Outgoing {
     }
 }
 
-/// Checks whether the format has a place for all properties of `file` that user space relies on.
+/// Checks whether the format can express all properties of `file` on which user space relies.
 ///
-/// In particular, the next kernel's file must not allow more than this one does.
+/// In particular, the file in the next kernel must not have more permissions.
 fn check_expressible(file: &ShmemFile) -> Result<Seals> {
     let flags = file.flags();
     let inode = file.inode();
@@ -257,7 +257,7 @@ impl FileHandler for Memfd {
         Ok(outgoing)
     }
 
-    /// Takes what has changed since the file was preserved: holes may have been filled, seals added.
+    /// Saves changes since the file was preserved: filled holes and added seals.
     ///
     /// Errors: EOPNOTSUPP (unknown seals), ENOMEM, EFBIG.
     fn freeze(&self, _file: &File, ser: &mut MemfdSer, outgoing: &mut Outgoing) -> Result {

@@ -23,17 +23,16 @@ struct liveupdate_flb;
 struct module;
 
 /**
- * struct liveupdate_file_op_args - what a file operation works on
+ * struct liveupdate_file_op_args - arguments of a file operation
  * @handler:         The handler whose operation is called.
- * @retrieve_status: What became of ->retrieve(): 0 if it was not called or may
- *                   be called again, 1 if it succeeded, a negative errno if it
- *                   failed for good. ->retrieve() itself sets it to a negative
- *                   errno to say that a failure is final, see
+ * @retrieve_status: Result of ->retrieve(): 0 if it was not called or may be
+ *                   called again, 1 if it succeeded, a negative errno if it
+ *                   failed permanently. ->retrieve() sets it to a negative
+ *                   errno if a failure is permanent, see
  *                   %LIVEUPDATE_RETRIEVE_RETRIES.
- * @file:            The file. ->retrieve() sets it, and thereby passes on a
- *                   reference.
- * @serialized_data: What the next kernel gets. Set by ->preserve(), may be
- *                   changed by ->freeze(); in the next kernel, given to
+ * @file:            The file. ->retrieve() sets it and transfers a reference.
+ * @serialized_data: Value for the next kernel. Set by ->preserve(), may be
+ *                   changed by ->freeze(); in the next kernel, passed to
  *                   ->retrieve(), ->can_finish() and ->finish().
  * @private_data:    For the handler's own use. Before the kexec, what
  *                   ->prepare() left here reaches ->preserve(), and what that
@@ -52,9 +51,9 @@ struct liveupdate_file_op_args {
  * LIVEUPDATE_RETRIEVE_RETRIES - failures of ->retrieve() can be temporary
  *
  * Without this flag, ->retrieve() is called once for each file or shared state:
- * if it fails, the error is final. Who sets this flag promises that a failed
- * ->retrieve() lost nothing, such that it can be called again, unless it set
- * retrieve_status in its arguments.
+ * if it fails, the error is permanent. With this flag, a failed ->retrieve()
+ * must not lose data, and is called again, unless it has set retrieve_status in
+ * its arguments.
  */
 #define LIVEUPDATE_RETRIEVE_RETRIES	1
 
@@ -69,14 +68,14 @@ struct liveupdate_file_op_args {
  * @preserve:     Saves what the next kernel needs, while the file stays in use.
  * @unpreserve:   Takes @preserve back.
  * @freeze:       Optional. The last chance to save something before the jump.
- * @unfreeze:     Optional. Takes @freeze back.
- * @retrieve:     In the next kernel, makes the file anew.
- * @can_finish:   Optional. Whether @finish may be called now.
- * @finish:       Releases what is left of what was handed over, whether or not
- *                the file was retrieved.
- * @get_id:       Optional. A number that is equal for files which share their
- *                contents; only one of them can be preserved. By default, the
- *                address of the file.
+ * @unfreeze:     Optional. Undoes @freeze.
+ * @retrieve:     In the next kernel, creates the file again.
+ * @can_finish:   Optional. Returns whether @finish may be called now.
+ * @finish:       Releases all remaining handed over data, whether or not the
+ *                file was retrieved.
+ * @get_id:       Optional. Returns a number that is equal for files that share
+ *                their contents; only one of them can be preserved. By default,
+ *                the address of the file.
  * @owner:        The module that the operations are part of.
  * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES or 0.
  *
@@ -102,11 +101,11 @@ struct liveupdate_file_ops {
 /**
  * struct liveupdate_file_handler - preserves one kind of files
  * @ops:        The operations.
- * @compatible: Names the kind of files and the format of what is handed over.
- *              The next kernel needs a handler of the same name.
+ * @compatible: Names the kind of files and the format of the data. The next
+ *              kernel needs a handler with the same name.
  *
- * Belongs to the caller of liveupdate_register_file_handler() and must not
- * change or go away until it is unregistered.
+ * Belongs to the caller of liveupdate_register_file_handler() and must not be
+ * changed or freed until it is unregistered.
  */
 struct liveupdate_file_handler {
 	const struct liveupdate_file_ops *ops;
@@ -114,14 +113,14 @@ struct liveupdate_file_handler {
 };
 
 /**
- * struct liveupdate_flb_op_args - what an operation on shared state works on
+ * struct liveupdate_flb_op_args - arguments of an operation on shared state
  * @flb:  The shared state.
- * @data: What the next kernel gets: set by ->preserve(), given to
+ * @data: Value for the next kernel: set by ->preserve(), passed to
  *        ->unpreserve() and, in the next kernel, to ->retrieve().
- * @obj:  The object that stands for the state in this kernel: set by
- *        ->preserve() or ->retrieve(), given to ->unpreserve() and ->finish().
- * @retrieve_status: ->retrieve() sets it to a negative errno to say that a
- *        failure is final, see %LIVEUPDATE_RETRIEVE_RETRIES.
+ * @obj:  The object of the state in this kernel: set by ->preserve() or
+ *        ->retrieve(), passed to ->unpreserve() and ->finish().
+ * @retrieve_status: ->retrieve() sets it to a negative errno if a failure is
+ *        permanent, see %LIVEUPDATE_RETRIEVE_RETRIES.
  */
 struct liveupdate_flb_op_args {
 	struct liveupdate_flb *flb;
@@ -132,10 +131,11 @@ struct liveupdate_flb_op_args {
 
 /**
  * struct liveupdate_flb_ops - operations of shared state
- * @preserve:   Called before the first file that needs the state is preserved.
+ * @preserve:   Called before the first file that depends on the state is
+ *              preserved.
  * @unpreserve: Called after the last such file was unpreserved.
- * @retrieve:   In the next kernel, called when somebody asks for the state for
- *              the first time, at the latest before @finish.
+ * @retrieve:   In the next kernel, called at the first use of the state, at the
+ *              latest before @finish.
  * @finish:     In the next kernel, called after the last file was finished.
  * @owner:      The module that the operations are part of.
  * @flags:      %LIVEUPDATE_RETRIEVE_RETRIES or 0.
@@ -155,10 +155,10 @@ struct liveupdate_flb_ops {
 /**
  * struct liveupdate_flb - state that files share: file-lifecycle-bound data
  * @ops:        The operations.
- * @compatible: Names the state and the format of what is handed over.
+ * @compatible: Names the state and the format of its data.
  *
- * The state is preserved for as long as there is a preserved file of one of
- * the handlers that it was registered with.
+ * The state is preserved as long as there is a preserved file of one of the
+ * handlers with which it was registered.
  */
 struct liveupdate_flb {
 	const struct liveupdate_flb_ops *ops;
@@ -169,9 +169,9 @@ struct liveupdate_flb {
  * struct liveupdate_format - entry of the list of formats in the image
  * @compatible: The name of the format.
  *
- * The section .liveupdate_versions of an image lists all formats that the kernel
- * understands, such that programs know before a live update. It begins with a
- * magic number and a version, which the linker writes.
+ * The section .liveupdate_versions of an image lists all formats that the
+ * kernel supports, so that programs can check them before a live update. It
+ * begins with a magic number and a version, which the linker writes.
  */
 struct liveupdate_format {
 	char compatible[LIVEUPDATE_HNDL_COMPAT_LENGTH];
@@ -181,8 +181,7 @@ struct liveupdate_format {
 
 /**
  * LIVEUPDATE_FORMAT - add the name of a format to the list in the image
- * @name: The name, at most 47 bytes: what a handler or shared state has as
- *        @compatible.
+ * @name: The name, at most 47 bytes: @compatible of a handler or shared state.
  */
 #define LIVEUPDATE_FORMAT(name)						\
 	static_assert(sizeof(name) <= LIVEUPDATE_HNDL_COMPAT_LENGTH);	\
@@ -197,9 +196,9 @@ bool liveupdate_enabled(void);
 int liveupdate_reboot(void);
 
 /*
- * Whether a kexec waits for the operation that calls this. Operations that take
- * long are expected to ask now and then, and to stop with -EBUSY: they are
- * called again if the kexec fails. A kexec does not wait longer than a second.
+ * Returns whether a kexec waits for the calling operation. Operations that take
+ * long should call this regularly, and should stop with -EBUSY: they are called
+ * again if the kexec fails. A kexec waits for one second at most.
  */
 bool liveupdate_reboot_pending(void);
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one kernel hands over to the next, as plain data.
+//! The data that one kernel hands over to the next.
 //!
-//! Everything in here is either a structure of the wire format or a parser that turns bytes of
-//! unknown origin into checked values. The file depends on nothing but `core` and `zerocopy`, such
-//! that it also compiles for the host, where it is tested and fuzzed; the parent module provides
-//! `PAGE_SIZE`.
+//! This module contains the structures of the wire format, and parsers that convert untrusted bytes
+//! to checked values. It depends only on `core` and `zerocopy`, so that it also compiles for the
+//! host, where it is tested and fuzzed; the parent module provides `PAGE_SIZE`.
 //!
 //! C headers: [`include/linux/kho/abi/luo.h`](srctree/include/linux/kho/abi/luo.h),
 //! [`include/linux/kho/abi/block.h`](srctree/include/linux/kho/abi/block.h)
@@ -37,11 +36,11 @@ pub(crate) enum ParseError {
     Truncated,
     /// The format has another version.
     Incompatible,
-    /// A number of entries that is 0 or does not fit its memory.
+    /// A number of entries that is 0 or exceeds the memory.
     BadCount,
     /// A string that is empty or not terminated.
     BadString,
-    /// An address at which the previous kernel preserved nothing, or which was used before.
+    /// An address of memory that was not preserved, or that was already claimed.
     BadAddress,
     /// A list with more blocks than any kernel writes.
     TooLong,
@@ -51,8 +50,8 @@ pub(crate) enum ParseError {
 ///
 /// # Invariants
 ///
-/// The first byte is not null, the last one is, and everything after the first null byte is null.
-/// Hence strings are equal exactly if their fields are equal byte by byte.
+/// The first byte is not null, the last byte is null, and all bytes after the first null byte are
+/// null. Strings are therefore equal exactly if their fields are equal byte by byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FixedStr<const N: usize>([u8; N]);
 
@@ -60,7 +59,7 @@ impl<const N: usize> FixedStr<N> {
     /// Size of the field, with the terminator.
     pub(crate) const LEN: usize = N;
 
-    /// Parses a field; what follows the terminator is ignored.
+    /// Parses a field; bytes after the terminator are ignored.
     ///
     /// Fails with [`ParseError::BadString`] if the string is empty or has no terminator.
     pub(crate) fn parse(raw: &[u8; N]) -> Result<Self, ParseError> {
@@ -91,8 +90,8 @@ impl<const N: usize> FixedStr<N> {
         self.0.split(|&byte| byte == 0).next().unwrap_or(&[])
     }
 
-    /// Numbers that have the order of the string. To look for one of many names, hardly anything
-    /// else is done than to compare strings.
+    /// Numbers in the order of the strings. Looking up a name spends most of its time on
+    /// comparisons.
     fn words(&self) -> impl Iterator<Item = u64> + '_ {
         const LEN: usize = size_of::<u64>();
         const { assert!(N % LEN == 0) };
@@ -122,10 +121,10 @@ impl<const N: usize> PartialOrd for FixedStr<N> {
 /// The name of a session.
 pub(crate) type Name = FixedStr<64>;
 
-/// Identifies the format of a file's or an FLB's data, and who understands it.
+/// Identifies the format of a file's or an FLB's data, and its handler.
 pub(crate) type Compatible = FixedStr<48>;
 
-/// `struct luo_ser`: the root of what LUO hands over.
+/// `struct luo_ser`: the root of the data that LUO hands over.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct LuoSer {
@@ -139,7 +138,7 @@ impl LuoSer {
     /// The version of the format that this file describes.
     pub(crate) const COMPATIBLE: [u8; 8] = *b"luo-v5\0\0";
 
-    /// Parses the root, which has to be complete and of our version.
+    /// Parses the root, which must be complete and of this version.
     pub(crate) fn parse(bytes: &[u8]) -> Result<&Self, ParseError> {
         let (this, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
         if FixedStr::parse(&this.compatible)?.field() != &Self::COMPATIBLE {
@@ -149,10 +148,10 @@ impl LuoSer {
     }
 }
 
-/// How many live updates there were, from a kernel that has nothing else to hand over.
+/// The number of live updates, from a kernel without other data to hand over.
 ///
-/// An entry of its own: kernels that do not know it ignore it, and it does not depend on the version
-/// of all the rest.
+/// A separate entry: kernels without support ignore it, and it does not depend on the version of
+/// the root.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct CountSer {
@@ -163,7 +162,7 @@ pub(crate) struct CountSer {
 impl CountSer {
     const VERSION: u64 = 1;
 
-    /// What to hand over.
+    /// The value to hand over.
     pub(crate) const fn new(liveupdate_num: u64) -> Self {
         Self {
             version: Self::VERSION,
@@ -171,7 +170,7 @@ impl CountSer {
         }
     }
 
-    /// Parses the entry, which has to be complete and of our version.
+    /// Parses the entry, which must be complete and of this version.
     pub(crate) fn parse(bytes: &[u8]) -> Result<&Self, ParseError> {
         let (this, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
         if this.version != Self::VERSION {
@@ -181,7 +180,7 @@ impl CountSer {
     }
 }
 
-/// `struct luo_file_set_ser`: where the files of a session are.
+/// `struct luo_file_set_ser`: the list of files of a session.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct FileSetSer {
@@ -231,7 +230,7 @@ pub(crate) struct FlbPage {
 }
 
 impl FlbPage {
-    /// How many FLBs there can be.
+    /// The maximum number of FLBs.
     pub(crate) const CAPACITY: usize = (PAGE_SIZE - 16) / size_of::<FlbSer>();
 
     /// Replaces the entries by those of `states`; there is room for [`Self::CAPACITY`] of them.
@@ -270,7 +269,7 @@ pub(crate) struct Block {
     payload: [u64; (PAGE_SIZE - size_of::<BlockHeader>()) / 8],
 }
 
-/// What lists can consist of.
+/// Types of list entries.
 pub(crate) trait Entry:
     FromBytes + IntoBytes + Immutable + KnownLayout<PointerMetadata = ()>
 {
@@ -280,10 +279,10 @@ impl Entry for SessionSer {}
 impl Entry for FileSer {}
 
 impl Block {
-    /// The most blocks that a list may have, for the sake of kernels that refuse longer ones.
+    /// The maximum number of blocks of a list; the C implementation refuses longer ones.
     pub(crate) const MAX: usize = 10_000;
 
-    /// How many `T`s fit.
+    /// The number of `T`s in a block.
     pub(crate) const fn capacity<T>() -> usize {
         (PAGE_SIZE - size_of::<BlockHeader>()) / size_of::<T>()
     }
@@ -293,7 +292,7 @@ impl Block {
         self.header.next = next;
     }
 
-    /// Makes the block consist of its first `count` entries, and returns them for writing.
+    /// Sets the number of entries to `count`, and returns the entries for writing.
     ///
     /// Returns [`None`] if there is no room for that many.
     pub(crate) fn entries_mut<T: Entry>(&mut self, count: usize) -> Option<&mut [T]> {
@@ -317,15 +316,15 @@ impl Block {
     }
 }
 
-/// Where the blocks of a list come from.
+/// The source of the blocks of a list.
 pub(crate) trait Memory {
-    /// Memory that belongs to this kernel now.
+    /// Claimed memory.
     type Page: Deref<Target = [u8]>;
 
-    /// Takes over the page at the physical address `pa`.
+    /// Claims the page at the physical address `pa`.
     ///
-    /// Fails with [`ParseError::BadAddress`] if nothing was preserved there or if it was taken over
-    /// already. This is what makes lists with a cycle, or two lists that share a block, an error.
+    /// Fails with [`ParseError::BadAddress`] if the page was not preserved or is already claimed.
+    /// This detects lists with a cycle, and lists that share a block.
     fn claim(&self, pa: u64) -> Result<Self::Page, ParseError>;
 }
 
@@ -343,7 +342,7 @@ pub(crate) struct ListReader<T, M: Memory> {
 }
 
 impl<T: Entry, M: Memory> ListReader<T, M> {
-    /// Starts to read the list whose first block is at `head`; 0 stands for an empty list.
+    /// Starts to read the list whose first block is at `head`; 0 is an empty list.
     pub(crate) fn new(memory: M, head: u64) -> Self {
         Self {
             memory,
@@ -357,7 +356,8 @@ impl<T: Entry, M: Memory> ListReader<T, M> {
 
     /// Returns the current entry, or [`None`] at the end of the list.
     ///
-    /// An error is final: the rest of the list is out of reach, and the next call returns [`None`].
+    /// An error is permanent: the rest of the list cannot be read, and the next call returns
+    /// [`None`].
     pub(crate) fn peek(&mut self) -> Result<Option<&T>, ParseError> {
         let at_end = match self.page.as_deref() {
             Some(bytes) => self.pos >= Block::parse::<T>(bytes)?.0.len(),
@@ -384,7 +384,7 @@ impl<T: Entry, M: Memory> ListReader<T, M> {
         Ok(Block::parse::<T>(bytes)?.0.get(self.pos))
     }
 
-    /// Goes on to the next entry.
+    /// Advances to the next entry.
     pub(crate) fn advance(&mut self) {
         self.pos = self.pos.saturating_add(1);
     }

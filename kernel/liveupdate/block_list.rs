@@ -24,10 +24,10 @@ use kernel::{
 };
 use zerocopy::IntoBytes;
 
-/// Preserved room for a list of `T`s.
+/// Preserved memory for a list of `T`s.
 ///
-/// Room is made while the list grows, such that writing the list needs no memory. What the blocks
-/// contain is only defined once [`BlockList::write`] has succeeded.
+/// Blocks are allocated when the list grows, so that writing it needs no memory. The contents of
+/// the blocks are undefined until [`BlockList::write`] has succeeded.
 pub(crate) struct BlockList<T> {
     blocks: KVVec<Preserved<Block>>,
     _entries: PhantomData<T>,
@@ -43,12 +43,12 @@ impl<T: Entry> BlockList<T> {
         }
     }
 
-    /// Makes room for `count` entries.
+    /// Allocates blocks for `count` entries.
     ///
     /// # Errors
     ///
-    /// [`ENOSPC`] if no list can have that many, [`ENOMEM`] if there is no memory. Room that was
-    /// there before remains.
+    /// [`ENOSPC`] if `count` exceeds the limit of lists, [`ENOMEM`] if there is no memory.
+    /// Existing blocks are kept.
     pub(crate) fn grow(&mut self, count: usize) -> Result {
         let needed = count.div_ceil(Self::PER_BLOCK);
         if needed > Block::MAX {
@@ -61,16 +61,16 @@ impl<T: Entry> BlockList<T> {
         Ok(())
     }
 
-    /// Frees what is not needed for `count` entries.
+    /// Frees blocks that are not needed for `count` entries.
     pub(crate) fn shrink(&mut self, count: usize) {
         self.blocks.truncate(count.div_ceil(Self::PER_BLOCK));
     }
 
-    /// Writes the list and returns what to hand over: the address of its first block, or 0.
+    /// Writes the list and returns the address of its first block to hand over, or 0.
     ///
     /// # Errors
     ///
-    /// [`ENOSPC`] if `items` yields more entries than room was made for.
+    /// [`ENOSPC`] if `items` yields more entries than fit into the blocks.
     pub(crate) fn write(&mut self, mut items: impl Iterator<Item = T>) -> Result<u64> {
         let mut next_item = items.next();
         let mut last: Option<&mut Preserved<Block>> = None;
@@ -106,7 +106,7 @@ impl<T: Entry> BlockList<T> {
     }
 }
 
-/// The memory that the previous kernel handed over.
+/// Memory that the previous kernel handed over.
 #[derive(Clone, Copy)]
 pub(crate) struct HandedOver;
 
@@ -121,13 +121,13 @@ impl Deref for ClaimedPage {
     }
 }
 
-/// Calls `each` with the entries of the list at `head`, and leaves the list as it is.
+/// Calls `each` with the entries of the list at `head`, without claiming it.
 ///
-/// The list ends where it is damaged; that is reported when it is claimed.
+/// A damaged list is read up to the damage, which is reported when the list is claimed.
 ///
 /// # Errors
 ///
-/// [`ENOMEM`], and those of `each`.
+/// [`ENOMEM`], and errors of `each`.
 pub(crate) fn look_at<T: Entry>(head: u64, each: &mut dyn FnMut(&T) -> Result) -> Result {
     let mut page = KBox::<[u64; PAGE_SIZE / 8]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
     let mut next = head;

@@ -37,15 +37,15 @@ unsafe extern "C" fn liveupdate_enabled() -> bool {
 ///
 /// # Safety
 ///
-/// The caller has to hold the kexec lock.
+/// The caller must hold the kexec lock.
 #[export]
 unsafe extern "C" fn liveupdate_reboot() -> c_int {
     from_result(|| {
         handover::reboot()?;
         #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
         if let Some(luo) = Luo::get() {
-            // SAFETY: From now on, nothing of what is handed over changes, and the kexec cannot be
-            // called off. Reports show what this kernel keeps besides.
+            // SAFETY: From now on, the data that is handed over does not change, and the kexec
+            // cannot be aborted. Reports only read other data of this kernel.
             crate::damage::strike(luo, unsafe { kernel::kho::damage::LastMoment::new() });
         }
         Ok(0)
@@ -66,7 +66,7 @@ unsafe extern "C" fn liveupdate_reboot_pending() -> bool {
 ///
 /// # Safety
 ///
-/// `fh` has to point to a handler that does not change and stays valid until it is unregistered.
+/// `fh` must point to a handler that does not change and stays valid until it is unregistered.
 #[export]
 unsafe extern "C" fn liveupdate_register_file_handler(
     fh: *mut bindings::liveupdate_file_handler,
@@ -106,7 +106,7 @@ unsafe extern "C" fn liveupdate_unregister_file_handler(
 ///
 /// # Safety
 ///
-/// `flb` has to point to a state that does not change and stays valid until it is unregistered.
+/// `flb` must point to a state that does not change and stays valid until it is unregistered.
 #[export]
 unsafe extern "C" fn liveupdate_register_flb(
     fh: *mut bindings::liveupdate_file_handler,
@@ -123,7 +123,7 @@ unsafe extern "C" fn liveupdate_register_flb(
     })
 }
 
-/// Takes [`liveupdate_register_flb`] back.
+/// Undoes [`liveupdate_register_flb`].
 ///
 /// # Safety
 ///
@@ -150,11 +150,11 @@ unsafe fn store_object(objp: *mut *mut c_void, payload: FlbPayload) {
     unsafe { objp.write(payload.object()) };
 }
 
-/// Gets the object of an incoming FLB; it stays until it is put.
+/// Gets the object of an incoming FLB, which exists until it is put.
 ///
 /// # Safety
 ///
-/// `flb` has to be valid until it is put or, if it is registered, unregistered; `objp` has to be
+/// `flb` must be valid until it is put or, if it is registered, unregistered; `objp` must be
 /// valid for writing.
 #[export]
 unsafe extern "C" fn liveupdate_flb_get_incoming(
@@ -177,7 +177,7 @@ unsafe extern "C" fn liveupdate_flb_get_incoming(
     })
 }
 
-/// Puts what [`liveupdate_flb_get_incoming`] returned.
+/// Puts the object of [`liveupdate_flb_get_incoming`].
 ///
 /// # Safety
 ///
@@ -191,7 +191,7 @@ unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_
     }
 }
 
-/// Gets the object of an outgoing FLB; it stays until it is put.
+/// Gets the object of an outgoing FLB, which exists until it is put.
 ///
 /// # Safety
 ///
@@ -215,7 +215,7 @@ unsafe extern "C" fn liveupdate_flb_get_outgoing(
     })
 }
 
-/// Puts what [`liveupdate_flb_get_outgoing`] returned.
+/// Puts the object of [`liveupdate_flb_get_outgoing`].
 ///
 /// # Safety
 ///

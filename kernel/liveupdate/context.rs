@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all sessions share.
+//! The context of all sessions.
 
 use crate::{
     gate::Gate,
@@ -16,12 +16,12 @@ pub(crate) struct Context {
     pub(crate) gate: Gate,
     #[pin]
     pub(crate) handlers: Handlers,
-    /// How many live updates led to this kernel.
+    /// The number of live updates that led to this kernel.
     pub(crate) number: u64,
 }
 
 impl Context {
-    /// `flbs` are those that the previous kernel handed over.
+    /// `flbs` are the FLBs that the previous kernel handed over.
     pub(crate) fn new(number: u64, flbs: IncomingFlbs) -> impl PinInit<Self> {
         pin_init!(Self {
             gate <- Gate::new(),

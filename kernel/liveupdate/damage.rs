@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Damages what is handed over, for tests of the next kernel.
+//! Damages the data that is handed over, for tests of the next kernel.
 //!
 //! `liveupdate/damage` in debugfs takes lines of the form `PLACE = VALUE`. Right before the jump,
-//! when everything is serialized, they are carried out in the order in which they were written. See
+//! after everything is serialized, they are applied in the order in which they were written. See
 //! Documentation/core-api/liveupdate-injection.rst for places and values.
 
 mod locator;
@@ -34,19 +34,19 @@ use kernel::{
     uaccess::UserSliceReader, //
 };
 
-/// What a field is replaced by.
+/// The new value of a field.
 enum Value {
     Number(u64),
-    /// What it was, and this much more.
+    /// The old value plus this number.
     Plus(u64),
     Minus(u64),
-    /// The address of the page that the field is in.
+    /// The address of the page that contains the field.
     Here,
-    /// What another field contains.
+    /// The value of another field.
     Copy(Locator),
     /// A string, padded with null bytes.
     Text(KVec<u8>),
-    /// The same byte again and again, without an end.
+    /// The same byte repeated, without a terminator.
     Fill(u8),
 }
 
@@ -83,7 +83,7 @@ impl Value {
         }
     }
 
-    /// The new contents of `field`, all of which go to `bytes`.
+    /// Stores the new contents of `field` in `bytes`.
     fn fill(&self, root: u64, moment: &LastMoment, field: &Field, bytes: &mut [u8]) -> Result {
         let old = || field.get(moment);
         let new = match self {
@@ -108,9 +108,9 @@ impl Value {
     }
 }
 
-/// A damage that is going to be done.
+/// A requested damage.
 struct Damage {
-    /// For the log.
+    /// The line, for the log.
     line: KVec<u8>,
     place: Locator,
     value: Value,
@@ -170,7 +170,7 @@ pub(crate) fn init(dir: &Dir) -> Result {
     Ok(())
 }
 
-/// Does all the damage that was requested.
+/// Applies all requested damage.
 pub(crate) fn strike(luo: &Luo, mut moment: LastMoment) {
     let Some(damages) = DAMAGES.as_ref() else {
         return;

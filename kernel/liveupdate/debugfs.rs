@@ -20,8 +20,8 @@ struct Sessions(&'static Luo);
 impl Writer for Sessions {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sealed = self.0.context.gate.is_sealed();
-        // A report must not wait for a handler, and hence not for a list while a kexec is
-        // prepared. What cannot be shown now is shown the next time.
+        // A report must not wait for a handler, and therefore not for a list while a
+        // kexec is prepared. Sessions that are locked now are shown at the next read.
         let Some(outgoing) = self.0.outgoing.try_read() else {
             return writeln!(f, "luo-busy:\tpreparing a live update");
         };
@@ -45,7 +45,7 @@ impl Writer for Sessions {
     }
 }
 
-/// The directory and its file; they stay for ever.
+/// The directory and its file, which are never removed.
 struct Tree {
     _dir: Dir,
     _sessions: Pin<KBox<File<Sessions>>>,

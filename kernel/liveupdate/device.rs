@@ -46,7 +46,7 @@ static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new
 /// Whether `/dev/liveupdate` is open.
 static IN_USE: AtomicFlag = AtomicFlag::new(false);
 
-/// The right to use `/dev/liveupdate`, which only one open file can have.
+/// The exclusive use of `/dev/liveupdate` by one open file.
 struct Device;
 
 impl Device {

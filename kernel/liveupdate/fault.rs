@@ -6,8 +6,8 @@ use kernel::prelude::*;
 
 /// Fails with [`ENOMEM`] if fault injection asks for it; see `lib/tests/liveupdate_fault.c`.
 ///
-/// To be placed where a step could fail for another reason than a lack of memory, before or after
-/// that step: whatever was done so far has to be taken back. Without
+/// Must be called where a step could fail for another reason than a lack of memory, before or
+/// after that step. The caller must undo all previous steps. Without
 /// `CONFIG_LIVEUPDATE_ERROR_INJECTION`, this does nothing.
 #[inline]
 pub(crate) fn point() -> Result {

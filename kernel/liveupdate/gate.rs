@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The gate between operations that change what is handed over and the kexec that ends all changes.
+//! The gate between operations that change the data to be handed over and the kexec that ends all
+//! changes.
 //!
 //! An operation must not delay a kexec for long: the kexec asks operations inside the gate to stop,
 //! keeps others out, and fails if one does not leave in time. Operations that gave way are retried
-//! if the kexec fails; user space does not notice.
+//! if the kexec fails, without a return to user space.
 
 use kernel::{
     alloc::AllocError,
@@ -28,25 +29,24 @@ use kernel::{
 /// How long a kexec waits for operations that were asked to stop, or that it needs itself.
 pub(crate) const KEXEC_TIMEOUT: Msecs = 1000;
 
-/// Whether what is handed over may still change.
+/// Whether the data to be handed over may still change.
 #[derive(PartialEq, Eq)]
 enum State {
     Open,
-    /// Everything is serialized and the next kernel about to start. There is no way back.
+    /// Everything is serialized and the next kernel is about to start. This cannot be undone.
     Sealed,
 }
 
 /// Why a change was not made.
 pub(crate) enum Stopped {
-    /// An operation of a handler or an FLB returned [`EBUSY`]: if a kexec waits for it, that is how
-    /// it gives way.
+    /// An operation of a handler or an FLB returned [`EBUSY`]: it gave way if a kexec waits for it.
     GaveWay,
-    /// Anything else, [`EBUSY`] of our own included.
+    /// Any other error, including [`EBUSY`] of this crate.
     Failed(Error),
 }
 
 impl Stopped {
-    /// Interprets what an operation of a handler or an FLB returned.
+    /// Interprets the result of an operation of a handler or an FLB.
     pub(crate) fn by_operation(err: Error) -> Self {
         if err == EBUSY {
             Self::GaveWay
@@ -88,11 +88,11 @@ pub(crate) struct Gate {
     inside: RwSemaphore<State>,
     /// Whether a kexec waits for operations inside to leave.
     kexec_waiting: Atomic<bool>,
-    /// How many kexecs have asked operations inside to leave.
+    /// The number of kexecs that have asked operations inside to leave.
     requests: Atomic<usize>,
 }
 
-/// The right to change what is handed over. While it exists, no kexec starts.
+/// The right to change the data to be handed over. While it exists, no kexec starts.
 pub(crate) struct Mutating<'a> {
     _inside: RwSemReadGuard<'a, State>,
 }
@@ -120,7 +120,7 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if the kexec is under way, [`EINTR`] if the task was killed while it waited, and
+    /// [`EBUSY`] if the kexec is in progress, [`EINTR`] if the task was killed while it waited, and
     /// the errors of `change`.
     pub(crate) fn mutate<R>(&self, mut change: impl FnMut() -> Result<R, Stopped>) -> Result<R> {
         loop {
@@ -162,7 +162,7 @@ impl Gate {
         self.kexec_waiting.load(Relaxed)
     }
 
-    /// Whether everything is serialized. While a kexec is doing that, it is not.
+    /// Whether everything is serialized. False while a kexec is still serializing.
     pub(crate) fn is_sealed(&self) -> bool {
         self.inside
             .try_read()
@@ -173,8 +173,8 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if an operation inside does not leave, or another kexec is under way; [`EINTR`] if the
-    /// task was killed while it waited.
+    /// [`EBUSY`] if an operation inside does not leave, or another kexec is in progress; [`EINTR`]
+    /// if the task was killed while it waited.
     pub(crate) fn close(&self) -> Result<Closed<'_>> {
         let entrance = self.entrance.write_killable()?;
         self.requests.fetch_add(1, Relaxed);
@@ -201,7 +201,7 @@ pub(crate) struct Closed<'a> {
 }
 
 impl Closed<'_> {
-    /// Operations that come from now on fail with [`EBUSY`].
+    /// Makes all later operations fail with [`EBUSY`].
     pub(crate) fn seal(mut self) {
         *self.inside = State::Sealed;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The way into a kexec: everything is frozen and serialized, or nothing is.
+//! The reboot path: freezes and serializes all sessions, or none.
 
 use crate::{
     context::Context,
@@ -36,20 +36,20 @@ use kernel::{
     }, //
 };
 
-/// Freezes and serializes all sessions, unfinished ones of the previous kernel included, after which
-/// nothing that is handed over changes any more.
+/// Freezes and serializes all sessions, including unfinished ones of the previous kernel. After
+/// that, the data that is handed over does not change.
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if there are sessions and the image that was loaded cannot take them over, or if what
-/// this kernel could not use of the previous one would be lost; [`EEXIST`]
-/// if an unfinished session of the previous kernel has the name of a new one, [`EBUSY`] if an
-/// operation on a session does not stop, [`EINTR`] if the task was killed, [`ENOMEM`], or the error
-/// of the handler that could not freeze a file, or not preserve one again. Nothing is frozen then.
+/// [`EINVAL`] if there are sessions and the loaded image cannot take them over, or if data of the
+/// previous kernel that this one could not use would be lost; [`EEXIST`] if an unfinished session
+/// of the previous kernel has the name of a new one, [`EBUSY`] if an operation on a session does
+/// not stop, [`EINTR`] if the task was killed, [`ENOMEM`], or the error of the handler that could
+/// not freeze a file, or preserve one again. Nothing is frozen then.
 ///
 /// # Context
 ///
-/// May sleep. To be called with the kexec lock held, before anything is shut down.
+/// May sleep. The kexec lock must be held, and nothing may be shut down yet.
 pub(crate) fn reboot() -> Result {
     Luo::get().map_or_else(carry_over_unread, hand_over)
 }
@@ -114,25 +114,25 @@ fn hand_over(luo: &'static Luo) -> Result {
     Ok(())
 }
 
-/// What was serialized.
+/// The serialized sessions.
 struct Totals {
     sessions: usize,
     files: u64,
 }
 
-/// Freezes all sessions and writes them to where the next kernel finds them, followed by `carried`.
+/// Freezes all sessions and serializes them, followed by `carried`.
 ///
-/// On failure, nothing is frozen but what `carried` takes back when it is dropped.
+/// On failure, only the files of `carried` may be frozen, which it unfreezes on drop.
 ///
 /// # Errors
 ///
-/// [`ENOMEM`] and [`ENOSPC`] only on behalf of `carried`, and the errors of handlers.
+/// [`ENOMEM`] and [`ENOSPC`] only because of `carried`, and the errors of handlers.
 fn serialize(
     outgoing: &mut OutgoingSessions,
     context: &Context,
     carried: Option<&mut Carried>,
 ) -> Result<Totals> {
-    // What was made for `carried` is not needed any more if that fails.
+    // On failure, the room for `carried` is not needed any more.
     serialize_with(outgoing, context, carried).inspect_err(|_| outgoing.shrink())
 }
 
@@ -215,16 +215,16 @@ impl Drop for FrozenSessions<'_> {
     }
 }
 
-/// Hands over again what this kernel did not use, if there is something.
+/// Hands over the unused data of the previous kernel again, if there is any.
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if the image that was loaded cannot take it over; [`ENOMEM`], [`EEXIST`] if our name in
-/// the Kexec Handover tree is taken. Nothing has changed then.
+/// [`EINVAL`] if the loaded image cannot take it over; [`ENOMEM`], [`EEXIST`] if the name in the
+/// Kexec Handover tree is in use. Nothing has changed then.
 ///
 /// # Context
 ///
-/// May sleep. To be called if this kernel has no sessions.
+/// May sleep. Must only be called if this kernel has no sessions.
 fn carry_over_unread() -> Result {
     let Some(root) = root::unread() else {
         report_lost();
@@ -249,7 +249,7 @@ fn carry_over_unread() -> Result {
     Ok(())
 }
 
-/// Logs why the kexec would lose what this kernel did not use.
+/// Logs why the kexec would lose the unused data of the previous kernel.
 fn refuse_loss(why: &str) -> Error {
     pr_err!(
         "{}, and what the previous kernel handed over, but this one could not use, would get lost: \
@@ -259,8 +259,8 @@ fn refuse_loss(why: &str) -> Error {
     EINVAL
 }
 
-/// Logs that what this kernel did not use is lost, if there is something. To be called when nothing
-/// can hold up the kexec any more.
+/// Logs that the unused data of the previous kernel is lost, if there is any. Must be called when
+/// the kexec cannot be aborted any more.
 fn report_lost() {
     if root::given_up() == Some(true) {
         pr_warn!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The common part of all ioctls: argument structures that can grow.
+//! The common part of all ioctls: extensible argument structures.
 
 use kernel::{
     ioctl::_IO,
@@ -16,7 +16,7 @@ use zerocopy_derive::{
 
 /// An argument structure. Its first field is its size in user space.
 pub(crate) trait Command: FromBytes + IntoBytes + zerocopy::Immutable + Sized {
-    /// The number within the type of our ioctls.
+    /// The number of the ioctl.
     const NR: u32;
     /// The size of the structure's first version.
     const MIN_SIZE: usize = size_of::<Self>();
@@ -24,19 +24,20 @@ pub(crate) trait Command: FromBytes + IntoBytes + zerocopy::Immutable + Sized {
     const CMD: u32 = _IO(uapi::LIVEUPDATE_IOCTL_TYPE, Self::NR);
 }
 
-/// Where an argument is in user space.
+/// The user pointer of an argument.
 pub(crate) struct UserArg {
     ptr: UserPtr,
     size: usize,
 }
 
 impl UserArg {
-    /// Reads an argument. Must be called without any lock: user space decides how long it takes.
+    /// Reads an argument. Must be called without any lock, since user space determines the
+    /// duration.
     ///
     /// # Errors
     ///
     /// [`EFAULT`] if it cannot be read, [`EINVAL`] if it is too short, [`E2BIG`] if it is longer
-    /// than what we know and there are bytes other than 0 in the rest, or longer than a page.
+    /// than the structure and not all bytes of the rest are 0, or longer than a page.
     pub(crate) fn read<C: Command>(arg: usize) -> Result<(Self, C)> {
         let ptr = UserPtr::from_addr(arg);
         let size: u32 = UserSlice::new(ptr, size_of::<u32>()).reader().read()?;
@@ -45,7 +46,7 @@ impl UserArg {
         if size < C::MIN_SIZE {
             return Err(EINVAL);
         }
-        // No structure will ever be that large, and checking gigabytes for zeroes takes long.
+        // No structure is that large, and checking gigabytes for zeroes takes long.
         if size > PAGE_SIZE {
             return Err(E2BIG);
         }

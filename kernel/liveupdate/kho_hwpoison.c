@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Page frames that are bad stay known across kexec.
+ * Hands over the list of bad page frames.
  *
- * A kernel that was started by kexec takes all memory for good: the frames that
- * the previous kernel had taken out of use would be allocated again. Hand over
- * the list of these frames with KHO, whether or not anything else is handed over.
- * Frames in the scratch area are reserved before anything is allocated there, all
- * others before the memory that they are in is used. The format is described in
- * include/linux/kho/abi/hwpoison.h.
+ * Without it, the next kernel would allocate page frames that this kernel has
+ * taken out of use. The list of these frames is handed over with KHO, whether
+ * or not other data is handed over. Frames in the scratch area are reserved
+ * before anything is allocated there, all others before the memory that they
+ * are in is used. The format is described in include/linux/kho/abi/hwpoison.h.
  *
  * Others may rely on that list: a bad frame that they cannot preserve, as it is in
  * the scratch area, can be restored in the next kernel if it is told where it is.
@@ -33,13 +32,13 @@
 
 #include "kexec_handover_internal.h"
 
-/* When memblock cannot enlarge its arrays yet, leave room for others. */
+/* memblock cannot enlarge its arrays yet: leave room for other users. */
 #define EARLY_MAX 32
 
 static DEFINE_SPINLOCK(lock);
-/* The list for the next kernel; NULL if there is none, e.g. without KHO. */
+/* The list for the next kernel; NULL without KHO. */
 static struct kho_hwpoison_block *first_block, *last_block;
-/* What comes after the last block. Blocks cannot be allocated where frames are added. */
+/* A spare block, since frames are added in contexts that cannot allocate. */
 static struct kho_hwpoison_block *spare_block;
 
 static struct kho_hwpoison_block *alloc_block(void)
@@ -78,7 +77,7 @@ static void provide_spare(struct work_struct *work)
 static DECLARE_WORK(provide_spare_work, provide_spare);
 
 /**
- * kho_hwpoison_add - let the next kernel know that a page frame is bad
+ * kho_hwpoison_add - add a bad page frame to the list for the next kernel
  * @pfn: the page frame
  *
  * Context: any but NMI.
@@ -116,7 +115,7 @@ unlock:
 }
 
 /**
- * kho_hwpoison_del - let the next kernel use a page frame again
+ * kho_hwpoison_del - remove a page frame from the list for the next kernel
  * @pfn: the page frame, which need not have been added
  *
  * Context: any but NMI.
@@ -141,7 +140,7 @@ unlock:
 	spin_unlock_irqrestore(&lock, flags);
 }
 
-/* Whether a block that the previous kernel left can be read. */
+/* Returns whether a block of the previous kernel can be read. */
 static bool block_is_valid(const struct kho_hwpoison_block *block, u32 index)
 {
 	return block->version == KHO_HWPOISON_VERSION &&
@@ -150,9 +149,10 @@ static bool block_is_valid(const struct kho_hwpoison_block *block, u32 index)
 }
 
 /*
- * Reserves the bad frames in the scratch area. Nothing has been allocated there,
- * and there is no direct map yet. What KHO preserves is not known either, so only
- * a few frames are taken, and only from a list that looks right.
+ * Reserves the bad frames in the scratch area. Nothing has been allocated
+ * there, and there is no direct map yet. The preserved memory is not known
+ * either, so that only a limited number of frames is reserved, and only if the
+ * list is well-formed.
  */
 void __init kho_hwpoison_reserve_scratch(const void *fdt,
 					 const struct kho_scratch *areas,
@@ -239,7 +239,7 @@ static void __init reserve_frame(phys_addr_t phys)
 		pr_warn("the bad frame at %pa cannot be reserved\n", &phys);
 }
 
-/* Reserves the bad frames before memory that they can be in is allocated. */
+/* Reserves the bad frames before their memory can be allocated. */
 void __init kho_hwpoison_reserve(void)
 {
 	walk_frames(reserve_frame, NULL);
@@ -263,11 +263,11 @@ static void __init mark_frame(phys_addr_t phys)
 	if (!page)
 		return;
 	if (PageBuddy(page)) {
-		/* It could not be reserved: take it out of use in the usual way. */
+		/* It could not be reserved: take it out of use by memory_failure(). */
 		memory_failure_queue(pfn, 0);
 		return;
 	}
-	/* Also tells the kernel after this one. */
+	/* Also adds it to the list for the next kernel. */
 	if (!TestSetPageHWPoison(page))
 		num_poisoned_pages_inc(pfn);
 	if (!PageCompound(page) && PageReserved(page) && !is_preserved(phys)) {
@@ -277,7 +277,10 @@ static void __init mark_frame(phys_addr_t phys)
 	}
 }
 
-/* The frames of a block have been added: make room for those of the next one. */
+/*
+ * The frames of a block have been added: allocate the spare block for the next
+ * ones.
+ */
 static void __init block_is_done(struct kho_hwpoison_block *block)
 {
 	if (block->next)

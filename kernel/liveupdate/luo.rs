@@ -4,16 +4,16 @@
 //!
 //! | module          | subject                                                       |
 //! |-----------------|---------------------------------------------------------------|
-//! | [`abi`]         | the format of what is handed over, and its parsers            |
+//! | [`abi`]         | the format of handed over data, and its parsers               |
 //! | [`block_list`]  | lists of entries in preserved memory                          |
 //! | [`c_abi`]       | the functions that are called by C                            |
-//! | [`context`]     | what all sessions share                                       |
-//! | `damage`        | damages what is handed over, for tests                        |
+//! | [`context`]     | the context of all sessions                                   |
+//! | `damage`        | damages handed over data, for tests                           |
 //! | [`debugfs`]     | the list of sessions for administrators                       |
 //! | [`device`]      | `/dev/liveupdate`                                             |
 //! | [`fault`]       | fault injection                                               |
-//! | [`gate`]        | keeps changes of what is handed over apart from a kexec       |
-//! | [`handover`]    | the way into a kexec                                          |
+//! | [`gate`]        | excludes changes during a kexec                               |
+//! | [`handover`]    | the reboot path                                               |
 //! | [`init`]        | parameters and initcalls                                      |
 //! | [`ioctl`]       | argument structures                                           |
 //! | [`luo_core`]    | the state of the orchestrator                                 |
@@ -21,9 +21,9 @@
 //! | [`luo_flb`]     | FLBs: state that files share                                  |
 //! | [`luo_session`] | sessions and their files in user space                        |
 //! | [`ops`]         | operation tables of C                                         |
-//! | [`root`]        | the root of what is handed over, in both directions           |
-//! | [`sysfs`]       | formats: which are understood, and which are in use           |
-//! | [`worker`]      | work that goes on when its process is killed                  |
+//! | [`root`]        | the root of handed over data, in both directions              |
+//! | [`sysfs`]       | formats: supported ones, and those in use                     |
+//! | [`worker`]      | work that continues when its process is killed                |
 //!
 //! See Documentation/core-api/liveupdate.rst.
 
@@ -63,7 +63,7 @@ impl From<abi::ParseError> for kernel::error::Error {
     }
 }
 
-/// The structures that C knows as well have to look the same there.
+/// Structures that are shared with C must have the same layout.
 mod layout {
     use crate::abi;
     use kernel::{

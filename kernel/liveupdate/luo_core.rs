@@ -6,15 +6,15 @@
 //!
 //! In the order in which they are taken:
 //!
-//! 1. the [gate](crate::gate): passed by all that changes what is handed over, closed by the
-//!    reboot path;
+//! 1. the [gate](crate::gate): entered by all operations that change the data to be handed
+//!    over, closed by the reboot path;
 //! 2. the lists of sessions;
 //! 3. the files of a session;
 //! 4. an incoming file;
 //! 5. FLBs, the list of them, the registry of handlers;
 //! 6. a handler's operations, the content ids.
 //!
-//! User space memory is only accessed with none of them held.
+//! User memory is only accessed with none of them held.
 
 use crate::{
     context::Context,
@@ -48,8 +48,8 @@ pub(crate) struct Luo {
     pub(crate) outgoing: RwSemaphore<OutgoingSessions>,
     #[pin]
     pub(crate) incoming: RwSemaphore<IncomingSessions>,
-    /// What was read in the early initcall and is freed in the late one: in between, the page
-    /// allocator may still be initialising the rest of the memory.
+    /// Memory that was read in the early initcall and is freed in the late one: in between,
+    /// the page allocator may still be initialising the rest of the memory.
     #[pin]
     early: Mutex<Option<ClaimedFolio>>,
 }
@@ -70,7 +70,7 @@ impl Luo {
         })
     }
 
-    /// Enables live updates. To be called once.
+    /// Enables live updates. Must be called once.
     ///
     /// Fails with [`ENOMEM`].
     pub(crate) fn start(root: IncomingRoot) -> Result {

@@ -2,9 +2,8 @@
 
 //! Files of sessions.
 //!
-//! A file is *outgoing* in the kernel that preserves it and *incoming* in the kernel that it was
-//! preserved for. The two have nothing in common but the handler that takes care of them, hence
-//! they are different types.
+//! A file is *outgoing* in the kernel that preserves it and *incoming* in the next kernel. The
+//! two share only the handler, and are therefore different types.
 
 pub(crate) mod carry_over;
 pub(crate) mod handler;
@@ -25,7 +24,7 @@ use kernel::{
     }, //
 };
 
-/// What user space calls a file of a session.
+/// The number by which user space identifies a file of a session.
 pub(crate) type Token = u64;
 
 /// The contents that are preserved or were retrieved, of all sessions.
@@ -42,7 +41,7 @@ impl ContentIds {
         })
     }
 
-    /// Takes note of contents.
+    /// Adds contents.
     ///
     /// # Errors
     ///
@@ -57,7 +56,7 @@ impl ContentIds {
     }
 }
 
-/// The proof that nothing else preserves the same contents.
+/// Exists while a session owns these contents.
 ///
 /// # Invariants
 ///

@@ -2,9 +2,8 @@
 
 //! Sessions: named sets of files with a file descriptor of their own.
 //!
-//! Outgoing and incoming sessions have little more in common than their name. They are different
-//! types with different file operations: there is no way to preserve a file in an incoming session
-//! or to retrieve one from an outgoing session.
+//! Outgoing and incoming sessions are different types with different file operations: a file
+//! cannot be preserved in an incoming session, or retrieved from an outgoing session.
 
 pub(crate) mod carry_over;
 pub(crate) mod incoming;
@@ -40,7 +39,7 @@ pub(crate) fn display(name: &Name) -> &BStr {
     BStr::from_bytes(name.as_bytes())
 }
 
-/// What the link of a session's file descriptor in `/proc/PID/fd` says after `anon_inode:`.
+/// The name after `anon_inode:` in the link of a session's file descriptor in `/proc/PID/fd`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Link {
@@ -52,21 +51,21 @@ impl Link {
     fn new(name: &Name) -> Self {
         Self {
             prefix: *b"[luo_session] ",
-            // The name is part of the interface as user space chose it, hence not escaped.
+            // The name is part of the user space interface, and therefore not escaped.
             name: *name.field(),
         }
     }
 
     fn as_c_str(&self) -> Result<&CStr> {
-        // A name ends with a null.
+        // A name is null-terminated.
         CStr::from_bytes_until_nul(self.as_bytes()).map_err(|_| EINVAL)
     }
 }
 
-/// Makes a file descriptor for what `open` returns.
+/// Creates a file descriptor for the file that `open` returns.
 ///
-/// User space is told the number before the descriptor exists. If that fails, the file is closed,
-/// which takes back whatever `open` did.
+/// The number is written to user space before the descriptor is installed. If this fails, the
+/// file is closed, which undoes `open`.
 pub(crate) fn install(
     open: impl FnOnce() -> Result<ARef<File>>,
     respond: impl FnOnce(i32) -> Result,
@@ -79,7 +78,7 @@ pub(crate) fn install(
     Ok(0)
 }
 
-/// The part of `LIVEUPDATE_SESSION_GET_NAME` that is the same for all sessions.
+/// The common part of `LIVEUPDATE_SESSION_GET_NAME` of all sessions.
 fn get_name(name: &Name, arg: usize) -> Result<isize> {
     let (arg, mut command) = UserArg::read::<GetName>(arg)?;
     if command.reserved != 0 {
@@ -90,7 +89,7 @@ fn get_name(name: &Name, arg: usize) -> Result<isize> {
     Ok(0)
 }
 
-/// What an administrator is told about a session.
+/// The report about a session.
 ///
 /// Written as a line of `key:\tvalue` pairs for the session and one for each file.
 struct Report<'a> {
@@ -113,7 +112,7 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// What an administrator is told about a file.
+/// The report about a file.
 struct FileReport<'a> {
     token: u64,
     handler: &'a BStr,

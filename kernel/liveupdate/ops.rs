@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operation tables of C that we call.
+//! Wrappers of operation tables of C.
 //!
 //! Besides [`c_abi`](crate::c_abi), this is the only module of the crate with `unsafe` code.
 //!
@@ -21,14 +21,14 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// A pointer that only its owner, on the other side of the boundary, may follow.
+/// A pointer that only C code may dereference.
 #[derive(Clone, Copy)]
 pub(crate) struct Cookie(*mut c_void);
 
-// SAFETY: The pointer is never dereferenced here; the operations that get it may be called from
-// any thread.
+// SAFETY: The pointer is never dereferenced here, and the operations that get it may be called
+// from any thread.
 unsafe impl Send for Cookie {}
-// SAFETY: A shared reference gives no more than a copy of the pointer.
+// SAFETY: A shared reference only permits to copy the pointer.
 unsafe impl Sync for Cookie {}
 
 impl Cookie {
@@ -40,7 +40,7 @@ impl Cookie {
 pub(crate) struct HandlerId(usize);
 
 impl HandlerId {
-    /// The identity of the handler at `raw`, which is never dereferenced for that.
+    /// The identity of the handler at `raw`, which is not dereferenced.
     pub(crate) fn new(raw: *const bindings::liveupdate_file_handler) -> Self {
         Self(raw.addr())
     }
@@ -51,7 +51,7 @@ impl HandlerId {
 pub(crate) struct FlbId(usize);
 
 impl FlbId {
-    /// The identity of the FLB at `raw`, which is never dereferenced for that.
+    /// The identity of the FLB at `raw`, which is not dereferenced.
     pub(crate) fn new(raw: *const bindings::liveupdate_flb) -> Self {
         Self(raw.addr())
     }
@@ -61,18 +61,18 @@ impl FlbId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FileId(usize);
 
-/// What a handler keeps for a file.
+/// The data of a handler for a file.
 #[derive(Clone, Copy)]
 pub(crate) struct Payload {
-    /// What the next kernel gets.
+    /// The value for the next kernel.
     pub(crate) data: u64,
     private: Cookie,
-    /// Whether the handler was asked for an incoming file, and may have taken something over.
+    /// Whether an operation on the incoming file was called, which may have claimed data.
     pub(crate) touched: bool,
 }
 
 impl Payload {
-    /// What a handler in this kernel starts with, for a file of the previous one.
+    /// The initial data for a file of the previous kernel.
     pub(crate) fn incoming(data: u64) -> Self {
         Self {
             data,
@@ -82,14 +82,14 @@ impl Payload {
     }
 }
 
-/// What became of the attempt to retrieve a file.
+/// The result of retrieving a file.
 #[derive(Clone, Copy)]
 pub(crate) enum Retrieval<'a> {
-    /// There was none, or none that lost anything.
+    /// It was not retrieved, or retrieving failed temporarily.
     None,
     /// The file exists.
     Done(&'a File),
-    /// It failed for good.
+    /// Retrieving failed permanently.
     Failed(Error),
 }
 
@@ -97,8 +97,8 @@ pub(crate) enum Retrieval<'a> {
 ///
 /// # Invariants
 ///
-/// The pointer is valid, its mandatory operations are set, and nothing changes it, until the
-/// handler was unregistered; after that, the object does not exist any more.
+/// The pointer is valid, its mandatory operations are set, and it does not change until the
+/// handler is unregistered; after that, this object does not exist.
 pub(crate) struct FileOps(NonNull<bindings::liveupdate_file_handler>);
 
 // SAFETY: The operations of a handler may be called from any thread.
@@ -107,14 +107,14 @@ unsafe impl Send for FileOps {}
 unsafe impl Sync for FileOps {}
 
 impl FileOps {
-    /// Checks a handler that is registered.
+    /// Checks a handler that is being registered.
     ///
     /// Fails with [`EINVAL`] if the handler is incomplete.
     ///
     /// # Safety
     ///
-    /// `raw` has to be null or point to a handler that does not change and stays valid for as long
-    /// as the returned object, or one of its copies, exists.
+    /// `raw` must be null or point to a handler that does not change and stays valid as long as
+    /// the returned object, or one of its copies, exists.
     pub(crate) unsafe fn new(raw: *mut bindings::liveupdate_file_handler) -> Result<Self> {
         let raw = NonNull::new(raw).ok_or(EINVAL)?;
         // SAFETY: By the safety requirements.
@@ -141,7 +141,7 @@ impl FileOps {
         unsafe { &*(*self.0.as_ptr()).ops }
     }
 
-    /// The name that the handler has.
+    /// The name of the handler.
     pub(crate) fn compatible(&self) -> Result<Compatible> {
         // SAFETY: By the type invariant.
         let raw = unsafe { &(*self.0.as_ptr()).compatible };
@@ -153,9 +153,9 @@ impl FileOps {
         HandlerId::new(self.0.as_ptr())
     }
 
-    /// Keeps the module that the operations are part of.
+    /// Takes a reference to the module of the operations.
     pub(crate) fn module(&self) -> Option<ModuleRef> {
-        // SAFETY: By the type invariant the table is valid, hence so is the module it belongs to.
+        // SAFETY: By the type invariant the table is valid, and so is its module pointer.
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
@@ -253,7 +253,7 @@ impl FileOps {
         }
         let file = NonNull::new(args.file).ok_or(RetrieveError::Permanent(EIO))?;
         // SAFETY: A successful `retrieve` transfers a reference to a valid file. It is not in any
-        // descriptor table yet, hence there are no `fdget_pos` calls on it.
+        // descriptor table yet, so that there are no `fdget_pos` calls on it.
         Ok(unsafe { ARef::from_raw(file.cast()) })
     }
 
@@ -293,7 +293,7 @@ impl FileOps {
         }
     }
 
-    /// A number that is the same for files that share their contents.
+    /// Returns a number that is the same for files that share their contents.
     pub(crate) fn file_id(&self, file: &File) -> FileId {
         FileId(match self.table().get_id {
             // SAFETY: The file is valid during the call.
@@ -307,41 +307,41 @@ impl FileOps {
 ///
 /// # Invariants
 ///
-/// The pointer is valid, its operations are set, and nothing changes it, until the state was
-/// unregistered from its last handler, or, if it never was registered, during the call that
+/// The pointer is valid, its operations are set, and it does not change until the state is
+/// unregistered from its last handler or, if it was never registered, during the call that
 /// created this object.
 #[derive(Clone, Copy)]
 pub(crate) struct FlbOps(NonNull<bindings::liveupdate_flb>);
 
 // SAFETY: The operations of an FLB may be called from any thread.
 unsafe impl Send for FlbOps {}
-// SAFETY: A shared reference gives no more than a copy of the pointer; the callers of operations
-// keep them apart.
+// SAFETY: A shared reference only permits to copy the pointer; the callers of operations
+// serialize them.
 unsafe impl Sync for FlbOps {}
 
 /// The state of an FLB in this kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct FlbPayload {
-    /// What the next kernel gets, or what the previous one gave.
+    /// The value for the next kernel, or of the previous one.
     pub(crate) data: u64,
     object: Cookie,
-    /// What `retrieve` said about its failure.
+    /// The status that `retrieve` has set.
     retrieve_status: c_int,
 }
 
 impl FlbPayload {
-    /// The object that stands for the FLB in this kernel, which only its owner may follow.
+    /// The object of the FLB in this kernel, which only C code may dereference.
     pub(crate) fn object(&self) -> *mut c_void {
         self.object.0
     }
 }
 
 impl FlbOps {
-    /// Checks an FLB that is registered or used; [`EINVAL`] if it is incomplete.
+    /// Checks an FLB that is being registered or used; [`EINVAL`] if it is incomplete.
     ///
     /// # Safety
     ///
-    /// `raw` has to be null or valid as the type invariant says.
+    /// `raw` must be null or valid according to the type invariant.
     pub(crate) unsafe fn new(raw: *mut bindings::liveupdate_flb) -> Result<Self> {
         let raw = NonNull::new(raw).ok_or(EINVAL)?;
         // SAFETY: By the safety requirements.
@@ -374,9 +374,9 @@ impl FlbOps {
         FlbId::new(self.0.as_ptr())
     }
 
-    /// Keeps the module that the operations are part of.
+    /// Takes a reference to the module of the operations.
     pub(crate) fn module(&self) -> Option<ModuleRef> {
-        // SAFETY: By the type invariant the table is valid, hence so is the module it belongs to.
+        // SAFETY: By the type invariant the table is valid, and so is its module pointer.
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
@@ -435,7 +435,7 @@ impl FlbOps {
     }
 }
 
-/// Whether fault injection wants the current step to fail.
+/// Returns whether fault injection makes the current step fail.
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
 pub(crate) fn should_fail() -> bool {
     // SAFETY: FFI call without safety requirements.

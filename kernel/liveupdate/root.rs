@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The root of what is handed over, `struct luo_ser`, in both directions.
+//! The root of handed over data, `struct luo_ser`, in both directions.
 //!
-//! This kernel may be told not to read that of the previous kernel, or may not be able to. Then everything is carried over as
-//! it came: after a kernel without `liveupdate=on`, or one that is too old, the sessions can still
-//! be retrieved by the next kernel that is able to. A kexec that cannot do that is refused, unless
-//! the administrator gives up what is kept.
+//! This kernel may be configured not to read the root of the previous kernel, or may not support
+//! its format. Then all data is carried over unchanged: after a kernel without `liveupdate=on`, or
+//! one that is too old, the sessions can still be retrieved by a later kernel. A kexec that cannot
+//! carry the data over is refused, unless the administrator gives up the data.
 
 use crate::{
     abi::{
@@ -32,29 +32,29 @@ use kernel::{
     }, //
 };
 
-/// The name of our entry in the Kexec Handover tree.
+/// The name of the entry in the Kexec Handover tree.
 pub(crate) const ENTRY_NAME: &CStr = c"LUO";
 
-/// The name of the entry that counts live updates in which nothing is handed over.
+/// The name of the entry that counts live updates without other data.
 const COUNT_NAME: &CStr = c"LUO-count";
 
-/// What this kernel takes over.
+/// The data that this kernel takes over.
 pub(crate) struct IncomingRoot {
     pub(crate) number: u64,
     pub(crate) sessions_pa: u64,
     pub(crate) flbs: IncomingFlbs,
-    /// Memory that was read, and can be freed once the page allocator is complete.
+    /// Memory that was read, and can be freed when the page allocator is complete.
     pub(crate) done: Option<ClaimedFolio>,
 }
 
 /// A root that this kernel does not use, if there is one.
 static UNREAD: SetOnce<ClaimedFolio> = SetOnce::new();
 
-/// Whether the administrator has given that up.
+/// Whether the administrator has given up this root.
 static GIVEN_UP: Atomic<bool> = Atomic::new(false);
 
 impl IncomingRoot {
-    /// All that there is of a kernel that handed over nothing, or nothing that can be used.
+    /// The state after a kernel that handed over no data, or no data that can be used.
     fn nothing(wanted: bool) -> Self {
         let number = wanted.then(Self::take_over_count).flatten();
         if let Some(number) = number {
@@ -73,15 +73,15 @@ impl IncomingRoot {
         let bytes = folio.bytes();
         let count = CountSer::parse(bytes.get(..size).unwrap_or(bytes));
         let number = count.map(|count| count.liveupdate_num);
-        // As below.
+        // See `take`.
         folio.leak();
         number.ok()
     }
 
-    /// Takes over the root of what the previous kernel left, if it is `wanted`.
+    /// Takes over the root of the previous kernel, if it is `wanted`.
     ///
-    /// If it is not, or is malformed, nothing is taken over: the memory stays reserved, the
-    /// machine boots as if there were nothing, and the next kernel gets it all.
+    /// If it is not, or is malformed, no data is taken over: the memory stays reserved, the
+    /// machine boots without incoming sessions, and the data is carried over to the next kernel.
     pub(crate) fn take_over(wanted: bool) -> Self {
         let (folio, size) = match ClaimedFolio::subtree(ENTRY_NAME) {
             Ok(found) => found,
@@ -119,7 +119,7 @@ impl IncomingRoot {
             }
             return Self::nothing(wanted);
         }
-        // The debugfs files of Kexec Handover show this page for as long as the kernel runs.
+        // The debugfs files of Kexec Handover show this page as long as the kernel runs.
         folio.leak();
         let (flbs, done) = Self::take_over_flbs(flbs_pa);
         Self {
@@ -155,24 +155,24 @@ fn report_number(number: u64) {
     );
 }
 
-/// What this kernel does not use and has to keep, if there is something.
+/// The unused data that this kernel must keep, if there is any.
 pub(crate) fn unread() -> Option<&'static ClaimedFolio> {
     UNREAD.as_ref().filter(|_| !GIVEN_UP.load(Relaxed))
 }
 
-/// Whether there is something that this kernel does not use; whether it is given up.
+/// Returns whether unused data is given up; [`None`] if there is none.
 pub(crate) fn given_up() -> Option<bool> {
     UNREAD.as_ref().map(|_| GIVEN_UP.load(Relaxed))
 }
 
-/// Says whether the next kexec may lose what this kernel does not use.
+/// Sets whether the next kexec may lose the unused data.
 pub(crate) fn give_up(yes: bool) {
     GIVEN_UP.store(yes, Relaxed);
 }
 
-/// Tells the next kernel that it is started by the live update `number`, and no more than that.
+/// Hands over only the number of the live update, `number`.
 ///
-/// Cannot be taken back. May sleep.
+/// Cannot be undone. May sleep.
 ///
 /// # Errors
 ///
@@ -185,10 +185,10 @@ pub(crate) fn hand_over_count(number: u64) -> Result {
     Ok(())
 }
 
-/// What Kexec Handover publishes for us.
+/// The root in this kernel, which is published in the Kexec Handover tree.
 ///
-/// It exists for as long as there are sessions: a kernel that has nothing to hand over leaves no
-/// data in a format that the next one may not know.
+/// It exists as long as there are sessions: a kernel without sessions does not hand over data in a
+/// format that the next one may not support.
 pub(crate) struct OutgoingRoot {
     ser: Subtree<LuoSer>,
     flbs: Preserved<FlbPage>,
@@ -207,7 +207,7 @@ impl OutgoingRoot {
         })
     }
 
-    /// Sets the address of the list of sessions, or 0 if the next kernel must not find any.
+    /// Sets the address of the list of sessions; 0 hides all sessions from the next kernel.
     pub(crate) fn set_sessions(&mut self, head: u64) {
         self.ser.sessions_pa = head;
     }
@@ -216,7 +216,7 @@ impl OutgoingRoot {
     pub(crate) fn flbs_mut(&mut self) -> &mut FlbPage {
         &mut self.flbs
     }
-    /// Where the next kernel starts to read.
+    /// The physical address of the root.
     #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
     pub(crate) fn phys(&self) -> PhysAddr {
         self.ser.phys()

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `/sys/kernel/liveupdate`: what has to be known before the jump into another kernel.
+//! `/sys/kernel/liveupdate`: information that is needed before a kexec.
 //!
 //! | file         | content                                                                  |
 //! |--------------|--------------------------------------------------------------------------|
-//! | `compatible` | the formats that this kernel understands, as its image lists them        |
+//! | `compatible` | the supported formats, which are also listed in the image of this kernel |
 //! | `in_use`     | the formats that would be handed over now                                |
-//! | `unread`     | what becomes of data that this kernel could not use: `keep` or `drop`, can be written; only there if there is some |
+//! | `unread`     | unused data of the previous kernel: `keep` or `drop`, writable |
 //! | `image`      | what a kexec would start: `none`, or an image `with` or `without` Kexec Handover |
 
 use crate::{
@@ -39,7 +39,7 @@ use kernel::{
 /// The format of Kexec Handover itself.
 const KHO: &CStr = name(bindings::KHO_FDT_COMPATIBLE);
 
-/// The format of our sessions.
+/// The format of sessions.
 const LUO: &CStr = name(&LuoSer::COMPATIBLE);
 
 const fn name(field: &[u8]) -> &CStr {
@@ -52,7 +52,7 @@ const fn name(field: &[u8]) -> &CStr {
 kernel::declare_compatible!(KHO);
 kernel::declare_compatible!(LUO);
 
-/// Those of the base's test module, which knows nothing of the list.
+/// Formats of the base's test module, which does not add them to the list.
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 mod test {
     kernel::declare_compatible!(c"liveupdate-test-flb-v0");
@@ -60,7 +60,7 @@ mod test {
     kernel::declare_compatible!(c"liveupdate-test-flb-v2");
 }
 
-/// Names, one a line, each of them once.
+/// Names, one per line, each once.
 #[derive(Default)]
 struct Names(KVec<CString>);
 
@@ -102,7 +102,7 @@ struct InUse;
 
 impl Show for InUse {
     const NAME: &'static CStr = c"in_use";
-    /// Reading it takes the locks of sessions, and reads what the previous kernel handed over.
+    /// Reading it takes the locks of sessions, and reads the data of the previous kernel.
     const ROOT_ONLY: bool = true;
 
     /// Errors: EINTR, ENOMEM. A part of the list is never returned.
@@ -186,10 +186,10 @@ static IN_USE: Attribute = Attribute::new::<InUse>();
 static IMAGE: Attribute = Attribute::new::<Image>();
 static UNREAD: Attribute = Attribute::writable::<Unread>();
 
-/// The directory stays for ever.
+/// The directory is never removed.
 static DIR: SetOnce<Dir> = SetOnce::new();
 
-/// Creates the files that make sense.
+/// Creates the files.
 pub(crate) fn init() -> Result {
     let is_on = Luo::get().is_some();
     let has_unread = root::given_up().is_some();

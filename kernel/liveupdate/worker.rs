@@ -18,7 +18,7 @@ use kernel::{
     workqueue, //
 };
 
-/// What a process waits for.
+/// The result of the work.
 #[pin_data]
 struct Job {
     result: SetOnce<Result>,
@@ -26,14 +26,15 @@ struct Job {
     done: Completion,
 }
 
-/// Lets a worker do `work`, waits for it, and returns its result.
+/// Runs `work` in a worker, waits for it, and returns its result.
 ///
-/// For work that takes long and cannot be interrupted. Without memory for a worker, the caller does
-/// it.
+/// For work that takes long and cannot be interrupted. Without memory for a worker, it runs in the
+/// caller.
 ///
 /// # Errors
 ///
-/// [`EINTR`] if the task was killed while it waited: `work` goes on. Otherwise, those of `work`.
+/// [`EINTR`] if the task was killed while it waited: `work` continues. Otherwise, the errors of
+/// `work`.
 ///
 /// # Context
 ///

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * Failures of the Live Update Orchestrator's steps.
+ * Fault injection for steps of the Live Update Orchestrator.
  *
- * Allocations fail by failslab and fail_page_alloc. This is for steps that
- * need no memory, but may fail for other reasons. Like those two, it obeys
- * /proc/PID/task/TID/fail-nth, which counts all of them, and a directory in
- * debugfs, fail_liveupdate.
+ * failslab and fail_page_alloc make allocations fail. This is for steps
+ * that allocate no memory but may fail for other reasons. Like those two,
+ * it is controlled by /proc/PID/task/TID/fail-nth, which counts all of
+ * them, and by the directory fail_liveupdate in debugfs.
  */
 
 #include <linux/debugfs.h>
@@ -18,7 +18,7 @@
 
 static DECLARE_FAULT_ATTR(fail_liveupdate);
 
-/* Called at each step; says whether it is to fail. */
+/* Called at each step; returns whether the step must fail. */
 bool liveupdate_should_fail(void)
 {
 	return should_fail(&fail_liveupdate, 1);

@@ -7,9 +7,9 @@
  * read as text and can be preserved. Write
  *
  *   NUMBER                     to set the value
- *   delay-preserve MS          to have ->preserve() take that long
- *   fail-preserve ERRNO        to have ->preserve() fail
- *   fail-freeze ERRNO          to have ->freeze() fail
+ *   delay-preserve MS          to delay ->preserve()
+ *   fail-preserve ERRNO        to make ->preserve() fail
+ *   fail-freeze ERRNO          to make ->freeze() fail
  *   fail-retrieve ERRNO        to have ->retrieve() fail in the next kernel,
  *                              for good
  *   fail-retrieve-once ERRNO   the same, but it succeeds when it is called again
@@ -23,13 +23,13 @@
  *                              device takes; the next kernel finds the value
  *                              1000 plus the errno
  *
- * where 0 means not to fail (any more). What concerns the next kernel is fixed
+ * where 0 means not to fail (any more). Settings for the next kernel are saved
  * when the file is preserved, and the value when it is frozen.
  *
  * Each operation prints a line with its name and the value of the file.
  *
- * The parameter reboot_delay_ms makes a reboot take longer, between the moment
- * when everything is serialized and the jump.
+ * The parameter reboot_delay_ms delays a reboot between the serialization and
+ * the jump.
  */
 
 #define pr_fmt(fmt) "luo_test: " fmt
@@ -121,7 +121,10 @@ static ssize_t luo_test_read(struct file *file, char __user *buf, size_t len,
 	return simple_read_from_buffer(buf, len, pos, text, size);
 }
 
-/* A failure to preserve folios must not take back what was preserved before. */
+/*
+ * A failure to preserve folios must not unpreserve folios that were preserved
+ * before.
+ */
 static int luo_test_rollback(void)
 {
 #ifdef CONFIG_LIVEUPDATE_ERROR_INJECTION
@@ -129,7 +132,7 @@ static int luo_test_rollback(void)
 	unsigned long pfn = 0;
 	int err;
 
-	/* There, that failure comes with a warning. */
+	/* There, that failure causes a warning. */
 	if (IS_ENABLED(CONFIG_KEXEC_HANDOVER_DEBUG))
 		return -EOPNOTSUPP;
 
@@ -234,7 +237,7 @@ static ssize_t luo_test_write(struct file *file, const char __user *buf,
 			return -EINVAL;
 		WRITE_ONCE(test->knobs[knob], value);
 	}
-	/* The next thing to be read is the value. */
+	/* The next read() returns the value. */
 	*pos = 0;
 	return len;
 }
@@ -321,8 +324,8 @@ static void luo_test_unfreeze(struct liveupdate_file_op_args *args)
 }
 
 /*
- * Takes over what was handed over, once for each file. Returns NULL if there is
- * nothing at this address.
+ * Claims the data that was handed over, once for each file. Returns NULL if
+ * there is no preserved memory at this address.
  */
 static struct luo_test_ser *luo_test_adopt(struct liveupdate_file_op_args *args)
 {
@@ -365,7 +368,7 @@ static int luo_test_retrieve(struct liveupdate_file_op_args *args)
 	if (!test)
 		return -ENOMEM;
 	test->value = ser->value;
-	/* It can do what a file of the device can. */
+	/* It supports the same operations as a file of the device. */
 	file = anon_inode_getfile_fmode("[luo_test]", &luo_test_fops, test,
 					O_RDWR, FMODE_LSEEK | FMODE_PREAD |
 						FMODE_PWRITE);

@@ -4,8 +4,8 @@
  * File handlers of the Live Update Orchestrator whose files share state.
  *
  * Each of the devices /dev/luo_shared0, /dev/luo_shared1, ... has a handler and
- * a state of its own, such that tests do not get in each other's way. Files that
- * come from opening a device can be preserved. Write
+ * a state of its own, so that tests are independent. Files that are opened from
+ * a device can be preserved. Write
  *
  *   register, unregister                  to have the files depend on the state
  *                                         or not, which they do not at first
@@ -16,7 +16,7 @@
  *                                         name but objects of another kind
  *   register-handler, unregister-handler  to do so; it is registered at first
  *
- * Read to learn how often each operation of the state was called.
+ * Read to get the number of calls of each operation of the state.
  */
 
 #define pr_fmt(fmt) "luo_shared: " fmt
@@ -48,10 +48,10 @@ struct luo_shared {
 	atomic_t calls[NR_OPS];
 };
 
-/* What is handed over has to be found as it was. */
+/* The data must be handed over unchanged. */
 #define LUO_SHARED_MAGIC 0x6465726168735f31ULL
 
-/* The object of a twin. */
+/* The object of the second implementation. */
 struct luo_twin {
 	u64 kind;
 	struct folio *folio;
@@ -93,7 +93,7 @@ static int luo_twin_get(struct luo_shared *shared)
 	err = liveupdate_flb_get_incoming(&shared->twin, &object);
 	if (err)
 		return err;
-	/* To look at more than the first word could already be out of bounds. */
+	/* Reading more than the first word could be out of bounds. */
 	if (*(u64 *)object == LUO_TWIN_KIND)
 		return 0;
 	liveupdate_flb_put_incoming(&shared->twin);
@@ -161,7 +161,7 @@ static bool luo_shared_can_preserve(struct liveupdate_file_handler *handler,
 	       &luo_shared_of(file)->handler == handler;
 }
 
-/* All that there is to know about a file is which handler it belongs to. */
+/* The handler is the only state of a file. */
 static int luo_shared_preserve(struct liveupdate_file_op_args *args)
 {
 	return 0;
@@ -242,7 +242,7 @@ static void luo_shared_flb_finish(struct liveupdate_flb_op_args *argp)
 {
 	u64 *magic = argp->obj;
 
-	/* A state that is damaged does not count. */
+	/* A damaged state is ignored. */
 	if (*magic == LUO_SHARED_MAGIC)
 		luo_shared_called(argp->flb, FINISH);
 	folio_put(virt_to_folio(magic));
@@ -287,7 +287,7 @@ static void luo_twin_flb_finish(struct liveupdate_flb_op_args *argp)
 	kfree(twin);
 }
 
-/* Its state is never registered, only used. */
+/* Its state is only used, never registered. */
 static const struct liveupdate_flb_ops luo_twin_flb_ops = {
 	.preserve	= luo_shared_flb_preserve,
 	.unpreserve	= luo_shared_flb_unpreserve,

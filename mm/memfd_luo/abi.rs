@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one kernel hands over to the next for a memfd, as plain data.
+//! The data of a memfd that one kernel hands over to the next.
 //!
-//! Structures of the wire format `memfd-v2`, and the checks that turn them into values that the
-//! handler can rely on. Nothing but `core` and `zerocopy` is used, such that the file also compiles
-//! for the host, where it is tested and fuzzed; the parent module provides `PAGE_SIZE`.
+//! Structures of the wire format `memfd-v2`, and parsers that convert them to checked values. It
+//! depends only on `core` and `zerocopy`, so that it also compiles for the host, where it is tested
+//! and fuzzed; the parent module provides `PAGE_SIZE`.
 //!
 //! C header: [`include/linux/kho/abi/memfd.h`](srctree/include/linux/kho/abi/memfd.h)
 
@@ -19,21 +19,21 @@ use zerocopy_derive::{
 /// Why data of the previous kernel was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FormatError {
-    /// A flag, of the file or of a folio, whose meaning is not known.
+    /// An unknown flag, of the file or of a folio.
     UnknownFlags,
-    /// A seal whose meaning is not known.
+    /// An unknown seal.
     UnknownSeals,
-    /// A size that no file can have.
+    /// An invalid size.
     BadSize,
-    /// A position that no file can have.
+    /// An invalid position.
     BadPosition,
-    /// More folios than their array has room for, or than the file has pages.
+    /// More folios than entries in their array, or than pages of the file.
     BadCount,
     /// A folio that lies outside the file, is not aligned to its size, or overlaps another one.
     BadIndex,
 }
 
-/// `struct kho_vmalloc`: where the array of folios is.
+/// `struct kho_vmalloc`: the location of the array of folios.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -41,11 +41,11 @@ pub(crate) enum FormatError {
 pub(crate) struct ArraySer {
     /// Physical address of the first chunk.
     pub(crate) first: u64,
-    /// Number of pages that the array consists of.
+    /// Number of pages of the array.
     pub(crate) total_pages: u32,
     /// How the array was mapped.
     pub(crate) flags: u16,
-    /// The pages come in groups of `1 << order`.
+    /// The pages are allocated in groups of `1 << order`.
     pub(crate) order: u16,
 }
 
@@ -92,8 +92,8 @@ impl FolioSer {
     /// The folio has been initialised.
     pub(crate) const UPTODATE: u64 = 1 << 1;
 
-    /// Makes the entry of the folio at `pfn`; bits of a page frame number or flags that do not
-    /// fit are lost.
+    /// Creates the entry of the folio at `pfn`; excess bits of the page frame number or flags are
+    /// lost.
     pub(crate) const fn new(pfn: u64, flags: u64, index: u64) -> Self {
         Self {
             word: (pfn & Self::PFN_MASK) | (flags << Self::PFN_BITS),
@@ -101,7 +101,7 @@ impl FolioSer {
         }
     }
 
-    /// Parses an entry; one without a page frame number stands for no folio at all.
+    /// Parses an entry; an entry without a page frame number has no folio.
     pub(crate) fn parse(&self) -> Result<Option<Record>, FormatError> {
         let pfn = self.word & Self::PFN_MASK;
         let flags = self.word >> Self::PFN_BITS;
@@ -126,15 +126,15 @@ impl FolioSer {
 
     /// The page frame number, if there is one, of an entry that may otherwise be malformed.
     ///
-    /// For giving memory back whose content is of no interest.
+    /// Used to free memory whose content is not needed.
     pub(crate) fn raw_pfn(&self) -> Option<u64> {
         Some(self.word & Self::PFN_MASK).filter(|&pfn| pfn != 0)
     }
 }
 
-/// A folio of a preserved memfd, with flags that are known.
+/// A folio of a preserved memfd, with known flags.
 ///
-/// The index still has to be [admitted](Layout::admit).
+/// The index must still be [admitted](Layout::admit).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) pfn: u64,
@@ -161,9 +161,9 @@ impl Seals {
     /// No change of the permission to execute.
     pub(crate) const EXEC: u32 = 0x20;
 
-    /// What [`Self::EXEC`] brings along if the file may be executed.
+    /// The seals that [`Self::EXEC`] adds if the file may be executed.
     const W_XOR_X: u32 = Self::SHRINK | Self::GROW | Self::WRITE | Self::FUTURE_WRITE;
-    /// What the format can express.
+    /// All seals that the format can express.
     const KNOWN: u32 = Self::SEAL | Self::W_XOR_X | Self::EXEC;
 
     /// Fails with [`FormatError::UnknownSeals`] if the format does not know one of them.
@@ -174,16 +174,16 @@ impl Seals {
         Ok(Self(bits))
     }
 
-    /// The seals as user space knows them.
+    /// The seals as `F_SEAL_*`.
     pub(crate) const fn bits(self) -> u32 {
         self.0
     }
 
     /// Permission bits of a memfd with these seals.
     ///
-    /// The format does not have the mode. But a memfd that may be executed cannot get
-    /// [`Self::EXEC`] without all the seals against writing, so if it lacks one of these, it is of
-    /// the kind that cannot be executed (`MFD_NOEXEC_SEAL`).
+    /// The format does not contain the mode. A memfd that may be executed cannot get [`Self::EXEC`]
+    /// without all the seals against writing. If it lacks one of these, it was therefore created
+    /// with `MFD_NOEXEC_SEAL` and cannot be executed.
     pub(crate) const fn mode(self) -> u16 {
         if self.0 & Self::EXEC != 0 && self.0 & Self::W_XOR_X != Self::W_XOR_X {
             0o666
@@ -196,7 +196,7 @@ impl Seals {
 /// The largest file (`MAX_LFS_FILESIZE`).
 const MAX_SIZE: u64 = i64::MAX as u64;
 
-/// The properties of a preserved memfd, all of them sane.
+/// The checked properties of a preserved memfd.
 ///
 /// # Invariants
 ///
@@ -211,7 +211,7 @@ pub(crate) struct Memfd {
 }
 
 impl Memfd {
-    /// Checks what the previous kernel handed over, apart from the array.
+    /// Checks the data of the previous kernel, except the array.
     pub(crate) fn parse(ser: &MemfdSer) -> Result<Self, FormatError> {
         if ser.flags != 0 {
             return Err(FormatError::UnknownFlags);
@@ -245,7 +245,7 @@ impl Memfd {
 }
 
 impl MemfdSer {
-    /// Number of entries that there is room for in the array.
+    /// Number of entries that fit into the array.
     pub(crate) const fn capacity(&self) -> u64 {
         // CAST: Lossless.
         (self.folios.total_pages as u64).saturating_mul((PAGE_SIZE / size_of::<FolioSer>()) as u64)
@@ -258,13 +258,13 @@ pub(crate) const fn pages(size: u64) -> u64 {
     size.div_ceil(PAGE_SIZE as u64)
 }
 
-/// Which pages of a file have got a folio.
+/// The pages of a file that have a folio.
 ///
-/// Folios are handed over in the order of the file, so one number is enough.
+/// Folios are handed over in the order of the file, so that one number is sufficient.
 ///
 /// # Invariants
 ///
-/// No folio that was admitted goes beyond `next`.
+/// No admitted folio extends beyond `next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     next: u64,
@@ -274,7 +274,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// Admits a folio of `nr` pages at `index`.
     ///
-    /// Fails with [`FormatError::BadIndex`] if it starts behind the end of the file, is not aligned
+    /// Fails with [`FormatError::BadIndex`] if it starts beyond the end of the file, is not aligned
     /// to its size, or starts before the end of the previous one.
     pub(crate) fn admit(&mut self, index: u64, nr: u64) -> Result<(), FormatError> {
         let mask = nr.wrapping_sub(1);

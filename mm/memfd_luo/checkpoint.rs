@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where long operations can be stopped.
+//! Interruption of long operations.
 
 use kernel::{
     liveupdate,
@@ -8,14 +8,14 @@ use kernel::{
     sched::resched_or_killed, //
 };
 
-/// Lets other tasks run, and returns an error if the operation has to stop. May sleep.
+/// Lets other tasks run, and returns an error if the operation must stop. May sleep.
 ///
-/// To be called between batches of folios.
+/// Must be called between batches of folios.
 ///
 /// # Errors
 ///
-/// [`EINTR`] if the task is being killed, [`EBUSY`] if a kexec waits for the operation to end; that
-/// never happens while a file is being frozen.
+/// [`EINTR`] if the task is being killed, [`EBUSY`] if a kexec waits for the operation to end. The
+/// latter never happens while a file is being frozen.
 pub(crate) fn checkpoint() -> Result {
     resched_or_killed()?;
     liveupdate::give_way()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The content of a file in the next kernel, before there is a file.
+//! The content of a retrieved file, before the file exists.
 
 use super::ops;
 use kernel::{
@@ -13,7 +13,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// Claimed folios, each with its place in a file. Dropping this frees them.
+/// Claimed folios with their positions in a file. Dropping this frees them.
 ///
 /// # Invariants
 ///
@@ -66,17 +66,17 @@ impl ClaimedFolios {
         Ok(())
     }
 
-    /// Makes the folios the content of `file`, which must not have any yet. May sleep.
+    /// Adds the folios to `file`, which must be empty. May sleep.
     ///
-    /// The memory is charged to the calling task's memory cgroup. The OOM killer is not called if
-    /// there is not enough: it may kill nothing but the task that needs the file.
+    /// The memory is charged to the calling task's memory cgroup. The OOM killer is not invoked
+    /// if there is not enough memory, since it would kill the task that needs the file.
     ///
     /// # Errors
     ///
-    /// Those of [`ops::fill`]. The folios are given back, and the file is empty.
+    /// The errors of [`ops::fill`]. The folios are returned, and the file is empty.
     pub(crate) fn fill(self, file: &mut NewMemfd) -> Result<(), (Error, Self)> {
         let Self { list, pages, next } = self;
-        // INVARIANT: The list is given back as it was.
+        // INVARIANT: The list is returned unchanged.
         ops::fill(file, list, pages).map_err(|(err, list)| (err, Self { list, pages, next }))
     }
 }

@@ -2,12 +2,12 @@
 
 //! Memfds in the next kernel.
 //!
-//! A file is made in two steps. First, its folios are claimed and checked. That needs no memory, can
-//! be interrupted, and is continued by the next attempt. Then comes all that can fail for reasons
-//! that pass: the file itself, its size accounting and memcg charge. If it fails, the folios are as
-//! they were, nothing is charged, and another task can try.
+//! A file is created in two steps. First, its folios are claimed and checked. This allocates no
+//! memory, can be interrupted, and is continued by the next attempt. The second step can fail
+//! temporarily: it creates the file, and does its size accounting and memcg charge. If it fails,
+//! the folios are unchanged, nothing is charged, and another task can try again.
 //!
-//! Nothing that was handed over is read before it is claimed.
+//! Handed over memory is claimed before it is read.
 
 use super::{
     abi::{
@@ -38,7 +38,7 @@ use kernel::{
 /// The name of files in the next kernel; the format does not have the original one.
 const NAME: &CStr = c"memfd:luo";
 
-/// A memfd that was handed over. Dropping it frees everything that was not retrieved.
+/// An incoming memfd. Dropping it frees everything that was not retrieved.
 pub(crate) struct Incoming {
     ser: Claimed<MemfdSer>,
     stage: Stage,
@@ -49,9 +49,9 @@ enum Stage {
     Untouched,
     /// Some or all of the folios have been claimed.
     Claimed(Folios, Content),
-    /// The file is there and belongs to others.
+    /// The file exists and has other owners.
     Retrieved,
-    /// The file cannot be restored; what was handed over is freed in the end.
+    /// The file cannot be restored; its handed over memory is freed on drop.
     Broken(Error, Folios, Content),
 }
 
@@ -63,12 +63,12 @@ impl Incoming {
         }
     }
 
-    /// Makes the file anew.
+    /// Creates the file again.
     ///
-    /// What is malformed will always be; anything else may work next time.
+    /// Malformed data is a permanent error; other errors are temporary.
     pub(crate) fn retrieve(&mut self) -> Result<ARef<File>, RetrieveError> {
-        // Another kernel may know a flag or seal that this one does not, so nothing is claimed
-        // before these are checked.
+        // Another kernel may support a flag or seal that this one does not, so that nothing is
+        // claimed before these are checked.
         let memfd = match Memfd::parse(&self.ser) {
             Ok(memfd) => memfd,
             Err(err) => return Err(refused(err.into())),
@@ -87,7 +87,7 @@ impl Incoming {
                 self.stage = Stage::Broken(err, folios, content);
                 return Err(RetrieveError::Permanent(err));
             }
-            // LUO does not ask for a file that it has got.
+            // LUO does not retrieve a file twice.
             Stage::Retrieved => return Err(RetrieveError::Permanent(EINVAL)),
         };
         if let Err(err) = folios.claim_all(&mut content) {
@@ -129,7 +129,7 @@ fn refused(err: Error) -> RetrieveError {
     RetrieveError::Permanent(err)
 }
 
-/// Does all that can fail for reasons that pass, and gives `content` back if it does.
+/// Performs the steps that can fail temporarily, and returns `content` on failure.
 fn make(memfd: &Memfd, content: ClaimedFolios) -> Result<ARef<File>, (Error, ClaimedFolios)> {
     let empty = || {
         let mut file = NewMemfd::new(NAME)?;
@@ -145,7 +145,7 @@ fn make(memfd: &Memfd, content: ClaimedFolios) -> Result<ARef<File>, (Error, Cla
     }
 }
 
-/// Folios that have been claimed, and have turned out to have a place in the file.
+/// Claimed folios with a valid position in the file.
 struct Content {
     folios: ClaimedFolios,
     layout: Layout,
@@ -159,7 +159,7 @@ impl Content {
         }
     }
 
-    /// Adds a folio, if it has a place in the file; else, it is freed.
+    /// Adds a folio if its position is valid; otherwise it is freed.
     fn add(&mut self, entry: FolioSer, folio: Option<ClaimedFolio>) -> Result {
         let Some(record) = entry.parse()? else {
             return Ok(());
@@ -170,7 +170,7 @@ impl Content {
     }
 }
 
-/// Some entries, and the folios that they are about.
+/// Some entries, and their folios.
 struct Batch {
     entries: [FolioSer; ClaimBatch::LEN],
     folios: ClaimBatch,
@@ -185,17 +185,17 @@ impl Batch {
     }
 }
 
-/// The folios that have not been claimed yet. Dropping this claims and frees them.
+/// The folios that are not claimed yet. Dropping this claims and frees them.
 struct Folios(ClaimedArray<FolioSer>);
 
 impl Folios {
-    /// Finds the folios of a file, of which nothing but their number has to make sense.
+    /// Finds the folios of a file. Only their number must be valid.
     fn new(ser: &MemfdSer) -> Result<Self> {
         let len = ser.nr_folios.min(ser.capacity());
         Ok(Self(ClaimedArray::new(&ser.folios.into(), len)?))
     }
 
-    /// Claims all folios that are left, checks them, and appends them to `content`.
+    /// Claims all remaining folios, checks them, and appends them to `content`.
     fn claim_all(&mut self, content: &mut Content) -> Result<(), RetrieveError> {
         let mut batch = Batch::new();
         while self.0.remaining() != 0 {
@@ -212,7 +212,8 @@ impl Folios {
         Ok(())
     }
 
-    /// Claims the next few folios, and calls `each` for each entry and its folio, if there is one.
+    /// Claims the next batch of folios, and calls `each` for each entry and its folio, if there is
+    /// one.
     ///
     /// Fails with [`EINVAL`] if the next entries cannot be read.
     fn claim_some(
@@ -255,7 +256,7 @@ impl Drop for Folios {
 
 /// Physical address of a page.
 fn address(pfn: u64) -> Option<PhysAddr> {
-    // The parser has seen to it that no more than 52 bits are in use.
+    // The parser ensures that at most 52 bits are used.
     pfn.checked_shl(PAGE_SHIFT as u32).and_then(PhysAddr::new)
 }
 

@@ -2,10 +2,10 @@
 
 //! A worker that moves folios of large files.
 //!
-//! A folio that lies in an area that has to stay movable, as KHO's scratch areas do, cannot stay
-//! there when it is pinned for long: it is copied to another place. For a large file, that can be
-//! nearly all the work. So while a task pins a file from its start on and finds folios that have to be
-//! moved, a worker moves those at its end. The task then finds them where they can stay.
+//! A folio in an area that must stay movable, such as KHO's scratch areas, must be moved before it
+//! is pinned for long. For a large file, this can be nearly all the work. While a task pins a file
+//! from its start on and finds folios that must be moved, a worker therefore moves folios at its
+//! end, so that the task can pin them without moving them.
 
 use super::{
     ops::nr_pages,
@@ -32,16 +32,16 @@ use kernel::{
     workqueue, //
 };
 
-/// Number of pages that are claimed at a time. No folio of the page cache is larger, so none is in
-/// two blocks.
+/// Number of pages that are claimed at a time. No folio of the page cache is larger, so that none
+/// is in two blocks.
 const BLOCK: u64 = 512;
 
 /// Minimum number of pages that justifies a worker.
 const WORTHWHILE: u64 = 16 * BLOCK;
 
-/// How the file is divided between the task and the worker.
+/// The division of the file between the task and the worker.
 struct Parts {
-    /// The pages that neither has claimed.
+    /// The unclaimed pages.
     rest: Range<u64>,
     /// Whether the worker is working on a block.
     at_work: bool,
@@ -91,11 +91,12 @@ impl Job {
         Some(parts.rest.end..end)
     }
 
-    /// Moves what has to be moved, block by block.
+    /// Moves folios, block by block.
     ///
     /// # Errors
     ///
-    /// Those of [`pin_folios`]. They are ignored; the task that pins the folios later reports them.
+    /// The errors of [`pin_folios`]. They are ignored; the task that pins the folios later reports
+    /// them.
     fn run(&self) -> Result {
         let mut batch = PinBatch::new(usize::try_from(BATCH)?)?;
         while let Some(block) = self.claim_last() {
@@ -111,28 +112,28 @@ impl Job {
         Ok(())
     }
 
-    /// Leaves the worker nothing to do, and waits until it is done with its block.
+    /// Removes all work of the worker, and waits until its current block is done.
     fn stop(&self) {
         let at_work = {
             let mut parts = self.parts.lock();
             parts.rest.end = parts.rest.start;
             parts.at_work
         };
-        // If it has not run yet, it will find nothing to do.
+        // If it has not run yet, it will have no work.
         if at_work {
             self.done.wait_for_completion();
         }
     }
 }
 
-/// The worker, if there is one, as the task that pins the folios sees it. Dropping this stops it.
+/// The handle of the task for the worker, if there is one. Dropping this stops the worker.
 pub(crate) struct Mover {
     allowed: bool,
     job: Option<Arc<Job>>,
 }
 
 impl Mover {
-    /// For a task that cannot have a worker.
+    /// A handle without a worker.
     pub(crate) const fn none() -> Self {
         Self {
             allowed: false,
@@ -140,14 +141,14 @@ impl Mover {
         }
     }
 
-    /// For a file that cannot be truncated. Uses `batch` to look at its end: a file gets folios that
-    /// have to be moved when there is no other memory left, so they are likely to be there.
+    /// For a file that cannot be truncated. Uses `batch` to examine its end: a file gets folios
+    /// that must be moved when there is no other memory, so that they are likely to be at its end.
     pub(crate) fn new(file: &ShmemFile, pages: u64, batch: &mut PinBatch) -> Self {
         let mut this = Self {
             allowed: true,
             job: None,
         };
-        // Nearly all files are too small.
+        // Most files are too small.
         if pages < WORTHWHILE || nr_pages(file) < WORTHWHILE {
             return this;
         }
@@ -162,7 +163,7 @@ impl Mover {
         this
     }
 
-    /// Starts a worker for `pages`, if that is allowed and worthwhile, and there is memory for it.
+    /// Starts a worker for `pages`, if this is permitted and useful, and there is memory for it.
     pub(crate) fn start(&mut self, file: &ShmemFile, pages: Range<u64>) {
         let most = nr_pages(file).min(pages.end.saturating_sub(pages.start));
         if self.allowed && self.job.is_none() && most >= WORTHWHILE {
@@ -172,7 +173,7 @@ impl Mover {
 
     /// Claims the pages from `first` on for the task; returns the page after them.
     ///
-    /// `first` must grow from call to call. May wait until the worker is done with a block.
+    /// `first` must increase with each call. May wait until the worker is done with a block.
     pub(crate) fn claim(&self, first: u64) -> u64 {
         let Some(job) = &self.job else {
             return u64::MAX;
@@ -187,7 +188,7 @@ impl Mover {
                 return parts.rest.start;
             }
         }
-        // The worker has claimed everything from here on.
+        // The worker has claimed all pages from here on.
         job.stop();
         u64::MAX
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What memfds need of shmem, the page cache and KHO, as safe types and functions.
+//! Safe types and functions for the use of shmem, the page cache and KHO.
 //!
 //! This is the only module of the crate with `unsafe` code.
 //!
@@ -45,19 +45,19 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// Consecutive pages of a file that have memory, or had some that was swapped out.
+/// Consecutive pages of a file that have memory, or are swapped out.
 pub(crate) struct Run {
     pub(crate) pages: Range<u64>,
-    /// Whether all of them have a folio that can be pinned for long where it is.
+    /// Whether all of them have a folio that can be pinned without moving it.
     pub(crate) settled: bool,
     /// If there is only one page, whose memory is bad, and that can neither be pinned where it is
     /// nor be moved: its page frame.
     pub(crate) stuck: Option<u64>,
 }
 
-/// Finds the first pages from `first` on that have memory, or had some that was swapped out.
+/// Finds the first pages from `first` on that have memory, or are swapped out.
 ///
-/// The run ends at the first page that has none, or after `max` folios.
+/// The run ends at the first page without memory, or after `max` folios.
 pub(crate) fn next_run(file: &ShmemFile, first: u64, max: u32) -> Option<Run> {
     let mut run = bindings::luo_shmem_run::default();
     // SAFETY: The mapping lives as long as the inode, and `run` is valid for writing.
@@ -73,13 +73,13 @@ pub(crate) fn next_run(file: &ShmemFile, first: u64, max: u32) -> Option<Run> {
     })
 }
 
-/// Number of pages that have memory, or had some that was swapped out. May change at any time.
+/// Number of pages that have memory, or are swapped out. May change at any time.
 pub(crate) fn nr_pages(file: &ShmemFile) -> u64 {
     // SAFETY: This is the inode of a shmem file.
     unsafe { bindings::luo_shmem_nr_pages(file.inode().as_ptr()) as u64 }
 }
 
-/// Keeps the folios and seals of a file as they are, for the next kernel.
+/// Prevents changes of the folios and seals of a file, for the next kernel.
 ///
 /// A task that needs another folio, for a write or a page fault, waits; adding a seal fails. Dropping
 /// this ends both.
@@ -138,7 +138,7 @@ fn record(pfn: u64, index: u64) -> Result<FolioSer> {
     Ok(record)
 }
 
-/// Records of folios that are pinned and preserved; dropping this undoes both.
+/// Records of folios that are pinned and preserved. Dropping this undoes both.
 ///
 /// # Invariants
 ///
@@ -166,12 +166,12 @@ impl PinnedRecords {
         self.records.len()
     }
 
-    /// What the next kernel needs to find the records.
+    /// The location of the records, for the next kernel.
     pub(crate) fn descriptor(&self) -> Descriptor {
         self.records.descriptor()
     }
 
-    /// Makes the records of folios, in `records`.
+    /// Creates the records of folios, in `records`.
     fn record_all(folios: &[PinnedFolio], records: &mut KVVec<FolioSer>) -> Result {
         records.clear();
         for folio in folios {
@@ -180,13 +180,13 @@ impl PinnedRecords {
         Ok(())
     }
 
-    /// Preserves and records the folios of `batch`, and takes them out.
+    /// Preserves and records the folios of `batch`, and removes them from it.
     ///
-    /// They must come after all that are recorded, in the order of the file. `scratch` is overwritten.
+    /// They must follow all recorded folios in the order of the file. `scratch` is overwritten.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and what KHO fails with. Nothing has changed then.
+    /// [`ENOMEM`], and errors of KHO. Nothing has changed then.
     pub(crate) fn append(&mut self, batch: &mut PinBatch, scratch: &mut KVVec<FolioSer>) -> Result {
         Self::record_all(batch.folios(), scratch)?;
         let room = self.records.reserve(scratch)?;
@@ -197,11 +197,11 @@ impl PinnedRecords {
         Ok(())
     }
 
-    /// Preserves and records folios, each at its place among those that are recorded.
+    /// Preserves and records folios, each at its position among the recorded ones.
     ///
     /// # Errors
     ///
-    /// As for [`Self::append`].
+    /// See [`Self::append`].
     pub(crate) fn merge(&mut self, folios: KVVec<PinnedFolio>) -> Result {
         let mut records = KVVec::new();
         Self::record_all(&folios, &mut records)?;
@@ -249,7 +249,7 @@ impl PinnedRecords {
         self.records.iter().filter_map(|record| self.folio(record))
     }
 
-    /// The pages of the file that the folios are for.
+    /// The pages of the file that the folios cover.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.records.iter().filter_map(|record| {
             let nr = self.folio(record).map_or(1, Folio::nr_pages);
@@ -265,7 +265,7 @@ impl Drop for PinnedRecords {
         while batch.refill(&mut rest) {
             let (folios, nr) = batch.as_raw();
             // SAFETY: By the type invariant, the `nr` folios are preserved and pinned for this object,
-            // which does not look at them any more.
+            // which does not access them any more.
             unsafe {
                 bindings::kho_unpreserve_folios(folios, nr);
                 // CAST: Lossless.
@@ -286,20 +286,19 @@ pub(crate) fn init_folio(folio: &mut ClaimedFolio, index: u64, uptodate: bool) {
     }
 }
 
-/// Makes folios, `pages` together, the content of a file. May sleep.
+/// Adds folios, with `pages` pages in total, to a file. May sleep.
 ///
 /// The folios must have been set up by [`init_folio`].
 ///
 /// # Errors
 ///
-/// All folios are given back as they were, nothing is charged or accounted, and the file has what it
-/// had before.
+/// All folios are returned unchanged, nothing is charged or accounted, and the file is unchanged.
 ///
 /// - [`ENOMEM`], also if the memory cgroup is at its limit; [`ENOSPC`] if the system has committed
 ///   too much memory.
-/// - [`EEXIST`] if the file has content at the place of a folio; [`EINVAL`] if the index of a folio is
-///   no multiple of its size.
-/// - What [`checkpoint`] fails with.
+/// - [`EEXIST`] if the file has content at the position of a folio; [`EINVAL`] if the index of a
+///   folio is not a multiple of its size.
+/// - The errors of [`checkpoint`].
 pub(crate) fn fill(
     file: &mut NewMemfd,
     folios: ClaimedList,
@@ -326,7 +325,7 @@ pub(crate) fn fill(
     }
 }
 
-/// Puts all folios into the page cache, locked and not on the LRU lists, or none of them.
+/// Adds all folios to the page cache, locked and not on the LRU lists, or none of them.
 fn insert(file: &NewMemfd, folios: &ClaimedList) -> Result {
     let mut rest = folios.iter_raw().map(NonNull::as_ptr);
     let mut done = 0usize;
@@ -335,8 +334,8 @@ fn insert(file: &NewMemfd, folios: &ClaimedList) -> Result {
     while batch.refill(&mut rest) {
         let result = checkpoint().and_then(|()| {
             let (folios, nr) = batch.as_raw();
-            // SAFETY: This is the inode of a shmem file, and by the type invariant of `ClaimedList`,
-            // nobody else uses the folios.
+            // SAFETY: This is the inode of a shmem file, and by the type invariant of
+            // `ClaimedList`, the folios have no other users.
             to_result(unsafe { bindings::luo_shmem_add_folios(file.inode_ptr(), folios, nr) })
         });
         if let Err(err) = result {
@@ -354,7 +353,7 @@ fn insert(file: &NewMemfd, folios: &ClaimedList) -> Result {
     Ok(())
 }
 
-/// Leaves the folios to the page cache. Cannot fail.
+/// Transfers the folios to the page cache. Cannot fail.
 ///
 /// # Safety
 ///
@@ -372,7 +371,7 @@ unsafe fn release(mut folios: ClaimedList) {
     }
 }
 
-/// Folios that are passed to C together. Has no references to them.
+/// Folios that are passed to C together. Holds no references to them.
 struct RawBatch {
     folios: [*mut bindings::folio; Self::LEN],
     len: usize,
@@ -388,7 +387,7 @@ impl RawBatch {
         }
     }
 
-    /// Takes the next few folios. Returns whether there are any.
+    /// Takes the next batch of folios. Returns whether there are any.
     fn refill(&mut self, folios: &mut impl Iterator<Item = *mut bindings::folio>) -> bool {
         self.len = 0;
         for (slot, folio) in self.folios.iter_mut().zip(folios) {
@@ -398,7 +397,7 @@ impl RawBatch {
         self.len != 0
     }
 
-    /// The folios and their number, as C takes them.
+    /// The folios and their number, for C.
     fn as_raw(&mut self) -> (*mut *mut bindings::folio, u32) {
         // CAST: At most `LEN`.
         (self.folios.as_mut_ptr(), self.len as u32)

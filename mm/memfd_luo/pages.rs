@@ -15,10 +15,10 @@ use kernel::{
     prelude::*, //
 };
 
-/// Number of folios to pin at once.
+/// Number of folios that are pinned at once.
 pub(crate) const BATCH: u32 = 256;
 
-/// Returns the first page from `first` on that has memory, or had some that was swapped out.
+/// Returns the first page from `first` on that has memory, or is swapped out.
 pub(crate) fn next_page(file: &ShmemFile, first: u64) -> Option<u64> {
     next_run(file, first, 1).map(|run| run.pages.start)
 }
@@ -33,7 +33,7 @@ pub(crate) fn stuck_page(file: &ShmemFile, index: u64) -> Option<u64> {
 /// Pins the folios of the first pages in `pages` that have memory, as many as there are without a hole
 /// and as fit into `batch`, and replaces the content of the latter. May sleep.
 ///
-/// Returns whether they were there and could stay where they are, which is quick.
+/// Returns whether no folio had to be read back or moved, so that this was fast.
 ///
 /// # Errors
 ///

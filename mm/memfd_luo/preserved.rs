@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of files in the kernel that is left.
+//! The memory of preserved files.
 
 use super::{
     abi::FolioSer,
@@ -73,8 +73,8 @@ enum Found<'a> {
 /// Pins the folios of a file in order, and calls `each` for batches of them, which returns the page
 /// after the last one. Pages that are stuck are found one by one.
 ///
-/// What was swapped out is read back. The pages of the ranges `known`, which must be sorted, are left
-/// out. With `use_worker`, a worker helps if there are folios that have to be moved.
+/// Swapped out pages are read back. The pages of the ranges `known`, which must be sorted, are
+/// skipped. With `use_worker`, a worker moves a part of the folios that must be moved.
 fn for_each_batch(
     file: &ShmemFile,
     use_worker: bool,
@@ -97,7 +97,7 @@ fn for_each_batch(
         let end = match known.next_if(|known| known.start <= start) {
             Some(here) => {
                 next = here.end;
-                // There is nothing between two adjacent ranges.
+                // There are no pages between two adjacent ranges.
                 while let Some(known) = known.next_if(|known| known.start == next) {
                     next = known.end;
                 }
@@ -109,7 +109,7 @@ fn for_each_batch(
         let end = end.min(mover.claim(start));
         let quick = match pin_folios(file, start..end, &mut batch) {
             Ok(quick) => quick,
-            // The page has become a hole: it was only ever read.
+            // The page has become a hole: it was only read and never written.
             Err(ENOENT) => {
                 next = start;
                 continue;
@@ -144,8 +144,8 @@ pub(crate) struct PreservedFolios {
 impl PreservedFolios {
     /// Preserves all folios of a file, and adds them to `locked`, which must be empty. May sleep.
     ///
-    /// All of them are marked as dirty, since one that is clean now may be written to until the
-    /// kexec. Memory after the end of the file, which `fallocate()` can reserve, is left out.
+    /// All of them are marked as dirty, since a clean folio may be written until the kexec. Memory
+    /// beyond the end of the file, which `fallocate()` can allocate, is skipped.
     ///
     /// # Errors
     ///
@@ -177,16 +177,17 @@ impl PreservedFolios {
         Ok(this)
     }
 
-    /// Preserves what was added to the file since it was preserved. May sleep.
+    /// Preserves folios that were added since the file was preserved. May sleep.
     ///
-    /// Quick if nothing was added.
+    /// Fast if no folio was added.
     ///
     /// # Errors
     ///
     /// As for [`Self::new`], but without regard to `RLIMIT_MEMLOCK`. What was preserved stays so.
     pub(crate) fn update(&mut self, handed_over: &HandedOver) -> Result {
         let file = handed_over.file();
-        // Nothing is added, and what is recorded is pinned, so equal numbers mean that nothing is new.
+        // No folios are being added, and recorded folios are pinned, so that equal numbers mean
+        // that there are no new ones.
         if ops::nr_pages(file) == self.locked.pages() {
             return Ok(());
         }
@@ -224,7 +225,7 @@ impl PreservedFolios {
         self.records.len()
     }
 
-    /// What the next kernel needs to find the records.
+    /// The location of the records, for the next kernel.
     pub(crate) fn descriptor(&self) -> Descriptor {
         self.records.descriptor()
     }

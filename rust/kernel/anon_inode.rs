@@ -2,8 +2,8 @@
 
 //! Files that are not part of any file system.
 //!
-//! They share a single inode, the anonymous one, and are nothing but a set of [`FileOperations`]
-//! and an object to which they are applied.
+//! They share a single inode, the anonymous one, and consist of a set of [`FileOperations`] and the
+//! data of the file.
 //!
 //! C header: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
@@ -45,28 +45,27 @@ use core::{
 /// Operations of the files that [`getfile`] creates.
 ///
 /// All operations are called in process context, may sleep, and can be called for one file by
-/// several threads at the same time. None of them is called any more when the data of the file is
-/// dropped.
+/// several threads at the same time. No operation runs when the data of the file is dropped.
 #[vtable]
 pub trait FileOperations: Sized + 'static {
-    /// What a file owns. It is dropped when the last reference to the file goes away.
+    /// The data of a file. It is dropped with the last reference to the file.
     type Data: ForeignOwnable + Send + Sync + 'static;
 
-    /// Reads from the file, at the position of the file or where `pread()` says.
+    /// Reads from the file, at its position or at the offset of `pread()`.
     fn read_iter(_kiocb: Kiocb<'_, Self::Data>, _iov: &mut IovIterDest<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Writes to the file, at the position of the file or where `pwrite()` says.
+    /// Writes to the file, at its position or at the offset of `pwrite()`.
     fn write_iter(_kiocb: Kiocb<'_, Self::Data>, _iov: &mut IovIterSource<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
     /// Handles an ioctl.
     ///
-    /// 32-bit programs get here as well, with an `arg` that is a valid pointer for
-    /// [`UserSlice`](crate::uaccess::UserSlice). So argument structures must have the same layout
-    /// for all programs.
+    /// Also called for 32-bit programs, with an `arg` that is a valid pointer for
+    /// [`UserSlice`](crate::uaccess::UserSlice). Argument structures must have the same layout for
+    /// all programs.
     fn ioctl(
         _data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
         _ctx: &IoctlContext<'_>,
@@ -76,7 +75,7 @@ pub trait FileOperations: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Shows what `/proc/PID/fdinfo/FD` adds for this file.
+    /// Prints the additional lines of `/proc/PID/fdinfo/FD`.
     fn show_fdinfo(
         _data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
         _m: &SeqFile,
@@ -86,30 +85,30 @@ pub trait FileOperations: Sized + 'static {
     }
 }
 
-/// What is special about the execution of an ioctl.
+/// The context of an ioctl.
 ///
 /// # Invariants
 ///
-/// The current thread executes an ioctl, and hence has no active `fdget_pos` calls.
+/// The current thread executes an ioctl, and therefore has no active `fdget_pos` calls.
 pub struct IoctlContext<'a> {
     file: &'a File,
     _not_send: NotThreadSafe,
 }
 
 impl IoctlContext<'_> {
-    /// The file that the ioctl is called on.
+    /// The file on which the ioctl is called.
     #[inline]
     pub fn file(&self) -> &File {
         self.file
     }
 
-    /// Returns the file that is behind a file descriptor of the calling process.
+    /// Returns the file of a file descriptor of the calling process.
     ///
-    /// Unlike with [`LocalFile::fget`], it can be passed on to other threads.
+    /// Unlike the result of [`LocalFile::fget`], it can be sent to other threads.
     ///
     /// # Errors
     ///
-    /// [`BadFdError`], which stands for `EBADF`, if the descriptor is not open.
+    /// [`BadFdError`], which is converted to `EBADF`, if the descriptor is not open.
     pub fn fget(&self, fd: u32) -> Result<ARef<File>, BadFdError> {
         let file = LocalFile::fget(fd)?;
         // SAFETY: By the type invariant; the context cannot leave the thread.
@@ -120,12 +119,12 @@ impl IoctlContext<'_> {
 /// Creates a file that owns `data`.
 ///
 /// Its link in `/proc/PID/fd` reads `anon_inode:NAME`. `flags` are [`flags`](crate::fs::file::flags)
-/// such as `O_RDWR`; those that say nothing about access or blocking are ignored.
+/// such as `O_RDWR`; flags that do not concern access or blocking are ignored.
 ///
 /// # Errors
 ///
-/// [`ENOMEM`], [`ENFILE`], or [`ENOENT`] if the module that `T` is part of is about to be unloaded.
-/// `data` is dropped in these cases.
+/// [`ENOMEM`], [`ENFILE`], or [`ENOENT`] if the module of `T` is about to be unloaded. `data` is
+/// dropped in these cases.
 ///
 /// # Context
 ///
@@ -139,7 +138,7 @@ impl IoctlContext<'_> {
 ///     fs::file::flags,
 /// };
 ///
-/// /// A file that an ioctl asks for a number.
+/// /// A file with an ioctl that returns a number.
 /// struct Answer;
 ///
 /// #[vtable]
@@ -157,7 +156,7 @@ impl IoctlContext<'_> {
 /// let file = anon_inode::getfile::<Answer>(c"[answer]", KBox::new(42, GFP_KERNEL)?, flags::O_RDWR)?;
 /// assert_eq!(anon_inode::data::<Answer>(&file), Some(&42));
 ///
-/// /// Another kind of files.
+/// /// Another kind of file.
 /// struct Question;
 ///
 /// #[vtable]
@@ -172,8 +171,8 @@ pub fn getfile<T: FileOperations>(name: &CStr, data: T::Data, flags: u32) -> Res
     let table = &Operations::<T>::TABLE;
     let data = data.into_foreign();
 
-    // SAFETY: The name is null-terminated and copied by the callee. The operations are valid for
-    // ever and for files with such private data.
+    // SAFETY: The name is null-terminated and copied by the callee. The operations are static, and
+    // valid for files with such private data.
     let file = from_err_ptr(unsafe {
         // CAST: The flags are few and not negative.
         bindings::anon_inode_getfile_fmode(
@@ -190,12 +189,12 @@ pub fn getfile<T: FileOperations>(name: &CStr, data: T::Data, flags: u32) -> Res
         drop(unsafe { T::Data::from_foreign(data) });
     })?;
 
-    // SAFETY: The callee has passed on a reference to a valid file. The file never was in a table
-    // of file descriptors, hence there are no `fdget_pos` calls on it.
+    // SAFETY: The callee has returned a reference to a valid file. The file never was in a table of
+    // file descriptors, so that there are no `fdget_pos` calls on it.
     Ok(unsafe { ARef::from_raw(file.cast()) })
 }
 
-/// Returns the data of `file`, if it is one that [`getfile::<T>`](getfile) created.
+/// Returns the data of `file`, if [`getfile::<T>`](getfile) created it.
 pub fn data<T: FileOperations>(file: &File) -> Option<<T::Data as ForeignOwnable>::Borrowed<'_>> {
     // SAFETY: The file is valid, and neither field changes while there is a reference to it.
     let (fops, private_data) = unsafe { ((*file.as_ptr()).f_op, (*file.as_ptr()).private_data) };
@@ -216,7 +215,7 @@ pub fn data<T: FileOperations>(file: &File) -> Option<<T::Data as ForeignOwnable
 
 type ReleaseFop = unsafe extern "C" fn(*mut bindings::inode, *mut bindings::file) -> c_int;
 
-/// The C operations, and what is needed to find out whose they are.
+/// The C operations, with the type to which they belong.
 ///
 /// # Invariants
 ///
@@ -233,17 +232,17 @@ struct Table {
 
 /// Drops the data of a file.
 ///
-/// The same function for all types, for [`data`] to recognise the files by; not to be inlined,
-/// which would multiply it.
+/// The same function for all types, by which [`data`] recognises the files. Must not be inlined,
+/// which would create copies.
 ///
 /// # Safety
 ///
-/// `file` has to be a file created by [`getfile`] that is being released.
+/// `file` must be a file created by [`getfile`] that is being released.
 #[inline(never)]
 unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
     // SAFETY: By the safety requirements, and the type invariant of `Table`.
     let (table, private_data) = unsafe { (&*(*file).f_op.cast::<Table>(), (*file).private_data) };
-    // SAFETY: The file is released only once, and has the data that belongs to the table.
+    // SAFETY: The file is released only once, and has the data of the type of the table.
     unsafe { (table.drop_data)(private_data) };
     0
 }
@@ -300,7 +299,7 @@ impl<T: FileOperations> Operations<T> {
 
     /// # Safety
     ///
-    /// `data` has to come from `T::Data::into_foreign()`, and nobody may use it any more.
+    /// `data` must be from `T::Data::into_foreign()`, and must not be used any more.
     unsafe fn drop_data(data: *mut c_void) {
         // SAFETY: By the safety requirements.
         drop(unsafe { T::Data::from_foreign(data) });
@@ -308,7 +307,7 @@ impl<T: FileOperations> Operations<T> {
 
     /// # Safety
     ///
-    /// `kiocb` has to be valid, for a file created by [`getfile::<T>`](getfile), and `iter` be
+    /// `kiocb` must be valid, for a file created by [`getfile::<T>`](getfile), and `iter` must be
     /// valid for writing to it.
     unsafe extern "C" fn read_iter(
         kiocb: *mut bindings::kiocb,
@@ -326,7 +325,7 @@ impl<T: FileOperations> Operations<T> {
 
     /// # Safety
     ///
-    /// `kiocb` has to be valid, for a file created by [`getfile::<T>`](getfile), and `iter` be
+    /// `kiocb` must be valid, for a file created by [`getfile::<T>`](getfile), and `iter` must be
     /// valid for reading from it.
     unsafe extern "C" fn write_iter(
         kiocb: *mut bindings::kiocb,
@@ -344,10 +343,10 @@ impl<T: FileOperations> Operations<T> {
 
     /// # Safety
     ///
-    /// `file` has to be valid and be created by [`getfile::<T>`](getfile), and the caller be an
+    /// `file` must be valid and created by [`getfile::<T>`](getfile), and the caller must be an
     /// ioctl.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
-        // SAFETY: The data stays until the file is released, which waits for the ioctl.
+        // SAFETY: The data exists until the file is released, which waits for the ioctl.
         let data = unsafe { T::Data::borrow((*file).private_data) };
         // INVARIANT: By the safety requirements.
         let ctx = IoctlContext {
@@ -361,10 +360,11 @@ impl<T: FileOperations> Operations<T> {
 
     /// # Safety
     ///
-    /// `file` has to be valid and be created by [`getfile::<T>`](getfile), and `m` be valid for
+    /// `file` must be valid and created by [`getfile::<T>`](getfile), and `m` must be valid for
     /// writing.
     unsafe extern "C" fn show_fdinfo(m: *mut bindings::seq_file, file: *mut bindings::file) {
-        // SAFETY: The caller has a reference to the file, hence it is not released during this call.
+        // SAFETY: The caller has a reference to the file, so that it is not released during this
+        // call.
         let data = unsafe { T::Data::borrow((*file).private_data) };
         // SAFETY: By the safety requirements. The lock of a position that the thread may hold is
         // that of the file in `/proc`.

@@ -2,9 +2,9 @@
 
 //! Initcalls and early boot parameters of built-in code.
 //!
-//! What [`module!`] declares starts as a `device_initcall()` if it is built in. Core code, which is
-//! never a module and is needed earlier or has to wait for others, is a crate that begins with
-//! [`builtin_crate!`] and declares its entry points by [`initcall!`] and [`early_param!`].
+//! A built-in module that [`module!`] declares starts as a `device_initcall()`. Core code, which is
+//! never a module and needs another initcall level, is a crate that begins with [`builtin_crate!`]
+//! and declares its entry points by [`initcall!`] and [`early_param!`].
 //!
 //! C header: [`include/linux/init.h`](srctree/include/linux/init.h)
 //!
@@ -40,12 +40,11 @@ impl ObsKernelParam {
     }
 }
 
-/// Passes the value of an early parameter on to its parser.
+/// Passes the value of an early parameter to its parser.
 ///
 /// # Safety
 ///
-/// `arg` has to be null, or to point to a null-terminated string that does not change during the
-/// call.
+/// `arg` must be null, or point to a null-terminated string that does not change during the call.
 #[doc(hidden)]
 pub unsafe fn call_early_param(arg: *mut c_char, parse: fn(Option<&CStr>) -> Result) -> c_int {
     let arg = (!arg.is_null()).then(|| {
@@ -55,7 +54,7 @@ pub unsafe fn call_early_param(arg: *mut c_char, parse: fn(Option<&CStr>) -> Res
     crate::error::from_result(|| parse(arg).map(|()| 0))
 }
 
-/// Has a function called while the kernel boots.
+/// Declares a function that is called while the kernel boots.
 ///
 /// `initcall!(level, function)` declares `function`, of type `fn() -> Result`, to be an initcall.
 /// The levels are, in the order in which they run: `early`, before the other CPUs are started, then
@@ -63,8 +62,8 @@ pub unsafe fn call_early_param(arg: *mut c_char, parse: fn(Option<&CStr>) -> Res
 /// level in the same crate run in the order of their declaration. There must not be two
 /// declarations for functions of the same name in a module.
 ///
-/// Initcalls run in process context and may sleep. An error has no effect, apart from what
-/// `initcall_debug` shows, so the function has to print what somebody should know.
+/// Initcalls run in process context and may sleep. An error is only shown by `initcall_debug`, so
+/// that the function must log its errors.
 ///
 /// # Examples
 ///
@@ -120,12 +119,12 @@ pub use initcall;
 
 /// Declares a boot parameter that is parsed early.
 ///
-/// `early_param!(name, function)` has `function`, of type `fn(Option<&CStr>) -> Result`, called with
-/// the value when `name=value` is on the command line, and with [`None`] for `name` alone; as often
-/// as it is there. If it fails, the kernel prints that the option is malformed.
+/// `early_param!(name, function)` declares that `function`, of type `fn(Option<&CStr>) -> Result`,
+/// is called with the value for each `name=value` on the command line, and with [`None`] for each
+/// `name` alone. If it fails, the kernel prints that the option is malformed.
 ///
-/// The function runs before memory can be allocated and before there are tasks: it is to look at
-/// the value and to remember it.
+/// The function runs before memory can be allocated and before there are tasks: it should only
+/// parse and store the value.
 ///
 /// # Examples
 ///
@@ -168,8 +167,8 @@ pub use early_param;
 
 /// Begins a crate that is always built in.
 ///
-/// `builtin_crate!(name)` declares, in the root of the crate, what [`module!`] would have: the
-/// prefix of log messages, and the `LocalModule` that `#[vtable]` refers to.
+/// `builtin_crate!(name)` declares, in the root of the crate, the same items as [`module!`]: the
+/// prefix of log messages, and the `LocalModule` to which `#[vtable]` refers.
 ///
 /// # Examples
 ///
@@ -198,7 +197,7 @@ macro_rules! builtin_crate {
             NAME.to_bytes_with_nul()
         };
 
-        /// Stands for this crate, where modules are asked for.
+        /// Represents this crate where a module is required.
         struct LocalModule;
 
         impl $crate::ModuleMetadata for LocalModule {

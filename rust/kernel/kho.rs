@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kexec Handover (KHO): memory that outlives the kernel.
+//! Kexec Handover (KHO): memory that is preserved across kexec.
 //!
-//! The running kernel *preserves* memory that the next kernel is to find untouched after a kexec.
-//! The next kernel keeps this memory out of the page allocator until somebody *claims* it. Both
+//! The running kernel *preserves* memory, whose contents the next kernel finds unchanged after a
+//! kexec. The next kernel keeps this memory out of the page allocator until it is *claimed*. Both
 //! kinds of memory have an owner here:
 //!
 //! | in this kernel                                           | in the next one                   |
@@ -12,13 +12,12 @@
 //! | [`Subtree<T>`]: the same, and it can be found by a name   | [`ClaimedFolio::subtree`]         |
 //! | [`vmalloc::PreservedArray`]                               | [`vmalloc::ClaimedArray`]         |
 //!
-//! What nobody claims can be handed over once more: [`carry::CarriedOver`].
+//! Unclaimed memory can be handed over again: [`carry::CarriedOver`].
 //!
-//! An address that another kernel left is only a number ([`PhysAddr`]). The only way to the memory
-//! that it stands for is a claim, which succeeds just once, and only if the address is one that the
-//! previous kernel told KHO about. So wrong numbers and lists with cycles lead to errors, and never
-//! to an access to somebody else's memory. What the claimed memory contains still has to be
-//! checked: any value can be there.
+//! An address from another kernel is only a number ([`PhysAddr`]). Its memory can only be accessed
+//! after a claim, which succeeds just once, and only if the previous kernel has preserved the
+//! memory at this address. Wrong numbers and lists with cycles therefore cause errors, and never an
+//! access to other memory. The contents of claimed memory must be checked: they can have any value.
 //!
 //! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
 
@@ -52,9 +51,9 @@ use zerocopy::{
     KnownLayout, //
 };
 
-/// Returns whether KHO is enabled (`kho=on`), and hence whether memory can be preserved.
+/// Returns whether KHO is enabled (`kho=on`), so that memory can be preserved.
 ///
-/// May be called in any context, once early parameters were parsed.
+/// May be called in any context after early parameters were parsed.
 #[inline]
 pub fn is_enabled() -> bool {
     // SAFETY: Always safe to call.
@@ -64,20 +63,20 @@ pub fn is_enabled() -> bool {
 /// Returns whether the image that `kernel_kexec()` is about to start takes over preserved memory.
 ///
 /// Crash kernels do not, nor do images that were loaded by `kexec_load()` or while KHO was disabled:
-/// all that was preserved is lost when one of them starts.
+/// all preserved memory is lost when one of them starts.
 ///
 /// # Context
 ///
-/// Only has a meaning in the path of `kernel_kexec()`, where the kexec lock is held: without it, the
-/// image can be replaced at any time, and the answer is arbitrary. Does not sleep.
+/// Only valid in the path of `kernel_kexec()`, where the kexec lock is held: without it, the image
+/// can be replaced at any time, and the result is arbitrary. Does not sleep.
 pub fn loaded_image_carries_handover() -> bool {
     loaded_image() == LoadedImage::WithHandover
 }
 
-/// What `kernel_kexec()` would start.
+/// The image that `kernel_kexec()` would start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadedImage {
-    /// Nothing.
+    /// No image is loaded.
     None,
     /// An image that takes over preserved memory.
     WithHandover,
@@ -85,12 +84,12 @@ pub enum LoadedImage {
     WithoutHandover,
 }
 
-/// Returns what is known of the image that `kernel_kexec()` would start.
+/// Returns the kind of the image that `kernel_kexec()` would start.
 ///
 /// # Context
 ///
-/// As for [`loaded_image_carries_handover`]. Elsewhere, this is only a hint for somebody who can be
-/// sure that nobody loads an image at the same time. Does not sleep.
+/// See [`loaded_image_carries_handover`]. In other contexts, this is only a hint for callers which
+/// know that no image is loaded at the same time. Does not sleep.
 pub fn loaded_image() -> LoadedImage {
     let mut fdt: bindings::phys_addr_t = 0;
 
@@ -99,8 +98,8 @@ pub fn loaded_image() -> LoadedImage {
     if image.is_null() {
         return LoadedImage::None;
     }
-    // The image could go away under a caller that does not keep to the above, hence no reference,
-    // and an access that may fail.
+    // The image could be freed in other contexts: do not create a reference, and use an access that
+    // may fail.
     let src = image
         .cast::<u8>()
         .wrapping_add(core::mem::offset_of!(bindings::kimage, kho.fdt));
@@ -115,13 +114,13 @@ pub fn loaded_image() -> LoadedImage {
     }
 }
 
-/// A physical address as it is handed over: a number that is not known to make sense. Never 0.
+/// A physical address that was handed over: an unchecked number. Never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct PhysAddr(NonZeroU64);
 
 impl PhysAddr {
-    /// Converts a number that was handed over; [`None`] for 0, which stands for "nothing".
+    /// Converts a number that was handed over; [`None`] for 0, which means that there is no memory.
     ///
     /// # Examples
     ///
@@ -155,15 +154,14 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Handover for T {}
 
 /// A `T` in memory that is preserved for the next kernel.
 ///
-/// Takes a power-of-two number of pages. The `T` may be changed for as long as this kernel runs;
-/// the next kernel finds what was there last. Dropping the object takes the preservation back and
-/// frees the memory, and may sleep. To let the memory survive, the object has to live until the
-/// kexec.
+/// Allocates a power-of-two number of pages. The `T` may be changed as long as this kernel runs;
+/// the next kernel finds the last value. Dropping the object unpreserves and frees the memory, and
+/// may sleep. To preserve the memory, the object must live until the kexec.
 ///
 /// # Invariants
 ///
-/// - `ptr` was returned by `kho_alloc_preserve()` for at least `size_of::<T>()` bytes, which contain
-///   a valid `T`, and nobody else owns it.
+/// - `ptr` was returned by `kho_alloc_preserve()` for at least `size_of::<T>()` bytes, which
+///   contain a valid `T`, and it has no other owner.
 /// - `phys` is the physical address of the memory.
 ///
 /// # Examples
@@ -177,7 +175,7 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Handover for T {}
 ///     value[599] = 42;
 ///     assert_eq!(value[599], 42);
 ///
-///     // What has to be handed over such that the next kernel finds the array.
+///     // The address to hand over to the next kernel.
 ///     let pa = value.phys().get();
 ///     assert_eq!(pa % 4096, 0);
 /// }
@@ -199,27 +197,28 @@ impl<T: Handover> Preserved<T> {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], or [`E2BIG`] if `T` is larger than any folio can be.
+    /// [`ENOMEM`], or [`E2BIG`] if `T` is larger than the largest folio.
     ///
     /// # Context
     ///
     /// May sleep.
     pub fn new_zeroed() -> Result<Self> {
         const_assert!(align_of::<T>() <= PAGE_SIZE);
-        // An empty `T` needs an address, too.
+        // An empty `T` also needs an address.
         let size = size_of::<T>().max(1);
         // SAFETY: Always safe to call.
         let mem = from_err_ptr(unsafe { bindings::kho_alloc_preserve(size) })?;
         // SAFETY: The memory that was just returned is in the direct map.
         let phys = unsafe { bindings::virt_to_phys(mem) };
         match (NonNull::new(mem.cast()), PhysAddr::new(phys)) {
-            // INVARIANT: See above; all zeroes are a valid `T`, since it is `FromBytes`.
+            // INVARIANT: `ptr` and `phys` are those of the allocation, and all zeroes are a valid
+            // `T`, since it is `FromBytes`.
             (Some(ptr), Some(phys)) => Ok(Self {
                 ptr,
                 phys,
                 _owns: PhantomData,
             }),
-            // Page 0 is never allocated. If it was, it could not be handed over.
+            // Page 0 is never allocated, and could not be handed over.
             _ => {
                 // SAFETY: As returned by `kho_alloc_preserve()`, and not used any more.
                 unsafe { bindings::kho_unpreserve_free(mem) };
@@ -234,13 +233,13 @@ impl<T: Handover> Preserved<T> {
         self.phys
     }
 
-    /// Makes the memory an entry of the tree that the next kernel gets.
+    /// Adds the memory as an entry to the tree for the next kernel.
     ///
-    /// Root can read the memory through debugfs from now on, also while it is being changed.
+    /// From now on, root can read the memory through debugfs, also while it is being changed.
     ///
     /// # Errors
     ///
-    /// [`EEXIST`] if there is an entry of that name, [`ENOMEM`] if there is no room for another
+    /// [`EEXIST`] if there is an entry of this name, [`ENOMEM`] if there is no room for another
     /// one. The memory is freed then.
     ///
     /// # Context
@@ -277,15 +276,15 @@ impl<T> DerefMut for Preserved<T> {
 
 impl<T> Drop for Preserved<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant; nobody uses the memory any more. A `T` of plain data has
-        // nothing to be dropped.
+        // SAFETY: By the type invariant; the memory is not used any more. A `T` of plain data needs
+        // no drop.
         unsafe { bindings::kho_unpreserve_free(self.ptr.as_ptr().cast()) };
     }
 }
 
 /// Preserved memory that the next kernel finds by its name, see [`ClaimedFolio::subtree`].
 ///
-/// Dropping it removes the name, too.
+/// Dropping it also removes the name.
 ///
 /// # Invariants
 ///
@@ -293,7 +292,7 @@ impl<T> Drop for Preserved<T> {
 pub struct Subtree<T>(Preserved<T>);
 
 impl<T: Handover> Subtree<T> {
-    /// The address at which the next kernel finds the memory.
+    /// The address of the memory for the next kernel.
     #[inline]
     pub fn phys(&self) -> PhysAddr {
         self.0.phys()
@@ -352,7 +351,7 @@ pub fn look_at_page(pa: PhysAddr, to: &mut [u8]) -> Result {
     if to.len() > PAGE_SIZE || !unsafe { bindings::kho_was_preserved(pa.get(), 0) } {
         return Err(EINVAL);
     }
-    // SAFETY: What was preserved is memory, all of which is in the direct map.
+    // SAFETY: Preserved memory is in the direct map.
     let from = unsafe { bindings::phys_to_virt(pa.get()) }.cast::<u8>();
     // SAFETY: The page has at least that many bytes, and stays in the direct map.
     unsafe { copy_volatile(from, to) };
@@ -361,12 +360,12 @@ pub fn look_at_page(pa: PhysAddr, to: &mut [u8]) -> Result {
 
 /// Memory that the previous kernel preserved and that is now owned by this kernel.
 ///
-/// Dropping it gives the memory to the page allocator.
+/// Dropping it frees the memory to the page allocator.
 ///
 /// # Invariants
 ///
 /// - `folio` is a folio of `size` bytes in the direct map.
-/// - The object owns the only reference to the folio, and nobody writes to the memory.
+/// - The object owns the only reference to the folio, and the memory is not written to.
 ///
 /// # Examples
 ///
@@ -377,7 +376,7 @@ pub fn look_at_page(pa: PhysAddr, to: &mut [u8]) -> Result {
 /// let pa = PhysAddr::new(4097).ok_or(EINVAL)?;
 /// assert_eq!(ClaimedFolio::new(pa).err(), Some(EINVAL));
 ///
-/// // Nobody handed that over.
+/// // There is no such entry.
 /// assert_eq!(ClaimedFolio::subtree(c"rust-doctest").err(), Some(ENOENT));
 /// # Ok::<(), Error>(())
 /// ```
@@ -388,7 +387,7 @@ pub struct ClaimedFolio {
 
 // SAFETY: A folio may be used and freed on any thread.
 unsafe impl Send for ClaimedFolio {}
-// SAFETY: Shared references only give out shared references to memory that nobody writes to.
+// SAFETY: Shared references only return shared references to memory that is not written to.
 unsafe impl Sync for ClaimedFolio {}
 
 impl ClaimedFolio {
@@ -396,20 +395,20 @@ impl ClaimedFolio {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if no folio that the previous kernel preserved starts right there, or if it was
-    /// claimed before. The kernel warns once if there is memory at `pa` that is anything else.
+    /// [`EINVAL`] if no preserved folio starts at `pa`, or if it was claimed before. The kernel
+    /// warns once if there is other memory at `pa`.
     ///
     /// # Context
     ///
     /// May sleep. Possible from the early initcalls on.
     pub fn new(pa: PhysAddr) -> Result<Self> {
-        // KHO only looks at the page frame number.
+        // KHO only uses the page frame number.
         if pa.get() % PAGE_SIZE as u64 != 0 {
             return Err(EINVAL);
         }
-        // SAFETY: The callee checks the address, and gives a folio to a single caller only.
+        // SAFETY: The callee checks the address, and returns a folio to a single caller only.
         let folio = NonNull::new(unsafe { bindings::kho_restore_folio(pa.get()) });
-        // SAFETY: KHO gives its only reference to its caller.
+        // SAFETY: KHO transfers its only reference to the caller.
         Ok(unsafe { Self::from_raw(folio.ok_or(EINVAL)?) })
     }
 
@@ -417,7 +416,7 @@ impl ClaimedFolio {
     ///
     /// # Safety
     ///
-    /// The folio must be valid, and its only reference belong to the caller.
+    /// The folio must be valid, and its only reference must belong to the caller.
     unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
         // SAFETY: The folio is valid.
         let size = unsafe { bindings::folio_size(folio.as_ptr()) };
@@ -434,12 +433,12 @@ impl ClaimedFolio {
 
     /// Claims the folio that the previous kernel [published](Preserved::publish) as `name`.
     ///
-    /// The second value is the size that it gave. That may be anything, also more than there is.
+    /// The second value is the size in the entry, which is unchecked and may exceed the folio.
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if there is no such entry, or nothing was handed over at all; [`EINVAL`] if the
-    /// entry makes no sense, and as for [`Self::new`].
+    /// [`ENOENT`] if there is no such entry, or no data was handed over; [`EINVAL`] if the entry is
+    /// malformed, and the errors of [`Self::new`].
     ///
     /// # Context
     ///
@@ -458,7 +457,8 @@ impl ClaimedFolio {
     /// The contents of the whole folio.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: By the type invariant, these are `size` initialised bytes that nobody writes to.
+        // SAFETY: By the type invariant, these are `size` initialised bytes that are not written
+        // to.
         unsafe { core::slice::from_raw_parts(self.addr(), self.size) }
     }
 
@@ -474,9 +474,9 @@ impl ClaimedFolio {
         self.folio
     }
 
-    /// Passes on the reference to the folio.
+    /// Transfers the reference to the folio to the caller.
     ///
-    /// The caller has to drop it by `folio_put()`.
+    /// The caller must drop it by `folio_put()`.
     #[inline]
     pub fn into_raw(self) -> NonNull<bindings::folio> {
         ManuallyDrop::new(self).folio
@@ -484,7 +484,7 @@ impl ClaimedFolio {
 
     /// Keeps the memory reserved for as long as this kernel runs.
     ///
-    /// For memory that nobody here understands, or that somebody else still looks at.
+    /// For memory in an unknown format, or memory that is still in use elsewhere.
     #[inline]
     pub fn leak(self) {
         core::mem::forget(self);
@@ -493,7 +493,7 @@ impl ClaimedFolio {
 
 impl Drop for ClaimedFolio {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant, the reference is ours.
+        // SAFETY: By the type invariant, the reference belongs to this object.
         unsafe { bindings::folio_put(self.folio.as_ptr()) };
     }
 }
@@ -515,8 +515,8 @@ impl<T: Handover> Claimed<T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`], as for [`ClaimedFolio::new`], and if the folio is too small for a `T`. It is
-    /// not what the caller takes it for then, and stays reserved.
+    /// [`EINVAL`], as for [`ClaimedFolio::new`], and if the folio is too small for a `T`. In the
+    /// latter case, it contains other data, and stays reserved.
     ///
     /// # Context
     ///
@@ -555,8 +555,8 @@ impl<T> Deref for Claimed<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant. Folios are aligned to pages, and `T` to no more than that;
-        // nobody writes to the memory.
+        // SAFETY: By the type invariant. Folios are aligned to pages, and `T` to at most a page;
+        // the memory is not written to.
         unsafe { &*self.folio.addr().cast() }
     }
 }

@@ -2,15 +2,15 @@
 
 //! Live Update Orchestrator (LUO): file handlers.
 //!
-//! A live update replaces the kernel by kexec while files that matter survive. For each kind of
-//! files there is a *handler*, which knows what the next kernel needs to make the same file again.
-//! A handler is an implementation of [`FileHandler`], and is in charge for as long as its
-//! [`Registration`] exists.
+//! A live update replaces the kernel by kexec and preserves files. For each kind of file there is a
+//! *handler*, which saves the state that the next kernel needs to create the file again. A handler
+//! is an implementation of [`FileHandler`], and is registered as long as its [`Registration`]
+//! exists.
 //!
-//! What a handler keeps is bound to values: dropping a handler's
-//! [`Outgoing`](FileHandler::Outgoing) takes the preservation of a file back, dropping its
-//! [`Incoming`](FileHandler::Incoming) releases what the previous kernel handed over. State that
-//! several files share is an [FLB](flb).
+//! The state of a handler is owned by values: dropping a handler's
+//! [`Outgoing`](FileHandler::Outgoing) unpreserves a file, dropping its
+//! [`Incoming`](FileHandler::Incoming) releases the data of the previous kernel. State that several
+//! files share is an [FLB](flb).
 //!
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
@@ -39,8 +39,8 @@ use crate::{
 
 /// Returns whether live updates are possible.
 ///
-/// They are if the kernel was booted with `liveupdate=on` and Kexec Handover is enabled. Before the
-/// early initcalls have run, the answer is always no.
+/// They are if the kernel was booted with `liveupdate=on` and Kexec Handover is enabled. Always
+/// returns false before the early initcalls have run.
 #[inline]
 pub fn is_enabled() -> bool {
     // SAFETY: Always safe to call.
@@ -49,9 +49,8 @@ pub fn is_enabled() -> bool {
 
 /// Gives way to a kexec that waits for the current operation of a handler.
 ///
-/// To be called now and then by operations that take long. If user space wants to reboot, the
-/// operation has to stop; it is called again if the reboot fails. A kexec is given up if an
-/// operation goes on for more than a second.
+/// Operations that take long must call this regularly. If it fails, the operation must stop; it is
+/// called again if the kexec fails. A kexec fails if an operation does not stop within a second.
 ///
 /// # Errors
 ///
@@ -68,7 +67,7 @@ pub fn give_way() -> Result {
     Ok(())
 }
 
-/// The field of a C structure that contains `name`, which has to leave room for the terminator.
+/// The field of a C structure that contains `name`, which must leave room for the terminator.
 const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
     let name = name.to_bytes();
     assert!(
@@ -87,13 +86,13 @@ const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
 /// Why a file could not be retrieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetrieveError {
-    /// Nothing was lost: it can be tried again.
+    /// A temporary error: no data was lost, and it can be tried again.
     Retry(Error),
-    /// It will never be possible.
+    /// A permanent error.
     Permanent(Error),
 }
 
-/// By default, errors are those of a machine that is short of something at the moment.
+/// By default, errors are temporary.
 impl From<Error> for RetrieveError {
     fn from(err: Error) -> Self {
         Self::Retry(err)
@@ -121,7 +120,7 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// The next kernel uses the handler of the same name. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
-    /// What is handed over. It lives in preserved memory, of which it may refer to more.
+    /// The data that is handed over, in preserved memory. It may refer to further preserved memory.
     type Ser: Handover + Send + Sync;
 
     /// What [`Self::prepare`] makes for [`Self::preserve`]. Dropping it undoes the former.
@@ -132,12 +131,13 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// What this kernel keeps for a preserved file. Dropping it undoes [`Self::preserve`].
     type Outgoing: Send;
 
-    /// What the next kernel keeps for a file: it owns all that was handed over and not retrieved.
+    /// The state of a file in the next kernel, which owns all handed over data that was not
+    /// retrieved.
     ///
-    /// Dropping it releases the rest. It is dropped when user space finishes the file's session.
+    /// Dropping it releases this data. It is dropped when user space finishes the file's session.
     type Incoming: Send;
 
-    /// Returns whether this handler is in charge of `file`. Has to be cheap.
+    /// Returns whether this handler supports `file`. Must be fast.
     fn can_preserve(&self, file: &File) -> bool;
 
     /// Waits for what [`Self::preserve`] needs of other tasks, and keeps it.
@@ -170,7 +170,7 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         ser: &mut Self::Ser,
     ) -> Result<Self::Outgoing>;
 
-    /// The last chance to save something, right before the jump.
+    /// Saves the last changes, right before the jump.
     ///
     /// # Errors
     ///
@@ -184,13 +184,13 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Takes over what the previous kernel handed over.
+    /// Takes ownership of the data that the previous kernel handed over.
     ///
-    /// Called when the file is needed for the first time. This cannot fail: whether the data makes
-    /// sense is for [`Self::retrieve`] to find out.
+    /// Called when the file is needed for the first time. This cannot fail: [`Self::retrieve`] must
+    /// check the data.
     fn adopt(&self, ser: Claimed<Self::Ser>) -> Self::Incoming;
 
-    /// Makes the file again. Not called again once it has succeeded.
+    /// Creates the file again. Not called again after it has succeeded.
     ///
     /// # Errors
     ///
@@ -200,14 +200,14 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         incoming: &mut Self::Incoming,
     ) -> core::result::Result<ARef<File>, RetrieveError>;
 
-    /// Returns whether `incoming` may be dropped yet, or else finishing the session fails.
+    /// Returns whether `incoming` may be dropped. If not, finishing the session fails.
     fn can_finish(&self, _incoming: &mut Self::Incoming) -> bool {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
     /// Returns a number that is the same for files that share their contents.
     ///
-    /// Only one of them can be preserved. By default, files do not share anything.
+    /// Only one of them can be preserved. By default, files do not share contents.
     fn file_id(_file: &File) -> usize {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -227,7 +227,8 @@ pub struct Registration<H> {
 
 // SAFETY: `inner` is only accessed through functions that may be called from any thread.
 unsafe impl<H: Send> Send for Registration<H> {}
-// SAFETY: As for `Send`; `handler` is only accessed by shared reference.
+// SAFETY: `inner` is only accessed through functions that may be called from any thread, and
+// `handler` only by shared reference.
 unsafe impl<H: Sync> Sync for Registration<H> {}
 
 impl<H: FileHandler> Registration<H> {
@@ -240,7 +241,7 @@ impl<H: FileHandler> Registration<H> {
     ///
     /// # Context
     ///
-    /// May sleep. Not to be called before the early initcalls have run.
+    /// May sleep. Must not be called before the early initcalls have run.
     pub fn new(handler: H) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             handler,
@@ -248,8 +249,8 @@ impl<H: FileHandler> Registration<H> {
             inner <- Opaque::try_ffi_init(|slot: *mut bindings::liveupdate_file_handler| {
                 // SAFETY: `slot` is valid for writing.
                 unsafe { slot.write(file_ops::Table::<H>::HANDLER) };
-                // INVARIANT: Registered if this succeeds, else the object does not come to be.
-                // SAFETY: `slot` was just initialised, and stays until `drop` unregisters it.
+                // INVARIANT: Registered if this succeeds; otherwise the object is not created.
+                // SAFETY: `slot` was just initialised, and is valid until `drop` unregisters it.
                 to_result(unsafe { bindings::liveupdate_register_file_handler(slot) })
             }),
         })
@@ -277,7 +278,7 @@ impl<H> PinnedDrop for Registration<H> {
 ///
 /// # Errors
 ///
-/// Those of [`Registration::new`] except [`EOPNOTSUPP`], and those of `attach`.
+/// The errors of [`Registration::new`] except [`EOPNOTSUPP`], and the errors of `attach`.
 ///
 /// [`builtin_file_handler!`]: crate::builtin_file_handler
 #[doc(hidden)]
@@ -291,7 +292,7 @@ pub fn register_builtin<H: FileHandler>(
         slot.as_ref().map_or(Ok(()), |slot| attach(slot.as_ref()))
     };
     match register() {
-        // Live updates are turned off.
+        // Live updates are disabled.
         Err(EOPNOTSUPP) => Ok(()),
         res => res.inspect_err(|err| {
             pr_err!(

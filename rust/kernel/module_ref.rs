@@ -6,11 +6,10 @@
 
 use crate::bindings;
 
-/// A reference that keeps a module loaded.
+/// A reference that prevents the unloading of a module.
 ///
-/// Somebody who calls functions of a module needs one. Code that is built into the kernel has no
-/// module (`THIS_MODULE` is null): it never goes away, so that a reference to it is always there,
-/// and nothing is counted.
+/// Callers of functions of a module need one. Built-in code has no module (`THIS_MODULE` is
+/// null): it is never unloaded, so that references to it always succeed and are not counted.
 ///
 /// # Invariants
 ///
@@ -21,7 +20,7 @@ pub struct ModuleRef {
 
 // SAFETY: Module references are counted atomically, and do not belong to a thread.
 unsafe impl Send for ModuleRef {}
-// SAFETY: A shared reference to the object gives access to nothing.
+// SAFETY: A shared reference to the object gives no access.
 unsafe impl Sync for ModuleRef {}
 
 impl ModuleRef {
@@ -31,10 +30,10 @@ impl ModuleRef {
     ///
     /// # Safety
     ///
-    /// `module` has to be null, or a valid pointer during this call: the caller must keep the
-    /// module from being freed, for example by a lock that its exit function takes.
+    /// `module` must be null, or a valid pointer during this call: the caller must prevent
+    /// the module from being freed, for example by a lock that its exit function takes.
     pub unsafe fn try_get(module: *mut bindings::module) -> Option<Self> {
-        // SAFETY: By the safety requirements; null stands for built-in code.
+        // SAFETY: By the safety requirements; null means built-in code.
         let alive = unsafe { bindings::try_module_get(module) };
         // INVARIANT: If there is a module, `try_module_get()` took a reference to it.
         alive.then(|| Self { module })

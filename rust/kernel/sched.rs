@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Points at which long loops let other tasks run.
+//! Rescheduling in long loops.
 //!
 //! C header: [`include/linux/sched.h`](srctree/include/linux/sched.h)
 
@@ -21,7 +21,7 @@ pub fn cond_resched() {
     unsafe { bindings::cond_resched() };
 }
 
-/// As [`cond_resched`], for loops that end early if the task is being killed.
+/// Like [`cond_resched`], for loops that end early if the task is being killed.
 ///
 /// # Errors
 ///

@@ -18,7 +18,7 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// What a file contains.
+/// The contents of a file.
 pub trait Show {
     /// The name of the file.
     const NAME: &'static CStr;
@@ -26,22 +26,22 @@ pub trait Show {
     /// Whether only root may read it.
     const ROOT_ONLY: bool = false;
 
-    /// Returns what the file contains now. Called for each read, in process context.
+    /// Returns the current contents of the file. Called for each read, in process context.
     ///
     /// # Errors
     ///
-    /// Reach the reader. The same goes for [`EFBIG`] if the text is longer than a page: files in
-    /// sysfs cannot be longer, and a part could be taken for the whole.
+    /// Are returned to the reader. [`EFBIG`] is returned if the text is longer than a page, the
+    /// limit of files in sysfs, so that a truncated text is never returned.
     fn show() -> Result<impl fmt::Display>;
 }
 
-/// What happens when a file is written to.
+/// Handles writes to a file.
 pub trait Store: Show {
-    /// Gets what was written, without white space around it. Called in process context.
+    /// Gets the written text, without surrounding white space. Called in process context.
     ///
     /// # Errors
     ///
-    /// Reach the writer.
+    /// Are returned to the writer.
     fn store(text: &[u8]) -> Result;
 }
 
@@ -52,7 +52,7 @@ pub struct Attribute(Opaque<bindings::kobj_attribute>);
 unsafe impl Sync for Attribute {}
 
 impl Attribute {
-    /// Makes the file that `S` describes. Has to become a `static`.
+    /// Creates the file that `S` describes. Must be stored in a `static`.
     pub const fn new<S: Show>() -> Self {
         let mut raw: bindings::kobj_attribute = pin_init::zeroed();
         raw.attr.name = crate::str::as_char_ptr_in_const_context(S::NAME);
@@ -61,7 +61,7 @@ impl Attribute {
         Self(Opaque::new(raw))
     }
 
-    /// As [`Self::new`], for a file that root may write to.
+    /// Like [`Self::new`], for a file to which root may write.
     pub const fn writable<S: Store>() -> Self {
         let mut raw: bindings::kobj_attribute = pin_init::zeroed();
         raw.attr.name = crate::str::as_char_ptr_in_const_context(S::NAME);
@@ -74,7 +74,7 @@ impl Attribute {
 
 /// # Safety
 ///
-/// `buf` has to be a page that may be written to.
+/// `buf` must be a writable page.
 unsafe extern "C" fn show<S: Show>(
     _kobj: *mut bindings::kobject,
     _attr: *mut bindings::kobj_attribute,
@@ -95,7 +95,7 @@ unsafe extern "C" fn show<S: Show>(
 
 /// # Safety
 ///
-/// `buf` has to be valid for reading `count` bytes.
+/// `buf` must be valid for reading `count` bytes.
 unsafe extern "C" fn store<S: Store>(
     _kobj: *mut bindings::kobject,
     _attr: *mut bindings::kobj_attribute,
@@ -103,10 +103,10 @@ unsafe extern "C" fn store<S: Store>(
     count: usize,
 ) -> isize {
     from_result(|| {
-        // SAFETY: By the safety requirements; nobody else has the buffer during the call.
+        // SAFETY: By the safety requirements; the buffer has no other users during the call.
         let text = unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), count) };
         S::store(text.trim_ascii())?;
-        // CAST: No more than a page is written at once.
+        // CAST: At most a page is written at once.
         Ok(count as isize)
     })
 }
@@ -128,7 +128,7 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], also if the name is taken.
+    /// [`ENOMEM`], also if the name is in use.
     ///
     /// # Context
     ///
@@ -149,7 +149,7 @@ impl Dir {
     pub fn add(&self, attribute: &'static Attribute) -> Result {
         let attr = attribute.0.get().cast::<bindings::attribute>();
         // SAFETY: The directory is valid by the type invariant; the attribute, whose first field
-        // `attr` is, stays for ever, and has the type that the operations of directories made by
+        // is `attr`, is static, and has the type that the operations of directories of
         // `kobject_create_and_add()` expect.
         to_result(unsafe {
             bindings::sysfs_create_file_ns(self.0.as_ptr(), attr, core::ptr::null())

@@ -2,12 +2,12 @@
 
 //! Rust live update sample.
 //!
-//! A character device, `/dev/rust_liveupdate`. Each open file has a new number,
-//! which can be written and read as text. A file of the device can be preserved: after a live
-//! update, the file that is retrieved has the number that was there last.
+//! A character device, `/dev/rust_liveupdate`. Each open file has a new number, which can be
+//! written and read as text. A file of the device can be preserved: after a live update, the
+//! retrieved file has the last number.
 //!
-//! Besides, all files share a generation, which `/proc/PID/fdinfo/FD` shows. It is the number of
-//! live updates that led to the files of this kernel.
+//! All files share a generation, which `/proc/PID/fdinfo/FD` shows. It is the number of live
+//! updates since the first file was preserved.
 //!
 //! In a program, with the ioctls of `<linux/liveupdate.h>`:
 //!
@@ -83,10 +83,10 @@ module! {
 /// The device, which is built in and never unregistered.
 static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new();
 
-/// How many live updates led to the files of this kernel.
+/// The number of live updates since the first file was preserved.
 static GENERATION: Atomic<u64> = Atomic::new(0);
 
-/// What belongs to a file.
+/// The state of a file.
 struct Number(Atomic<u64>);
 
 impl Number {
@@ -94,7 +94,7 @@ impl Number {
         Ok(KBox::new(Self(Atomic::new(value)), GFP_KERNEL)?)
     }
 
-    /// Returns the number of a file, be it the device or retrieved; [`None`] if it is neither.
+    /// Returns the number of a file of the device or of a retrieved file; [`None`] for other files.
     fn of(file: &File) -> Option<&Self> {
         let opened = DEVICE.as_ref().and_then(|device| device.data(file));
         opened.or_else(|| anon_inode::data::<Retrieved>(file))
@@ -117,7 +117,7 @@ impl Number {
         // parser knows that so short a number cannot overflow, or checks the arithmetic itself.
         let value = text.trim().parse().map_err(|_| EINVAL)?;
         self.0.store(value, Relaxed);
-        // The next thing to be read is the new number.
+        // The next read returns the new number.
         *pos = 0;
         Ok(len)
     }
@@ -128,7 +128,7 @@ impl Number {
     }
 }
 
-/// The device, and its files.
+/// The device and its files.
 struct Device;
 
 #[vtable]
@@ -152,7 +152,7 @@ impl MiscDevice for Device {
     }
 }
 
-/// A file that was retrieved. It does the same as a file of the device.
+/// A retrieved file. It supports the same operations as a file of the device.
 struct Retrieved;
 
 #[vtable]
@@ -215,7 +215,7 @@ impl FileHandler for Handler {
     }
 
     fn retrieve(&self, ser: &mut Claimed<NumberSer>) -> Result<ARef<File>, RetrieveError> {
-        // Has the generation restored, if this is the first file.
+        // Restores the generation, if this is the first file.
         drop(GENERATION_FLB.incoming()?);
         let number = Number::new(ser.value)?;
         let file = anon_inode::getfile::<Retrieved>(c"[rust_liveupdate]", number, flags::O_RDWR)?;
@@ -253,7 +253,7 @@ impl Flb for Generation {
     }
 }
 
-/// The sample as a module, which has to be built in.
+/// The sample as a module, which must be built in.
 struct RustLiveupdate;
 
 impl kernel::Module for RustLiveupdate {

@@ -2,15 +2,14 @@
 /*
  * Start the kernel inside of a bzImage without the boot code around it.
  *
- * If the kernel is not compressed, all that the boot code has to do is to copy it
- * to another place, and to relocate it. Both can be done when the image is loaded,
- * when nothing waits for it, instead of between two kernels. The image says in its
- * kernel_info that its payload can be read here; other images are left to their
- * boot code.
+ * If the kernel is not compressed, the boot code only copies it to another
+ * address and relocates it. Both can be done when the image is loaded, instead
+ * of during the blackout. The kernel_info of the image states that its payload
+ * can be read here; other images are started by their boot code.
  *
- * Virtual addresses are random, as they are if the boot code is used. The physical
- * address is the one where kexec found room, which is not random: with KHO, that is
- * within the scratch area in either case.
+ * Virtual addresses are random, as with the boot code. The physical address is
+ * the one that kexec has chosen, which is not random: with KHO, it is within
+ * the scratch area in both cases.
  */
 
 #define pr_fmt(fmt) "kexec-vmlinux: " fmt
@@ -33,7 +32,10 @@
 #include <asm/page_types.h>
 #include <asm/pgtable_64_types.h>
 
-/* The part of kernel_info that says what the payload is; Documentation/arch/x86/boot.rst. */
+/*
+ * The part of kernel_info that describes the payload;
+ * Documentation/arch/x86/boot.rst.
+ */
 struct kernel_info {
 	__le32 header;
 	__le32 size;
@@ -44,13 +46,19 @@ struct kernel_info {
 
 #define KERNEL_INFO_MAGIC 0x506f544c
 
-/* An image is followed by its length. */
+/* The length of an image follows the image. */
 #define PAYLOAD_TRAILER sizeof(u32)
 
-/* Sizes of what is relocated; backwards from the end of the image, a list for each. */
+/*
+ * Sizes of relocated values. There is a list for each, backwards from the end
+ * of the image.
+ */
 static const unsigned int reloc_sizes[] = { sizeof(u32), sizeof(u64) };
 
-/* Whether the image says that its payload is an ELF file with relocations. */
+/*
+ * Returns whether the image declares that its payload is an ELF file with
+ * relocations.
+ */
 static bool payload_is_plain(const struct setup_header *header,
 			     const char *code, unsigned long code_len)
 {
@@ -68,7 +76,10 @@ static bool payload_is_plain(const struct setup_header *header,
 	       le32_to_cpu(info.payload_format) == KERNEL_INFO_PAYLOAD_ELF_RELOCS;
 }
 
-/* Whether the next kernel can do without what its boot code does for the platform. */
+/*
+ * Returns whether the next kernel can be started without the platform setup of
+ * its boot code.
+ */
 static bool platform_is_plain(const struct setup_header *header,
 			      const char *cmdline)
 {
@@ -88,7 +99,10 @@ static bool platform_is_plain(const struct setup_header *header,
 	       !strstr(cmdline, "mem_encrypt=");
 }
 
-/* Copies what is to be loaded to where it belongs; returns the end of the ELF file. */
+/*
+ * Copies the loadable segments to their offsets; returns the end of the ELF
+ * file.
+ */
 static unsigned long lay_out(struct kexec_vmlinux *vmlinux,
 			     const struct setup_header *header,
 			     const char *elf, unsigned long len)
@@ -134,7 +148,7 @@ static unsigned long lay_out(struct kexec_vmlinux *vmlinux,
 	return end;
 }
 
-/* Returns by how much the virtual addresses of the next kernel are to differ. */
+/* Returns the random offset of the virtual addresses of the next kernel. */
 static unsigned long random_delta(const struct setup_header *header)
 {
 	unsigned long taken = header->pref_address + header->init_size;
@@ -158,7 +172,7 @@ static int relocate(struct kexec_vmlinux *vmlinux,
 
 			if ((const void *)(end - 1) < elf_end)
 				return -ENOEXEC;
-			/* A 0 ends each of the lists. */
+			/* Each list ends with 0. */
 			if (!*--end)
 				break;
 
@@ -181,15 +195,15 @@ static int relocate(struct kexec_vmlinux *vmlinux,
 }
 
 /**
- * kexec_vmlinux_prepare - make a kernel ready to be started without boot code
- * @vmlinux: what to load, on success; kexec_vmlinux_free() frees it
+ * kexec_vmlinux_prepare - prepare a kernel to be started without boot code
+ * @vmlinux: on success, the kernel to load; kexec_vmlinux_free() frees it
  * @header: setup header of the image
- * @code: what follows the setup code in the image
- * @code_len: length of that
+ * @code: the image after the setup code
+ * @code_len: length of @code
  * @cmdline: command line of the next kernel
  *
- * Return: 0, or an error if the kernel has to be started by its boot code: it is
- * compressed, the platform needs more than plain memory, there is no memory.
+ * Return: 0, or an error if the kernel must be started by its boot code: it is
+ * compressed, the platform needs more than plain memory, or there is no memory.
  */
 int kexec_vmlinux_prepare(struct kexec_vmlinux *vmlinux,
 			  const struct setup_header *header, const char *code,
@@ -237,7 +251,7 @@ err_free:
 }
 
 /**
- * kexec_vmlinux_free - free what was prepared
+ * kexec_vmlinux_free - free a prepared kernel
  * @vmlinux: filled in by kexec_vmlinux_prepare(), successful or not
  */
 void kexec_vmlinux_free(struct kexec_vmlinux *vmlinux)

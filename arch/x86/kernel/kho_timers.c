@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What was found out about timers, for the kernel that is started by kexec.
+ * Hand over the calibration of timers to the next kernel.
  *
- * To see how fast the timer of the local APIC and the delay loop are takes a
- * tenth of a second each, and more with many processors. Programs that
- * continue in the next kernel wait for that, though the machine is the same.
+ * Calibrating the timer of the local APIC and the delay loop takes a tenth of a
+ * second each, and more with many processors. This adds to the blackout of a
+ * live update, although the machine is the same.
  */
 
 #define pr_fmt(fmt) "KHO: timers: " fmt
@@ -28,9 +28,9 @@
 #define KHO_TIMERS_VERSION 1
 
 /**
- * struct kho_timers - results of calibrations, as they are handed over
+ * struct kho_timers - results of calibrations that are handed over
  * @version: KHO_TIMERS_VERSION
- * @hz: length of a jiffy, which the other values depend on
+ * @hz: jiffies in a second, on which the other values depend
  * @lapic_timer_period: ticks of the timer of the local APIC in a jiffy, or 0
  * @tsc_khz: frequency of the TSC, or 0
  * @loops_per_jiffy: delay loops in a jiffy
@@ -44,8 +44,8 @@ struct kho_timers {
 };
 
 /*
- * No timer and no processor is slower or faster than that. What is out of range was
- * not measured, and to check it would take long.
+ * Limits of valid values. A value out of range was not measured, and checking
+ * it would take long.
  */
 #define KHO_TIMERS_MIN_HZ	1000000ULL
 #define KHO_TIMERS_MAX_HZ	20000000000ULL
@@ -63,10 +63,10 @@ static unsigned long handed_over_tsc_khz __initdata;
 static bool lapic_period_was_handed_over __initdata;
 
 /**
- * kho_timers_init - use what the previous kernel found out
+ * kho_timers_init - use the calibration of the previous kernel
  *
- * Called before timers are calibrated, which is then done for those that are
- * not known.
+ * Called before timers are calibrated. Only unknown values are calibrated
+ * afterwards.
  */
 void __init kho_timers_init(void)
 {
@@ -87,7 +87,7 @@ void __init kho_timers_init(void)
 	if (timers->version != KHO_TIMERS_VERSION || timers->hz != HZ)
 		return;
 
-	/* The lower limit is that of the calibration. */
+	/* The calibration has the same lower limit. */
 	if (!lapic_timer_period &&
 	    kho_timers_plausible((u64)timers->lapic_timer_period * HZ)) {
 		lapic_timer_period = timers->lapic_timer_period;
@@ -113,10 +113,10 @@ bool __init kho_timers_have_lapic_period(void)
 /**
  * kho_timers_tsc_khz - how fast the TSC was
  *
- * For when the frequency is not known and it takes long to find out. It has to be
- * checked: a virtual machine may have moved since then.
+ * Called if the frequency is not known and calibrating it takes long. The
+ * caller must check the value: a virtual machine may have been migrated.
  *
- * Return: kHz, or 0 if that is not known.
+ * Return: frequency in kHz, or 0 if it is not known.
  */
 unsigned long __init kho_timers_tsc_khz(void)
 {
@@ -124,11 +124,11 @@ unsigned long __init kho_timers_tsc_khz(void)
 }
 
 /**
- * kho_timers_init_delay - do not measure how fast the delay loop is
+ * kho_timers_init_delay - set the delay loop without calibration
  *
- * Called when the frequency of the TSC is known. If it is the TSC that delay
- * loops wait for, it has to be as fast as it was: a virtual machine may have
- * moved since then. A parameter has priority.
+ * Called when the frequency of the TSC is known. If delay loops use the TSC,
+ * its frequency must not have changed: a virtual machine may have been
+ * migrated. A kernel parameter has priority.
  */
 void __init kho_timers_init_delay(void)
 {
@@ -141,10 +141,13 @@ void __init kho_timers_init_delay(void)
 	preset_lpj = handed_over_lpj;
 }
 
-/* What the next kernel gets. */
+/* The values for the next kernel. */
 static struct kho_timers *outgoing;
 
-/* The frequency of the TSC is refined while the kernel runs, so take the last one. */
+/*
+ * The frequency of the TSC is refined while the kernel runs: use the last
+ * value.
+ */
 static int kho_timers_reboot(struct notifier_block *nb, unsigned long action,
 			     void *data)
 {
@@ -173,7 +176,7 @@ static int __init kho_timers_hand_over(void)
 		.hz = HZ,
 		.lapic_timer_period = lapic_timer_period,
 		.tsc_khz = check_tsc_unstable() ? 0 : tsc_khz,
-		/* Calculated if possible, which is more precise than measured. */
+		/* A calculated value is more precise than a measured one. */
 		.loops_per_jiffy = preset_lpj ?: lpj_fine ?: loops_per_jiffy,
 	};
 

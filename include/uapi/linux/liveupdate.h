@@ -15,28 +15,26 @@
 /**
  * DOC: Arguments and errors
  *
- * Each ioctl takes a pointer to its own structure, whose first member is the
- * size of that structure as the caller knows it. Structures grow at their end:
- * a caller that knows a shorter one than the kernel gets zeros for the rest,
- * and a longer one is fine as long as the kernel would find nothing but zeros
- * in the part that is new to it.
+ * Each ioctl takes a pointer to its own structure. The caller must set the
+ * first member to the size of that structure. New members are added at the end
+ * of a structure: if @size is smaller than the structure of the kernel, the
+ * missing members are 0; if it is larger, all bytes after the structure of the
+ * kernel must be 0.
  *
- * The kernel writes to the structure before the effect of an ioctl becomes
- * final. So an ioctl that failed, even with %EFAULT, can be repeated as if it
- * had not been called before.
+ * The kernel writes the result to the structure before the ioctl takes effect.
+ * An ioctl that failed, even with %EFAULT, has no effect and can be repeated.
  *
- * Errors that all ioctls have in common:
+ * Errors of all ioctls:
  *
  * - %ENOTTY: the file has no such ioctl.
  * - %EFAULT: the structure cannot be read, or the result cannot be written.
- * - %EINVAL: the size is too small for the ioctl; also see each of them.
- * - %E2BIG: there is something other than 0 behind what the kernel knows,
- *   or the structure is larger than a page.
+ * - %EINVAL: the size is too small; for other reasons see each ioctl.
+ * - %E2BIG: a byte after the structure of the kernel is not 0, or the size
+ *   exceeds a page.
  *
  * Once reboot(LINUX_REBOOT_CMD_KEXEC) has serialized the sessions, every ioctl
- * that would change them fails with %EBUSY. An ioctl that has to wait for that
- * to be decided, or for another one, can be interrupted by a fatal signal, and
- * fails with %EINTR.
+ * that would change them fails with %EBUSY. An ioctl that waits for a kexec or
+ * for another ioctl fails with %EINTR on a fatal signal.
  */
 
 /* The type of all ioctls, see Documentation/userspace-api/ioctl/ioctl-number.rst */
@@ -68,21 +66,21 @@ enum {
  * @fd:   Out: the file descriptor of the session, with %O_CLOEXEC set.
  * @name: In: the name of the session: 1 to 63 bytes and a null byte.
  *
- * Creates an outgoing session, which the next kernel is going to get. The
- * session exists for as long as a descriptor of it is open; closing the last
- * one takes back whatever was preserved in it.
+ * Creates an outgoing session, which is handed over to the next kernel. The
+ * session exists as long as a descriptor of it is open; closing the last one
+ * unpreserves all its files.
  *
- * An incoming session that nobody has open keeps its name until it is finished.
- * One that is open has to be finished before the next kexec, which fails with
- * %EEXIST otherwise.
+ * An incoming session that is not open keeps its name until it is finished. One
+ * that is open must be finished before the next kexec, which otherwise fails
+ * with %EEXIST.
  *
  * Return:
  * * 0: success.
  * * %EINVAL: the name is empty or has no null byte.
- * * %EEXIST: there is an outgoing session of this name, or an unfinished incoming
- *   one that nobody has open.
+ * * %EEXIST: there is an outgoing session of this name, or an unfinished
+ *   incoming one that is not open.
  * * %EMFILE, %ENFILE: too many open files.
- * * %ENOSPC: there are as many sessions as can be handed over.
+ * * %ENOSPC: the maximum number of sessions is reached.
  * * %ENOMEM: no memory.
  * * %EBUSY: the kexec has begun.
  * * %EINTR: a fatal signal.
@@ -100,21 +98,21 @@ struct liveupdate_ioctl_create_session {
  * struct liveupdate_ioctl_retrieve_session - ioctl(LIVEUPDATE_IOCTL_RETRIEVE_SESSION)
  * @size: In: the size of this structure.
  * @fd:   Out: the file descriptor of the session, with %O_CLOEXEC set.
- * @name: In: the name that the session was created with: 1 to 63 bytes and a
+ * @name: In: the name with which the session was created: 1 to 63 bytes and a
  *        null byte.
  *
- * Opens an incoming session, i.e. one that the previous kernel handed over. One
- * open file at a time can have it. Closing that without
- * %LIVEUPDATE_SESSION_FINISH gives the session back, with all its files: it can
- * be retrieved again.
+ * Opens an incoming session, i.e. one that the previous kernel handed over. It
+ * can be open only once at a time. After it is closed without
+ * %LIVEUPDATE_SESSION_FINISH, the session and all its files can be retrieved
+ * again.
  *
  * Return:
  * * 0: success.
  * * %EINVAL: the name is empty or has no null byte.
- * * %ENOENT: there is no incoming session of this name, or not any more.
- * * %EBUSY: somebody has it open.
+ * * %ENOENT: there is no incoming session of this name, or it is finished.
+ * * %EBUSY: the session is open.
  * * %EMFILE, %ENFILE: too many open files.
- * * %ENOMEM: no memory; the session is still there.
+ * * %ENOMEM: no memory; the session can be retrieved later.
  * * %EINTR: a fatal signal.
  */
 struct liveupdate_ioctl_retrieve_session {
@@ -132,15 +130,16 @@ struct liveupdate_ioctl_retrieve_session {
  * struct liveupdate_session_preserve_fd - ioctl(LIVEUPDATE_SESSION_PRESERVE_FD)
  * @size:  In: the size of this structure.
  * @fd:    In: the file to preserve.
- * @token: In: what the file is called within the session; any number that no
- *         other file of the session has.
+ * @token: In: a number that identifies the file within the session. It must be
+ *         unique within the session.
  *
  * Preserves an open file in an outgoing session. The session keeps the file
- * open, and the caller may go on using its descriptor or close it. What the
- * file allows while it is preserved, and until when changes are handed over,
- * depends on its kind; see Documentation/mm/memfd_preservation.rst for memfds.
+ * open, and the caller may use its descriptor or close it. The operations that
+ * are permitted on a preserved file, and the time until which its changes are
+ * handed over, depend on the kind of the file; see
+ * Documentation/mm/memfd_preservation.rst for memfds.
  *
- * Preservation ends when the session is closed.
+ * The file is unpreserved when the session is closed.
  *
  * Return:
  * * 0: success.
@@ -152,7 +151,7 @@ struct liveupdate_ioctl_retrieve_session {
  *   session, or were retrieved from a session that is not finished; or the
  *   kexec has begun.
  * * %EOPNOTSUPP: the file has a property that cannot be handed over.
- * * %ENOSPC: there are as many files as one session can hand over.
+ * * %ENOSPC: the maximum number of files of a session is reached.
  * * %ENOMEM: no memory.
  * * %EINTR: a fatal signal.
  * * any other error of the file's handler.
@@ -170,20 +169,20 @@ struct liveupdate_session_preserve_fd {
  * struct liveupdate_session_retrieve_fd - ioctl(LIVEUPDATE_SESSION_RETRIEVE_FD)
  * @size:  In: the size of this structure.
  * @fd:    Out: a file descriptor of the restored file, with %O_CLOEXEC set.
- * @token: In: the token that the file was preserved with.
+ * @token: In: the token with which the file was preserved.
  *
  * Restores a file of an incoming session. Files can be retrieved in any order.
- * Retrieving one again gives another descriptor of the same open file.
+ * Retrieving a file again returns another descriptor of the same open file.
  *
- * An error that has to do with this machine's resources leaves everything as it
- * was, so the call can be repeated. If the handler finds that the file can
- * never be restored, this and all further calls return the error it gave.
+ * After an error that is caused by a lack of resources, the call can be
+ * repeated. If the handler reports a permanent failure, this and all further
+ * calls return the error of the handler.
  *
  * Return:
  * * 0: success.
  * * %EINVAL: this is an outgoing session.
  * * %ENOENT: the session has no file with this token.
- * * %EOPNOTSUPP: this kernel has no handler for the file (so far).
+ * * %EOPNOTSUPP: this kernel has no handler for the file.
  * * %EMFILE, %ENFILE: too many open files.
  * * %ENOMEM: no memory.
  * * %EBUSY: the kexec has begun.
@@ -204,10 +203,9 @@ struct liveupdate_session_retrieve_fd {
  * @size:     In: the size of this structure.
  * @reserved: In: 0.
  *
- * Ends an incoming session. Files that were retrieved belong to their owners
- * alone from now on; those that were not are discarded and their memory is
- * freed. The name of the session is not known any more, and what is left to do
- * with the descriptor is to close it.
+ * Ends an incoming session. Retrieved files are no longer part of it; other
+ * files are discarded and their memory is freed. The session cannot be
+ * retrieved any more, and its descriptor should be closed.
  *
  * Return:
  * * 0: success.
@@ -228,10 +226,10 @@ struct liveupdate_session_finish {
  * struct liveupdate_session_get_name - ioctl(LIVEUPDATE_SESSION_GET_NAME)
  * @size:     In: the size of this structure.
  * @reserved: In: 0.
- * @name:     Out: the name of the session; the bytes behind it are null.
+ * @name:     Out: the name of the session, padded with null bytes.
  *
- * Tells the name of a session, incoming or outgoing. This is also how to find
- * out whether a file descriptor is a session at all.
+ * Returns the name of an incoming or outgoing session. It can also be used to
+ * check whether a file descriptor is a session.
  *
  * Return:
  * * 0: success.

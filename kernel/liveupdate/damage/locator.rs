@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding the fields of what is handed over.
+//! Looks up fields of the data that is handed over.
 
 use crate::abi::{
     Block,
@@ -31,7 +31,7 @@ pub(super) struct Field {
     pub(super) size: usize,
     shift: u32,
     mask: u64,
-    /// The number counts units of that many bits.
+    /// The value is shifted by this number of bits.
     scale: u32,
 }
 
@@ -60,7 +60,7 @@ impl Field {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// The number that is there now.
+    /// The current number.
     pub(super) fn get(&self, moment: &LastMoment) -> Result<u64> {
         let number = self.raw(moment)?.wrapping_shr(self.shift) & self.mask;
         Ok(number.wrapping_shl(self.scale))
@@ -78,10 +78,10 @@ impl Field {
     }
 }
 
-/// The most bytes that a name in a line may have.
+/// The maximum length of a name in a line, in bytes.
 const NAME: usize = 64;
 
-/// Which session, and which of its files.
+/// A session, and one of its files.
 struct FileOf {
     session: [u8; NAME],
     token: u64,
@@ -105,7 +105,7 @@ enum Object {
     Memory(u64),
 }
 
-/// Where something is, in words.
+/// The object of a field.
 pub(super) struct Locator {
     object: Object,
     field: Which,
@@ -270,7 +270,7 @@ impl Locator {
         }
     }
 
-    /// Finds the field, on the way that the next kernel would take.
+    /// Looks up the field in the same way as the next kernel.
     pub(super) fn find(&self, root: u64, moment: &LastMoment) -> Result<Field> {
         let memory = Memory(moment);
         Ok(self.field.at(match &self.object {
@@ -293,7 +293,7 @@ impl Locator {
     }
 }
 
-/// What is handed over, as the next kernel is going to see it.
+/// The data that is handed over, as the next kernel finds it.
 struct Memory<'a>(&'a LastMoment);
 
 impl Memory<'_> {

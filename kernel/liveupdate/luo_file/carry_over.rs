@@ -2,8 +2,8 @@
 
 //! Files of the previous kernel that are carried over to the next one.
 //!
-//! An untouched file is carried over as it is: what the previous kernel handed over for it stays
-//! where it is. A file that this kernel has taken over is preserved again.
+//! A file that was not retrieved is carried over unchanged: its preserved memory stays at the
+//! same address. A file that this kernel has taken over is preserved again.
 
 use super::{
     handler::Handlers,
@@ -29,16 +29,16 @@ use kernel::{
 
 struct CarriedFile {
     file: Arc<IncomingFile>,
-    /// [`None`] if the file is carried over as it is.
+    /// [`None`] if the file is carried over unchanged.
     again: Option<OutgoingFile>,
 }
 
-/// The unfinished files of an incoming session. Dropping it leaves them as they were.
+/// The unfinished files of an incoming session. Dropping it undoes the carry-over.
 ///
 /// # Invariants
 ///
-/// Of the first `frozen` files, those that are preserved again are frozen, of the others none is;
-/// `blocks` has room for all.
+/// Of the first `frozen` files, those that are preserved again are frozen; no other file is.
+/// `blocks` has room for all files.
 pub(crate) struct CarriedFiles {
     files: KVVec<CarriedFile>,
     blocks: BlockList<FileSer>,
@@ -46,10 +46,10 @@ pub(crate) struct CarriedFiles {
 }
 
 impl CarriedFiles {
-    /// Collects the files of a session that were read already.
+    /// Collects the files of a session that were already read.
     ///
-    /// A file that failed for good is not among them; the states that it depended on are added to
-    /// `lost`.
+    /// Files that failed permanently are not included; the states on which they depended are
+    /// added to `lost`.
     ///
     /// # Errors
     ///
@@ -84,24 +84,24 @@ impl CarriedFiles {
         })
     }
 
-    /// How many files there are.
+    /// The number of files.
     pub(crate) fn count(&self) -> u64 {
         // CAST: `usize` has at most 64 bits.
         self.files.len() as u64
     }
 
-    /// Whether there are files that are carried over as they are.
+    /// Returns whether there are files that are carried over unchanged.
     pub(crate) fn has_untouched(&self) -> bool {
         self.files.iter().any(|file| file.again.is_none())
     }
 
-    /// Preserves those files again that cannot be carried over as they are.
+    /// Preserves the files again that cannot be carried over unchanged.
     ///
-    /// Returns whether there were any that had not been preserved before.
+    /// Returns whether this preserved a file.
     ///
     /// # Errors
     ///
-    /// Those of retrieving and preserving a file.
+    /// The errors of retrieving and preserving a file.
     pub(crate) fn preserve_touched(
         &mut self,
         handlers: &'static Handlers,
@@ -122,7 +122,7 @@ impl CarriedFiles {
         Ok(found)
     }
 
-    /// Freezes the files and writes them to where the next kernel finds them. Needs no memory.
+    /// Freezes and serializes the files. Allocates no memory.
     pub(crate) fn freeze(&mut self, session: &BStr) -> Result<FileSetSer> {
         while let Some(CarriedFile { file, again }) = self.files.get_mut(self.frozen) {
             if let Some(again) = again {

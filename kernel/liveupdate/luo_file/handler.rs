@@ -43,13 +43,13 @@ use kernel::{
 pub(crate) struct Handler {
     compatible: Compatible,
     id: HandlerId,
-    /// [`None`] once the handler was unregistered. Held for reading while an operation runs.
+    /// [`None`] after the handler was unregistered. Held for reading while an operation runs.
     #[pin]
     ops: RwSemaphore<Option<FileOps>>,
 }
 
 impl Handler {
-    /// What the handler calls itself.
+    /// The name of the handler.
     pub(crate) fn compatible(&self) -> &Compatible {
         &self.compatible
     }
@@ -60,15 +60,15 @@ impl Handler {
     }
 }
 
-/// A registered handler, and the FLBs that its files depend on.
+/// A registered handler, and the FLBs on which its files depend.
 struct Registration {
-    /// Grows from one registration to the next.
+    /// Increases with each registration.
     number: u64,
     handler: Arc<Handler>,
     flbs: Option<FlbList>,
 }
 
-/// A handler that cannot go away: its module is in use.
+/// A handler whose module is in use and cannot be unloaded.
 pub(crate) struct PinnedHandler {
     pub(crate) handler: Arc<Handler>,
     pub(crate) flbs: Option<FlbList>,
@@ -76,7 +76,7 @@ pub(crate) struct PinnedHandler {
 }
 
 impl PinnedHandler {
-    /// The FLBs that files of the previous kernel depend on.
+    /// The FLBs on which files of the previous kernel depend.
     pub(crate) fn incoming_flbs(&self, handlers: &Handlers) -> IncomingFlbLists {
         IncomingFlbLists {
             found: self.flbs.clone(),
@@ -84,7 +84,7 @@ impl PinnedHandler {
         }
     }
 
-    /// The FLBs that files which are preserved now depend on.
+    /// The FLBs on which newly preserved files depend.
     pub(crate) fn flbs_now(&self, handlers: &Handlers) -> Option<FlbList> {
         let registry = handlers.registry.read();
         let mut entries = registry.handlers.iter();
@@ -115,7 +115,7 @@ impl Registry {
     }
 }
 
-/// All that concerns handlers and the files that they preserve, whatever session these belong to.
+/// All handlers, with the state of their files in all sessions.
 #[pin_data]
 pub(crate) struct Handlers {
     #[pin]
@@ -127,7 +127,7 @@ pub(crate) struct Handlers {
 }
 
 impl Handlers {
-    /// Without handlers; `incoming` are the FLBs that the previous kernel handed over.
+    /// Creates it without handlers; `incoming` are the FLBs that the previous kernel handed over.
     pub(crate) fn new(incoming: IncomingFlbs) -> impl PinInit<Self> {
         pin_init!(Self {
             registry <- new_rwsem!(Registry::new(), "luo_registry"),
@@ -162,7 +162,7 @@ impl Handlers {
         }
     }
 
-    /// Finds the handler in charge of `file`.
+    /// Finds the handler for `file`.
     pub(crate) fn for_file(&self, file: &File) -> Option<PinnedHandler> {
         self.find(|handler| {
             handler
@@ -171,7 +171,7 @@ impl Handlers {
         })
     }
 
-    /// Finds the handler that understands the format `compatible`.
+    /// Finds the handler for the format `compatible`.
     pub(crate) fn for_format(&self, compatible: &Compatible) -> Option<PinnedHandler> {
         self.find(|handler| handler.compatible == *compatible)
     }
@@ -221,8 +221,8 @@ impl Handlers {
 
     /// Unregisters a handler.
     ///
-    /// Waits until none of its operations runs. Callers hold a module reference while files depend on
-    /// the handler; files that still do cannot be handed over any more.
+    /// Waits until none of its operations runs. Callers hold a module reference while files depend
+    /// on the handler. Files that still depend on it cannot be handed over any more.
     pub(crate) fn unregister(&self, id: HandlerId) {
         let entry = {
             let mut registry = self.registry.write();
@@ -255,9 +255,8 @@ impl Handlers {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the handler is not registered,
-    /// [`EEXIST`] if the handler has the state already or other state has the same name, [`ENOSPC`] if
-    /// there are too many states, [`ENOMEM`].
+    /// [`EINVAL`] if the handler is not registered, [`EEXIST`] if the handler already has the state
+    /// or another state has the same name, [`ENOSPC`] if there are too many states, [`ENOMEM`].
     pub(crate) fn register_flb(&self, handler: HandlerId, ops: FlbOps) -> Result {
         let compatible = ops.compatible()?;
         let id = ops.id();
@@ -296,7 +295,7 @@ impl Handlers {
         Ok(())
     }
 
-    /// Takes [`Self::register_flb`] back. If files depend on the state, it is lost to them.
+    /// Undoes [`Self::register_flb`]. If files depend on the state, they lose it.
     pub(crate) fn unregister_flb(&self, handler: HandlerId, flb: FlbId) {
         {
             let mut registry = self.registry.write();
@@ -309,13 +308,13 @@ impl Handlers {
                     break;
                 }
             }
-            // Should there be no memory for the list, files depend on less than they could.
+            // Without memory for the list, new files do not depend on all states.
             entry.flbs = Arc::new(list, GFP_KERNEL).ok();
         }
         self.disconnect_unused();
     }
 
-    /// Disconnects the states that no handler has any more.
+    /// Disconnects the states that are no longer registered with any handler.
     fn disconnect_unused(&self) {
         // Operations run with the registries unlocked, since they may use them.
         while let Some(flb) = self.take_unused() {

@@ -55,9 +55,9 @@ use kernel::{
     }, //
 };
 
-/// How far a file got.
+/// The state of a file.
 enum Progress {
-    /// It can be retrieved if there is a handler, which was not needed so far.
+    /// It can be retrieved if there is a handler, which was not looked up yet.
     Unknown,
     /// It can be retrieved by this handler.
     Ready(PinnedHandler),
@@ -69,12 +69,12 @@ enum Progress {
     },
     /// It can never be retrieved.
     Failed(Error, PinnedHandler),
-    /// All that was handed over for it was released.
+    /// All of its handed over data was released.
     Finished,
 }
 
 impl Progress {
-    /// The result of retrieving the file, once that cannot change any more.
+    /// The final result of retrieving the file.
     fn result(&self) -> Option<Result<ARef<File>>> {
         match self {
             Self::Unknown | Self::Ready(_) => None,
@@ -90,13 +90,13 @@ struct State {
     progress: Progress,
 }
 
-/// A file that was handed over.
+/// An incoming file.
 #[pin_data]
 pub(crate) struct IncomingFile {
     token: Token,
-    /// What the previous kernel wrote.
+    /// The entry of the previous kernel.
     ser: FileSer,
-    /// [`None`] if that has no valid name.
+    /// [`None`] if the name in the entry is malformed.
     compatible: Option<Compatible>,
     #[pin]
     state: RwSemaphore<State>,
@@ -132,7 +132,7 @@ impl IncomingFile {
         )
     }
 
-    /// How far the file got, as text for the administrator, and the error if there was one.
+    /// The state of the file as text, and the error if there was one.
     pub(crate) fn progress(&self) -> (&'static str, Option<Error>) {
         // A report must not wait for a handler.
         let Some(state) = self.state.try_read() else {
@@ -154,9 +154,8 @@ impl IncomingFile {
     ///
     /// # Errors
     ///
-    /// [`EOPNOTSUPP`] if there is no handler (a module may bring it later), and whatever the
-    /// handler returns. A failure that lost nothing can be followed by another try; any other
-    /// error is what all later calls return, too.
+    /// [`EOPNOTSUPP`] if there is no handler, and the errors of the handler. A temporary failure
+    /// can be retried; after a permanent failure, all later calls return the same error.
     pub(crate) fn retrieve(&self, handlers: &'static Handlers) -> Result<ARef<File>, Stopped> {
         let mut guard = self.state.write_killable()?;
         let State { payload, progress } = &mut *guard;
@@ -164,7 +163,7 @@ impl IncomingFile {
         if let Some(result) = progress.result() {
             return Ok(result?);
         }
-        // If this fails for now, `progress` gets the handler back.
+        // After a temporary failure, `progress` gets the handler back.
         let handler = match core::mem::replace(progress, Progress::Unknown) {
             Progress::Ready(handler) => Some(handler),
             _ => self.find(handlers),
@@ -204,8 +203,8 @@ impl IncomingFile {
                 Err(Stopped::Failed(err))
             }
             Ok((file, id)) => {
-                // The file did not exist before, so its contents are not preserved yet: this only
-                // fails for lack of memory, which is no reason to give up the file.
+                // The file is new, so that its contents are not preserved yet: this fails only for
+                // lack of memory, which is a temporary failure.
                 let id = handlers.content_ids.insert(id).ok();
                 *progress = Progress::Retrieved {
                     file: file.clone(),
@@ -221,12 +220,12 @@ impl IncomingFile {
         matches!(self.state.read().progress, Progress::Retrieved { .. })
     }
 
-    /// What the previous kernel wrote about the file.
+    /// The entry of the previous kernel for the file.
     pub(super) fn ser(&self) -> FileSer {
         self.ser
     }
 
-    /// Returns why the file can never be retrieved, and the states that it depended on.
+    /// Returns the permanent error of the file, and the states on which it depended.
     pub(super) fn failure(&self, handlers: &Handlers) -> Option<(Error, IncomingFlbLists)> {
         match &self.state.read().progress {
             Progress::Failed(err, found) => Some((*err, found.incoming_flbs(handlers))),
@@ -234,8 +233,8 @@ impl IncomingFile {
         }
     }
 
-    /// Whether something of what was handed over for the file belongs to this kernel now, such that
-    /// the file has to be preserved again for the next one.
+    /// Returns whether this kernel has claimed data of the file, so that the file must be preserved
+    /// again for the next one.
     pub(super) fn is_touched(&self, handlers: &Handlers) -> bool {
         let state = self.state.read();
         match &state.progress {
@@ -255,7 +254,7 @@ impl IncomingFile {
         }
     }
 
-    /// Preserves the file for the next kernel; it is retrieved for that, if it was not yet.
+    /// Preserves the file for the next kernel. Retrieves it first, if necessary.
     pub(super) fn preserve_again(
         &self,
         handlers: &'static Handlers,
@@ -297,7 +296,7 @@ impl IncomingFile {
     fn finish(&self, handlers: &'static Handlers) {
         let mut guard = self.state.write();
         let payload = guard.payload;
-        // What is replaced is dropped at the end of this function.
+        // The replaced value is dropped at the end of this function.
         let progress = core::mem::replace(&mut guard.progress, Progress::Finished);
         let (found, retrieval) = match &progress {
             Progress::Ready(found) => (found, Retrieval::None),
@@ -323,13 +322,13 @@ impl IncomingFile {
 
 /// The files of an incoming session.
 ///
-/// They are read from what the previous kernel left when they are needed for the first
-/// time; if that runs out of memory, reading continues the next time.
+/// They are read from the list of the previous kernel at their first use; after a lack of memory,
+/// reading continues at the next use.
 pub(crate) struct IncomingFiles {
     files: KVVec<Arc<IncomingFile>>,
     by_token: RBTree<Token, Arc<IncomingFile>>,
     unread: Option<ListReader<FileSer, HandedOver>>,
-    /// What the previous kernel wrote, for as long as nothing of it was read.
+    /// The list of the previous kernel, until it is read.
     untouched: Option<FileSetSer>,
     expected: u64,
     damaged: bool,
@@ -349,12 +348,12 @@ impl IncomingFiles {
         }
     }
 
-    /// Whether all that can be read was read.
+    /// Whether reading is complete.
     pub(crate) fn is_loaded(&self) -> bool {
         self.unread.is_none()
     }
 
-    /// What the previous kernel wrote, if nothing of it was read.
+    /// The list of the previous kernel, if it was not read.
     pub(crate) fn untouched(&self) -> Option<FileSetSer> {
         self.untouched
     }
@@ -364,17 +363,17 @@ impl IncomingFiles {
         self.damaged
     }
 
-    /// Whether nothing is left of what was handed over.
+    /// Returns whether all handed over data was released.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished
     }
 
-    /// Whether there is a file that was not retrieved.
+    /// Returns whether there is a file that was not retrieved.
     pub(crate) fn has_unretrieved(&self) -> bool {
         self.files.iter().any(|file| !file.is_retrieved())
     }
 
-    /// How many files there are, as far as is known.
+    /// The number of files, as far as known.
     pub(crate) fn count(&self) -> u64 {
         if self.is_loaded() {
             // CAST: `usize` has at most 64 bits.
@@ -403,18 +402,18 @@ impl IncomingFiles {
             self.by_token
                 .insert(RBTreeNode::new(file.token, file.clone(), GFP_KERNEL)?);
         }
-        // A file that cannot be asked for still has to be finished.
+        // A file with a duplicate token cannot be retrieved, but must be finished.
         self.files.push_within_capacity(file)?;
         Ok(())
     }
 
-    /// Reads the files, if that has not been done yet.
+    /// Reads the files, if they were not read yet.
     ///
     /// A damaged list is read up to the damage.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`]; nothing is lost.
+    /// [`ENOMEM`]; the call can be repeated.
     pub(crate) fn load(&mut self, session: &BStr) -> Result {
         let Some(mut reader) = self.unread.take() else {
             return Ok(());
@@ -452,11 +451,12 @@ impl IncomingFiles {
         Ok(())
     }
 
-    /// Calls `each` with the format of each file. A session that is untouched stays so.
+    /// Calls `each` with the format of each file. Does not claim the list of a session that was not
+    /// opened.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and those of `each`.
+    /// [`ENOMEM`], and errors of `each`.
     pub(crate) fn formats(
         &mut self,
         session: &BStr,
@@ -473,16 +473,16 @@ impl IncomingFiles {
             .try_for_each(|file| each(file.compatible()))
     }
 
-    /// Looks up a file; [`ENOENT`] if there is none called `token`.
+    /// Looks up a file; [`ENOENT`] if there is none with this `token`.
     pub(crate) fn get(&self, token: Token) -> Result<Arc<IncomingFile>> {
         self.by_token.get(&token).cloned().ok_or(ENOENT)
     }
 
-    /// Releases all that was handed over for these files, last one first.
+    /// Releases all handed over data of these files, last one first.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if a handler refuses; nothing has happened then.
+    /// [`EBUSY`] if a handler refuses; nothing has changed then.
     pub(crate) fn finish(&mut self, handlers: &'static Handlers) -> Result {
         if !self.files.iter().all(|file| file.can_finish(handlers)) {
             return Err(EBUSY);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that the next kernel is going to get.
+//! Files that are handed over to the next kernel.
 
 use super::{
     handler::{
@@ -176,7 +176,7 @@ impl Policy {
 
 /// A preserved file. Dropping it takes its preservation back.
 ///
-/// What it owns is declared in the order of its release.
+/// The fields are declared in the order of their release.
 pub(crate) struct OutgoingFile {
     token: Token,
     payload: Payload,
@@ -230,7 +230,7 @@ impl Drop for OutgoingFile {
     }
 }
 
-/// The files of an outgoing session. Dropping it takes their preservation back, last one first.
+/// The files of an outgoing session. Dropping it unpreserves them, last one first.
 ///
 /// # Invariants
 ///
@@ -271,7 +271,7 @@ impl OutgoingFiles {
         }
     }
 
-    /// Freezes all files: what the next kernel gets does not change any more.
+    /// Freezes all files. Their data for the next kernel does not change any more.
     ///
     /// Needs no memory. If a handler fails, `policy` says whether its file is skipped, or this fails and
     /// the files before it are unfrozen.
@@ -306,7 +306,7 @@ impl OutgoingFiles {
         Ok(frozen)
     }
 
-    /// Takes back what a committed [`Frozen`] did.
+    /// Undoes a committed [`Frozen`].
     pub(crate) fn unfreeze(&mut self) {
         // INVARIANT: All files are frozen or skipped.
         let count = self.files.len();
@@ -344,7 +344,7 @@ impl Vacant<'_> {
     pub(crate) fn preserve(self, prepared: &mut PreparedFile) -> Result<(), Stopped> {
         let Self { set, token } = self;
 
-        // All that needs memory comes first.
+        // Steps that allocate memory precede all others.
         let index = set.files.len();
         set.blocks.grow(index.saturating_add(1))?;
         set.files
@@ -382,9 +382,9 @@ pub(crate) struct Frozen<'a> {
 }
 
 impl Frozen<'_> {
-    /// Writes the files to where the next kernel finds them, and leaves them frozen.
+    /// Serializes the files, and leaves them frozen.
     ///
-    /// Needs no memory.
+    /// Allocates no memory.
     pub(crate) fn commit(self) -> Result<FileSetSer> {
         fault::point()?;
         let OutgoingFiles { files, blocks, .. } = &mut *self.set;

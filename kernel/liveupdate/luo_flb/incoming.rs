@@ -32,11 +32,11 @@ use kernel::{
     }, //
 };
 
-/// How far a state got.
+/// The progress of a state.
 enum Progress {
-    /// It was not retrieved so far.
+    /// It was not retrieved yet.
     Parked,
-    /// Its object exists. Only the implementation that made it knows what it is.
+    /// Its object exists. Only the implementation that created it knows its type.
     Live {
         owner: FlbId,
         payload: FlbPayload,
@@ -44,16 +44,16 @@ enum Progress {
     },
     /// It can never be retrieved.
     Failed(Error),
-    /// All that was handed over for it was released.
+    /// All of its handed over data was released.
     Finished,
 }
 
 struct State {
     data: u64,
-    /// The files of the previous kernel that are not finished.
+    /// The number of unfinished files of the previous kernel.
     files: u64,
     users: u64,
-    /// Whether the FLB is being carried over to the next kernel, and must stay as it is.
+    /// Whether the FLB is being carried over to the next kernel, and must not change.
     carried: bool,
     progress: Progress,
 }
@@ -61,7 +61,8 @@ struct State {
 impl State {
     /// Returns the payload if `user` has retrieved the state, and [`None`] if it can be retrieved.
     ///
-    /// Names do not tell types: the object of another implementation is [`EEXIST`].
+    /// The type is not known from the name: fails with [`EEXIST`] if another implementation has
+    /// created the object.
     fn payload(&self, user: FlbId) -> Result<Option<FlbPayload>> {
         match self.progress {
             Progress::Live { owner, payload, .. } if owner == user => Ok(Some(payload)),
@@ -73,13 +74,13 @@ impl State {
         }
     }
 
-    /// Whether neither a file nor a user is left.
+    /// Returns whether there are neither files nor users.
     fn is_unused(&self) -> bool {
         self.files == 0 && self.users == 0
     }
 }
 
-/// One state. It is known by its name, since the handler it belongs to may come later.
+/// A state. It is identified by its name, since its handler may be registered later.
 #[pin_data]
 pub(crate) struct IncomingFlb {
     compatible: Compatible,
@@ -91,7 +92,7 @@ pub(crate) struct IncomingFlb {
 }
 
 impl IncomingFlb {
-    /// Retrieves the state, unless that was done. `running` has to be locked.
+    /// Retrieves the state, unless it is already retrieved. `running` must be locked.
     fn retrieve(&self, ops: &FlbOps) -> Result<FlbPayload> {
         let data = {
             let state = self.state.lock();
@@ -120,15 +121,15 @@ impl IncomingFlb {
         }
     }
 
-    /// Finishes the state if neither a file nor a user is left. `running` has to be locked.
+    /// Finishes the state if there are neither files nor users. `running` must be locked.
     ///
-    /// What another implementation has retrieved is left to that: it is finished when it is put the
-    /// next time.
+    /// A state that another implementation has retrieved is finished when that implementation puts
+    /// it.
     fn finish_unused(&self, ops: &FlbOps) {
         if !self.state.lock().is_unused() {
             return;
         }
-        // Only an object can be finished, even if it was not retrieved so far.
+        // Retrieve the state first, since only an object can be finished.
         match self.retrieve(ops) {
             Ok(payload) => {
                 let finished = {
@@ -140,7 +141,7 @@ impl IncomingFlb {
                     core::mem::replace(&mut state.progress, Progress::Finished)
                 };
                 ops.finish(payload);
-                // This gives up the module.
+                // This drops the module reference.
                 drop(finished);
             }
             Err(ENODATA) => {}
@@ -156,31 +157,32 @@ impl IncomingFlb {
         }
     }
 
-    /// Whether files that are left cannot be carried over unless this FLB is preserved again.
+    /// Returns whether unfinished files can only be carried over if this FLB is preserved again.
     fn is_in_use(&self, outgoing: bool) -> bool {
         let state = self.state.lock();
         state.files != 0
             && match state.progress {
                 Progress::Live { .. } => true,
-                // There cannot be two states of one name in the next kernel.
+                // The names of states in the next kernel must be unique.
                 Progress::Parked => outgoing,
                 Progress::Failed(_) | Progress::Finished => false,
             }
     }
 }
 
-/// The states that a file of the previous kernel depends on.
+/// The states on which a file of the previous kernel depends.
 ///
-/// Its handler may get and lose states before the file is finished. Any of them may count it.
+/// States may be registered and unregistered with its handler before the file is finished. Any of
+/// them may count the file.
 pub(crate) struct IncomingFlbLists {
-    /// Those that the handler had when it was found.
+    /// The states of the handler when it was looked up.
     pub(crate) found: Option<FlbList>,
-    /// Those that it has now.
+    /// The current states of the handler.
     pub(crate) now: Option<FlbList>,
 }
 
 impl IncomingFlbLists {
-    /// All of them, each once.
+    /// All states, each once.
     fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Flb>> {
         let lists = [(&self.found, false), (&self.now, true)];
         lists.into_iter().flat_map(move |(list, later)| {
@@ -244,11 +246,11 @@ impl IncomingFlbs {
         Some(flb)
     }
 
-    /// Gets an FLB, which is retrieved if that was not done before.
+    /// Gets an FLB. Retrieves it, if necessary.
     ///
     /// # Errors
     ///
-    /// [`ENODATA`] if the previous kernel handed over no FLB at all or this one is finished,
+    /// [`ENODATA`] if the previous kernel handed over no FLBs or this one is finished,
     /// [`ENOENT`] if it did not hand over this one, [`EEXIST`] if another implementation of the same
     /// name has retrieved it, [`ENODEV`] if its module is going away, [`EBUSY`] if it is being
     /// carried over to the next kernel, or the error of its `retrieve` operation.
@@ -264,14 +266,14 @@ impl IncomingFlbs {
         Ok(payload)
     }
 
-    /// Puts what [`Self::get`] returned.
+    /// Puts an object of [`Self::get`].
     pub(crate) fn put(&self, ops: FlbOps) {
         let Some(flb) = ops.compatible().ok().and_then(|name| self.find(&name)) else {
             return;
         };
         {
             let mut state = flb.state.lock();
-            // Only those who have got the object count among its users.
+            // Only callers that have got the object are users.
             let users = match state.payload(ops.id()) {
                 Ok(Some(_)) => state.users.checked_sub(1),
                 _ => None,
@@ -292,7 +294,7 @@ impl IncomingFlbs {
         flb.finish_unused(&ops);
     }
 
-    /// Notes that a file which depends on `lists` was finished.
+    /// Records that a file that depends on `lists` was finished.
     ///
     /// FLBs unknown to the previous kernel are not counted for this file.
     pub(crate) fn file_finished(&self, lists: &IncomingFlbLists) {
@@ -305,7 +307,8 @@ impl IncomingFlbs {
                 let mut state = incoming.state.lock();
                 state.files = state.files.saturating_sub(1);
             }
-            // Unregistering waits until `running` is unlocked before the operations go away.
+            // Unregistration waits until `running` is unlocked before the operations become
+            // invalid.
             if let Some(ops) = flb.ops() {
                 incoming.finish_unused(&ops);
             }
@@ -319,7 +322,7 @@ impl IncomingFlbs {
         }
     }
 
-    /// Whether a file that depends on `lists` cannot be carried over as it is.
+    /// Returns whether a file that depends on `lists` cannot be carried over unchanged.
     pub(crate) fn is_in_use(&self, lists: &IncomingFlbLists) -> bool {
         lists.iter().any(|flb| {
             self.find(flb.compatible())
@@ -327,7 +330,7 @@ impl IncomingFlbs {
         })
     }
 
-    /// Calls `each` with the format of each FLB that unfinished files depend on.
+    /// Calls `each` with the format of each FLB of unfinished files.
     pub(super) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
         self.0
             .iter()
@@ -335,7 +338,7 @@ impl IncomingFlbs {
             .try_for_each(|flb| each(flb.compatible.as_bytes()))
     }
 
-    /// Whether [`Self::is_in_use`] can be true for any file.
+    /// Returns whether [`Self::is_in_use`] can be true for any file.
     pub(super) fn any_in_use(&self, outgoing: &OutgoingFlbs) -> bool {
         self.0
             .iter()
@@ -343,8 +346,8 @@ impl IncomingFlbs {
     }
 }
 
-/// The FLBs that are carried over to the next kernel as they are. They cannot be retrieved until
-/// this is dropped.
+/// The FLBs that are carried over to the next kernel unchanged. They cannot be retrieved until this
+/// is dropped.
 pub(crate) struct CarriedFlbs {
     entries: KVec<FlbSer>,
     flbs: KVec<&'static IncomingFlb>,
@@ -394,7 +397,7 @@ impl CarriedFlbs {
         Ok(this)
     }
 
-    /// What the next kernel is told about them.
+    /// Their entries for the next kernel.
     pub(crate) fn entries(&self) -> &[FlbSer] {
         &self.entries
     }

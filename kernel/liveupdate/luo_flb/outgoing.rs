@@ -29,7 +29,7 @@ use kernel::{
     }, //
 };
 
-/// State that is preserved.
+/// A preserved state.
 struct Live {
     payload: FlbPayload,
     files: u64,
@@ -37,16 +37,16 @@ struct Live {
     _module: ModuleRef,
 }
 
-/// State that files depend on and that is handed over to the next kernel.
+/// A state on which files depend and which is handed over to the next kernel.
 ///
-/// An operation of an FLB may use other FLBs, of either direction, so no lock that such a use takes
-/// may be held while it runs. Hence `ops` and `live` are only locked to look at them, and `running`
-/// serializes operations; users of a preserved FLB never take it.
+/// An operation of an FLB may use other FLBs, of either direction, so that no lock that such a use
+/// takes may be held while it runs. `ops` and `live` are therefore only locked for access, and
+/// `running` serializes operations; users of a preserved FLB never take it.
 #[pin_data]
 pub(crate) struct Flb {
     compatible: Compatible,
     id: FlbId,
-    /// [`None`] once the state was unregistered.
+    /// [`None`] after the state was unregistered.
     #[pin]
     ops: Mutex<Option<FlbOps>>,
     /// Held while operations run.
@@ -57,7 +57,7 @@ pub(crate) struct Flb {
 }
 
 impl Flb {
-    /// Makes the state of `ops`, which is not preserved at first.
+    /// Creates the state of `ops`, which is initially not preserved.
     pub(crate) fn new(compatible: Compatible, ops: FlbOps) -> impl PinInit<Self> {
         let id = ops.id();
         pin_init!(Self {
@@ -79,7 +79,7 @@ impl Flb {
         self.id
     }
 
-    /// The operations; [`None`] once the FLB was unregistered.
+    /// The operations; [`None`] after the FLB was unregistered.
     pub(super) fn ops(&self) -> Option<FlbOps> {
         *self.ops.lock()
     }
@@ -107,11 +107,11 @@ impl Flb {
         Ok(())
     }
 
-    /// Changes the numbers of users; unpreserves the state when none is left.
+    /// Changes the numbers of users; unpreserves the state when there are none.
     fn unpin(&self, change: impl FnOnce(&mut Live)) {
         {
             let mut live = self.live.lock();
-            // It was unpreserved already if it was unregistered in use.
+            // It is already unpreserved if it was unregistered in use.
             let Some(live) = &mut *live else {
                 return;
             };
@@ -144,7 +144,7 @@ impl Flb {
         })
     }
 
-    /// Ends the use of the operations, which are about to go away.
+    /// Ends the use of the operations, which are being unregistered.
     pub(super) fn disconnect(&self) {
         let ops = self.ops.lock().take();
         // From here on, no operation starts.
@@ -161,12 +161,12 @@ impl Flb {
     }
 }
 
-/// The states that the files of a handler depend on.
+/// The states on which the files of a handler depend.
 pub(crate) type FlbList = Arc<KVec<Arc<Flb>>>;
 
-/// What a file does to the states that it depends on. Dropping it takes that back.
+/// The pins of a file on the states on which it depends. Dropping it removes them.
 ///
-/// Remembers the states, because the handler may get or lose some while the file is preserved.
+/// Stores the states, because the states of the handler may change while the file is preserved.
 ///
 /// # Invariants
 ///
@@ -239,14 +239,14 @@ impl OutgoingFlbs {
         Ok(live.payload)
     }
 
-    /// Puts what [`Self::get`] returned.
+    /// Puts an object of [`Self::get`].
     pub(crate) fn put(&self, id: FlbId) {
         if let Ok(flb) = self.find(id) {
             flb.unpin(|live| live.users = live.users.saturating_sub(1));
         }
     }
 
-    /// All FLBs, one after the other. The list is only locked while the next one is looked up.
+    /// All FLBs, in sequence. The list is only locked while the next one is looked up.
     fn all(&self) -> impl Iterator<Item = Arc<Flb>> + '_ {
         let mut index: usize = 0;
         core::iter::from_fn(move || {
@@ -256,7 +256,7 @@ impl OutgoingFlbs {
         })
     }
 
-    /// Whether the FLB of that name is preserved.
+    /// Returns whether the FLB of this name is preserved.
     pub(super) fn is_live(&self, compatible: &Compatible) -> bool {
         self.all()
             .any(|flb| flb.compatible == *compatible && flb.is_live())
@@ -269,7 +269,7 @@ impl OutgoingFlbs {
             .try_for_each(|flb| each(flb.compatible.as_bytes()))
     }
 
-    /// Checks whether there is room for `more` FLBs than those that files depend on.
+    /// Checks whether there is room for `more` FLBs in addition to those on which files depend.
     ///
     /// # Errors
     ///
@@ -282,10 +282,10 @@ impl OutgoingFlbs {
         Ok(())
     }
 
-    /// Writes all FLBs that files depend on, followed by `carried`. Needs no memory.
+    /// Writes all FLBs on which files depend, followed by `carried`. Allocates no memory.
     pub(crate) fn serialize(&self, page: &mut FlbPage, carried: &[FlbSer]) {
         let own = self.all().filter_map(|flb| flb.serialize());
-        // Types that initialise something have a `chain`, too.
+        // Pin initialisers also have a method `chain`.
         page.fill(Iterator::chain(own, carried.iter().copied()));
     }
 }

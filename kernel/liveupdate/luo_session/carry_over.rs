@@ -2,15 +2,16 @@
 
 //! Sessions of the previous kernel that are carried over to the next one.
 //!
-//! A kexec may come before all incoming sessions are finished. Those that are left become part of
-//! what this kernel hands over, in the state in which they are:
+//! A kexec may come before all incoming sessions are finished. Unfinished sessions are handed over
+//! by this kernel, in their current state:
 //!
-//! - a session that was never opened, as the previous kernel wrote it;
-//! - of the others, each untouched file as it was handed over, and each other file preserved again.
+//! - a session that was never opened, as a whole and unchanged;
+//! - of other sessions, each file that was not retrieved, unchanged; all other files are preserved
+//!   again.
 //!
-//! If something is carried over as it is, memory that was not claimed is carried over as a whole, so
-//! that what this kernel does not understand is carried over, too. Everything is prepared before anything is frozen, and
-//! taken back if the kexec is called off.
+//! If a file is carried over unchanged, all unclaimed memory is carried over, including data in
+//! unknown formats. Everything is prepared before any file is frozen, and undone if the kexec is
+//! aborted.
 
 use super::{
     display,
@@ -77,7 +78,7 @@ impl CarriedSession {
         self.session.name()
     }
 
-    /// Goes through the files one by one.
+    /// Handles the files individually.
     fn read(&mut self, handlers: &Handlers, lost: &mut KVec<IncomingFlbLists>) -> Result {
         let name = display(self.session.name());
         let mut files = self.session.files().write();
@@ -86,7 +87,7 @@ impl CarriedSession {
         Ok(())
     }
 
-    /// Whether something stays where the previous kernel left it.
+    /// Returns whether a file is carried over unchanged.
     fn has_untouched(&self) -> bool {
         match &self.contents {
             Contents::Untouched(ser) => ser.files != 0,
@@ -102,9 +103,9 @@ impl CarriedSession {
     }
 }
 
-/// All that is carried over. Dropping it leaves everything as it was.
+/// All sessions that are carried over. Dropping it undoes the carry-over.
 pub(crate) struct Carried {
-    /// [`None`] if everything that is left is preserved again.
+    /// [`None`] if all unfinished files are preserved again.
     memory: Option<CarriedOver>,
     sessions: KVVec<CarriedSession>,
     flbs: CarriedFlbs,
@@ -112,7 +113,7 @@ pub(crate) struct Carried {
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        // The last one first, as in other places where sessions are dropped.
+        // Last one first, as in other places where sessions are dropped.
         while let Some(session) = self.sessions.pop() {
             drop(session);
         }
@@ -120,16 +121,16 @@ impl Drop for Carried {
 }
 
 impl Carried {
-    /// Prepares all incoming sessions to be carried over; returns [`None`] if there are none.
+    /// Prepares to carry over all incoming sessions; returns [`None`] if there are none.
     ///
     /// # Errors
     ///
-    /// [`EEXIST`] if an outgoing session has the name of an incoming one, [`ENOMEM`], and those of
-    /// retrieving and preserving a file.
+    /// [`EEXIST`] if an outgoing session has the name of an incoming one, [`ENOMEM`], and the
+    /// errors of retrieving and preserving a file.
     ///
     /// # Context
     ///
-    /// May sleep. The gate must be closed, and the list of incoming sessions be locked.
+    /// May sleep. The gate must be closed, and the list of incoming sessions must be locked.
     pub(crate) fn prepare(
         handlers: &'static Handlers,
         incoming: &mut IncomingSessions,
@@ -159,12 +160,12 @@ impl Carried {
         let flbs = loop {
             while Self::preserve_touched(handlers, &mut sessions, &mut lost)? {}
             let flbs = handlers.flbs.carry_over(&lost)?;
-            // From here on, no state becomes used; but one may have, shortly before.
+            // From here on, no state gets new users; but one may have got a user shortly before.
             if !Self::preserve_touched(handlers, &mut sessions, &mut lost)? {
                 break flbs;
             }
         };
-        // Memory that nobody can free would be among it, for ever.
+        // It would include memory that can never be freed.
         let needed =
             !flbs.entries().is_empty() || sessions.iter().any(CarriedSession::has_untouched);
         Ok(Some(Self {
@@ -174,7 +175,7 @@ impl Carried {
         }))
     }
 
-    /// One round: what is preserved again may be a reason for more to be.
+    /// One round: preserving a file again may require to preserve others again.
     fn preserve_touched(
         handlers: &'static Handlers,
         sessions: &mut KVVec<CarriedSession>,
@@ -197,7 +198,7 @@ impl Carried {
         Ok(found)
     }
 
-    /// Freezes the files that were preserved again. Needs no memory.
+    /// Freezes the files that were preserved again. Allocates no memory.
     pub(crate) fn freeze(&mut self) -> Result {
         for session in &mut self.sessions {
             let name = display(session.session.name());
@@ -209,23 +210,23 @@ impl Carried {
         Ok(())
     }
 
-    /// How many sessions there are.
+    /// The number of sessions.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// How many files there are, as far as is known.
+    /// The number of files, as far as known.
     pub(crate) fn files(&self) -> u64 {
         let counts = self.sessions.iter().map(CarriedSession::count);
         counts.fold(0, u64::saturating_add)
     }
 
-    /// How many pages are carried over as they are.
+    /// The number of pages that are carried over unchanged.
     pub(crate) fn pages(&self) -> usize {
         self.memory.as_ref().map_or(0, CarriedOver::pages)
     }
 
-    /// What the next kernel is told about the sessions, once they are [frozen](Self::freeze).
+    /// The entries of the sessions for the next kernel, after they are [frozen](Self::freeze).
     pub(crate) fn serialize(&self) -> impl Iterator<Item = SessionSer> + '_ {
         self.sessions.iter().map(|session| SessionSer {
             name: *session.name().field(),
@@ -233,7 +234,7 @@ impl Carried {
         })
     }
 
-    /// What the next kernel is told about the states that files share.
+    /// The entries of the FLBs for the next kernel.
     pub(crate) fn flbs(&self) -> &[FlbSer] {
         self.flbs.entries()
     }

@@ -66,13 +66,13 @@ use kernel::{
     }, //
 };
 
-/// A session that was handed over.
+/// An incoming session.
 #[pin_data]
 pub(crate) struct IncomingSession {
     name: Name,
-    /// Whether there is a file of this session.
+    /// Whether this session is open.
     open: AtomicFlag,
-    /// Whether an outgoing session got the name while this one was open.
+    /// Whether an outgoing session was created with the same name while this one was open.
     has_successor: AtomicFlag,
     /// Held for reading while files are retrieved, for writing while they are finished.
     #[pin]
@@ -135,8 +135,8 @@ impl IncomingSession {
 
 /// All incoming sessions.
 ///
-/// They are read from what the previous kernel left when they are needed for the first
-/// time; if that runs out of memory, reading continues the next time.
+/// They are read from the list of the previous kernel at their first use; after a lack of memory,
+/// reading continues at the next use.
 pub(crate) struct IncomingSessions {
     sessions: RBTree<Name, Arc<IncomingSession>>,
     unread: Option<ListReader<SessionSer, HandedOver>>,
@@ -156,7 +156,7 @@ impl IncomingSessions {
         self.sessions.values().map(|session| &**session)
     }
 
-    /// As [`Self::iter`], for callers that keep a session.
+    /// Like [`Self::iter`], for callers that keep a session.
     pub(super) fn sessions(&self) -> impl Iterator<Item = &Arc<IncomingSession>> {
         self.sessions.values()
     }
@@ -179,12 +179,12 @@ impl IncomingSessions {
         Ok(())
     }
 
-    /// Notes that an outgoing session is to have this name.
+    /// Records that an outgoing session of this name is being created.
     ///
     /// # Errors
     ///
-    /// [`EEXIST`] if there is an unfinished session of that name that nobody has open; [`ENOMEM`], as
-    /// for [`Self::load`].
+    /// [`EEXIST`] if an unfinished session of this name is not open; [`ENOMEM`], see
+    /// [`Self::load`].
     pub(super) fn succeed(&mut self, name: &Name) -> Result {
         self.load()?;
         let Some(session) = self.sessions.get(name) else {
@@ -199,13 +199,13 @@ impl IncomingSessions {
         Ok(())
     }
 
-    /// Reads the sessions, if that has not been done yet.
+    /// Reads the sessions, if they were not read yet.
     ///
     /// A malformed entry is skipped; a damaged list is read up to the damage.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`]; nothing is lost.
+    /// [`ENOMEM`]; the call can be repeated.
     pub(crate) fn load(&mut self) -> Result {
         let Some(mut reader) = self.unread.take() else {
             return Ok(());
@@ -270,33 +270,33 @@ impl Drop for OpenSession {
     }
 }
 
-/// Makes a file for an incoming session.
+/// Creates a file for an incoming session.
 ///
-/// Closing the file gives the session back, with all its files, unless it was finished.
+/// Closing the file makes the session available again, with all its files, unless it is finished.
 ///
 /// # Errors
 ///
-/// [`ENOENT`] if there is no such session, [`EBUSY`] if it is open already or the next kexec is
-/// under way, [`ENOMEM`].
+/// [`ENOENT`] if there is no such session, [`EBUSY`] if it is already open or the next kexec is
+/// in progress, [`ENOMEM`].
 pub(crate) fn retrieve(
     context: &'static Context,
     list: &'static RwSemaphore<IncomingSessions>,
     name: &Name,
 ) -> Result<ARef<File>> {
-    // What is carried over to the next kernel must not be read any more.
+    // Sessions that are carried over must not be read any more.
     let open = context.gate.mutate(|| {
         let open = {
             let mut incoming = list.write_killable()?;
             incoming.load()?;
             let session = incoming.sessions.get(name).cloned().ok_or(ENOENT)?;
-            // A session that is finished leaves the list before it is closed. Hence with the list
-            // locked, a finished session cannot be opened.
+            // A finished session is removed from the list before it is closed. While the list is
+            // locked, a finished session can therefore not be opened.
             OpenSession::new(session, context, list)?
         };
         fault::point()?;
         {
             let mut files = open.session.files.write_killable()?;
-            // FINISH goes on in a worker if its caller was killed.
+            // FINISH continues in a worker if its caller was killed.
             if files.is_finished() {
                 return Err(ENOENT.into());
             }
@@ -338,7 +338,7 @@ impl SessionFile {
             return Err(EINVAL);
         }
         fault::point()?;
-        // All the memory of files that were not retrieved has to be freed.
+        // All memory of files that were not retrieved must be freed, which takes long.
         let is_long = open.session.files.read_killable()?.has_unretrieved();
         let session = open.session.clone();
         let (context, list) = (open.context, open.list);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that the next kernel is going to get.
+//! Sessions that are handed over to the next kernel.
 
 use super::{
     display,
@@ -66,14 +66,14 @@ use kernel::{
 /// Orders sessions by the time of their creation.
 pub(crate) type Seq = u64;
 
-/// The files of a session, and how they were serialized the last time.
+/// The files of a session, and the result of their last serialization.
 struct Contents {
     files: OutgoingFiles,
     policy: Policy,
     serialized: FileSetSer,
 }
 
-/// A session that is going to be handed over.
+/// An outgoing session.
 #[pin_data]
 pub(crate) struct OutgoingSession {
     name: Name,
@@ -96,7 +96,7 @@ impl OutgoingSession {
         })
     }
 
-    /// Freezes and serializes the files, and returns their number. Needs no memory.
+    /// Freezes and serializes the files, and returns their number. Allocates no memory.
     ///
     /// # Errors
     ///
@@ -173,7 +173,7 @@ impl OutgoingSession {
 /// # Invariants
 ///
 /// `by_name` and `by_seq` contain the same `count` sessions; `blocks` has room for all of them;
-/// `root` is there if there is a session.
+/// `root` exists if there is a session.
 pub(crate) struct OutgoingSessions {
     by_name: RBTree<Name, Seq>,
     by_seq: RBTree<Seq, Arc<OutgoingSession>>,
@@ -195,7 +195,7 @@ impl OutgoingSessions {
         }
     }
 
-    /// How many sessions there are.
+    /// The number of sessions.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -205,13 +205,13 @@ impl OutgoingSessions {
         self.by_seq.values().map(|session| &**session)
     }
 
-    /// Where the next kernel starts to read.
+    /// The address of the root for the next kernel.
     #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
     pub(crate) fn root(&self) -> Option<kernel::kho::PhysAddr> {
         self.root.as_ref().map(|root| root.phys())
     }
 
-    /// Whether there is a session of that name.
+    /// Returns whether there is a session of this name.
     pub(super) fn contains(&self, name: &Name) -> bool {
         self.by_name.get(name).is_some()
     }
@@ -220,7 +220,7 @@ impl OutgoingSessions {
         let seq = self.next_seq;
         let count = self.count.checked_add(1).ok_or(ENOSPC)?;
 
-        // All that can fail comes first.
+        // Steps that can fail precede all others.
         let session = Arc::pin_init(OutgoingSession::new(name, seq), GFP_KERNEL_ACCOUNT)?;
         let name_node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let seq_node = RBTreeNode::new(seq, session.clone(), GFP_KERNEL_ACCOUNT)?;
@@ -249,7 +249,7 @@ impl OutgoingSessions {
         self.shrink();
     }
 
-    /// Makes room for `more` sessions that are carried over, and the root.
+    /// Allocates room for `more` sessions that are carried over, and the root.
     ///
     /// # Errors
     ///
@@ -271,7 +271,7 @@ impl OutgoingSessions {
         }
     }
 
-    /// What is needed to serialize the sessions; [`None`] if there is no room for any.
+    /// The parts that are needed to serialize the sessions; [`None`] if there is no room for any.
     pub(crate) fn parts(&mut self) -> Option<Parts<'_>> {
         Some(Parts {
             sessions: &mut self.by_seq,
@@ -283,7 +283,7 @@ impl OutgoingSessions {
 
 /// The parts of [`OutgoingSessions`].
 pub(crate) struct Parts<'a> {
-    /// The sessions in the order of their creation. Must stay the same.
+    /// The sessions in the order of their creation. Must not change.
     pub(crate) sessions: &'a mut RBTree<Seq, Arc<OutgoingSession>>,
     pub(crate) blocks: &'a mut BlockList<SessionSer>,
     pub(crate) root: &'a mut OutgoingRoot,
@@ -301,8 +301,8 @@ impl Drop for Listed {
         // Closing a file cannot be interrupted. Once sessions are frozen, nothing changes.
         if let Ok(_mutating) = self.context.gate.mutate_uninterruptible() {
             self.list.write().remove(&self.session);
-            // What the session preserved is released while `_mutating` holds off a kexec, but
-            // with the list unlocked.
+            // The preserved files of the session are released while `_mutating` prevents a kexec,
+            // but with the list unlocked.
             self.session.contents.write().files = OutgoingFiles::new();
         } else {
             core::mem::forget(self.session.clone());
@@ -314,9 +314,9 @@ impl Drop for Listed {
 ///
 /// # Errors
 ///
-/// [`EEXIST`] if there is a session of that name, or one of the previous kernel that is not finished
-/// and that nobody has open; [`ENOSPC`] if there are too many, [`ENOMEM`], [`EBUSY`] if the kexec is
-/// under way already.
+/// [`EEXIST`] if there is a session of this name, or an unfinished one of the previous kernel that
+/// is not open; [`ENOSPC`] if there are too many, [`ENOMEM`], [`EBUSY`] if the kexec is in
+/// progress.
 pub(crate) fn create(
     context: &'static Context,
     list: &'static RwSemaphore<OutgoingSessions>,
@@ -326,8 +326,8 @@ pub(crate) fn create(
     let link = Link::new(&name);
     let listed = context.gate.mutate(|| {
         let mut outgoing = list.write_killable()?;
-        // Both would have to be handed over, which is not possible. Nobody is about to finish a
-        // session that is not open, and at the kexec it is too late to say so.
+        // Both would have to be handed over, which is not possible. A session that is not open
+        // cannot be finished, and an error at the kexec would be too late.
         incoming.write_killable()?.succeed(&name)?;
         let session = outgoing.insert(context, name)?;
         Ok(Listed {
@@ -336,7 +336,7 @@ pub(crate) fn create(
             list,
         })
     })?;
-    // From here on, an error removes the session again.
+    // From here on, an error removes the session.
     let listed = KBox::new(listed, GFP_KERNEL)?;
     anon_inode::getfile::<SessionFile>(link.as_c_str()?, listed, flags::O_RDWR)
 }

@@ -15,11 +15,11 @@ use crate::{
     }, //
 };
 
-/// An inode (`struct inode`) that somebody holds a reference to.
+/// An inode (`struct inode`) with a reference.
 ///
 /// # Invariants
 ///
-/// The inode is valid for as long as the reference to this object lives.
+/// The inode is valid as long as the reference to this object lives.
 #[repr(transparent)]
 pub struct Inode(Opaque<bindings::inode>);
 
@@ -31,7 +31,7 @@ unsafe impl Sync for Inode {}
 impl Inode {
     /// Returns the inode of an open file.
     pub fn from_file(file: &File) -> &Self {
-        // SAFETY: A file has an inode, which does not change and which it holds a reference to.
+        // SAFETY: A file has an inode, which does not change and to which it holds a reference.
         // `Inode` is a transparent wrapper.
         unsafe { &*bindings::file_inode(file.as_ptr()).cast() }
     }
@@ -42,7 +42,7 @@ impl Inode {
         self.0.get()
     }
 
-    /// A number that tells the inode from all others that exist at the same time.
+    /// A number that is unique among all inodes that exist at the same time.
     #[inline]
     pub fn id(&self) -> usize {
         self.as_ptr() as usize
@@ -56,19 +56,19 @@ impl Inode {
         unsafe { (&raw const (*self.as_ptr()).__bindgen_anon_1.i_nlink).read_volatile() }
     }
 
-    /// File type and permission bits. May change as [`Self::nlink`] does.
+    /// File type and permission bits. May change like [`Self::nlink`].
     pub fn mode(&self) -> u16 {
-        // SAFETY: As for `nlink`.
+        // SAFETY: The inode is valid. This reads a single integer that may change concurrently.
         unsafe { (&raw const (*self.as_ptr()).i_mode).read_volatile() }
     }
 
     /// Returns whether the inode is internal to the kernel (`IS_PRIVATE()`).
     pub fn is_private(&self) -> bool {
-        // SAFETY: As for `nlink`.
+        // SAFETY: The inode is valid. This reads a single integer that may change concurrently.
         unsafe { (&raw const (*self.as_ptr()).i_flags).read_volatile() & bindings::S_PRIVATE != 0 }
     }
 
-    /// Size in bytes. May change as [`Self::nlink`] does.
+    /// Size in bytes. May change like [`Self::nlink`].
     pub fn size(&self) -> u64 {
         // SAFETY: The inode is valid.
         let size = unsafe { bindings::i_size_read(self.as_ptr()) };
@@ -76,8 +76,8 @@ impl Inode {
         u64::try_from(size).unwrap_or(0)
     }
 
-    /// Locks the inode. May sleep, and may have to wait for user space (which can delay a fault
-    /// inside of a `write()`).
+    /// Locks the inode. May sleep, and may wait for user space, which can delay a page fault in
+    /// a `write()`.
     pub fn lock(&self) -> InodeGuard<'_> {
         // SAFETY: The inode is valid.
         unsafe { bindings::inode_lock(self.as_ptr()) };
@@ -141,7 +141,8 @@ impl core::ops::Deref for InodeGuard<'_> {
 
 impl Drop for InodeGuard<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, the inode is valid and the lock is ours.
+        // SAFETY: By the type invariants, the inode is valid and the lock belongs to this
+        // object.
         unsafe { bindings::inode_unlock(self.inode.as_ptr()) };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Handing over once more what nobody claimed.
+//! Handing over unclaimed memory again.
 
 use crate::{
     bindings,
@@ -15,14 +15,15 @@ use crate::{
     }, //
 };
 
-/// Whether there is a [`CarriedOver`].
+/// Whether a [`CarriedOver`] exists.
 static CARRYING: Atomic<bool> = Atomic::new(false);
 
-/// All memory that the previous kernel preserved and that nobody claimed, preserved once more.
+/// All unclaimed memory of the previous kernel, preserved again.
 ///
-/// It cannot be claimed while this exists. Dropping the object takes that back, and may sleep. The
-/// next kernel finds the memory at the same addresses, which somebody has to tell it. What the
-/// previous kernel [published](super::Preserved::publish) by name stays behind.
+/// It cannot be claimed while this exists. Dropping the object undoes the preservation, and may
+/// sleep. The memory has the same addresses in the next kernel, which the caller must hand over.
+/// Entries that the previous kernel [published](super::Preserved::publish) by name are not carried
+/// over.
 ///
 /// # Invariants
 ///
@@ -32,12 +33,12 @@ pub struct CarriedOver {
 }
 
 impl CarriedOver {
-    /// Preserves what nobody claimed.
+    /// Preserves all unclaimed memory.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if that was done already, [`ENOMEM`], [`EIO`] if what the previous kernel
-    /// preserved is not known any more.
+    /// [`EBUSY`] if it is already preserved, [`ENOMEM`], [`EIO`] if the preserved memory of the
+    /// previous kernel is not known any more.
     ///
     /// # Context
     ///
@@ -47,8 +48,8 @@ impl CarriedOver {
             return Err(EBUSY);
         }
         let mut pages = 0;
-        // SAFETY: `pages` is valid for writing. Nobody else calls this, since we have just set the
-        // flag.
+        // SAFETY: `pages` is valid for writing. There are no concurrent calls, since the flag was
+        // just set.
         let res = to_result(unsafe { bindings::kho_carry_over(&mut pages) });
         if let Err(err) = res {
             CARRYING.store(false, Release);
@@ -58,7 +59,7 @@ impl CarriedOver {
         Ok(Self { pages })
     }
 
-    /// How many pages that is.
+    /// The number of pages.
     pub fn pages(&self) -> usize {
         self.pages
     }

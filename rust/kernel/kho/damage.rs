@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Damaging what is handed over, for tests of the kernel that gets it.
+//! Damages handed over data, for tests of the next kernel.
 //!
-//! Memory that is handed over has an owner, behind whose back it is changed here. That is only
-//! possible once nobody will ever look at it again: in the [last moment](LastMoment) of a kernel.
-//! Whatever address is given, only memory that this kernel has preserved is accessed.
+//! This module changes memory that is owned by other objects. This is only permitted when these do
+//! not access the memory any more: in the [last moment](LastMoment) of a kernel. Only memory that
+//! this kernel has preserved is accessed.
 
 use super::{
     copy_volatile,
@@ -16,7 +16,7 @@ use crate::{
     prelude::*, //
 };
 
-/// Proof that nothing but the next kernel uses what is handed over.
+/// Proof that only the next kernel accesses the data that is handed over.
 ///
 /// # Invariants
 ///
@@ -26,7 +26,7 @@ pub struct LastMoment(());
 impl LastMoment {
     /// # Safety
     ///
-    /// Until the kexec, which nothing can hold up any more, no one else may access memory of a
+    /// The kexec must not be aborted any more, and until then no other code may access memory of a
     /// [`Preserved`](super::Preserved), a [`Subtree`](super::Subtree) or an
     /// [array](super::vmalloc::PreservedArray).
     #[inline]
@@ -35,7 +35,8 @@ impl LastMoment {
         Self(())
     }
 
-    /// Checks that `len` bytes from `pa` on belong to one preserved page, and returns where.
+    /// Checks that `len` bytes from `pa` on belong to one preserved page, and returns their
+    /// address.
     fn find(&self, pa: u64, len: usize) -> Result<*mut u8> {
         let pa = PhysAddr::new(pa).ok_or(EFAULT)?.get();
         // CAST: Less than the size of a page.
@@ -43,15 +44,15 @@ impl LastMoment {
         if offset.checked_add(len).is_none_or(|end| end > PAGE_SIZE) {
             return Err(EFAULT);
         }
-        // SAFETY: Any address may be asked for, in a context that may sleep.
+        // SAFETY: Any address may be passed, in a context that may sleep.
         if !unsafe { bindings::kho_is_preserved(pa) } {
             return Err(EFAULT);
         }
-        // SAFETY: What is preserved is memory, all of which is in the direct map.
+        // SAFETY: Preserved memory is in the direct map.
         Ok(unsafe { bindings::phys_to_virt(pa) }.cast())
     }
 
-    /// Reads what is at `pa`. May sleep.
+    /// Reads the bytes at `pa`. May sleep.
     ///
     /// # Errors
     ///
@@ -64,15 +65,15 @@ impl LastMoment {
         Ok(())
     }
 
-    /// Replaces what is at `pa`. May sleep.
+    /// Replaces the bytes at `pa`. May sleep.
     ///
     /// # Errors
     ///
-    /// As for [`Self::read`].
+    /// See [`Self::read`].
     pub fn write(&mut self, pa: u64, from: &[u8]) -> Result {
         let to = self.find(pa, from.len())?;
-        // SAFETY: The destination was checked, and by the type invariant no one else in the kernel
-        // looks at it; a user's page may contain anything.
+        // SAFETY: The destination was checked, and by the type invariant no other kernel code
+        // accesses it; a user page may contain any bytes.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
         Ok(())
     }

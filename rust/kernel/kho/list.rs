@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Claiming many folios, and keeping them.
+//! Batches and lists of claimed folios.
 
 use super::{
     ClaimedFolio,
@@ -15,20 +15,19 @@ use core::{
     ptr::NonNull, //
 };
 
-/// How many folios are freed in a row.
+/// The number of folios that are freed without a reschedule.
 const FREE_BATCH: usize = 64;
 
-/// Folios that were claimed, one after the other.
+/// A list of claimed folios.
 ///
-/// The list needs no memory of its own: a folio that nobody uses has room for a link. Hence claiming
-/// many folios cannot fail halfway for want of memory. Dropping the list frees the folios, and may
-/// sleep.
+/// The list needs no memory of its own: an unused folio has room for a link. Claiming many folios
+/// can therefore not fail for lack of memory. Dropping the list frees the folios, and may sleep.
 ///
 /// # Invariants
 ///
 /// - `ends` are the first and the last folio of a chain, linked by `lru.next`, that ends with a null
 ///   pointer.
-/// - The only reference to each of the folios belongs to the list, and nobody else uses them.
+/// - The only reference to each of the folios belongs to the list, and they have no other users.
 #[derive(Default)]
 pub struct ClaimedList {
     ends: Option<(NonNull<bindings::folio>, NonNull<bindings::folio>)>,
@@ -36,16 +35,16 @@ pub struct ClaimedList {
 
 // SAFETY: Folios may be used and freed on any thread.
 unsafe impl Send for ClaimedList {}
-// SAFETY: Shared references only read what does not change.
+// SAFETY: Shared references only read fields that do not change.
 unsafe impl Sync for ClaimedList {}
 
-/// Where the link of a folio is.
+/// The address of the link of a folio.
 ///
 /// # Safety
 ///
 /// `folio` must be valid.
 unsafe fn link(folio: NonNull<bindings::folio>) -> *mut *mut bindings::folio {
-    // SAFETY: By the safety requirements, this stays inside of the folio.
+    // SAFETY: By the safety requirements, this is inside of the folio.
     unsafe {
         (&raw mut (*folio.as_ptr())
             .__bindgen_anon_1
@@ -64,7 +63,7 @@ impl ClaimedList {
         Self { ends: None }
     }
 
-    /// Whether there are no folios.
+    /// Returns whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.ends.is_none()
     }
@@ -72,7 +71,7 @@ impl ClaimedList {
     /// Appends a folio.
     pub fn push(&mut self, folio: ClaimedFolio) {
         let folio = folio.into_raw();
-        // SAFETY: The folio is valid, and nobody else uses it.
+        // SAFETY: The folio is valid, and has no other users.
         unsafe { *link(folio) = core::ptr::null_mut() };
         // INVARIANT: The folio becomes the last one, and its reference is that of the claim.
         self.ends = match self.ends {
@@ -85,17 +84,18 @@ impl ClaimedList {
         };
     }
 
-    /// Takes the first folio off the list, with the reference to it.
+    /// Removes and returns the first folio, with its reference.
     pub fn pop_raw(&mut self) -> Option<NonNull<bindings::folio>> {
         let (first, last) = self.ends?;
         // SAFETY: By the type invariant.
         let next = NonNull::new(unsafe { *link(first) });
-        // INVARIANT: The chain goes on with the next folio, if there is one.
+        // INVARIANT: The chain begins with the next folio, if there is one.
         self.ends = next.map(|next| (next, last));
         Some(first)
     }
 
-    /// The folios, in order. They may be changed as long as they are not freed and the links stay.
+    /// The folios, in order. They may be changed, but must not be freed, and the links must not
+    /// change.
     pub fn iter_raw(&self) -> RawIter<'_> {
         RawIter {
             next: self.ends.map(|(first, _)| first),
@@ -137,10 +137,10 @@ impl Iterator for RawIter<'_> {
     }
 }
 
-/// Folios that are claimed together, which is cheaper than one by one.
+/// Folios that are claimed together, which is faster than one by one.
 ///
-/// Iterating takes the result for each address: the folio, or [`None`] if the claim failed. Dropping
-/// this frees those that were claimed and not taken.
+/// Iterating returns the result for each address: the folio, or [`None`] if the claim failed.
+/// Dropping this frees the remaining claimed folios.
 ///
 /// # Invariants
 ///
@@ -178,21 +178,21 @@ impl ClaimBatch {
         }
     }
 
-    /// Claims the next folios, [`Self::LEN`] at most, as [`ClaimedFolio::new`] does; [`None`] stands
-    /// for one that cannot be claimed. Frees what was not taken before.
+    /// Claims the next folios, [`Self::LEN`] at most, like [`ClaimedFolio::new`]; [`None`] is an
+    /// address without a folio. Frees the remaining folios of the last call.
     pub fn refill(&mut self, addresses: impl Iterator<Item = Option<PhysAddr>>) {
         let mut phys = [0; Self::LEN];
         let mut len = 0usize;
 
         self.for_each(drop);
         for (slot, pa) in phys.iter_mut().zip(addresses) {
-            // KHO only looks at the page frame number, and never hands out the one at 0.
+            // KHO only uses the page frame number, and never returns page frame 0.
             let pa = pa.map_or(0, PhysAddr::get);
             *slot = if pa % PAGE_SIZE as u64 == 0 { pa } else { 0 };
             len = len.saturating_add(1);
         }
         // SAFETY: Both arrays have at least `len` elements. The callee checks the addresses, and
-        // gives a folio to a single caller only.
+        // returns a folio to a single caller only.
         unsafe {
             // CAST: At most `LEN`.
             bindings::kho_restore_folios(phys.as_ptr(), self.folios.as_mut_ptr(), len as u32)
@@ -214,7 +214,7 @@ impl Iterator for ClaimBatch {
 
     fn next(&mut self) -> Option<Self::Item> {
         let folio = *self.folios.get(..self.claimed)?.get(self.taken)?;
-        // INVARIANT: The reference goes to the caller.
+        // INVARIANT: The reference is transferred to the caller.
         self.taken = self.taken.saturating_add(1);
         // SAFETY: By the type invariant.
         Some(NonNull::new(folio).map(|folio| unsafe { ClaimedFolio::from_raw(folio) }))

@@ -3,10 +3,10 @@
 //! Arrays that are handed over.
 //!
 //! KHO describes an array by a [`Descriptor`] of fixed size: a list of chunks, each a page with the
-//! addresses of further pages, which hold the elements. It is made for `vmalloc()` memory, and C
-//! maps all the pages in a row. Here, nothing is mapped: a [`PreservedArray`] grows page by page,
-//! and a [`ClaimedArray`] is read page by page, each page being claimed right before it is read. So
-//! the former needs no memory in advance and the latter none at all.
+//! addresses of further pages, which contain the elements. It is intended for `vmalloc()` memory,
+//! and C maps all pages contiguously. This module does not map them: a [`PreservedArray`] grows
+//! page by page, and a [`ClaimedArray`] is read page by page, and claims each page right before
+//! reading it. The former therefore needs no memory in advance, and the latter none at all.
 //!
 //! C headers: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h),
 //! [`include/linux/kho/abi/kexec_handover.h`](srctree/include/linux/kho/abi/kexec_handover.h)
@@ -38,15 +38,15 @@ use zerocopy_derive::{
 /// Number of addresses in a chunk.
 const CHUNK_LEN: usize = PAGE_SIZE / size_of::<u64>() - 1;
 
-/// `KHO_VMALLOC_ALLOC`: the next kernel may treat the area as one that `vmalloc()` made.
+/// `KHO_VMALLOC_ALLOC`: the next kernel may treat the area like one of `vmalloc()`.
 const FLAG_ALLOC: u16 = 0x1;
 /// `KHO_VMALLOC_HUGE_VMAP`: the area may be mapped with huge pages.
 const FLAG_HUGE_VMAP: u16 = 0x2;
 
 /// Describes an array that is handed over (`struct kho_vmalloc`).
 ///
-/// The default value stands for no array. Found in the memory of another kernel, any value is
-/// possible; [`ClaimedArray::new`] does the checks.
+/// The default value describes no array. A descriptor of another kernel can have any value;
+/// [`ClaimedArray::new`] checks it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -58,7 +58,7 @@ pub struct Descriptor {
     pub total_pages: u32,
     /// How the array was mapped.
     pub flags: u16,
-    /// Each address stands for `1 << order` pages.
+    /// Each address represents `1 << order` pages.
     pub order: u16,
 }
 
@@ -100,7 +100,7 @@ impl Page {
     }
 }
 
-/// How many `T` there are in a page. Elements do not cross the border of a page.
+/// The number of `T` in a page. Elements do not cross page boundaries.
 struct PerPage<T>(PhantomData<T>);
 
 impl<T> PerPage<T> {
@@ -111,12 +111,12 @@ impl<T> PerPage<T> {
     };
 }
 
-/// The pages of a [`PreservedArray`], whatever they contain.
+/// The pages of a [`PreservedArray`], independent of the type of its elements.
 ///
 /// # Invariants
 ///
-/// The chunks have the addresses of all pages, in order. Each chunk but the last is full, and has
-/// the address of the next chunk.
+/// The chunks contain the addresses of all pages, in order. Each chunk but the last is full, and
+/// contains the address of the next chunk.
 struct PreservedPages {
     pages: KVVec<Preserved<Page>>,
     chunks: KVVec<Preserved<Chunk>>,
@@ -133,7 +133,7 @@ impl PreservedPages {
 
     /// Appends a zeroed page. If this fails, nothing has changed.
     fn add(&mut self) -> Result {
-        // All that can fail comes before the page gets visible.
+        // Steps that can fail precede the insertion of the page.
         self.pages.reserve(1, GFP_KERNEL_ACCOUNT)?;
         let page = Preserved::<Page>::new_zeroed()?;
         let slot = self.pages.len() % CHUNK_LEN;
@@ -147,7 +147,7 @@ impl PreservedPages {
             }
             self.chunks.push(chunk, GFP_KERNEL_ACCOUNT)?;
         }
-        // INVARIANT: The address of this page goes behind those of all others.
+        // INVARIANT: The address of this page is stored after those of all others.
         if let Some(entry) = self.chunks.last_mut().and_then(|c| c.pages.get_mut(slot)) {
             *entry = page.phys().get();
         }
@@ -160,7 +160,7 @@ impl PreservedPages {
             None => Descriptor::default(),
             Some(first) => Descriptor {
                 first: first.phys().get(),
-                // 2^32 pages of elements are more than a machine can have.
+                // No machine has 2^32 pages of elements.
                 total_pages: u32::try_from(self.pages.len()).unwrap_or(u32::MAX),
                 flags: FLAG_ALLOC,
                 order: 0,
@@ -169,11 +169,11 @@ impl PreservedPages {
     }
 }
 
-/// An array that is preserved for the next kernel and can only grow.
+/// An array that is preserved for the next kernel. It can only grow.
 ///
-/// Dropping it takes the preservation back and frees the memory, and may sleep.
+/// Dropping it unpreserves and frees the memory, and may sleep.
 ///
-/// Nothing has to be done before the kexec, apart from handing over the
+/// Before the kexec, the caller must only hand over the
 /// [descriptor](Self::descriptor).
 ///
 /// # Invariants
@@ -230,11 +230,11 @@ impl<T: Handover> PreservedArray<T> {
         self.len == 0
     }
 
-    /// Makes sure that there is room for `elements` as well. May sleep.
+    /// Allocates room for `elements`. May sleep.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], and then the array is as it was before.
+    /// [`ENOMEM`]; the array is unchanged then.
     pub fn reserve<'a>(&'a mut self, elements: &'a [T]) -> Result<Reserved<'a, T>> {
         let len = self.len.checked_add(elements.len()).ok_or(ENOMEM)?;
         while self.pages.pages.len() < len.div_ceil(PerPage::<T>::LEN) {
@@ -262,7 +262,7 @@ impl<T: Handover> PreservedArray<T> {
             .take(self.len)
     }
 
-    /// What has to be handed over such that the next kernel finds the array.
+    /// The descriptor to hand over to the next kernel.
     ///
     /// It changes when elements are added.
     pub fn descriptor(&self) -> Descriptor {
@@ -276,12 +276,11 @@ impl<T: Handover> Default for PreservedArray<T> {
     }
 }
 
-/// Room in a [`PreservedArray`], and what it is for.
+/// Room in a [`PreservedArray`], and the elements for it.
 ///
 /// # Invariants
 ///
-/// The array has as many pages as `len` elements need, which is the number of those that are there
-/// and of the new ones.
+/// The array has enough pages for `len` elements, the sum of the existing and the new ones.
 #[must_use = "the array only grows by `append()` or `merge()`"]
 pub struct Reserved<'a, T> {
     array: &'a mut PreservedArray<T>,
@@ -313,10 +312,10 @@ impl<T: Handover + Copy> Reserved<'_, T> {
         self.array.len = self.len;
     }
 
-    /// Inserts the elements, which have to be sorted by `key` as the array has to be, such that the
-    /// array still is.
+    /// Inserts the elements. Both the elements and the array must be sorted by `key`; the result is
+    /// sorted.
     pub fn merge<K: Ord>(self, key: impl Fn(&T) -> K) {
-        // From the end, such that nothing is overwritten that is still needed.
+        // Begins at the end, so that no element is overwritten before it is moved.
         let mut place = self.len;
         let mut old = self.array.len;
         let mut new = self.elements;
@@ -345,11 +344,10 @@ impl<T: Handover + Copy> Reserved<'_, T> {
     }
 }
 
-/// An array that the previous kernel handed over, read from begin to end.
+/// An array that the previous kernel handed over, which is read from beginning to end.
 ///
-/// Nothing is claimed when the object is created; a page is claimed when its first element is read.
-/// Dropping the object claims and frees all that is left. What the elements stand for is the business
-/// of the caller.
+/// A page is claimed when its first element is read. Dropping the object claims and frees all
+/// remaining pages. The caller must handle memory to which the elements refer.
 ///
 /// # Invariants
 ///
@@ -370,7 +368,7 @@ impl<T: Handover + Copy> Reserved<'_, T> {
 /// assert!(ClaimedArray::<u64>::new(&one, 512).is_ok());
 /// assert_eq!(ClaimedArray::<u64>::new(&one, 513).err(), Some(EINVAL));
 ///
-/// // There is nothing where it should be; that is said once.
+/// // The memory does not exist, which is reported once.
 /// let mut lost = ClaimedArray::<u64>::new(&one, 1)?;
 /// assert_eq!(lost.read(&mut [0; 8]), Err(EINVAL));
 /// assert_eq!(lost.read(&mut [0; 8]), Ok(0));
@@ -382,19 +380,19 @@ impl<T: Handover + Copy> Reserved<'_, T> {
 /// # Ok::<(), Error>(())
 /// ```
 pub struct ClaimedArray<T> {
-    /// The chunk in use, and the index of its next entry.
+    /// The current chunk, and the index of its next entry.
     chunk: Option<(ClaimedFolio, usize)>,
     next_chunk: Option<PhysAddr>,
-    /// What is left of an entry whose memory comes in several pieces, and its number of pages.
+    /// The rest of an entry whose memory consists of several pieces, and its number of pages.
     rest: Option<(PhysAddr, u64)>,
-    /// The piece in use, and the number of its next element.
+    /// The current piece, and the index of its next element.
     piece: Option<(ClaimedFolio, usize)>,
     /// Chunks and pieces that have been read.
     done: ClaimedList,
-    /// Pages that the descriptor promised and that were not claimed yet.
+    /// Pages of the descriptor that are not claimed yet.
     pages: u64,
     elements: u64,
-    /// Number of pages that an address in a chunk stands for.
+    /// Number of pages of an address in a chunk.
     entry_pages: u64,
     _elements: PhantomData<T>,
 }
@@ -404,7 +402,7 @@ impl<T: Handover + Copy> ClaimedArray<T> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the array does not have that many elements or the descriptor is inconsistent,
+    /// [`EINVAL`] if the array is too small for `len` elements or the descriptor is inconsistent,
     /// [`EOPNOTSUPP`] if it has unknown flags. Nothing is freed in these cases.
     pub fn new(descriptor: &Descriptor, len: u64) -> Result<Self> {
         let pages = u64::from(descriptor.total_pages);
@@ -432,20 +430,20 @@ impl<T: Handover + Copy> ClaimedArray<T> {
         })
     }
 
-    /// Number of elements that were not read yet.
+    /// Number of unread elements.
     pub fn remaining(&self) -> u64 {
         self.elements
     }
 
-    /// Reads some of the next elements, as many as fit into `room` at most. May sleep.
+    /// Reads the next elements, at most as many as fit into `room`. May sleep.
     ///
-    /// Returns how many there were; none are if there are no more, or no room.
+    /// Returns the number of read elements, which is 0 at the end, or without room.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the memory of the next element is not what the descriptor promised. Going on
-    /// after that reads elements of the memory that follows, and comes to an end. Nothing else can
-    /// fail, in particular no memory is allocated.
+    /// [`EINVAL`] if the memory of the next element does not match the descriptor. The next calls
+    /// read the elements of the following memory, up to the end. There are no other errors; in
+    /// particular, no memory is allocated.
     pub fn read(&mut self, room: &mut [T]) -> Result<usize> {
         let left = usize::try_from(self.elements).unwrap_or(usize::MAX);
         let most = left.min(room.len());
@@ -497,7 +495,7 @@ impl<T> ClaimedArray<T> {
 
         let (Some(rest), Some(left)) = (expected.checked_sub(pages), self.pages.checked_sub(pages))
         else {
-            // The memory is freed, but it is no part of this array.
+            // The memory is freed, but is not part of this array.
             return Err(EINVAL);
         };
         self.pages = left;
@@ -509,7 +507,7 @@ impl<T> ClaimedArray<T> {
         Ok(Some(folio))
     }
 
-    /// Finds the next address, and how many pages there should be.
+    /// Finds the next address, and its number of pages.
     fn next_address(&mut self) -> Result<Option<(PhysAddr, u64)>> {
         if let Some(rest) = self.rest.take().filter(|&(_, pages)| pages != 0) {
             return Ok(Some(rest));
@@ -540,8 +538,8 @@ impl<T> ClaimedArray<T> {
 impl<T> Drop for ClaimedArray<T> {
     fn drop(&mut self) {
         self.piece = None;
-        // Each step uses up an entry, also if it fails. What follows a chunk that cannot be claimed
-        // is unknown, and stays reserved.
+        // Each step consumes an entry, also if it fails. Memory after a chunk that cannot be
+        // claimed is unknown, and stays reserved.
         while !matches!(self.next_piece(), Ok(None)) {
             // SAFETY: FFI call without safety requirements; the caller may sleep.
             unsafe { bindings::cond_resched() };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operation table by which a [`FileHandler`] is called.
+//! The operation table that calls a [`FileHandler`].
 
 use super::{
     compatible,
@@ -27,18 +27,19 @@ use core::{
     mem::ManuallyDrop, //
 };
 
-/// What `private_data` of a preserved file points to.
+/// The target of `private_data` of a preserved file.
 ///
-/// The fields are dropped in this order: what the handler keeps may refer to what is handed over.
+/// The fields are dropped in this order: the state of the handler may refer to the handed over
+/// data.
 struct OutgoingFile<H: FileHandler> {
     outgoing: H::Outgoing,
     ser: Preserved<H::Ser>,
 }
 
-/// What `private_data` of an incoming file points to, once the handler was asked for it.
+/// The target of `private_data` of an incoming file, after the first operation.
 struct IncomingFile<H: FileHandler>(H::Incoming);
 
-/// A pointer argument as the C side passes it.
+/// A pointer argument from C.
 type Args = bindings::liveupdate_file_op_args;
 
 pub(super) struct Table<H: FileHandler>(PhantomData<H>);
@@ -94,7 +95,7 @@ impl<H: FileHandler> Table<H> {
 
     /// # Safety
     ///
-    /// `raw` has to be the `inner` of a [`Registration<H>`] that is valid for `'a`.
+    /// `raw` must be the `inner` of a [`Registration<H>`] that is valid for `'a`.
     unsafe fn handler<'a>(raw: *mut bindings::liveupdate_file_handler) -> &'a H {
         let inner = raw.cast::<Opaque<bindings::liveupdate_file_handler>>();
         // SAFETY: By the safety requirements.
@@ -103,12 +104,12 @@ impl<H: FileHandler> Table<H> {
         unsafe { &(*this).handler }
     }
 
-    /// Gives access to all that belongs to a preserved file.
+    /// Returns the handler, the file and the state of a preserved file.
     ///
     /// # Safety
     ///
-    /// `args` has to belong to a file that was preserved by `Self::preserve` and is not
-    /// unpreserved, and to be valid for `'a`, during which nothing else accesses the file's state.
+    /// `args` must belong to a file that was preserved by `Self::preserve` and is not unpreserved,
+    /// and must be valid for `'a`, during which no other code accesses the file's state.
     unsafe fn outgoing<'a>(args: *mut Args) -> (&'a H, &'a File, &'a mut OutgoingFile<H>) {
         // SAFETY: By the safety requirements, all three pointers are valid; `preserve` stored the
         // last one. Operations are not called while the task holds a file's position lock.
@@ -123,7 +124,7 @@ impl<H: FileHandler> Table<H> {
 
     /// # Safety
     ///
-    /// `raw` has to be registered by a [`Registration<H>`], and `file` be valid.
+    /// `raw` must be registered by a [`Registration<H>`], and `file` must be valid.
     unsafe extern "C" fn can_preserve(
         raw: *mut bindings::liveupdate_file_handler,
         file: *mut bindings::file,
@@ -207,7 +208,7 @@ impl<H: FileHandler> Table<H> {
     ///
     /// See [`Self::outgoing`]; the file is not preserved any more afterwards.
     unsafe extern "C" fn unpreserve(args: *mut Args) {
-        // SAFETY: `Self::preserve` stored the pointer, and nobody uses it from now on.
+        // SAFETY: `Self::preserve` stored the pointer, which is not used any more.
         drop(unsafe { KBox::<OutgoingFile<H>>::from_raw((*args).private_data.cast()) });
     }
 
@@ -233,17 +234,16 @@ impl<H: FileHandler> Table<H> {
         handler.unfreeze(file, &mut state.ser, &mut state.outgoing);
     }
 
-    /// Gives access to what was handed over for a file, which is taken over if it was not before.
+    /// Returns the state of an incoming file, and claims its data at the first call.
     ///
     /// # Errors
     ///
-    /// As [`FileHandler::retrieve`]: [`ENOMEM`] can be tried again; if there is nothing to take
-    /// over, that is for good.
+    /// See [`FileHandler::retrieve`]: [`ENOMEM`] is temporary; missing data is a permanent error.
     ///
     /// # Safety
     ///
-    /// `args` has to belong to an incoming file of a [`Registration<H>`] that is not finished, and
-    /// to be valid for `'a`, during which nothing else accesses the file's state.
+    /// `args` must belong to an incoming file of a [`Registration<H>`] that is not finished, and
+    /// must be valid for `'a`, during which no other code accesses the file's state.
     unsafe fn incoming<'a>(
         args: *mut Args,
     ) -> core::result::Result<&'a mut IncomingFile<H>, RetrieveError> {
@@ -257,13 +257,13 @@ impl<H: FileHandler> Table<H> {
             let state = KBox::write(slot, IncomingFile::<H>(handler.adopt(ser)));
             *private_data = KBox::into_raw(state).cast();
         }
-        // SAFETY: The pointer was stored above, now or before.
+        // SAFETY: The pointer was stored by the code above, in this or an earlier call.
         Ok(unsafe { &mut *private_data.cast() })
     }
 
     /// # Safety
     ///
-    /// `args` has to be valid.
+    /// `args` must be valid.
     unsafe fn claim(args: *mut Args) -> Result<Claimed<H::Ser>> {
         // SAFETY: By the safety requirements.
         let data = unsafe { (*args).serialized_data };
@@ -278,8 +278,7 @@ impl<H: FileHandler> Table<H> {
         let (handler, incoming) = unsafe { (Self::handler((*args).handler), Self::incoming(args)) };
         match incoming.and_then(|state| handler.retrieve(&mut state.0)) {
             Ok(file) => {
-                // The reference is passed on.
-                // SAFETY: By the safety requirements.
+                // The reference is transferred to the caller. SAFETY: By the safety requirements.
                 unsafe { (*args).file = ManuallyDrop::new(file).as_ptr() };
                 0
             }
@@ -313,7 +312,7 @@ impl<H: FileHandler> Table<H> {
         let (handler, private_data) =
             unsafe { (Self::handler((*args).handler), (*args).private_data) };
         if !private_data.is_null() {
-            // SAFETY: `Self::incoming` stored the pointer, and nobody uses it from now on.
+            // SAFETY: `Self::incoming` stored the pointer, which is not used any more.
             drop(unsafe { KBox::<IncomingFile<H>>::from_raw(private_data.cast()) });
             return;
         }
@@ -329,7 +328,7 @@ impl<H: FileHandler> Table<H> {
 
     /// # Safety
     ///
-    /// `file` has to be valid.
+    /// `file` must be valid.
     unsafe extern "C" fn get_id(file: *mut bindings::file) -> c_ulong {
         // SAFETY: By the safety requirement, and see `Self::outgoing`.
         H::file_id(unsafe { File::from_raw_file(file) })

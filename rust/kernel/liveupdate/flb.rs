@@ -2,12 +2,12 @@
 
 //! File-lifecycle-bound (FLB) data: state that several preserved files share.
 //!
-//! Some files need more than what belongs to them alone, e.g. a translation table for all devices
-//! of a bus. Such an FLB is preserved before the first file that depends on it, and handed over once
-//! for all of them.
+//! Several files may depend on the same state, e.g. on a translation table for all devices of a
+//! bus. Such an FLB is preserved before the first file that depends on it, and handed over once for
+//! all of them.
 //!
-//! An FLB is a type that implements [`Flb`], with one static [`Instance`], which handlers are
-//! attached to.
+//! An FLB is a type that implements [`Flb`], with one static [`Instance`], to which handlers are
+//! attached.
 
 use super::{
     compatible,
@@ -45,7 +45,7 @@ pub trait Flb: Sized + 'static {
     /// Names the FLB and the format of [`Self::Ser`]. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
-    /// What is handed over. It lives in preserved memory.
+    /// The data that is handed over, in preserved memory.
     type Ser: Handover + Send + Sync;
 
     /// The FLB while files depend on it; dropping it undoes [`Self::preserve`].
@@ -54,22 +54,23 @@ pub trait Flb: Sized + 'static {
     /// The FLB in the next kernel; dropped when the last file that depends on it is finished.
     type Incoming: Send + Sync;
 
-    /// Saves what the next kernel needs, before the first file is preserved.
+    /// Saves the state for the next kernel, before the first file is preserved.
     ///
-    /// `ser` is zeroed at first. An error reaches user space, and the file is not preserved.
+    /// `ser` is initially zeroed. An error is returned to user space, and the file is not
+    /// preserved.
     fn preserve(ser: &mut Self::Ser) -> Result<Self::Outgoing>;
 
-    /// Restores the FLB when it is used for the first time. An error is final.
+    /// Restores the FLB at its first use. An error is permanent.
     fn retrieve(ser: Claimed<Self::Ser>) -> Result<Self::Incoming>;
 }
 
-/// What the object of a preserved FLB points to; dropped in this order.
+/// The target of the object of a preserved FLB; dropped in this order.
 struct OutgoingObject<F: Flb> {
     outgoing: F::Outgoing,
     _ser: Preserved<F::Ser>,
 }
 
-/// What is registered for an [`Flb`]: its `struct liveupdate_flb`.
+/// The registered `struct liveupdate_flb` of an [`Flb`].
 ///
 /// # Examples
 ///
@@ -95,7 +96,7 @@ impl<F: Flb> Default for Instance<F> {
 }
 
 impl<F: Flb> Instance<F> {
-    /// Creates the object. It does nothing until a handler is attached.
+    /// Creates the object. It is not used until a handler is attached.
     pub const fn new() -> Self {
         Self {
             inner: Opaque::new(Table::<F>::FLB),
@@ -107,20 +108,20 @@ impl<F: Flb> Instance<F> {
     ///
     /// # Errors
     ///
-    /// [`EOPNOTSUPP`] if live updates are not possible, [`EEXIST`] if that was done before or there
-    /// is another FLB of the same name, [`ENOSPC`] if there are too many, [`ENOMEM`].
+    /// [`EOPNOTSUPP`] if live updates are not possible, [`EEXIST`] if it is already attached or
+    /// there is another FLB of the same name, [`ENOSPC`] if there are too many, [`ENOMEM`].
     pub fn attach<H: FileHandler>(
         &'static self,
         registration: Pin<&'static Registration<H>>,
     ) -> Result {
-        // SAFETY: Both are initialised. `self` is borrowed for ever, hence it is never moved or
-        // dropped, and neither is the pinned registration.
+        // SAFETY: Both are initialised. `self` is borrowed for `'static`, so that it is never moved
+        // or dropped, and neither is the pinned registration.
         to_result(unsafe {
             bindings::liveupdate_register_flb(registration.as_raw(), self.inner.get())
         })
     }
 
-    /// Returns the FLB that is handed over to the next kernel, and keeps it.
+    /// Returns a reference to the FLB that is handed over to the next kernel.
     ///
     /// # Errors
     ///
@@ -137,15 +138,16 @@ impl<F: Flb> Instance<F> {
         })
     }
 
-    /// Returns the FLB that the previous kernel handed over, and keeps it.
+    /// Returns a reference to the FLB that the previous kernel handed over.
     ///
     /// # Errors
     ///
-    /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over or is finished already, [`EEXIST`]
-    /// if another [`Instance`] with the same name has retrieved it, [`EOPNOTSUPP`] if live updates are not possible, or the error of [`Flb::retrieve`].
+    /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over or is finished, [`EEXIST`] if
+    /// another [`Instance`] with the same name has retrieved it, [`EOPNOTSUPP`] if live updates are
+    /// not possible, or the error of [`Flb::retrieve`].
     pub fn incoming(&'static self) -> Result<IncomingRef<F>> {
         let mut object = core::ptr::null_mut();
-        // SAFETY: `inner` is initialised and never goes away, and `object` is valid for writing.
+        // SAFETY: `inner` is initialised and static, and `object` is valid for writing.
         to_result(unsafe { bindings::liveupdate_flb_get_incoming(self.inner.get(), &mut object) })?;
         Ok(IncomingRef {
             instance: self,
@@ -238,7 +240,7 @@ impl<F: Flb> Table<F> {
 
     /// # Safety
     ///
-    /// `args` has to be valid for writing.
+    /// `args` must be valid for writing.
     unsafe extern "C" fn preserve(args: *mut bindings::liveupdate_flb_op_args) -> c_int {
         from_result(|| {
             let slot = KBox::new_uninit(GFP_KERNEL)?;
@@ -260,7 +262,7 @@ impl<F: Flb> Table<F> {
 
     /// # Safety
     ///
-    /// `args` has to be valid, with an object of `Self::preserve` that is not used any more.
+    /// `args` must be valid, with an object of `Self::preserve` that is not used any more.
     unsafe extern "C" fn unpreserve(args: *mut bindings::liveupdate_flb_op_args) {
         // SAFETY: By the safety requirements.
         drop(unsafe { KBox::<OutgoingObject<F>>::from_raw((*args).obj.cast()) });
@@ -268,12 +270,12 @@ impl<F: Flb> Table<F> {
 
     /// # Safety
     ///
-    /// `args` has to be valid for reading and writing.
+    /// `args` must be valid for reading and writing.
     unsafe extern "C" fn retrieve(args: *mut bindings::liveupdate_flb_op_args) -> c_int {
         // SAFETY: By the safety requirements.
         let data = unsafe { (*args).data };
         from_result(|| {
-            // So far nothing was taken over, hence it can be tried again.
+            // No data was claimed yet, so that it can be tried again.
             let slot = KBox::new_uninit(GFP_KERNEL)?;
             let state = PhysAddr::new(data)
                 .ok_or(EINVAL)
@@ -291,7 +293,7 @@ impl<F: Flb> Table<F> {
 
     /// # Safety
     ///
-    /// `args` has to be valid, with an object of `Self::retrieve` that is not used any more.
+    /// `args` must be valid, with an object of `Self::retrieve` that is not used any more.
     unsafe extern "C" fn finish(args: *mut bindings::liveupdate_flb_op_args) {
         // SAFETY: By the safety requirements.
         drop(unsafe { KBox::<F::Incoming>::from_raw((*args).obj.cast()) });

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The list of formats that this kernel understands, in its image.
+//! The list of supported formats in the image of this kernel.
 //!
-//! Programs have to know before a live update whether the next kernel understands what will be
-//! handed over. So every image has a section `.liveupdate_versions`, which begins with a magic
-//! number and a version (the linker writes them), and goes on with one [`Format`] for each format.
+//! Programs must be able to check before a live update whether the next kernel supports the
+//! formats to be handed over. Every image therefore has a section `.liveupdate_versions`, which
+//! begins with a magic number and a version (the linker writes them), followed by one [`Format`]
+//! for each format.
 //!
 //! C counterpart: `LIVEUPDATE_FORMAT()` in
 //! [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
@@ -14,14 +15,15 @@ use crate::{
     prelude::*, //
 };
 
-/// The name of a format, as it is in the list.
+/// The name of a format in the list.
 #[repr(C, align(8))]
 pub struct Format([u8; Format::LEN]);
 
 impl Format {
     const LEN: usize = 48;
 
-    /// Makes an entry of the list. Fails to compile if `name` has not between 1 and 47 bytes.
+    /// Creates an entry of the list. Fails to compile if the length of `name` is not between 1
+    /// and 47 bytes.
     pub const fn new(name: &CStr) -> Self {
         let name = name.to_bytes();
         assert!(
@@ -37,7 +39,7 @@ impl Format {
         Self(field)
     }
 
-    /// The name, without what fills its field.
+    /// The name, without padding.
     pub fn name(&self) -> &[u8] {
         self.0.split(|&byte| byte == 0).next().unwrap_or(&[])
     }
@@ -46,22 +48,22 @@ impl Format {
 static_assert!(size_of::<Format>() == size_of::<bindings::liveupdate_format>());
 static_assert!(align_of::<Format>() == align_of::<bindings::liveupdate_format>());
 
-/// The formats that the image of this kernel understands, as its list has them.
+/// The list of formats in the image of this kernel.
 ///
-/// Those of modules are not among them.
+/// It does not include formats of modules.
 pub fn supported() -> &'static [Format] {
     let start = (&raw const bindings::__start_liveupdate_versions).cast::<Format>();
     let stop = (&raw const bindings::__stop_liveupdate_versions).cast::<Format>();
     let count = stop.addr().saturating_sub(start.addr()) / size_of::<Format>();
     // SAFETY: The linker placed all entries, which have the layout of `Format`, between the two
-    // symbols. Nobody ever writes to them.
+    // symbols. They are never written to.
     unsafe { core::slice::from_raw_parts(start, count) }
 }
 
 /// Adds the name of a format to the list in the image.
 ///
-/// To be used beside the implementation of [`FileHandler`](super::FileHandler) or
-/// [`Flb`](super::flb::Flb) that the name belongs to.
+/// Use it next to the implementation of [`FileHandler`](super::FileHandler) or
+/// [`Flb`](super::flb::Flb) with this name.
 ///
 /// # Examples
 ///

@@ -22,18 +22,18 @@ use core::{
     ptr::NonNull, //
 };
 
-/// A folio (`struct folio`) that somebody holds a reference to.
+/// A folio (`struct folio`) with a reference.
 ///
 /// # Invariants
 ///
-/// The folio is valid, i.e. its reference count is not zero, for as long as the reference to this
+/// The folio is valid, i.e. its reference count is not zero, as long as the reference to this
 /// object lives.
 #[repr(transparent)]
 pub struct Folio(Opaque<bindings::folio>);
 
 // SAFETY: The methods may be called on any thread.
 unsafe impl Send for Folio {}
-// SAFETY: The methods only read what does not change, or synchronise.
+// SAFETY: The methods only read fields that do not change, or synchronise.
 unsafe impl Sync for Folio {}
 
 impl Folio {
@@ -59,7 +59,7 @@ impl Folio {
         unsafe { bindings::folio_nr_pages(self.as_ptr()) as u64 }
     }
 
-    /// Returns whether the memory of one of the pages is known to be broken.
+    /// Returns whether one of the pages is poisoned (`PG_hwpoison`).
     #[inline]
     pub fn contains_hwpoison(&self) -> bool {
         // SAFETY: By the type invariant. The flags are read atomically.
@@ -91,9 +91,9 @@ impl Folio {
         flags & CHANGED == CHANGED
     }
 
-    /// Offset, in pages, in the file that the folio belongs to.
+    /// Offset, in pages, in the file of the folio.
     ///
-    /// Without meaning if the folio is not in the page cache. It may change unless the folio is
+    /// Undefined if the folio is not in the page cache. It may change unless the folio is
     /// [locked](Self::lock), or pinned and in a file that cannot be truncated.
     #[inline]
     pub fn index(&self) -> u64 {
@@ -132,7 +132,7 @@ pub struct LockedFolio<'a> {
 }
 
 impl LockedFolio<'_> {
-    /// Marks the content as changed, such that it is not dropped under memory pressure.
+    /// Marks the folio as dirty, so that its content is not dropped under memory pressure.
     pub fn mark_dirty(&self) {
         // SAFETY: The folio is valid, and locked by the type invariant.
         unsafe { bindings::folio_mark_dirty(self.folio.as_ptr()) };
@@ -141,7 +141,7 @@ impl LockedFolio<'_> {
     /// Fills the folio with zeroes if nothing has been stored in it yet, but for what is known to be
     /// broken.
     ///
-    /// Shared memory that was only reserved, by `fallocate()`, is like this.
+    /// This applies to shared memory that was only allocated by `fallocate()`.
     pub fn ensure_uptodate(&self) {
         let folio = self.folio.as_ptr();
         // SAFETY: By the type invariant of `Folio`.
@@ -182,15 +182,15 @@ impl Deref for LockedFolio<'_> {
 
 impl Drop for LockedFolio<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, the folio is valid and the lock is ours.
+        // SAFETY: By the type invariants, the folio is valid and the lock belongs to this object.
         unsafe { bindings::folio_unlock(self.folio.as_ptr()) };
     }
 }
 
 /// A long-term pin on a folio; dropping this releases it.
 ///
-/// A pinned folio is neither moved, swapped out, nor split, and memory for it was not taken from an
-/// area that has to stay movable, so it does not overlap KHO's scratch areas either.
+/// A pinned folio is neither moved, swapped out, nor split. It is not in an area that must stay
+/// movable, and therefore does not overlap KHO's scratch areas.
 ///
 /// # Invariants
 ///
@@ -203,15 +203,15 @@ pub struct PinnedFolio {
 
 // SAFETY: A pin is not bound to a thread.
 unsafe impl Send for PinnedFolio {}
-// SAFETY: `&PinnedFolio` only gives out `&Folio`, which is `Sync`.
+// SAFETY: `&PinnedFolio` only returns `&Folio`, which is `Sync`.
 unsafe impl Sync for PinnedFolio {}
 
 impl PinnedFolio {
-    /// Takes over a pin.
+    /// Takes ownership of a pin.
     ///
     /// # Safety
     ///
-    /// The folio must be valid and pinned, and the pin must not belong to anyone else.
+    /// The folio must be valid and pinned, and the pin must have no other owner.
     pub unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
         // INVARIANT: By the safety requirements.
         Self {
@@ -220,7 +220,7 @@ impl PinnedFolio {
         }
     }
 
-    /// Gives the pin to the caller.
+    /// Transfers the pin to the caller.
     pub fn into_raw(self) -> NonNull<bindings::folio> {
         core::mem::ManuallyDrop::new(self).folio
     }
@@ -242,7 +242,7 @@ impl Drop for PinnedFolio {
     }
 }
 
-/// Room for a number of pinned folios, which is filled again and again.
+/// A reusable buffer for pinned folios.
 ///
 /// # Invariants
 ///
@@ -252,7 +252,7 @@ pub struct PinBatch {
 }
 
 impl PinBatch {
-    /// Makes room for `len` folios, or for one if `len` is 0. May sleep.
+    /// Allocates room for `len` folios, or for one if `len` is 0. May sleep.
     ///
     /// # Errors
     ///
@@ -266,13 +266,13 @@ impl PinBatch {
 
     /// Releases the folios in the batch and fills it with others.
     ///
-    /// `fill` gets an array for pointers to folios and its length, and returns how many of them it
-    /// filled in.
+    /// `fill` gets an array for pointers to folios and its length, and returns the number of
+    /// pointers that it has stored.
     ///
     /// # Safety
     ///
-    /// As many pointers as `fill` says must be valid, and have the properties that
-    /// [`PinnedFolio::from_raw`] asks for.
+    /// The pointers that `fill` stores must be valid, and must meet the requirements of
+    /// [`PinnedFolio::from_raw`].
     pub(crate) unsafe fn refill(
         &mut self,
         fill: impl FnOnce(*mut *mut bindings::folio, u32) -> Result<usize>,
@@ -286,7 +286,7 @@ impl PinBatch {
             u32::try_from(capacity).unwrap_or(u32::MAX),
         )?;
         // SAFETY:
-        // - `fill` was told the capacity, which is what is left of an empty vector.
+        // - `fill` gets the capacity of an empty vector.
         // - By the safety requirements, these elements are initialised and valid.
         unsafe { self.folios.inc_len(nr.min(capacity)) };
         Ok(())
@@ -297,7 +297,7 @@ impl PinBatch {
         &self.folios
     }
 
-    /// Takes the folios out of the batch and leaves them pinned.
+    /// Removes the folios from the batch and leaves them pinned.
     ///
     /// The pins then belong to the caller.
     pub fn keep_pinned(&mut self) {
@@ -306,7 +306,7 @@ impl PinBatch {
         }
     }
 
-    /// Takes the folios out of the batch.
+    /// Removes and returns the folios of the batch.
     pub fn drain(&mut self) -> impl Iterator<Item = PinnedFolio> + '_ {
         self.folios.drain_all()
     }

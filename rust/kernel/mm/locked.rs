@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that user space has locked, and the limit for that.
+//! Locked memory of users, and its limit.
 //!
 //! C header: [`include/linux/sched/user.h`](srctree/include/linux/sched/user.h)
 
@@ -61,7 +61,7 @@ impl LimitedUser {
 
     /// The locked pages of the user.
     fn counter(&self) -> &Atomic<isize> {
-        // SAFETY: By the type invariant, the user is valid for as long as this object. The counter is
+        // SAFETY: By the type invariant, the user is valid as long as this object. The counter is
         // an `atomic_long_t`, which has the size of an `isize`; C accesses it atomically only.
         unsafe { Atomic::from_ptr((&raw mut (*self.user.as_ptr()).locked_vm.counter).cast()) }
     }
@@ -147,7 +147,7 @@ impl LockedPages {
         Ok(())
     }
 
-    /// Adds pages, even beyond the limit: for what cannot be refused any more.
+    /// Adds pages, even beyond the limit: for pages that cannot be refused any more.
     pub fn force_add(&mut self, pages: u64) {
         if let Some(user) = &self.user {
             // CAST: No machine has more pages than fit.
@@ -157,7 +157,7 @@ impl LockedPages {
         self.pages = self.pages.saturating_add(pages);
     }
 
-    /// How many pages were added.
+    /// The number of added pages.
     pub fn pages(&self) -> u64 {
         self.pages
     }

@@ -19,9 +19,9 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// A memfd that is being created and that nobody else has access to.
+/// A memfd that is being created and has no other users.
 ///
-/// Dropping it frees the file with all its content.
+/// Dropping it frees the file and its content.
 ///
 /// # Invariants
 ///
@@ -51,20 +51,20 @@ pub struct NewMemfd {
 }
 
 impl NewMemfd {
-    /// Creates an empty memfd that may be executed, and that cannot be sealed by user space until
-    /// [`Self::set_seals`] allows it.
+    /// Creates an empty memfd that may be executed, and that user space cannot seal until
+    /// [`Self::set_seals`] permits it.
     ///
-    /// `name` is what `/proc/PID/fd` shows, and begins with `memfd:` by convention.
+    /// `name` is shown in `/proc/PID/fd`, and begins with `memfd:` by convention.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`]; [`ENFILE`] if there are too many open files; what a security module says.
+    /// [`ENOMEM`]; [`ENFILE`] if there are too many open files; errors of security modules.
     pub fn new(name: &CStr) -> Result<Self> {
         // SAFETY: `name` is null-terminated.
         let file = from_err_ptr(unsafe { bindings::memfd_alloc_file(name.as_char_ptr(), 0) })?;
         let file = NonNull::new(file).ok_or(ENOMEM)?;
-        // SAFETY: The reference to the new file is ours. There is no file descriptor, hence no
-        // `fdget_pos`. `File` is a transparent wrapper.
+        // SAFETY: The caller owns the reference to the new file. There is no file descriptor,
+        // and therefore no `fdget_pos`. `File` is a transparent wrapper.
         let file = unsafe { ARef::from_raw(file.cast()) };
         // INVARIANT: This is a new file of shmem, as there is no `MFD_HUGETLB`.
         Ok(Self { file })
@@ -74,7 +74,7 @@ impl NewMemfd {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if no file can be that large.
+    /// [`EINVAL`] if the size exceeds the maximum file size.
     pub fn set_size(&mut self, size: u64) -> Result {
         let size = i64::try_from(size).map_err(|_| EINVAL)?;
         let guard = Inode::from_file(&self.file).lock();
@@ -87,7 +87,7 @@ impl NewMemfd {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if no file can have it.
+    /// [`EINVAL`] if the position exceeds the maximum.
     pub fn set_pos(&mut self, pos: u64) -> Result {
         let pos = i64::try_from(pos).map_err(|_| EINVAL)?;
         // SAFETY: By the type invariant, the file is valid and no one else changes its position.
@@ -99,11 +99,11 @@ impl NewMemfd {
         }
     }
 
-    /// Sets the seals (`F_SEAL_*`), exactly these, where `fcntl()` would add others.
+    /// Sets exactly these seals (`F_SEAL_*`), while `fcntl()` may add others.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if writing is sealed and there already is a writable mapping.
+    /// [`EBUSY`] if writing is sealed and there is a writable mapping.
     pub fn set_seals(&mut self, seals: u32) -> Result {
         let guard = Inode::from_file(&self.file).lock();
         // SAFETY: By the type invariant, this is the inode of a shmem file. It is locked.
@@ -128,12 +128,12 @@ impl NewMemfd {
         }
     }
 
-    /// Returns the raw pointer to the inode, which is one of shmem.
+    /// Returns the raw pointer to the inode, which belongs to shmem.
     pub fn inode_ptr(&self) -> *mut bindings::inode {
         Inode::from_file(&self.file).as_ptr()
     }
 
-    /// Gives access to the file to others.
+    /// Returns the file, which others may use from now on.
     pub fn finish(self) -> ARef<File> {
         self.file
     }

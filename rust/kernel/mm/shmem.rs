@@ -60,7 +60,7 @@ impl ShmemFile {
         Inode::from_file(&self.0)
     }
 
-    /// Returns whether the file is where memfds are: on the kernel's own mount, with an inode that is
+    /// Returns whether the file is on the kernel's own mount, like memfds, with an inode that is
     /// not internal to the kernel.
     pub fn is_internal(&self) -> bool {
         let inode = self.inode();
@@ -87,14 +87,14 @@ impl ShmemFile {
 
     /// Pins the folios of a range of pages for long, and replaces the content of `batch` with them.
     ///
-    /// Begins at the first page, and ends when `batch` is full. Holes are filled, what was swapped out
-    /// is read back, and folios that cannot stay where they are pinned are moved. Pages after the end
-    /// of the file are left out. May sleep.
+    /// Begins at the first page, and ends when `batch` is full. Holes are filled, swapped out pages
+    /// are read back, and folios that cannot be pinned at their address are moved. Pages after the
+    /// end of the file are skipped. May sleep.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the range is empty or starts after the end of the file, [`EFBIG`] if no file has
-    /// such pages, [`ENOMEM`], and what filling holes fails with.
+    /// [`EINVAL`] if the range is empty or starts after the end of the file, [`EFBIG`] if it
+    /// exceeds the maximum file size, [`ENOMEM`], and the errors of filling holes.
     pub fn pin_folios(&self, pages: Range<u64>, batch: &mut PinBatch) -> Result {
         let bytes = |pages: u64| i64::try_from(pages.checked_mul(PAGE_SIZE as u64)?).ok();
         let start = bytes(pages.start).ok_or(EFBIG)?;
@@ -104,8 +104,8 @@ impl ShmemFile {
             .checked_sub(1)
             .ok_or(EINVAL)?;
 
-        // SAFETY: The callee fills in as many pointers as it returns, for each of which it has got
-        // a pin. It checks the range itself.
+        // SAFETY: The callee stores the number of pointers that it returns, each with a pin. It
+        // checks the range itself.
         unsafe {
             batch.refill(|folios, max| {
                 let mut offset = 0;
@@ -131,8 +131,8 @@ unsafe impl AlwaysRefCounted for ShmemFile {
     }
 
     unsafe fn dec_ref(obj: NonNull<Self>) {
-        // SAFETY: By the safety requirements, the caller gives up a reference, and a `ShmemFile` is
-        // a transparent wrapper around `File`.
+        // SAFETY: By the safety requirements, the caller transfers a reference, and a `ShmemFile`
+        // is a transparent wrapper around `File`.
         unsafe { File::dec_ref(obj.cast()) };
     }
 }
@@ -145,10 +145,10 @@ impl core::ops::Deref for ShmemFile {
     }
 }
 
-/// Keeps a file from being truncated, extended, or punched; dropping this ends that.
+/// Prevents a file from being truncated, extended, or punched, until this is dropped.
 ///
-/// User space gets `EPERM` for the attempt. Writes and page faults still fill holes, and seals can be
-/// added.
+/// Attempts of user space fail with `EPERM`. Writes and page faults still fill holes, and seals can
+/// be added.
 ///
 /// # Invariants
 ///

@@ -2,7 +2,7 @@
 
 //! A kernel read-write semaphore.
 //!
-//! This is not a [`lock::Backend`], which stands for locks that have a single owner.
+//! This is not a [`lock::Backend`], which is for locks with a single owner.
 //!
 //! C header: [`include/linux/rwsem.h`](srctree/include/linux/rwsem.h)
 //!
@@ -49,16 +49,16 @@ pub use new_rwsem;
 
 /// A sleeping lock that is held either by one writer or by any number of readers.
 ///
-/// Exposes the kernel's [`struct rw_semaphore`]. A waiting writer keeps new readers out. That is
-/// why a task must not acquire a semaphore that it holds already, not even twice for reading: it
-/// would wait for the writer, which waits for the task.
+/// Exposes the kernel's [`struct rw_semaphore`]. A waiting writer blocks new readers. A task must
+/// therefore not acquire a semaphore that it already holds, not even twice for reading: it would
+/// wait for the writer, which waits for the task.
 ///
 /// All functions other than `try_read` and `try_write` may sleep. None of them may be called in
 /// interrupt context.
 ///
 /// # Examples
 ///
-/// Readers go together, and a writer is alone.
+/// Readers share the data, and a writer has exclusive access.
 ///
 /// ```
 /// use kernel::sync::{new_rwsem, RwSemaphore};
@@ -92,7 +92,7 @@ pub use new_rwsem;
 /// # Ok::<(), Error>(())
 /// ```
 ///
-/// A guard keeps others out for as long as it lives.
+/// A guard excludes others as long as it exists.
 ///
 /// ```
 /// use kernel::{sync::new_rwsem, time::Delta};
@@ -129,7 +129,7 @@ pub struct RwSemaphore<T: ?Sized> {
     #[pin]
     sem: Opaque<bindings::rw_semaphore>,
 
-    /// A semaphore contains a list of waiters, hence it must not be moved.
+    /// A semaphore contains a list of waiters, and must not be moved.
     #[pin]
     _pin: PhantomPinned,
 
@@ -138,11 +138,11 @@ pub struct RwSemaphore<T: ?Sized> {
     data: UnsafeCell<T>,
 }
 
-// SAFETY: A semaphore that nobody holds may be sent wherever its data may.
+// SAFETY: A semaphore that is not held may be sent to other threads if its data may.
 unsafe impl<T: ?Sized + Send> Send for RwSemaphore<T> {}
 
-// SAFETY: A writer can take the data to its own thread, which is what `Send` is for. Readers share
-// the data among threads, which is what `Sync` is for.
+// SAFETY: A writer can move the data to its own thread, which requires `Send`. Readers share the
+// data among threads, which requires `Sync`.
 unsafe impl<T: ?Sized + Send + Sync> Sync for RwSemaphore<T> {}
 
 impl<T> RwSemaphore<T> {
@@ -221,10 +221,10 @@ impl<T: ?Sized> RwSemaphore<T> {
         Ok(unsafe { RwSemWriteGuard::new(self) })
     }
 
-    /// Acquires the semaphore for writing, unless that takes longer than `patience` or the task is
+    /// Acquires the semaphore for writing, unless this takes longer than `patience` or the task is
     /// killed.
     ///
-    /// Unlike other writers, this one does not keep new readers out while it waits.
+    /// Unlike other writers, this one does not block new readers while it waits.
     ///
     /// # Errors
     ///
@@ -341,7 +341,7 @@ impl<T: ?Sized> Deref for RwSemWriteGuard<'_, T> {
     }
 }
 
-// The data is pinned, hence a mutable reference may only be given out if it does not care.
+// The data is pinned, so that a mutable reference may only be returned if the type is `Unpin`.
 impl<T: ?Sized + Unpin> DerefMut for RwSemWriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {

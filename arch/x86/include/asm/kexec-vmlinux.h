@@ -7,11 +7,12 @@
 struct setup_header;
 
 /**
- * struct kexec_vmlinux - a kernel as it is to be in memory, or nothing
- * @buffer: its content, or NULL
- * @size: how long that is
+ * struct kexec_vmlinux - contents of a relocated kernel, or nothing
+ * @buffer: the contents, or NULL
+ * @size: size of @buffer in bytes
  * @entry: offset of its 64-bit entry point
- * @loadflags: what its boot code would have added to those of the setup header
+ * @loadflags: flags that the boot code would add to loadflags of the setup
+ *             header
  */
 struct kexec_vmlinux {
 	void *buffer;

@@ -10,9 +10,9 @@
  * DOC: Poisoned page frames
  *
  * The subtree "hwpoison" lists the page frames that the previous kernel found
- * bad, so that the next one does not hand them out. It is a chain of blocks of
- * one page each, which are preserved by KHO. The subtree's blob is the first
- * block. A kernel that does not know the version must ignore the list.
+ * bad, so that the next kernel does not allocate them. It is a chain of blocks
+ * of one page each, which are preserved by KHO. The subtree's blob is the
+ * first block. A kernel that does not support the version must ignore the list.
  */
 
 #define KHO_HWPOISON_NODE_NAME "hwpoison"
