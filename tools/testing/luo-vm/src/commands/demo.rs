@@ -43,6 +43,7 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
     let mb = ctx.settings.memfd_mb;
     let step = Step::start(ctx, format!("live update with a memfd of {mb} MiB"));
     let vm = Vm::new("demo", &first, &initrd)
+        .then(&next)
         .kexecs(1)
         .init(format!("demo --mb={mb}"));
     let run = vm.run(ctx)?;

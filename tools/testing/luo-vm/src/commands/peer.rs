@@ -155,6 +155,7 @@ impl Kernels {
             kernel,
             image,
         )
+        .then(next)
         .params(test.cmdline.clone())
         .init(format!("selftest {full}"))
         .limit(limit * (1 + case.kexecs))

@@ -79,7 +79,7 @@ impl Luoctl {
         } else {
             format!("{} to {}: ", from.label(), to.label())
         };
-        let vm = machine(&name, from, &initrd, init);
+        let vm = machine(&name, from, &initrd, init).then(to);
         vm.boot(ctx)?.judge(ctx, report, &prefix, &["luoctl"]);
         Ok(())
     }

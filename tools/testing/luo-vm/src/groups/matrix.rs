@@ -54,6 +54,7 @@ impl Matrix {
             .params(test.cmdline.clone())
             .init(format!("selftest {}", test.name))
             .kexecs(test.kexecs)
+            .then(to)
             .on(machine);
             let run = vm.boot(ctx)?;
             let prefix = format!("{} to {} on {}: ", from.label(), to.label(), machine.name);

@@ -3,9 +3,10 @@
 //! Machines that have stopped: how long one may say nothing, and what is to be seen of one that
 //! says nothing for longer.
 //!
-//! In about one of 500 boots on a busy host a machine stands still, before its init or after a
-//! kexec: its processors wait, and no timer interrupt comes any more. It happens to first boots,
-//! too, in code that has nothing to do with live updates.
+//! The unchanged base can hang at boot: its clocksource watchdog waits for another processor without
+//! an end, see `patches/time`. On a busy host that happens about once in 300 boots. A machine that
+//! boots such a kernel is therefore started again, once. One that boots only kernels of ours is not:
+//! if it stands still, that is a fault.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -22,12 +23,12 @@ use serde_json::{json, Value};
 pub struct Limits {
     /// Before the init of its first kernel, which takes some seconds.
     pub before_init: Duration,
-    /// Afterwards. [`None`] if what has been seen of it cannot be taken back.
+    /// Afterwards. [`None`] if its output cannot be taken back.
     pub later: Option<Duration>,
 }
 
 impl Limits {
-    /// Those of a machine that may be started again at any time.
+    /// Those of a machine whose output is used when it has ended.
     pub const ALWAYS: Self = Self {
         before_init: Duration::from_secs(120),
         later: Some(Duration::from_secs(300)),

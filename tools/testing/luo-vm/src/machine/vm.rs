@@ -36,6 +36,8 @@ pub struct Vm<'a> {
     init: String,
     /// When it is taken to hang.
     limit: Duration,
+    /// Whether one of its kernels is not ours, and may [stand still](silent) at boot.
+    foreign: bool,
 }
 
 /// What a machine left behind.
@@ -80,9 +82,6 @@ impl Drop for Slot {
 /// apart what hangs.
 pub const BOOT: Duration = Duration::from_secs(600);
 
-/// How often a machine that stands still is started. The last time, only its limit counts.
-const STARTS: u32 = 2;
-
 /// Whatever can be emulated, but for fast `rep movsb` and `rep stosb`: real processors are best at
 /// these, whereas the emulator takes a step for each byte. Without, the kernel uses whole words.
 const CPU: &str = "max,-erms,-fsrm,-fsrs,-fzrm";
@@ -98,7 +97,14 @@ impl<'a> Vm<'a> {
             params: String::new(),
             init: String::new(),
             limit: BOOT,
+            foreign: !kernel.flavour.is_ours(),
         }
+    }
+
+    /// A kernel that it boots later.
+    pub fn then(mut self, next: &Kernel) -> Self {
+        self.foreign |= !next.flavour.is_ours();
+        self
     }
 
     /// Another kind of machine.
@@ -205,20 +211,18 @@ impl<'a> Vm<'a> {
         let _slot = Slot::take();
         let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
         let silence = silence.times(self.slowness());
-        for start in 1..STARTS {
-            if let Some(run) = self.start(ctx, &log, Some(silence), &mut seen)? {
-                return Ok(run);
-            }
-            let kept = log.with_extension(format!("silent-{start}.log"));
-            fs::rename(&log, &kept)?;
-            notice(&format!(
-                "vm {}: it stood still and was started again; see {}",
-                self.name,
-                ctx.shown(&kept)
-            ));
+        if let Some(run) = self.start(ctx, &log, silence, self.foreign, &mut seen)? {
+            return Ok(run);
         }
-        let run = self.start(ctx, &log, None, &mut seen)?;
-        run.context("a machine without a limit of silence has ended")
+        let kept = log.with_extension("silent-1.log");
+        fs::rename(&log, &kept)?;
+        notice(&format!(
+            "vm {}: it stood still and was started again; see {}",
+            self.name,
+            ctx.shown(&kept)
+        ));
+        let run = self.start(ctx, &log, silence, false, &mut seen)?;
+        run.context("a machine that is not started again has ended")
     }
 
     /// How much slower the kernel is than usual: one that checks is several times slower.
@@ -230,13 +234,14 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Runs the machine once. [`None`] if it was silent for longer than `silence`, and remained so
-    /// when its processors were stopped and started; what was seen of it is in its log.
+    /// Runs the machine once. What is to be seen of one that is silent for longer than `silence` goes
+    /// to a file beside its log. [`None`] if it then remains silent and `give_up` is set.
     fn start(
         &self,
         ctx: &Ctx,
         log: &Path,
-        silence: Option<Limits>,
+        silence: Limits,
+        give_up: bool,
         seen: &mut impl FnMut(&str),
     ) -> Result<Option<Run>> {
         let started = Instant::now();
@@ -273,12 +278,13 @@ impl<'a> Vm<'a> {
             if let Some(status) = ended {
                 break Some(status);
             }
-            let allowed = silence.and_then(|silence| match init {
+            let allowed = match init {
                 false => Some(silence.before_init),
                 true => silence.later,
-            });
+            };
             let allowed = allowed.map(|limit| if nudged { limit.min(nudge) } else { limit });
             let still = allowed.is_some_and(|allowed| heard.elapsed() > allowed);
+            let ends = nudged && still && give_up;
             if still && !nudged {
                 let seen = silent::look(&monitor, child.id(), ctx.settings.smp);
                 fs::write(log.with_extension("silent.txt"), &seen)?;
@@ -293,10 +299,10 @@ impl<'a> Vm<'a> {
                 ));
                 nudged = true;
                 heard = Instant::now();
-            } else if still || started.elapsed() > limit {
+            } else if ends || started.elapsed() > limit {
                 child.kill()?;
                 child.wait()?;
-                if still {
+                if ends {
                     let _ = fs::remove_file(&monitor);
                     return Ok(None);
                 }
