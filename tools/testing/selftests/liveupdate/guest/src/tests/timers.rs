@@ -99,7 +99,7 @@ fn address() -> Result<u64> {
     words
         .windows(5)
         .filter(|words| words[0] == PROPERTY && words[1] == 8)
-        .map(|words| number(words[3]) | number(words[4]) << 32)
+        .map(|words| number(words[3]) | (number(words[4]) << 32))
         .find(|address| *address >= 4096)
         .at("the node has no address")
 }
