@@ -315,13 +315,23 @@ impl OutgoingFiles {
 
     /// Ends the preservation of the files that were skipped. No file can be added afterwards.
     pub(crate) fn remove_skipped(&mut self) {
-        let by_token = &mut self.by_token;
-        self.files.retain(|file| {
+        let mut kept: usize = 0;
+        for at in 0..self.files.len() {
+            let Some((before, rest)) = self.files.split_at_mut_checked(at) else {
+                break;
+            };
+            let Some(file) = rest.first_mut() else { break };
             if file.skipped {
-                by_token.remove(&file.token);
+                self.by_token.remove(&file.token);
+            } else {
+                // Nothing is there if no file before it was skipped.
+                if let Some(gap) = before.get_mut(kept) {
+                    core::mem::swap(gap, file);
+                }
+                kept = kept.saturating_add(1);
             }
-            !file.skipped
-        });
+        }
+        self.files.truncate(kept);
     }
 }
 

@@ -68,13 +68,14 @@ impl Folio {
 
     /// Returns whether the memory of page `n` of the folio is known to be broken.
     fn page_is_hwpoisoned(&self, n: u64) -> bool {
-        // SAFETY: By the type invariant. All that is done with the page is to look at its flags,
-        // which are read atomically; each page has some.
+        if n >= self.nr_pages() {
+            return false;
+        }
         // CAST: A number of pages fits.
-        n < self.nr_pages()
-            && unsafe {
-                bindings::PageHWPoison(bindings::folio_page(self.as_ptr(), n as c_ulong)) != 0
-            }
+        let n = n as c_ulong;
+        // SAFETY: By the type invariant, the folio has this page. Only the flags of the page are read,
+        // atomically.
+        unsafe { bindings::PageHWPoison(bindings::folio_page(self.as_ptr(), n)) != 0 }
     }
 
     /// Returns whether there is content, and it is marked as changed.
