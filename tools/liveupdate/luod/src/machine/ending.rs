@@ -6,7 +6,7 @@
 
 use super::{
     give,
-    incoming::{Held, Incoming},
+    incoming::{is_ending, End, Held, Incoming},
     micros, Answer, Caller, Machine, Part, Refusal,
 };
 use crate::{
@@ -18,15 +18,6 @@ use crate::{
 use liveupdate::{Device, IncomingSession};
 use luod_protocol::{Direction, ErrorCode, Event, MarkName, SessionName, SessionState};
 use std::{io, os::fd::AsFd};
-
-/// How a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// Its client has taken everything.
-    Finished,
-    /// What is in it is lost.
-    Discarded,
-}
 
 /// What is being finished.
 #[derive(Debug)]
@@ -43,14 +34,6 @@ pub(super) enum Ending {
     Registry,
     /// The same, which luod could not read.
     Unreadable { caller: Option<Caller> },
-}
-
-/// Somebody wants a session that is being finished.
-pub(super) fn is_ending(id: &SessionName) -> Refusal {
-    Refusal::new(
-        ErrorCode::InUse,
-        format!("the session {id} is being finished; wait until that is done"),
-    )
 }
 
 impl<W: World> Machine<W> {

@@ -3,7 +3,6 @@
 //! What came from the previous kernel.
 
 use super::{
-    ending::End,
     give,
     lookup::{is, is_finished, Backoff},
     Answer, Caller, ConnId, Machine, Refusal,
@@ -131,6 +130,23 @@ pub(super) fn held(result: io::Result<IncomingSession>) -> (Held, Option<String>
     }
 }
 
+/// How a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its client has taken everything.
+    Finished,
+    /// What is in it is lost.
+    Discarded,
+}
+
+/// Somebody wants a session that is being finished.
+pub(super) fn is_ending(id: &SessionName) -> Refusal {
+    Refusal::new(
+        ErrorCode::InUse,
+        format!("the session {id} is being finished; wait until that is done"),
+    )
+}
+
 impl<W: World> Machine<W> {
     /// Adds a session, or replaces what is known of it.
     pub(super) fn add_incoming(&mut self, name: SessionName, session: Incoming) {
@@ -171,7 +187,7 @@ impl<W: World> Machine<W> {
             return Ok(Answer::Sent);
         };
         if incoming.ending {
-            return Err(super::ending::is_ending(&id));
+            return Err(is_ending(&id));
         }
         if incoming.conn.is_some_and(|other| other != conn) {
             return Err(Refusal::new(
