@@ -221,6 +221,28 @@ impl<T: ?Sized> RwSemaphore<T> {
         Ok(unsafe { RwSemWriteGuard::new(self) })
     }
 
+    /// As [`Self::write_killable`], for a semaphore that is acquired while the task holds others of
+    /// the same lock class.
+    ///
+    /// `level` is the number of these, at most [`Self::MAX_LEVEL`]. Callers must acquire them in the
+    /// same order everywhere; lockdep cannot check that within one level.
+    ///
+    /// # Errors
+    ///
+    /// [`EINTR`] if a fatal signal is pending.
+    #[inline]
+    pub fn write_killable_nested(&self, level: u32) -> Result<RwSemWriteGuard<'_, T>> {
+        let level = level.min(Self::MAX_LEVEL);
+        // CAST: At most `MAX_LEVEL`.
+        // SAFETY: The constructor of the type initialised the semaphore.
+        to_result(unsafe { bindings::down_write_killable_nested(self.sem.get(), level as c_int) })?;
+        // SAFETY: The semaphore was just acquired for writing.
+        Ok(unsafe { RwSemWriteGuard::new(self) })
+    }
+
+    /// The highest level of [`Self::write_killable_nested`].
+    pub const MAX_LEVEL: u32 = bindings::MAX_LOCKDEP_SUBCLASSES - 1;
+
     /// Acquires the semaphore for writing, unless this takes longer than `patience` or the task is
     /// killed.
     ///
