@@ -33,6 +33,10 @@ use kernel::{
         Claimed, //
     },
     liveupdate::{
+        session::{
+            IncomingSession,
+            OutgoingSession, //
+        },
         FileHandler,
         RetrieveError, //
     },
@@ -242,6 +246,7 @@ impl FileHandler for Memfd {
         _file: &File,
         prepared: &mut Option<Prepared>,
         ser: &mut MemfdSer,
+        _session: &OutgoingSession<'_>,
     ) -> Result<Outgoing> {
         let Prepared { locked, freeze } = prepared.as_ref().ok_or(EINVAL)?;
         // From now on, the mode stays as it is, and what was opened is not looked at again.
@@ -279,7 +284,11 @@ impl FileHandler for Memfd {
         Incoming::new(ser)
     }
 
-    fn retrieve(&self, incoming: &mut Incoming) -> Result<ARef<File>, RetrieveError> {
+    fn retrieve(
+        &self,
+        incoming: &mut Incoming,
+        _session: &IncomingSession<'_>,
+    ) -> Result<ARef<File>, RetrieveError> {
         incoming.retrieve()
     }
 

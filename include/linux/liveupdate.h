@@ -20,6 +20,7 @@
 struct file;
 struct liveupdate_file_handler;
 struct liveupdate_flb;
+struct liveupdate_session;
 struct module;
 
 /**
@@ -36,8 +37,13 @@ struct module;
  *                   ->retrieve(), ->can_finish() and ->finish().
  * @private_data:    For the handler's own use. Before the kexec, what
  *                   ->prepare() left here reaches ->preserve(), and what that
- *                   left here reaches all later operations on the file. After it, NULL at first; what ->retrieve() or
- *                   ->can_finish() leave here reaches those that follow.
+ *                   left here reaches all later operations on the file. After
+ *                   it, NULL at first; what ->retrieve() or ->can_finish()
+ *                   leave here reaches those that follow.
+ * @session:         The session of the file, for liveupdate_get_file_outgoing()
+ *                   and others, in ->preserve() and ->retrieve(). NULL in all
+ *                   other operations. Only for the calling task, and only
+ *                   until the operation returns.
  */
 struct liveupdate_file_op_args {
 	struct liveupdate_file_handler *handler;
@@ -45,6 +51,7 @@ struct liveupdate_file_op_args {
 	struct file *file;
 	u64 serialized_data;
 	void *private_data;
+	struct liveupdate_session *session;
 };
 
 /**
@@ -205,6 +212,22 @@ bool liveupdate_reboot_pending(void);
 int liveupdate_register_file_handler(struct liveupdate_file_handler *fh);
 void liveupdate_unregister_file_handler(struct liveupdate_file_handler *fh);
 
+/*
+ * A file can depend on other files of its session: its handler asks for them,
+ * and saves their tokens in its own data. See "Files that depend on other
+ * files" in Documentation/core-api/liveupdate-handlers.rst.
+ *
+ * In ->preserve(), both functions find files that are preserved already, and
+ * fail with -ENOENT for others. In ->retrieve(), the file is retrieved first if
+ * necessary. The caller must put the file.
+ */
+int liveupdate_get_file_outgoing(struct liveupdate_session *session, u64 token,
+				 struct file **filep);
+int liveupdate_get_token_outgoing(struct liveupdate_session *session,
+				  struct file *file, u64 *tokenp);
+int liveupdate_get_file_incoming(struct liveupdate_session *session, u64 token,
+				 struct file **filep);
+
 int liveupdate_register_flb(struct liveupdate_file_handler *fh,
 			    struct liveupdate_flb *flb);
 void liveupdate_unregister_flb(struct liveupdate_file_handler *fh,
@@ -245,6 +268,27 @@ liveupdate_register_file_handler(struct liveupdate_file_handler *fh)
 static inline void
 liveupdate_unregister_file_handler(struct liveupdate_file_handler *fh)
 {
+}
+
+static inline int
+liveupdate_get_file_outgoing(struct liveupdate_session *session, u64 token,
+			     struct file **filep)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline int
+liveupdate_get_token_outgoing(struct liveupdate_session *session,
+			      struct file *file, u64 *tokenp)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline int
+liveupdate_get_file_incoming(struct liveupdate_session *session, u64 token,
+			     struct file **filep)
+{
+	return -EOPNOTSUPP;
 }
 
 static inline int liveupdate_register_flb(struct liveupdate_file_handler *fh,

@@ -10,6 +10,7 @@ use crate::{
     handover,
     luo_core::Luo,
     ops::{
+        with_peers,
         FileOps,
         FlbId,
         FlbOps,
@@ -17,10 +18,13 @@ use crate::{
         HandlerId, //
     },
 };
+use core::mem::ManuallyDrop;
 use kernel::{
     bindings,
     error::from_result,
-    prelude::*, //
+    fs::File,
+    prelude::*,
+    sync::aref::ARef, //
 };
 
 /// Returns whether live updates are possible: `liveupdate=on`, and Kexec Handover is enabled.
@@ -225,4 +229,78 @@ unsafe extern "C" fn liveupdate_flb_put_outgoing(flb: *mut bindings::liveupdate_
     if let Some(luo) = Luo::get() {
         luo.context.handlers.flbs.outgoing.put(FlbId::new(flb));
     }
+}
+
+/// Stores a file for the caller, with a reference.
+///
+/// # Safety
+///
+/// `filep` must be valid for writing.
+unsafe fn store_file(filep: *mut *mut bindings::file, file: ARef<File>) {
+    // SAFETY: By the safety requirements.
+    unsafe { filep.write(ManuallyDrop::new(file).as_ptr()) };
+}
+
+/// Gets another file of a session in `->preserve()`, with a reference.
+///
+/// # Safety
+///
+/// `session` must be that of the running operation; `filep` must be valid for writing.
+#[export]
+unsafe extern "C" fn liveupdate_get_file_outgoing(
+    session: *mut bindings::liveupdate_session,
+    token: u64,
+    filep: *mut *mut bindings::file,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the safety requirements.
+        let file = unsafe { with_peers(session, |peers| peers.outgoing_file(token)) }?;
+        // SAFETY: By the safety requirements.
+        unsafe { store_file(filep, file) };
+        Ok(0)
+    })
+}
+
+/// Gets the token of another file of a session in `->preserve()`.
+///
+/// # Safety
+///
+/// `session` must be that of the running operation; `file` must be valid, and `tokenp` valid for
+/// writing.
+#[export]
+unsafe extern "C" fn liveupdate_get_token_outgoing(
+    session: *mut bindings::liveupdate_session,
+    file: *mut bindings::file,
+    tokenp: *mut u64,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the safety requirements. Operations are not called while the task holds a
+        // file's position lock.
+        let file = unsafe { File::from_raw_file(file) };
+        // SAFETY: By the safety requirements.
+        let token = unsafe { with_peers(session, |peers| peers.outgoing_token(file)) }?;
+        // SAFETY: By the safety requirements.
+        unsafe { tokenp.write(token) };
+        Ok(0)
+    })
+}
+
+/// Gets another file of a session in `->retrieve()`, with a reference.
+///
+/// # Safety
+///
+/// `session` must be that of the running operation; `filep` must be valid for writing.
+#[export]
+unsafe extern "C" fn liveupdate_get_file_incoming(
+    session: *mut bindings::liveupdate_session,
+    token: u64,
+    filep: *mut *mut bindings::file,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the safety requirements.
+        let file = unsafe { with_peers(session, |peers| peers.incoming_file(token)) }?;
+        // SAFETY: By the safety requirements.
+        unsafe { store_file(filep, file) };
+        Ok(0)
+    })
 }

@@ -15,6 +15,10 @@
 //! 6. a handler's operations, the content ids.
 //!
 //! User memory is only accessed with none of them held.
+//!
+//! A file on which another one depends is retrieved, and therefore locked, while an operation of the
+//! other file runs. The files of a session are locked in one order, last one first, and no task waits
+//! for the operations of a handler while it retrieves a file.
 
 use crate::{
     context::Context,

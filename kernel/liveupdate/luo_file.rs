@@ -6,6 +6,7 @@
 //! two share only the handler, and are therefore different types.
 
 pub(crate) mod carry_over;
+mod dependency;
 pub(crate) mod handler;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;

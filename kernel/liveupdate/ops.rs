@@ -82,6 +82,52 @@ impl Payload {
     }
 }
 
+/// The other files of a session, for an operation that depends on one of them.
+///
+/// See `struct liveupdate_session` on what the functions return. Those that do not belong to the
+/// operation fail with [`EINVAL`].
+pub(crate) trait Peers {
+    /// Returns a file that is preserved already.
+    fn outgoing_file(&self, _token: u64) -> Result<ARef<File>> {
+        Err(EINVAL)
+    }
+
+    /// Returns the token of a file that is preserved already.
+    fn outgoing_token(&self, _file: &File) -> Result<u64> {
+        Err(EINVAL)
+    }
+
+    /// Retrieves a file, if necessary.
+    fn incoming_file(&self, _token: u64) -> Result<ARef<File>> {
+        Err(EINVAL)
+    }
+}
+
+/// What an operation gets as a pointer to `struct liveupdate_session`.
+struct Session<'a>(&'a dyn Peers);
+
+impl Session<'_> {
+    fn as_raw(&self) -> *mut bindings::liveupdate_session {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
+/// Calls `f` for the session that an operation was called for; fails with [`EINVAL`] if it was
+/// called for none.
+///
+/// # Safety
+///
+/// `raw` must be the `session` in the arguments of an operation that is running in this task.
+pub(crate) unsafe fn with_peers<R>(
+    raw: *mut bindings::liveupdate_session,
+    f: impl FnOnce(&dyn Peers) -> Result<R>,
+) -> Result<R> {
+    // SAFETY: By the safety requirements, `raw` is null or was made by `Session::as_raw` from an
+    // object that exists until the operation returns, and is only used by this task.
+    let session = unsafe { raw.cast::<Session<'_>>().as_ref() }.ok_or(EINVAL)?;
+    f(session.0)
+}
+
 /// The result of retrieving a file.
 #[derive(Clone, Copy)]
 pub(crate) enum Retrieval<'a> {
@@ -166,6 +212,7 @@ impl FileOps {
             file: file.map_or(core::ptr::null_mut(), |file| file.as_ptr()),
             serialized_data: payload.data,
             private_data: payload.private.0,
+            session: core::ptr::null_mut(),
         }
     }
 
@@ -198,8 +245,15 @@ impl FileOps {
     }
 
     /// If this succeeds, `prepared` must not be used again.
-    pub(crate) fn preserve(&self, file: &File, prepared: &Payload) -> Result<Payload, Stopped> {
+    pub(crate) fn preserve(
+        &self,
+        file: &File,
+        prepared: &Payload,
+        peers: &dyn Peers,
+    ) -> Result<Payload, Stopped> {
+        let session = Session(peers);
         let mut args = self.args(Some(file), prepared);
+        args.session = session.as_raw();
         let op = self.table().preserve.ok_or(EOPNOTSUPP)?;
         // SAFETY: The arguments are valid and only used by the callee.
         to_result(unsafe { op(&mut args) }).map_err(Stopped::by_operation)?;
@@ -236,8 +290,14 @@ impl FileOps {
         }
     }
 
-    pub(crate) fn retrieve(&self, payload: &mut Payload) -> Result<ARef<File>, RetrieveError> {
+    pub(crate) fn retrieve(
+        &self,
+        payload: &mut Payload,
+        peers: &dyn Peers,
+    ) -> Result<ARef<File>, RetrieveError> {
+        let session = Session(peers);
         let mut args = self.args(None, payload);
+        args.session = session.as_raw();
         let op = self.table().retrieve.ok_or(EOPNOTSUPP)?;
         payload.touched = true;
         // SAFETY: The arguments are valid and only used by the callee.

@@ -17,6 +17,7 @@
 mod file_ops;
 pub mod flb;
 pub mod format;
+pub mod session;
 
 use crate::{
     bindings,
@@ -35,6 +36,10 @@ use crate::{
         SetOnce, //
     },
     types::Opaque, //
+};
+use session::{
+    IncomingSession,
+    OutgoingSession, //
 };
 
 /// Returns whether live updates are possible.
@@ -160,6 +165,8 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// `ser` is zeroed at first. `prepared` may be used up if this succeeds. If it does not, because a
     /// kexec waits, this is called again with the same `prepared` if the kexec fails.
     ///
+    /// If the file depends on others, this asks `session` for them.
+    ///
     /// # Errors
     ///
     /// Reach user space; use [`EOPNOTSUPP`] for properties of the file that cannot be preserved.
@@ -168,6 +175,7 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         file: &File,
         prepared: &mut Self::Prepared,
         ser: &mut Self::Ser,
+        session: &OutgoingSession<'_>,
     ) -> Result<Self::Outgoing>;
 
     /// Saves the last changes, right before the jump.
@@ -192,12 +200,15 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
 
     /// Creates the file again. Not called again after it has succeeded.
     ///
+    /// If the file depends on others, this asks `session` for them.
+    ///
     /// # Errors
     ///
     /// See [`RetrieveError`].
     fn retrieve(
         &self,
         incoming: &mut Self::Incoming,
+        session: &IncomingSession<'_>,
     ) -> core::result::Result<ARef<File>, RetrieveError>;
 
     /// Returns whether `incoming` may be dropped. If not, finishing the session fails.

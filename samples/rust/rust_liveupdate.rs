@@ -6,6 +6,10 @@
 //! written and read as text. A file of the device can be preserved: after a live update, the
 //! retrieved file has the last number.
 //!
+//! A file can depend on another one: after `7 of 3` was written to it, it needs the file of its
+//! session with token 3. After a live update, `/proc/PID/fdinfo/FD` shows the number of that file
+//! as well.
+//!
 //! All files share a generation, which `/proc/PID/fdinfo/FD` shows. It is the number of live
 //! updates since the first file was preserved.
 //!
@@ -43,6 +47,11 @@ use kernel::{
         flb::{
             Flb,
             Instance, //
+        },
+        session::{
+            IncomingSession,
+            OutgoingSession,
+            Token, //
         },
         FileHandler,
         RetrieveError, //
@@ -87,11 +96,22 @@ static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new
 static GENERATION: Atomic<u64> = Atomic::new(0);
 
 /// The state of a file.
-struct Number(Atomic<u64>);
+struct Number {
+    value: Atomic<u64>,
+    /// The token of the file on which this one depends; 0 if there is none.
+    other: Atomic<Token>,
+    /// That file, after it was retrieved.
+    retrieved: Option<ARef<File>>,
+}
 
 impl Number {
-    fn new(value: u64) -> Result<KBox<Self>> {
-        Ok(KBox::new(Self(Atomic::new(value)), GFP_KERNEL)?)
+    fn new(value: u64, other: Token, retrieved: Option<ARef<File>>) -> Result<KBox<Self>> {
+        let number = Self {
+            value: Atomic::new(value),
+            other: Atomic::new(other),
+            retrieved,
+        };
+        Ok(KBox::new(number, GFP_KERNEL)?)
     }
 
     /// Returns the number of a file of the device or of a retrieved file; [`None`] for other files.
@@ -101,7 +121,7 @@ impl Number {
     }
 
     fn read(&self, pos: &mut i64, iov: &mut IovIterDest<'_>) -> Result<usize> {
-        let text = CString::try_from_fmt(fmt!("{}\n", self.0.load(Relaxed)))?;
+        let text = CString::try_from_fmt(fmt!("{}\n", self.value.load(Relaxed)))?;
         iov.simple_read_from_buffer(pos, text.to_bytes())
     }
 
@@ -113,10 +133,13 @@ impl Number {
         let len = iov.copy_from_iter(&mut buf);
         let text = buf.get(..len).ok_or(EINVAL)?;
         let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+        let (value, other) = text.split_once(" of ").unwrap_or((text, "0"));
         // PANIC: The overflow checks that this adds to the object file are those of `core`, whose
         // parser knows that so short a number cannot overflow, or checks the arithmetic itself.
-        let value = text.trim().parse().map_err(|_| EINVAL)?;
-        self.0.store(value, Relaxed);
+        let value = value.trim().parse().map_err(|_| EINVAL)?;
+        let other = other.trim().parse().map_err(|_| EINVAL)?;
+        self.value.store(value, Relaxed);
+        self.other.store(other, Relaxed);
         // The next read returns the new number.
         *pos = 0;
         Ok(len)
@@ -124,7 +147,10 @@ impl Number {
 
     fn show(&self, m: &SeqFile) {
         seq_print!(m, "generation:\t{}\n", GENERATION.load(Relaxed));
-        seq_print!(m, "number:\t{}\n", self.0.load(Relaxed));
+        seq_print!(m, "number:\t{}\n", self.value.load(Relaxed));
+        if let Some(other) = self.retrieved.as_deref().and_then(Self::of) {
+            seq_print!(m, "other:\t{}\n", other.value.load(Relaxed));
+        }
     }
 }
 
@@ -136,7 +162,7 @@ impl MiscDevice for Device {
     type Ptr = KBox<Number>;
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Number>> {
-        Number::new(0)
+        Number::new(0, 0, None)
     }
 
     fn read_iter(mut kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterDest<'_>) -> Result<usize> {
@@ -177,6 +203,8 @@ impl anon_inode::FileOperations for Retrieved {
 #[repr(C)]
 struct NumberSer {
     value: u64,
+    /// The token of the file on which this one depends; 0 if there is none.
+    other: Token,
 }
 
 struct Handler;
@@ -187,7 +215,7 @@ kernel::builtin_file_handler!(Handler, flbs: [GENERATION_FLB]);
 
 #[vtable]
 impl FileHandler for Handler {
-    const COMPATIBLE: &'static CStr = c"rust-sample-number-v1";
+    const COMPATIBLE: &'static CStr = c"rust-sample-number-v2";
 
     type Ser = NumberSer;
     // There is nothing to wait for.
@@ -200,13 +228,23 @@ impl FileHandler for Handler {
         Number::of(file).is_some()
     }
 
-    fn preserve(&self, _file: &File, _prepared: &mut (), _ser: &mut NumberSer) -> Result {
-        // The number can still change.
+    fn preserve(
+        &self,
+        file: &File,
+        _prepared: &mut (),
+        ser: &mut NumberSer,
+        session: &OutgoingSession<'_>,
+    ) -> Result {
+        // The number can still change, but not on which file it depends.
+        ser.other = Number::of(file).ok_or(EINVAL)?.other.load(Relaxed);
+        if ser.other != 0 {
+            session.file(ser.other)?;
+        }
         Ok(())
     }
 
     fn freeze(&self, file: &File, ser: &mut NumberSer, _outgoing: &mut ()) -> Result {
-        ser.value = Number::of(file).ok_or(EINVAL)?.0.load(Relaxed);
+        ser.value = Number::of(file).ok_or(EINVAL)?.value.load(Relaxed);
         Ok(())
     }
 
@@ -214,10 +252,18 @@ impl FileHandler for Handler {
         ser
     }
 
-    fn retrieve(&self, ser: &mut Claimed<NumberSer>) -> Result<ARef<File>, RetrieveError> {
+    fn retrieve(
+        &self,
+        ser: &mut Claimed<NumberSer>,
+        session: &IncomingSession<'_>,
+    ) -> Result<ARef<File>, RetrieveError> {
         // Restores the generation, if this is the first file.
         drop(GENERATION_FLB.incoming()?);
-        let number = Number::new(ser.value)?;
+        let other = match ser.other {
+            0 => None,
+            token => Some(session.file(token)?),
+        };
+        let number = Number::new(ser.value, ser.other, other)?;
         let file = anon_inode::getfile::<Retrieved>(c"[rust_liveupdate]", number, flags::O_RDWR)?;
         Ok(file)
     }

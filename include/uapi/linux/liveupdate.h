@@ -210,8 +210,9 @@ struct liveupdate_session_retrieve_fd {
  * Return:
  * * 0: success.
  * * %EINVAL: this is an outgoing session, or @reserved is not 0.
- * * %EBUSY: a handler is not ready, in which case nothing was finished and the
- *   call can be repeated; or the kexec has begun.
+ * * %EBUSY: a handler is not ready, or a retrieved file depends on one that was
+ *   not retrieved, in which case nothing was finished and the call can be
+ *   repeated; or the kexec has begun.
  * * %EINTR: a fatal signal; nothing was finished.
  */
 struct liveupdate_session_finish {

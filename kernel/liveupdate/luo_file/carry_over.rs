@@ -19,18 +19,52 @@ use crate::{
         FileSetSer, //
     },
     block_list::BlockList,
-    luo_flb::incoming::IncomingFlbLists, //
+    luo_flb::incoming::IncomingFlbLists,
+    ops::Peers, //
 };
 use kernel::{
+    fs::File,
     prelude::*,
     str::BStr,
-    sync::Arc, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    }, //
 };
 
 struct CarriedFile {
     file: Arc<IncomingFile>,
     /// [`None`] if the file is carried over unchanged.
     again: Option<OutgoingFile>,
+}
+
+impl CarriedFile {
+    fn must_be_preserved(&self, handlers: &Handlers) -> bool {
+        self.again.is_none() && self.file.is_touched(handlers)
+    }
+}
+
+/// The files before one that is preserved again.
+struct EarlierFiles<'a>(&'a [CarriedFile]);
+
+impl EarlierFiles<'_> {
+    /// Those that were preserved again, which a file that was retrieved with the others can need.
+    fn iter(&self) -> impl Iterator<Item = &OutgoingFile> {
+        self.0.iter().filter_map(|carried| carried.again.as_ref())
+    }
+}
+
+impl Peers for EarlierFiles<'_> {
+    fn outgoing_file(&self, token: u64) -> Result<ARef<File>> {
+        let file = self.iter().find(|file| file.token() == token);
+        Ok(file.ok_or(ENOENT)?.file().into())
+    }
+
+    fn outgoing_token(&self, wanted: &File) -> Result<u64> {
+        let mut files = self.iter();
+        let file = files.find(|file| file.file().as_ptr() == wanted.as_ptr());
+        Ok(file.ok_or(ENOENT)?.token())
+    }
 }
 
 /// The unfinished files of an incoming session. Dropping it undoes the carry-over.
@@ -95,7 +129,8 @@ impl CarriedFiles {
         self.files.iter().any(|file| file.again.is_none())
     }
 
-    /// Preserves the files again that cannot be carried over unchanged.
+    /// Preserves the files again that cannot be carried over unchanged, and retrieves them first if
+    /// necessary. `incoming` are all files of the session.
     ///
     /// Returns whether this preserved a file.
     ///
@@ -105,19 +140,32 @@ impl CarriedFiles {
     pub(crate) fn preserve_touched(
         &mut self,
         handlers: &'static Handlers,
+        incoming: &IncomingFiles,
         session: &BStr,
     ) -> Result<bool> {
         let mut found = false;
-        for CarriedFile { file, again } in &mut self.files {
-            if again.is_some() || !file.is_touched(handlers) {
+        for at in 0..self.files.len() {
+            let Some((before, rest)) = self.files.split_at_mut_checked(at) else {
+                break;
+            };
+            let Some(carried) = rest.first_mut() else {
+                break;
+            };
+            if !carried.must_be_preserved(handlers) {
                 continue;
             }
-            let preserved = file
-                .preserve_again(handlers)
+            found = true;
+            let CarriedFile { file, again } = carried;
+            let retrieved = incoming.retrieve(handlers, file);
+            // Those on which it depends, which may have been retrieved just now, come first.
+            if retrieved.is_ok() && before.iter().any(|other| other.must_be_preserved(handlers)) {
+                continue;
+            }
+            let preserved = retrieved
+                .and_then(|_| file.preserve_again(handlers, &EarlierFiles(before)))
                 .map_err(Error::from)
                 .inspect_err(|&err| report(session, "preserve", file, err))?;
             *again = Some(preserved);
-            found = true;
         }
         Ok(found)
     }

@@ -58,6 +58,12 @@ impl Handler {
     pub(crate) fn with<R>(&self, call: impl FnOnce(&FileOps) -> R) -> Option<R> {
         self.ops.read().as_ref().map(call)
     }
+
+    /// Like [`Self::with`], for callers within an operation of this or another handler. Does not
+    /// wait, and returns [`None`] also while the handler is being unregistered.
+    pub(crate) fn with_nested<R>(&self, call: impl FnOnce(&FileOps) -> R) -> Option<R> {
+        self.ops.try_read()?.as_ref().map(call)
+    }
 }
 
 /// A registered handler, and the FLBs on which its files depend.
@@ -152,7 +158,7 @@ impl Handlers {
                 (entry.handler.clone(), entry.flbs.clone())
             };
             if fits(&handler) {
-                let module = handler.with(FileOps::module)??;
+                let module = handler.with_nested(FileOps::module)??;
                 return Some(PinnedHandler {
                     handler,
                     flbs,

@@ -3,6 +3,10 @@
 //! Files that the previous kernel handed over.
 
 use super::{
+    dependency::{
+        Needs,
+        MAX_LEVELS, //
+    },
     handler::{
         Handlers,
         PinnedHandler, //
@@ -34,10 +38,12 @@ use crate::{
     luo_flb::incoming::IncomingFlbLists,
     ops::{
         Payload,
+        Peers,
         Retrieval, //
     },
     worker, //
 };
+use core::cell::Cell;
 use kernel::{
     fs::File,
     liveupdate::RetrieveError,
@@ -49,6 +55,10 @@ use kernel::{
     str::BStr,
     sync::{
         aref::ARef,
+        atomic::{
+            ordering::Relaxed,
+            AtomicFlag, //
+        },
         new_rwsem,
         Arc,
         RwSemaphore, //
@@ -66,6 +76,8 @@ enum Progress {
         file: ARef<File>,
         _id: Option<ContentId>,
         found: PinnedHandler,
+        /// The files on which it depends.
+        needs: KVec<Token>,
     },
     /// It can never be retrieved.
     Failed(Error, PinnedHandler),
@@ -94,6 +106,10 @@ struct State {
 #[pin_data]
 pub(crate) struct IncomingFile {
     token: Token,
+    /// The position in the list of the session.
+    index: usize,
+    /// Whether user space has a descriptor of it, or had one.
+    delivered: AtomicFlag,
     /// The entry of the previous kernel.
     ser: FileSer,
     /// [`None`] if the name in the entry is malformed.
@@ -103,7 +119,7 @@ pub(crate) struct IncomingFile {
 }
 
 impl IncomingFile {
-    fn new(ser: &FileSer) -> impl PinInit<Self> {
+    fn new(ser: &FileSer, index: usize) -> impl PinInit<Self> {
         let token = ser.token;
         let ser = *ser;
         let compatible = Compatible::parse(&ser.compatible).ok();
@@ -113,6 +129,8 @@ impl IncomingFile {
         };
         pin_init!(Self {
             token,
+            index,
+            delivered: AtomicFlag::new(false),
             ser,
             compatible,
             state <- new_rwsem!(state, "luo_incoming_file"),
@@ -150,14 +168,25 @@ impl IncomingFile {
         handlers.for_format(self.compatible.as_ref()?)
     }
 
-    /// Retrieves the file; every further call returns the same one.
+    /// Records that user space gets a descriptor of the file.
+    pub(crate) fn set_delivered(&self) {
+        self.delivered.store(true, Relaxed);
+    }
+
+    /// Retrieves the file; every further call returns the same one. `files` are those of its
+    /// session, and `level` the number of files that are being retrieved because they depend on it.
     ///
     /// # Errors
     ///
-    /// [`EOPNOTSUPP`] if there is no handler, and the errors of the handler. A temporary failure
-    /// can be retried; after a permanent failure, all later calls return the same error.
-    pub(crate) fn retrieve(&self, handlers: &'static Handlers) -> Result<ARef<File>, Stopped> {
-        let mut guard = self.state.write_killable()?;
+    /// See [`IncomingFiles::retrieve`].
+    fn retrieve(
+        &self,
+        handlers: &'static Handlers,
+        files: &IncomingFiles,
+        level: u32,
+    ) -> Result<ARef<File>, Stopped> {
+        // A file is locked after those that depend on it, which come later in the list.
+        let mut guard = self.state.write_killable_nested(level)?;
         let State { payload, progress } = &mut *guard;
 
         if let Some(result) = progress.result() {
@@ -177,22 +206,31 @@ impl IncomingFile {
             return Err(Stopped::Failed(EOPNOTSUPP));
         };
 
+        let peers = RetrievedPeers {
+            handlers,
+            files,
+            index: self.index,
+            level,
+            needs: Needs::new(),
+            failed: Cell::new(false),
+        };
         let res = fault::point().map_err(RetrieveError::Retry).and_then(|()| {
             handler
                 .handler
-                .with(|ops| {
-                    let file = ops.retrieve(payload)?;
+                .with_nested(|ops| {
+                    let file = ops.retrieve(payload, &peers)?;
                     let id = ops.file_id(&file);
                     Ok((file, id))
                 })
                 .unwrap_or(Err(RetrieveError::Retry(ENODEV)))
         });
         match res {
-            Err(RetrieveError::Retry(err)) => {
+            // Not even a new attempt can succeed without the other file.
+            Err(RetrieveError::Retry(err)) if !peers.failed.get() => {
                 *progress = Progress::Ready(handler);
                 Err(Stopped::by_operation(err))
             }
-            Err(RetrieveError::Permanent(err)) => {
+            Err(RetrieveError::Permanent(err) | RetrieveError::Retry(err)) => {
                 pr_err!(
                     "handler '{}' cannot retrieve the file with token {}: error {}\n",
                     self.compatible(),
@@ -210,10 +248,33 @@ impl IncomingFile {
                     file: file.clone(),
                     _id: id,
                     found: handler,
+                    needs: peers.needs.into_tokens(),
                 };
                 Ok(file)
             }
         }
+    }
+
+    /// Returns a file on which this one depends, and which user space has not retrieved although it
+    /// has retrieved this one.
+    fn missing(&self, files: &IncomingFiles) -> Option<Token> {
+        if !self.delivered.load(Relaxed) {
+            return None;
+        }
+        let state = self.state.read();
+        let Progress::Retrieved { needs, .. } = &state.progress else {
+            return None;
+        };
+        let mut needs = needs.iter().copied();
+        needs.find(|token| {
+            let need = files.get(*token);
+            need.is_ok_and(|need| !need.delivered.load(Relaxed))
+        })
+    }
+
+    /// Returns whether it is known that the file can never be retrieved.
+    fn has_failed(&self) -> bool {
+        self.progress().1.is_some()
     }
 
     fn is_retrieved(&self) -> bool {
@@ -254,23 +315,23 @@ impl IncomingFile {
         }
     }
 
-    /// Preserves the file for the next kernel. Retrieves it first, if necessary.
+    /// Preserves the retrieved file for the next kernel.
     pub(super) fn preserve_again(
         &self,
         handlers: &'static Handlers,
+        peers: &dyn Peers,
     ) -> Result<OutgoingFile, Stopped> {
-        let file = self.retrieve(handlers)?;
-        match &self.state.read().progress {
-            Progress::Retrieved { found, .. } => {
-                let source = Source::of_retrieved(file, found)?;
-                let flbs = found.flbs_now(handlers);
-                // Others may use the file, and keep it busy.
-                let prepare = move || PreparedFile::with(source, flbs);
-                let mut prepared = worker::run_within(KEXEC_TIMEOUT, prepare)?;
-                prepared.preserve(self.token)
-            }
-            _ => Err(Stopped::Failed(ENOENT)),
-        }
+        let (source, flbs) = match &self.state.read().progress {
+            Progress::Retrieved { file, found, .. } => (
+                Source::of_retrieved(file.clone(), found)?,
+                found.flbs_now(handlers),
+            ),
+            _ => return Err(Stopped::Failed(ENOENT)),
+        };
+        // Others may use the file, and keep it busy.
+        let prepare = move || PreparedFile::with(source, flbs);
+        let mut prepared = worker::run_within(KEXEC_TIMEOUT, prepare)?;
+        prepared.preserve(self.token, peers)
     }
 
     fn can_finish(&self, handlers: &Handlers) -> bool {
@@ -390,7 +451,8 @@ impl IncomingFiles {
 
     fn add(&mut self, ser: &FileSer, session: &BStr) -> Result {
         self.files.reserve(1, GFP_KERNEL)?;
-        let file = Arc::pin_init(IncomingFile::new(ser), GFP_KERNEL)?;
+        let file = IncomingFile::new(ser, self.files.len());
+        let file = Arc::pin_init(file, GFP_KERNEL)?;
         if self.by_token.get(&file.token).is_some() {
             pr_err!(
                 "session '{}': the previous kernel used token {} twice\n",
@@ -478,12 +540,39 @@ impl IncomingFiles {
         self.by_token.get(&token).cloned().ok_or(ENOENT)
     }
 
+    /// Retrieves a file of this list; every further call returns the same one.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if there is no handler, and the errors of the handler. A temporary failure
+    /// can be retried; after a permanent failure, all later calls return the same error.
+    pub(crate) fn retrieve(
+        &self,
+        handlers: &'static Handlers,
+        file: &IncomingFile,
+    ) -> Result<ARef<File>, Stopped> {
+        file.retrieve(handlers, self, 0)
+    }
+
     /// Releases all handed over data of these files, last one first.
     ///
     /// # Errors
     ///
-    /// [`EBUSY`] if a handler refuses; nothing has changed then.
-    pub(crate) fn finish(&mut self, handlers: &'static Handlers) -> Result {
+    /// [`EBUSY`] if a handler refuses, or if user space has retrieved a file without another on which
+    /// it depends; nothing has changed then.
+    pub(crate) fn finish(&mut self, handlers: &'static Handlers, session: &BStr) -> Result {
+        for file in &self.files {
+            if let Some(missing) = file.missing(self) {
+                pr_warn!(
+                    "session '{}': the file with token {} depends on that with token {}, which was \
+                     not retrieved\n",
+                    session,
+                    file.token,
+                    missing
+                );
+                return Err(EBUSY);
+            }
+        }
         if !self.files.iter().all(|file| file.can_finish(handlers)) {
             return Err(EBUSY);
         }
@@ -493,5 +582,41 @@ impl IncomingFiles {
         }
         self.finished = true;
         Ok(())
+    }
+}
+
+/// The files of a session, for one of them that is being retrieved.
+struct RetrievedPeers<'a> {
+    handlers: &'static Handlers,
+    files: &'a IncomingFiles,
+    /// The position of that file.
+    index: usize,
+    level: u32,
+    needs: Needs,
+    /// Whether a file for which the handler has asked can never be retrieved.
+    failed: Cell<bool>,
+}
+
+impl Peers for RetrievedPeers<'_> {
+    fn incoming_file(&self, token: u64) -> Result<ARef<File>> {
+        let level = self.level.saturating_add(1);
+        let file = self.files.get(token);
+        // Only files before it may be locked now, and were preserved when it was.
+        let file = match file {
+            Ok(file) if file.index < self.index => Ok(file),
+            Ok(_) => Err(ELOOP),
+            Err(err) => Err(err),
+        };
+        let file = file.inspect_err(|_| self.failed.set(true))?;
+        // Possible once user space has retrieved some of the files in between.
+        if level >= MAX_LEVELS {
+            return Err(ELOOP);
+        }
+        self.needs.add(token)?;
+        let result = file.retrieve(self.handlers, self.files, level);
+        if result.is_err() && file.has_failed() {
+            self.failed.set(true);
+        }
+        Ok(result?)
     }
 }

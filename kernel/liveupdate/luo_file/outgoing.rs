@@ -3,6 +3,10 @@
 //! Files that are handed over to the next kernel.
 
 use super::{
+    dependency::{
+        Needs,
+        MAX_LEVELS, //
+    },
     handler::{
         Handler,
         Handlers,
@@ -25,9 +29,11 @@ use crate::{
     },
     ops::{
         FileOps,
-        Payload, //
+        Payload,
+        Peers, //
     },
 };
+use core::cell::Cell;
 use kernel::{
     fs::File,
     module_ref::ModuleRef,
@@ -120,19 +126,23 @@ impl PreparedFile {
         })
     }
 
-    /// Preserves the file. Can be called again if it fails.
+    /// Preserves the file, which may depend on some of `peers`. Can be called again if it fails.
     ///
     /// # Errors
     ///
     /// [`ENODEV`] if the handler is gone, [`EINVAL`] if the file is preserved already, and the errors
     /// of the handler and the FLBs.
-    pub(super) fn preserve(&mut self, token: Token) -> Result<OutgoingFile, Stopped> {
+    pub(super) fn preserve(
+        &mut self,
+        token: Token,
+        peers: &dyn Peers,
+    ) -> Result<OutgoingFile, Stopped> {
         let prepared = self.payload.ok_or(EINVAL)?;
         let source = self.source.clone();
         let flbs = FlbPins::new(self.flbs.clone())?;
         let payload = source
             .handler
-            .with(|ops| ops.preserve(&source.file, &prepared))
+            .with(|ops| ops.preserve(&source.file, &prepared, peers))
             .ok_or(ENODEV)??;
         self.payload = None;
         Ok(OutgoingFile {
@@ -140,6 +150,8 @@ impl PreparedFile {
             payload,
             _flbs: flbs,
             source,
+            needs: KVec::new(),
+            level: 1,
             skipped: false,
         })
     }
@@ -182,6 +194,10 @@ pub(crate) struct OutgoingFile {
     payload: Payload,
     _flbs: FlbPins,
     source: Arc<Source>,
+    /// The files on which this one depends.
+    needs: KVec<Token>,
+    /// The length of the longest chain of dependent files that begins here.
+    level: u32,
     /// Whether the kexec goes on without the file, which could not be frozen.
     skipped: bool,
 }
@@ -220,6 +236,10 @@ impl OutgoingFile {
     pub(crate) fn handler(&self) -> &Handler {
         &self.source.handler
     }
+
+    pub(super) fn file(&self) -> &File {
+        &self.source.file
+    }
 }
 
 impl Drop for OutgoingFile {
@@ -256,6 +276,17 @@ impl OutgoingFiles {
         &self.files
     }
 
+    fn get(&self, token: Token) -> Option<&OutgoingFile> {
+        self.files.get(*self.by_token.get(&token)?)
+    }
+
+    /// Returns a file on which the file at `index` depends, and which is skipped.
+    fn skipped_need(&self, index: usize) -> Option<Token> {
+        let file = self.files.get(index)?;
+        let mut needs = file.needs.iter().copied();
+        needs.find(|token| self.get(*token).is_none_or(|need| need.skipped))
+    }
+
     /// Whether `token` is in use.
     pub(crate) fn contains(&self, token: Token) -> bool {
         self.by_token.get(&token).is_some()
@@ -274,22 +305,37 @@ impl OutgoingFiles {
     /// Freezes all files. Their data for the next kernel does not change any more.
     ///
     /// Needs no memory. If a handler fails, `policy` says whether its file is skipped, or this fails and
-    /// the files before it are unfrozen.
+    /// the files before it are unfrozen. A file that depends on a skipped one is skipped as well.
     pub(crate) fn freeze(&mut self, session: &BStr, policy: Policy) -> Result<Frozen<'_>> {
         let mut frozen = Frozen {
             set: self,
             count: 0,
         };
-        while let Some(file) = frozen.set.files.get_mut(frozen.count) {
-            let result = file.freeze().inspect_err(|err| {
+        loop {
+            // Files come after those on which they depend.
+            let skipped_need = frozen.set.skipped_need(frozen.count);
+            let Some(file) = frozen.set.files.get_mut(frozen.count) else {
+                break;
+            };
+            let result = if let Some(need) = skipped_need {
                 pr_err!(
-                    "session '{}': handler '{}' cannot freeze the file with token {}: error {}\n",
+                    "session '{}': the file with token {} depends on that with token {}\n",
                     session,
-                    BStr::from_bytes(file.handler().compatible().as_bytes()),
                     file.token,
-                    err.to_errno(),
+                    need,
                 );
-            });
+                Err(ENOENT)
+            } else {
+                file.freeze().inspect_err(|err| {
+                    pr_err!(
+                        "session '{}': handler '{}' cannot freeze the file with token {}: error {}\n",
+                        session,
+                        BStr::from_bytes(file.handler().compatible().as_bytes()),
+                        file.token,
+                        err.to_errno(),
+                    );
+                })
+            };
             file.skipped = policy == Policy::Skip && result.is_err();
             if file.skipped {
                 pr_warn!(
@@ -362,7 +408,14 @@ impl Vacant<'_> {
             .map_err(Error::from)?;
         let node = RBTreeNode::new(token, index, GFP_KERNEL_ACCOUNT)?;
 
-        let file = prepared.preserve(token)?;
+        let peers = PreservedPeers {
+            set,
+            needs: Needs::new(),
+            level: Cell::new(0),
+        };
+        let mut file = prepared.preserve(token, &peers)?;
+        file.level = peers.level.get().saturating_add(1);
+        file.needs = peers.needs.into_tokens();
         // Dropping the file takes its preservation back.
         fault::point()?;
         set.files.push_within_capacity(file).map_err(Error::from)?;
@@ -377,6 +430,42 @@ impl Drop for OutgoingFiles {
         while let Some(file) = self.files.pop() {
             drop(file);
         }
+    }
+}
+
+/// The files of a session, for a file that is being preserved.
+struct PreservedPeers<'a> {
+    set: &'a OutgoingFiles,
+    needs: Needs,
+    /// The highest level of a file in `needs`.
+    level: Cell<u32>,
+}
+
+impl PreservedPeers<'_> {
+    fn need(&self, file: &OutgoingFile) -> Result {
+        // The next kernel could not retrieve it.
+        if file.level >= MAX_LEVELS {
+            return Err(ELOOP);
+        }
+        self.needs.add(file.token)?;
+        self.level.set(self.level.get().max(file.level));
+        Ok(())
+    }
+}
+
+impl Peers for PreservedPeers<'_> {
+    fn outgoing_file(&self, token: u64) -> Result<ARef<File>> {
+        let file = self.set.get(token).ok_or(ENOENT)?;
+        self.need(file)?;
+        Ok(file.file().into())
+    }
+
+    fn outgoing_token(&self, wanted: &File) -> Result<u64> {
+        let mut files = self.set.files.iter();
+        let file = files.find(|file| file.file().as_ptr() == wanted.as_ptr());
+        let file = file.ok_or(ENOENT)?;
+        self.need(file)?;
+        Ok(file.token)
     }
 }
 

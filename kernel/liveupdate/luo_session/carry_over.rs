@@ -192,7 +192,8 @@ impl Carried {
                 session, contents, ..
             } = session;
             if let Contents::Files(files) = contents {
-                found |= files.preserve_touched(handlers, display(session.name()))?;
+                let incoming = session.files().read();
+                found |= files.preserve_touched(handlers, &incoming, display(session.name()))?;
             }
         }
         Ok(found)

@@ -31,6 +31,7 @@ use crate::{
     luo_file::incoming::IncomingFiles,
     worker, //
 };
+use core::cell::Cell;
 use kernel::{
     anon_inode::{
         self,
@@ -318,16 +319,24 @@ impl SessionFile {
         } = open;
         let (arg, mut command) = UserArg::read::<RetrieveFd>(arg)?;
         let token = command.token;
+        let delivered = Cell::new(None);
         install(
             || {
                 context.gate.mutate(|| {
                     let files = session.files.read_killable()?;
-                    files.get(token)?.retrieve(&context.handlers)
+                    let incoming = files.get(token)?;
+                    let file = files.retrieve(&context.handlers, &incoming)?;
+                    delivered.set(Some(incoming));
+                    Ok(file)
                 })
             },
             |fd| {
                 command.fd = fd;
-                arg.respond(&command)
+                arg.respond(&command)?;
+                if let Some(incoming) = delivered.take() {
+                    incoming.set_delivered();
+                }
+                Ok(())
             },
         )
     }
@@ -344,7 +353,9 @@ impl SessionFile {
         let (context, list) = (open.context, open.list);
         let finish = move || {
             context.gate.mutate(|| {
-                session.files.write_killable()?.finish(&context.handlers)?;
+                let mut files = session.files.write_killable()?;
+                files.finish(&context.handlers, display(&session.name))?;
+                drop(files);
                 let node = list.write().sessions.remove_node(&session.name);
                 drop(node);
                 Ok(())

@@ -4,6 +4,10 @@
 
 use super::{
     compatible,
+    session::{
+        IncomingSession,
+        OutgoingSession, //
+    },
     FileHandler,
     Registration,
     RetrieveError, //
@@ -185,10 +189,12 @@ impl<H: FileHandler> Table<H> {
         } else {
             &mut unprepared
         };
+        // SAFETY: The operation runs until the end of this function.
+        let session = unsafe { OutgoingSession::new((*args).session) };
         from_result(|| {
             let slot = KBox::new_uninit(GFP_KERNEL)?;
             let mut ser = Preserved::<H::Ser>::new_zeroed()?;
-            let outgoing = handler.preserve(file, prepared, &mut ser)?;
+            let outgoing = handler.preserve(file, prepared, &mut ser, &session)?;
             let data = ser.phys().get();
             let state = KBox::write(slot, OutgoingFile::<H> { outgoing, ser });
             if H::HAS_PREPARE {
@@ -276,7 +282,9 @@ impl<H: FileHandler> Table<H> {
     unsafe extern "C" fn retrieve(args: *mut Args) -> c_int {
         // SAFETY: By the safety requirements.
         let (handler, incoming) = unsafe { (Self::handler((*args).handler), Self::incoming(args)) };
-        match incoming.and_then(|state| handler.retrieve(&mut state.0)) {
+        // SAFETY: The operation runs until the end of this function.
+        let session = unsafe { IncomingSession::new((*args).session) };
+        match incoming.and_then(|state| handler.retrieve(&mut state.0, &session)) {
             Ok(file) => {
                 // The reference is transferred to the caller. SAFETY: By the safety requirements.
                 unsafe { (*args).file = ManuallyDrop::new(file).as_ptr() };
