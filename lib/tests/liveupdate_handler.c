@@ -15,6 +15,9 @@
  *   fail-retrieve-once ERRNO   the same, but it succeeds when it is called again
  *   fail-can-finish N          to have ->can_finish() refuse N times in the next
  *                              kernel
+ *   needs TOKEN                to have ->preserve() and ->retrieve() ask for the
+ *                              file of the same session with this token
+ *   asks TOKEN                 the same, but only ->retrieve() asks
  *   rollback                   to see whether a failure of kho_preserve_folios()
  *                              takes back what was preserved before
  *   access-late ADDRESS        to write a byte to memory of the caller, between
@@ -66,6 +69,8 @@ enum luo_test_knob {
 	FAIL_RETRIEVE,
 	FAIL_RETRIEVE_ONCE,
 	FAIL_CAN_FINISH,
+	NEEDS,
+	ASKS,
 	NR_KNOBS,
 };
 
@@ -76,6 +81,8 @@ static const char * const luo_test_knobs[NR_KNOBS] = {
 	[FAIL_RETRIEVE]		= "fail-retrieve",
 	[FAIL_RETRIEVE_ONCE]	= "fail-retrieve-once",
 	[FAIL_CAN_FINISH]	= "fail-can-finish",
+	[NEEDS]			= "needs",
+	[ASKS]			= "asks",
 };
 
 /* What is handed over. */
@@ -84,7 +91,8 @@ struct luo_test_ser {
 	u32 fail_retrieve;
 	u32 fail_retrieve_once;
 	u32 fail_can_finish;
-	u32 reserved;
+	/* The token of the file for which ->retrieve() asks, or 0. */
+	u32 asks;
 };
 
 struct luo_test_file {
@@ -263,16 +271,42 @@ static bool luo_test_can_preserve(struct liveupdate_file_handler *handler,
 	return file->f_op == &luo_test_fops;
 }
 
+/*
+ * Both functions for the outgoing session must agree.
+ */
+static int luo_test_need(struct liveupdate_file_op_args *args, u64 wanted)
+{
+	struct file *other;
+	u64 token = 0;
+	int err;
+
+	err = liveupdate_get_file_outgoing(args->session, wanted, &other);
+	if (err)
+		return err;
+	err = liveupdate_get_token_outgoing(args->session, other, &token);
+	fput(other);
+	if (err)
+		return err;
+	return token == wanted ? 0 : -EBADE;
+}
+
 static int luo_test_preserve(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_file *test = args->file->private_data;
 	int fail = READ_ONCE(test->knobs[FAIL_PRESERVE]);
+	u32 needs = READ_ONCE(test->knobs[NEEDS]);
 	struct luo_test_ser *ser;
+	int err;
 
 	msleep(READ_ONCE(test->knobs[DELAY_PRESERVE]));
 	if (fail) {
 		pr_info("preserve %llu fails\n", test->value);
 		return -fail;
+	}
+	if (needs) {
+		err = luo_test_need(args, needs);
+		if (err)
+			return err;
 	}
 
 	ser = kho_alloc_preserve(sizeof(*ser));
@@ -282,6 +316,7 @@ static int luo_test_preserve(struct liveupdate_file_op_args *args)
 	ser->fail_retrieve = test->knobs[FAIL_RETRIEVE];
 	ser->fail_retrieve_once = test->knobs[FAIL_RETRIEVE_ONCE];
 	ser->fail_can_finish = test->knobs[FAIL_CAN_FINISH];
+	ser->asks = needs ?: test->knobs[ASKS];
 
 	args->serialized_data = virt_to_phys(ser);
 	args->private_data = ser;
@@ -343,8 +378,8 @@ static int luo_test_retrieve(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_ser *ser = luo_test_adopt(args);
 	struct luo_test_file *test;
-	struct file *file;
-	int fail;
+	struct file *file, *other;
+	int fail, err;
 
 	if (!ser) {
 		args->retrieve_status = -EINVAL;
@@ -364,10 +399,22 @@ static int luo_test_retrieve(struct liveupdate_file_op_args *args)
 		return -fail;
 	}
 
+	if (ser->asks) {
+		err = liveupdate_get_file_incoming(args->session, ser->asks, &other);
+		if (err) {
+			pr_info("retrieve %llu fails without file %u\n",
+				ser->value, ser->asks);
+			return err;
+		}
+		fput(other);
+	}
+
 	test = kzalloc(sizeof(*test), GFP_KERNEL);
 	if (!test)
 		return -ENOMEM;
 	test->value = ser->value;
+	/* It is preserved once more if it is not finished. */
+	test->knobs[NEEDS] = ser->asks;
 	/* It supports the same operations as a file of the device. */
 	file = anon_inode_getfile_fmode("[luo_test]", &luo_test_fops, test,
 					O_RDWR, FMODE_LSEEK | FMODE_PREAD |

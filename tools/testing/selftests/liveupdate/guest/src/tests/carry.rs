@@ -8,6 +8,7 @@ mod steps;
 pub mod unread;
 
 use self::steps::{chain, fill, gone, refused, take, FILES, NEW};
+use super::handlers::dependencies::{fill_chain, take_chain};
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure},
     kernel_log::kernel_log,
@@ -327,6 +328,25 @@ fn limited_caller() -> Case {
     )
 }
 
+/// Files that depend on others: not retrieved, then retrieved without the others, then all.
+fn dependent() -> Case {
+    const NAME: &str = "carry-dependent";
+    chain(
+        "dependent_files",
+        [
+            |stage| fill_chain(stage, NAME),
+            |_| Ok(()),
+            |stage| {
+                let session = retrieve(NAME)?;
+                let file = session.retrieve(3)?;
+                stage.hold((session, file));
+                Ok(())
+            },
+            |_| take_chain(retrieve(NAME)?),
+        ],
+    )
+}
+
 pub fn suite() -> Suite {
     Suite::new(
         "carry",
@@ -342,6 +362,7 @@ pub fn suite() -> Suite {
             legacy_image(),
             stuck_writer(),
             limited_caller(),
+            dependent(),
         ],
     )
 }

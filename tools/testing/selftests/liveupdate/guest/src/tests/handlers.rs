@@ -2,6 +2,8 @@
 
 //! Handlers in C and in Rust, side by side.
 
+pub mod dependencies;
+
 use crate::support::{
     error::{ensure_eq, At, Failure},
     memfd,
@@ -220,7 +222,7 @@ fn rollback() -> Case {
 }
 
 pub fn suite() -> Suite {
-    let cases = vec![
+    let mut cases = vec![
         rollback(),
         side_by_side(),
         late_value("late_value_c", TestDevice::C),
@@ -232,5 +234,6 @@ pub fn suite() -> Suite {
         not_ready(),
         preserve_fails(),
     ];
+    cases.extend(dependencies::cases());
     Suite::new("handlers", cases)
 }

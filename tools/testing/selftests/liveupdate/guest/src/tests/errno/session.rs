@@ -334,6 +334,12 @@ fn finish_tests() -> Vec<Test> {
         test(
             FINISH,
             "EBUSY",
+            "a retrieved file depends on one that was not retrieved",
+            Check::Elsewhere,
+        ),
+        test(
+            FINISH,
+            "EBUSY",
             "the sessions are serialized already",
             Check::Elsewhere,
         ),
