@@ -47,7 +47,8 @@ unsafe fn take_file(ret: c_int, file: *mut bindings::file) -> Result<ARef<File>>
 ///
 /// # Invariants
 ///
-/// The pointer is the `session` in the arguments of an operation that runs during `'a` in this task.
+/// The pointer is the `session` in the arguments of an operation that runs during `'a`, in this
+/// task.
 pub struct OutgoingSession<'a> {
     raw: *mut bindings::liveupdate_session,
     _operation: PhantomData<&'a ()>,
@@ -101,7 +102,8 @@ impl OutgoingSession<'_> {
 ///
 /// # Invariants
 ///
-/// The pointer is the `session` in the arguments of an operation that runs during `'a` in this task.
+/// The pointer is the `session` in the arguments of an operation that runs during `'a`, in this
+/// task.
 pub struct IncomingSession<'a> {
     raw: *mut bindings::liveupdate_session,
     _operation: PhantomData<&'a ()>,
