@@ -65,6 +65,20 @@ struct liveupdate_file_op_args {
 #define LIVEUPDATE_RETRIEVE_RETRIES	1
 
 /**
+ * LIVEUPDATE_NOT_UNDERSTOOD_FATAL - no kernel may go on without the data
+ *
+ * A kernel may not understand data of the previous one: it has no handler or
+ * shared state of that name, live updates are off, or ->retrieve() fails
+ * permanently. By default, it keeps the memory and goes on. With this flag, it
+ * panics instead, before any driver is probed if it does not support the name.
+ *
+ * For data that describes what goes on without the kernel and would destroy
+ * memory if nothing is known about it. Only for built-in code whose name is in
+ * the list of LIVEUPDATE_FORMAT().
+ */
+#define LIVEUPDATE_NOT_UNDERSTOOD_FATAL	2
+
+/**
  * struct liveupdate_file_ops - operations of a file handler
  * @can_preserve: Whether the handler is in charge of this file. Has to be
  *                cheap: it is asked about files of all kinds.
@@ -84,7 +98,8 @@ struct liveupdate_file_op_args {
  *                their contents; only one of them can be preserved. By default,
  *                the address of the file.
  * @owner:        The module that the operations are part of.
- * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES or 0.
+ * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES,
+ *                %LIVEUPDATE_NOT_UNDERSTOOD_FATAL, both, or 0.
  *
  * All of them may sleep.
  */
@@ -145,7 +160,8 @@ struct liveupdate_flb_op_args {
  *              latest before @finish.
  * @finish:     In the next kernel, called after the last file was finished.
  * @owner:      The module that the operations are part of.
- * @flags:      %LIVEUPDATE_RETRIEVE_RETRIES or 0.
+ * @flags:      %LIVEUPDATE_RETRIEVE_RETRIES, %LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
+ *              both, or 0.
  *
  * All of them are mandatory and may sleep. They are never called concurrently
  * for the same state and direction.

@@ -180,6 +180,68 @@ impl CountSer {
     }
 }
 
+/// What a kernel is to do if it does not understand data of this name.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct PolicySer {
+    name: [u8; 48],
+    policy: u64,
+}
+
+impl PolicySer {
+    /// The kernel must not go on. It must not, either, if the policy is unknown.
+    const FATAL: u64 = 1;
+
+    pub(crate) fn fatal(name: &Compatible) -> Self {
+        Self {
+            name: *name.field(),
+            policy: Self::FATAL,
+        }
+    }
+
+    /// The name of a handler or an FLB.
+    pub(crate) fn name(&self) -> Result<Compatible, ParseError> {
+        Compatible::parse(&self.name)
+    }
+}
+
+/// A separate entry in the Kexec Handover tree: the names of data that must be understood. It exists
+/// if there are any. Kernels that do not know it behave as if it were not there.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct PolicyPage {
+    version: u64,
+    count: u64,
+    entries: [PolicySer; Self::CAPACITY],
+    reserved: [u8; 48],
+}
+
+impl PolicyPage {
+    const VERSION: u64 = 1;
+    /// The maximum number of names.
+    pub(crate) const CAPACITY: usize = 72;
+
+    /// Replaces the content. Ignores names that do not fit.
+    pub(crate) fn fill(&mut self, entries: impl Iterator<Item = PolicySer>) {
+        self.version = Self::VERSION;
+        self.count = 0;
+        for (to, from) in self.entries.iter_mut().zip(entries) {
+            *to = from;
+            self.count = self.count.saturating_add(1);
+        }
+    }
+
+    /// Parses the page, which must be complete and of this version.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<&[PolicySer], ParseError> {
+        let (this, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
+        if this.version != Self::VERSION {
+            return Err(ParseError::Incompatible);
+        }
+        let count = usize::try_from(this.count).map_err(|_| ParseError::BadCount)?;
+        this.entries.get(..count).ok_or(ParseError::BadCount)
+    }
+}
+
 /// `struct luo_file_set_ser`: the list of files of a session.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]

@@ -5,7 +5,8 @@
 use crate::{
     gate::Gate,
     luo_file::handler::Handlers,
-    luo_flb::incoming::IncomingFlbs, //
+    luo_flb::incoming::IncomingFlbs,
+    policy::VitalNames, //
 };
 use kernel::prelude::*;
 
@@ -18,15 +19,18 @@ pub(crate) struct Context {
     pub(crate) handlers: Handlers,
     /// The number of live updates that led to this kernel.
     pub(crate) number: u64,
+    /// The vital data of the previous kernel.
+    pub(crate) vital: VitalNames,
 }
 
 impl Context {
-    /// `flbs` are the FLBs that the previous kernel handed over.
-    pub(crate) fn new(number: u64, flbs: IncomingFlbs) -> impl PinInit<Self> {
+    /// `flbs` and `vital` are what the previous kernel handed over.
+    pub(crate) fn new(number: u64, flbs: IncomingFlbs, vital: VitalNames) -> impl PinInit<Self> {
         pin_init!(Self {
             gate <- Gate::new(),
             handlers <- Handlers::new(flbs),
             number,
+            vital,
         })
     }
 }

@@ -3,11 +3,13 @@
 //! The reboot path: freezes and serializes all sessions, or none.
 
 use crate::{
+    abi::Compatible,
     context::Context,
     fault,
     luo_core::Luo,
     luo_session::{
         carry_over::Carried,
+        incoming::IncomingSessions,
         outgoing::{
             OutgoingSession,
             OutgoingSessions,
@@ -97,7 +99,8 @@ fn hand_over(luo: &'static Luo) -> Result {
                     carried.pages()
                 );
             }
-            let totals = serialize(&mut outgoing, context, carried.as_mut())?;
+            let vital = vital_names(context, &outgoing, &incoming)?;
+            let totals = serialize(&mut outgoing, context, carried.as_mut(), &vital)?;
             // What is handed over stays as it is.
             core::mem::forget(carried);
             Ok(totals)
@@ -114,6 +117,37 @@ fn hand_over(luo: &'static Luo) -> Result {
     Ok(())
 }
 
+/// The names of vital data that is about to be handed over, each once.
+fn vital_names(
+    context: &Context,
+    outgoing: &OutgoingSessions,
+    incoming: &IncomingSessions,
+) -> Result<KVec<Compatible>> {
+    // A handler that has carried data over may have been registered by the previous kernel only.
+    let mut vital = KVec::new();
+    vital.extend_from_slice(context.vital.names(), GFP_KERNEL)?;
+    let handlers = &context.handlers;
+    handlers.vital(&mut |name| Ok(vital.push(*name, GFP_KERNEL)?))?;
+
+    let mut names = KVec::<Compatible>::new();
+    if vital.is_empty() {
+        return Ok(names);
+    }
+    let mut each = |format: &[u8]| {
+        let name = vital.iter().find(|name| name.as_bytes() == format);
+        match name {
+            Some(name) if !names.contains(name) => Ok(names.push(*name, GFP_KERNEL)?),
+            _ => Ok(()),
+        }
+    };
+    let mut sessions = outgoing.iter();
+    sessions.try_for_each(|session| session.formats(&mut each))?;
+    let mut sessions = incoming.iter();
+    sessions.try_for_each(|session| session.formats(&mut each))?;
+    handlers.flbs.formats(&mut each)?;
+    Ok(names)
+}
+
 /// The serialized sessions.
 struct Totals {
     sessions: usize,
@@ -126,20 +160,22 @@ struct Totals {
 ///
 /// # Errors
 ///
-/// [`ENOMEM`] and [`ENOSPC`] only because of `carried`, and the errors of handlers.
+/// [`ENOMEM`] and [`ENOSPC`] only because of `carried` and `vital`, and the errors of handlers.
 fn serialize(
     outgoing: &mut OutgoingSessions,
     context: &Context,
     carried: Option<&mut Carried>,
+    vital: &[Compatible],
 ) -> Result<Totals> {
     // On failure, the room for `carried` is not needed any more.
-    serialize_with(outgoing, context, carried).inspect_err(|_| outgoing.shrink())
+    serialize_with(outgoing, context, carried, vital).inspect_err(|_| outgoing.shrink())
 }
 
 fn serialize_with(
     outgoing: &mut OutgoingSessions,
     context: &Context,
     mut carried: Option<&mut Carried>,
+    vital: &[Compatible],
 ) -> Result<Totals> {
     let flbs = &context.handlers.flbs.outgoing;
     if let Some(carried) = &carried {
@@ -160,6 +196,7 @@ fn serialize_with(
         return Ok(totals);
     };
     root.set_sessions(0);
+    root.set_vital(vital)?;
 
     let mut frozen = FrozenSessions {
         sessions,

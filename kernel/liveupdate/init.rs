@@ -6,7 +6,11 @@ use crate::{
     debugfs,
     device,
     luo_core::Luo,
-    root::IncomingRoot,
+    policy::VitalNames,
+    root::{
+        self,
+        IncomingRoot, //
+    },
     sysfs, //
 };
 use kernel::{
@@ -38,11 +42,15 @@ fn early_init() -> Result {
         }
         return Ok(());
     }
+    let vital = VitalNames::take_over(wanted)?;
     let root = IncomingRoot::take_over(wanted);
+    if root::unread().is_some() {
+        vital.stop_if_any();
+    }
     if !wanted {
         return Ok(());
     }
-    Luo::start(root)
+    Luo::start(root, vital)
 }
 initcall!(early, early_init);
 

@@ -21,6 +21,7 @@
 //! | [`luo_flb`]     | FLBs: state that files share                                  |
 //! | [`luo_session`] | sessions and their files in user space                        |
 //! | [`ops`]         | operation tables of C                                         |
+//! | [`policy`]      | data without which no kernel may go on                        |
 //! | [`root`]        | the root of handed over data, in both directions              |
 //! | [`sysfs`]       | formats: supported ones, and those in use                     |
 //! | [`worker`]      | work that continues when its process is killed                |
@@ -51,6 +52,7 @@ mod luo_flb;
 mod luo_session;
 #[expect(unsafe_code, reason = "calls operations of C")]
 mod ops;
+mod policy;
 mod root;
 mod sysfs;
 mod worker;
@@ -78,6 +80,7 @@ mod layout {
     static_assert!(size_of::<abi::FlbSer>() == size_of::<bindings::luo_flb_ser>());
     static_assert!(size_of::<abi::Block>() == crate::PAGE_SIZE);
     static_assert!(size_of::<abi::FlbPage>() == crate::PAGE_SIZE);
+    static_assert!(size_of::<abi::PolicyPage>() <= crate::PAGE_SIZE);
 }
 
 #[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]

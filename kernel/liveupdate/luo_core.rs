@@ -26,6 +26,7 @@ use crate::{
         incoming::IncomingSessions,
         outgoing::OutgoingSessions, //
     },
+    policy::VitalNames,
     root::IncomingRoot, //
 };
 use kernel::{
@@ -59,7 +60,7 @@ pub(crate) struct Luo {
 }
 
 impl Luo {
-    fn new(root: IncomingRoot) -> impl PinInit<Self> {
+    fn new(root: IncomingRoot, vital: VitalNames) -> impl PinInit<Self> {
         let IncomingRoot {
             number,
             sessions_pa,
@@ -67,7 +68,7 @@ impl Luo {
             done,
         } = root;
         pin_init!(Self {
-            context <- Context::new(number, flbs),
+            context <- Context::new(number, flbs, vital),
             outgoing <- new_rwsem!(OutgoingSessions::new(), "luo_outgoing"),
             incoming <- new_rwsem!(IncomingSessions::new(sessions_pa), "luo_incoming"),
             early <- new_mutex!(done, "luo_early"),
@@ -77,8 +78,8 @@ impl Luo {
     /// Enables live updates. Must be called once.
     ///
     /// Fails with [`ENOMEM`].
-    pub(crate) fn start(root: IncomingRoot) -> Result {
-        LUO.populate(KBox::pin_init(Self::new(root), GFP_KERNEL)?);
+    pub(crate) fn start(root: IncomingRoot, vital: VitalNames) -> Result {
+        LUO.populate(KBox::pin_init(Self::new(root, vital), GFP_KERNEL)?);
         Ok(())
     }
 

@@ -205,6 +205,11 @@ impl FileOps {
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
+    /// Whether no kernel may go on that does not understand the data of the handler.
+    pub(crate) fn is_vital(&self) -> bool {
+        self.table().flags & bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL != 0
+    }
+
     fn args(&self, file: Option<&File>, payload: &Payload) -> bindings::liveupdate_file_op_args {
         bindings::liveupdate_file_op_args {
             handler: self.0.as_ptr(),
@@ -440,6 +445,11 @@ impl FlbOps {
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
+    /// Whether no kernel may go on that does not understand the data of the FLB.
+    pub(crate) fn is_vital(&self) -> bool {
+        self.table().flags & bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL != 0
+    }
+
     fn call<R>(
         &self,
         payload: &mut FlbPayload,
@@ -500,4 +510,20 @@ impl FlbOps {
 pub(crate) fn should_fail() -> bool {
     // SAFETY: FFI call without safety requirements.
     unsafe { bindings::liveupdate_should_fail() }
+}
+
+/// Stops the kernel, since it does not understand vital data of this name.
+pub(crate) fn stop(name: &Compatible, why: &CStr) -> ! {
+    let name = name.as_bytes();
+    let len = c_int::try_from(name.len()).unwrap_or(0);
+    // SAFETY: The format matches the arguments: the precision limits the first string, and the second
+    // one is null-terminated.
+    unsafe {
+        bindings::panic(
+            c"liveupdate: '%.*s' of the previous kernel is not understood: %s".as_char_ptr(),
+            len,
+            name.as_ptr(),
+            why.as_char_ptr(),
+        )
+    }
 }

@@ -9,11 +9,13 @@
 
 use crate::{
     abi::{
+        Compatible,
         CountSer,
         FlbPage,
         LuoSer, //
     },
-    luo_flb::incoming::IncomingFlbs, //
+    luo_flb::incoming::IncomingFlbs,
+    policy::OutgoingPolicy, //
 };
 use kernel::{
     kho::{
@@ -192,6 +194,7 @@ pub(crate) fn hand_over_count(number: u64) -> Result {
 pub(crate) struct OutgoingRoot {
     ser: Subtree<LuoSer>,
     flbs: Preserved<FlbPage>,
+    policy: Option<OutgoingPolicy>,
 }
 
 impl OutgoingRoot {
@@ -204,7 +207,25 @@ impl OutgoingRoot {
         Ok(Self {
             ser: ser.publish(ENTRY_NAME)?,
             flbs,
+            policy: None,
         })
+    }
+
+    /// Sets the names of vital data.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`], [`ENOSPC`] if there are too many.
+    pub(crate) fn set_vital(&mut self, names: &[Compatible]) -> Result {
+        if names.is_empty() {
+            self.policy = None;
+            return Ok(());
+        }
+        let policy = match self.policy.take() {
+            Some(policy) => policy,
+            None => OutgoingPolicy::new()?,
+        };
+        self.policy.insert(policy).fill(names)
     }
 
     /// Sets the address of the list of sessions; 0 hides all sessions from the next kernel.

@@ -18,6 +18,9 @@
  *   needs TOKEN                to have ->preserve() and ->retrieve() ask for the
  *                              file of the same session with this token
  *   asks TOKEN                 the same, but only ->retrieve() asks
+ *   vital N                    to have the file preserved by a handler whose data
+ *                              is vital; the next kernel supports its format if N
+ *                              is 1, but not if it is 2
  *   rollback                   to see whether a failure of kho_preserve_folios()
  *                              takes back what was preserved before
  *   access-late ADDRESS        to write a byte to memory of the caller, between
@@ -71,6 +74,7 @@ enum luo_test_knob {
 	FAIL_CAN_FINISH,
 	NEEDS,
 	ASKS,
+	VITAL,
 	NR_KNOBS,
 };
 
@@ -83,6 +87,7 @@ static const char * const luo_test_knobs[NR_KNOBS] = {
 	[FAIL_CAN_FINISH]	= "fail-can-finish",
 	[NEEDS]			= "needs",
 	[ASKS]			= "asks",
+	[VITAL]			= "vital",
 };
 
 /* What is handed over. */
@@ -268,7 +273,12 @@ static struct miscdevice luo_test_device = {
 static bool luo_test_can_preserve(struct liveupdate_file_handler *handler,
 				  struct file *file)
 {
-	return file->f_op == &luo_test_fops;
+	struct luo_test_file *test;
+
+	if (file->f_op != &luo_test_fops)
+		return false;
+	test = file->private_data;
+	return !READ_ONCE(test->knobs[VITAL]);
 }
 
 /*
@@ -471,6 +481,38 @@ static struct liveupdate_file_handler luo_test_handler = {
 };
 LIVEUPDATE_FORMAT(LUO_TEST_COMPATIBLE);
 
+static struct liveupdate_file_handler luo_test_vital_handlers[2];
+
+static bool luo_test_vital_can_preserve(struct liveupdate_file_handler *handler,
+					struct file *file)
+{
+	struct luo_test_file *test = file->private_data;
+
+	return file->f_op == &luo_test_fops &&
+	       READ_ONCE(test->knobs[VITAL]) ==
+		       handler - luo_test_vital_handlers + 1;
+}
+
+static const struct liveupdate_file_ops luo_test_vital_ops = {
+	.can_preserve	= luo_test_vital_can_preserve,
+	.preserve	= luo_test_preserve,
+	.unpreserve	= luo_test_unpreserve,
+	.freeze		= luo_test_freeze,
+	.unfreeze	= luo_test_unfreeze,
+	.retrieve	= luo_test_retrieve,
+	.finish		= luo_test_finish,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_RETRIEVE_RETRIES |
+			  LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
+};
+
+/* The second format is not in the list: the next kernel does not support it. */
+static struct liveupdate_file_handler luo_test_vital_handlers[2] = {
+	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v1" },
+	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v2" },
+};
+LIVEUPDATE_FORMAT("luo-test-vital-v1");
+
 static unsigned int reboot_delay_ms;
 module_param(reboot_delay_ms, uint, 0644);
 MODULE_PARM_DESC(reboot_delay_ms, "How much longer a reboot takes");
@@ -491,6 +533,7 @@ static struct notifier_block luo_test_reboot_nb = {
 static int __init luo_test_init(void)
 {
 	struct platform_device *device;
+	unsigned int i;
 	int err;
 
 	if (!liveupdate_enabled())
@@ -499,6 +542,11 @@ static int __init luo_test_init(void)
 	err = liveupdate_register_file_handler(&luo_test_handler);
 	if (err)
 		return err;
+	for (i = 0; i < ARRAY_SIZE(luo_test_vital_handlers); i++) {
+		err = liveupdate_register_file_handler(&luo_test_vital_handlers[i]);
+		if (err)
+			return err;
+	}
 
 	err = misc_register(&luo_test_device);
 	if (err) {

@@ -88,6 +88,15 @@ const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
     field
 }
 
+/// The flags of the operations of a handler or an FLB.
+const fn flags(vital: bool) -> u32 {
+    if vital {
+        bindings::LIVEUPDATE_RETRIEVE_RETRIES | bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL
+    } else {
+        bindings::LIVEUPDATE_RETRIEVE_RETRIES
+    }
+}
+
 /// Why a file could not be retrieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetrieveError {
@@ -124,6 +133,13 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     ///
     /// The next kernel uses the handler of the same name. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
+
+    /// Whether no kernel may go on that does not understand the data, instead of keeping its memory.
+    ///
+    /// Such a kernel panics: before any driver is probed if it does not support the format, or when
+    /// [`Self::retrieve`] fails permanently. For data about something that goes on without the kernel
+    /// and would destroy memory if nothing is known about it.
+    const VITAL: bool = false;
 
     /// The data that is handed over, in preserved memory. It may refer to further preserved memory.
     type Ser: Handover + Send + Sync;

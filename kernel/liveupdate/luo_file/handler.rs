@@ -182,6 +182,24 @@ impl Handlers {
         self.find(|handler| handler.compatible == *compatible)
     }
 
+    /// Calls `each` with the name of each handler and FLB that is registered with vital data.
+    ///
+    /// # Errors
+    ///
+    /// Those of `each`.
+    pub(crate) fn vital(&self, each: &mut dyn FnMut(&Compatible) -> Result) -> Result {
+        {
+            let registry = self.registry.read();
+            for Registration { handler, .. } in &registry.handlers {
+                if handler.with_nested(FileOps::is_vital) == Some(true) {
+                    each(&handler.compatible)?;
+                }
+            }
+        }
+        let mut flbs = self.flbs.outgoing.all().filter(|flb| flb.is_vital());
+        flbs.try_for_each(|flb| each(flb.compatible()))
+    }
+
     /// Registers a handler.
     ///
     /// # Errors

@@ -37,6 +37,8 @@ use crate::{
     },
     luo_flb::incoming::IncomingFlbLists,
     ops::{
+        stop,
+        FileOps,
         Payload,
         Peers,
         Retrieval, //
@@ -237,6 +239,9 @@ impl IncomingFile {
                     self.token,
                     err.to_errno()
                 );
+                if handler.handler.with_nested(FileOps::is_vital) == Some(true) {
+                    stop(handler.handler.compatible(), c"it cannot be retrieved");
+                }
                 *progress = Progress::Failed(err, handler);
                 Err(Stopped::Failed(err))
             }

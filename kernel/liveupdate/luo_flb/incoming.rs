@@ -15,6 +15,7 @@ use crate::{
         ParseError, //
     },
     ops::{
+        stop,
         FlbId,
         FlbOps,
         FlbPayload, //
@@ -114,6 +115,9 @@ impl IncomingFlb {
                 Ok(payload)
             }
             Err(RetrieveError::Retry(err)) => Err(err),
+            Err(RetrieveError::Permanent(_)) if ops.is_vital() => {
+                stop(&self.compatible, c"it cannot be retrieved")
+            }
             Err(RetrieveError::Permanent(err)) => {
                 state.progress = Progress::Failed(err);
                 Err(err)

@@ -84,6 +84,11 @@ impl Flb {
         *self.ops.lock()
     }
 
+    /// Whether no kernel may go on that does not understand the state.
+    pub(crate) fn is_vital(&self) -> bool {
+        self.ops().is_some_and(|ops| ops.is_vital())
+    }
+
     /// Whether the state is preserved.
     pub(super) fn is_live(&self) -> bool {
         self.live.lock().is_some()
@@ -247,7 +252,7 @@ impl OutgoingFlbs {
     }
 
     /// All FLBs, in sequence. The list is only locked while the next one is looked up.
-    fn all(&self) -> impl Iterator<Item = Arc<Flb>> + '_ {
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Flb>> + '_ {
         let mut index: usize = 0;
         core::iter::from_fn(move || {
             let flb = self.list.read().get(index).cloned();

@@ -4,6 +4,7 @@
 
 use super::{
     compatible,
+    flags,
     session::{
         IncomingSession,
         OutgoingSession, //
@@ -94,7 +95,7 @@ impl<H: FileHandler> Table<H> {
             None
         },
         owner: this_module::<H::OwnerModule>().as_ptr(),
-        flags: bindings::LIVEUPDATE_RETRIEVE_RETRIES,
+        flags: flags(H::VITAL),
     };
 
     /// # Safety

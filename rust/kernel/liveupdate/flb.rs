@@ -11,6 +11,7 @@
 
 use super::{
     compatible,
+    flags,
     FileHandler,
     Registration, //
 };
@@ -44,6 +45,9 @@ use core::{
 pub trait Flb: Sized + 'static {
     /// Names the FLB and the format of [`Self::Ser`]. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
+
+    /// Whether no kernel may go on that does not understand the data. See [`FileHandler::VITAL`].
+    const VITAL: bool = false;
 
     /// The data that is handed over, in preserved memory.
     type Ser: Handover + Send + Sync;
@@ -235,7 +239,7 @@ impl<F: Flb> Table<F> {
         retrieve: Some(Self::retrieve),
         finish: Some(Self::finish),
         owner: this_module::<F::OwnerModule>().as_ptr(),
-        flags: bindings::LIVEUPDATE_RETRIEVE_RETRIES,
+        flags: flags(F::VITAL),
     };
 
     /// # Safety

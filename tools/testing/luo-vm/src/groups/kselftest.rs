@@ -19,6 +19,9 @@ use crate::machine::named;
 use crate::machine::vm::{Run, Vm};
 use crate::report::results::Report;
 
+/// Suites whose last kernel has to panic.
+const PANIC: &str = "panic";
+
 /// Our own kselftests.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
@@ -65,7 +68,15 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
             let run = machine(ctx, kernel, &initrd, number, &tests)?;
             let names: Vec<&str> = tests.iter().map(|t| t.name.as_str()).collect();
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
-            run.judge(ctx, &mut report, "", &names);
+            match tests.first() {
+                Some(test) if test.group == PANIC => {
+                    let good = run.timed_out.is_none() && run.console.panicked_as_expected();
+                    let expected = run.console.expected_panic().unwrap_or("a panic");
+                    let against = (!good).then(|| run.failure(ctx, expected, "another end"));
+                    report.check(&test.name, against);
+                }
+                _ => run.judge(ctx, &mut report, "", &names),
+            }
         }
         anyhow::Ok(())
     };

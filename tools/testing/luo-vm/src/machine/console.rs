@@ -63,14 +63,24 @@ impl Console {
         console
     }
 
-    /// Whether a test has announced a panic.
-    pub fn expects_panic(&self) -> bool {
-        self.user.iter().any(|line| line.starts_with(EXPECTS_PANIC))
+    /// The panic that a test has announced.
+    pub fn expected_panic(&self) -> Option<&str> {
+        let mut lines = self.user.iter();
+        lines.find_map(|line| Some(line.strip_prefix(EXPECTS_PANIC)?.trim()))
+    }
+
+    /// Whether the kernel has panicked as a test has announced it, and nothing came after that.
+    pub fn panicked_as_expected(&self) -> bool {
+        let Some(expected) = self.expected_panic() else {
+            return false;
+        };
+        let panic = format!("Kernel panic - not syncing: {expected}");
+        self.exit().is_none() && self.kernel.contains(&panic)
     }
 
     /// Lines that no run may have, unless a test announced a panic.
     pub fn splats(&self) -> Vec<&str> {
-        if self.expects_panic() {
+        if self.expected_panic().is_some() {
             return Vec::new();
         }
         // Leak reports come from a file that the guest prints.
@@ -142,6 +152,19 @@ mod tests {
             .is_empty());
         let meant = Console::read("# expect-panic\n[    1.234567] Kernel panic - not syncing\n");
         assert!(meant.splats().is_empty());
+    }
+
+    #[test]
+    fn panics_are_judged() {
+        let console = |panic: &str, more: &str| {
+            let marker = "# expect-panic luo: no";
+            Console::read(&format!(
+                "{marker}\n[    1.234567] Kernel panic - not syncing: {panic}\n{more}"
+            ))
+        };
+        assert!(console("luo: no", "").panicked_as_expected());
+        assert!(!console("luo: yes", "").panicked_as_expected());
+        assert!(!console("luo: no", "luo-guest: exit 0\n").panicked_as_expected());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod shared;
 mod sweep;
 mod timers;
 mod views;
+mod vital;
 
 use crate::support::registry::Suite;
 
@@ -72,6 +73,10 @@ pub fn all() -> Vec<Suite> {
         damage::flb_suite(),
         damage::flbs_suite(),
         damage::no_flbs_suite(),
+        vital::unknown_suite(),
+        vital::off_suite(),
+        vital::version_suite(),
+        vital::failed_suite(),
     ]
 }
 

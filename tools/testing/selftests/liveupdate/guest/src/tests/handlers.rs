@@ -235,5 +235,6 @@ pub fn suite() -> Suite {
         preserve_fails(),
     ];
     cases.extend(dependencies::cases());
+    cases.extend(super::vital::cases());
     Suite::new("handlers", cases)
 }

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Vital data: a kernel that does not understand it panics.
+
+use crate::{
+    support::{
+        error::{ensure_eq, Failure, Result},
+        kexec,
+        registry::{Case, Stage, Suite},
+        sessions::{create, retrieve},
+        test_device::TestDevice,
+    },
+    tests::damage::fate::damage,
+};
+use std::io::{self, Write};
+
+/// Suites whose last kernel panics; the driver of the machine judges them.
+const GROUP: &str = "panic";
+
+/// Preserves a file of a handler whose data is vital.
+fn preserve(stage: &mut Stage<'_>, name: &str, lines: &[&str]) -> Result {
+    let device = TestDevice::open(TestDevice::C)?;
+    device.write("31")?;
+    for line in lines {
+        device.write(line)?;
+    }
+    let session = create(name)?;
+    session.preserve(&device, 1)?;
+    stage.hold((session, device));
+    Ok(())
+}
+
+/// Says how the kernel is going to panic.
+fn expect_panic(name: &str, why: &str) {
+    println!("# expect-panic liveupdate: '{name}' of the previous kernel is not understood: {why}");
+    let _ = io::stdout().flush();
+}
+
+/// A kernel that understands the data goes on.
+fn understood() -> Case {
+    Case::two(
+        "vital_data_is_understood",
+        |stage| preserve(stage, "vital", &["vital 1"]),
+        |_| {
+            let session = retrieve("vital")?;
+            let device = TestDevice::from(session.retrieve(1)?);
+            ensure_eq!(device.value()?, 31, "the value");
+            Ok(session.finish()?)
+        },
+    )
+}
+
+/// What is not handed over need not be understood.
+fn closed() -> Case {
+    Case::two(
+        "vital_data_is_not_handed_over",
+        |_| {
+            let device = TestDevice::open(TestDevice::C)?;
+            device.write("vital 2")?;
+            Ok(create("vital-closed")?.preserve(&device, 1)?)
+        },
+        |_| Ok(()),
+    )
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![understood(), closed()]
+}
+
+fn suite(name: &'static str, case: Case) -> Suite {
+    Suite {
+        group: GROUP,
+        // With parameters, it is not among those that run if none is named.
+        cmdline: "liveupdate=on",
+        ..Suite::new(name, vec![case])
+    }
+}
+
+/// The next kernel has no handler of this name.
+pub fn unknown_suite() -> Suite {
+    let case = Case::two(
+        "unknown_format",
+        |stage| {
+            preserve(stage, "vital-unknown", &["vital 2"])?;
+            expect_panic("luo-test-vital-v2", "this kernel does not support it");
+            Ok(())
+        },
+        |_| Err(Failure::new("the kernel goes on")),
+    );
+    suite("vital_unknown", case)
+}
+
+/// Live updates are off in the next kernel, so that it does not look at the data.
+pub fn off_suite() -> Suite {
+    let case = Case::two(
+        "live_updates_are_off",
+        |stage| {
+            preserve(stage, "vital-off", &["vital 1"])?;
+            kexec::add_param("liveupdate=off")?;
+            expect_panic("luo-test-vital-v1", "liveupdate=on is missing");
+            Ok(())
+        },
+        |_| Err(Failure::new("the kernel goes on")),
+    );
+    suite("vital_off", case)
+}
+
+/// The next kernel cannot read the sessions, and therefore not the data.
+pub fn version_suite() -> Suite {
+    let case = Case::two(
+        "other_version",
+        |stage| {
+            damage("vital-version", &["root compatible = \"luo-v6\""])?;
+            preserve(stage, "vital-version", &["vital 1"])?;
+            expect_panic("luo-test-vital-v1", "the sessions cannot be read");
+            Ok(())
+        },
+        |_| Err(Failure::new("the kernel goes on")),
+    );
+    suite("vital_version", case)
+}
+
+/// The next kernel has the handler, but the data is damaged.
+pub fn failed_suite() -> Suite {
+    let case = Case::two(
+        "permanent_failure",
+        |stage| {
+            preserve(stage, "vital-failed", &["vital 1", "fail-retrieve 5"])?;
+            expect_panic("luo-test-vital-v1", "it cannot be retrieved");
+            Ok(())
+        },
+        |_| {
+            let result = retrieve("vital-failed")?.retrieve(1);
+            Err(Failure::new(format!("RETRIEVE_FD returns {result:?}")))
+        },
+    );
+    suite("vital_failed", case)
+}
