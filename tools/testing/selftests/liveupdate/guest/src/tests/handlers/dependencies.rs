@@ -271,6 +271,11 @@ fn skipped() -> Case {
         },
         |_| {
             let session = retrieve("needs-skipped")?;
+            let files = ("luo-files".into(), "1".into());
+            ensure!(
+                fdinfo(&session)?.contains(&files),
+                "more than file 4 was handed over"
+            );
             for token in 1..=3 {
                 expect_errno(session.retrieve(token), Errno::NOENT, "RETRIEVE_FD")?;
             }
