@@ -13,6 +13,7 @@ use luo_qemu::{
     size,
     spec::Spec,
 };
+use luod_protocol::{Channel, Event, Phase, Request};
 use rustix::process::{kill_process, Pid, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::{
@@ -26,6 +27,12 @@ use std::{
     thread::sleep,
     time::{Duration, Instant},
 };
+
+/// How long a guest may take to power down; less than the unit gives to luo-qemu.
+const POWER_DOWN: Duration = Duration::from_secs(80);
+
+/// How long luod may take to say what it does.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// How often the end of QEMU is looked for.
 const STEP: Duration = Duration::from_millis(100);
@@ -238,6 +245,10 @@ fn custody(guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<ExitCo
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ended))?;
     }
+    let mut guest = guest;
+    guest.adopt().map_err(|error| {
+        format!("the guest {name} runs without a luo-qemu and cannot be taken over: {error}")
+    })?;
     let mut member = Member::join_at(socket, &session, &[session.as_str()], guest)
         .map_err(|error| format!("the guest {name}: {error} (luod at {})", socket.display()))?;
     if !member.participant().is_running() {
@@ -260,26 +271,46 @@ fn custody(guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<ExitCo
         member.step(Some(STEP))?;
         if let Some(success) = member.participant_mut().ended()? {
             println!("{name}: QEMU has ended");
-            return Ok(if success {
+            // Its end was asked for if it was killed after a request to power down.
+            return Ok(if success || ended.load(Ordering::Relaxed) {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::FAILURE
             });
         }
+        let is_orphan = member.participant().is_orphan();
+        if is_orphan && is_idle(socket) {
+            member.participant_mut().resume()?;
+        }
         if !ended.load(Ordering::Relaxed) {
             continue;
         }
-        if member.participant().is_frozen() {
+        if is_orphan || member.participant().is_frozen() {
             // The session is luod's; the guest goes on in the next kernel.
             member.participant_mut().kill();
             return Ok(ExitCode::SUCCESS);
         }
-        if asked.is_none() {
-            println!("{name}: asked to power down");
-            member.participant_mut().power_down()?;
-            asked = Some(Instant::now());
+        match asked {
+            None => {
+                println!("{name}: asked to power down");
+                member.participant_mut().power_down()?;
+                asked = Some(Instant::now());
+            }
+            Some(time) if time.elapsed() > POWER_DOWN => {
+                println!("{name}: does not power down: QEMU is ended");
+                member.participant_mut().kill();
+                return Ok(ExitCode::SUCCESS);
+            }
+            Some(_) => {}
         }
     }
+}
+
+/// Whether luod says that no update is under way. It is not known if luod does not answer.
+fn is_idle(socket: &std::path::Path) -> bool {
+    let asked = Channel::connect(socket)
+        .and_then(|mut channel| channel.call(&Request::Status, Some(ANSWER)));
+    matches!(asked, Ok((Event::Status(status), _)) if status.phase == Phase::Idle)
 }
 
 fn stop(name: &str, timeout: Duration) -> Result<ExitCode> {

@@ -4,6 +4,7 @@
 
 use crate::{
     memory,
+    process::Process,
     qmp::{self, Qmp},
     run_dir::{Record, RunDir},
     spec::{self, Spec},
@@ -17,9 +18,12 @@ use std::{
     io,
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
-    process::{Child, Command},
+    process::Command,
     time::{Duration, Instant},
 };
+
+/// The state of a guest that runs, as it is written down.
+const RUNNING: &str = "running";
 
 /// How long QEMU may take to start.
 const START: Duration = Duration::from_secs(60);
@@ -41,6 +45,7 @@ pub struct Guest {
     running: Option<Running>,
     paused: bool,
     frozen: bool,
+    orphan: bool,
     updates: u64,
     gap_us: Option<u64>,
 }
@@ -48,8 +53,11 @@ pub struct Guest {
 /// A QEMU that was started.
 #[derive(Debug)]
 struct Running {
-    child: Child,
+    process: Process,
     qmp: Qmp,
+    /// What descriptors it has for [`Guest::memory`] and [`Guest::state`].
+    memory: Vec<RawFd>,
+    state: RawFd,
 }
 
 fn memfd(name: &str) -> io::Result<File> {
@@ -78,8 +86,8 @@ impl Drop for Inherited<'_> {
     }
 }
 
-fn uri(file: &File) -> String {
-    format!("file:/proc/self/fd/{}", file.as_raw_fd())
+fn uri(fd: RawFd) -> String {
+    format!("file:/proc/self/fd/{fd}")
 }
 
 impl Guest {
@@ -105,6 +113,7 @@ impl Guest {
             running: None,
             paused: false,
             frozen: false,
+            orphan: false,
             updates: 0,
             gap_us: None,
         })
@@ -137,7 +146,8 @@ impl Guest {
     /// If it does not start.
     pub fn launch(&mut self, incoming: Option<&File>) -> Result {
         let fds: Vec<RawFd> = self.memory.iter().map(File::as_raw_fd).collect();
-        let backends: Vec<_> = self.spec.memory.iter().cloned().zip(fds).collect();
+        let backends: Vec<_> =
+            (self.spec.memory.iter().cloned().zip(fds.iter().copied())).collect();
         let socket = self.directory.qmp();
         let _ = std::fs::remove_file(&socket);
         let program = self.program.as_ref().unwrap_or(&self.spec.program);
@@ -169,13 +179,94 @@ impl Guest {
             Ok(qmp)
         });
         match qmp {
-            Ok(qmp) => self.running = Some(Running { child, qmp }),
+            Ok(qmp) => {
+                self.running = Some(Running {
+                    process: Process::Child(child),
+                    qmp,
+                    memory: fds,
+                    state: self.state.as_raw_fd(),
+                });
+            }
             Err(error) => {
-                end(child);
+                Process::Child(child).end();
                 return Err(error.into());
             }
         }
-        self.record("running");
+        if let Err(error) = self.directory.describe(&self.spec) {
+            eprintln!(
+                "{}: its description cannot be written down: {error}",
+                self.spec.name
+            );
+        }
+        self.record(RUNNING);
+        Ok(())
+    }
+
+    /// Takes over a QEMU that runs still after the luo-qemu that started it was killed. It is what
+    /// that one has started, whatever this guest was made from. True if there is one; if it is
+    /// paused for an update, see [`Self::is_orphan`].
+    ///
+    /// # Errors
+    ///
+    /// If there is a QEMU that cannot be taken over.
+    pub fn adopt(&mut self) -> Result<bool> {
+        let Some((record, spec)) = self.directory.left()? else {
+            return Ok(false);
+        };
+        let socket = self.directory.qmp();
+        let Some(mut process) = Process::adopt(record.qemu, &socket)? else {
+            self.directory.clear();
+            return Ok(false);
+        };
+        let mut files = Vec::new();
+        for (fd, backend) in record.memory.iter().zip(&spec.memory) {
+            let file = process.file(*fd)?;
+            if file.metadata()?.len() != backend.size {
+                return Err(format!("the memory {} has another size", backend.id).into());
+            }
+            files.push(file);
+        }
+        if files.len() != spec.memory.len() {
+            return Err("not all of the memory of the guest is known".into());
+        }
+        let state = process.file(record.state_fd)?;
+        let qmp = Qmp::connect(&socket, START, || match process.ended()? {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("QEMU has ended")),
+        })?;
+        println!("{}: taken over from a luo-qemu that was killed", spec.name);
+        self.orphan = record.state != RUNNING;
+        self.spec = spec;
+        self.memory = files;
+        self.state = state;
+        self.updates = record.updates;
+        self.gap_us = record.gap_us;
+        self.running = Some(Running {
+            process,
+            qmp,
+            memory: record.memory,
+            state: record.state_fd,
+        });
+        self.record(if self.orphan { &record.state } else { RUNNING });
+        Ok(true)
+    }
+
+    /// Whether the guest was paused for an update by a luo-qemu that was killed then. It must not
+    /// run before the update is known to be aborted: see [`Self::resume`].
+    pub fn is_orphan(&self) -> bool {
+        self.orphan
+    }
+
+    /// Lets a guest go on of which [`Self::is_orphan`] is true.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub fn resume(&mut self) -> Result {
+        self.qmp()?.go_on()?;
+        self.orphan = false;
+        println!("{}: goes on: no update is under way", self.spec.name);
+        self.record(RUNNING);
         Ok(())
     }
 
@@ -204,12 +295,12 @@ impl Guest {
         let Some(running) = &mut self.running else {
             return Ok(None);
         };
-        let Some(status) = running.child.try_wait()? else {
+        let Some(success) = running.process.ended()? else {
             return Ok(None);
         };
         self.running = None;
         self.directory.clear();
-        Ok(Some(status.success()))
+        Ok(Some(success))
     }
 
     /// Asks the guest to power down, as by its power button.
@@ -225,24 +316,23 @@ impl Guest {
     /// Ends QEMU, whatever the guest does.
     pub fn kill(&mut self) {
         if let Some(running) = self.running.take() {
-            end(running.child);
+            running.process.end();
             self.directory.clear();
         }
     }
 
     /// Writes down what other invocations may want to know.
     fn record(&self, state: &str) {
+        let running = self.running.as_ref();
         let record = Record {
             name: self.spec.name.clone(),
             pid: std::process::id(),
-            qemu: self
-                .running
-                .as_ref()
-                .map_or(0, |running| running.child.id()),
+            qemu: running.map_or(0, |running| running.process.id()),
             state: state.to_owned(),
             updates: self.updates,
             gap_us: self.gap_us,
-            memory: self.memory.iter().map(File::as_raw_fd).collect(),
+            memory: running.map_or_else(Vec::new, |running| running.memory.clone()),
+            state_fd: running.map_or(-1, |running| running.state),
             arguments: self.spec.arguments.clone(),
         };
         if let Err(error) = self.directory.write(&record) {
@@ -254,7 +344,8 @@ impl Guest {
     }
 
     fn save(&mut self) -> Result {
-        let uri = uri(&self.state);
+        let state = self.running.as_ref().map(|running| running.state);
+        let uri = uri(state.ok_or("QEMU has ended")?);
         self.state.set_len(0)?;
         let started = Instant::now();
         self.spec.paused_us = spec::now_us();
@@ -270,12 +361,6 @@ impl Guest {
         );
         Ok(())
     }
-}
-
-fn end(mut child: Child) {
-    // Both fail only if it has ended already.
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 impl Participant for Guest {
@@ -312,7 +397,7 @@ impl Participant for Guest {
             Ok(()) => println!("{}: goes on: {reason}", self.spec.name),
             Err(error) => eprintln!("{}: does not go on: {error}", self.spec.name),
         }
-        self.record("running");
+        self.record(RUNNING);
     }
 
     fn frozen(&mut self, _id: &SessionName) {
@@ -343,7 +428,7 @@ impl Participant for Guest {
 
         self.launch(Some(&incoming))?;
         let launched = started.elapsed();
-        let uri = uri(&incoming);
+        let uri = uri(incoming.as_raw_fd());
         let loaded = self.qmp()?.load(&uri, MOVE);
         if let Err(error) = loaded.and_then(|()| self.qmp()?.go_on()) {
             self.kill();
@@ -359,7 +444,7 @@ impl Participant for Guest {
             started.elapsed().as_micros(),
             self.gap_us.unwrap_or(0),
         );
-        self.record("running");
+        self.record(RUNNING);
         Ok(())
     }
 }

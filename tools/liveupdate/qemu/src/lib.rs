@@ -12,6 +12,7 @@ pub mod check;
 pub mod guest;
 pub mod memory;
 pub mod options;
+pub mod process;
 pub mod qmp;
 pub mod run_dir;
 pub mod size;

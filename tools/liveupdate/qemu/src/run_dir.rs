@@ -2,16 +2,21 @@
 
 //! The directory of a running guest, below /run/luo-qemu: its QMP socket, and who runs it.
 
+use crate::spec::Spec;
 use rustix::fs::{flock, FlockOperation};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 /// Where the directories of all guests are, unless LUO_QEMU_RUN says something else.
 const ROOT: &str = "/run/luo-qemu";
+
+/// The file with the description of a guest.
+const SPEC: &str = "spec.json";
 
 /// What other invocations find out about a guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +35,8 @@ pub struct Record {
     pub gap_us: Option<u64>,
     /// The memory of the guest: descriptors in the QEMU.
     pub memory: Vec<i32>,
+    /// Where its state is saved to: a descriptor in the QEMU.
+    pub state_fd: i32,
     /// Its command line.
     pub arguments: Vec<String>,
 }
@@ -80,9 +87,38 @@ impl RunDir {
         fs::rename(new, self.path.join("status.json"))
     }
 
+    /// What was written down, and the description of the guest, by a luo-qemu that is not there any
+    /// more; [`None`] if it left nothing.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn left(&self) -> io::Result<Option<(Record, Spec)>> {
+        let record = match read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let spec = Spec::read(&File::open(self.path.join(SPEC))?)?;
+        Ok(Some((record, spec)))
+    }
+
+    /// Writes down how the guest was started.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn describe(&self, spec: &Spec) -> io::Result<()> {
+        let new = self.path.join("spec.json.new");
+        let mut options = OpenOptions::new();
+        // The environment of the guest is for nobody else.
+        options.write(true).create(true).truncate(true).mode(0o600);
+        spec.write(&options.open(&new)?)?;
+        fs::rename(new, self.path.join(SPEC))
+    }
+
     /// Removes what was written down: the guest has ended.
     pub fn clear(&self) {
-        for name in ["status.json", "qmp.sock"] {
+        for name in ["status.json", SPEC, "qmp.sock"] {
             // Nothing is lost if it stays.
             let _ = fs::remove_file(self.path.join(name));
         }

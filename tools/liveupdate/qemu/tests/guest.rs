@@ -4,7 +4,7 @@
 //! qemu-system-x86_64.
 
 use liveupdate::luod::Member;
-use luo_qemu::{guest::Guest, memory, run_dir::RunDir, spec::Spec};
+use luo_qemu::{guest::Guest, memory, process::Process, run_dir::RunDir, spec::Spec};
 use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::{Channel, Event, Outcome, Report, Request};
 use std::{
@@ -82,6 +82,21 @@ impl Machine {
             member.participant_mut().launch(None).unwrap();
         }
         member
+    }
+}
+
+impl Drop for Machine {
+    /// A test that fails leaves no QEMU.
+    fn drop(&mut self) {
+        let left = RunDir::take_in(self.dir.path(), "g").and_then(|directory| {
+            let left = directory.left()?;
+            Ok((directory.qmp(), left))
+        });
+        if let Ok((qmp, Some((record, _)))) = left {
+            if let Ok(Some(process)) = Process::adopt(record.qemu, &qmp) {
+                process.end();
+            }
+        }
     }
 }
 
@@ -181,6 +196,51 @@ fn a_guest_survives() {
         assert!(after > before, "it was {before} and is {after}");
     }
     member.participant_mut().kill();
+}
+
+#[test]
+fn a_guest_outlives_its_custodian() {
+    let machine = Machine::new();
+    let world = FakeWorld::new();
+    let luod = Luod::start(&world, own_config()).unwrap();
+    let path = luod.path().to_owned();
+    let mut member = machine.join(&path);
+    let before = counts_on(&mut member);
+    let adopt = || {
+        let mut guest = machine.guest();
+        assert!(guest.adopt().unwrap());
+        Member::join_at(&path, "vm-g", &["vm-g"], guest).unwrap()
+    };
+
+    // As if luo-qemu were killed: nothing is said to QEMU.
+    drop(member);
+    member = adopt();
+    assert!(!member.participant().is_orphan());
+    let after = counts_on(&mut member);
+    assert!(after > before, "it was {before} and is {after}");
+
+    // The same while the guest is paused: it must not run before the update is over.
+    let operator = update(&luod, false);
+    step_until(&mut member, |member| member.participant().is_frozen());
+    drop(member);
+    luod.wait();
+    drop(operator);
+    let mut guest = machine.guest();
+    assert!(guest.adopt().unwrap());
+    assert!(guest.is_orphan());
+    assert_eq!(guest.status().unwrap(), "postmigrate");
+    let memory = guest.memory_file(0).unwrap();
+    let paused = count(&memory);
+    guest.resume().unwrap();
+    let start = Instant::now();
+    while count(&memory) == paused {
+        assert!(start.elapsed() < LIMIT, "the guest does not count");
+    }
+    guest.kill();
+    drop(guest);
+
+    // There is nobody to take over any more.
+    assert!(!machine.guest().adopt().unwrap());
 }
 
 #[test]
