@@ -25,7 +25,7 @@ PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 # What the tests under systemd run on, from a newer suite. e2fsprogs makes the disk from the rest.
 DEBIAN_SUITE=forky
 DEBIAN_PACKAGES=(dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
-	systemd systemd-sysv systemd-tests)
+	qemu-system-x86 systemd systemd-sysv systemd-tests)
 # Takes the kernel that linux-image-amd64 stands for out of its package. It is not installed.
 # shellcheck disable=SC2016 # mmdebstrap's shell is to expand that
 GET_KERNEL='set -eu
@@ -203,8 +203,8 @@ create_debian() {
 # Whether luo-vm with these arguments needs the userland of the tests under systemd.
 wants_debian() {
 	case $1 in
-	demo | test-all) true ;;
-	test) [ -z "${ONLY:-}" ] || [ "$ONLY" = debian ] ;;
+	demo | demo-vm | test-all) true ;;
+	test) case ${ONLY:-debian} in debian | guest) true ;; *) false ;; esac ;;
 	*) false ;;
 	esac
 }
@@ -217,7 +217,7 @@ wants_source() {
 		[ ! -e "$deb" ] || return 1
 	done
 	case $1 in
-	run | demo | test | test-all | bench | kernel | shell | menuconfig | htmldocs | rust-analyzer) true ;;
+	run | demo | demo-vm | test | test-all | bench | kernel | shell | menuconfig | htmldocs | rust-analyzer) true ;;
 	*) false ;;
 	esac
 }

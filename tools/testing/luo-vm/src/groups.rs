@@ -7,6 +7,7 @@ pub mod base;
 pub mod debian;
 pub mod debug;
 pub mod fuzz;
+mod guest;
 pub mod host;
 pub mod kselftest;
 pub mod kunit;
@@ -29,13 +30,14 @@ use crate::report::results::{summary, Report};
 
 /// What `make test` runs. The kernels are built in the order in which they come up here, and the
 /// groups run as soon as theirs are there.
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     Group::new("host", &[], host::run),
     Group::new("matrix", &[Ours, Peer], matrix::run),
     Group::new("kselftest-base", &[Ours], base::run),
     Group::new("kselftest", &[Ours], kselftest::run),
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Debian], debian::run),
+    Group::new("guest", &[Debian], guest::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit", &[Debug], kunit::run),
     Group::new("lint", &[Ours, Debug], lint::run),

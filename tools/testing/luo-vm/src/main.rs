@@ -50,6 +50,8 @@ enum Action {
     },
     /// Update the kernel under a cache in use
     Demo,
+    /// Update the kernel under a guest of QEMU
+    DemoVm,
     /// Run the tests
     Test {
         /// Only this group
@@ -153,6 +155,10 @@ fn run(cli: Cli) -> Result<bool> {
         Action::Demo => {
             ctx.need_space(8, 3)?;
             demo::cache(&ctx)
+        }
+        Action::DemoVm => {
+            ctx.need_space(8, 3)?;
+            demo::guest(&ctx)
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
         Action::TestAll => groups::run_all(&ctx),

@@ -2,15 +2,20 @@
 
 //! `make run` and `make demo`, live updates to look at, and `make shell`.
 
+use std::time::Instant;
+
 use anyhow::{anyhow, Result};
 
 use crate::ctx::Ctx;
 use crate::image::disk;
+use crate::image::guest;
 use crate::image::initramfs;
 use crate::image::programs;
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
-use crate::machine::vm::Vm;
+use crate::machine::gap::{Listener, BEAT, BOOTS};
+use crate::machine::vm::{Vm, BOOT};
+use crate::report::results::Report;
 use crate::report::step::Step;
 
 /// What only our kernel times, in its log.
@@ -84,6 +89,57 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
         ),
     }
     Ok(against.is_none())
+}
+
+/// Updates the kernel of a Debian under a guest of its QEMU, and shows both consoles. True if the
+/// guest went on, and the tests in the machine found nothing wrong.
+pub fn guest(ctx: &Ctx) -> Result<bool> {
+    let host = build::kernel(ctx, Flavour::Debian)?;
+    let image = guest::disk(ctx, &host)?;
+    let vm = Vm::new("demo-vm", &host, &image)
+        .params(guest::params(1))
+        .limit(8 * BOOT);
+    println!(
+        "\nA guest of QEMU, with KVM, counts; then the kernel of its host is replaced.\n\
+         What the guest says begins with |, what is said of the host does not.\n"
+    );
+    let mut listener = Listener::default();
+    let mut kernels = 0;
+    let run = vm.run_with(ctx, |line| {
+        let known = listener.gaps.len();
+        listener.hear(line, Instant::now());
+        if let Some(gap) = listener.gaps.get(known) {
+            println!("the guest was silent for {gap}");
+        }
+        if let Some((_, count)) = line.split_once(BEAT) {
+            // Another program's line may have begun in it.
+            println!(
+                "| {}",
+                count
+                    .split(|c: char| !c.is_ascii_digit())
+                    .next()
+                    .unwrap_or("")
+            );
+        } else if line.contains(BOOTS) {
+            kernels += 1;
+            println!("kernel {kernels} of the host starts");
+        } else if line.contains("running in system mode") {
+            println!("systemd starts");
+        } else if let Some((_, test)) = line.split_once("# ok guest.") {
+            println!("{test}");
+        } else if line.contains("systemd-shutdown[1]: Rebooting with kexec") {
+            println!("systemd starts the next kernel");
+        }
+    })?;
+    let mut report = Report::new("demo-vm");
+    run.judge(ctx, &mut report, "", &["guest"]);
+    let gap = listener.gaps.first().filter(|_| report.failed() == 0);
+    println!();
+    match gap {
+        Some(gap) => println!("verified: the guest survived the update; it was silent for {gap}"),
+        None => println!("FAILED: see {}", ctx.shown(&ctx.log("vm-demo-vm"))),
+    }
+    Ok(gap.is_some())
 }
 
 /// How the machine says what it is doing.

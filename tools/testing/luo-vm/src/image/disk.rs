@@ -29,16 +29,17 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 pub const DISK: &str = "ext4";
 
 /// How large the disk is. It is a sparse file.
-const DISK_SIZE: u64 = 1 << 30;
+const DISK_SIZE: u64 = 2 << 30;
 
 /// Directories of the checkout whose files go to the disk, and where to.
-const TREES: [(&str, &str); 2] = [
+const TREES: [(&str, &str); 3] = [
     ("tools/testing/selftests/liveupdate/debian", ""),
     ("tools/liveupdate/luod/units", "usr/lib/systemd/system"),
+    ("tools/liveupdate/qemu/units", "usr/lib/systemd/system"),
 ];
 
-/// The directory for what is ours.
-const OURS: &str = "usr/lib/luo-test";
+/// The directories for what is ours.
+const OURS: [&str; 2] = ["usr/lib/luo-test", "etc/luo-qemu"];
 
 /// Copies the files below `from` to `to`.
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -61,7 +62,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let is_ours = path.ends_with(OURS) || path.extension().is_some_and(|end| end == "d");
+        let is_ours = OURS.iter().any(|ours| path.ends_with(ours))
+            || path.extension().is_some_and(|end| end == "d");
         if !path.is_dir() || is_ours {
             all.push(Path::new(".").join(path.strip_prefix(top)?));
         }
@@ -98,6 +100,16 @@ pub fn home() -> Result<PathBuf> {
 
 /// Makes the disk: the userland, our files and programs, and the kernel that is started by kexec.
 pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
+    disk_with(ctx, "debian", kernel, &[])
+}
+
+/// Makes the disk `name` with further files: what they are called there, and where they are.
+pub fn disk_with(
+    ctx: &Ctx,
+    name: &str,
+    kernel: &Kernel,
+    further: &[(&str, &Path)],
+) -> Result<PathBuf> {
     let debian = home()?;
     // `sandbox.sh` may still be making it.
     drop(lock(&ctx.cache.join(".debian.lock"))?);
@@ -112,7 +124,7 @@ pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
     let tools = tools(ctx, &debian, &archive)?;
 
     let mut step = Step::start(ctx, "make the disk");
-    let work = ctx.build.join("debian");
+    let work = ctx.build.join(name);
     let stage = work.join("stage");
     if stage.exists() {
         fs::remove_dir_all(&stage)?;
@@ -123,7 +135,8 @@ pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
     let programs = programs
         .iter()
         .map(|(name, path)| (*name, path.as_path()))
-        .chain([("boot/next", kernel.image.as_path())]);
+        .chain([("boot/next", kernel.image.as_path())])
+        .chain(further.iter().copied());
     for (name, path) in programs {
         let target = stage.join(name);
         fs::create_dir_all(target.parent().context("a path with no parent")?)?;
@@ -147,7 +160,7 @@ pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
         .arg(&stage)
         .arg("-T")
         .arg(work.join("list"));
-    step.run(&mut tar, &ctx.log("debian-tar"))?;
+    step.run(&mut tar, &ctx.log(&format!("{name}-tar")))?;
 
     let disk = work.join(format!("disk.{DISK}"));
     let _ = fs::remove_file(&disk);
@@ -158,7 +171,7 @@ pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
     mke2fs.arg(tools.join("usr/sbin/mke2fs"));
     mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]);
     mke2fs.arg(&all).arg(&disk);
-    step.run(&mut mke2fs, &ctx.log("debian-disk"))?;
+    step.run(&mut mke2fs, &ctx.log(&format!("{name}-disk")))?;
     fs::remove_file(&all)?;
     step.done("");
     Ok(disk)

@@ -165,6 +165,16 @@ pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     ])
 }
 
+/// luo-qemu, linked statically, and what it is called under Debian.
+pub fn qemu(ctx: &Ctx) -> Result<(&'static str, PathBuf)> {
+    let mut step = Step::start(ctx, "build luo-qemu");
+    let mut cargo = static_build(ctx);
+    cargo.args(["-p", "luo-qemu", "--bins"]);
+    step.run(&mut cargo, &ctx.log("luo-qemu"))?;
+    step.done("");
+    Ok(("usr/bin/luo-qemu", release()?.join("luo-qemu")))
+}
+
 /// `cargo build` of something for the virtual machine.
 fn static_build(ctx: &Ctx) -> Command {
     let mut cargo = cargo(ctx);

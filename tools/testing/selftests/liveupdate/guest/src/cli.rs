@@ -6,6 +6,7 @@ use crate::{
     bench, demo, exec, luod, selftest, soak, stress,
     support::{agent, args::Args, error::Result, kexec},
     tests::hazards,
+    vm,
 };
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   luoctl [--to=c]                       luoctl and luod, in one live update, to C or not
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
+  vm [--mb=64]                          count, and check memory, in a guest of luo-qemu
   shell                                 busybox sh
   kexec [--next=/boot/next]             start the next kernel with the command line of this one
 ";
@@ -45,6 +47,7 @@ fn dispatch(args: &Args) -> Result<u8> {
         "stress" => stress::run(args),
         "luod" => luod::run(args),
         "luoctl" => luod::luoctl::run(args),
+        "vm" => vm::run(args),
         "exec" => exec::program(args),
         "shell" => exec::shell(),
         "kexec" => {

@@ -24,6 +24,7 @@ mod soak;
 mod stress;
 mod support;
 mod tests;
+mod vm;
 
 use crate::support::{args::Args, clock};
 use std::process::ExitCode;

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! For how long a guest of a virtual machine is silent, seen from outside of its host.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// What begins a heartbeat of the guest, on the host's console.
+pub const BEAT: &str = "vm: beat ";
+
+/// What a kernel of the host says first.
+pub const BOOTS: &str = "] Linux version ";
+
+/// What it says when it has started.
+const INIT: &str = "] Run /sbin/init as init process";
+
+/// A time in which the guest did not run, as it is seen from outside of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Until the next kernel of the host spoke.
+    pub stop: Duration,
+    /// Until the first program ran on it.
+    pub boot: Duration,
+    /// Until the guest was heard again.
+    pub start: Duration,
+}
+
+impl Gap {
+    /// All of it.
+    pub fn all(self) -> Duration {
+        self.stop + self.boot + self.start
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.1} s: {:.1} s until the next kernel spoke, {:.1} s until its init, {:.1} s until the \
+             guest",
+            self.all().as_secs_f64(),
+            self.stop.as_secs_f64(),
+            self.boot.as_secs_f64(),
+            self.start.as_secs_f64()
+        )
+    }
+}
+
+/// Listens to the host's console for heartbeats.
+#[derive(Default)]
+pub struct Listener {
+    /// The last heartbeat.
+    beat: Option<Instant>,
+    /// The last heartbeat with the kernel before, and when the next kernel spoke.
+    silent: Option<(Instant, Instant)>,
+    init: Option<Instant>,
+    /// What was found.
+    pub gaps: Vec<Gap>,
+}
+
+impl Listener {
+    /// Takes a line of the console, and when it came.
+    pub fn hear(&mut self, line: &str, now: Instant) {
+        // Another program's line may begin before it, and end after it.
+        if line.contains(BEAT) {
+            self.beat = Some(now);
+            if let (Some((last, kernel)), Some(init)) = (self.silent.take(), self.init.take()) {
+                self.gaps.push(Gap {
+                    stop: kernel - last,
+                    boot: init - kernel,
+                    start: now - init,
+                });
+            }
+        } else if line.contains(BOOTS) {
+            self.silent = self.beat.map(|beat| (beat, now));
+            self.init = None;
+        } else if line.contains(INIT) {
+            self.init = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_seen_from_outside() {
+        let start = Instant::now();
+        let mut listener = Listener::default();
+        for (second, line) in [
+            (0, "[    0.000000] Linux version 7.3.4"),
+            (1, "[    1.000000] Run /sbin/init as init process"),
+            (9, "vm: beat 1"),
+            (10, "# ok vm: beat 2"),
+            (13, "[    0.000000] Linux version 7.3.4"),
+            (14, "[    1.000000] Run /sbin/init as init process"),
+            (19, "vm: beat 3"),
+            (30, "vm: beat 4"),
+        ] {
+            listener.hear(line, start + Duration::from_secs(second));
+        }
+        let [stop, boot, start] = [3, 1, 5].map(Duration::from_secs);
+        assert_eq!(listener.gaps, [Gap { stop, boot, start }]);
+    }
+}

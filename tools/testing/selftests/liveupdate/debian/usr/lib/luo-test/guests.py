@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""Drives the tests of virtual machines that survive live updates.
+
+Runs once with each kernel of the host, as driver.py does. The guest writes to its console, which is
+a file of the host that all kernels append to.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+STATE = "/var/lib/luo-guests.json"
+KERNEL = "/boot/next"
+CONSOLE = "/var/lib/luo-one.console"
+DISK = "/var/lib/luo-one.raw"
+# What both were when the guest was about to be started, or to go on.
+BEFORE = "/run/luo-guest-before/"
+# What makes the units wait for the rest of the machine, as most services do.
+UNITS = "/usr/lib/systemd/system/"
+SLOW_UNITS = "/etc/systemd/system/"
+EARLY = {
+    "luod.socket": ["DefaultDependencies=no", "Before=sockets.target shutdown.target"],
+    "luod.service": ["DefaultDependencies=no", "Before=basic.target shutdown.target"],
+    "luo-qemu@.service": ["DefaultDependencies=no", "Slice=system.slice"],
+}
+UNIT = "luo-qemu@one.service"
+BLOCK, BLOCKS = 4096, 256
+# What the guest says of its memory: the digest, and which processor has found it.
+MEMORY = r"\d+ good ([0-9a-f]{8}) on processor 1"
+# Seconds after which something that was waited for does not come any more. A guest in a virtual
+# machine that is itself emulated takes a minute to start.
+PATIENCE = 900
+
+
+def run(*command):
+    """Runs a command; its exit status and all that it said."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout
+
+
+def console(path=CONSOLE):
+    """What the guest has said, in whole lines."""
+    try:
+        with open(path, errors="replace") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return ""
+    return text[: text.rfind("\n") + 1]
+
+
+def said(what, rest=r"(\d+)", path=CONSOLE):
+    """What comes after a word that the guest has said, in order."""
+    return re.findall(rf"^vm: {what} {rest}\s*$", console(path), re.M)
+
+
+def last(what, path=CONSOLE):
+    """The last number after a word."""
+    return int((said(what, path=path) or [0])[-1])
+
+
+def until(so):
+    """Waits until something is so, as long as there is hope."""
+    end = time.monotonic() + PATIENCE
+    while not so() and time.monotonic() < end:
+        time.sleep(0.3)
+    return so()
+
+
+class Tests:
+    """Results, over all kernels."""
+
+    def __init__(self, boot, updates):
+        self.boot, self.updates = boot, updates
+        self.results = []
+        self.memory = {}
+        if boot:
+            with open(STATE) as file:
+                self.results, self.memory = json.load(file)
+
+    def check(self, name, good, why=""):
+        name = f"guest.update {self.boot}: {name}" if self.boot else f"guest.before: {name}"
+        self.results.append([name, bool(good), "" if good else str(why)])
+        print("# ok" if good else "# failed", name, flush=True)
+        return good
+
+    def save(self):
+        with open(STATE, "w") as file:
+            json.dump([self.results, self.memory], file)
+            os.fsync(file.fileno())
+
+    def print(self):
+        print("KTAP version 1")
+        print(f"1..{len(self.results)}")
+        for number, (name, good, why) in enumerate(self.results, 1):
+            for line in why.splitlines():
+                print("#", line)
+            print("ok" if good else "not ok", number, name)
+        sys.stdout.flush()
+
+
+def logs():
+    text = run("journalctl", "-n", "40", "--no-pager", "-u", UNIT, "-u", "luod.service")[1]
+    return text + "\n".join(console().splitlines()[-15:])
+
+
+def start(tests):
+    """luod and the guest, which is new, or goes on."""
+    for unit in ["luod.socket", "luod.service", UNIT]:
+        status, why = run("systemctl", "start", unit)
+        tests.check(f"{unit} starts", status == 0, why if status == 0 else why + logs())
+
+
+def goes_on(tests):
+    """The guest is where it was when the host's kernel was replaced, with both processors."""
+    before = len(said("count"))
+    good = until(lambda: len(said("count")) > before + 20)
+    if not tests.check("the guest counts", good, logs()):
+        return
+    starts = said("starts", r"with seed ([0-9a-f]{16})")
+    tests.check("the guest has started once", len(starts) == 1, starts)
+    counts = [int(count) for count in said("count")]
+    tests.check("no count is missing or comes twice", counts == list(range(1, len(counts) + 1)), counts)
+    # The first of two further rounds may have begun before the update.
+    for what, rest in [("memory", MEMORY), ("cached", r"(\d+) good")]:
+        rounds = len(said(what, rest))
+        good = until(lambda: len(said(what, rest)) >= rounds + 3)
+        tests.check(f"the guest checks: {what}", good, logs())
+    digests = set(said("memory", MEMORY))
+    tests.check("the memory of the guest has one digest", len(digests) == 1, digests)
+    tests.check("all that the guest checks is good", "BAD" not in console(), logs())
+
+
+def disk(tests):
+    """What the guest saw stored before the jump is on the disk, as the next kernel reads it."""
+    stored = last("stored", BEFORE + os.path.basename(CONSOLE))
+    before = tests.memory["stored"]
+    tests.check("the guest's last words are there", stored >= before, f"{stored}, not {before}")
+    lost = []
+    with open(BEFORE + os.path.basename(DISK), "rb") as file:
+        for count in range(max(1, stored - BLOCKS // 2), stored + 1):
+            file.seek(count % BLOCKS * BLOCK)
+            block = file.read(BLOCK)
+            there = int.from_bytes(block[:8], "little")
+            # A later count may have replaced it.
+            if there < count or (there - count) % BLOCKS:
+                lost.append((count, there))
+    tests.check("the disk of the guest has what it saw stored", not lost, lost)
+
+
+def report(tests):
+    status, text = run("luoctl", "--json", "report")
+    tests.check("luoctl reports the update", status == 0, text)
+    session = [s for s in json.loads(text).get("sessions", []) if s["session"] == "vm-one"]
+    good = until(lambda: "finished" in run("luoctl", "report")[1])
+    tests.check("the session of the guest is finished", session and good, text)
+    for line in run("luoctl", "report")[1].splitlines():
+        print("#", line, flush=True)
+    status, text = run("luo-qemu", "status", "one", "--json")
+    print("#", text.strip(), flush=True)
+    tests.check("luo-qemu knows the guest", status == 0, text)
+
+
+def field(name):
+    """Something that luo-qemu knows of the guest."""
+    status, text = run("luo-qemu", "status", "one", "--json")
+    return "" if status else json.loads(text)[name]
+
+
+def load(tests, cmdline):
+    status, text = run("luoctl", "load", KERNEL, "--cmdline", cmdline)
+    tests.check("luoctl load", status == 0, text)
+
+
+def abort(tests, cmdline):
+    """An update that another client hinders, while the guest is paused: it goes on."""
+    load(tests, cmdline)
+    starts, known = len(said("starts", r"with seed .*")), last("count")
+    run("systemctl", "start", "luo-bad@hang.service")
+    good = until(lambda: "bad-hang" in run("luoctl", "list")[1])
+    tests.check("another client is there", good, logs())
+    update = subprocess.Popen(["luoctl", "kexec", "--yes", "--timeout", "500"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    good = until(lambda: field("state") == "paused" or update.poll() is not None) and update.poll() is None
+    tests.check("the guest is paused", good, logs())
+    status, text = run("luoctl", "abort")
+    tests.check("luoctl aborts the update", status == 0, text)
+    text, _ = update.communicate()
+    tests.check("luoctl kexec says so", update.returncode == 7, text)
+    run("systemctl", "kill", "--signal=KILL", "luo-bad@hang.service")
+    paused = last("count")
+    tests.check("the guest goes on", until(lambda: last("count") > paused + 5), logs())
+    tests.check("it is running", field("state") == "running", field("state"))
+    tests.check("it was not started again", starts == len(said("starts", r"with seed .*")), logs())
+    tests.check("it has counted before that", paused >= known, f"{paused}, {known}")
+
+
+def killed(tests):
+    """luod and luo-qemu are killed while the guest runs, and are started again."""
+    run("systemctl", "kill", "--signal=KILL", "luod.service")
+    good = until(lambda: re.search(r"^vm-one .*subscribed", run("luoctl", "list")[1], re.M))
+    tests.check("luod knows the guest after it was killed", good, logs())
+    starts, qemu = len(said("starts", r"with seed .*")), field("qemu")
+    run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
+    counted = last("count")
+    good = until(lambda: "taken over" in run("journalctl", "-u", UNIT)[1])
+    tests.check("a new luo-qemu takes the guest over", good, logs())
+    tests.check("QEMU is the same", qemu and qemu == field("qemu"), f"{qemu}, {field('qemu')}")
+    tests.check("the guest runs on", until(lambda: last("count") > counted + 5), logs())
+    tests.check("it has not noticed", starts == len(said("starts", r"with seed .*")), logs())
+    good = until(lambda: re.search(r"^vm-one .*subscribed", run("luoctl", "list")[1], re.M))
+    tests.check("luod knows the new luo-qemu", good, logs())
+
+
+def slow(wanted):
+    """Makes the guest and luod start and stop with all other services, or before and after them."""
+    for unit, early in EARLY.items():
+        if wanted:
+            with open(UNITS + unit) as file:
+                lines = [line for line in file.read().splitlines() if line not in early]
+            with open(SLOW_UNITS + unit, "w") as file:
+                file.write("\n".join(lines) + "\n")
+        elif os.path.exists(SLOW_UNITS + unit):
+            os.remove(SLOW_UNITS + unit)
+    run("systemctl", "daemon-reload")
+
+
+def update(tests, cmdline):
+    """What an operator does. True if the next kernel is on its way."""
+    status, text = run("luo-qemu", "check", "one")
+    tests.check("luo-qemu check one", status == 0, text)
+    load(tests, cmdline)
+    # The first of several is for comparison: the units wait for the rest of the machine.
+    slow(not tests.boot and tests.updates > 1)
+    tests.memory = {"stored": last("stored")}
+    tests.save()
+    # The guest is emulated twice: luod waits longer for it than for other clients of tests.
+    status, text = run("luoctl", "kexec", "--yes", "--expect", "1", "--timeout", "500")
+    # It ends with luod, or is ended.
+    if status > 0:
+        tests.check("luoctl kexec", False, text + logs())
+    return status <= 0
+
+
+def main():
+    with open("/proc/cmdline") as file:
+        cmdline = file.read().strip()
+
+    def number(name, default):
+        found = re.search(rf"\b{name}=(\d+)", cmdline)
+        return int(found[1]) if found else default
+
+    tests = Tests(number("luo_nboot", 0), number("luo_updates", 2))
+    print(f"# boot {tests.boot} is up", flush=True)
+    try:
+        start(tests)
+        if tests.boot:
+            disk(tests)
+        goes_on(tests)
+        if tests.boot:
+            report(tests)
+        elif tests.updates > 1:
+            abort(tests, cmdline)
+            killed(tests)
+        if tests.boot < tests.updates and tests.results[-1][1]:
+            cmdline = re.sub(r" luo_nboot=\d+", "", cmdline)
+            if update(tests, f"{cmdline} luo_nboot={tests.boot + 1}"):
+                return
+    except Exception as error:
+        tests.check("the tests come to their end", False, repr(error))
+    tests.check("all updates were done", tests.boot == tests.updates, f"{tests.boot} of {tests.updates}")
+    # It has no use for its power button, and must not write between the results.
+    status, text = run("luo-qemu", "stop", "one", "--timeout", "1")
+    tests.check("the guest is stopped", "stopped" in text, text)
+    tests.print()
+    print("luo-guest: exit 0", flush=True)
+    run("systemctl", "poweroff", "--force", "--force")
+
+
+main()
