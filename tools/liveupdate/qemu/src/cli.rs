@@ -2,7 +2,7 @@
 
 //! The command line of luo-qemu.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use liveupdate::luod::{Member, Result, SOCKET_PATH};
 use liveupdate::systemd::Manager;
 use luo_qemu::{
@@ -17,7 +17,7 @@ use luod_protocol::{Channel, Event, Phase, Request};
 use rustix::process::{kill_process, Pid, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::{
-    io,
+    fs, io,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -39,6 +39,7 @@ const STEP: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
 #[command(
+    name = "luo-qemu",
     version,
     about = "Runs QEMU guests that survive live updates of their host",
     after_help = "Example: luo-qemu run web -- qemu-system-x86_64 -machine q35,accel=kvm -cpu host -m 4G -drive file=web.raw,format=raw,if=virtio"
@@ -118,6 +119,17 @@ enum Action {
         /// End it after this number of seconds in any case
         #[arg(long, default_value_t = 60)]
         timeout: u64,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory, which is made if it is not there
+        dir: PathBuf,
     },
 }
 
@@ -209,6 +221,16 @@ pub fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Stop { name, timeout } => stop(&name, Duration::from_secs(timeout)),
+        Action::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "luo-qemu", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Man { dir } => {
+            fs::create_dir_all(&dir)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &dir))
+                .map_err(|error| format!("{}: {error}", dir.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -71,7 +71,7 @@ pub fn write(ctx: &Ctx) -> Result<()> {
 fn manuals(ctx: &Ctx, doc: &Path) -> Result<()> {
     let (man, completions) = (doc.join("man"), doc.join("completions"));
     fs::create_dir_all(&completions)?;
-    let mut step = Step::start(ctx, "man pages and completions of luoctl and luod");
+    let mut step = Step::start(ctx, "man pages and completions");
     let mut luod = programs::cargo(ctx);
     luod.args([
         "run",
@@ -84,24 +84,26 @@ fn manuals(ctx: &Ctx, doc: &Path) -> Result<()> {
         "--",
     ]);
     step.run(luod.arg(&man).arg(&completions), &ctx.log("doc-luod"))?;
-    let luoctl = |args: &[&str]| {
-        let mut cargo = programs::cargo(ctx);
-        cargo.args(["run", "--locked", "-q", "-p", "luoctl", "--"]);
-        cargo.args(args);
-        cargo
-    };
-    let log = ctx.log("doc-luoctl");
-    step.run(luoctl(&["man"]).arg(&man), &log)?;
-    for (shell, file) in [
-        ("bash", "luoctl.bash"),
-        ("zsh", "_luoctl"),
-        ("fish", "luoctl.fish"),
-    ] {
-        let output = luoctl(&["completions", shell]).output()?;
-        if !output.status.success() || output.stdout.is_empty() {
-            bail!("`luoctl completions {shell}` failed: {}", output.status);
+    for program in ["luoctl", "luo-qemu"] {
+        let run = |args: &[&str]| {
+            let mut cargo = programs::cargo(ctx);
+            cargo.args(["run", "--locked", "-q", "-p", program, "--"]);
+            cargo.args(args);
+            cargo
+        };
+        let log = ctx.log(&format!("doc-{program}"));
+        step.run(run(&["man"]).arg(&man), &log)?;
+        for (shell, file) in [
+            ("bash", format!("{program}.bash")),
+            ("zsh", format!("_{program}")),
+            ("fish", format!("{program}.fish")),
+        ] {
+            let output = run(&["completions", shell]).output()?;
+            if !output.status.success() || output.stdout.is_empty() {
+                bail!("`{program} completions {shell}` failed: {}", output.status);
+            }
+            fs::write(completions.join(file), output.stdout)?;
         }
-        fs::write(completions.join(file), output.stdout)?;
     }
     step.done("");
     Ok(())
