@@ -366,8 +366,16 @@ impl Guest {
 impl Participant for Guest {
     fn prepare(&mut self, _id: &SessionName, _deadline: Duration) -> Result {
         match self.qmp()?.status()?.as_str() {
-            "running" | "paused" => Ok(()),
-            other => Err(format!("the guest is {other}").into()),
+            "running" | "paused" => {}
+            other => return Err(format!("the guest is {other}").into()),
+        }
+        match self.qmp()?.obstacles()?.as_slice() {
+            [] => Ok(()),
+            reasons => Err(format!(
+                "QEMU cannot save the state of the guest: {}",
+                reasons.join("; ")
+            )
+            .into()),
         }
     }
 

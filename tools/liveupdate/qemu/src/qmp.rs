@@ -155,6 +155,22 @@ impl Qmp {
         Ok(self.ask("query-status")?.status)
     }
 
+    /// Why the state of the guest cannot be saved at present, in QEMU's words: devices and disks
+    /// that cannot be migrated, also those that were added while the guest ran.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not answer.
+    pub fn obstacles(&mut self) -> Result<Vec<String>> {
+        let mut found = self.call("query-migrate", json!({}))?;
+        match found.get_mut("blocked-reasons").map(Value::take) {
+            None => Ok(Vec::new()),
+            Some(reasons) => {
+                serde_json::from_value(reasons).map_err(|error| Error::Protocol(error.to_string()))
+            }
+        }
+    }
+
     /// Makes migrations leave the memory of the guest where it is, and end with a stopped guest
     /// that can go on.
     ///
@@ -220,5 +236,41 @@ impl Qmp {
             "running" => Ok(()),
             other => Err(Error::Protocol(format!("the guest is {other} after cont"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::net::UnixListener, thread};
+
+    /// A QEMU that greets, takes the capabilities, and then answers each command by `answer`.
+    fn obstacles(answer: &'static str) -> Result<Vec<String>> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let qemu = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            writeln!(stream, r#"{{"QMP": {{}}}}"#).unwrap();
+            for answer in [r#"{"return": {}}"#, answer] {
+                lines.next().unwrap().unwrap();
+                writeln!(stream, "{answer}").unwrap();
+            }
+        });
+        let found = Qmp::connect(&path, ANSWER, || Ok(())).and_then(|mut qmp| qmp.obstacles());
+        qemu.join().unwrap();
+        found
+    }
+
+    #[test]
+    fn obstacles_are_qemus() {
+        assert!(obstacles(r#"{"return": {}}"#).unwrap().is_empty());
+        let found = obstacles(r#"{"return": {"blocked-reasons": ["a", "b"]}}"#);
+        assert_eq!(found.unwrap(), ["a", "b"]);
+        let odd = obstacles(r#"{"return": {"blocked-reasons": 1}}"#);
+        assert!(matches!(odd, Err(Error::Protocol(_))));
+        let refused = obstacles(r#"{"error": {"desc": "no"}}"#);
+        assert!(matches!(refused, Err(Error::Refused { .. })));
     }
 }
