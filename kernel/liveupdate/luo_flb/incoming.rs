@@ -414,3 +414,63 @@ impl Drop for CarriedFlbs {
         }
     }
 }
+
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[kernel::macros::kunit_tests(luo_flb)]
+mod tests {
+    use super::IncomingFlbs;
+    use crate::{
+        abi::{
+            FlbPage,
+            FlbSer, //
+        },
+        ops::test,
+        PAGE_SIZE, //
+    };
+    use kernel::prelude::*;
+
+    /// An FLB of the previous kernel, on which no file depends.
+    fn handed_over() -> Result<IncomingFlbs> {
+        let mut name = [0; 48];
+        name[..test::NAME.len()].copy_from_slice(test::NAME);
+        let mut words = KVec::from_elem(0u64, PAGE_SIZE / size_of::<u64>(), GFP_KERNEL)?;
+        let page = FlbPage::mut_from_bytes(words.as_mut_bytes()).map_err(|_| EINVAL)?;
+        page.fill(core::iter::once(FlbSer {
+            name,
+            data: 0,
+            count: 0,
+        }));
+        IncomingFlbs::parse(words.as_bytes())
+    }
+
+    #[test]
+    fn implementations_of_one_name_do_not_share_objects() -> Result {
+        let flbs = handed_over()?;
+        let (first, second) = (test::FIRST.ops()?, test::SECOND.ops()?);
+        for _ in 0..2 {
+            assert_eq!(flbs.get(first)?.object().addr(), 1);
+        }
+        assert_eq!(flbs.get(second).err(), Some(EEXIST));
+        // The users of the first one are still two.
+        flbs.put(second);
+        flbs.put(first);
+        assert_eq!(flbs.get(first)?.object().addr(), 1);
+        flbs.put(first);
+        flbs.put(first);
+        assert_eq!(flbs.get(second).err(), Some(ENODATA));
+        assert!(!test::mixed_up());
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_use_decides_on_the_implementation() -> Result {
+        let flbs = handed_over()?;
+        let (first, second) = (test::FIRST.ops()?, test::SECOND.ops()?);
+        assert_eq!(flbs.get(second)?.object().addr(), 2);
+        assert_eq!(flbs.get(first).err(), Some(EEXIST));
+        flbs.put(second);
+        assert_eq!(flbs.get(first).err(), Some(ENODATA));
+        assert!(!test::mixed_up());
+        Ok(())
+    }
+}
