@@ -274,6 +274,7 @@ impl PinBatch {
     ///
     /// The pointers that `fill` stores must be valid, and must meet the requirements of
     /// [`PinnedFolio::from_raw`].
+    #[cfg(all(CONFIG_SHMEM, CONFIG_MEMFD_CREATE))]
     pub(crate) unsafe fn refill(
         &mut self,
         fill: impl FnOnce(*mut *mut bindings::folio, u32) -> Result<usize>,
