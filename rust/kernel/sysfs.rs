@@ -18,6 +18,23 @@ use crate::{
 };
 use core::ptr::NonNull;
 
+#[cfg(CONFIG_SYSFS)]
+use bindings::sysfs_create_file_ns;
+
+/// The function of C, which is inline then. Never called, since there is no [`Dir`].
+///
+/// # Safety
+///
+/// None.
+#[cfg(not(CONFIG_SYSFS))]
+unsafe fn sysfs_create_file_ns(
+    _kobj: *mut bindings::kobject,
+    _attr: *const bindings::attribute,
+    _ns: *const c_void,
+) -> c_int {
+    0
+}
+
 /// The contents of a file.
 pub trait Show {
     /// The name of the file.
@@ -128,17 +145,24 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`], also if the name is in use.
+    /// [`ENOMEM`], also if the name is in use; [`EOPNOTSUPP`] without `CONFIG_SYSFS`.
     ///
     /// # Context
     ///
     /// May sleep. From the core initcalls on.
+    #[cfg(CONFIG_SYSFS)]
     pub fn new(name: &CStr) -> Result<Self> {
         // SAFETY: The name is copied; the parent exists since before the initcalls.
         let raw =
             unsafe { bindings::kobject_create_and_add(name.as_char_ptr(), bindings::kernel_kobj) };
         // INVARIANT: The function returned a reference.
         Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
+    }
+
+    /// Fails with [`EOPNOTSUPP`], since there is no sysfs.
+    #[cfg(not(CONFIG_SYSFS))]
+    pub fn new(_name: &CStr) -> Result<Self> {
+        Err(EOPNOTSUPP)
     }
 
     /// Creates a file in the directory.
@@ -151,9 +175,7 @@ impl Dir {
         // SAFETY: The directory is valid by the type invariant; the attribute, whose first field
         // is `attr`, is static, and has the type that the operations of directories of
         // `kobject_create_and_add()` expect.
-        to_result(unsafe {
-            bindings::sysfs_create_file_ns(self.0.as_ptr(), attr, core::ptr::null())
-        })
+        to_result(unsafe { sysfs_create_file_ns(self.0.as_ptr(), attr, core::ptr::null()) })
     }
 }
 
