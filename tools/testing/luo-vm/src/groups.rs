@@ -4,6 +4,7 @@
 
 mod all;
 pub mod base;
+pub mod configs;
 pub mod debian;
 pub mod debug;
 pub mod fuzz;
@@ -44,8 +45,9 @@ const GROUPS: [Group; 10] = [
 ];
 
 /// What only `make test-all` runs, and `make test` when it is asked for it.
-const LONG_GROUPS: [Group; 3] = [
+const LONG_GROUPS: [Group; 4] = [
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
+    Group::new("configs", &[], configs::run),
     Group::new("soak", &[Ours], soak::long),
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];

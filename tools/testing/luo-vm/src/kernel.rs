@@ -6,7 +6,7 @@ pub mod build;
 pub mod checkpatch;
 pub mod config;
 pub mod each;
-mod findings;
+pub mod findings;
 pub mod flavour;
 pub mod patched;
 pub mod patches;

@@ -83,7 +83,7 @@ pub fn set(
 }
 
 /// The options of `fragments` that `config` does not have as requested; the last request counts.
-fn missing<'a>(fragments: &'a str, config: &str) -> Vec<&'a str> {
+pub fn missing<'a>(fragments: &'a str, config: &str) -> Vec<&'a str> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for line in fragments.lines() {
         if let Some((name, value)) = line
