@@ -412,7 +412,10 @@ fn socket_path(name: &str) -> std::path::PathBuf {
 fn only_one_listens() {
     let path = socket_path("one");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    for _ in 0..50 {
+    // A child that another test starts has the descriptor of the lock until its exec(): then none of
+    // the four may get it.
+    let mut rounds = 0;
+    while rounds < 50 {
         let _ = std::fs::remove_file(&path);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let barrier = std::sync::Barrier::new(4);
@@ -427,7 +430,8 @@ fn only_one_listens() {
             let ends = threads.map(|thread| thread.join().unwrap());
             ends.into_iter().filter(|listens| *listens).count()
         });
-        assert_eq!(listening, 1);
+        assert!(listening <= 1, "{listening}");
+        rounds += listening;
     }
     // One that is between looking for the other and listening.
     let _ = std::fs::remove_file(&path);
@@ -438,7 +442,9 @@ fn only_one_listens() {
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     assert!(path.exists());
     drop(lock);
-    super::listen(&path).unwrap();
+    while super::listen(&path).is_err() {
+        std::thread::yield_now();
+    }
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
