@@ -579,8 +579,7 @@ pub(crate) mod test {
             raw.ops = &Self::OPS;
             let mut i = 0;
             while i < NAME.len() {
-                // CAST: The characters of C are signed.
-                raw.compatible[i] = NAME[i] as _;
+                raw.compatible[i] = NAME[i];
                 i += 1;
             }
             Self {
@@ -594,11 +593,11 @@ pub(crate) mod test {
             unsafe { FlbOps::new(self.raw.get()) }
         }
 
-        unsafe extern "C" fn preserve(_args: *mut bindings::liveupdate_flb_op_args) -> c_int {
+        extern "C" fn preserve(_args: *mut bindings::liveupdate_flb_op_args) -> c_int {
             0
         }
 
-        unsafe extern "C" fn unpreserve(_args: *mut bindings::liveupdate_flb_op_args) {}
+        extern "C" fn unpreserve(_args: *mut bindings::liveupdate_flb_op_args) {}
 
         /// # Safety
         ///
