@@ -260,14 +260,13 @@ fn known(name: &str) -> Result<Record> {
 }
 
 /// Takes care of a guest until it ends.
-fn custody(guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<ExitCode> {
+fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<ExitCode> {
     let name = guest.name().to_owned();
     let session = format!("vm-{name}");
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ended))?;
     }
-    let mut guest = guest;
     guest.adopt().map_err(|error| {
         format!("the guest {name} runs without a luo-qemu and cannot be taken over: {error}")
     })?;
@@ -300,14 +299,13 @@ fn custody(guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<ExitCo
                 ExitCode::FAILURE
             });
         }
-        let is_orphan = member.participant().is_orphan();
-        if is_orphan && is_idle(socket) {
+        if member.participant().is_orphan() && is_idle(socket) {
             member.participant_mut().resume()?;
         }
         if !ended.load(Ordering::Relaxed) {
             continue;
         }
-        if is_orphan || member.participant().is_frozen() {
+        if member.participant().is_orphan() || member.participant().is_frozen() {
             // The session is luod's; the guest goes on in the next kernel.
             member.participant_mut().kill();
             return Ok(ExitCode::SUCCESS);

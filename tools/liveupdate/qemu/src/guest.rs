@@ -247,7 +247,7 @@ impl Guest {
             memory: record.memory,
             state: record.state_fd,
         });
-        self.record(if self.orphan { &record.state } else { RUNNING });
+        self.record(&record.state);
         Ok(true)
     }
 

@@ -7,7 +7,6 @@ use rustix::{
     process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal},
 };
 use std::{
-    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -73,10 +72,7 @@ impl Process {
     /// If it has no such descriptor.
     pub fn file(&self, fd: RawFd) -> io::Result<File> {
         let path = format!("/proc/{}/fd/{fd}", self.id());
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(OsStr::new(&path))
+        OpenOptions::new().read(true).write(true).open(path)
     }
 
     fn has_ended(&self) -> io::Result<bool> {
