@@ -4,8 +4,8 @@
  *
  *   luod-client [SOCKET [NAME]]
  *
- * What is said is in Documentation/userspace-api/liveupdate-luod-protocol.rst.
- * A program that does more than this wants a library that reads JSON.
+ * Documentation/userspace-api/liveupdate-luod-protocol.rst describes the
+ * protocol. A larger program should use a JSON library.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,19 +20,19 @@
 #include "liveupdate.h"
 
 #define TOKEN 1
-/* More than one page, and not a whole number of them. */
+/* More than one page, and not a multiple of the page size. */
 #define SIZE 1000003
-/* Until something that is busy is tried again. */
+/* The time until a retry. */
 #define RETRY_US 200000
 
 struct luod {
 	const char *path;
-	/* -1 if luod is gone. */
+	/* -1 if the connection is closed. */
 	int socket;
-	/* What was received, and how much of it was the last line. */
+	/* The received bytes, and the length of the last line. */
 	char buffer[65536];
 	size_t used, line;
-	/* The session that came along with a line that is still to be read. */
+	/* The session of a line that is not read yet. */
 	int session;
 };
 
@@ -69,14 +69,14 @@ static void check_memfd(int memfd)
 	size_t at;
 
 	if (!bytes || pread(memfd, bytes, SIZE + 1, 0) != SIZE)
-		fail("memfd", "the size is not what it was");
+		fail("memfd", "the size has changed");
 	for (at = 0; at < SIZE; at++)
 		if (bytes[at] != content(at))
-			fail("memfd", "the content is not what it was");
+			fail("memfd", "the content has changed");
 	free(bytes);
 }
 
-/* luod is gone: it may have been restarted. */
+/* The connection is closed: luod may have been restarted. */
 static void gone(struct luod *luod)
 {
 	if (luod->socket >= 0)
@@ -87,7 +87,10 @@ static void gone(struct luod *luod)
 	luod->used = luod->line = 0;
 }
 
-/* If that fails, luod is gone, and the next wait for an answer fails as well. */
+/*
+ * If this fails, the connection is closed, and the next wait for an answer
+ * fails as well.
+ */
 static void send_line(struct luod *luod, const char *line)
 {
 	size_t len = strlen(line), done;
@@ -113,8 +116,8 @@ static void say(struct luod *luod, const char *cmd, const char *id)
 }
 
 /*
- * Receives something: a part of a line, several of them, a descriptor. Returns
- * 0 if luod is gone.
+ * Receives a part of a line, several lines, or a descriptor. Returns 0 if the
+ * connection is closed.
  */
 static int receive(struct luod *luod)
 {
@@ -150,7 +153,10 @@ static int receive(struct luod *luod)
 	return 1;
 }
 
-/* The next line; valid until the next call. NULL if luod is gone. */
+/*
+ * Returns the next line, which is valid until the next call. NULL if the
+ * connection is closed.
+ */
 static const char *next_line(struct luod *luod)
 {
 	char *end;
@@ -167,7 +173,7 @@ static const char *next_line(struct luod *luod)
 	return luod->buffer;
 }
 
-/* Whether the field @name of a line is @value. */
+/* Returns whether the field @name of a line is @value. */
 static int is(const char *line, const char *name, const char *value)
 {
 	char field[32];
@@ -201,7 +207,7 @@ static int connect_to(struct luod *luod)
 		gone(luod);
 		return error;
 	}
-	/* After this, luod answers each request. */
+	/* After this, luod acknowledges each request. */
 	send_line(luod, "{\"cmd\":\"HELLO\",\"version\":2,\"client\":\"luod-client\"}\n");
 	line = next_line(luod);
 	if (line && is(line, "event", "HELLO"))
@@ -210,18 +216,18 @@ static int connect_to(struct luod *luod)
 	return EAGAIN;
 }
 
-/* The session that came with the line that was read last. */
+/* The session of the last line. */
 static int take_session(struct luod *luod)
 {
 	int session = luod->session;
 
 	if (session < 0)
-		fail("luod", "no session came along");
+		fail("luod", "no session was sent");
 	luod->session = -1;
 	return session;
 }
 
-/* Whether luod may say something else if it is asked again. */
+/* Returns whether luod may give another answer later. */
 static int is_temporary(const char *line)
 {
 	return is(line, "code", "try-again") || is(line, "code", "device-busy") ||
@@ -229,8 +235,8 @@ static int is_temporary(const char *line)
 }
 
 /*
- * The memfd from before the update, or a new one if there was none. That luod
- * cannot tell, or is restarted, does not mean that there was none.
+ * Returns the memfd from before the update, or a new one if there was none. If
+ * luod cannot tell, or is restarted, there may be one.
  */
 static int claim(struct luod *luod, const char *id, int *restored)
 {
@@ -258,8 +264,8 @@ static int claim(struct luod *luod, const char *id, int *restored)
 	if (liveupdate_finish(session))
 		fail("finish", liveupdate_error());
 	/*
-	 * From here on everything is ours. If luod does not hear of it, it is
-	 * told again when it is there again.
+	 * The files now belong to this program. If luod cannot be told, it is
+	 * told again later.
 	 */
 	*restored = 1;
 	close(session);
@@ -269,8 +275,9 @@ static int claim(struct luod *luod, const char *id, int *restored)
 }
 
 /*
- * Connects again. If luod may count on our session, it has to say first that it
- * does not: otherwise the next kernel may come while we go on.
+ * Connects again. If the session may be part of an update, luod must first
+ * confirm that it is not: otherwise the kexec may come while this program
+ * continues.
  */
 static void connect_again(struct luod *luod, const char *id, int restored,
 			  int *session)
@@ -281,7 +288,7 @@ static void connect_again(struct luod *luod, const char *id, int restored,
 	for (;;) {
 		error = connect_to(luod);
 		if (error == ENOENT || error == ECONNREFUSED) {
-			/* Nobody counts on it. */
+			/* The session is not part of an update. */
 			if (*session >= 0)
 				close(*session);
 			*session = -1;
@@ -334,7 +341,7 @@ int main(int argc, char **argv)
 				say(&luod, "READY", id);
 			}
 		} else if (is(line, "event", "CANCELLED") && session >= 0) {
-			/* The memfd is as it was before. */
+			/* The memfd is not preserved any more. */
 			close(session);
 			session = -1;
 		} else if (is(line, "event", "ERROR") &&

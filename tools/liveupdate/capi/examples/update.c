@@ -3,8 +3,8 @@
  * One live update of a memfd, in C.
  *
  *   update preserve NAME   preserves a memfd and waits for the update
- *   update restore NAME    gets it back, in the next kernel
- *   update check           calls what needs no kernel support
+ *   update restore NAME    retrieves it, in the next kernel
+ *   update check           calls all functions that need no kernel support
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -68,7 +68,7 @@ static int restore(const char *name)
 		return fail("retrieve");
 	if (pread(memfd, found, sizeof(found), 0) != sizeof(found) ||
 	    memcmp(found, text, sizeof(text))) {
-		fputs("the content is not what it was\n", stderr);
+		fputs("the content has changed\n", stderr);
 		return 1;
 	}
 	if (liveupdate_finish(session))
@@ -77,7 +77,7 @@ static int restore(const char *name)
 	return 0;
 }
 
-/* What can be seen without a kernel that has sessions. */
+/* Checks that need no support for sessions in the kernel. */
 static int check(void)
 {
 	int memfd = memfd_create("file", MFD_CLOEXEC);
@@ -103,7 +103,7 @@ static int check(void)
 		return fail("finish a memfd");
 	if (liveupdate_session_name(memfd, name, sizeof(name)) != -ENOTTY)
 		return fail("the name of a memfd");
-	/* Nothing of that may have closed it. */
+	/* The calls above must not have closed it. */
 	if (write(memfd, text, sizeof(text)) != sizeof(text))
 		return fail("the memfd is gone");
 	puts("checked");

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The client library for C: `include/liveupdate.h` says what the functions do.
+//! The client library for C: `include/liveupdate.h` documents the functions.
 //!
-//! They borrow the descriptors that they are given, and return new ones, so that C programs treat
-//! them as they treat all others.
+//! They borrow the descriptors of the caller and return new ones, as is usual in C.
 
 use liveupdate::{
     errno,
@@ -29,18 +28,18 @@ const EIO: c_int = 5;
 const ERANGE: c_int = 34;
 
 thread_local! {
-    /// What [`liveupdate_error`] returns.
+    /// The text that [`liveupdate_error`] returns.
     static MESSAGE: RefCell<CString> = RefCell::default();
 }
 
-/// Keeps what went wrong; returns what the caller returns.
+/// Stores an error; returns the value for the caller to return.
 fn failed(number: c_int, text: &str) -> c_int {
     let text = CString::new(text.replace('\0', "?")).unwrap_or_default();
     MESSAGE.with(|message| message.replace(text));
     -number
 }
 
-/// Runs the body of a function. No panic gets out to C.
+/// Runs the body of a function. Does not let panics unwind into C.
 fn run(body: impl FnOnce() -> io::Result<c_int>) -> c_int {
     MESSAGE.with(|message| message.take());
     match catch_unwind(AssertUnwindSafe(body)) {
@@ -58,22 +57,22 @@ fn error(number: c_int) -> io::Error {
 ///
 /// # Safety
 ///
-/// It must be null, or end with a null byte and stay as it is for `'a`.
+/// It must be null, or end with a null byte and not change for `'a`.
 unsafe fn string<'a>(string: *const c_char) -> io::Result<&'a [u8]> {
     if string.is_null() {
         return Err(error(EFAULT));
     }
-    // SAFETY: It is not null; the rest is what the caller promises.
+    // SAFETY: It is not null, and the caller guarantees the null byte and the lifetime.
     Ok(unsafe { CStr::from_ptr(string) }.to_bytes())
 }
 
-/// A descriptor of the caller, as a type of our library that would close it.
+/// A descriptor of the caller, as a type of the library that would close it.
 fn lend<T: From<OwnedFd>>(fd: c_int) -> io::Result<ManuallyDrop<T>> {
     if fd < 0 {
         return Err(error(EBADF));
     }
-    // SAFETY: It is never closed by us; that it is open, or that using it fails, is up to the
-    // caller, as with every other function of C.
+    // SAFETY: It is never closed here. The caller must pass an open descriptor; otherwise
+    // calls on it fail, as for every function of C.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     Ok(ManuallyDrop::new(T::from(owned)))
 }
@@ -83,7 +82,7 @@ fn borrow<'a>(fd: c_int) -> io::Result<BorrowedFd<'a>> {
     if fd < 0 {
         return Err(error(EBADF));
     }
-    // SAFETY: As in `lend`.
+    // SAFETY: The caller must pass an open descriptor; otherwise calls on it fail.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -158,7 +157,7 @@ pub extern "C" fn liveupdate_retrieve(session: c_int, token: u64) -> c_int {
 #[no_mangle]
 pub extern "C" fn liveupdate_finish(session: c_int) -> c_int {
     run(|| {
-        // Finishing takes the session, and closes it: that must be another descriptor.
+        // `finish` consumes and closes the session: pass it a duplicate.
         let session = borrow(session)?.try_clone_to_owned()?;
         IncomingSession::from(session).finish()?;
         Ok(0)
@@ -184,7 +183,8 @@ pub unsafe extern "C" fn liveupdate_session_name(
         if text.len() >= size {
             return Err(error(ERANGE));
         }
-        // SAFETY: There is room for it and for the null byte, as was just checked.
+        // SAFETY: The buffer has room for the name and the null byte, which was checked
+        // before.
         unsafe {
             name.copy_from_nonoverlapping(text.as_ptr().cast(), text.len());
             name.add(text.len()).write(0);

@@ -7,7 +7,7 @@ use std::{env, path::Path, process::Command};
 #[test]
 fn the_example_in_c() {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // Tests are in `deps`, beside or below the library.
+    // Tests are in `deps`, next to or below the library.
     let here = env::current_exe().unwrap();
     let deps = here.parent().unwrap();
     let libraries = [deps, deps.parent().unwrap()];

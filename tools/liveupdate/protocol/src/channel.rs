@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A connection to luod, for programs that may wait.
+//! A connection to luod, for programs that may block.
 
 use crate::{
     encode, Decoder, Event, FrameError, Message, Outbox, Receive, Request, LINE_MAX, REPLY_MAX,
@@ -25,7 +25,7 @@ use std::{
 pub struct Channel {
     stream: UnixStream,
     decoder: Decoder,
-    /// Events that came while an answer was waited for.
+    /// Events that were received before an answer.
     early: VecDeque<(Message<Event>, Vec<OwnedFd>)>,
     next_seq: u64,
 }
@@ -35,12 +35,12 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `ENOENT` or `ECONNREFUSED` if luod is not running, `EACCES` if the user may not talk to it.
+    /// `ENOENT` or `ECONNREFUSED` if luod is not running, `EACCES` if the user may not connect.
     pub fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
         UnixStream::connect(path).map(Self::from)
     }
 
-    /// Sends a request; if `seq` is some number, the answer will have it.
+    /// Sends a request; luod copies `seq` to the answer.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Channel {
         if line.len() > LINE_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "the request is longer than luod would accept",
+                "the request is longer than luod accepts",
             ));
         }
         let mut outbox = Outbox::new(line.len());
@@ -61,13 +61,12 @@ impl Channel {
         Ok(())
     }
 
-    /// Returns the next event, and the descriptors that came with it. [`None`] if nothing came in
-    /// time.
+    /// Returns the next event and its descriptors. [`None`] if there is none in time.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::UnexpectedEof`] if luod has closed the connection,
-    /// [`io::ErrorKind::InvalidData`] if what it sent is not understood.
+    /// [`io::ErrorKind::InvalidData`] if a line is malformed.
     pub fn receive(
         &mut self,
         timeout: Option<Duration>,
@@ -78,13 +77,12 @@ impl Channel {
         }
     }
 
-    /// Sends a request and returns the answer to it. Other events that come before it are returned
-    /// by [`Self::receive`] later.
+    /// Sends a request and returns its answer. [`Self::receive`] returns earlier events later.
     ///
     /// # Errors
     ///
-    /// As [`Self::send`] and [`Self::receive`]; [`io::ErrorKind::TimedOut`] if no answer came in
-    /// time. That luod refuses the request is no error here, but an answer: [`Event::Error`].
+    /// See [`Self::send`] and [`Self::receive`]; [`io::ErrorKind::TimedOut`] if there is no
+    /// answer in time. A refusal of luod is not an error here, but an answer: [`Event::Error`].
     pub fn call(
         &mut self,
         request: &Request,
@@ -109,9 +107,10 @@ impl Channel {
         }
     }
 
-    /// Whether an event waits that [`Self::receive`] returns without reading from the socket.
+    /// Returns whether there is a queued event, which [`Self::receive`] returns without reading
+    /// from the socket.
     ///
-    /// Who polls the socket has to ask for this first.
+    /// Must be checked before polling the socket.
     pub fn has_early(&self) -> bool {
         !self.early.is_empty()
     }
@@ -145,7 +144,7 @@ impl Channel {
         }
     }
 
-    /// Waits until the socket is ready; false if it was not in time.
+    /// Waits until the socket is ready; returns false if it is not in time.
     fn wait(&self, for_what: PollFlags, end: Option<Instant>) -> io::Result<bool> {
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lines from bytes and back, with descriptors.
+//! Conversion between lines and bytes, with descriptors.
 //!
-//! A UNIX stream has no boundaries: a line can come in pieces, and several can come at once. The
-//! kernel returns descriptors with the piece that has the first byte of what they were sent with,
-//! and nothing that was sent later is in that piece. Who sends descriptors with a part of one line
-//! and nothing else, as [`Outbox`] does, can hence rely on this: the line that the last byte of
-//! the piece belongs to is the line that they were sent with.
+//! A UNIX stream has no boundaries: a line can arrive in pieces, and several at once. The kernel
+//! returns descriptors with the piece that contains the first byte of the message with which they
+//! were sent, and that piece contains no later message. If a sender sends descriptors with a part
+//! of one line only, as [`Outbox`] does, they belong to the line that contains the last byte of
+//! the piece.
 
 use crate::{Message, FDS_MAX};
 use rustix::{
@@ -26,38 +26,38 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// How much is read at once.
+/// The size of a read, in bytes.
 const PIECE: usize = 16 * 1024;
 
-/// What room for [`FDS_MAX`] descriptors takes.
+/// The buffer size for [`FDS_MAX`] descriptors.
 const ROOM: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
 
-/// Makes a line of a message, with the newline.
+/// Encodes a message as a line, with the newline.
 ///
 /// # Errors
 ///
-/// Never with the messages of this library, which all can be JSON.
+/// Never for messages of this library, which can all be encoded as JSON.
 pub fn encode<T: Serialize>(message: &Message<T>) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)
 }
 
-/// A line, without its newline, and the descriptors that came with it.
+/// A line, without its newline, and its descriptors.
 #[derive(Debug)]
 pub struct Frame {
     /// The line.
     pub line: Vec<u8>,
-    /// The descriptors. They are closed if nobody takes them.
+    /// The descriptors. They are closed on drop.
     pub fds: Vec<OwnedFd>,
 }
 
-/// Why a connection cannot go on.
+/// Fatal errors of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// A line is too long.
     LineTooLong,
-    /// More than [`FDS_MAX`] descriptors came with one line.
+    /// A line has more than [`FDS_MAX`] descriptors.
     TooManyFds,
 }
 
@@ -72,12 +72,12 @@ impl fmt::Display for FrameError {
 
 impl Error for FrameError {}
 
-/// What became of an attempt to read.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receive {
-    /// Something came.
+    /// Data was received.
     Some,
-    /// There is nothing now.
+    /// There is no data now.
     Nothing,
     /// The other side has closed the connection.
     End,
@@ -87,16 +87,16 @@ pub enum Receive {
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
-    /// The line that has no end yet.
+    /// The incomplete line.
     partial: Vec<u8>,
-    /// What came with it.
+    /// Its descriptors.
     fds: Vec<OwnedFd>,
     frames: VecDeque<Frame>,
     error: Option<FrameError>,
 }
 
 impl Decoder {
-    /// Makes a decoder for lines of up to `limit` bytes, with the newline.
+    /// Creates a decoder for lines of up to `limit` bytes, with the newline.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -107,9 +107,9 @@ impl Decoder {
         }
     }
 
-    /// Takes a piece of the stream, as one call of `recvmsg` returned it.
+    /// Adds a piece of the stream, as returned by one call of `recvmsg`.
     ///
-    /// Nothing is taken any more after an error, which [`Self::next_frame`] reports.
+    /// After an error, which [`Self::next_frame`] reports, further data is ignored.
     pub fn push(&mut self, piece: &[u8], fds: Vec<OwnedFd>) {
         if self.error.is_some() {
             return;
@@ -133,7 +133,7 @@ impl Decoder {
         }
     }
 
-    /// Adds to the current line; false if that is not possible.
+    /// Adds to the current line; returns false if it gets too long.
     fn append(&mut self, bytes: &[u8]) -> bool {
         if bytes.len() > self.limit.saturating_sub(self.partial.len()) {
             self.error = Some(FrameError::LineTooLong);
@@ -158,12 +158,12 @@ impl Decoder {
         }
     }
 
-    /// Returns the next line that is there. Lines before an error come before it, empty lines not
-    /// at all.
+    /// Returns the next complete line. Lines before an error are returned before it; empty lines
+    /// are skipped.
     ///
     /// # Errors
     ///
-    /// If the stream is beyond repair; again and again.
+    /// If the stream is malformed; each later call returns the same error.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         match (self.frames.pop_front(), self.error) {
             (Some(frame), _) => Ok(Some(frame)),
@@ -176,7 +176,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// Whatever the kernel returns, besides `EAGAIN` and `EINTR`, which are [`Receive::Nothing`].
+    /// All errors of the kernel except `EAGAIN` and `EINTR`, which are [`Receive::Nothing`].
     pub fn receive(&mut self, socket: impl AsFd) -> io::Result<Receive> {
         let mut piece = vec![0; PIECE];
         let mut room = [MaybeUninit::uninit(); ROOM];
@@ -201,7 +201,7 @@ impl Decoder {
         if received.bytes == 0 {
             return Ok(Receive::End);
         }
-        // The kernel has closed what did not fit, so that the line is not what was sent.
+        // The kernel has closed descriptors that did not fit, so that the line is incomplete.
         let truncated = received.flags.contains(ReturnFlags::CTRUNC);
         if truncated && self.error.is_none() {
             self.error = Some(FrameError::TooManyFds);
@@ -211,7 +211,7 @@ impl Decoder {
     }
 }
 
-/// Lines that wait to be sent.
+/// Queued lines to be sent.
 #[derive(Debug)]
 pub struct Outbox {
     limit: usize,
@@ -226,20 +226,20 @@ struct Line {
     fds: Vec<OwnedFd>,
 }
 
-/// There is no room for a line, since the other side does not read.
+/// The queue is full, since the other side does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxFull;
 
 impl fmt::Display for OutboxFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "too much waits to be read")
+        write!(f, "the queue is full, since the other side does not read")
     }
 }
 
 impl Error for OutboxFull {}
 
 impl Outbox {
-    /// Makes an outbox in which up to `limit` bytes can wait.
+    /// Creates an outbox for up to `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -248,21 +248,21 @@ impl Outbox {
         }
     }
 
-    /// Whether there is nothing to be sent.
+    /// Returns whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// How many bytes wait to be sent.
+    /// The number of queued bytes.
     pub fn waiting(&self) -> usize {
         self.bytes
     }
 
-    /// Adds a line, as [`encode`] makes it, and descriptors that go along.
+    /// Adds a line from [`encode`], and its descriptors.
     ///
     /// # Errors
     ///
-    /// If more than the limit would wait; a single line always gets in.
+    /// If the limit would be exceeded; a single line is always accepted.
     pub fn push(&mut self, line: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), OutboxFull> {
         if !self.is_empty() && line.len() > self.limit.saturating_sub(self.bytes) {
             return Err(OutboxFull);
@@ -276,11 +276,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends what can be sent without waiting. True if nothing is left.
+    /// Sends as much as possible without blocking. Returns true if the queue is empty.
     ///
     /// # Errors
     ///
-    /// Whatever the kernel returns, besides `EAGAIN` and `EINTR`.
+    /// All errors of the kernel except `EAGAIN` and `EINTR`.
     pub fn flush(&mut self, socket: impl AsFd) -> io::Result<bool> {
         while let Some(line) = self.lines.front_mut() {
             let rest = line.bytes.get(line.sent..).unwrap_or_default();
@@ -302,7 +302,7 @@ impl Outbox {
     }
 }
 
-/// Sends once, without waiting.
+/// Sends once, without blocking.
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
     let mut room = [MaybeUninit::uninit(); ROOM];
     let mut ancillary = SendAncillaryBuffer::new(&mut room);

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The protocol of `luod`, the daemon that conducts live updates.
+//! The protocol of `luod`, the live update daemon.
 //!
-//! Clients and operators talk to luod over a UNIX stream socket, [`SOCKET_PATH`], in lines of
-//! JSON. A [`Request`] goes to luod, an [`Event`] comes from it; file descriptors go along with
-//! the line that announces them. `Documentation/userspace-api/liveupdate-luod-protocol.rst` says
-//! what is sent when.
+//! Clients and operators connect to luod by a UNIX stream socket, [`SOCKET_PATH`], and exchange
+//! lines of JSON. Clients send a [`Request`], luod sends an [`Event`]; file descriptors are sent
+//! with their line. `Documentation/userspace-api/liveupdate-luod-protocol.rst` describes the
+//! protocol.
 //!
-//! - [`Request`], [`Event`] and what is in them: the messages;
-//! - [`Decoder`] and [`Outbox`]: lines from bytes and back, for programs that must not block;
-//! - [`Channel`]: the same for programs that may.
+//! - [`Request`], [`Event`] and their fields: the messages;
+//! - [`Decoder`] and [`Outbox`]: conversion of lines, for programs that must not block;
+//! - [`Channel`]: a connection for programs that may block.
 //!
-//! Nothing here decides anything: that is up to luod and its clients.
+//! This crate contains no policy of luod or its clients.
 
 mod channel;
 mod framing;
@@ -31,25 +31,25 @@ pub use crate::{
     word::Word,
 };
 
-/// The version of the protocol that this library speaks.
+/// The version of the protocol that this library implements.
 ///
-/// It grows when something is added that the other side has to know about. Programs ignore fields
-/// and events that they do not know, so that most additions do not need that.
+/// It is increased by additions that the other side must support. Programs ignore unknown fields
+/// and events, so that most additions do not need a new version.
 ///
-/// Since version 2, they keep values that they do not know, too, such as phases and states:
-/// [`Word`]. To programs that speak version 1, luod says none but those that there were then.
+/// Since version 2, programs also keep unknown values, such as phases and states: [`Word`]. To
+/// programs of version 1, luod sends only the values of that version.
 pub const VERSION: u32 = 2;
 
-/// Where luod listens unless it is told something else.
+/// The default socket of luod.
 pub const SOCKET_PATH: &str = "/run/luod/liveupdate.sock";
 
-/// How long a line can be, in bytes, with the newline.
+/// The maximum length of a line, in bytes, with the newline.
 ///
-/// A line that luod receives and that is longer ends the connection.
+/// luod closes the connection if it receives a longer line.
 pub const LINE_MAX: usize = 16 * 1024;
 
-/// How long a line from luod can be, in bytes: answers list all sessions.
+/// The maximum length of a line from luod, in bytes: answers list all sessions.
 pub const REPLY_MAX: usize = 4 * 1024 * 1024;
 
-/// How many descriptors can go along with one line.
+/// The maximum number of descriptors of a line.
 pub const FDS_MAX: usize = 8;

@@ -6,10 +6,10 @@ use crate::{word::words, Phase, Report, SessionInfo, SessionName, SessionState, 
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use std::{error::Error, fmt};
 
-/// A line: a [`Request`] or an [`Event`], and what connects the two.
+/// A line: a [`Request`] or an [`Event`], and the number that connects them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message<T> {
-    /// A number of the client's choice; what luod answers to a request has the same one.
+    /// A number of the client's choice, which luod copies from the request to the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
     /// The message.
@@ -24,7 +24,7 @@ impl<T> From<T> for Message<T> {
 }
 
 impl<T: DeserializeOwned> Message<T> {
-    /// Parses a line, which may but need not end with a newline.
+    /// Parses a line, with or without a newline.
     ///
     /// # Errors
     ///
@@ -49,14 +49,14 @@ impl<T: DeserializeOwned> Message<T> {
     }
 }
 
-/// A line that is no message.
+/// A line that is not a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// What to answer to it.
+    /// The error code of the answer.
     pub code: ErrorCode,
-    /// The number of the request, if it has got one.
+    /// The number of the request, if it has one.
     pub seq: Option<u64>,
-    /// What is wrong.
+    /// A description of the error.
     pub message: String,
 }
 
@@ -68,71 +68,71 @@ impl fmt::Display for ParseError {
 
 impl Error for ParseError {}
 
-/// How far a client is. All of it is for people to read.
+/// The progress of a client, for display only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// How much is done.
+    /// The amount of completed work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u64>,
-    /// Out of how much.
+    /// The total amount of work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
-    /// What the client is doing.
+    /// The current activity of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
 
-/// What is sent to luod.
+/// A request to luod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Request {
-    /// Introduces the client. If it is sent, it must come first, and luod acknowledges requests.
+    /// Introduces the client. Must be the first request. luod then acknowledges requests.
     Hello {
-        /// The highest version of the protocol that the client knows.
+        /// The highest version of the protocol that the client supports.
         version: u32,
-        /// How the client wants to be called in lists and logs.
+        /// The name of the client in lists and logs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         client: Option<String>,
     },
-    /// Wants a session of this name in the next update.
+    /// Requests a session of this name for the next update.
     Subscribe {
         /// The name of the session.
         id: SessionName,
-        /// How long the client needs to preserve its files at most, in milliseconds. luod has a
-        /// limit for it.
+        /// The maximum time that the client needs to preserve its files, in milliseconds. luod
+        /// limits it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
-    /// Takes a subscription back.
+    /// Cancels a subscription.
     Unsubscribe {
         /// The name of the session.
         id: SessionName,
     },
-    /// Everything is preserved. Without `id`: in all sessions of the client.
+    /// All files are preserved. Without `id`: in all sessions of the client.
     Ready {
         /// The name of the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<SessionName>,
     },
-    /// The client cannot or does not want to take part: the update is aborted.
+    /// The client refuses the update, which is aborted.
     Refuse {
         /// The name of the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<SessionName>,
-        /// Why, for people to read.
+        /// The reason, for display.
         #[serde(default)]
         reason: String,
     },
-    /// Says how far the client is.
+    /// Reports the progress of the client.
     Progress {
         /// The name of the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<SessionName>,
-        /// How far.
+        /// The progress.
         #[serde(flatten)]
         progress: Progress,
     },
-    /// Wants the session that the previous kernel handed over.
+    /// Requests the session that the previous kernel handed over.
     Claim {
         /// The name of the session.
         id: SessionName,
@@ -149,43 +149,42 @@ pub enum Request {
     List,
     /// Operator: starts an update.
     Update {
-        /// How long the clients get, in milliseconds, if they did not ask for something else.
+        /// The time for clients that have not set a timeout, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
-        /// Lets clients preserve everything, but then takes it all back.
+        /// Lets clients preserve their files, and then aborts the update.
         #[serde(default)]
         dry_run: bool,
-        /// Goes on without clients that refuse, fail or are late, and in spite of sessions that
-        /// are not finished. What they have is lost.
+        /// Continues without clients that refuse, fail or are late, and discards unfinished
+        /// sessions. Their data is lost.
         #[serde(default)]
         force: bool,
-        /// How many sessions have to be subscribed at least.
+        /// The minimum number of subscribed sessions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expect: Option<u64>,
     },
-    /// Operator: lets clients preserve everything, if the service manager is about to start the
-    /// next kernel by itself. That cannot be taken back: what a client that refuses, fails or is
-    /// late has is lost, as in an update with `force`.
+    /// Operator: lets clients preserve their files, if the service manager is about to start the
+    /// next kernel by itself. This cannot be aborted: the data of clients that refuse, fail or
+    /// are late is lost, as in an update with `force`.
     Handover,
-    /// Operator: aborts the update that is under way.
+    /// Operator: aborts the running update.
     Abort,
-    /// Operator: ends a session that a client has claimed.
+    /// Operator: finishes a session that a client has claimed.
     Finish {
         /// The name of the session.
         session: SessionName,
     },
-    /// Operator: ends a session that nobody has claimed. What is in it is lost.
+    /// Operator: finishes a session that no client has claimed. Its contents are lost.
     Discard {
         /// The name of the session.
         session: SessionName,
     },
-    /// Operator: gives up what the previous kernel handed over and luod could not find out, in
-    /// the phase [`Phase::Unknown`]. What is in it is lost.
+    /// Operator: gives up the sessions of the previous kernel that luod could not read, in the
+    /// phase [`Phase::Unknown`]. Their contents are lost.
     Forget,
     /// Operator: asks for the timeline of the last update.
     Report,
-    /// Operator: wants to be told whatever happens, after the [`Status`] and the sessions at the
-    /// time.
+    /// Operator: requests the [`Status`], the sessions, and all later events.
     Watch,
 }
 
@@ -214,7 +213,7 @@ impl Request {
         }
     }
 
-    /// Whether only operators may ask for it.
+    /// Returns whether only operators may send it.
     pub fn is_for_operators(&self) -> bool {
         matches!(
             self,
@@ -232,83 +231,84 @@ impl Request {
     }
 }
 
-/// What comes from luod.
+/// An event of luod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Event {
     /// Answer to HELLO.
     Hello {
-        /// The version of the protocol that is spoken from now on.
+        /// The version of the protocol from now on.
         version: u32,
         /// The version of luod.
         luod: String,
-        /// What luod is doing.
+        /// The phase of luod.
         phase: Phase,
     },
-    /// A request was carried out. Operators always get it, clients only if they said HELLO.
+    /// A request was carried out. Operators always get it, clients only if they have sent HELLO.
     Ok {
         /// The command.
         cmd: String,
-        /// The session that it was about.
+        /// The session of the request.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<SessionName>,
     },
-    /// A request was not carried out, or the connection is at an end.
+    /// A request has failed, or the connection will be closed.
     Error {
-        /// What kind of error it is.
+        /// The kind of the error.
         code: ErrorCode,
-        /// What went wrong and what to do, for people to read.
+        /// The problem and its solution, for display.
         message: String,
         /// The command.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cmd: Option<String>,
-        /// The session that it was about.
+        /// The session of the request.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<SessionName>,
     },
-    /// An update begins: the session comes next. The client can REFUSE at once.
+    /// An update begins: the session is sent next. The client can send REFUSE immediately.
     PreservationRequest {
         /// The name of the session.
         id: SessionName,
         /// The number of the update.
         update: u64,
-        /// How long the client gets, in milliseconds, counted from now.
+        /// The time until the deadline, in milliseconds from now.
         deadline_ms: u64,
-        /// Whether the update is only tried.
+        /// Whether this is a dry run.
         #[serde(default)]
         dry_run: bool,
     },
-    /// Here is the session, as a descriptor: preserve everything, then say READY.
+    /// The session for the update, as a descriptor: the client must preserve its files, then send
+    /// READY.
     StartPreservation {
         /// The name of the session.
         id: SessionName,
         /// The number of the update.
         update: u64,
-        /// How long the client has got left, in milliseconds.
+        /// The time left, in milliseconds.
         deadline_ms: u64,
     },
-    /// There will be no update now: close the session and go on.
+    /// The update was aborted, or continues without the client: it must close the session.
     Cancelled {
         /// The name of the session.
         id: SessionName,
         /// The number of the update.
         update: u64,
-        /// Why, for people to read.
+        /// The reason, for display.
         reason: String,
     },
-    /// All clients are ready, the kernel goes down next. Sent for each session.
+    /// All clients are ready, and the next kernel is started now. Sent for each session.
     Frozen {
         /// The name of the session.
         id: SessionName,
         /// The number of the update.
         update: u64,
     },
-    /// Answer to CLAIM: here is the session, as a descriptor. Retrieve everything, finish the
-    /// session, then say FINISHED.
+    /// Answer to CLAIM: the session, as a descriptor. The client must retrieve its files, finish
+    /// the session, then send FINISHED.
     Session {
         /// The name of the session.
         id: SessionName,
-        /// The number of the update that it came through.
+        /// The number of the update that handed it over.
         update: u64,
     },
 
@@ -321,30 +321,30 @@ pub enum Event {
     },
     /// Answer to REPORT.
     Report(Report),
-    /// To watchers and who asked for the update: luod does something else now.
+    /// To watchers and the requester of the update: the phase has changed.
     Phase {
-        /// What it is doing.
+        /// The new phase.
         phase: Phase,
         /// The number of the update.
         update: u64,
     },
-    /// To watchers and who asked for the update: something happened to a session.
+    /// To watchers and the requester of the update: a session has changed.
     Change {
-        /// The session as it is now.
+        /// The session in its new state.
         #[serde(flatten)]
         info: SessionInfo,
     },
-    /// To watchers: a session is gone from the list.
+    /// To watchers: a session was removed from the list.
     Gone {
         /// The name of the session.
         session: SessionName,
-        /// How far it was.
+        /// Its last state.
         state: SessionState,
     },
-    /// To watchers and who asked for the update: an update is at its end. If it was no dry run
-    /// and succeeded, the connection ends next, since the kernel does; wait for luod to return.
+    /// To watchers and the requester of the update: an update has ended. If it succeeds and is
+    /// not a dry run, the connection ends with the kernel; wait for luod in the next kernel.
     Result(Report),
-    /// Anything that this library does not know.
+    /// An unknown event.
     #[serde(other)]
     Unknown,
 }
@@ -360,30 +360,30 @@ words! {
         BadRequest = "bad-request",
         /// A line is longer than [`LINE_MAX`](crate::LINE_MAX). The connection ends.
         LineTooLong = "line-too-long",
-        /// Descriptors came along, which no command has a use for. They were closed.
+        /// Descriptors were sent, which no command accepts. They were closed.
         UnexpectedFds = "unexpected-fds",
         /// There are too many connections, or this one has too many sessions.
         TooMany = "too-many",
-        /// HELLO did not come first, or its version is not supported.
+        /// HELLO is not the first request, or its version is not supported.
         BadHello = "bad-hello",
-        /// The configuration does not allow this user to do this.
+        /// The configuration does not permit this to the user.
         NotAllowed = "not-allowed",
-        /// Somebody else has subscribed or claimed the session.
+        /// Another client has subscribed or claimed the session.
         InUse = "in-use",
-        /// luod could not find out yet whether there is such a session: ask again. Unlike
-        /// [`Self::NoSession`], this says nothing about the session.
+        /// luod does not know yet whether there is such a session: ask again. Unlike after
+        /// [`Self::NoSession`], the session may exist.
         TryAgain = "try-again",
-        /// There is no such session, or the client has not got it.
+        /// There is no such session, or the client does not have it.
         NoSession = "no-session",
-        /// A request that does not fit to what is going on.
+        /// The request is not possible in this phase.
         WrongState = "wrong-state",
-        /// An update is under way.
+        /// An update is running.
         UpdateRunning = "update-running",
-        /// No update is under way.
+        /// No update is running.
         NoUpdate = "no-update",
         /// The service manager is not about to start another kernel.
         NoKexec = "no-kexec",
-        /// No kernel is loaded that could be started.
+        /// No kernel is loaded.
         NotLoaded = "not-loaded",
         /// Sessions of the last update are not finished.
         Unfinished = "unfinished",
@@ -391,7 +391,7 @@ words! {
         DeviceBusy = "device-busy",
         /// There is no `/dev/liveupdate`, or it does not work.
         NoDevice = "no-device",
-        /// The kernel refused something else.
+        /// The kernel returned another error.
         Kernel = "kernel",
     }
 }

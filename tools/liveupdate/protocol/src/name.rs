@@ -6,28 +6,28 @@ use liveupdate_uapi::LIVEUPDATE_SESSION_NAME_LENGTH;
 use serde::{Deserialize, Serialize};
 use std::{error::Error, fmt, str::FromStr};
 
-/// Names that belong to others: systemd keeps its units' descriptors in one of these sessions,
-/// luod its own registry in the other.
+/// Reserved names: systemd preserves the descriptors of its units in one of these sessions, luod
+/// its registry in the other.
 pub const RESERVED_NAMES: [&str; 2] = ["systemd", "luod-internal"];
 
-/// The name of a session, as clients of luod can choose it.
+/// The name of a session of a client of luod.
 ///
 /// 1 to 63 bytes of printable ASCII, without spaces, `/`, `:`, `"` and `\`, and none of
-/// [`RESERVED_NAMES`]. The kernel allows more; names like these can be shown, stored and compared
-/// everywhere without further ado.
+/// [`RESERVED_NAMES`]. The kernel permits more; these names can be printed, stored and compared
+/// without escaping.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SessionName(String);
 
 impl SessionName {
-    /// How many bytes a name can have.
+    /// The maximum length of a name in bytes.
     pub const MAX: usize = LIVEUPDATE_SESSION_NAME_LENGTH - 1;
 
     /// Checks a name.
     ///
     /// # Errors
     ///
-    /// Says which rule the name breaks.
+    /// The rule that the name violates.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         let name = name.into();
         if name.is_empty() {
@@ -52,14 +52,14 @@ impl SessionName {
     }
 }
 
-/// What is wrong with a name.
+/// The violated rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// It is empty.
     Empty,
     /// It has more than [`SessionName::MAX`] bytes.
     TooLong,
-    /// It has a character that a name cannot have.
+    /// It has an invalid character.
     Character(char),
     /// It is one of [`RESERVED_NAMES`].
     Reserved(String),
@@ -75,7 +75,7 @@ impl fmt::Display for NameError {
                 SessionName::MAX
             ),
             Self::Character(c) => {
-                write!(f, "the name of a session cannot have {c:?} in it")
+                write!(f, "the name of a session cannot contain {c:?}")
             }
             Self::Reserved(name) => write!(f, "the session name {name} is reserved"),
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happened when in an update.
+//! The timeline of an update.
 
 use crate::{word::words, SessionName, SessionState};
 use serde::{Deserialize, Serialize};
@@ -8,31 +8,31 @@ use serde::{Deserialize, Serialize};
 /// A point in time, by several clocks.
 ///
 /// Only two of them can be compared across a live update: `realtime_us`, which the next kernel
-/// often sets from a hardware clock that knows whole seconds only, and `tsc`, the time-stamp
-/// counter of the processor, which runs on while kernels change.
+/// often sets from a hardware clock with a resolution of a second, and `tsc`, the time-stamp
+/// counter of the processor, which continues during a kexec.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// `CLOCK_REALTIME`, in microseconds.
     pub realtime_us: u64,
     /// `CLOCK_MONOTONIC`, in microseconds.
     pub monotonic_us: u64,
-    /// The time-stamp counter, where there is one.
+    /// The time-stamp counter, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tsc: Option<u64>,
 }
 
 words! {
-    /// What a [`Mark`] marks.
+    /// The event of a [`Mark`].
     pub enum MarkName {
         /// The operator asked for the update.
         Requested = "requested",
-        /// The clients have got their sessions.
+        /// The clients have received their sessions.
         Started = "started",
         /// All clients are ready.
         Ready = "ready",
-        /// The registry is preserved; nothing is left to do.
+        /// The registry is preserved; all steps before the jump are done.
         Frozen = "frozen",
-        /// The next kernel is going to be started. The last mark in the old kernel.
+        /// luod starts the next kernel. The last mark in the old kernel.
         Jump = "jump",
         /// The next kernel started its clock. The first mark in the new kernel.
         Boot = "boot",
@@ -48,7 +48,7 @@ words! {
 }
 
 impl MarkName {
-    /// Whether this happens in the new kernel.
+    /// Returns whether this event happens in the new kernel.
     pub fn is_after_jump(self) -> bool {
         matches!(
             self,
@@ -57,54 +57,53 @@ impl MarkName {
     }
 }
 
-/// Something happened.
+/// The time of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// What.
+    /// The event.
     pub name: MarkName,
-    /// When.
+    /// The time.
     pub stamp: Stamp,
     /// Microseconds since the first mark of the update, also across the jump. [`None`] if no
-    /// clock can tell.
+    /// clock measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset_us: Option<u64>,
 }
 
 words! {
-    /// How an update ended.
+    /// The result of an update.
     pub enum Outcome {
-        /// It is under way.
+        /// It is running.
         Running = "running",
         /// The next kernel runs.
         Updated = "updated",
-        /// It would have worked; nothing was changed.
+        /// The dry run has succeeded.
         DryRun = "dry-run",
-        /// It was aborted; clients were told to go on.
+        /// It was aborted.
         Aborted = "aborted",
     }
 }
 
-/// What one session had to do with an update.
+/// The part of a session in an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionReport {
     /// Its name.
     pub session: SessionName,
-    /// How the client called itself.
+    /// The name of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// How far it is.
+    /// Its state.
     pub state: SessionState,
-    /// How long the client took to preserve its files, in microseconds.
+    /// The time that the client needed to preserve its files, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preserve_us: Option<u64>,
-    /// How long the client took from its claim to the end of the session, in microseconds.
+    /// The time from the client's claim to the end of the session, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_us: Option<u64>,
-    /// How long the client could not work, in microseconds: from the time when it said that it
-    /// was ready to the time when it said that the session is finished.
+    /// The blackout of the client, in microseconds: from its READY to its FINISHED.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blackout_us: Option<u64>,
-    /// What went wrong, if something did.
+    /// The error, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -114,20 +113,20 @@ pub struct SessionReport {
 pub struct Report {
     /// Its number.
     pub update: u64,
-    /// How it ended.
+    /// Its result.
     pub outcome: Outcome,
-    /// Why it was aborted.
+    /// The reason of the abort.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The release of the kernel that it started in.
+    /// The release of the kernel in which it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// The release of the kernel that it led to.
+    /// The release of the kernel that it has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// What happened, in order.
+    /// The marks, in order.
     pub marks: Vec<Mark>,
-    /// What became of the sessions.
+    /// The sessions.
     pub sessions: Vec<SessionReport>,
     /// From the jump to the time when luod served claims again, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,7 +134,7 @@ pub struct Report {
     /// From the time when all clients were ready to the end of the last session, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blackout_us: Option<u64>,
-    /// How exact times across the jump are, in microseconds.
+    /// The precision of times across the jump, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision_us: Option<u64>,
 }

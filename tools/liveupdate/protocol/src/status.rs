@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What luod is doing, and for whom.
+//! The status of luod and its sessions.
 
 use crate::{word::words, Progress, SessionName};
 use serde::{Deserialize, Serialize};
@@ -8,24 +8,24 @@ use serde::{Deserialize, Serialize};
 words! {
     /// What luod is doing.
     pub enum Phase {
-        /// Nothing; an update can be started.
+        /// Idle; an update can be started.
         Idle = "idle",
-        /// There are sessions of the last update that are not finished.
+        /// There are unfinished sessions of the last update.
         Restoring = "restoring",
-        /// Clients put their files into sessions.
+        /// Clients preserve their files in sessions.
         Preserving = "preserving",
-        /// All of them have done so, the registry is written.
+        /// All clients are ready, and the registry is written.
         Frozen = "frozen",
         /// The next kernel is being started.
         Jump = "jump",
-        /// luod could not find out yet whether the previous kernel handed something over. It tries
-        /// again; until then, no update can be started.
+        /// luod has not read the sessions of the previous kernel yet. It tries again; until then,
+        /// no update can be started.
         Unknown = "unknown",
     }
 }
 
 impl Phase {
-    /// The phase for a program that speaks a version of the protocol, and may not know all of them.
+    /// The phase for a program with a version of the protocol that may not support all phases.
     pub fn in_version(self, version: u32) -> Self {
         match self {
             Self::Unknown if version < 2 => Self::Restoring,
@@ -33,14 +33,14 @@ impl Phase {
         }
     }
 
-    /// Whether an update is under way in this kernel.
+    /// Returns whether an update is running in this kernel.
     pub fn is_update(self) -> bool {
         matches!(self, Self::Preserving | Self::Frozen | Self::Jump)
     }
 }
 
 words! {
-    /// Which way a session goes.
+    /// The direction of a session.
     pub enum Direction {
         /// To the next kernel.
         Outgoing = "outgoing",
@@ -50,9 +50,9 @@ words! {
 }
 
 words! {
-    /// How far a session is.
+    /// The state of a session.
     pub enum SessionState {
-        /// Outgoing: a client has subscribed; the session is made when an update is.
+        /// Outgoing: a client has subscribed; the session is created in the next update.
         Subscribed = "subscribed",
         /// Outgoing: the client was told that an update begins.
         Requested = "requested",
@@ -60,47 +60,48 @@ words! {
         Preserving = "preserving",
         /// Outgoing: the client has preserved its files.
         Ready = "ready",
-        /// Outgoing: left out of a forced update, since the client refused, failed or was too late.
+        /// Outgoing: a forced update has continued without it, since the client refused, failed or
+        /// was late.
         Dropped = "dropped",
-        /// Incoming: nobody has claimed it.
+        /// Incoming: not claimed.
         Unclaimed = "unclaimed",
-        /// Incoming: a client has it.
+        /// Incoming: a client has claimed it.
         Claimed = "claimed",
-        /// Incoming: somebody else has it, so that luod cannot retrieve it now.
+        /// Incoming: another process has it open, so that luod cannot retrieve it now.
         Elsewhere = "elsewhere",
         /// Incoming: it could not be retrieved from the kernel.
         Failed = "failed",
         /// Incoming: it is finished.
         Finished = "finished",
-        /// Incoming: an operator or a forced update has ended it. What was in it is lost.
+        /// Incoming: an operator or a forced update has discarded it. Its contents are lost.
         Discarded = "discarded",
     }
 }
 
-/// One session that luod knows of.
+/// A session of luod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionInfo {
     /// Its name.
     pub session: SessionName,
-    /// Which way it goes. The same name can be there once for either.
+    /// Its direction. There can be two sessions of the same name, one for each direction.
     pub direction: Direction,
     /// How far it is.
     pub state: SessionState,
-    /// How the client calls itself, if it said so.
+    /// The name of the client, if it has sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// The process that is connected for it.
+    /// The process of the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     /// The user of that process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// For how long it has been in this state, in milliseconds.
+    /// The time in this state, in milliseconds.
     pub since_ms: u64,
-    /// How long the client has got left, in milliseconds, if it has a deadline.
+    /// The time left for the client, in milliseconds, if it has a deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_ms: Option<u64>,
-    /// What the client said last about how far it is.
+    /// The last reported progress of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// What went wrong, if something did.
@@ -108,35 +109,35 @@ pub struct SessionInfo {
     pub error: Option<String>,
 }
 
-/// luod at a glance.
+/// The status of luod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// What luod is doing.
     pub phase: Phase,
-    /// The update that is under way, or else the last one; 0 if there was none. Counts on through
+    /// The number of the running update, or of the last one; 0 if there was none. Continues after
     /// live updates.
     pub update: u64,
-    /// Whether the update that is under way only tries whether it would work.
+    /// Whether the running update is a dry run.
     #[serde(default)]
     pub dry_run: bool,
-    /// How many connections there are, the asking one included.
+    /// The number of connections, including the requesting one.
     pub connections: u64,
-    /// How many sessions clients have subscribed.
+    /// The number of subscribed sessions.
     pub subscribed: u64,
-    /// How many of them are ready.
+    /// The number of ready sessions.
     pub ready: u64,
-    /// How many sessions of the last update are not finished yet.
+    /// The number of unfinished sessions of the last update.
     pub incoming: u64,
-    /// How many of those nobody has claimed.
+    /// The number of unclaimed ones among these.
     pub unclaimed: u64,
-    /// Whether a kernel is loaded. [`None`] if that could not be found out.
+    /// Whether a kernel is loaded. [`None`] if this is not known.
     pub image_loaded: Option<bool>,
-    /// The release of the running kernel, as `uname -r` has it.
+    /// The release of the running kernel, as in `uname -r`.
     pub kernel: String,
     /// The version of luod.
     pub luod: String,
-    /// Why no live update is possible, why the last one lost data, or what luod could not find
-    /// out, if there is something.
+    /// Why no live update is possible, why the last one lost data, or why luod cannot read its
+    /// sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }

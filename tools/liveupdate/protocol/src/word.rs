@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Values that are words, and those of them that this library does not know.
+//! Enumerations of words, including unknown words.
 
 use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str};
 
-/// A word that this library does not know: a phase, a state or a mark of another version.
+/// An unknown word: a phase, a state or a mark of another version.
 ///
-/// It is kept as it came, to be shown and to be passed on. A word has at most [`Word::MAX`] bytes;
-/// of longer ones the rest is cut off.
+/// It is kept unchanged for display and forwarding. A word has at most [`Word::MAX`] bytes; longer
+/// ones are truncated.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Word {
     length: u8,
@@ -16,7 +16,7 @@ pub struct Word {
 }
 
 impl Word {
-    /// How many bytes a word can have.
+    /// The maximum length of a word in bytes.
     pub const MAX: usize = 31;
 
     fn new(text: &str) -> Self {
@@ -28,7 +28,7 @@ impl Word {
         for (to, from) in bytes.iter_mut().zip(text[..end].bytes()) {
             *to = from;
         }
-        // It is at most MAX.
+        // The length is at most MAX.
         let length = u8::try_from(end).unwrap_or_default();
         Self { length, bytes }
     }
@@ -46,7 +46,7 @@ impl fmt::Debug for Word {
     }
 }
 
-/// Reads a word in whatever form the format has it.
+/// Reads a word as any kind of string of the format.
 pub(crate) fn deserialize<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Word {
     }
 }
 
-/// Defines an enumeration whose values are words in messages and in files, and whose last variant
+/// Defines an enumeration whose values are words in messages and files, and whose last variant
 /// keeps any other word.
 macro_rules! words {
     (
@@ -100,12 +100,12 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name {
             $($(#[$about])* $variant,)+
-            /// Something that this library does not know, as it came.
+            /// An unknown word, unchanged.
             Other($crate::Word),
         }
 
         impl $name {
-            /// All values that this library knows.
+            /// All known values.
             pub const KNOWN: &'static [Self] = &[$(Self::$variant),+];
 
             /// Returns the word for it in messages.
@@ -162,7 +162,7 @@ mod tests {
             assert_eq!(json, format!("\"{text}\""));
         }
         assert_eq!(Word::from("x".repeat(40).as_str()).as_str().len(), 31);
-        // No character is cut in two.
+        // Characters are not split.
         assert_eq!(Word::from("ä".repeat(16).as_str()).as_str().len(), 30);
     }
 }

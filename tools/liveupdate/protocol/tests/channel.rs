@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a program hears that asks luod something. luod is played by the test.
+//! Answers to requests of a program. The test acts as luod.
 
 use luod_protocol::{Channel, Event, Request};
 use std::{
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// After which something does not come any more.
+/// The time after which an event is considered missing.
 const SOON: Option<Duration> = Some(Duration::from_secs(60));
 
 /// Reads a request, and returns its number.
@@ -25,7 +25,7 @@ fn ok(seq: &str, cmd: &str) -> String {
     format!("{{{seq}\"event\":\"OK\",\"cmd\":\"{cmd}\"}}\n")
 }
 
-/// The answer to a request is the one that has its number, whatever comes before it.
+/// The answer to a request is the one with its number, independent of earlier events.
 #[test]
 fn answers_have_numbers() {
     let (client, luod) = UnixStream::pair().unwrap();
@@ -53,7 +53,7 @@ fn answers_have_numbers() {
         matches!(&answer, Event::Ok { cmd, .. } if cmd == "RIGHT"),
         "{answer:?}"
     );
-    // Nothing of the rest is lost.
+    // Other events are not lost.
     for expected in ["NOBODY", "LATE", "WRONG"] {
         assert!(channel.has_early());
         let (message, _) = channel.receive(SOON).unwrap().unwrap();
@@ -66,7 +66,7 @@ fn answers_have_numbers() {
     drop(luod.join().unwrap());
 }
 
-/// An answer that comes too late is not that to the next request.
+/// A late answer is not used for the next request.
 #[test]
 fn an_answer_that_is_late() {
     let (client, luod) = UnixStream::pair().unwrap();

@@ -3,9 +3,9 @@
 //! `include/uapi/linux/liveupdate.h` for programs in Rust: the numbers, structures and limits of
 //! the interface of `/dev/liveupdate`, under their names in C.
 //!
-//! User space has these numbers from here and from nowhere else. A test compiles a program against
-//! the header and compares every number, size and offset; it fails if the header has something that
-//! is missing here.
+//! All user space code in this repository uses these numbers. A test compiles a program against the
+//! header and compares every number, size and offset; it fails if an item of the header is missing
+//! here.
 //!
 //! The requests are those of architectures whose `_IO()` sets no direction bits, such as x86-64 and
 //! arm64.
@@ -110,7 +110,7 @@ structures! {
     liveupdate_session_preserve_fd {
         /// In: the file.
         fd: i32 = -1,
-        /// In: what the file is called within the session.
+        /// In: the number of the file within the session.
         token: u64 = 0,
     }
 
@@ -118,7 +118,7 @@ structures! {
     liveupdate_session_retrieve_fd {
         /// Out: a file descriptor of the file.
         fd: i32 = -1,
-        /// In: the token that the file was preserved with.
+        /// In: the token with which the file was preserved.
         token: u64 = 0,
     }
 

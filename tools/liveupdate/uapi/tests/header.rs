@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every number, size and offset is that of the header, and nothing of the header is missing.
+//! Compares all numbers, sizes and offsets with the header, and checks that no item is missing.
 
 use liveupdate_uapi::*;
 use std::{
@@ -20,12 +20,12 @@ fn file(path: &str) -> PathBuf {
 }
 
 const HEADER: &str = "include/uapi/linux/liveupdate.h";
-/// The header of the C library, which has a limit of its own.
+/// The header of the C library, which defines its own limit.
 const LIBRARY: &str = "tools/liveupdate/capi/include/liveupdate.h";
-/// A client in Python, which cannot include anything.
+/// A client in Python, which cannot include the header.
 const PYTHON: &str = "tools/testing/selftests/liveupdate/debian/usr/lib/luo-test/client.py";
 
-/// C expressions and the values that they have here.
+/// C expressions and their values in this crate.
 type Values = BTreeMap<String, u64>;
 
 macro_rules! numbers {
@@ -53,7 +53,7 @@ macro_rules! structure {
     };
 }
 
-/// What this crate says.
+/// The values of this crate.
 fn values() -> Values {
     let mut values = Values::new();
     numbers! { values:
@@ -119,7 +119,7 @@ fn names() -> Vec<String> {
     names
 }
 
-/// Has the C compiler say what `expressions` are.
+/// Evaluates `expressions` with the C compiler.
 fn ask_c(expressions: impl Iterator<Item = String>) -> Values {
     let mut source = format!(
         "#include <stddef.h>\n#include <stdio.h>\n#include \"{}\"\n#include \"{}\"\n\
@@ -165,7 +165,7 @@ fn numbers_are_those_of_the_header() {
 fn nothing_of_the_header_is_missing() {
     let ours = values();
     let names = names();
-    // 20 numbers, 7 structures, 19 members: the header is understood.
+    // The header has at least 20 numbers, 7 structures and 19 members.
     assert!(names.len() >= 46, "{names:?}");
     for name in names {
         assert!(ours.contains_key(&name), "{name} is not in this crate");

@@ -7,7 +7,7 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
 };
 
-/// A descriptor that can be told from others.
+/// A descriptor that can be identified.
 fn file() -> (OwnedFd, u64) {
     let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let ino = rustix::fs::fstat(&fd).unwrap().st_ino;
@@ -132,7 +132,7 @@ fn nobody_listens() {
     assert!(outbox.flush(&a).is_err());
 }
 
-/// A connection that is dropped closes the descriptors that were not taken.
+/// Dropping a connection closes the remaining descriptors.
 #[test]
 fn stray_fds_are_closed() {
     let (read, write) = UnixStream::pair().unwrap();
@@ -144,7 +144,7 @@ fn stray_fds_are_closed() {
 }
 
 proptest! {
-    /// However a stream is cut, the same lines come out.
+    /// The lines do not depend on how a stream is split.
     #[test]
     fn pieces_do_not_matter(
         stream in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..400),
@@ -199,7 +199,7 @@ proptest! {
         prop_assert_eq!(seen, expected);
     }
 
-    /// Garbage is refused, not believed, and breaks nothing.
+    /// Malformed data is refused without a panic.
     #[test]
     fn garbage_is_no_message(line in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut decoder = Decoder::new(100);

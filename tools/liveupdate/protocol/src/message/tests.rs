@@ -12,7 +12,7 @@ fn request(line: &str) -> Request {
     Message::parse(line.as_bytes()).unwrap().body
 }
 
-/// What the public sketch of the protocol has.
+/// The messages of the public sketch of the protocol.
 #[test]
 fn the_sketch() {
     assert_eq!(
@@ -73,7 +73,7 @@ fn what_is_unknown() {
     ));
 }
 
-/// What a newer luod says does not end the connection, and is passed on as it came.
+/// Unknown values of a newer luod do not end the connection, and are kept unchanged.
 #[test]
 fn values_that_are_unknown() {
     for line in [
