@@ -2,9 +2,8 @@
 
 //! A counter that survives live updates.
 //!
-//! It counts in a memfd, ten times a second, and says where it is. Run as
-//! `counter [SOCKET [NAME [refuse|hang|crash]]]`; the last argument lets it misbehave in the first
-//! update.
+//! It counts in a memfd, ten times a second, and prints the counter. Run as `counter [SOCKET [NAME
+//! [refuse|hang|crash]]]`; the last argument makes it fail in the first update.
 
 use liveupdate::luod::{Member, Participant, Result, SessionName, SOCKET_PATH};
 use liveupdate::{IncomingSession, OutgoingSession};
@@ -52,7 +51,7 @@ impl Participant for Counter {
     }
 
     fn cancelled(&mut self, id: &SessionName, reason: &str) {
-        println!("{id}: goes on: {reason}");
+        println!("{id}: continues: {reason}");
         self.counting = true;
     }
 

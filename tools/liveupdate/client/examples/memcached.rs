@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs memcached such that its data set survives live updates.
+//! Runs memcached and preserves its data during live updates.
 //!
 //! Run as root, as `memcached DIR MEGABYTES [ARGUMENT...]`; the arguments are memcached's. It then
-//! listens at the UNIX socket `DIR/socket`.
+//! listens on the UNIX socket `DIR/socket`.
 //!
-//! memcached can be restarted without losing its data (`-e FILE`): it has its items in that file,
-//! and writes what else it has to know to `FILE.meta` when it ends by SIGUSR1. Here, both are links
-//! to memfds of this program. In a live update the large one is preserved while memcached answers;
-//! then memcached ends, and the small one follows.
+//! memcached can be restarted without losing its data (`-e FILE`): it keeps its items in that file,
+//! and writes its other state to `FILE.meta` when it ends by SIGUSR1. Here, both are links to
+//! memfds of this program. In a live update, the large memfd is preserved while memcached answers;
+//! then memcached ends, and the small one is preserved.
 
 use liveupdate::luod::{Member, Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
@@ -31,12 +31,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Where memcached has its items.
+/// The items of memcached.
 const DATA: u64 = 1;
-/// What it wrote about them when it ended.
+/// The metadata that memcached writes at its end.
 const META: u64 = 2;
 
-/// How long it may take to start. It looks at all items that are there.
+/// The time limit for its start. It examines all items.
 const START: Duration = Duration::from_secs(60);
 
 struct Cache {
@@ -49,7 +49,7 @@ struct Cache {
 }
 
 impl Cache {
-    /// Lets `name` be a file of ours, for a program that only takes names.
+    /// Makes `name` a link to a file of this process, for a program that accepts only names.
     fn link(&self, name: &str, file: &File) -> io::Result<()> {
         let link = self.dir.join(name);
         match fs::remove_file(&link) {
@@ -60,12 +60,12 @@ impl Cache {
         symlink(target, link)
     }
 
-    /// Starts memcached, with what is in the files.
+    /// Starts memcached with the contents of the files.
     fn start(&mut self) -> io::Result<()> {
         self.link("data", &self.data)?;
         if self.meta.metadata()?.len() > 0 {
             self.let_time_pass()?;
-            // It removes the link when it has read the file.
+            // memcached removes the link when it has read the file.
             self.link("data.meta", &self.meta)?;
         }
         let socket = self.dir.join("socket");
@@ -81,7 +81,7 @@ impl Cache {
         self.wait_until_it_listens(&socket)
     }
 
-    /// A memcached that is told to end before it can is killed by that, and loses everything.
+    /// A signal before memcached has installed its handler kills it, and all data is lost.
     fn wait_until_it_listens(&mut self, socket: &Path) -> io::Result<()> {
         let start = Instant::now();
         while UnixStream::connect(socket).is_err() {
@@ -93,8 +93,8 @@ impl Cache {
         Ok(())
     }
 
-    /// memcached only takes its items back if it was stopped in an earlier second. That matters
-    /// after an update that was aborted, or if the next kernel's clock is behind.
+    /// memcached restores its items only if it was stopped in an earlier second. This is relevant
+    /// after an aborted update, or if the clock of the next kernel lags.
     fn let_time_pass(&self) -> io::Result<()> {
         let mut text = vec![0; usize::try_from(self.meta.metadata()?.len()).unwrap_or(0)];
         self.meta.read_exact_at(&mut text, 0)?;
@@ -113,7 +113,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Ends memcached, which writes down what it needs to be started again.
+    /// Ends memcached, which writes its metadata.
     fn stop(&mut self) -> Result {
         let Some(mut server) = self.server.take() else {
             return Ok(());
@@ -125,14 +125,14 @@ impl Cache {
         let status = server.wait()?;
         let size = self.meta.metadata()?.len();
         if size == 0 {
-            return Err(format!("memcached wrote nothing down ({status})").into());
+            return Err(format!("memcached has written no metadata ({status})").into());
         }
         let took = start.elapsed().as_millis();
         println!("memcached ended within {took} ms, {size} bytes of metadata");
         Ok(())
     }
 
-    /// Whether memcached has to be started again.
+    /// Whether memcached must be started again.
     fn has_ended(&mut self) -> io::Result<bool> {
         match &mut self.server {
             Some(server) => Ok(server.try_wait()?.is_some()),
@@ -156,7 +156,7 @@ impl Participant for Cache {
     }
 
     fn cancelled(&mut self, id: &SessionName, reason: &str) {
-        println!("{id}: goes on: {reason}");
+        println!("{id}: continues: {reason}");
         if self.server.is_none() {
             if let Err(error) = self.start() {
                 eprintln!("memcached does not start: {error}");
@@ -198,7 +198,7 @@ fn main() -> io::Result<()> {
     loop {
         member.step(Some(Duration::from_secs(1)))?;
         if member.participant_mut().has_ended()? {
-            // What is in the files may be half done.
+            // The files may be inconsistent.
             return Err(io::Error::other("memcached has ended"));
         }
     }

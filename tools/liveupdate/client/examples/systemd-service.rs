@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A service that keeps data over live updates, with `LUOSession=` in its unit:
+//! A service that preserves data during live updates, with `LUOSession=` in its unit:
 //!
 //! ```text
 //! [Service]
@@ -10,8 +10,8 @@
 //! FileDescriptorStorePreserve=yes
 //! ```
 //!
-//! Its data is a memfd that says how many updates it has seen. Under the same name, systemd hands
-//! over a new session at first, and after each update the one with the data.
+//! Its data is a memfd with the number of updates. Under the same name, systemd passes a new
+//! session at first, and after each update the session with the data.
 
 use liveupdate::{
     systemd::{Inherited, Manager, Session},
@@ -25,10 +25,10 @@ use std::{
     time::Duration,
 };
 
-/// What the session is called by systemd.
+/// The name of the session in systemd.
 const NAME: &str = "cache";
 
-/// What the memfd is called in the session.
+/// The token of the memfd.
 const DATA: u64 = 1;
 
 const SIZE: usize = 4 << 20;
@@ -38,9 +38,9 @@ fn content(generation: u64) -> Vec<u8> {
     words.flat_map(u64::to_le_bytes).collect()
 }
 
-/// A new session, if systemd did not bring one.
+/// Returns a new session, if systemd has not passed one.
 fn create() -> io::Result<OutgoingSession> {
-    // systemd opens the device for a moment now and then.
+    // systemd opens the device for short times.
     for _ in 0..100 {
         match Device::open() {
             Err(error) if liveupdate::errno(&error) == Some(16) => {
@@ -52,8 +52,8 @@ fn create() -> io::Result<OutgoingSession> {
     Device::open()?.create_session(NAME)
 }
 
-/// What the last instance has preserved; nothing if it had taken that into use itself, and ended
-/// before systemd heard of it.
+/// Retrieves the data of the last instance; [`None`] if that instance had finished the session,
+/// and ended before systemd was told.
 fn retrieve(session: &IncomingSession) -> io::Result<Option<File>> {
     match session.retrieve(DATA) {
         Ok(file) => Ok(Some(file.into())),
@@ -81,10 +81,10 @@ fn main() -> io::Result<()> {
             let mut all = vec![0; SIZE];
             data.read_exact_at(&mut all, 0)?;
             if all != content(generation) {
-                return Err(io::Error::other("the data is not what it was"));
+                return Err(io::Error::other("the data has changed"));
             }
             println!("verified generation {generation}");
-            // Whatever can fail comes before there is no way back.
+            // All steps that can fail precede the finish.
             let session = create()?;
             manager.finish(NAME, old)?;
             data.write_all_at(&content(generation + 1), 0)?;

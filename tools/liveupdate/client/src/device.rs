@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device that sessions come from.
+//! The device with which sessions are created and retrieved.
 
 use crate::{
     error::Context,
@@ -15,13 +15,13 @@ use std::{
     path::Path,
 };
 
-/// Where the device usually is.
+/// The usual path of the device.
 pub const DEVICE_PATH: &str = "/dev/liveupdate";
 
-/// `/dev/liveupdate`, opened.
+/// An open `/dev/liveupdate`.
 ///
-/// Only one file of the device can be open at a time, and a service manager may want it, too: open
-/// it, create or retrieve sessions, and drop it again. Sessions outlive it.
+/// The device can be open only once at a time, and a service manager may need it as well: open it,
+/// create or retrieve sessions, and drop it. Sessions stay open.
 #[derive(Debug)]
 pub struct Device(OwnedFd);
 
@@ -30,7 +30,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if somebody has the device open, `ENOENT` if the kernel was started without
+    /// `EBUSY` if the device is already open, `ENOENT` if the kernel was started without
     /// `liveupdate=on`.
     pub fn open() -> io::Result<Self> {
         Self::open_path(DEVICE_PATH)
@@ -48,7 +48,7 @@ impl Device {
             .context(|| format!("open {}", path.display()))
     }
 
-    /// Creates a session that the next kernel will get.
+    /// Creates a session to be handed over.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// `ENOENT` if there is no such session, `EBUSY` if somebody has it already;
+    /// `ENOENT` if there is no such session, `EBUSY` if it is open;
     /// [`io::ErrorKind::InvalidInput`] as for [`Self::create_session`].
     pub fn retrieve_session(&self, name: impl AsRef<[u8]>) -> io::Result<IncomingSession> {
         let name = Name::new(name.as_ref())?;
@@ -92,7 +92,7 @@ impl AsFd for Device {
 }
 
 impl From<OwnedFd> for Device {
-    /// Uses a descriptor of the device that came from elsewhere.
+    /// Uses an existing descriptor of the device.
     fn from(fd: OwnedFd) -> Self {
         Self(fd)
     }

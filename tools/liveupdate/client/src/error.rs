@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Errors that say what was attempted.
+//! Errors with a description of the operation.
 
 use std::{error::Error, fmt, io};
 
-/// An error of the kernel, and what it was asked for.
+/// An error of the kernel, and the operation.
 #[derive(Debug)]
 struct Failed {
     attempt: String,
@@ -23,11 +23,11 @@ impl Error for Failed {
     }
 }
 
-/// Returns the error number behind an error of this library.
+/// Returns the error number in an error of this library.
 ///
-/// The errors of this library wrap those of the kernel, hence [`io::Error::raw_os_error`] alone
-/// does not tell. Returns [`None`] for errors that did not come from the kernel, such as a name
-/// that is too long.
+/// The errors of this library wrap those of the kernel, so that [`io::Error::raw_os_error`]
+/// returns [`None`] for them. Returns [`None`] for errors that are not from the kernel, such as
+/// a name that is too long.
 pub fn errno(error: &io::Error) -> Option<i32> {
     if let Some(errno) = error.raw_os_error() {
         return Some(errno);
@@ -45,7 +45,7 @@ pub fn errno(error: &io::Error) -> Option<i32> {
     None
 }
 
-/// Adds to an error what was attempted.
+/// Adds the attempted operation to an error.
 pub(crate) trait Context<T> {
     /// `attempt` completes the sentence "cannot ...".
     fn context(self, attempt: impl FnOnce() -> String) -> io::Result<T>;

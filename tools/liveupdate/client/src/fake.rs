@@ -2,8 +2,8 @@
 
 //! An in-process fake kernel, for tests on machines without `/dev/liveupdate`.
 //!
-//! Needs the feature `fake`. Devices and sessions of a [`Kernel`] are the same types as real ones
-//! and can be sent to other threads and through sockets, as long as they stay in the process:
+//! Requires the feature `fake`. Devices and sessions of a [`Kernel`] have the same types as real
+//! ones and can be sent to other threads and through sockets, as long as they stay in the process:
 //!
 //! ```
 //! # fn main() -> std::io::Result<()> {
@@ -19,9 +19,10 @@
 //! # }
 //! ```
 //!
-//! It knows the rules of names, tokens and directions, that outgoing sessions end when nobody has
-//! them open any more, and that incoming ones keep their names then. Regular files, memfds among them, can be preserved; their contents are those of
-//! the file at any time, not those at the time of [`Kernel::kexec`].
+//! It implements the rules of names, tokens and directions. When their last descriptor is closed,
+//! outgoing sessions end, and incoming ones keep their names. Regular files, including memfds, can
+//! be preserved; a retrieved file has the current contents, not those at the time of
+//! [`Kernel::kexec`].
 
 pub use crate::transport::fake::Kernel;
 
@@ -33,7 +34,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if it is open, or whatever was asked for by [`Self::break_device`].
+    /// `EBUSY` if it is open, or the error that [`Self::break_device`] has set.
     pub fn open(&self) -> io::Result<Device> {
         Ok(Device::from(self.open_device()?))
     }

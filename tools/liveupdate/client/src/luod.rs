@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking part in live updates that `luod` conducts.
+//! Clients of `luod`.
 //!
-//! A program says what it does in a live update by implementing [`Participant`], and lets a
-//! [`Member`] do the talking: it claims what the previous kernel handed over, subscribes for the
-//! next update, preserves when luod asks for it, goes on when an update is aborted, and connects
-//! again when luod was restarted.
+//! A program implements its part of a live update as a [`Participant`]. A [`Member`] implements
+//! the protocol: it claims the sessions of the previous kernel, subscribes for the next update,
+//! calls the participant when luod asks for it or when an update is aborted, and connects again
+//! when luod was restarted.
 //!
 //! ```no_run
 //! use liveupdate::luod::{Member, Participant, Result, SessionName};
@@ -39,10 +39,10 @@
 //! # }
 //! ```
 //!
-//! Programs with a loop of their own poll [`Member::poll_fd`] and call
-//! [`Member::step`]; those that want nothing to be decided for them use a [`Client`].
+//! Programs with an event loop of their own poll [`Member::poll_fd`] and call [`Member::step`];
+//! programs that need full control use a [`Client`].
 //!
-//! To test such a program, let it talk to a luod on a fake machine: see `luod::fake` in the
+//! To test such a program, connect it to a luod on a fake machine: see `luod::fake` in the
 //! crate `luod`.
 
 mod client;

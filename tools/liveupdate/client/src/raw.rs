@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctls as they are in `include/uapi/linux/liveupdate.h`, and the system calls around them.
+//! The ioctls of `include/uapi/linux/liveupdate.h`, and related system calls.
 //!
-//! For tests, and for what the rest of the library does not offer.
+//! For tests, and for operations that the other modules do not have.
 
 pub use uapi::request;
 
@@ -22,7 +22,7 @@ use std::{
 /// `LIVEUPDATE_SESSION_NAME_LENGTH`: the length of the field, with the terminating null byte.
 pub const NAME_LENGTH: usize = uapi::LIVEUPDATE_SESSION_NAME_LENGTH;
 
-/// What a file is called within its session.
+/// The number of a file within its session.
 pub type Token = u64;
 
 /// `LIVEUPDATE_POLICY_*`: what becomes of an update if a file cannot be handed over.
@@ -43,10 +43,10 @@ pub enum Policy {
 /// The type must be `repr(C)`, start with its size as a `u32`, and consist of integers only. The
 /// kernel must not use any part of it as an address.
 pub unsafe trait Command {
-    /// The request that goes with it.
+    /// The number of the ioctl.
     const REQUEST: u32;
 
-    /// Sets the field that tells the kernel how long the structure is.
+    /// Sets the field with the size of the structure.
     fn set_size(&mut self, size: u32);
 }
 
@@ -82,8 +82,8 @@ struct Request {
     arg: *mut c_void,
 }
 
-// SAFETY: The kernel may write to what `arg` refers to. The functions that make such a
-// value make sure of that; there is no other output.
+// SAFETY: The kernel may write to the memory at `arg`. The constructors of this type require that
+// it is writable; there is no other output.
 unsafe impl Ioctl for Request {
     type Output = ();
 
@@ -102,43 +102,43 @@ unsafe impl Ioctl for Request {
     }
 }
 
-/// Does any ioctl.
+/// Calls any ioctl.
 ///
 /// # Errors
 ///
-/// Whatever the kernel returns.
+/// All errors of the kernel.
 ///
 /// # Safety
 ///
-/// The kernel may read and write as many bytes at `arg` as it likes to for this request, which may
-/// depend on what is there. They must be memory that nobody else uses, or no memory at all.
+/// The kernel may read and write any number of bytes at `arg` that this request implies, which may
+/// depend on their contents. They must be memory that is not otherwise in use, or not be mapped.
 pub unsafe fn ioctl(fd: BorrowedFd<'_>, request: u32, arg: *mut c_void) -> io::Result<()> {
-    // SAFETY: That `request` and `arg` go together is what the caller promises.
+    // SAFETY: The caller guarantees that `arg` is valid for `request`.
     unsafe { rustix::ioctl::ioctl(fd, Request { request, arg }) }?;
     Ok(())
 }
 
-/// Does the ioctl that `command` belongs to, after setting its size.
+/// Calls the ioctl of `command`, after setting its size.
 ///
 /// # Errors
 ///
-/// Whatever the kernel returns.
+/// All errors of the kernel.
 pub fn call<C: Command>(fd: BorrowedFd<'_>, command: &mut C) -> io::Result<()> {
     command.set_size(size_of::<C>() as u32);
-    // SAFETY: The kernel accesses as many bytes as the command says to have, which it has. All of
-    // them are integers, so any value is valid.
+    // SAFETY: The kernel accesses the number of bytes in the size field, which is the size of the
+    // command. All of them are integers, so any value is valid.
     unsafe { ioctl(fd, C::REQUEST, std::ptr::from_mut(command).cast()) }
 }
 
-/// Makes us the owner of a file descriptor that the kernel has just made for us.
+/// Takes ownership of a file descriptor that the kernel has just created.
 pub(crate) fn take_fd(fd: RawFd) -> OwnedFd {
-    // SAFETY: Only called with what a successful ioctl returned, which nobody else owns.
+    // SAFETY: Only called with a descriptor of a successful ioctl, which has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Reads the time-stamp counter of the processor, where there is one.
 ///
-/// It runs on while kernels change, unlike the clocks of the kernel.
+/// It continues during a kexec, unlike the clocks of the kernel.
 pub fn time_stamp_counter() -> Option<u64> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -149,15 +149,15 @@ pub fn time_stamp_counter() -> Option<u64> {
     None
 }
 
-/// Does the `kexec_file_load()` system call, which rustix has not.
+/// Calls `kexec_file_load()`, which rustix does not have.
 fn kexec_file_load_call(
     kernel: RawFd,
     initrd: RawFd,
     cmdline: &CStr,
     flags: libc::c_ulong,
 ) -> io::Result<()> {
-    // SAFETY: The kernel only reads as many bytes of the command line as it is told to, which
-    // lives until the call returns. It takes descriptors that are not open for an error.
+    // SAFETY: The kernel only reads the given number of bytes of the command line, which lives
+    // until the call returns. It returns an error for descriptors that are not open.
     let ret = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,
@@ -176,16 +176,16 @@ fn kexec_file_load_call(
 }
 
 /// Loads the kernel that the next kexec starts, by `kexec_file_load(2)`: an image that was loaded
-/// by the older `kexec_load(2)` cannot take over anything.
+/// by the older `kexec_load(2)` cannot take over data.
 ///
-/// It replaces what was loaded before. Without `initrd`, the next kernel gets no initial RAM file
-/// system but its own.
+/// It replaces the previously loaded image. Without `initrd`, the next kernel has only its
+/// built-in initial RAM file system.
 ///
 /// # Errors
 ///
-/// `EPERM` without `CAP_SYS_BOOT`, `ENOEXEC` if the file is no kernel for this machine, `EBUSY` if
-/// an image is being loaded or started, `ENOMEM`, `EADDRNOTAVAIL` if there is not enough memory of
-/// the right kind, `ENOSYS` without `CONFIG_KEXEC_FILE`. What was loaded before stays loaded.
+/// `EPERM` without `CAP_SYS_BOOT`, `ENOEXEC` if the file is not a kernel for this machine, `EBUSY`
+/// if an image is being loaded or started, `ENOMEM`, `EADDRNOTAVAIL` if there is not enough memory
+/// of the right kind, `ENOSYS` without `CONFIG_KEXEC_FILE`. The previous image stays loaded.
 pub fn kexec_file_load(
     kernel: BorrowedFd<'_>,
     initrd: Option<BorrowedFd<'_>>,
@@ -194,11 +194,11 @@ pub fn kexec_file_load(
     load(kernel, initrd, cmdline, 0)
 }
 
-/// As [`kexec_file_load`]; the kernel logs what it does, if it is Linux 6.8 or later.
+/// Like [`kexec_file_load`]; Linux 6.8 and later log the steps.
 ///
 /// # Errors
 ///
-/// As [`kexec_file_load`]; `EINVAL` if the kernel is older.
+/// See [`kexec_file_load`]; `EINVAL` if the kernel is older.
 pub fn kexec_file_load_debug(
     kernel: BorrowedFd<'_>,
     initrd: Option<BorrowedFd<'_>>,
@@ -224,11 +224,11 @@ fn load(
     kexec_file_load_call(kernel.as_raw_fd(), initrd, cmdline, flags | no_initramfs)
 }
 
-/// Unloads the kernel that the next kexec would start, however it was loaded.
+/// Unloads the kernel that the next kexec would start, independent of how it was loaded.
 ///
 /// # Errors
 ///
-/// As [`kexec_file_load`]; none if nothing is loaded.
+/// See [`kexec_file_load`]; no error if no image is loaded.
 pub fn kexec_file_unload() -> io::Result<()> {
     /// `KEXEC_FILE_UNLOAD`
     const UNLOAD: libc::c_ulong = 1;
@@ -253,13 +253,14 @@ pub(crate) fn inherited() -> Vec<(String, OwnedFd)> {
     let mut fds = Vec::new();
     for number in 3..end {
         let name = names.next().unwrap_or_default().to_owned();
-        // SAFETY: The service manager has opened it for this process, which takes it only once. If
-        // it has not, the next call finds that out, and the number is not used any more.
+        // SAFETY: The service manager has opened it for this process, which takes it only once.
+        // Otherwise the next call fails, and the number is not used.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         if rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).is_err() {
             break;
         }
-        // SAFETY: `fcntl` has shown that it is open, and nothing else in the process owns it.
+        // SAFETY: `fcntl` has succeeded, so that it is open, and it has no other owner in the
+        // process.
         fds.push((name, unsafe { OwnedFd::from_raw_fd(number) }));
     }
     fds

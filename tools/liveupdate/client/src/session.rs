@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions, before and after the update.
+//! Outgoing and incoming sessions.
 
 use crate::{
     error::Context,
@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// How many bytes the name of a session can have.
+/// The maximum length of the name of a session in bytes.
 pub const NAME_MAX: usize = raw::NAME_LENGTH - 1;
 
 /// A valid name: neither empty nor too long, and without null bytes.
@@ -36,7 +36,7 @@ impl<'a> Name<'a> {
         ))
     }
 
-    /// The name as the kernel wants it.
+    /// The name in the format of the kernel.
     pub(crate) fn field(&self) -> [u8; raw::NAME_LENGTH] {
         let mut field = [0; raw::NAME_LENGTH];
         for (to, from) in field.iter_mut().zip(self.0) {
@@ -52,7 +52,7 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// Asks for the name of the session `fd`, which can be an outgoing or an incoming one.
+/// Returns the name of the session `fd`, which can be an outgoing or an incoming one.
 fn name(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut command = raw::GetName::default();
     transport::call(fd, &mut command).context(|| "get the name of a session".into())?;
@@ -60,22 +60,22 @@ fn name(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     Ok(name.unwrap_or_default().to_vec())
 }
 
-/// A session that is going to be handed over to the next kernel.
+/// A session that will be handed over to the next kernel.
 ///
-/// It ends, and everything in it stays in this kernel, when its last descriptor is closed: keep it
-/// open until the machine restarts, or give it to somebody who does.
+/// When its last descriptor is closed, it ends and its files are not handed over: keep it open
+/// until the kexec, or send it to a process that does.
 #[derive(Debug)]
 pub struct OutgoingSession(OwnedFd);
 
 impl OutgoingSession {
     /// Preserves a file: the next kernel can retrieve it as `token`.
     ///
-    /// Tokens mean something to the caller only. The file can be used on, within limits that
-    /// depend on its type; its contents are those that it has when the next kernel is started.
+    /// Only the caller interprets tokens. The file can still be used, within limits that depend
+    /// on its type; the contents at the time of the kexec are handed over.
     ///
     /// # Errors
     ///
-    /// `EEXIST` if the token is taken, `ENOENT` if the kernel cannot preserve this type of file,
+    /// `EEXIST` if the token is in use, `ENOENT` if the kernel cannot preserve this type of file,
     /// `EBUSY` if the file is preserved already, `EOPNOTSUPP` if it has a property that cannot be
     /// preserved; `EINVAL` if this is an incoming session.
     pub fn preserve(&self, file: impl AsFd, token: Token) -> io::Result<()> {
@@ -110,7 +110,7 @@ impl OutgoingSession {
     ///
     /// # Errors
     ///
-    /// `ENOTTY` if this is no session at all.
+    /// `ENOTTY` if this is not a session.
     pub fn name(&self) -> io::Result<Vec<u8>> {
         name(self.as_fd())
     }
@@ -118,13 +118,13 @@ impl OutgoingSession {
 
 /// A session that the previous kernel handed over.
 ///
-/// Closing it without [`finish`](Self::finish) takes nothing away: it can be retrieved once more,
-/// with all of its files.
+/// After it is closed without [`finish`](Self::finish), it can be retrieved again, with all of
+/// its files.
 #[derive(Debug)]
 pub struct IncomingSession(OwnedFd);
 
 impl IncomingSession {
-    /// Retrieves a file. Asking again gets another descriptor of the same file.
+    /// Retrieves a file. Calling it again returns another descriptor of the same file.
     ///
     /// # Errors
     ///
@@ -141,11 +141,11 @@ impl IncomingSession {
             .context(|| format!("retrieve the file with the token {token}"))
     }
 
-    /// Ends the session. What was not retrieved from it is lost.
+    /// Ends the session. Files that were not retrieved are lost.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if a file is not ready; the session goes on then, and is part of the error.
+    /// `EBUSY` if a file is not ready; the session stays open, and is part of the error.
     pub fn finish(self) -> Result<(), FinishError> {
         let mut command = raw::Finish::default();
         match transport::call(self.as_fd(), &mut command).context(|| "finish a session".into()) {
@@ -161,7 +161,7 @@ impl IncomingSession {
     ///
     /// # Errors
     ///
-    /// `ENOTTY` if this is no session at all.
+    /// `ENOTTY` if this is not a session.
     pub fn name(&self) -> io::Result<Vec<u8>> {
         name(self.as_fd())
     }
@@ -175,7 +175,7 @@ pub struct FinishError {
 }
 
 impl FinishError {
-    /// Returns the session, for another try.
+    /// Returns the session, to try again.
     pub fn into_session(self) -> IncomingSession {
         self.session
     }
@@ -208,9 +208,9 @@ macro_rules! is_a_descriptor {
         }
 
         impl From<OwnedFd> for $session {
-            /// Uses a descriptor that came from elsewhere, for example from a service manager.
+            /// Uses an existing descriptor, for example of a service manager.
             ///
-            /// If it is something else than such a session,
+            /// If it is not such a session, each operation
             #[doc = $operations]
             /// fails with `EINVAL` or `ENOTTY`.
             fn from(fd: OwnedFd) -> Self {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! For services of systemd: what it hands over at their start, and what it keeps for them.
+//! For services of systemd: descriptors that it passes at their start, and that it stores.
 //!
 //! With `LUOSession=NAME` in its unit, a service gets a session without having access to
 //! `/dev/liveupdate`. With `FileDescriptorStoreMax=` and `FileDescriptorStorePreserve=yes`, systemd
-//! keeps that session, and other descriptors, over restarts of the service and over `systemctl
-//! kexec`. The same session comes back as an incoming one, to be emptied and finished:
+//! keeps that session, and other descriptors, during restarts of the service and `systemctl kexec`.
+//! After the latter, the service gets the session as an incoming one, and must finish it:
 //!
 //! ```no_run
 //! use liveupdate::{systemd::{Inherited, Manager, Session}, Device};
@@ -15,10 +15,10 @@
 //! let manager = Manager::from_env()?;
 //! if let Some(Session::Incoming(session)) = inherited.session("cache") {
 //!     let memfd = session.retrieve(1)?;
-//!     // ... take it into use, and only then:
+//!     // ... use it, and then:
 //!     manager.finish("cache", session)?;
 //! }
-//! // A session can be filled once: get a new one for the next update.
+//! // An incoming session cannot be used for the next update: get a new one.
 //! let session = Device::open()?.create_session("cache")?;
 //! session.preserve(memfd()?, 1)?;
 //! manager.store("cache", &session)?;
@@ -28,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! systemd opens the device, too, and only one file of it can be open: leave it closed.
+//! systemd opens the device as well, and it can be open only once: do not keep it open.
 
 use crate::{
     error::{errno, Context},
@@ -56,37 +56,37 @@ use std::{
     time::Duration,
 };
 
-/// How long systemd may take to read what it was sent.
+/// The time limit for systemd to read notifications.
 const BARRIER: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
 
-/// How the links of sessions in `/proc/self/fd` begin.
+/// The prefix of the links of sessions in `/proc/self/fd`.
 const LINK: &[u8] = b"anon_inode:[luo_session]";
 
 /// The kinds of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// To be filled, for the next kernel.
+    /// Will be handed over to the next kernel.
     Outgoing,
     /// From the previous kernel.
     Incoming,
 }
 
-/// Tells which kind of session `fd` is, if it is one. Changes nothing.
+/// Returns the kind of the session `fd`, if it is one. Changes nothing.
 ///
 /// # Errors
 ///
-/// If the kernel does not tell, for which `/proc` is needed.
+/// If `/proc` cannot be read.
 pub fn kind(fd: BorrowedFd<'_>) -> io::Result<Option<Kind>> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let link = std::fs::read_link(path).context(|| "see what a descriptor is".into())?;
     if !link.as_os_str().as_bytes().starts_with(LINK) {
         return Ok(None);
     }
-    // An incoming session refuses whatever it is asked to preserve, before it looks at it. An
-    // outgoing one finds that there is no such file.
+    // An incoming session refuses to preserve any file, before it checks the descriptor. An
+    // outgoing one fails because the file does not exist.
     let mut command = raw::PreserveFd::default();
     let refusal = transport::call(fd, &mut command).err();
     let refusal = refusal.as_ref().and_then(errno);
@@ -101,14 +101,14 @@ pub fn kind(fd: BorrowedFd<'_>) -> io::Result<Option<Kind>> {
 /// A session of either kind.
 #[derive(Debug)]
 pub enum Session {
-    /// To be filled, for the next kernel.
+    /// Will be handed over to the next kernel.
     Outgoing(OutgoingSession),
     /// From the previous kernel.
     Incoming(IncomingSession),
 }
 
 impl Session {
-    /// Takes `fd` for what it is; gives it back if it is not a session.
+    /// Converts `fd` to a session; returns it if it is not one.
     ///
     /// # Errors
     ///
@@ -121,13 +121,13 @@ impl Session {
         })
     }
 
-    /// Returns the name that the kernel knows it by.
+    /// Returns the name of the session in the kernel.
     ///
-    /// systemd calls it `FDNAME`, which is what [`Inherited`] goes by, something else.
+    /// The name in systemd, which [`Inherited`] uses, is another one (`FDNAME`).
     ///
     /// # Errors
     ///
-    /// `ENOTTY` if the kernel is too old to tell.
+    /// `ENOTTY` if the kernel does not support it.
     pub fn name(&self) -> io::Result<Vec<u8>> {
         match self {
             Self::Outgoing(session) => session.name(),
@@ -137,16 +137,15 @@ impl Session {
 }
 
 /// Takes the descriptors that a service manager has passed to this process, with their names, as
-/// `sd_listen_fds_with_names(3)` does, without looking at what they are.
+/// `sd_listen_fds_with_names(3)` does, without checking their kind.
 ///
-/// Returns them once only; to a process that the service manager has not started itself, none.
-/// They are closed on exec. [`Inherited::take`] sorts them.
+/// Returns them only once; returns none in a process that the service manager has not started
+/// itself. They are closed on exec. [`Inherited::take`] sorts them.
 pub fn inherited() -> Vec<(String, OwnedFd)> {
     raw::inherited()
 }
 
-/// How often the service manager wants to hear `WATCHDOG=1` at least, if it does: twice as often as
-/// `WatchdogSec=` says.
+/// The interval for `WATCHDOG=1`, if the service manager expects it: half of `WatchdogSec=`.
 pub fn watchdog() -> Option<Duration> {
     let for_us = env::var("WATCHDOG_PID")
         .ok()
@@ -156,22 +155,22 @@ pub fn watchdog() -> Option<Duration> {
     for_us.then(|| Duration::from_micros(micros) / 2)
 }
 
-/// What systemd has handed over, by `FDNAME`.
+/// Descriptors that systemd has passed, by `FDNAME`.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// The sessions, those of `LUOSession=` and those that were put into the store.
     pub sessions: Vec<(String, Session)>,
-    /// Everything else: files of the store, and sockets.
+    /// Other descriptors: files of the store, and sockets.
     pub files: Vec<(String, OwnedFd)>,
 }
 
 impl Inherited {
-    /// Takes everything; a second call gets nothing, and so does a process that systemd has not
+    /// Takes all descriptors; returns none at a second call, or in a process that systemd has not
     /// started itself.
     ///
     /// # Errors
     ///
-    /// If the kernel does not tell what a descriptor is, which needs `/proc`.
+    /// If the kind of a descriptor cannot be determined, which needs `/proc`.
     pub fn take() -> io::Result<Self> {
         Self::sort(inherited())
     }
@@ -187,12 +186,12 @@ impl Inherited {
         Ok(inherited)
     }
 
-    /// Takes the session `name` out.
+    /// Removes and returns the session `name`.
     pub fn session(&mut self, name: &str) -> Option<Session> {
         take(&mut self.sessions, name)
     }
 
-    /// Takes the file `name` out.
+    /// Removes and returns the file `name`.
     pub fn file(&mut self, name: &str) -> Option<OwnedFd> {
         take(&mut self.files, name)
     }
@@ -203,7 +202,7 @@ fn take<T>(from: &mut Vec<(String, T)>, name: &str) -> Option<T> {
     Some(from.remove(at).1)
 }
 
-/// systemd, as a service talks to it: `sd_notify(3)`.
+/// Notifications of a service to systemd: `sd_notify(3)`.
 #[derive(Debug)]
 pub struct Manager {
     socket: OwnedFd,
@@ -211,7 +210,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Finds it in the environment.
+    /// Finds the socket in the environment.
     ///
     /// # Errors
     ///
@@ -221,7 +220,7 @@ impl Manager {
         let path = env::var_os("NOTIFY_SOCKET").ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
-                "$NOTIFY_SOCKET is not set: this has to run as a service with NotifyAccess=",
+                "$NOTIFY_SOCKET is not set: this must run as a service with NotifyAccess=",
             )
         })?;
         Self::new(path.as_bytes()).context(|| "use $NOTIFY_SOCKET".into())
@@ -232,7 +231,7 @@ impl Manager {
             [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
             path => SocketAddrUnix::new(path)?,
         };
-        // So that no service waits for ever for one that does not read.
+        // The service must not wait forever for a peer that does not read.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         Ok(Self { socket, address })
@@ -261,21 +260,21 @@ impl Manager {
         result.map(drop).context(|| "reach systemd".into())
     }
 
-    /// Tells systemd something, such as `READY=1`.
+    /// Sends a notification to systemd, such as `READY=1`.
     ///
     /// # Errors
     ///
-    /// If it does not listen.
+    /// If systemd does not listen.
     pub fn notify(&self, state: &str) -> io::Result<()> {
         self.send(state, &[])
     }
 
-    /// Puts a file or a session into the store, as `name`.
+    /// Adds a file or a session to the store, as `name`.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] if systemd does not accept the name; if it does not listen.
-    /// Whether there is room in the store is not known, see `FileDescriptorStoreMax=`.
+    /// [`io::ErrorKind::InvalidInput`] if systemd does not accept the name; another error if it
+    /// does not listen. A full store is not reported, see `FileDescriptorStoreMax=`.
     pub fn store(&self, name: &str, fd: impl AsFd) -> io::Result<()> {
         check(name)?;
         self.send(
@@ -284,35 +283,35 @@ impl Manager {
         )
     }
 
-    /// Removes everything called `name` from the store.
+    /// Removes all descriptors called `name` from the store.
     ///
     /// # Errors
     ///
-    /// As [`Self::store`].
+    /// See [`Self::store`].
     pub fn remove(&self, name: &str) -> io::Result<()> {
         check(name)?;
         self.notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))
     }
 
-    /// Finishes a session, and removes it from the store, where it is called `name`.
+    /// Finishes a session, and removes it from the store, in which its name is `name`.
     ///
-    /// Once it is finished, everything that was retrieved from it is the service's: that systemd
-    /// cannot be told is no error. What is in the store then is an empty session: the next start of
-    /// the service finds no file in it (`ENOENT`), and has to begin anew.
+    /// After the finish, all retrieved files belong to the service, so that a failure to notify
+    /// systemd is not an error. The store then has an empty session: the next start of the service
+    /// finds no file in it (`ENOENT`), and must start without data.
     ///
     /// # Errors
     ///
-    /// As [`IncomingSession::finish`]; nothing has changed then.
+    /// See [`IncomingSession::finish`]; nothing has changed then.
     pub fn finish(&self, name: &str, session: IncomingSession) -> Result<(), FinishError> {
         session.finish()?;
-        // See above.
+        // The session is finished, so that an error is ignored.
         let _ = self.remove(name);
         Ok(())
     }
 
-    /// Waits until systemd has read everything that it was sent.
+    /// Waits until systemd has read all notifications.
     ///
-    /// What a process sends right before it exits is lost otherwise.
+    /// Otherwise notifications that a process sends right before its exit are lost.
     ///
     /// # Errors
     ///
@@ -325,14 +324,14 @@ impl Manager {
         match rustix::io::retry_on_intr(|| poll(&mut fds, Some(&BARRIER)))? {
             0 => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "systemd does not read what it is sent",
+                "systemd does not read notifications",
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// What `sd_pid_notify_with_fds(3)` says about `FDNAME=`.
+/// The rules for `FDNAME=` in `sd_pid_notify_with_fds(3)`.
 fn check(name: &str) -> io::Result<()> {
     let valid = |byte: u8| (b' '..127).contains(&byte) && byte != b':';
     if name.is_empty() || name.len() > 255 || !name.bytes().all(valid) {
@@ -374,7 +373,7 @@ mod tests {
         assert!(inherited.sessions.is_empty() && inherited.files.is_empty());
     }
 
-    /// systemd does not listen when a session is finished: it is finished anyway.
+    /// A session is finished even if systemd does not listen.
     #[cfg(feature = "fake")]
     #[test]
     fn finished_without_systemd() {
@@ -412,7 +411,7 @@ mod tests {
             let length = socket.recv(&mut text).unwrap();
             assert_eq!(&text[..length], expected.as_bytes());
         }
-        // The reader of the message closes the descriptors that came with it.
+        // The reader of the message closes its descriptors.
         let reader = std::thread::spawn(move || {
             let length = socket.recv(&mut text).unwrap();
             text[..length].to_vec()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How requests get to a kernel: to the one that is running, by ioctl(2), or to an in-process fake
-//! one, if the descriptor is of one and the library was built with the feature `fake`.
+//! The transport of requests: to the running kernel by ioctl(2), or to an in-process fake kernel,
+//! if the descriptor belongs to one and the library was built with the feature `fake`.
 
 #[cfg(feature = "fake")]
 pub(crate) mod fake;
@@ -9,11 +9,11 @@ pub(crate) mod fake;
 use crate::raw::{self, Command};
 use std::{io, os::fd::BorrowedFd};
 
-/// Does what `command` asks for with the file `fd`, after setting its size.
+/// Executes `command` on the file `fd`, after setting its size.
 ///
 /// # Errors
 ///
-/// Whatever the kernel returns.
+/// All errors of the kernel.
 pub(crate) fn call<C: Command + 'static>(fd: BorrowedFd<'_>, command: &mut C) -> io::Result<()> {
     #[cfg(feature = "fake")]
     if let Some(result) = fake::call(fd, command) {

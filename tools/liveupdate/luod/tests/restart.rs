@@ -251,7 +251,7 @@ fn the_client_waits_until_it_is_known() {
     let text = error.to_string();
     let heard = text.contains("not find out yet") && text.contains("busy");
     assert!(
-        heard || text.contains("did not say whether there is"),
+        heard || text.contains("did not answer whether there is"),
         "{text}"
     );
     let other = path.clone();

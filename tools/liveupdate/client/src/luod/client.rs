@@ -15,18 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long luod may take to answer.
+/// The time limit for an answer of luod.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// How long to wait until something that was busy is tried again.
+/// The time until a retry after a temporary refusal.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
 
-/// luod has refused something.
+/// A refusal of luod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// What kind of error it is.
+    /// The kind of the error.
     pub code: ErrorCode,
-    /// What luod says about it.
+    /// The message of luod.
     pub message: String,
 }
 
@@ -39,13 +39,13 @@ impl fmt::Display for Refused {
 impl Error for Refused {}
 
 impl Refused {
-    /// Finds out whether an error is a refusal of luod.
+    /// Returns the refusal of luod in an error, if it is one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Whether luod may answer something else to the same request, asked again: somebody else has
-    /// the session or the device, or luod does not know yet what there is.
+    /// Returns whether the same request may succeed later: another process has the session or the
+    /// device open, or luod has not read the sessions of the previous kernel yet.
     pub fn is_temporary(&self) -> bool {
         matches!(
             self.code,
@@ -53,7 +53,7 @@ impl Refused {
         )
     }
 
-    /// The same, after it was asked for as long as somebody was ready to wait.
+    /// Converts a temporary refusal into an error after the time limit.
     pub(super) fn at_last(&self, id: &SessionName, patience: Duration) -> io::Error {
         let message = format!(
             "the session {id} could not be claimed within {} s: {}",
@@ -65,35 +65,36 @@ impl Refused {
     }
 }
 
-/// What luod tells a client.
+/// An event of luod for a client.
 #[derive(Debug)]
 pub enum Notice {
-    /// An update begins; the session comes next.
+    /// An update begins; luod sends the session next.
     Prepare {
         /// The name of the session.
         id: SessionName,
-        /// How much time there is until the client has to be ready.
+        /// The time until the client must be ready.
         deadline: Duration,
-        /// Whether the update is only tried.
+        /// Whether this is a dry run.
         dry_run: bool,
     },
-    /// Here is the session: preserve everything, then call [`Client::ready`].
+    /// The session for the update: the client must preserve its files, then call [`Client::ready`].
     Preserve {
         /// The name of the session.
         id: SessionName,
-        /// The session. To be kept open.
+        /// The session, which must be kept open.
         session: OutgoingSession,
-        /// How much time is left.
+        /// The time left.
         deadline: Duration,
     },
-    /// There is no update now: drop the session, and go on.
+    /// The update was aborted, or continues without the client: the client must drop the session,
+    /// and continues its work.
     Cancelled {
         /// The name of the session.
         id: SessionName,
         /// Why.
         reason: String,
     },
-    /// The kernel goes down next.
+    /// luod starts the next kernel now.
     Frozen {
         /// The name of the session.
         id: SessionName,
@@ -104,18 +105,16 @@ pub enum Notice {
 #[derive(Debug)]
 pub struct Client {
     channel: Channel,
-    /// How long luod may take to answer.
+    /// The time limit for an answer of luod.
     limit: Duration,
 }
 
 impl Client {
-    /// Connects to luod where it usually is; `name` is how the program wants to be called in lists
-    /// and logs.
+    /// Connects to luod at the default socket; `name` is the name of the program in lists and logs.
     ///
     /// # Errors
     ///
-    /// `ENOENT` or `ECONNREFUSED` if luod is not running; [`Refused`] if it does not want to talk
-    /// to us.
+    /// `ENOENT` or `ECONNREFUSED` if luod is not running; [`Refused`] if it refuses the connection.
     pub fn connect(name: &str) -> io::Result<Self> {
         Self::connect_to(SOCKET_PATH, name)
     }
@@ -142,12 +141,12 @@ impl Client {
         Ok(client)
     }
 
-    /// Gives luod another time to answer than half a minute.
+    /// Sets the time limit for answers; the default is half a minute.
     pub fn set_limit(&mut self, limit: Duration) {
         self.limit = limit;
     }
 
-    /// Does a request, and turns a refusal into an error.
+    /// Sends a request, and converts a refusal into an error.
     fn call(&mut self, request: &Request) -> io::Result<(Event, Vec<OwnedFd>)> {
         self.call_within(request, self.limit)
     }
@@ -165,12 +164,13 @@ impl Client {
         }
     }
 
-    /// Wants a session in the next update. `timeout` is how long it may take to fill it; luod has
-    /// a default, and a limit.
+    /// Subscribes a session for the next update. `timeout` is the time to preserve its files; luod
+    /// has a default, and a limit.
     ///
     /// # Errors
     ///
-    /// [`Refused`] if the configuration of luod does not allow it, or somebody else has it.
+    /// [`Refused`] if the configuration of luod does not permit it, or another client has
+    /// subscribed it.
     pub fn subscribe(&mut self, id: &SessionName, timeout: Option<Duration>) -> io::Result<()> {
         let id = id.clone();
         let timeout_ms = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -178,11 +178,11 @@ impl Client {
             .map(|_| ())
     }
 
-    /// Takes a subscription back.
+    /// Cancels a subscription.
     ///
     /// # Errors
     ///
-    /// [`Refused`] while an update is under way.
+    /// [`Refused`] while an update is running.
     pub fn unsubscribe(&mut self, id: &SessionName) -> io::Result<()> {
         let id = id.clone();
         self.call(&Request::Unsubscribe { id }).map(|_| ())
@@ -192,18 +192,17 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Refused`]; with a refusal that [is temporary](Refused::is_temporary), nothing is said
-    /// about the session, and it has to be asked for again: see [`Self::claim_within`].
+    /// [`Refused`]; if the refusal [is temporary](Refused::is_temporary), the session may exist,
+    /// and the caller must try again: see [`Self::claim_within`].
     pub fn claim(&mut self, id: &SessionName) -> io::Result<Option<IncomingSession>> {
         self.claim_once(id, self.limit)
     }
 
-    /// The same, and asks again for up to `patience` if luod cannot tell, or cannot get the session
-    /// now.
+    /// The same, with retries for up to `patience` after temporary refusals.
     ///
     /// # Errors
     ///
-    /// [`Refused`]; [`io::ErrorKind::TimedOut`] if luod could not tell within that time.
+    /// [`Refused`]; [`io::ErrorKind::TimedOut`] if all refusals within that time were temporary.
     pub fn claim_within(
         &mut self,
         id: &SessionName,
@@ -216,7 +215,7 @@ impl Client {
         })
     }
 
-    /// The same until `end`, with the last refusal as it came.
+    /// The same until `end`; returns the last refusal unchanged.
     pub(super) fn claim_until(
         &mut self,
         id: &SessionName,
@@ -252,11 +251,10 @@ impl Client {
         }
     }
 
-    /// Says that a claimed session is finished. Also right if luod knows that already.
+    /// Reports that a claimed session is finished. Succeeds if luod has already detected that.
     ///
-    /// Whatever comes of this, the session *is* finished, and what was retrieved from it is the
-    /// client's: an error must not be taken for a failure of that. Say it again when luod is there
-    /// again; if nobody does, luod finds it out from the kernel.
+    /// Even if this fails, the session *is* finished, and its retrieved files belong to the client.
+    /// The client should report it again when luod is running; otherwise luod asks the kernel.
     ///
     /// # Errors
     ///
@@ -271,46 +269,46 @@ impl Client {
         }
     }
 
-    /// Says that everything is preserved.
+    /// Reports that all files are preserved.
     ///
     /// # Errors
     ///
-    /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled in between. With any
-    /// other error, such as [`io::ErrorKind::TimedOut`], luod may count on the session: the client
-    /// must not go on before it gets [`Notice::Cancelled`] or, on a new connection, an answer to
-    /// [`Self::refuse`].
+    /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled in between. After any
+    /// other error, such as [`io::ErrorKind::TimedOut`], the session may be part of the update: the
+    /// client must not continue its work before it gets [`Notice::Cancelled`] or, on a new
+    /// connection, an answer to [`Self::refuse`].
     pub fn ready(&mut self, id: &SessionName) -> io::Result<()> {
         let id = Some(id.clone());
         self.call(&Request::Ready { id }).map(|_| ())
     }
 
-    /// Refuses to take part: the update is aborted. A client that has lost its connection after it
-    /// was ready does so on a new one before it goes on.
+    /// Refuses the update, which aborts it. A client that has lost its connection after it was
+    /// ready must call this on a new connection before it continues its work.
     ///
     /// # Errors
     ///
-    /// [`Refused`] with [`ErrorCode::NoSession`] if luod does not count on the session, with
+    /// [`Refused`] with [`ErrorCode::NoSession`] if the session is not part of an update, with
     /// [`ErrorCode::WrongState`] if it is too late to refuse.
     pub fn refuse(&mut self, id: &SessionName, reason: &str) -> io::Result<()> {
         let (id, reason) = (Some(id.clone()), reason.to_owned());
         self.call(&Request::Refuse { id, reason }).map(|_| ())
     }
 
-    /// Says how far the client is, for people to see.
+    /// Reports the progress of the client, which is shown to operators.
     ///
     /// # Errors
     ///
-    /// As [`Self::ready`].
+    /// See [`Self::ready`].
     pub fn progress(&mut self, id: &SessionName, progress: Progress) -> io::Result<()> {
         let id = Some(id.clone());
         self.call(&Request::Progress { id, progress }).map(|_| ())
     }
 
-    /// Waits for what luod has to say. [`None`] if it has said nothing in time.
+    /// Waits for an event of luod. [`None`] if there is none in time.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::UnexpectedEof`] if luod is gone.
+    /// [`io::ErrorKind::UnexpectedEof`] if the connection is closed.
     pub fn next(&mut self, timeout: Option<Duration>) -> io::Result<Option<Notice>> {
         loop {
             let Some((Message { body, .. }, fds)) = self.channel.receive(timeout)? else {
@@ -345,14 +343,15 @@ impl Client {
         }
     }
 
-    /// Whether [`Self::next`] has something that polling the descriptor would not show.
+    /// Returns whether [`Self::next`] has a queued event, which polling the descriptor does not
+    /// show.
     pub fn has_early(&self) -> bool {
         self.channel.has_early()
     }
 }
 
 impl AsFd for Client {
-    /// For polling; readable when luod has said something.
+    /// For polling; readable when luod has sent an event.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
@@ -373,6 +372,6 @@ fn one(fds: Vec<OwnedFd>) -> io::Result<OwnedFd> {
 }
 
 fn unexpected(event: &Event) -> io::Error {
-    let text = format!("luod has answered something else than expected: {event:?}");
+    let text = format!("luod has sent an unexpected answer: {event:?}");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A program that takes part in live updates.
+//! Clients of luod that implement the protocol.
 
 use super::{client::RETRY, Client, ErrorCode, Notice, Refused, SessionName, SOCKET_PATH};
 use crate::{errno, IncomingSession, OutgoingSession};
@@ -14,52 +14,50 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a [`Participant`] returns: any error will do.
+/// The result of a [`Participant`], with any type of error.
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// For how long [`Member::join`] waits for a luod that does not know what there is, or cannot get
-/// it, or is restarted.
+/// How long [`Member::join`] waits for a luod that refuses temporarily or is restarted.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const EBUSY: i32 = 16;
 
-/// What a program does in a live update.
+/// The part of a program in a live update.
 pub trait Participant {
-    /// Preserves everything that belongs to a session. From then on, what was preserved must not
-    /// change in a way that the next instance of the program could not cope with, until
-    /// [`Self::cancelled`] is called.
+    /// Preserves all files of a session. Until [`Self::cancelled`] is called, the program must then
+    /// not change the files in a way that its next instance cannot handle.
     ///
     /// # Errors
     ///
-    /// Aborts the update; what the error says is shown to the operator.
+    /// Any error aborts the update and is shown to the operator.
     fn preserve(&mut self, id: &SessionName, session: &OutgoingSession) -> Result;
 
-    /// The update was aborted: goes on as if nothing had happened. Also called if
-    /// [`Self::preserve`] failed.
+    /// Called when the update was aborted: the program continues its work. Also called if
+    /// [`Self::preserve`] has failed.
     fn cancelled(&mut self, id: &SessionName, reason: &str);
 
-    /// Takes out of a session what was preserved by the last instance of the program.
+    /// Retrieves the files that the last instance of the program has preserved.
     ///
-    /// The sessions are finished when this has returned without an error for all of them. That is
-    /// the point of no return: from then on, no error of luod ends [`Member::join`].
+    /// The sessions are finished after this has succeeded for all of them. From then on,
+    /// [`Member::join`] ignores errors of luod.
     ///
     /// # Errors
     ///
     /// All sessions are kept, and can be claimed again.
     fn restore(&mut self, id: &SessionName, session: &IncomingSession) -> Result;
 
-    /// An update begins. [`Self::preserve`] is called next, unless this returns an error, which
-    /// aborts the update.
+    /// Called when an update begins. [`Self::preserve`] is called next, unless this returns an
+    /// error, which aborts the update.
     ///
     /// # Errors
     ///
-    /// As [`Self::preserve`].
+    /// See [`Self::preserve`].
     fn prepare(&mut self, id: &SessionName, deadline: Duration) -> Result {
         let _ = (id, deadline);
         Ok(())
     }
 
-    /// The kernel goes down next. The program may exit.
+    /// Called before the next kernel is started. The program may exit.
     fn frozen(&mut self, id: &SessionName) {
         let _ = id;
     }
@@ -69,25 +67,25 @@ pub trait Participant {
 #[derive(Debug)]
 pub(super) struct Held {
     _session: OutgoingSession,
-    /// Whether luod may count on it.
+    /// Whether the session may be part of the update.
     ready: bool,
     frozen: bool,
 }
 
-/// A program that takes part in live updates.
+/// A client of luod, which calls a [`Participant`].
 #[derive(Debug)]
 pub struct Member<P> {
     path: PathBuf,
     name: String,
     ids: Vec<SessionName>,
     participant: P,
-    /// [`None`] if luod is gone.
+    /// [`None`] if the connection is closed.
     pub(super) client: Option<Client>,
     pub(super) held: BTreeMap<SessionName, Held>,
     restored: Vec<SessionName>,
-    /// Restored sessions that the kernel did not want to finish yet.
+    /// Restored sessions that the kernel could not finish yet.
     unfinished: Vec<(SessionName, IncomingSession)>,
-    /// Finished sessions of which luod does not know that.
+    /// Finished sessions that were not reported to luod yet.
     untold: Vec<SessionName>,
     subscribed: bool,
     timeout: Option<Duration>,
@@ -95,16 +93,16 @@ pub struct Member<P> {
 }
 
 impl<P: Participant> Member<P> {
-    /// Connects to luod, restores what the previous kernel handed over, and subscribes for the
-    /// next update.
+    /// Connects to luod, restores the sessions of the previous kernel, and subscribes for the next
+    /// update.
     ///
-    /// Waits for up to a minute if luod does not know yet what there is, or cannot get it, or is
-    /// restarted: see [`Self::join_within`].
+    /// Retries for up to a minute if luod refuses temporarily or is restarted: see
+    /// [`Self::join_within`].
     ///
     /// # Errors
     ///
-    /// If luod is not running or refuses something, or if [`Participant::restore`] fails. All
-    /// sessions are left as they were then. Once they are finished, there are no errors.
+    /// If luod is not running or refuses a request, or if [`Participant::restore`] fails. All
+    /// sessions are then unchanged. After they are finished, there are no errors.
     pub fn join(name: &str, ids: &[&str], participant: P) -> io::Result<Self> {
         Self::join_at(SOCKET_PATH, name, ids, participant)
     }
@@ -123,12 +121,12 @@ impl<P: Participant> Member<P> {
         Self::join_within(path, name, ids, participant, PATIENCE)
     }
 
-    /// The same, and waits for up to `patience` for what luod cannot tell or do at once.
+    /// The same, with retries for up to `patience` after temporary refusals.
     ///
     /// # Errors
     ///
-    /// See [`Self::join`]; [`io::ErrorKind::TimedOut`] if luod could not tell in time whether there
-    /// is something to be restored. That does not mean that there is nothing.
+    /// See [`Self::join`]; [`io::ErrorKind::TimedOut`] if all refusals within that time were
+    /// temporary. The sessions may exist.
     pub fn join_within(
         path: impl AsRef<Path>,
         name: &str,
@@ -156,29 +154,29 @@ impl<P: Participant> Member<P> {
         member.restore(patience)?;
         member.tell();
         match member.subscribe() {
-            // What was restored is worth more than the next update.
+            // A failure to subscribe must not lose the restored data.
             Err(_) if !member.restored.is_empty() => {}
             result => result?,
         }
         Ok(member)
     }
 
-    /// Which sessions were restored when the program joined.
+    /// The sessions that were restored when the program joined.
     pub fn restored(&self) -> &[SessionName] {
         &self.restored
     }
 
-    /// The program's own part.
+    /// The participant.
     pub fn participant(&self) -> &P {
         &self.participant
     }
 
-    /// The program's own part.
+    /// The participant.
     pub fn participant_mut(&mut self) -> &mut P {
         &mut self.participant
     }
 
-    /// Whether luod is there, and no update is under way.
+    /// Returns whether luod is connected, and no update is running.
     pub fn is_idle(&self) -> bool {
         self.client.is_some() && self.subscribed && self.held.is_empty()
     }
@@ -198,7 +196,7 @@ impl<P: Participant> Member<P> {
         }
         for (id, session) in sessions {
             let mut result = session.finish();
-            // Until one of them is finished, there is a way back.
+            // Until one of them is finished, the sessions can be restored again.
             while self.restored.is_empty() && Instant::now() < end {
                 match result {
                     Err(error) if errno_of(&error) == Some(EBUSY) => {
@@ -218,7 +216,7 @@ impl<P: Participant> Member<P> {
         Ok(())
     }
 
-    /// Claims a session. A luod that is restarted is waited for.
+    /// Claims a session. Waits for a luod that is restarted.
     fn claim(
         &mut self,
         id: &SessionName,
@@ -249,14 +247,14 @@ impl<P: Participant> Member<P> {
                 _ => self.client = None,
             }
             if Instant::now() >= end {
-                let text = format!("luod did not say whether there is a session {id}: {error}");
+                let text = format!("luod did not answer whether there is a session {id}: {error}");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             sleep(RETRY.min(left));
         }
     }
 
-    /// Finishes what is left to be finished, and tells luod about it, as far as that works.
+    /// Finishes remaining sessions and reports them to luod, as far as possible.
     fn tell(&mut self) {
         for (id, session) in std::mem::take(&mut self.unfinished) {
             match session.finish() {
@@ -274,7 +272,7 @@ impl<P: Participant> Member<P> {
                 Ok(()) => {}
                 Err(error) => match Refused::of(&error) {
                     Some(refused) if refused.is_temporary() => left.push(id),
-                    // luod does not believe it. It knows what it does.
+                    // luod refuses the report, and asks the kernel itself.
                     Some(_) => {}
                     None => {
                         gone = true;
@@ -290,7 +288,7 @@ impl<P: Participant> Member<P> {
         }
     }
 
-    /// Whether luod is to be told something still.
+    /// Returns whether there are unreported sessions.
     fn is_pending(&self) -> bool {
         !self.subscribed || !self.untold.is_empty() || !self.unfinished.is_empty()
     }
@@ -312,17 +310,17 @@ impl<P: Participant> Member<P> {
         Ok(())
     }
 
-    /// Asks luod for more time than it gives by default.
+    /// Requests another timeout than the default.
     ///
     /// # Errors
     ///
-    /// If luod is gone.
+    /// If the connection is closed.
     pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         self.timeout = Some(timeout);
         self.subscribe()
     }
 
-    /// Takes part for ever. Returns if that is impossible.
+    /// Handles events of luod until an error.
     ///
     /// # Errors
     ///
@@ -333,10 +331,10 @@ impl<P: Participant> Member<P> {
         }
     }
 
-    /// Waits for what luod has to say, up to `timeout`, and does it.
+    /// Waits for an event of luod, up to `timeout`, and handles it.
     ///
-    /// If luod is gone, this connects again. An update that was under way is cancelled, unless luod
-    /// may count on what is preserved: then it is asked first.
+    /// If the connection is closed, this connects again. A running update is cancelled, unless the
+    /// session may be part of it: then luod is asked first.
     ///
     /// # Errors
     ///
@@ -360,8 +358,8 @@ impl<P: Participant> Member<P> {
         };
         match gone {
             Ok(()) => Ok(()),
-            // Nothing that luod refuses here is wrong with us; most likely it crossed with an
-            // abort, of which we hear next.
+            // A refusal is not an error: the request most likely crossed with an abort, which is
+            // the next event.
             Err(error) if Refused::of(&error).is_some() => Ok(()),
             Err(_) => {
                 self.client = None;
@@ -373,7 +371,7 @@ impl<P: Participant> Member<P> {
         }
     }
 
-    /// Tells luod what it does not know yet, if it is time.
+    /// Sends unsent reports to luod, if it is time.
     fn settle(&mut self) -> io::Result<()> {
         if Instant::now() < self.next_try {
             return Ok(());
@@ -385,10 +383,10 @@ impl<P: Participant> Member<P> {
         }
         match self.subscribe() {
             Err(error) => match Refused::of(&error).map(|refused| refused.code) {
-                // An update that is under way, or the last instance of the program, comes to an end.
+                // A running update, or the last instance of the program, will end.
                 Some(ErrorCode::UpdateRunning | ErrorCode::InUse | ErrorCode::TryAgain) => Ok(()),
                 Some(_) => Err(error),
-                // It is gone again.
+                // The connection is closed again.
                 None => Ok(()),
             },
             Ok(()) => Ok(()),
@@ -410,14 +408,14 @@ impl<P: Participant> Member<P> {
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
                 );
                 if nobody {
-                    // Without luod, nobody counts on what is not frozen.
+                    // Without luod, a session that is not frozen is not part of an update.
                     self.cancel_all(|held| !held.frozen, "luod is gone");
                 }
                 return Ok(());
             }
         }
         if !self.take_back() {
-            // The next kernel is on its way. If it does not come, luod says so.
+            // The next kernel is being started. If this fails, luod reports it.
             self.client = None;
             return Ok(());
         }
@@ -425,7 +423,7 @@ impl<P: Participant> Member<P> {
         self.settle()
     }
 
-    /// Takes back that we are ready, after the connection was lost. False if that is too late.
+    /// Refuses the update after the connection was lost. Returns false if it is too late.
     fn take_back(&mut self) -> bool {
         let ids: Vec<_> = self.held.keys().cloned().collect();
         for id in ids {
@@ -435,7 +433,7 @@ impl<P: Participant> Member<P> {
             match client.refuse(&id, "the connection was lost") {
                 Ok(()) => {}
                 Err(error) => match Refused::of(&error).map(|refused| refused.code) {
-                    // luod was restarted, or has ended the update: it does not count on us.
+                    // luod was restarted, or has ended the update: the session is not part of it.
                     Some(ErrorCode::NoSession) => {}
                     Some(_) | None => return false,
                 },
@@ -454,7 +452,7 @@ impl<P: Participant> Member<P> {
     }
 
     fn cancel(&mut self, id: &SessionName, reason: &str) {
-        // First of all, what is in it becomes ours again.
+        // First, unpreserve its files.
         if self.held.remove(id).is_some() {
             self.participant.cancelled(id, reason);
         }
@@ -481,7 +479,8 @@ impl<P: Participant> Member<P> {
                 match preserved {
                     Ok(()) => match client.ready(&id) {
                         Ok(()) => {}
-                        // luod counts on it, or will. It says if not.
+                        // The session is part of the update, or will be. luod reports it if it is
+                        // not.
                         Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
                         Err(error) if Refused::of(&error).is_some() => {
                             self.cancel(&id, &error.to_string());
@@ -507,14 +506,14 @@ impl<P: Participant> Member<P> {
         Ok(())
     }
 
-    /// Something to poll for, if luod is there and knows all that it has to; then call
-    /// [`Self::step`]. Call it, too, if this is [`None`], about every second.
+    /// A descriptor to poll, if luod is connected and has got all reports; call [`Self::step`] when
+    /// it is readable. If this is [`None`], call [`Self::step`] about every second.
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         let client = self.client.as_ref().filter(|_| !self.is_pending());
         client.map(AsFd::as_fd)
     }
 
-    /// Whether [`Self::step`] has something to do that polling would not show.
+    /// Returns whether [`Self::step`] has work that polling does not show.
     pub fn has_early(&self) -> bool {
         self.client.as_ref().is_some_and(Client::has_early)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a client does when luod is slow, or gone, at the wrong moment. luod is played by the tests.
+//! The behaviour of a client when luod is slow or disconnects. The tests act as luod.
 
 use super::{Member, Participant, Result, SessionName};
 use crate::{fake::Kernel, IncomingSession, OutgoingSession};
@@ -45,7 +45,7 @@ impl Luod {
         Self { listener, path }
     }
 
-    /// A client has connected, and said hello.
+    /// A client that has connected and sent HELLO.
     fn accept(&self) -> Connection {
         let (stream, _) = self.listener.accept().unwrap();
         let mut connection = Connection {
@@ -116,7 +116,7 @@ impl Connection {
         self.say(request.seq, event, Vec::new());
     }
 
-    /// There is nothing to be restored; the client subscribes.
+    /// There is no session to restore; the client subscribes.
     fn ordinary_start(&mut self) {
         let claim = self.hear();
         assert!(matches!(claim.body, Request::Claim { .. }), "{claim:?}");
@@ -133,7 +133,7 @@ impl Connection {
         self.ok(&subscribe);
     }
 
-    /// Lets the client preserve, until it says READY.
+    /// Makes the client preserve, until it sends READY.
     fn preserve(&mut self, kernel: &Kernel) -> Message<Request> {
         let session = kernel.open().unwrap().create_session("a").unwrap();
         let event = Event::StartPreservation {
@@ -148,7 +148,7 @@ impl Connection {
     }
 }
 
-/// A program that must not go on before it may.
+/// A program that checks that it is not resumed too early.
 #[derive(Debug, Default)]
 struct Program {
     may_go_on: Arc<AtomicBool>,
@@ -182,7 +182,7 @@ fn join(luod: &Luod, program: Program) -> io::Result<Member<Program>> {
     Member::join_within(&luod.path, "test", &["a"], program, Duration::from_secs(1))
 }
 
-/// READY is not answered in time. luod may have heard it anyway.
+/// READY is not acknowledged in time. luod may have received it.
 #[test]
 fn ready_is_not_answered() {
     let (luod, program) = (Luod::new(), Program::default());
@@ -198,7 +198,7 @@ fn ready_is_not_answered() {
             while !timed_out.load(Ordering::SeqCst) {
                 sleep(Duration::from_millis(2));
             }
-            // The session is there still, and so is the connection.
+            // The session and the connection still exist.
             assert_eq!(kernel.outgoing()["a"], [1]);
             client.ok(&ready);
             may_go_on.store(true, Ordering::SeqCst);
@@ -228,7 +228,8 @@ fn ready_is_not_answered() {
     assert!(kernel.outgoing().is_empty());
 }
 
-/// The connection is lost after READY, but luod is there and counts on the session.
+/// The connection is lost after READY, but luod is running and the session is part of
+/// the update.
 #[test]
 fn the_connection_is_lost_after_ready() {
     let (luod, program) = (Luod::new(), Program::default());
@@ -240,7 +241,7 @@ fn the_connection_is_lost_after_ready() {
         let ready = client.preserve(&kernel);
         client.ok(&ready);
         drop(client);
-        // It is too late, twice.
+        // It is too late to refuse, twice.
         for code in [ErrorCode::WrongState, ErrorCode::InUse] {
             let mut client = luod.accept();
             let refuse = client.hear();
@@ -264,7 +265,7 @@ fn the_connection_is_lost_after_ready() {
     server.join().unwrap();
 }
 
-/// Nobody listens any more: nobody counts on anything.
+/// No luod listens: the session is not part of an update.
 #[test]
 fn luod_is_gone_after_ready() {
     let (luod, program) = (Luod::new(), Program::default());
@@ -280,7 +281,7 @@ fn luod_is_gone_after_ready() {
     server.join().unwrap();
 }
 
-/// luod does not know what there is, for too long.
+/// luod refuses temporarily, for too long.
 #[test]
 fn the_patience_ends() {
     for code in [ErrorCode::TryAgain, ErrorCode::DeviceBusy, ErrorCode::InUse] {
@@ -323,7 +324,7 @@ fn the_patience_ends() {
         ErrorCode::NotAllowed
     );
     drop(server.join().unwrap());
-    // Nobody is there at all.
+    // luod is not running.
     let luod = Luod::new();
     let path = luod.path.clone();
     drop(luod);

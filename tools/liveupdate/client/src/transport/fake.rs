@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An in-process fake kernel: what [`crate::fake`] offers, in terms of file descriptors.
+//! An in-process fake kernel: the implementation of [`crate::fake`] with file descriptors.
 
 use crate::raw::{
     CreateSession, Finish, GetName, Policy, PreserveFd, RetrieveFd, RetrieveSession, SetPolicy,
@@ -20,10 +20,10 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-/// What tells a file from others.
+/// The identity of a file.
 type Id = (u64, u64);
 
-/// What the files of all fake kernels are.
+/// The files of all fake kernels.
 static FILES: Mutex<Option<HashMap<Id, Ours>>> = Mutex::new(None);
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ enum What {
     Incoming(Vec<u8>),
 }
 
-/// The end of a pipe that knows whether the other one is open still.
+/// The end of a pipe, which shows whether the other end is still open.
 #[derive(Debug)]
 struct Watch(OwnedFd);
 
@@ -80,19 +80,19 @@ impl Incoming {
 struct State {
     device: Option<Watch>,
     outgoing: BTreeMap<Vec<u8>, Outgoing>,
-    /// Which sessions have which files.
+    /// The sessions and their files.
     preserved: HashMap<Id, Vec<u8>>,
     incoming: BTreeMap<Vec<u8>, Incoming>,
     updates: u64,
     broken: Option<Errno>,
-    /// Whether no session gets finished.
+    /// Whether FINISH blocks.
     holds_finishes: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Sessions get finished again.
+    /// Signals that FINISH does not block any more.
     released: Condvar,
 }
 
@@ -111,7 +111,7 @@ fn id(fd: impl AsFd) -> rustix::io::Result<Id> {
 }
 
 impl Kernel {
-    /// Starts one that was handed nothing.
+    /// Starts a kernel without incoming sessions.
     pub fn new() -> Self {
         Self::default()
     }
@@ -134,7 +134,7 @@ impl Kernel {
         Ok(fd)
     }
 
-    /// Lets all attempts to open the device fail with this error number, or work again.
+    /// Makes all attempts to open the device fail with this error number, or succeed again.
     pub fn break_device(&self, errno: Option<i32>) {
         self.state().broken = errno.map(Errno::from_raw_os_error);
     }
@@ -150,7 +150,8 @@ impl Kernel {
         self.state().holds_finishes
     }
 
-    /// The names that both an outgoing and an unfinished incoming session have: no kexec is possible.
+    /// The names of outgoing sessions that unfinished incoming sessions have as well: no kexec is
+    /// possible.
     pub fn conflicts(&self) -> Vec<String> {
         let outgoing = self.outgoing();
         let mut incoming = self.incoming();
@@ -158,9 +159,9 @@ impl Kernel {
         incoming
     }
 
-    /// Starts the next kernel: what was outgoing is incoming now.
+    /// Starts the next kernel: outgoing sessions become incoming ones.
     ///
-    /// All descriptors of sessions and of the device stop to work, as if their process was gone.
+    /// All descriptors of sessions and of the device stop working, as if their process had ended.
     pub fn kexec(&self) {
         let mut state = self.state();
         state.updates += 1;
@@ -184,12 +185,12 @@ impl Kernel {
         }
     }
 
-    /// How many kernels were started.
+    /// The number of kernels that were started.
     pub fn updates(&self) -> u64 {
         self.state().updates
     }
 
-    /// The names of the sessions that the next kernel would get, with their tokens.
+    /// The names of the outgoing sessions, with their tokens.
     pub fn outgoing(&self) -> BTreeMap<String, Vec<Token>> {
         let mut state = self.state();
         state.drop_closed();
@@ -199,14 +200,14 @@ impl Kernel {
             .collect()
     }
 
-    /// The names of the sessions that the previous kernel handed over and that are not finished.
+    /// The names of the unfinished incoming sessions.
     pub fn incoming(&self) -> Vec<String> {
         let state = self.state();
         let sessions = state.incoming.iter().filter(|(_, s)| !s.finished);
         sessions.map(|(name, _)| text(name)).collect()
     }
 
-    /// Makes a file of this kernel.
+    /// Creates a file of this kernel.
     fn file(&self, what: What) -> rustix::io::Result<(OwnedFd, Watch)> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         let ours = Ours {
@@ -263,7 +264,7 @@ impl Kernel {
             let id = id(&file)?;
             let other = state.preserved.get(&id);
             let other = other.and_then(|name| state.outgoing.get(name));
-            // Its session may be gone, and its number be used again.
+            // Its session may have ended, and its inode number be reused.
             let has = |session: &Outgoing| {
                 let mut files = session.files.values();
                 session.is_open() && files.any(|file| self::id(file) == Ok(id))
@@ -315,7 +316,7 @@ impl Kernel {
 }
 
 impl State {
-    /// Ends the outgoing sessions that nobody has open.
+    /// Ends the outgoing sessions that are not open.
     fn drop_closed(&mut self) {
         self.outgoing.retain(|_, session| session.is_open());
     }
@@ -338,7 +339,7 @@ fn common_call(name: &[u8], command: &mut dyn Any) -> rustix::io::Result<()> {
     )
 }
 
-/// Gets a descriptor of our own.
+/// Duplicates a descriptor.
 fn borrow(fd: i32) -> rustix::io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{fd}");
     let link = rustix::fs::stat(path.as_str()).map_err(|_| Errno::BADF)?;
@@ -361,7 +362,7 @@ fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// Does what an ioctl would do, if `fd` is of a fake kernel.
+/// Emulates an ioctl, if `fd` belongs to a fake kernel.
 pub(crate) fn call(fd: BorrowedFd<'_>, command: &mut dyn Any) -> Option<io::Result<()>> {
     let id = id(fd).ok()?;
     let ours = lock(&FILES).as_ref()?.get(&id).cloned()?;
