@@ -7,7 +7,7 @@
 use crate::ImageError;
 use flate2::Crc;
 
-/// The unit in which the header tells the length of the image, in bytes.
+/// The unit of the length of the image in the header, in bytes.
 const PARAGRAPH: usize = 16;
 
 /// `XLF_KERNEL_64`: the kernel has an entry point for 64 bits.
@@ -16,17 +16,17 @@ const KERNEL_64: u16 = 1;
 /// `XLF_CAN_BE_LOADED_ABOVE_4G`
 const ABOVE_4G: u16 = 2;
 
-/// What the header says.
+/// The parsed header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BzImage<'a> {
     /// The version string: the release and more.
     pub version: Option<String>,
-    /// The compressed kernel, with the length of the kernel behind it.
+    /// The compressed kernel, followed by the length of the kernel.
     pub payload: &'a [u8],
-    /// How much memory the kernel needs to start, in bytes.
+    /// The memory that the kernel needs to start, in bytes.
     pub init_size: u64,
-    /// Whether the image ends with a checksum of all of it, and that is right. Older kernels have
-    /// one (to Linux 6.14); signing an image makes it wrong.
+    /// Whether the image ends with a correct checksum of the whole image. Kernels up to Linux
+    /// 6.14 have one; signing an image invalidates it.
     pub crc_matches: bool,
 }
 
@@ -38,7 +38,7 @@ fn number(file: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u32::from_le_bytes(bytes(file, at)?)).ok()
 }
 
-/// Whether a file begins as a bzImage does.
+/// Returns whether a file begins like a bzImage.
 pub fn is_bzimage(file: &[u8]) -> bool {
     bytes(file, 0x1fe) == Some([0x55, 0xaa]) && bytes(file, 0x202) == Some(*b"HdrS")
 }
@@ -48,15 +48,15 @@ impl<'a> BzImage<'a> {
     ///
     /// # Errors
     ///
-    /// [`ImageError::NotAKernel`] if there is no header, [`ImageError::Damaged`] if it points out
-    /// of the file or the end of the file is missing, [`ImageError::Unsupported`] if it is older
-    /// than version 2.12 (Linux 3.8), [`ImageError::Unbootable`] if the kernel cannot be started
-    /// by a kernel of 64 bits.
+    /// [`ImageError::NotAKernel`] if there is no header, [`ImageError::Damaged`] if it points
+    /// beyond the file or the file is truncated, [`ImageError::Unsupported`] if it is older than
+    /// version 2.12 (Linux 3.8), [`ImageError::Unbootable`] if the kernel cannot be started by a
+    /// kernel of 64 bits.
     pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
         if !is_bzimage(file) {
             return Err(ImageError::NotAKernel);
         }
-        Self::fields(file).ok_or(ImageError::Damaged("the header points out of the file"))?
+        Self::fields(file).ok_or(ImageError::Damaged("the header points beyond the file"))?
     }
 
     fn fields(file: &'a [u8]) -> Option<Result<Self, ImageError>> {
@@ -77,12 +77,12 @@ impl<'a> BzImage<'a> {
         let payload = file.get(offset..offset.checked_add(number(file, 0x24c)?)?)?;
         let flags = u16::from_le_bytes(bytes(file, 0x236)?);
         if flags & (KERNEL_64 | ABOVE_4G) != KERNEL_64 | ABOVE_4G {
-            let why = "it is no relocatable kernel for x86-64";
+            let why = "it is not a relocatable kernel for x86-64";
             return Some(Err(ImageError::Unbootable(why.to_owned())));
         }
         let version = Self::version(file);
         let end = start.checked_add(number(file, 0x1f4)?.checked_mul(PARAGRAPH)?)?;
-        // The kernel's build, which puts a version into its images, fills the last paragraph.
+        // The kernel's build, which adds a version to its images, pads the last paragraph.
         let missing = end.saturating_sub(file.len());
         if missing >= PARAGRAPH || (missing > 0 && version.is_some()) {
             return Some(Err(ImageError::Damaged("its end is missing")));

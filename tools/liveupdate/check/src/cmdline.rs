@@ -4,8 +4,8 @@
 
 use crate::{Finding, Image, Verdict};
 
-/// Splits a command line as the kernel does: at spaces that are not between quotation marks; what
-/// follows `--` is for init.
+/// Splits a command line like the kernel: at spaces that are not between quotation marks; text
+/// after `--` is for init.
 fn words(cmdline: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -42,7 +42,7 @@ fn parse_bool(value: &str) -> Option<bool> {
     }
 }
 
-/// The last value of a parameter that the kernel understands. Others it ignores.
+/// The last value of a parameter that the kernel accepts. It ignores other values.
 pub fn switch(cmdline: &str, name: &str) -> Option<bool> {
     words(cmdline)
         .iter()
@@ -53,7 +53,7 @@ pub fn switch(cmdline: &str, name: &str) -> Option<bool> {
         .last()
 }
 
-/// The last value of a parameter, as it is.
+/// The last value of a parameter, unparsed.
 pub fn value(cmdline: &str, name: &str) -> Option<String> {
     let words = words(cmdline);
     let values = words.iter().filter_map(|word| {
@@ -63,17 +63,17 @@ pub fn value(cmdline: &str, name: &str) -> Option<String> {
     values.last()
 }
 
-/// How much memory is kept free for the next kernel: the value of `kho_scratch=`.
+/// The size of the scratch area for the next kernel: the value of `kho_scratch=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scratch {
-    /// In percent of what the running kernel has allocated while it booted.
+    /// In percent of the memory that the running kernel has allocated during boot.
     Percent(u32),
     /// In bytes: below 4 GiB, anywhere, and on each node.
     Bytes([u64; 3]),
 }
 
 impl Scratch {
-    /// Parses a value as the kernel does; [`None`] if the kernel ignores it.
+    /// Parses a value like the kernel; [`None`] if the kernel ignores it.
     pub fn parse(value: &str) -> Option<Self> {
         if let Some(percent) = value.strip_suffix('%') {
             return percent.parse().ok().map(Self::Percent);
@@ -83,7 +83,7 @@ impl Scratch {
         (sizes != [0; 3]).then_some(Self::Bytes(sizes))
     }
 
-    /// What a command line says. Linux 7.4 renames `kho_scratch=` to `kho_bootmem=`.
+    /// The value in a command line. Linux 7.4 renames `kho_scratch=` to `kho_bootmem=`.
     pub fn of_cmdline(cmdline: &str) -> Option<Self> {
         let value = value(cmdline, "kho_bootmem").or_else(|| value(cmdline, "kho_scratch"))?;
         Self::parse(&value)
@@ -105,14 +105,14 @@ fn size(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift)
 }
 
-/// Whether kernels of a release call it `kho_bootmem=` and no longer `kho_scratch=`.
+/// Returns whether kernels of a release use `kho_bootmem=` and not `kho_scratch=`.
 pub fn has_bootmem(release: &str) -> Option<bool> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit());
     let version: (u32, u32) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     Some(version >= (7, 4))
 }
 
-/// Checks the size of the memory that is kept free for the kernel after the next one.
+/// Checks the size of the scratch area for the kernel after the next one.
 fn check_scratch(cmdline: &str, image: Option<&Image>) -> Option<Finding> {
     const CHECK: &str = "command line";
     let likely = |reason| Some(Finding::new(CHECK, Verdict::Likely, reason));
@@ -120,7 +120,7 @@ fn check_scratch(cmdline: &str, image: Option<&Image>) -> Option<Finding> {
     for (name, value) in values.iter().flatten() {
         if Scratch::parse(value).is_none() {
             return likely(format!(
-                "{name}={value} is not understood: the next kernel ignores it"
+                "{name}={value} is malformed: the next kernel ignores it"
             ));
         }
     }
@@ -137,7 +137,7 @@ fn check_scratch(cmdline: &str, image: Option<&Image>) -> Option<Finding> {
     }
 }
 
-/// Checks whether Kexec Handover and live updates are switched on by a command line.
+/// Checks whether a command line enables Kexec Handover and live updates.
 pub fn check(cmdline: &str, image: Option<&Image>) -> Vec<Finding> {
     const CHECK: &str = "command line";
     let by_default = image.and_then(|image| image.setting("KEXEC_HANDOVER_ENABLE_DEFAULT"));
@@ -145,7 +145,7 @@ pub fn check(cmdline: &str, image: Option<&Image>) -> Vec<Finding> {
         (Some(true), _) => (Verdict::Yes, "kho=on"),
         (Some(false), _) => (
             Verdict::No,
-            "kho=off: the kernel would not take over anything; use kho=on",
+            "kho=off: the kernel would take over no data; use kho=on",
         ),
         (None, Some("y")) => (Verdict::Yes, "kho=on is the default of the image"),
         (None, Some(_)) => (
@@ -154,7 +154,7 @@ pub fn check(cmdline: &str, image: Option<&Image>) -> Vec<Finding> {
         ),
         (None, None) => (
             Verdict::Unknown,
-            "kho=on is missing, and whether it is the default of the image cannot be found out",
+            "kho=on is missing, and the default of the image is not known",
         ),
     };
     let liveupdate = match switch(cmdline, "liveupdate") {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The compressions that kernels use, with an end to what they may grow to.
+//! Decompression of kernels, with a limit of the size.
 
 use crate::ImageError;
 use std::{borrow::Cow, io::Read};
@@ -14,7 +14,7 @@ const LZ4_BLOCK: usize = 8 << 20;
 /// The length of the kernel, in bytes, at the end of a payload.
 const TRAILER: usize = 4;
 
-/// How far back a compressed kernel may refer, in bytes: what `zstd -22 --ultra` does at most.
+/// The maximum window of a compressed kernel, in bytes: that of `zstd -22 --ultra`.
 const WINDOW_MAX: u64 = 128 << 20;
 
 const DAMAGED: ImageError = ImageError::Damaged("the compressed kernel cannot be decompressed");
@@ -22,17 +22,17 @@ const LENGTH: ImageError = ImageError::Damaged("the compressed kernel has anothe
 
 /// A kernel.
 pub(crate) struct Kernel<'a> {
-    /// An ELF file, and what the kernel's build puts after it.
+    /// An ELF file, and the data that the kernel's build adds.
     pub(crate) bytes: Cow<'a, [u8]>,
-    /// Why damage to it could have gone unnoticed; [`None`] if there is a checksum that is right.
+    /// Why damage to it may be undetected; [`None`] if there is a correct checksum.
     pub(crate) unverified: Option<&'static str>,
 }
 
-/// Reads what must be `length` bytes.
+/// Reads exactly `length` bytes.
 fn read_all(source: impl Read, length: usize) -> Result<Vec<u8>, ImageError> {
     let mut out = Vec::new();
-    // One byte more than there should be, to know whether there is more, and to have the checksum
-    // compared.
+    // One byte more than the length, to detect more data, and to make the decoder check the
+    // checksum.
     let mut source = source.take(u64::try_from(length).unwrap_or(u64::MAX).saturating_add(1));
     source.read_to_end(&mut out).map_err(|_| DAMAGED)?;
     Ok(out)
@@ -60,7 +60,7 @@ fn lz4(mut payload: &[u8], length: usize) -> Result<Vec<u8>, ImageError> {
     Ok(out)
 }
 
-/// The size of the window that a frame needs, in bytes; see RFC 8878, section 3.1.1.1.
+/// The window size of a frame, in bytes; see RFC 8878, section 3.1.1.1.
 fn zstd_window(payload: &[u8]) -> Option<u64> {
     let descriptor = *payload.get(4)?;
     let rest = payload.get(5..)?;
@@ -69,7 +69,7 @@ fn zstd_window(payload: &[u8]) -> Option<u64> {
         let base = 1_u64.checked_shl(10 + u32::from(window >> 3))?;
         return base.checked_add(base / 8 * u64::from(window & 7));
     }
-    // A single segment: the window is the content.
+    // A single segment: the window has the size of the content.
     let rest = rest.get([0, 1, 2, 4].get(usize::from(descriptor & 3)).copied()?..)?;
     Some(match descriptor >> 6 {
         0 => u64::from(*rest.first()?),
@@ -99,8 +99,8 @@ fn zstd(payload: &[u8], length: usize) -> Result<(Vec<u8>, bool), ImageError> {
 
 /// Decompresses the payload of a bzImage, to `limit` bytes at most.
 ///
-/// Its last four bytes are the length of the kernel. What is between them and the compressed data
-/// is ignored.
+/// Its last four bytes are the length of the kernel. Data between them and the compressed data is
+/// ignored.
 pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Kernel<'_>, ImageError> {
     let unsupported = |name: &str| Err(ImageError::Unsupported(format!("compression with {name}")));
     match payload {
@@ -129,16 +129,16 @@ pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Kernel<'_>, Ima
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let (bytes, has_checksum) = zstd(payload, length)?;
-            let without = "the compressed kernel has no checksum: damage would not be seen";
+            let without = "the compressed kernel has no checksum: damage would not be detected";
             (Cow::from(bytes), (!has_checksum).then_some(without))
         }
         _ if payload.starts_with(LZ4_LEGACY) => (
             Cow::from(lz4(payload, length)?),
-            Some("lz4 has no checksum: damage to the kernel would not be seen"),
+            Some("lz4 has no checksum: damage to the kernel would not be detected"),
         ),
         [0x7f, b'E', b'L', b'F', ..] => (
             Cow::from(rest),
-            Some("the kernel is not compressed and has no checksum: damage would not be seen"),
+            Some("the kernel is not compressed and has no checksum: damage would not be detected"),
         ),
         _ => return Err(ImageError::Unsupported("an unknown compression".to_owned())),
     };

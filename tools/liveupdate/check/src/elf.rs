@@ -26,18 +26,18 @@ const NOBITS: usize = 8;
 /// `SHT_NULL`: an entry that is not used.
 const NULL: usize = 0;
 
-/// What looking for a section led to.
+/// The result of looking up a section.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Section<'a> {
     /// Its content.
     Found(&'a [u8]),
-    /// All sections were read, and it is not among them.
+    /// All sections were read, and the section does not exist.
     Absent,
     /// The file is damaged, or has no sections.
     Unreadable,
 }
 
-/// Whether a file is one that can be read.
+/// Returns whether a file is a supported ELF file.
 pub(crate) fn is_elf(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF")
 }
@@ -56,8 +56,8 @@ const LOAD: usize = 1;
 ///
 /// # Errors
 ///
-/// [`ImageError::Unbootable`] for other machines and for files that are no executables,
-/// [`ImageError::Damaged`] if a section or a segment is not in the file as a whole.
+/// [`ImageError::Unbootable`] for other machines and for files that are not executables,
+/// [`ImageError::Damaged`] if a section or a segment is not completely in the file.
 pub(crate) fn check_kernel(file: &[u8]) -> Result<(), ImageError> {
     const SHORT: ImageError = ImageError::Damaged("a part of the kernel is missing");
     let unbootable = |why: &str| Err(ImageError::Unbootable(why.to_owned()));
@@ -76,7 +76,7 @@ pub(crate) fn check_kernel(file: &[u8]) -> Result<(), ImageError> {
     complete(file).ok_or(SHORT)
 }
 
-/// Whether all segments and sections are in the file.
+/// Returns whether all segments and sections are in the file.
 fn complete(file: &[u8]) -> Option<()> {
     let within = |at: usize, length: usize| file.get(at..at.checked_add(length)?).map(|_| ());
     let entry = |table: usize, size: usize, index: usize| {
@@ -106,7 +106,7 @@ fn complete(file: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Looks for a section.
+/// Looks up a section.
 pub(crate) fn section<'a>(file: &'a [u8], name: &[u8]) -> Section<'a> {
     find(file, name).unwrap_or(Section::Unreadable)
 }
@@ -132,7 +132,7 @@ fn find<'a>(file: &'a [u8], name: &[u8]) -> Option<Section<'a>> {
     for index in 0..count {
         let header = header(index)?;
         let text = strings.get(word(header, 0)?..)?;
-        // Only as much of a name is looked at as is compared: there can be many, and long ones.
+        // Only the compared part of a name is read: there can be many long names.
         if text
             .strip_prefix(name)
             .is_some_and(|rest| rest.first() == Some(&0))

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The formats that a kernel understands, as its image lists them.
+//! The formats that a kernel supports, from the list in its image.
 
 use crate::elf::{self, Section};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The section with the list, as `include/asm-generic/vmlinux.lds.h` of our kernels names it.
+/// The section with the list, see `include/asm-generic/vmlinux.lds.h`.
 const SECTION: &[u8] = b".liveupdate_versions";
 
-/// The section with feature masks, which newer kernels have instead of the list or beside it.
+/// The section with feature masks, which newer kernels have instead of the list or in addition.
 const FEATURES: &[u8] = b".liveupdate_features";
 
 // Both sections begin with the same two numbers.
@@ -22,21 +22,19 @@ const NAME: usize = 48;
 /// The length of a name with its feature masks.
 const MASKS: usize = 80;
 
-/// The formats that a kernel understands, as far as the image tells.
+/// The formats that a kernel supports, according to its image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", content = "names", rename_all = "kebab-case")]
 pub enum Formats {
-    /// The image has a list: that is all of them.
+    /// The image has a complete list.
     List(BTreeSet<String>),
-    /// The image has no list. These names are somewhere in it, which does not prove that they are
-    /// used for anything.
+    /// The image has no list. It contains these names, which does not prove that they are used.
     Strings(BTreeSet<String>),
-    /// The image has a list of a version that this program does not know, or one that is damaged,
-    /// or feature masks only.
+    /// The image has a list of an unsupported version, a damaged list, or only feature masks.
     Unreadable(String),
 }
 
-/// What a kernel understands of a format that has features in place of a version.
+/// The features of a format that has features instead of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
     /// The features that it can read.
@@ -64,8 +62,8 @@ pub(crate) fn find(kernel: &[u8]) -> (Formats, BTreeMap<String, Features>) {
             list(section).map_or_else(Formats::Unreadable, Formats::List)
         }
         (Section::Absent, Some(_)) => Formats::Unreadable(
-            "the image lists features in place of versions, and whether it reads the versions of \
-             this kernel cannot be found out"
+            "the image lists features instead of versions, and whether it reads the versions of \
+             this kernel is not known"
                 .to_owned(),
         ),
         (Section::Absent, None) => Formats::Strings(strings(kernel)),
@@ -74,7 +72,7 @@ pub(crate) fn find(kernel: &[u8]) -> (Formats, BTreeMap<String, Features>) {
     (formats, masks.unwrap_or_default())
 }
 
-/// Takes the header off a section, which must consist of entries of `size` bytes.
+/// Checks and removes the header of a section, which must consist of entries of `size` bytes.
 fn entries<'a>(section: &'a [u8], size: usize, what: &str) -> Result<Vec<&'a [u8]>, String> {
     let damaged = || format!("the list of {what} is damaged");
     let (magic, rest) = section.split_first_chunk::<4>().ok_or_else(damaged)?;
@@ -93,7 +91,7 @@ fn entries<'a>(section: &'a [u8], size: usize, what: &str) -> Result<Vec<&'a [u8
     Ok(entries.collect())
 }
 
-/// A name that is padded with null bytes.
+/// Parses a name that is padded with null bytes.
 fn name(field: &[u8]) -> Option<String> {
     let end = field.iter().position(|byte| *byte == 0)?;
     let (name, rest) = field.split_at(end);
@@ -135,12 +133,12 @@ fn masks(section: &[u8]) -> Result<BTreeMap<String, Features>, String> {
         .ok_or_else(|| "the list of features is damaged".to_owned())
 }
 
-/// The families of names that kernels without a list can have.
+/// The prefixes of names in kernels without a list.
 const FAMILIES: [&[u8]; 3] = [b"kho-v", b"luo-v", b"memfd-v"];
 
 /// Finds null-terminated names of the [`FAMILIES`], each with a number at its end.
 ///
-/// In front of a name can be the end of another string, or of a pointer, but no text.
+/// A name may follow the end of another string or of a pointer, but not other text.
 fn strings(kernel: &[u8]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut start = 0;

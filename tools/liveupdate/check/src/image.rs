@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be found out about a kernel from its image.
+//! Properties of a kernel from its image.
 
 use crate::{
     bzimage::{is_bzimage, BzImage},
@@ -20,13 +20,13 @@ pub const KERNEL_MAX: usize = 512 << 20;
 /// Why an image could not be examined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageError {
-    /// No kernel image of a kind that is known, not even by name.
+    /// Not a known kind of kernel image.
     NotAKernel,
-    /// Something in it is not as it must be: it would not boot.
+    /// The image is damaged and would not boot.
     Damaged(&'static str),
-    /// It is none that this machine could start.
+    /// This machine cannot start the image.
     Unbootable(String),
-    /// It is made in a way that this program does not know. It may be a good one.
+    /// The image has an unsupported kind. It may be valid.
     Unsupported(String),
     /// The file is larger than [`IMAGE_MAX`], or the kernel larger than [`KERNEL_MAX`].
     TooLarge,
@@ -35,7 +35,7 @@ pub enum ImageError {
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAKernel => write!(f, "the file is no bzImage and no vmlinux"),
+            Self::NotAKernel => write!(f, "the file is neither a bzImage nor a vmlinux"),
             Self::Damaged(what) => write!(f, "the image is damaged: {what}"),
             Self::Unbootable(why) => write!(f, "the image cannot be started: {why}"),
             Self::Unsupported(what) => {
@@ -48,24 +48,24 @@ impl fmt::Display for ImageError {
 
 impl Error for ImageError {}
 
-/// What is known about a kernel.
+/// Properties of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// The version, as the header of a bzImage has it.
+    /// The version in the header of a bzImage.
     pub version: Option<String>,
     /// The length of the file.
     pub file_size: u64,
-    /// How much memory it needs to start, in bytes; 0 if that is not known.
+    /// The memory that it needs to start, in bytes; 0 if this is not known.
     pub init_size: u64,
-    /// What it understands.
+    /// The supported formats.
     pub formats: Formats,
-    /// The formats that have features in place of a version.
+    /// The formats that have features instead of a version.
     #[serde(default)]
     pub features: BTreeMap<String, Features>,
-    /// Why damage to the kernel could have gone unnoticed; [`None`] if a checksum of it was right.
+    /// Why damage to the kernel may be undetected; [`None`] if its checksum is correct.
     #[serde(default)]
     pub unverified: Option<String>,
-    /// The settings of interest in the configuration that is embedded in it, if there is one.
+    /// Relevant settings of the embedded configuration, if there is one.
     pub config: Option<BTreeMap<String, String>>,
 }
 
@@ -81,7 +81,7 @@ impl Image {
         Self::parse_within(file, KERNEL_MAX)
     }
 
-    /// As [`Self::parse`], for kernels of `limit` bytes at most.
+    /// Like [`Self::parse`], for kernels of `limit` bytes at most.
     ///
     /// # Errors
     ///
@@ -118,7 +118,8 @@ impl Image {
                 formats,
                 features,
                 unverified: Some(
-                    "a vmlinux has no checksum, and must be made a bzImage to be loaded".to_owned(),
+                    "a vmlinux has no checksum, and must be converted to a bzImage to be loaded"
+                        .to_owned(),
                 ),
                 config: config(file),
             })
@@ -135,7 +136,7 @@ impl Image {
     }
 }
 
-/// What is to be said of a file that is neither a bzImage nor an ELF file.
+/// The error for a file that is neither a bzImage nor an ELF file.
 fn other_kind(file: &[u8]) -> ImageError {
     let unsupported = |what: &str| ImageError::Unsupported(what.to_owned());
     match (file, file.get(56..60)) {
@@ -150,11 +151,11 @@ fn other_kind(file: &[u8]) -> ImageError {
     }
 }
 
-/// What begins and ends the compressed configuration in a kernel with `CONFIG_IKCONFIG`.
+/// The markers of the compressed configuration in a kernel with `CONFIG_IKCONFIG`.
 const CONFIG_BEGIN: &[u8] = b"IKCFG_ST";
 const CONFIG_END: &[u8] = b"IKCFG_ED";
 
-/// No configuration is longer.
+/// The maximum size of a configuration.
 const CONFIG_MAX: u64 = 4 << 20;
 
 fn config(kernel: &[u8]) -> Option<BTreeMap<String, String>> {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tells whether a kernel image understands what a live update would hand over to it.
+//! Checks whether a kernel image supports the formats that a live update would hand over.
 //!
-//! The image is read ([`Image`]), what is going to be handed over is found out ([`Needs`]), and the
-//! two are compared: each [`Finding`] has a [`Verdict`] and a reason, and the worst verdict is that
-//! of the whole. There is never a "yes" without a list of formats in the image: for kernels that
-//! have none, what can be said from strings and the configuration is at most "likely".
+//! The formats of the image ([`Image`]) are compared with the formats to be handed over
+//! ([`Needs`]): each [`Finding`] has a [`Verdict`] and a reason, and the worst verdict is the
+//! verdict on the image. "yes" requires a list of formats in the image: for kernels without a list,
+//! strings and the configuration lead to "likely" at most.
 //!
 //! ```
 //! use luo_check::{cmdline, Verdict};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of the image that was loaded, until it is started.
+//! The record of the loaded image.
 //!
-//! The kernel does not tell what is in an image that is loaded. `luoctl load` hence writes down
-//! what it found, for `luoctl kexec` and luod, which compare it with what is in use by then.
+//! The kernel does not report the contents of the loaded image. `luoctl load` therefore writes a
+//! record for `luoctl kexec` and luod, which compare it with the formats in use.
 
 use crate::{check_formats, cmdline, Finding, Image, Needs, Verdict};
 use serde::{Deserialize, Serialize};
@@ -14,26 +14,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// No record is longer, in bytes.
+/// The maximum size of a record, in bytes.
 const LENGTH_MAX: u64 = 1 << 20;
 
-/// What the loaded image was read from.
+/// The file of the loaded image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// Where it was.
+    /// Its path.
     pub path: PathBuf,
     /// The device of its file system.
     pub dev: u64,
-    /// Its number there.
+    /// Its inode number.
     pub ino: u64,
     /// Its length in bytes.
     pub size: u64,
-    /// When it was changed last: seconds and nanoseconds since 1970.
+    /// The time of its last change: seconds and nanoseconds since 1970.
     pub changed: (i64, i64),
 }
 
 impl Source {
-    /// Describes the file at `path`, of which `metadata` is.
+    /// Describes the file at `path` with this `metadata`.
     pub fn new(path: &Path, metadata: &Metadata) -> Self {
         Self {
             path: path.to_owned(),
@@ -45,22 +45,22 @@ impl Source {
     }
 }
 
-/// What was found out about an image when it was loaded.
+/// The record of an image, from the time when it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Tells the boot that it was loaded in: an image is not loaded any more after that.
+    /// The identifier of the boot in which it was loaded. It is not loaded in other boots.
     pub boot_id: String,
-    /// How many images could still be loaded when this one was: see [`crate::System::loads_left`].
+    /// The number of images that could be loaded after this one: see [`crate::System::loads_left`].
     /// [`None`] if the kernel does not count them.
     #[serde(default)]
     pub loads_left: Option<u32>,
     /// The file.
     pub source: Source,
-    /// What is in it; [`None`] if that could not be found out.
+    /// Its properties; [`None`] if it could not be examined.
     pub image: Option<Image>,
-    /// The command line that it gets.
+    /// Its command line.
     pub cmdline: String,
-    /// What was found when it was loaded.
+    /// The findings when it was loaded.
     pub findings: Vec<Finding>,
 }
 
@@ -69,8 +69,8 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::PermissionDenied`] if somebody else than root and us could have written it,
-    /// [`io::ErrorKind::InvalidData`] if it is none.
+    /// [`io::ErrorKind::PermissionDenied`] if another user than root and the current one could have
+    /// written it, [`io::ErrorKind::InvalidData`] if it is malformed.
     pub fn read(path: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(path) {
             Ok(file) => file,
@@ -78,7 +78,7 @@ impl Record {
             Err(error) => return Err(error),
         };
         let metadata = file.metadata()?;
-        // What operators are told must not come from others.
+        // Other users must not be able to mislead operators.
         let ours = fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid());
         if !metadata.is_file()
             || ![0, ours].contains(&metadata.uid())
@@ -86,7 +86,7 @@ impl Record {
         {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                "others could have written it",
+                "other users could have written it",
             ));
         }
         let mut text = Vec::new();
@@ -94,15 +94,15 @@ impl Record {
         serde_json::from_slice(&text).map(Some).map_err(Into::into)
     }
 
-    /// Writes the record, such that others can read it, and never see a part of it only.
+    /// Writes the record atomically, readable by all users.
     ///
     /// # Errors
     ///
-    /// If the directory or the file cannot be made.
+    /// If the directory or the file cannot be created.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
             fs::create_dir_all(dir)?;
-            // Clients of luod come by here, whatever the umask of the operator is.
+            // Clients of luod must be able to access this directory, independent of the umask.
             fs::set_permissions(dir, Permissions::from_mode(0o755))?;
         }
         let new = path.with_extension("new");
@@ -113,7 +113,7 @@ impl Record {
         fs::rename(&new, path)
     }
 
-    /// Checks once more whether the image understands what would be handed over by now.
+    /// Checks again whether the image supports the formats that would be handed over now.
     pub fn check(&self, needs: &Needs) -> Vec<Finding> {
         let Some(image) = &self.image else {
             return vec![Finding::new(
@@ -132,7 +132,7 @@ impl Record {
 ///
 /// # Errors
 ///
-/// If that is not possible.
+/// If the file cannot be removed.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the running system tells.
+//! Properties of the running system.
 
 use crate::{Finding, Image, Record, Verdict};
 use serde::Serialize;
@@ -10,26 +10,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the running system is asked.
+/// The files of the running system.
 #[derive(Clone, Debug)]
 pub struct System {
     /// Usually `/sys`.
     pub sysfs: PathBuf,
     /// Usually `/proc`.
     pub procfs: PathBuf,
-    /// What is known of the loaded image: usually `/run/luod/image.json`.
+    /// The record of the loaded image: usually `/run/luod/image.json`.
     pub record: PathBuf,
 }
 
 impl Default for System {
-    /// The system that this program runs on.
+    /// The running system.
     fn default() -> Self {
         Self::at(Path::new("/"))
     }
 }
 
 impl System {
-    /// The system whose root directory is at `root`.
+    /// A system with the root directory `root`.
     pub fn at(root: &Path) -> Self {
         Self {
             sysfs: root.join("sys"),
@@ -38,7 +38,7 @@ impl System {
         }
     }
 
-    /// What tells this boot from others.
+    /// The identifier of this boot.
     pub fn boot_id(&self) -> String {
         let id = fs::read_to_string(self.procfs.join("sys/kernel/random/boot_id"));
         id.unwrap_or_default().trim().to_owned()
@@ -60,7 +60,7 @@ impl System {
         check_memory(&meminfo, image, initrd)
     }
 
-    /// What is known of the image that was loaded in this boot.
+    /// The record of the image that was loaded in this boot.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ impl System {
         Ok(record.filter(|record| record.boot_id == here && !here.is_empty()))
     }
 
-    /// Checks the loaded image: whether it takes over anything at all, and whether it understands
-    /// what would be handed over now.
+    /// Checks the loaded image: whether it can take over data, and whether it supports the
+    /// formats that would be handed over now.
     pub fn check_loaded(&self) -> Vec<Finding> {
         const CHECK: &str = "formats";
         let loaded = Loaded::of_system(&self.sysfs);
@@ -82,8 +82,8 @@ impl System {
         let record = match self.record() {
             Ok(Some(record)) => record,
             Ok(None) => {
-                let why = "the image was not loaded by luoctl load, which would have looked at \
-                    what it understands";
+                let why = "the image was not loaded by luoctl load, which would have examined \
+                    the formats that it supports";
                 return vec![loaded.check(), Finding::new(CHECK, Verdict::Unknown, why)];
             }
             Err(error) => {
@@ -106,7 +106,7 @@ impl System {
             return vec![loaded.check(), Finding::new(CHECK, Verdict::Unknown, why)];
         }
         let first = if loaded == Loaded::Something {
-            // All that luoctl load does is to load by kexec_file_load().
+            // luoctl load always uses kexec_file_load().
             Finding::new(
                 "loaded image",
                 Verdict::Likely,
@@ -122,18 +122,18 @@ impl System {
     }
 }
 
-/// The formats that matter for an update.
+/// The formats that are relevant for an update.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Needs {
-    /// What the next kernel has to understand.
+    /// The formats that the next kernel must support.
     pub in_use: BTreeSet<String>,
-    /// What this kernel could hand over besides.
+    /// Other formats of this kernel, which are not in use.
     pub possible: BTreeSet<String>,
-    /// Whether `in_use` is what the kernel said. Else, it is a guess.
+    /// Whether the kernel has reported `in_use`. Otherwise it is a guess.
     pub complete: bool,
 }
 
-/// What every live update hands over: sessions, and luod's registry, which is a memfd.
+/// The formats of every live update: sessions, and luod's registry, which is a memfd.
 const USUAL: [&str; 3] = ["kho-v4", "luo-v5", "memfd-v2"];
 
 fn names(path: &Path) -> Option<BTreeSet<String>> {
@@ -142,7 +142,7 @@ fn names(path: &Path) -> Option<BTreeSet<String>> {
 }
 
 impl Needs {
-    /// What kernels with the formats of Linux 7.2 and 7.3 hand over. A guess.
+    /// The formats of Linux 7.2 and 7.3, as a guess.
     pub fn usual() -> Self {
         Self {
             in_use: USUAL.map(str::to_owned).into(),
@@ -152,12 +152,12 @@ impl Needs {
 
     /// Asks the running kernel, whose sysfs is at `sysfs`, usually `/sys`.
     ///
-    /// For a kernel that does not tell, this is [`Self::usual`].
+    /// Returns [`Self::usual`] if the kernel does not report them.
     pub fn of_system(sysfs: &Path) -> Self {
         let dir = sysfs.join("kernel/liveupdate");
         let mut needs = Self::usual();
         if let Some(possible) = names(&dir.join("compatible")) {
-            // The versions of the running kernel, whatever they are.
+            // The versions of the running kernel.
             let family = |name: &str| {
                 USUAL.iter().any(|usual| {
                     usual.rsplit_once("-v").map(|(f, _)| f)
@@ -179,19 +179,19 @@ impl Needs {
     }
 }
 
-/// What a kexec would start.
+/// The image that a kexec would start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loaded {
     /// Nothing.
     Nothing,
-    /// An image that takes over what is handed over.
+    /// An image that supports Kexec Handover.
     WithHandover,
-    /// An image that loses everything.
+    /// An image that would lose all data.
     WithoutHandover,
-    /// An image, of which this kernel tells nothing.
+    /// An image without further information.
     Something,
-    /// Not even that can be found out.
+    /// It is not known whether an image is loaded.
     Unknown,
 }
 
@@ -212,14 +212,14 @@ impl Loaded {
         }
     }
 
-    /// Judges it.
+    /// Converts it to a finding.
     pub fn check(self) -> Finding {
         let (verdict, reason) = match self {
             Self::Nothing => (Verdict::No, "no kernel is loaded; use luoctl load"),
-            Self::WithHandover => (Verdict::Yes, "the loaded image carries Kexec Handover"),
+            Self::WithHandover => (Verdict::Yes, "the loaded image supports Kexec Handover"),
             Self::WithoutHandover => (
                 Verdict::No,
-                "the loaded image cannot take over anything: it was loaded by kexec_load(), or \
+                "the loaded image cannot take over data: it was loaded by kexec_load(), or \
                  without kho=on; use luoctl load",
             ),
             Self::Something => (
@@ -228,7 +228,7 @@ impl Loaded {
             ),
             Self::Unknown => (
                 Verdict::Unknown,
-                "whether an image is loaded cannot be found out",
+                "it is not known whether an image is loaded",
             ),
         };
         Finding::new("loaded image", verdict, reason)
@@ -249,7 +249,7 @@ pub fn check_memory(meminfo: &str, image: &Image, initrd: u64) -> Finding {
             .ok()?
             .checked_mul(1024)
     });
-    // The files are read as a whole, and then copied to where the next kernel finds them.
+    // The kernel reads the files completely, and then copies them to their destination.
     let files = image.file_size.saturating_add(initrd).saturating_mul(2);
     let needed = files.saturating_add(image.init_size);
     match available {

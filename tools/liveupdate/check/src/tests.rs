@@ -130,7 +130,7 @@ fn list_decides() {
         verdict(&with(&["kho-v4", "luo-v5", "memfd-v3"])),
         Verdict::No
     );
-    // Strings elsewhere do not make up for what the list has not got.
+    // Strings elsewhere do not replace a missing entry in the list.
     assert_eq!(verdict(&with(&[])), Verdict::No);
 }
 
@@ -219,7 +219,7 @@ fn kernels_do_not_grow_without_end() {
         Image::parse_within(&bomb, 1 << 20),
         Err(ImageError::TooLarge)
     );
-    // Some that say that they are small.
+    // Images whose header has a small length.
     for payload in [
         gzip(&vec![0; 8 << 20]),
         lz4(&vec![0; 4 << 20]),
@@ -265,7 +265,7 @@ fn header_points_into_the_file() {
     assert!(matches!(BzImage::parse(&file), Err(ImageError::Damaged(_))));
 }
 
-/// A frame with blocks of a single byte each that is repeated, or of data as it is, and a checksum.
+/// A frame of blocks with a single repeated byte, or with raw data, and a checksum.
 fn zstd_of(data: &[u8], has_checksum: bool) -> Vec<u8> {
     const BLOCK: usize = 128 << 10;
     let mut frame = vec![
@@ -296,13 +296,13 @@ fn zstd(data: &[u8]) -> Vec<u8> {
     zstd_of(data, true)
 }
 
-/// A kernel that understands everything.
+/// A kernel that supports all formats.
 fn good() -> Vec<u8> {
     let data: Vec<u8> = (0..3000_u32).flat_map(u32::to_le_bytes).collect();
     elf(&data, Some(&list(&["kho-v4", "luo-v5", "memfd-v2"])))
 }
 
-/// The checksum that older kernels have at their end.
+/// The checksum at the end of older kernels.
 fn with_crc(mut file: Vec<u8>) -> Vec<u8> {
     let at = file.len() - 4;
     let mut crc = flate2::Crc::new();
@@ -320,7 +320,7 @@ fn no_yes_without_a_checksum() {
     for payload in [zstd_of(&kernel, false), lz4(&kernel), kernel.clone()] {
         let file = bzimage(&payload, len);
         assert_eq!(verdict(&file), Verdict::Likely);
-        // A checksum of the whole image does as well.
+        // A checksum of the whole image is sufficient.
         let mut file = with_crc(file);
         assert_eq!(verdict(&file), Verdict::Yes);
         file[1024] ^= 1;
@@ -334,7 +334,7 @@ fn damage_is_seen() {
     let kernel = good();
     for payload in [gzip(&kernel), zstd(&kernel)] {
         let file = bzimage(&payload, kernel.len());
-        // What is before that in a gzip header is no part of the kernel: a time and the like.
+        // The preceding fields of a gzip header, such as the time, are not part of the kernel.
         for at in (10..payload.len()).step_by(7) {
             let mut file = file.clone();
             file[1040 + at] ^= 0xff;
@@ -366,7 +366,7 @@ fn images_are_complete() {
         let error = Image::parse(&good[..len]).unwrap_err();
         assert!(matches!(error, ImageError::Damaged(_)), "{len}: {error}");
     }
-    // The payload has the length that it says.
+    // The payload has the length in its header.
     let kernel = self::good();
     for len in [0, kernel.len() - 1, kernel.len() + 1] {
         for payload in [gzip(&kernel), zstd(&kernel), lz4(&kernel), kernel.clone()] {
@@ -376,7 +376,7 @@ fn images_are_complete() {
             ));
         }
     }
-    // A kernel whose end is missing, in a payload that is right.
+    // A truncated kernel in a correct payload.
     for len in [100, kernel.len() / 2, kernel.len() - 64, kernel.len() - 1] {
         let cut = &kernel[..len];
         assert!(
@@ -460,7 +460,7 @@ fn features_beside_the_list() {
     let image = Image::parse(&packed(&elf_with(b"", Some(&all), Some(&features)))).unwrap();
     assert_eq!(image.features["memfd"].supported, 3);
     assert_eq!(image.features["luo"].required, 7);
-    // Without a version, it cannot be told; without features of that name, it can.
+    // Without a version, the verdict is unknown; without features of that name, it is known.
     let some = list(&["kho-v4", "luo-v5"]);
     assert_eq!(verdict_of(Some(&some), &features), Verdict::Unknown);
     assert_eq!(
@@ -481,7 +481,8 @@ fn features_beside_the_list() {
 
 #[test]
 fn sections_with_long_names() {
-    // As many as there can be, with names that never end: looking at each of them would take days.
+    // The maximum number of sections, with names without an end: reading all of them would take
+    // days.
     let names = vec![b'x'; 8 << 20];
     let mut file = good();
     file.truncate(64);
@@ -577,8 +578,8 @@ proptest! {
         let _ = Image::parse(&file);
     }
 
-    /// Whatever is changed in a good image: there is no panic, and a list that lacks a format
-    /// never becomes one that has it.
+    /// Random changes of a correct image cause no panic, and never add a missing format to a
+    /// list.
     #[test]
     fn any_damage(at in 0_usize..2048, byte in any::<u8>(), kernel_too in any::<bool>()) {
         let mut kernel = elf(b"\0kho-v4\0luo-v5\0memfd-v2\0", Some(&list(&["kho-v4", "luo-v5"])));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Verdicts, and how formats are compared.
+//! Verdicts, and the comparison of formats.
 
 use crate::{Formats, Image, Needs};
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,11 @@ use std::{borrow::Cow, fmt};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It is known that nothing speaks against it.
+    /// All requirements are known to be met.
     Yes,
-    /// Everything that can be found out speaks for it.
+    /// All requirements that can be checked are met.
     Likely,
-    /// Too little can be found out.
+    /// The requirements cannot be checked.
     Unknown,
     /// It is known that data would be lost.
     No,
@@ -41,16 +41,16 @@ impl fmt::Display for Verdict {
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What was checked.
+    /// The checked property.
     pub check: Cow<'static, str>,
     /// The result.
     pub verdict: Verdict,
-    /// Why, and what to do.
+    /// The reason and the solution.
     pub reason: String,
 }
 
 impl Finding {
-    /// Makes a finding.
+    /// Creates a finding.
     pub fn new(check: &'static str, verdict: Verdict, reason: impl Into<String>) -> Self {
         Self {
             check: check.into(),
@@ -71,7 +71,7 @@ fn family(name: &str) -> &str {
     name.rsplit_once("-v").map_or(name, |(family, _)| family)
 }
 
-/// Checks whether the kernel of `image` understands what is going to be handed over.
+/// Checks whether the kernel of `image` supports the formats to be handed over.
 pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
     const CHECK: &str = "formats";
     let mut findings = Vec::new();
@@ -86,14 +86,16 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                     None => Finding::new(
                         CHECK,
                         Verdict::No,
-                        format!("the image does not understand {name}: what has it would be lost"),
+                        format!(
+                            "the image does not support {name}: data in this format would be lost"
+                        ),
                     ),
                     Some(features) => Finding::new(
                         CHECK,
                         Verdict::Unknown,
                         format!(
-                            "the image has features of {family} ({:#x}) in place of versions: \
-                             whether it understands {name} cannot be found out",
+                            "the image has features of {family} ({:#x}) instead of versions: \
+                             it is not known whether it supports {name}",
                             features.supported
                         ),
                     ),
@@ -110,7 +112,7 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                     if needs.complete {
                         "the list in the image has all formats that would be handed over now"
                     } else {
-                        "the list in the image has all formats that are usual, but this kernel \
+                        "the list in the image has all usual formats, but this kernel \
                          does not tell which ones are in use"
                     },
                 ));
@@ -121,7 +123,7 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                     CHECK,
                     Verdict::Likely,
                     format!(
-                        "the image does not understand {name}, which is not in use now: check \
+                        "the image does not support {name}, which is not in use now: check \
                          again when everything is preserved"
                     ),
                 ));
@@ -140,11 +142,11 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                     ),
                     None if ["kho", "luo", "memfd"].contains(&family(name)) => (
                         Verdict::No,
-                        format!("there is no {name} in the image: it cannot take over anything of this kind"),
+                        format!("there is no {name} in the image: it cannot take over data in this format"),
                     ),
                     None => (
                         Verdict::Unknown,
-                        format!("the image has no list of formats; whether it understands {name} cannot be found out"),
+                        format!("the image has no list of formats; it is not known whether it supports {name}"),
                     ),
                 };
                 findings.push(Finding::new(CHECK, verdict, reason));

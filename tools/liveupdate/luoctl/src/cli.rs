@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The command line. Man pages and completions are made of the same.
+//! The command line. Man pages and completions are generated from it.
 
 use clap::{Args, Parser, Subcommand};
 use luo_check::System;
@@ -16,7 +16,7 @@ use std::{
 pub enum Exit {
     /// Success; `check`: yes.
     Good = 0,
-    /// It did not work.
+    /// Failure.
     Failed = 1,
     /// Wrong arguments; clap uses the same.
     Usage = 2,
@@ -30,7 +30,7 @@ pub enum Exit {
     Likely = 6,
     /// The update was aborted; everything runs as before.
     Aborted = 7,
-    /// The operator said no, or could not be asked.
+    /// The operator did not confirm, or could not be asked.
     NotConfirmed = 8,
 }
 
@@ -50,7 +50,7 @@ impl Failure {
     }
 }
 
-/// Conduct and watch live updates.
+/// Run and watch live updates.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -61,10 +61,10 @@ pub struct Cli {
     /// Print JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Where luod listens.
+    /// The socket of luod.
     #[arg(long, global = true, default_value = SOCKET_PATH)]
     pub socket: PathBuf,
-    /// Where /sys, /proc and /run are, for tests.
+    /// The root of /sys, /proc and /run, for tests.
     #[arg(long, global = true, hide = true, default_value = "/")]
     pub root: PathBuf,
     #[command(subcommand)]
@@ -72,12 +72,12 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Where the running system is asked.
+    /// The files of the running system.
     pub fn system(&self) -> System {
         System::at(&self.root)
     }
 
-    /// The command line of the next kernel, if it is to be `wanted`.
+    /// The command line of the next kernel: `wanted`, or the current one.
     pub fn cmdline(&self, wanted: Option<&str>) -> Result<String, Failure> {
         match wanted {
             Some(cmdline) => Ok(cmdline.trim().to_owned()),
@@ -102,7 +102,7 @@ pub struct LoadOptions {
     /// Use this command line.
     #[arg(long)]
     pub cmdline: Option<String>,
-    /// Load the image even if the check says no.
+    /// Load the image even if the verdict of the check is "no".
     #[arg(long)]
     pub force: bool,
 }
@@ -111,12 +111,12 @@ pub struct LoadOptions {
 pub struct CheckOptions {
     /// The kernel image; without it, the loaded one.
     pub image: Option<PathBuf>,
-    /// The command line that it would get, if not that of the running kernel.
+    /// The command line for the image, if it is not that of the running kernel.
     #[arg(long, requires = "image")]
     pub cmdline: Option<String>,
 }
 
-/// What a check has to say.
+/// The required verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Require {
     /// "yes".
@@ -127,71 +127,73 @@ pub enum Require {
 
 #[derive(Debug, Args)]
 pub struct KexecOptions {
-    /// Let clients preserve everything, then take it all back.
+    /// Let clients preserve their files, then abort the update.
     #[arg(long)]
     pub dry_run: bool,
-    /// How many seconds the clients get.
+    /// The time for the clients, in seconds.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
-    /// Do not ask. What the check says has to be at least what --require names.
+    /// Do not ask. The verdict of the check must be at least that of --require.
     #[arg(long)]
     pub yes: bool,
-    /// What the check of the loaded kernel has to say at least, for --yes.
+    /// The minimum verdict of the check of the loaded kernel, for --yes.
     #[arg(long, value_enum, default_value_t = Require::Likely)]
     pub require: Require,
-    /// Start no update unless that many sessions are subscribed. Without this option, one is
-    /// enough; an update with none takes --expect 0 or --force.
+    /// Start no update unless at least this number of sessions is subscribed. The default is 1; an
+    /// update without sessions requires --expect 0 or --force.
     #[arg(long, value_name = "N")]
     pub expect: Option<u64>,
-    /// Do not wait for the end of the update, which Ctrl-C would abort otherwise.
+    /// Do not wait for the end of the update. Without this option, Ctrl-C aborts the update.
     #[arg(long)]
     pub detach: bool,
-    /// Go on if the check says no, without clients that fail, and without sessions of the last
-    /// update that are not finished. What is in them is lost.
+    /// Continue in spite of the verdict "no", without clients that fail, and without unfinished
+    /// sessions of the last update. The contents of these sessions are lost.
     #[arg(long)]
     pub force: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a kernel, and load it for the next update.
+    /// Check a kernel and load it for the next update.
     ///
-    /// If it cannot be loaded, what was loaded before is loaded still. If the kernel and the initrd
-    /// do not fit into the scratch area of Kexec Handover, this tells which kho_scratch= to boot
-    /// the running kernel with.
+    /// If this fails, the previously loaded image stays loaded. If the kernel and the initrd do not
+    /// fit into the scratch area of Kexec Handover, it prints the parameter kho_scratch= with which
+    /// the running kernel must be booted.
     Load(LoadOptions),
-    /// Tell whether a kernel understands what would be handed over to it.
+    /// Check whether a kernel supports the formats that would be handed over.
     ///
-    /// "yes" needs a complete bzImage with a checksum that is right and a list of formats that has
-    /// those in use, or, without IMAGE, that no other program has loaded one since luoctl load.
+    /// The verdict "yes" requires a complete bzImage with a correct checksum and a list of formats
+    /// that contains all formats in use, and, without IMAGE, that no other program has loaded an
+    /// image since luoctl load.
     Check(CheckOptions),
-    /// Show what luod is doing.
+    /// Show the status of luod.
     Status,
     /// List all sessions.
     List,
     /// Start the loaded kernel in a live update.
     ///
-    /// Ctrl-C aborts the update, and luoctl says how it ends; a second one ends luoctl only.
+    /// Ctrl-C aborts the update, and luoctl prints the result; a second Ctrl-C ends only luoctl.
     Kexec(KexecOptions),
     /// Let clients preserve their files, if systemd is about to start the loaded kernel.
     ///
-    /// Does nothing else. luod-handover.service calls it when the machine is shut down. What a
-    /// client that refuses, fails or is late has is lost: it is too late to wait for it.
+    /// luod-handover.service calls it when the machine is shut down. It does nothing in other
+    /// shutdowns. The data of clients that refuse, fail or are late is lost, since the shutdown
+    /// cannot wait for them.
     Handover,
-    /// Abort the update that is under way.
+    /// Abort the running update.
     Abort,
-    /// End a session that a client has claimed.
+    /// Finish a session that a client has claimed.
     Finish {
         session: String,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
     },
-    /// End a session that nobody has claimed: what is in it is lost.
+    /// Discard a session that no client has claimed: its contents are lost.
     Discard {
         #[arg(required_unless_present = "unknown")]
         session: Option<String>,
-        /// Give up what luod could not find out, in the phase "unknown".
+        /// Give up the sessions that luod could not read, in the phase "unknown".
         #[arg(long, conflicts_with = "session")]
         unknown: bool,
         /// Do not ask.
@@ -200,11 +202,11 @@ pub enum Command {
     },
     /// Show the timeline of the last update.
     Report,
-    /// Show what happens while it happens.
+    /// Show events as they happen.
     Watch,
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
-    /// Write the man pages into a directory.
+    /// Write the man pages to a directory.
     #[command(hide = true)]
     Man { dir: PathBuf },
 }
@@ -214,7 +216,7 @@ pub fn session(name: &str) -> Result<SessionName, Failure> {
         .map_err(|error| Failure::new(Exit::Usage, format!("session name '{name}': {error}")))
 }
 
-/// Asks on a terminal whether to do something.
+/// Asks for confirmation on a terminal.
 pub fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -222,7 +224,7 @@ pub fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(Failure::new(
             Exit::NotConfirmed,
-            format!("nobody can be asked whether to {what}; use --yes"),
+            format!("there is no terminal to ask whether to {what}; use --yes"),
         ));
     }
     eprint!("Really {what}? [y/N] ");

@@ -20,10 +20,10 @@ pub fn failed(path: &Path, error: impl Display) -> Failure {
     Failure::new(Exit::Failed, format!("{}: {error}", path.display()))
 }
 
-/// Opens a regular file. Others are not touched: opening a device can do things, and opening a
-/// pipe can last for ever.
+/// Opens a regular file. Other files are not opened: opening a device can have side effects,
+/// and opening a pipe can block.
 pub fn open(path: &Path) -> Result<File, Failure> {
-    let other = || failed(path, "it is no regular file");
+    let other = || failed(path, "it is not a regular file");
     let metadata = fs::metadata(path).map_err(|error| failed(path, error))?;
     if !metadata.is_file() {
         return Err(other());
@@ -34,7 +34,7 @@ pub fn open(path: &Path) -> Result<File, Failure> {
         .custom_flags(flags)
         .open(path)
         .map_err(|error| failed(path, error))?;
-    // It may have been replaced since it was looked at.
+    // It may have been replaced since it was examined.
     let metadata = file.metadata().map_err(|error| failed(path, error))?;
     if metadata.is_file() {
         Ok(file)
@@ -43,14 +43,15 @@ pub fn open(path: &Path) -> Result<File, Failure> {
     }
 }
 
-/// Reads and examines an image; if that is not possible, or it would not boot, says why.
+/// Reads and examines an image; returns the reason if this is not possible, or if the image
+/// would not boot.
 pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failure> {
     let length = file.metadata().map_err(|error| failed(path, error))?.len();
     if length > IMAGE_MAX as u64 {
         let reason = format!("{}: {}", path.display(), ImageError::TooLarge);
         return Ok(Err(Finding::new("image", Verdict::Unknown, reason)));
     }
-    // One byte more than what is allowed, to know whether there is more.
+    // One byte more than the limit, to detect a larger file.
     let limit = u64::try_from(IMAGE_MAX).unwrap_or(u64::MAX - 1) + 1;
     let mut content = Vec::new();
     file.take(limit)
@@ -75,7 +76,7 @@ pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failu
     }
 }
 
-/// What can be said for and against an image.
+/// The findings about an image.
 pub fn findings(
     cli: &Cli,
     image: &Result<Image, Finding>,
@@ -105,7 +106,7 @@ pub fn findings(
 /// Shows findings.
 pub fn show(cli: &Cli, findings: &[Finding]) {
     let verdict = worst(findings);
-    // That nobody reads it changes nothing.
+    // A closed standard output is ignored.
     if cli.json {
         let _ = output::json(&serde_json::json!({ "verdict": verdict, "findings": findings }));
         return;

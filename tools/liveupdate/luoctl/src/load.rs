@@ -30,13 +30,13 @@ fn source(path: &Path, file: &File) -> Result<Source, Failure> {
     Ok(Source::new(&path, &metadata))
 }
 
-/// Makes the record of what was loaded before true again, after a load that failed.
+/// Restores the record of the previously loaded image after a failed load.
 ///
-/// `start` is how many images could be loaded before that.
+/// `start` is the number of images that could be loaded before it.
 fn restore(system: &System, mut before: Record, start: Option<u32>, error: &io::Error) {
     let now = system.loads_left();
     let permitted = Errno::from_io_error(error) != Some(Errno::PERM);
-    // Was it only this program that tried since then?
+    // Has only this program tried to load an image since then?
     let alone = now == start || (permitted && now == start.and_then(|left| left.checked_sub(1)));
     if before.loads_left == start && alone {
         before.loads_left = now;
@@ -46,7 +46,7 @@ fn restore(system: &System, mut before: Record, start: Option<u32>, error: &io::
     }
 }
 
-/// Loads an image, and writes down what is known of it.
+/// Loads an image, and writes a record of it.
 fn load_and_record(
     cli: &Cli,
     kernel: &File,
@@ -58,12 +58,12 @@ fn load_and_record(
     let cmdline = CString::new(record.cmdline.as_str())
         .map_err(|_| Failure::new(Exit::Usage, "the command line contains a null byte"))?;
     let before = system.record().ok().flatten();
-    // Without it, later checks say that they do not know which image is loaded.
+    // Without it, later checks cannot know which image is loaded.
     let start = system.count_loads().ok();
-    // There must be no time at which the record is that of another image than the loaded one.
+    // At no time may the record describe another image than the loaded one.
     record::remove(&system.record).map_err(|error| failed(&system.record, error))?;
     if let Err(error) = raw::kexec_file_load(kernel.as_fd(), initrd.map(AsFd::as_fd), &cmdline) {
-        // What was loaded before is loaded still.
+        // The previous image is still loaded.
         if let Some(before) = before {
             restore(&system, before, start, &error);
         }
@@ -86,7 +86,7 @@ fn load_and_record(
     record.write(&system.record).map_err(|error| {
         failed(
             &system.record,
-            format!("the image is loaded, but what is known of it cannot be written down: {error}"),
+            format!("the image is loaded, but its record cannot be written: {error}"),
         )
     })
 }
@@ -135,7 +135,7 @@ pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
         let _ = record::remove(&cli.system().record);
         let what = match unloaded {
             Ok(()) => "was unloaded again".to_owned(),
-            Err(error) => format!("is loaded still ({error})"),
+            Err(error) => format!("is still loaded ({error})"),
         };
         return Err(Failure::new(Exit::No, format!("{name} {what}: {why}")));
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `luoctl`: conducts and watches live updates from the command line.
+//! `luoctl`: runs and watches live updates from the command line.
 
 mod cli;
 mod image;
@@ -32,8 +32,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         }
         Command::Discard { session, yes, .. } => {
             let what = session.as_ref().map_or(
-                "give up all sessions of the last update that luod does not know".to_owned(),
-                |session| format!("discard session {session} and all that is in it"),
+                "give up all sessions of the last update that luod could not read".to_owned(),
+                |session| format!("discard session {session} and its contents"),
             );
             cli::confirm(*yes, &what)?;
             let request = match session {
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     let exit = run(&cli).unwrap_or_else(|failure| {
         if cli.json {
             let error = serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 });
-            // The exit code tells it, too.
+            // The exit code contains the error as well.
             let _ = output::json(&error);
         } else {
             output::warn(&failure.message);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is printed, and what must not be.
+//! Printing, without control characters of others.
 
 use serde::Serialize;
 use std::{
@@ -8,8 +8,8 @@ use std::{
     io::{self, Write as _},
 };
 
-/// Whether a terminal could take a character for something else than text: control characters, and
-/// those that hide or reorder what is next to them.
+/// Returns whether a character can affect a terminal: control characters, and characters that hide
+/// or reorder other text.
 fn controls(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
@@ -17,7 +17,7 @@ fn controls(c: char) -> bool {
             | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Replaces what could control the terminal: what clients say must not.
+/// Replaces characters that can affect the terminal: text of clients must not contain them.
 pub fn clean(text: &str) -> String {
     text.chars()
         .map(|c| if controls(c) { '?' } else { c })
@@ -28,7 +28,7 @@ pub fn clean(text: &str) -> String {
 ///
 /// # Errors
 ///
-/// If nobody reads it.
+/// If standard output is closed.
 pub fn line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", clean(text))?;
@@ -37,7 +37,7 @@ pub fn line(text: &str) -> io::Result<()> {
 
 /// Prints a line on the standard error.
 pub fn warn(text: &str) {
-    // There is nowhere to say that this does not work.
+    // A failure cannot be reported.
     let _ = writeln!(io::stderr(), "luoctl: {}", clean(text));
 }
 
@@ -45,7 +45,7 @@ pub fn warn(text: &str) {
 ///
 /// # Errors
 ///
-/// If nobody reads it.
+/// If standard output is closed.
 pub fn json(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string(value)?;
     let mut safe = String::with_capacity(text.len());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Questions to luod.
+//! Requests to luod.
 
 use crate::{
     cli::{Cli, Exit, Failure},
@@ -10,7 +10,7 @@ use luod_protocol::{Channel, Event, Report, Request, SessionInfo, Status};
 use serde::Serialize;
 use std::{io, time::Duration};
 
-/// How long luod may take to answer a question.
+/// The time limit for an answer of luod.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connects to luod.
@@ -26,16 +26,13 @@ pub fn connect(cli: &Cli) -> Result<Channel, Failure> {
     })
 }
 
-/// What luod says instead of an answer.
+/// Converts an error of luod.
 pub fn refused(event: &Event) -> Failure {
     match event {
         Event::Error { code, message, .. } => {
             Failure::new(Exit::Failed, format!("{message} ({code})"))
         }
-        _ => Failure::new(
-            Exit::Failed,
-            "luod answers something that luoctl does not understand",
-        ),
+        _ => Failure::new(Exit::Failed, "luod has sent an unexpected answer"),
     }
 }
 
@@ -57,7 +54,7 @@ fn print(cli: &Cli, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>)
 pub fn simple(cli: &Cli, request: Request) -> Result<Exit, Failure> {
     match ask(cli, &request)? {
         event @ Event::Ok { .. } => {
-            // It is done, whether somebody reads that or not.
+            // The request is done, even if standard output is closed.
             let _ = print(cli, &event, Vec::new);
             Ok(Exit::Good)
         }
@@ -181,7 +178,7 @@ pub fn report_lines(report: &Report) -> Vec<String> {
     lines
 }
 
-/// Prints the answer to a question. If nobody reads it, nothing is lost.
+/// Prints the answer to a request. A closed standard output is ignored.
 fn show(cli: &Cli, request: &Request) -> Result<Exit, Failure> {
     let _ = match ask(cli, request)? {
         Event::Status(status) => print(cli, &status, || status_lines(&status)),
@@ -229,7 +226,7 @@ pub fn watch(cli: &Cli) -> Result<Exit, Failure> {
             return Err(refused(&event));
         }
         if print(cli, &event, || event_lines(&event)).is_err() {
-            // The reader of the output has gone away.
+            // Standard output is closed.
             return Ok(Exit::Good);
         }
     }

@@ -25,17 +25,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the bar moves when nothing happens.
+/// How often the bar is redrawn without events.
 const TICK: Duration = Duration::from_millis(250);
 
-/// A session, and since when it has been as it is said to be.
+/// A session, and the time since which it has its state.
 struct Seen {
     info: SessionInfo,
     at: Instant,
 }
 
 impl Seen {
-    /// The session, for how long it has been as it is, and how long it has left.
+    /// The session, with the time in its state and the time left.
     fn words(&self) -> String {
         let passed = self.at.elapsed();
         let since = Duration::from_millis(self.info.since_ms) + passed;
@@ -59,7 +59,7 @@ impl Seen {
     }
 }
 
-/// Shows the update that is under way: as a bar on a terminal, else as lines.
+/// Shows the running update: as a bar on a terminal, otherwise as lines.
 struct View {
     bar: Option<ProgressBar>,
     lines: bool,
@@ -89,7 +89,7 @@ impl View {
         if let Some(bar) = &self.bar {
             bar.println(output::clean(text));
         } else if self.lines {
-            // The update goes on, even if nobody wants to know.
+            // The update continues if standard output is closed.
             let _ = output::line(text);
         }
     }
@@ -101,7 +101,7 @@ impl View {
 
     fn change(&mut self, info: SessionInfo) {
         if info.direction == Direction::Outgoing {
-            // On a terminal, what is pending is in the bar.
+            // On a terminal, the bar shows pending sessions.
             if self.lines || matches!(info.state, SessionState::Ready | SessionState::Dropped) {
                 self.say(&talk::line(&info));
             }
@@ -113,7 +113,7 @@ impl View {
         }
     }
 
-    /// What the update waits for.
+    /// The sessions for which the update waits.
     fn waits_for(&self) -> String {
         let phase = self.phase.as_ref().map_or("", Phase::as_str);
         let mut pending: Vec<&Seen> = self.sessions.values().filter(|s| s.is_pending()).collect();
@@ -155,7 +155,7 @@ fn names(sessions: &[SessionInfo], which: impl Fn(&SessionInfo) -> bool) -> Stri
     }
 }
 
-/// Says what a forced update costs.
+/// Warns about the data that a forced update loses.
 fn say_what_is_lost(cli: &Cli, against: Option<&str>) -> Result<(), Failure> {
     let sessions = match talk::ask(cli, &Request::List)? {
         Event::List { sessions } => sessions,
@@ -168,7 +168,9 @@ fn say_what_is_lost(cli: &Cli, against: Option<&str>) -> Result<(), Failure> {
     if let Some(why) = against {
         let all = names(&sessions, |info| info.state != SessionState::Finished);
         output::warn(&format!("the update is forced, though {why}"));
-        output::warn(&format!("what is in these sessions can be lost: {all}"));
+        output::warn(&format!(
+            "the contents of these sessions can be lost: {all}"
+        ));
         return Ok(());
     }
     let unfinished = names(&sessions, |info| {
@@ -176,15 +178,15 @@ fn say_what_is_lost(cli: &Cli, against: Option<&str>) -> Result<(), Failure> {
     });
     let subscribed = names(&sessions, takes_part);
     output::warn(&format!(
-        "the update is forced: what is in these sessions of the last update is lost: {unfinished}"
+        "the update is forced: the contents of these sessions of the last update are lost: {unfinished}"
     ));
     output::warn(&format!(
-        "and of these what is not ready in time: {subscribed}"
+        "and of these, if they are not ready in time: {subscribed}"
     ));
     Ok(())
 }
 
-/// Checks the loaded image, and asks whether to go on.
+/// Checks the loaded image, and asks for confirmation.
 fn prepare(cli: &Cli, options: &KexecOptions) -> Result<(), Failure> {
     let findings = cli.system().check_loaded();
     let verdict = worst(&findings);
@@ -200,7 +202,7 @@ fn prepare(cli: &Cli, options: &KexecOptions) -> Result<(), Failure> {
         let message = format!("the update was not started, since data would be lost: {why}");
         return Err(Failure::new(Exit::No, message));
     }
-    // Whether luod is there matters before anybody is asked.
+    // Connect to luod before asking for confirmation.
     drop(talk::connect(cli)?);
     if options.force {
         say_what_is_lost(cli, against.as_deref())?;
@@ -209,7 +211,7 @@ fn prepare(cli: &Cli, options: &KexecOptions) -> Result<(), Failure> {
         Verdict::Likely | Verdict::Unknown => {
             let why = image::reasons(&findings, verdict);
             output::warn(&format!(
-                "whether the loaded kernel takes everything over is not certain ({verdict}): {why}"
+                "whether the loaded kernel takes over all data is not certain ({verdict}): {why}"
             ));
             ", which may lose data,"
         }
@@ -225,12 +227,12 @@ fn prepare(cli: &Cli, options: &KexecOptions) -> Result<(), Failure> {
             _ => (Exit::Unknown, "start it without --yes, or use --force"),
         };
         let message = format!(
-            "the update was not started, since the check of the loaded kernel says {verdict}; {how}"
+            "the update was not started, since the verdict on the loaded kernel is {verdict}; {how}"
         );
         return Err(Failure::new(exit, message));
     }
     let what = if options.force {
-        "replace the running kernel now, and lose what cannot be handed over".to_owned()
+        "replace the running kernel now, and lose the data that cannot be handed over".to_owned()
     } else {
         format!("replace the running kernel{doubt} now")
     };
@@ -262,25 +264,25 @@ pub fn handover(cli: &Cli) -> Result<Exit, Failure> {
         let why = info
             .error
             .as_deref()
-            .unwrap_or("the update goes on without");
+            .unwrap_or("the update continues without it");
         output::warn(&format!("session {name} is lost: {why}"));
     }
     Ok(exit)
 }
 
-/// Whether somebody has asked luoctl to end, by Ctrl-C or by a signal.
+/// Returns whether luoctl was asked to end, by Ctrl-C or by a signal.
 fn interrupts() -> Result<Arc<AtomicBool>, Failure> {
     let seen = Arc::new(AtomicBool::new(false));
     let cannot = |error| Failure::new(Exit::Failed, format!("cannot catch signals: {error}"));
     for signal in [SIGINT, SIGTERM] {
-        // The second one ends luoctl, as it would without us.
+        // The second one has its default effect and ends luoctl.
         flag::register_conditional_default(signal, Arc::clone(&seen)).map_err(cannot)?;
         flag::register(signal, Arc::clone(&seen)).map_err(cannot)?;
     }
     Ok(seen)
 }
 
-/// Asks for an update, and shows it to its end, or until it has begun.
+/// Requests an update, and shows it to its end, or until it has begun.
 fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Failure> {
     let mut luod = talk::connect(cli)?;
     let lost = |error: io::Error| {
@@ -288,7 +290,7 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
         Failure::new(Exit::NoLuod, message)
     };
     let handover = matches!(request, Request::Handover);
-    // What a handover is part of cannot be taken back.
+    // A handover cannot be aborted.
     let interrupted = match handover || detach {
         true => Arc::default(),
         false => interrupts()?,
@@ -299,7 +301,7 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
     loop {
         if interrupted.load(Ordering::Relaxed) && !aborting {
             if view.phase == Some(Phase::Jump) {
-                // systemd ends all programs on its way to the next kernel, this one as well.
+                // systemd ends all programs before it starts the next kernel, including this one.
                 view.end();
                 return Ok((Exit::Good, view));
             }
@@ -315,7 +317,7 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
             Ok(Some((message, _))) => message,
             Err(error) => {
                 view.end();
-                // The kernel goes down, and luod with it.
+                // The next kernel is being started, so that luod has ended.
                 return if view.phase == Some(Phase::Jump) {
                     Ok((Exit::Good, view))
                 } else {
@@ -331,13 +333,13 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
                 code: ErrorCode::NoKexec,
                 ..
             } if handover => return Ok((Exit::Good, view)),
-            // It had ended, or it was too late: how it ends is told in any case.
+            // The update has ended, or it is too late: the result is printed in any case.
             Event::Error { message, cmd, .. } if aborting && cmd.as_deref() == Some("ABORT") => {
                 output::warn(&message);
             }
             Event::Ok { cmd, .. } if detach && cmd == "UPDATE" => {
                 view.end();
-                view.say("the update goes on; luoctl watch shows it");
+                view.say("the update continues; luoctl watch shows it");
                 return Ok((Exit::Good, view));
             }
             event @ Event::Error { .. } => {
@@ -347,7 +349,7 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
             Event::Phase { phase, update } => {
                 view.phase(update, phase);
                 if handover && phase == Phase::Jump {
-                    // systemd does the rest, and waits for us.
+                    // systemd starts the next kernel, and waits for this program.
                     view.end();
                     return Ok((Exit::Good, view));
                 }
@@ -363,7 +365,7 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
                 let exit = match report.outcome {
                     Outcome::Aborted => Exit::Aborted,
                     Outcome::DryRun | Outcome::Updated | Outcome::Running => Exit::Good,
-                    // A newer luod says what it is in its own words.
+                    // A newer luod may send another word.
                     Outcome::Other(_) => Exit::Failed,
                 };
                 return Ok((exit, view));

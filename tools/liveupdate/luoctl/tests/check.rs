@@ -42,7 +42,7 @@ fn bzimage(payload: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A kernel as it is before it is compressed.
+/// A kernel before compression.
 fn vmlinux(list: Option<&[&str]>, strings: &[&str]) -> Vec<u8> {
     const NAMES: &[u8] = b"\0.shstrtab\0.liveupdate_versions\0";
     let mut file = vec![0; 64];
@@ -122,8 +122,8 @@ fn verdicts() {
     check(&root, &old, &[]).expect(4).says("memfd-v2");
     check(&root, b"#!/bin/sh\n", &[])
         .expect(1)
-        .says("no bzImage");
-    check(&root, b"", &[]).expect(1).says("no bzImage");
+        .says("neither a bzImage");
+    check(&root, b"", &[]).expect(1).says("neither a bzImage");
     check(&root, &vmlinux(Some(&FORMATS), &[]), &[])
         .expect(6)
         .says("a vmlinux has no checksum");
@@ -133,7 +133,7 @@ fn verdicts() {
         .expect(1);
 }
 
-/// What cannot be started is not loaded either.
+/// An image that cannot be started is not loaded.
 #[test]
 fn images_that_do_not_boot() {
     let root = Root::new();
@@ -148,7 +148,7 @@ fn images_that_do_not_boot() {
     };
     for (file, why) in [
         (good[..good.len() - 1000].to_vec(), "its end is missing"),
-        (good[..1100].to_vec(), "points out of the file"),
+        (good[..1100].to_vec(), "points beyond the file"),
         (damaged, "damaged"),
         (bzimage(&gzip(&plain[..plain.len() - 8])), "is missing"),
         (changed(0x12, 183), "another machine"),
@@ -167,7 +167,7 @@ fn images_that_do_not_boot() {
     }
 }
 
-/// Of what cannot be examined, nothing is known.
+/// An image that cannot be examined is unknown.
 #[test]
 fn images_of_other_kinds() {
     let root = Root::new();
@@ -184,7 +184,7 @@ fn images_of_other_kinds() {
     }
 }
 
-/// Every kind of file gets an answer.
+/// All kinds of files are handled.
 #[test]
 fn files_of_other_kinds() {
     let root = Root::new();
@@ -207,10 +207,10 @@ fn files_of_other_kinds() {
         ] {
             root.run(nowhere, args)
                 .expect(1)
-                .says("it is no regular file");
+                .says("it is not a regular file");
         }
     }
-    // Nobody reads a file of a tebibyte, if its file system has such.
+    // A file of a tebibyte is not read, if the file system supports it.
     let sparse = root.path("sparse");
     let file = File::create(&sparse).unwrap();
     if file.set_len(1 << 40).is_err() {
@@ -219,7 +219,7 @@ fn files_of_other_kinds() {
     root.run(nowhere, &["check", sparse.to_str().unwrap()])
         .expect(5)
         .says("larger than");
-    // A kernel of 64 MiB in 64 KiB, which says that it is smaller, or larger than any.
+    // A kernel of 64 MiB in 64 KiB, whose header has a smaller length, or one beyond the limit.
     let mut bomb = gzip(&vec![0; 64 << 20]);
     for length in [0, 1 << 20, u32::MAX] {
         bomb.extend(length.to_le_bytes());
@@ -243,7 +243,7 @@ fn what_is_not_loaded() {
     let json = root.run(nowhere, &["--json", "load", image]).json();
     assert_eq!(json[0]["verdict"], "no");
     assert_eq!(json[1]["exit"], 4);
-    // It is no kernel that any machine could load: what was loaded before is loaded still.
+    // The kernel cannot load this image: the previous image stays loaded.
     root.run(nowhere, &["load", image, "--force"])
         .expect(1)
         .says("the kernel cannot load");
@@ -257,8 +257,8 @@ fn what_is_not_loaded() {
 fn the_loaded_image() {
     let root = Root::new();
     let check = |code| root.run(Path::new("/nonexistent"), &["check"]).expect(code);
-    check(0).says("carries Kexec Handover").says("yes");
-    // Of which another boot knows.
+    check(0).says("supports Kexec Handover").says("yes");
+    // A record of another boot.
     root.put("proc/sys/kernel/random/boot_id", "another boot\n");
     check(5).says("not loaded by luoctl load");
     root.put("proc/sys/kernel/random/boot_id", "this boot\n");
@@ -268,7 +268,7 @@ fn the_loaded_image() {
     // Another program has loaded an image.
     root.put("proc/sys/kernel/kexec_load_limit_reboot", "6\n");
     check(5).says("another program");
-    // Or has it? Neither a verdict for nor one against it is that of the loaded image.
+    // If this is uncertain, no verdict applies to the loaded image.
     root.put("proc/sys/kernel/kexec_load_limit_reboot", "-1\n");
     check(5).says("does not tell whether");
     root.record(&["kho-v4"]);
@@ -278,20 +278,20 @@ fn the_loaded_image() {
     root.put("proc/sys/kernel/kexec_load_limit_reboot", "7\n");
     root.record(&FORMATS);
     check(0);
-    // Which others could have written.
+    // A record that other users could have written.
     let record = root.path("run/luod/image.json");
     fs::set_permissions(&record, PermissionsExt::from_mode(0o666)).unwrap();
-    check(5).says("others could have written it");
+    check(5).says("other users could have written it");
     root.record(&FORMATS);
     let mode = fs::metadata(&record).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o644);
     fs::write(&record, "nonsense").unwrap();
     check(5).says("cannot be used");
 
-    // A kernel in C tells less.
+    // A kernel with the implementation in C reports less.
     root.record(&FORMATS);
     fs::remove_dir_all(root.path("sys/kernel/liveupdate")).unwrap();
-    check(5).says("cannot be found out");
+    check(5).says("is not known whether");
     root.put("sys/kernel/kexec_loaded", "1\n");
     check(6).says("luoctl has loaded the image");
     root.put("sys/kernel/kexec_loaded", "0\n");

@@ -112,7 +112,7 @@ fn an_update() {
     let path = luod.path().to_owned();
     let client = Client::start(&path, "cache");
     let stray = Client::start(&path, "stray");
-    // Nobody can be asked.
+    // There is no terminal to ask.
     root.run(&path, &["kexec"]).expect(8).says("--yes");
     assert_eq!(world.kernel.updates(), 0);
     let said = root.run(&path, &["kexec", "--yes"]).expect(0);
@@ -170,8 +170,8 @@ fn clients_that_fail() {
         .says("update 2: aborted");
     drop(bad);
 
-    // Clients close the sessions of an update after luod has told luoctl that it has ended, and
-    // luod hears later than we do that a connection is at its end.
+    // Clients close the sessions of an update after luod has reported its end to luoctl, and
+    // luod detects a closed connection later than this test.
     wait(|| world.kernel.outgoing().is_empty());
     wait(|| !root.run(luod.path(), &["list"]).out.contains("bad "));
     let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
@@ -205,7 +205,7 @@ fn abort_while_a_client_hangs() {
         .expect(7)
         .says("the operator has aborted it");
     read_until(&mut watched, "update 1: idle");
-    // The reader may go away, and luod may end.
+    // Standard output may be closed, and luod may end.
     drop(watched);
     root.run(luod.path(), &["kexec", "--dry-run", "--timeout", "1"])
         .expect(7);
@@ -216,7 +216,7 @@ fn abort_while_a_client_hangs() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // That it is connected does not mean that its request was read.
+    // luod may not have read the request of a connected client.
     let said = read_until(watch.stdout.as_mut().unwrap(), "\"sessions\"");
     assert!(said.starts_with("{\"event\":\"STATUS\""), "{said}");
     drop(luod);
@@ -231,7 +231,7 @@ fn the_loaded_image() {
     let _client = Client::start(path, "cache");
     let kexec = |args: &[&str]| root.run(path, &[&["kexec"], args].concat());
 
-    // Loaded in the wrong way.
+    // Loaded by kexec_load().
     root.put("sys/kernel/liveupdate/image", "without\n");
     kexec(&["--yes"]).expect(4).says("kexec_load()");
     let json = kexec(&["--yes", "--json"]).expect(4).json();
@@ -239,7 +239,7 @@ fn the_loaded_image() {
     // Unloaded since.
     root.put("sys/kernel/liveupdate/image", "none\n");
     kexec(&["--yes"]).expect(4).says("luoctl load");
-    // Something that it does not understand came into use since it was loaded.
+    // A format that it does not support came into use after it was loaded.
     root.put("sys/kernel/liveupdate/image", "with\n");
     root.put("sys/kernel/liveupdate/in_use", "memfd-v2\nvfio-v1\n");
     kexec(&["--yes"]).expect(4).says("vfio-v1");
@@ -247,7 +247,7 @@ fn the_loaded_image() {
     assert!(world.kernel.outgoing().is_empty());
     kexec(&["--dry-run"]).expect(0).says("vfio-v1");
 
-    // Forced: what is lost is said, and it goes on.
+    // With --force: the loss is reported, and the update continues.
     kexec(&["--force"]).expect(8).says("can be lost: cache");
     kexec(&["--force", "--yes"])
         .expect(0)
@@ -261,7 +261,7 @@ fn luod_looks_again() {
     let (root, world) = (Root::new(), FakeWorld::new());
     let luod = start(&world);
     let _client = Client::start(luod.path(), "cache");
-    // What clients preserve is only known when they have done so.
+    // The formats in use are only known when clients have preserved their files.
     world.state().objection = Some("it does not understand vfio-v1".into());
     for how in ["--yes", "--dry-run"] {
         root.run(luod.path(), &["kexec", how])
@@ -332,7 +332,7 @@ fn a_terminal() {
     let (mut luoctl, mut terminal) = on_terminal(&root, luod.path(), &args);
     read_until(&mut terminal, "[y/N]");
     terminal.write_all(b"y\n").unwrap();
-    // Who is waited for, and for how long, though nothing happens in that time.
+    // The output has the pending client and its time, without events.
     let times: Vec<String> = (1..600).map(|time| format!("slow, {time}.")).collect();
     let times: Vec<&str> = times.iter().map(String::as_str).collect();
     read_until_any(&mut terminal, &times);
@@ -388,10 +388,10 @@ fn a_hostile_luod() {
             } else {
                 args.to_vec()
             };
-            // That nothing controls the terminal is checked whenever luoctl is run.
+            // Every run of luoctl checks that the output contains no control characters.
             let said = root.run(&path, &args).expect(code);
             if json && args.contains(&"status") {
-                // Nothing is lost of what programs read.
+                // JSON contains the complete text.
                 let kernel = "\u{1b}[2J\u{9b}2J\u{202e}\n";
                 assert_eq!(said.json()[0]["kernel"], kernel);
             }
@@ -417,12 +417,12 @@ fn a_hostile_luod() {
     server.join().unwrap();
 }
 
-/// Answers to one request; the connection ends with what is returned.
+/// Answers one request; the connection ends when the returned value is dropped.
 fn serve(listener: &UnixListener, answer: &str) -> UnixStream {
     let (stream, _) = listener.accept().unwrap();
     let request = request(&stream);
     let seq = request["seq"].as_u64().unwrap();
-    // The client may have had enough.
+    // The client may have closed the connection.
     let _ = (&stream).write_all(format!("{{\"seq\":{seq},{answer}}}\n").as_bytes());
     stream
 }
@@ -442,7 +442,7 @@ fn request(stream: &UnixStream) -> serde_json::Value {
     }
 }
 
-/// The first Ctrl-C is for the update.
+/// The first Ctrl-C aborts the update.
 #[test]
 fn interrupted() {
     let (root, world) = (Root::new(), FakeWorld::new());
@@ -468,12 +468,12 @@ fn detached() {
     let _slow = Client::with_fault(luod.path(), "slow", Some("hang"));
     root.run(luod.path(), &["kexec", "--yes", "--detach"])
         .expect(0)
-        .says("goes on");
+        .says("continues");
     root.run(luod.path(), &["status"]).says("preserving");
     root.run(luod.path(), &["abort"]).expect(0);
 }
 
-/// "--yes" is no answer to what nobody knows.
+/// `--yes` does not confirm an unknown verdict.
 #[test]
 fn what_the_check_has_to_say() {
     let (root, world) = (Root::new(), FakeWorld::new());
@@ -481,7 +481,7 @@ fn what_the_check_has_to_say() {
     root.remove("run/luod/image.json");
     root.run(luod.path(), &["kexec", "--yes"])
         .expect(5)
-        .says("says unknown");
+        .says("is unknown");
     assert_eq!(world.kernel.updates(), 0);
     root.run(luod.path(), &["kexec", "--yes", "--require", "unknown"])
         .expect(2);
@@ -491,17 +491,17 @@ fn what_the_check_has_to_say() {
         .expect(0);
 }
 
-/// What is likely is enough, unless more is required.
+/// The verdict "likely" is sufficient, unless --require is given.
 #[test]
 fn what_is_likely() {
     let (root, world) = (Root::new(), FakeWorld::new());
     let luod = start(&world);
     let _client = Client::start(luod.path(), "cache");
-    // This kernel does not tell what is in use.
+    // This kernel does not report the formats in use.
     root.remove("sys/kernel/liveupdate/in_use");
     root.run(luod.path(), &["kexec", "--yes", "--require", "yes"])
         .expect(6)
-        .says("says likely");
+        .says("is likely");
     assert_eq!(world.kernel.updates(), 0);
     root.run(luod.path(), &["kexec", "--yes"])
         .expect(0)
@@ -509,7 +509,7 @@ fn what_is_likely() {
     assert_eq!(world.kernel.updates(), 1);
 }
 
-/// The second Ctrl-C ends luoctl, and luod goes on.
+/// The second Ctrl-C ends luoctl, and luod continues.
 #[test]
 fn interrupted_twice() {
     let root = Root::new();
@@ -542,7 +542,7 @@ fn fewer_than_expected() {
         .expect(0);
 }
 
-/// All of nobody are ready at once, which is no reason to start the next kernel.
+/// Without clients, no update is started.
 #[test]
 fn nobody_is_on_board() {
     let (root, world) = (Root::new(), FakeWorld::new());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What luod-handover.service calls.
+//! `luoctl handover`, which luod-handover.service calls.
 
 mod common;
 
@@ -44,7 +44,7 @@ fn who_is_not_ready_is_named() {
             .err
             .contains("session other is lost: the client refuses: no time");
         assert_eq!(lost, fault.is_some(), "{said:?}");
-        // It is done already.
+        // The handover has already been done.
         root.run(&path, HANDOVER).expect(0).says("jump");
         luod.terminate();
         drop((good, other));

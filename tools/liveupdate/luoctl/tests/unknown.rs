@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! luoctl, while luod does not know what the previous kernel handed over.
+//! luoctl while luod cannot read the sessions of the previous kernel.
 
 mod common;
 
@@ -9,7 +9,7 @@ use liveupdate::OutgoingSession;
 use luod::fake::FakeWorld;
 use rustix::fs::{memfd_create, MemfdFlags};
 
-/// What luod gets to see instead of its registry.
+/// The registry that luod finds.
 fn damaged(world: &FakeWorld) {
     let device = world.kernel.open().unwrap();
     let session: OutgoingSession = device.create_session("luod-internal").unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why the kernel does not load an image, and what to do.
+//! Reasons why the kernel does not load an image, and their solutions.
 
 use luo_check::{
     cmdline::{has_bootmem, Scratch},
@@ -11,16 +11,16 @@ use std::{fs, io};
 
 const MIB: u64 = 1 << 20;
 
-/// What was to be loaded, in bytes.
+/// Sizes of the files to load, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// What the kernel needs to start; 0 if that is not known.
+    /// The memory that the kernel needs to start; 0 if this is not known.
     pub kernel: u64,
     /// The initial RAM file system.
     pub initrd: u64,
 }
 
-/// Says in one sentence why an image was not loaded, and what to do.
+/// Returns a sentence with the reason why an image was not loaded, and the solution.
 pub fn reason(system: &System, sizes: Sizes, error: &io::Error) -> String {
     let text = match Errno::from_io_error(error).unwrap_or(Errno::IO) {
         Errno::ADDRNOTAVAIL => return too_small(system, sizes),
@@ -45,9 +45,11 @@ pub fn reason(system: &System, sizes: Sizes, error: &io::Error) -> String {
         }
         Errno::BUSY => "another program is loading or starting an image: try again",
         Errno::NOSYS => "this kernel is built without CONFIG_KEXEC_FILE: use one that has it",
-        Errno::FBIG => "the kernel or the initrd is larger than a kernel reads: use a smaller one",
+        Errno::FBIG => {
+            "the kernel or the initrd is larger than the kernel accepts: use a smaller one"
+        }
         Errno::INVAL => {
-            "it takes neither a command line of more than 2047 bytes nor an empty file: shorten \
+            "it accepts neither a command line of more than 2047 bytes nor an empty file: shorten \
              the one, or use another one"
         }
         Errno::ACCESS => "a security policy of this machine forbids it: see its audit log",
@@ -73,8 +75,8 @@ fn not_permitted(system: &System) -> String {
     .to_owned()
 }
 
-/// For `EADDRNOTAVAIL`: with Kexec Handover, an image is loaded to where the next kernel boots,
-/// its scratch area, and nothing is preserved.
+/// For `EADDRNOTAVAIL`: with Kexec Handover, an image is loaded to the scratch area, in which
+/// the next kernel boots and nothing is preserved.
 fn too_small(system: &System, sizes: Sizes) -> String {
     let line = system.cmdline().unwrap_or_default();
     let release = fs::read_to_string(system.procfs.join("sys/kernel/osrelease"));
@@ -100,20 +102,20 @@ fn too_small(system: &System, sizes: Sizes) -> String {
 
 /// The sizes for `kho_scratch=`, in bytes, with which the files fit.
 fn scratch(cmdline: &str, meminfo: &str, sizes: Sizes) -> [u64; 3] {
-    /// Kernels begin at multiples of it, and need some of it while they boot.
+    /// The alignment of kernels, which also need some more memory to boot.
     const SPARE: u64 = 32 * MIB;
 
     let total = meminfo.lines().find_map(|line| {
         let value = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?;
         value.trim().parse::<u64>().ok()?.checked_mul(1024)
     });
-    // The next kernel describes all pages before it has other memory, with 64 bytes for 4 KiB.
+    // The next kernel allocates the array of pages from this area: 64 bytes for 4 KiB.
     let pages = total.unwrap_or(0) / 64;
     let round = |size: u64| size.max(1).div_ceil(SPARE).saturating_mul(SPARE);
     let files = sizes.kernel.saturating_add(sizes.initrd);
     let needed = files.saturating_add(pages).saturating_add(2 * SPARE);
     match Scratch::of_cmdline(cmdline) {
-        // What is there is not enough, whatever it is.
+        // The result must be larger than the existing area.
         Some(Scratch::Bytes([low, anywhere, node])) => [
             low.div_ceil(MIB).saturating_mul(MIB),
             round(needed.max(anywhere.saturating_add(MIB))),

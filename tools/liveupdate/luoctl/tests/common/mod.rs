@@ -2,7 +2,7 @@
 
 //! luoctl, and a fake machine for it.
 
-// Not every test needs everything.
+// Not every test uses all items.
 #![allow(dead_code)]
 
 use liveupdate::{
@@ -31,7 +31,7 @@ use std::{
 
 pub const SOON: Duration = Duration::from_secs(120);
 
-/// What our kernels hand over.
+/// The formats of the kernel of this repository.
 pub const FORMATS: [&str; 3] = ["kho-v4", "luo-v5", "memfd-v2"];
 
 pub const CMDLINE: &str = "kho=on liveupdate=on";
@@ -40,7 +40,7 @@ pub const CMDLINE: &str = "kho=on liveupdate=on";
 pub struct Root(PathBuf);
 
 impl Root {
-    /// A system with an image that luoctl has loaded, and nothing that speaks against it.
+    /// A system with an image that luoctl has loaded, whose verdict is "yes".
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -73,7 +73,7 @@ impl Root {
         fs::remove_file(self.path(name)).unwrap();
     }
 
-    /// Somebody has loaded an image that understands some formats.
+    /// Loads an image that supports some formats.
     pub fn record(&self, formats: &[&str]) {
         let names = formats.iter().map(|name| (*name).to_owned()).collect();
         let record = Record {
@@ -110,7 +110,7 @@ impl Root {
         command
     }
 
-    /// Returns what luoctl prints, which may have more than text in it.
+    /// Returns the output of luoctl, which may contain control characters.
     pub fn run_raw(&self, socket: &Path, args: &[&str]) -> String {
         let output = self.luoctl(socket, args).output().unwrap();
         assert!(output.status.success());
@@ -135,7 +135,7 @@ impl Drop for Root {
     }
 }
 
-/// What luoctl has said.
+/// The result of luoctl.
 #[derive(Debug)]
 pub struct Output {
     pub code: i32,
@@ -172,7 +172,7 @@ impl Output {
         self
     }
 
-    /// What it has printed as JSON, line by line.
+    /// Its JSON output, line by line.
     pub fn json(&self) -> Vec<Value> {
         let lines = self.out.lines();
         lines
@@ -189,7 +189,7 @@ pub fn start(world: &FakeWorld) -> Luod {
 struct Keeper {
     memory: File,
     fault: Option<String>,
-    /// Ends what would last for ever.
+    /// Ends processes that would not end.
     stop: Arc<AtomicBool>,
 }
 
@@ -226,7 +226,7 @@ impl Client {
         Self::with_fault(luod, name, None)
     }
 
-    /// A client that hangs in every update, or fails for some other reason.
+    /// A client that hangs in every update, or fails otherwise.
     pub fn with_fault(luod: &Path, name: &str, fault: Option<&str>) -> Self {
         let memory = File::from(memfd_create("keeper", MemfdFlags::CLOEXEC).unwrap());
         memory.write_all_at(b"x", 0).unwrap();
@@ -262,7 +262,7 @@ impl Drop for Client {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition is true.
 #[track_caller]
 pub fn wait(mut so: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -272,12 +272,12 @@ pub fn wait(mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Reads what comes until there is something in it.
+/// Reads until the text contains a string.
 pub fn read_until(from: &mut impl Read, what: &str) -> String {
     read_until_any(from, &[what])
 }
 
-/// Reads what comes until there is one of several things in it.
+/// Reads until the text contains one of several strings.
 pub fn read_until_any(from: &mut impl Read, what: &[&str]) -> String {
     let mut text = String::new();
     let mut piece = [0; 4096];

@@ -200,7 +200,7 @@ fn formats_that_are_lost() -> Result {
     ensure!(record != older, "the record has no memfd-v2: {record}");
     let result = fs::write(RECORD, older).at(RECORD).and_then(|()| {
         let said = luoctl(&["kexec", "--yes"], NO)?;
-        says(&said, "does not understand memfd-v2")?;
+        says(&said, "does not support memfd-v2")?;
         // luod looks for itself, for those who ask it without luoctl's help.
         let _luod = start_luod()?;
         let _client = counter("counter", &[])?;
