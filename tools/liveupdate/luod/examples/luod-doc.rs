@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes the man page of luod and completions for shells, made of its command line.
+//! Writes the man page of luod and completions for shells, generated from its
+//! command line.
 //!
 //! Run as `luod-doc MAN_DIR COMPLETIONS_DIR`.
 

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The audit trail: what the events that matter are called.
+//! The audit trail: identifiers of important events.
 //!
-//! Events that say who did what have one of these as their field `message_id`, which is
-//! `MESSAGE_ID=` in the journal, beside `SESSION=`, `UPDATE=`, `UID=` and `PID=`.
-//! `Documentation/admin-guide/liveupdate/operation.rst` has the list; these numbers never change
-//! their meaning.
+//! Events about an action have one of these in the field `message_id`, which is `MESSAGE_ID=` in
+//! the journal, in addition to `SESSION=`, `UPDATE=`, `UID=` and `PID=`.
+//! `Documentation/admin-guide/liveupdate/operation.rst` has the list. The meaning of these
+//! numbers must not change.
 
 use crate::config::Credentials;
 use luod_protocol::Request;
 
-/// Says who has done something, for people to read.
+/// Returns a text that names the user and the process of an action.
 pub(crate) fn by(who: Option<Credentials>) -> String {
     who.map_or(String::new(), |who| {
         format!(" by the user {}, process {}", who.uid, who.pid)
     })
 }
 
-/// A request of an operator that is about an update.
+/// A request of an operator that concerns an update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     id: &'static str,
@@ -27,7 +27,8 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Recognizes such a request. What is asked of single sessions is logged with their end.
+    /// Recognizes such a request. Requests about single sessions are logged at the end of the
+    /// session.
     pub(crate) fn of(request: &Request) -> Option<Self> {
         let (id, what, force, dry_run) = match request {
             Request::Update {
@@ -49,7 +50,7 @@ impl Asked {
         })
     }
 
-    /// Logs that it is carried out.
+    /// Logs that the request is carried out.
     pub(crate) fn log(self, who: Credentials, update: u64) {
         let Self { id, what, .. } = self;
         tracing::info!(
@@ -67,27 +68,27 @@ impl Asked {
 
 /// An operator has started an update.
 pub const UPDATE: &str = "64ccd9997555488cb80c00b8fb5748af";
-/// Somebody asked for a handover to the next kernel of the service manager.
+/// A handover to the next kernel of the service manager was requested.
 pub const HANDOVER: &str = "53f81f912b5b48e1a98b80ec25f524d2";
 /// An operator has aborted an update.
 pub const ABORT: &str = "a417f4b5965a4775b6cf2bf03e561014";
-/// An update was aborted, for whatever reason.
+/// An update was aborted, for any reason.
 pub const ABORTED: &str = "111341a101f6420095e68a77d55c7897";
 /// The next kernel is being started.
 pub const JUMP: &str = "45ccb76ab7ba4705bc780206361e70b3";
-/// An update has led to this kernel.
+/// This kernel was started by an update.
 pub const UPDATED: &str = "912d5537175a4066bd14dfc79672ea20";
-/// A session is left out of an update: what is in it is lost.
+/// An update continues without a session, whose contents are lost.
 pub const DROPPED: &str = "8ee4f1e3081b45dfb484e556ea0ebde3";
 /// A client has claimed a session.
 pub const CLAIMED: &str = "025424a373024c8db2a3c52b923ebe00";
-/// A session is finished: its client has taken everything.
+/// A session is finished: its client has retrieved all files.
 pub const FINISHED: &str = "6f982cebfb4441a3a18d17086d81a697";
-/// A session is discarded: what was in it is lost.
+/// A session is discarded: its contents are lost.
 pub const DISCARDED: &str = "ce273fd2ffa54ff6ad8a3e0c1afd3a3a";
-/// luod could not find out what the previous kernel handed over.
+/// luod could not read the sessions of the previous kernel.
 pub const UNKNOWN: &str = "78fc2eecb1314aff8432477a97633fe6";
-/// luod has found it out.
+/// luod has read these sessions.
 pub const KNOWN: &str = "8b3745f669fe4a148b619d0ef0fc132f";
-/// It was given up.
+/// These sessions were given up.
 pub const FORGOTTEN: &str = "aea4d3f7e7b54854bbb5dec7c7f5f3d9";

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// Where the configuration is, unless luod is told something else.
+/// The default path of the configuration.
 pub const PATH: &str = "/etc/luod.toml";
 
 /// The most connections that can be configured.
@@ -19,20 +19,20 @@ const CONNECTIONS_MAX: usize = 60_000;
 /// The most sessions that can be configured.
 const SESSIONS_MAX: usize = 1_000_000;
 
-/// The longest path of a socket, in bytes, of which the kernel has room for 107.
+/// The longest path of a socket, in bytes; the kernel accepts 107.
 const SOCKET_PATH_MAX: usize = 107;
 
 /// The longest pattern of names of sessions, in bytes; names have 63 at most.
 const PATTERN_MAX: usize = 255;
 
-/// Who is at the other end of a connection, as the kernel says.
+/// The peer of a connection, as reported by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The process.
     pub pid: i32,
     /// Its user.
     pub uid: u32,
-    /// Its group. Supplementary groups do not count.
+    /// Its group. Supplementary groups are not checked.
     pub gid: u32,
 }
 
@@ -40,7 +40,7 @@ pub struct Credentials {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kexec {
-    /// As it fits to what runs as process 1.
+    /// Depends on the program that runs as process 1.
     #[default]
     Auto,
     /// By the system call, at once.
@@ -57,7 +57,7 @@ enum Account {
     Name(String),
 }
 
-/// What a client may do.
+/// Sessions that some clients may use.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawClient {
@@ -122,48 +122,48 @@ pub struct Rule {
     pub uid: Option<u32>,
     /// Applies to this group only.
     pub gid: Option<u32>,
-    /// Patterns of names, in which `*` stands for anything and `?` for any character.
+    /// Patterns of names, in which `*` matches any text and `?` any character.
     pub sessions: Vec<String>,
 }
 
 /// The configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen.
+    /// The socket.
     pub socket: PathBuf,
     /// The only group that can connect, besides root.
     pub socket_group: Option<u32>,
-    /// Sessions without which no update is started.
+    /// Sessions that must be subscribed to start an update.
     pub required: Vec<SessionName>,
     /// How the next kernel is started.
     pub kexec: Kexec,
-    /// How long a client gets if neither it nor the operator says something else.
+    /// The time for a client if neither the client nor the operator sets it.
     pub timeout: Duration,
-    /// How long a client gets at most.
+    /// The maximum time for a client.
     pub max_timeout: Duration,
-    /// For how long it is tried to open `/dev/liveupdate` and to make sessions.
+    /// How long luod retries to open `/dev/liveupdate` and to create sessions.
     pub device_timeout: Duration,
-    /// How long the service manager gets to start the next kernel.
+    /// The time for the service manager to start the next kernel.
     pub jump_timeout: Duration,
-    /// How many connections there can be. Those of operators do not count.
+    /// The maximum number of connections. Those of operators are not counted.
     pub max_connections: usize,
-    /// How many of them a user can have.
+    /// The maximum number of connections of a user.
     pub max_connections_per_user: usize,
-    /// How many sessions a connection can have.
+    /// The maximum number of sessions of a connection.
     pub max_sessions_per_connection: usize,
-    /// How many sessions there can be.
+    /// The maximum number of sessions.
     pub max_sessions: usize,
     /// Users who are operators, besides root.
     pub operator_uids: Vec<u32>,
     /// Groups whose members are operators.
     pub operator_gids: Vec<u32>,
-    /// Who, besides root, may use which sessions.
+    /// Users and groups, besides root, that may use sessions.
     pub rules: Vec<Rule>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        // There are no names to be looked up in the defaults, which is all that can fail.
+        // Only the look-up of names can fail, and the defaults have none.
         Self::from_raw(Raw::default(), &Accounts::default()).unwrap_or_else(|_| unreachable!())
     }
 }
@@ -183,7 +183,7 @@ impl Accounts {
         }
     }
 
-    /// Finds the number in a file whose lines are `NAME:PASSWORD:NUMBER:...`.
+    /// Finds the number of a name in a file with lines of the form `NAME:PASSWORD:NUMBER:...`.
     fn look_up(table: &str, file: &str, account: &Account) -> Result<u32, String> {
         let name = match account {
             Account::Number(number) => return Ok(*number),
@@ -209,11 +209,11 @@ impl Accounts {
 }
 
 impl Config {
-    /// Reads the configuration; a file that is not there is an empty one if it `may_be_missing`.
+    /// Reads the configuration. If it `may_be_missing`, a missing file is the same as an empty one.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with it.
+    /// A sentence that describes the error.
     pub fn read(path: &Path, may_be_missing: bool) -> Result<Self, String> {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
@@ -238,14 +238,14 @@ impl Config {
             ("jump-timeout", raw.jump_timeout),
         ] {
             if !(1..=86_400).contains(&value) {
-                return Err(format!("{name} has to be between 1 and 86400 seconds"));
+                return Err(format!("{name} must be between 1 and 86400 seconds"));
             }
         }
         if raw.timeout > raw.max_timeout {
-            return Err("timeout is longer than max-timeout, so that it would not apply".into());
+            return Err("timeout must not be longer than max-timeout".into());
         }
         if raw.device_timeout > 3_600 {
-            return Err("device-timeout has to be 3600 seconds at most".into());
+            return Err("device-timeout must be 3600 seconds at most".into());
         }
         for (name, value, most) in [
             ("max-connections", raw.max_connections, CONNECTIONS_MAX),
@@ -262,18 +262,18 @@ impl Config {
             ("max-sessions", raw.max_sessions, SESSIONS_MAX),
         ] {
             if !(1..=most).contains(&value) {
-                return Err(format!("{name} has to be between 1 and {most}"));
+                return Err(format!("{name} must be between 1 and {most}"));
             }
         }
         if !raw.socket.is_absolute() || raw.socket.file_name().is_none() {
             return Err(format!(
-                "socket has to be an absolute path, which '{}' is not",
+                "socket must be an absolute path, which '{}' is not",
                 raw.socket.display()
             ));
         }
         if raw.socket.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(format!(
-                "socket has to be a path of {SOCKET_PATH_MAX} bytes at most"
+                "socket must be a path of {SOCKET_PATH_MAX} bytes at most"
             ));
         }
         let required = raw.required.into_iter().map(|name| {
@@ -292,13 +292,16 @@ impl Config {
             for pattern in &client.sessions {
                 if pattern.is_empty() || pattern.len() > PATTERN_MAX {
                     return Err(format!(
-                        "a pattern of sessions has to have 1 to {PATTERN_MAX} bytes, \
+                        "a pattern of sessions must have 1 to {PATTERN_MAX} bytes, \
                          which '{pattern}' has not"
                     ));
                 }
             }
             if client.sessions.is_empty() {
-                return Err("a [[client]] with no sessions allows nothing; name some".into());
+                return Err(
+                    "a [[client]] without sessions permits nothing; name at least one session"
+                        .into(),
+                );
             }
             rules.push(Rule {
                 uid: client.user.map(|user| accounts.uid(&user)).transpose()?,
@@ -327,14 +330,14 @@ impl Config {
         })
     }
 
-    /// Whether somebody may start updates and see everything.
+    /// Returns whether a peer may start updates and see all sessions.
     pub fn is_operator(&self, who: Credentials) -> bool {
         who.uid == 0
             || self.operator_uids.contains(&who.uid)
             || self.operator_gids.contains(&who.gid)
     }
 
-    /// Whether somebody may use a session.
+    /// Returns whether a peer may use a session.
     pub fn may_use(&self, who: Credentials, name: &SessionName) -> bool {
         who.uid == 0
             || self.rules_for(who).any(|rule| {
@@ -343,7 +346,7 @@ impl Config {
             })
     }
 
-    /// Whether somebody may do anything at all.
+    /// Returns whether any request is permitted to a peer.
     pub fn may_connect(&self, who: Credentials) -> bool {
         self.is_operator(who) || self.rules_for(who).next().is_some()
     }
@@ -355,10 +358,10 @@ impl Config {
     }
 }
 
-/// Whether a pattern with `*` and `?` matches.
+/// Returns whether a pattern with `*` and `?` matches.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Where to go on if it turns out that the last `*` has to stand for more.
+    // Where to continue if the last `*` must match more text.
     let mut back = None;
     while t < text.len() {
         match pattern.get(p) {
@@ -423,7 +426,7 @@ mod tests {
         }
     }
 
-    /// The sample says what the defaults are, and how everything else is written.
+    /// The sample contains the defaults, and examples of all other settings.
     #[test]
     fn the_sample() {
         let sample = include_str!("../luod.toml");
@@ -518,7 +521,7 @@ mod tests {
             ("required = [\"a b\", \"\"]", "required"),
             ("max-sessions = 1\nrequired = [\"a\", \"b\"]", "required"),
             ("[[client]]\nuser = 1\nsessions = [\"\"]", "pattern"),
-            ("[[client]]\nuser = 1\nsessions = []", "no sessions"),
+            ("[[client]]\nuser = 1\nsessions = []", "without sessions"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
@@ -543,7 +546,7 @@ mod tests {
             let seen = matches(pattern.as_bytes(), text.as_bytes());
             assert_eq!(seen, result, "{pattern} {text}");
         }
-        // Not exponential.
+        // The time must not be exponential.
         let pattern = "*a".repeat(500);
         assert!(!matches(pattern.as_bytes(), "b".repeat(5000).as_bytes()));
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A fake machine, for tests of luod, and of programs that talk to it.
+//! A fake machine, for tests of luod and of its clients.
 //!
-//! Needs the feature `fake`. A [`FakeWorld`] is a machine whose kernel, clock and service manager
-//! only exist in the process; a [`Luod`] is a whole luod, with a real socket, on such a machine.
+//! Requires the feature `fake`. A [`FakeWorld`] is a machine whose kernel, clock and service
+//! manager exist only in the process; a [`Luod`] is a complete luod, with a real socket, on such a
+//! machine.
 
 use crate::{
     config::{Config, Rule},
@@ -30,10 +31,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How fast the time-stamp counter of the fake machine is.
+/// The frequency of the time-stamp counter of the fake machine.
 const TSC_KHZ: u64 = 2_000_000;
 
-/// A configuration by which the user of this process is an operator, and may use any session.
+/// A configuration in which the user of this process is an operator, and may use any session.
 pub fn own_config() -> Config {
     let uid = rustix::process::getuid().as_raw();
     Config {
@@ -47,48 +48,48 @@ pub fn own_config() -> Config {
     }
 }
 
-/// What there is on the fake machine.
+/// The state of the fake machine.
 #[derive(Debug)]
 pub struct State {
-    /// What time it is, in microseconds since the first kernel started. [`None`]: as it really is.
+    /// The time, in microseconds since the first kernel started. [`None`]: the real time.
     pub clock: Option<u64>,
     /// When this kernel started.
     pub boot: u64,
-    /// How many kernels were started before this one.
+    /// The number of kernels that were started before this one.
     pub boots: u64,
-    /// What `/sys/kernel/kexec_loaded` says.
+    /// The value of `/sys/kernel/kexec_loaded`.
     pub image_loaded: Option<bool>,
-    /// Why the loaded kernel cannot take over what is preserved.
+    /// Why the loaded kernel cannot take over the preserved files.
     pub objection: Option<String>,
     /// Why the next kernel cannot be started, if it cannot.
     pub kexec_error: Option<i32>,
-    /// Whether somebody else starts the next kernel, as systemd does.
+    /// Whether another program starts the next kernel, like systemd.
     pub by_manager: bool,
-    /// Whether somebody else is about to start the next kernel.
+    /// Whether another program is about to start the next kernel.
     pub kexec_under_way: bool,
-    /// How often the next kernel was started.
+    /// How many times the next kernel was started.
     pub kexecs: u32,
-    /// What is in the file descriptor store, if there is one. Several can have the same name.
+    /// The contents of the file descriptor store, if there is one. Several can have the same name.
     pub store: Option<BTreeMap<String, Vec<OwnedFd>>>,
-    /// Why the service manager does not keep everything.
+    /// Why the service manager does not keep all descriptors.
     pub not_kept: Option<String>,
-    /// Whether the service manager answers to nothing.
+    /// Whether the service manager does not answer.
     pub manager_hangs: bool,
-    /// Whether it says nothing as long as it is asked to start the next kernel.
+    /// Whether it does not answer while it is asked to start the next kernel.
     pub jump_hangs: bool,
-    /// What it was asked, and why it did not keep everything at that time.
+    /// The questions to it, and why it did not keep all descriptors at that time.
     pub(crate) questions: VecDeque<(QuestionId, Question, Option<String>)>,
-    /// What is being finished, by threads, see [`Kernel::hold_finishes`].
+    /// Threads that finish sessions, see [`Kernel::hold_finishes`].
     finishes: VecDeque<(QuestionId, JoinHandle<io::Result<bool>>)>,
-    /// How many questions there were.
+    /// The number of questions.
     asked: QuestionId,
-    /// Whether file systems are written out, and that is not done yet.
+    /// Whether a sync of file systems is running.
     pub syncing: bool,
-    /// Which processes there are.
+    /// The existing processes.
     pub alive: Vec<i32>,
-    /// What luod wants to remember.
+    /// The text that luod has saved.
     pub remembered: Option<String>,
-    /// What the service manager was told last.
+    /// The last notification to the service manager.
     pub status: String,
     /// Whether the time-stamp counter can be used.
     pub has_tsc: bool,
@@ -136,24 +137,24 @@ impl Default for FakeWorld {
 }
 
 impl FakeWorld {
-    /// Makes a machine on which time passes as it really does.
+    /// Creates a machine with the real clock.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Makes a machine on which no time passes without [`Self::pass`].
+    /// Creates a machine whose clock is advanced only by [`Self::pass`].
     pub fn with_own_clock() -> Self {
         let world = Self::default();
         world.state().clock = Some(1_000_000);
         world
     }
 
-    /// What there is on the machine, to be looked at and changed.
+    /// The state of the machine, to be examined and changed.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn pass(&self, time: Duration) {
         if let Some(clock) = &mut self.state().clock {
             *clock += time.as_micros() as u64;
@@ -165,19 +166,19 @@ impl FakeWorld {
         self.state().clock.unwrap_or(elapsed)
     }
 
-    /// What luod was about to finish is finished, unless that takes long.
+    /// Waits for sessions that are being finished, unless FINISH blocks.
     fn finish_all(&self, state: &mut State) {
         for (_, thread) in state.finishes.drain(..) {
             if !self.kernel.holds_finishes() {
-                // Nobody wants to know what came of it.
+                // The result is not needed.
                 let _ = thread.join();
             }
         }
     }
 
-    /// The next kernel runs from now on; takes two seconds.
+    /// Starts the next kernel, which takes two seconds.
     pub fn boot(&self) {
-        // The kernel would not do it.
+        // The kernel would refuse the kexec.
         assert_eq!(self.kernel.conflicts(), [""; 0]);
         self.pass(Duration::from_secs(2));
         self.kernel.kexec();
@@ -189,7 +190,7 @@ impl FakeWorld {
         state.questions.clear();
         self.finish_all(&mut state);
         state.remembered = None;
-        // A service manager retrieves what it kept, under the names that it had.
+        // Retrieves the descriptors that the service manager has kept, under their names.
         let Some(store) = &mut state.store else {
             return;
         };
@@ -206,9 +207,9 @@ impl FakeWorld {
         }
     }
 
-    /// What the service manager passes to luod when it starts it.
+    /// The descriptors that the service manager passes to luod at its start.
     ///
-    /// What the last luod was about to finish is finished then.
+    /// Waits for sessions that the last luod was finishing.
     pub fn stored(&self) -> Vec<(String, OwnedFd)> {
         let mut state = self.state();
         self.finish_all(&mut state);
@@ -244,7 +245,7 @@ impl World for FakeWorld {
         let clock = self.clock();
         let state = self.state();
         Stamp {
-            // As a hardware clock has it.
+            // With the resolution of a hardware clock.
             realtime_us: clock / 1_000_000 * 1_000_000,
             monotonic_us: clock - state.boot,
             tsc: state.has_tsc.then_some(clock * (TSC_KHZ / 1000)),
@@ -382,7 +383,7 @@ impl World for FakeWorld {
 
 /// A luod on a fake machine, in a thread of its own.
 ///
-/// It is gone, as if it was killed, when this is dropped.
+/// Dropping it has the same effect as killing luod.
 #[derive(Debug)]
 pub struct Luod {
     path: PathBuf,
@@ -395,7 +396,7 @@ impl Luod {
     ///
     /// # Errors
     ///
-    /// If the socket cannot be made.
+    /// If the socket cannot be created.
     pub fn start(world: &FakeWorld, config: Config) -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -408,7 +409,7 @@ impl Luod {
     ///
     /// # Errors
     ///
-    /// If the socket cannot be made.
+    /// If the socket cannot be created.
     pub fn start_at(world: &FakeWorld, config: Config, path: &Path) -> io::Result<Self> {
         let mut server = Server::new(server::listen(path)?)?;
         let (stop, wake) = UnixStream::pair()?;
@@ -420,7 +421,7 @@ impl Luod {
             loop {
                 let soon = Some(Duration::from_millis(20));
                 match server.turn(&mut machine, &wake, soon) {
-                    // The next kernel has started: nothing of us is left.
+                    // The next kernel has started: this luod no longer exists.
                     Ok(false) if world.state().boots == boots => {}
                     Ok(true) => {
                         let mut word = [0];
@@ -442,17 +443,17 @@ impl Luod {
         })
     }
 
-    /// Where it listens.
+    /// The path of its socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Waits until it has ended since the next kernel has started.
+    /// Waits for its end after the next kernel has started.
     pub fn wait(mut self) {
         self.join();
     }
 
-    /// Stops it in the way of SIGTERM.
+    /// Stops it as SIGTERM does.
     pub fn terminate(mut self) {
         let _ = self.stop.write_all(b"t");
         self.join();
@@ -460,7 +461,7 @@ impl Luod {
 
     fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // What it has to say about a failure was said.
+            // The failure has already been printed.
             let _ = thread.join();
         }
     }

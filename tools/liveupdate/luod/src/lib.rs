@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! luod conducts live updates.
+//! luod coordinates live updates.
 //!
-//! - [`machine`] decides: what a request leads to, what happens at a deadline, what is kept for
-//!   the next kernel. It neither reads nor writes a socket.
-//! - [`server`] has the sockets, and tells the machine what happens.
-//! - [`world`] is what luod needs of the machine that it runs on; [`system`] is the real one.
-//! - [`registry`] is what luod hands over to the luod in the next kernel.
-//! - [`audit`] has the names of the events that say who did what.
-//! - [`config`] says who may do what, [`cli`] is the command line.
+//! - [`machine`] makes the decisions: the result of a request, the action at a deadline, the
+//!   state for the next kernel. It neither reads nor writes a socket.
+//! - [`server`] owns the sockets, and passes events to the machine.
+//! - [`world`] is the interface to the system that luod runs on; [`system`] is the real one.
+//! - [`registry`] is the data that luod hands over to luod in the next kernel.
+//! - [`audit`] has the identifiers of the events of the audit trail.
+//! - [`config`] has the permissions, [`cli`] the command line.
 
 pub mod audit;
 pub mod cli;

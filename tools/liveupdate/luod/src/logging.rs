@@ -2,10 +2,10 @@
 
 //! Logging, to the journal or to standard error.
 //!
-//! If standard error is the journal, events go there by its own protocol, with their fields:
-//! `SESSION=`, `UPDATE=`, `UID=`, `PID=` and, for those of the [audit trail](crate::audit),
-//! `MESSAGE_ID=`. Otherwise they are lines. The kernel log, and what else reads standard error,
-//! gets the level from a prefix like `<6>`; people do not want it.
+//! If standard error is the journal, events are sent by the protocol of the journal, with their
+//! fields: `SESSION=`, `UPDATE=`, `UID=`, `PID=` and, for those of the [audit
+//! trail](crate::audit), `MESSAGE_ID=`. Otherwise they are lines. The level is written as a
+//! prefix like `<6>` for the kernel log and other readers, but not on a terminal.
 
 use rustix::fs::fstat;
 use std::{env, fmt, io::IsTerminal};
@@ -25,7 +25,7 @@ struct Lines {
     prefix: bool,
 }
 
-/// Puts the message first and the fields after it.
+/// Formats the message first and the fields after it.
 #[derive(Default)]
 struct Parts {
     message: String,
@@ -34,7 +34,7 @@ struct Parts {
 
 impl Parts {
     fn add(&mut self, field: &field::Field, value: &str) {
-        // What a client calls itself or says must not make lines of its own.
+        // Text of a client must not contain line breaks.
         let value = value.replace(|c: char| c.is_control(), " ");
         if field.name() == "message" {
             self.message = value;
@@ -83,7 +83,7 @@ where
     }
 }
 
-/// Whether `stream`, the value of `$JOURNAL_STREAM`, is what standard error is.
+/// Returns whether standard error is `stream`, the value of `$JOURNAL_STREAM`.
 fn is_stderr(stream: &str) -> bool {
     let Ok(stat) = fstat(std::io::stderr()) else {
         return false;
@@ -91,7 +91,7 @@ fn is_stderr(stream: &str) -> bool {
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// The journal, if standard error goes there and it can be reached.
+/// The journal, if standard error is connected to it and it can be reached.
 fn journal() -> Option<tracing_journald::Layer> {
     let stream = env::var("JOURNAL_STREAM").ok()?;
     let journal = is_stderr(&stream).then(tracing_journald::layer)?.ok()?;
@@ -106,12 +106,12 @@ fn journal() -> Option<tracing_journald::Layer> {
         journal
             .with_syslog_identifier("luod".to_owned())
             .with_priority_mappings(priorities)
-            // The fields have the names that are documented.
+            // The fields have the documented names.
             .with_field_prefix(None),
     )
 }
 
-/// Starts to log what is at least as important as `level`.
+/// Starts to log events of `level` and above.
 pub fn start(level: Level) {
     let journal = journal();
     let lines = journal.is_none().then(|| {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What luod decides.
+//! The decisions of luod.
 //!
-//! The owner of the sockets tells the machine what happens ([`Machine::connected`],
-//! [`Machine::request`], [`Machine::disconnected`], [`Machine::tick`]...) and does what it then
-//! finds in [`Machine::next_output`].
+//! The owner of the sockets passes events to the machine ([`Machine::connected`],
+//! [`Machine::request`], [`Machine::disconnected`], [`Machine::tick`]...) and executes the output
+//! of [`Machine::next_output`].
 
 mod arrival;
 mod clients;
@@ -42,51 +42,51 @@ use std::{
 use update::Update;
 use witness::Witness;
 
-/// How long to wait until it is looked whether the service manager has answered, in microseconds.
+/// How long to wait until the next check for an answer of the service manager, in microseconds.
 const ASK_TICK_US: u64 = 20_000;
 
 /// A connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
-/// What has to be done.
+/// An action to execute.
 #[derive(Debug)]
 pub enum Output {
-    /// Send something, with a descriptor if there is one.
+    /// Send an event, with a descriptor if there is one.
     Send {
-        /// To whom.
+        /// The receiver.
         to: ConnId,
         /// What.
         message: Box<Message<Event>>,
-        /// What goes along.
+        /// The descriptor.
         fd: Option<OwnedFd>,
     },
-    /// Send what is still to be sent, then close the connection.
+    /// Send all queued lines, then close the connection.
     Close(ConnId),
-    /// Send what is still to be sent, then call [`Machine::jump`].
+    /// Send all queued lines, then call [`Machine::jump`].
     Jump,
 }
 
-/// Who is connected.
+/// A connected peer.
 #[derive(Debug)]
 struct Peer {
     credentials: Credentials,
-    /// How it calls itself.
+    /// Its name in lists and logs.
     client: Option<String>,
-    /// Whether it said HELLO, so that it knows more than the public sketch of the protocol has.
+    /// Whether it has sent HELLO, so that it supports more than the public sketch of the protocol.
     hello: bool,
-    /// Whether it sent anything yet.
+    /// Whether it has sent a line.
     spoke: bool,
-    /// What it has subscribed.
+    /// Its subscribed sessions.
     subscribed: BTreeSet<SessionName>,
-    /// What it has claimed, which may be finished.
+    /// Its claimed sessions, which may be finished.
     claimed: BTreeSet<SessionName>,
 }
 
-/// A session that a client wants in the next update.
+/// A session that a client has subscribed for the next update.
 #[derive(Debug)]
 struct Subscription {
-    /// Whose it is. A client that is ready can leave.
+    /// The connection. A client that is ready can disconnect.
     conn: Option<ConnId>,
     client: Option<String>,
     credentials: Credentials,
@@ -97,12 +97,12 @@ struct Subscription {
     error: Option<String>,
 }
 
-/// What part a subscribed session takes in the update that is under way.
+/// The state of a subscribed session in the running update.
 #[derive(Debug)]
 enum Part {
     /// There is no update.
     None,
-    /// The client was asked; the session is to be made.
+    /// The client was asked; the session is not created yet.
     Requested { asked: Stamp, deadline: u64 },
     /// The client has the session.
     Preserving {
@@ -112,17 +112,17 @@ enum Part {
     },
     /// The client is ready.
     Ready {
-        /// Nothing is done with it any more but to keep it open.
+        /// It is only kept open.
         session: OutgoingSession,
         ready: Stamp,
         preserve_us: u64,
     },
-    /// The update goes on without it.
+    /// The update continues without it.
     Dropped,
 }
 
 impl Part {
-    /// When the client is too late.
+    /// The deadline of the client.
     fn deadline(&self) -> Option<u64> {
         match self {
             Self::Requested { deadline, .. } | Self::Preserving { deadline, .. } => Some(*deadline),
@@ -131,7 +131,7 @@ impl Part {
     }
 }
 
-/// A request that cannot be carried out.
+/// The refusal of a request.
 #[derive(Debug)]
 struct Refusal {
     code: ErrorCode,
@@ -147,7 +147,7 @@ impl Refusal {
     }
 }
 
-/// A request that is to be answered.
+/// A request that must be answered.
 #[derive(Clone, Debug)]
 struct Caller {
     conn: ConnId,
@@ -155,71 +155,73 @@ struct Caller {
     seq: Option<u64>,
     command: &'static str,
     id: Option<SessionName>,
-    /// Whether it is told that it is done, though it may not have said HELLO.
+    /// Whether it gets an acknowledgement even without HELLO.
     for_operators: bool,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Answer {
-    /// It is done; operators and clients that said HELLO are told so.
+    /// Success; operators and clients that have sent HELLO get an acknowledgement.
     Done,
-    /// An event, perhaps with a descriptor.
+    /// An event, optionally with a descriptor.
     Event(Event, Option<OwnedFd>),
-    /// Everything was sent already, or is sent later.
+    /// The answer has already been sent, or is sent later.
     Sent,
 }
 
-/// What luod knows and wants.
+/// The state of luod.
 #[derive(Debug)]
 pub struct Machine<W> {
     world: W,
     config: Config,
     peers: BTreeMap<ConnId, Peer>,
-    /// Who is told whatever happens.
+    /// The connections that get all events.
     watchers: BTreeSet<ConnId>,
     subscriptions: BTreeMap<SessionName, Subscription>,
-    /// Who had subscribed to the luod before this one, and has not yet subscribed again.
+    /// Clients that had subscribed before luod was restarted and have not subscribed again.
     absent: BTreeMap<SessionName, Subscriber>,
-    /// Whether who has subscribed has changed since it was remembered.
+    /// Whether the subscriptions have changed since they were saved.
     subscribers_changed: bool,
-    /// When that was remembered, and when it is to be remembered next.
+    /// When they were saved, and when they must be saved next.
     remembered: Option<u64>,
     remember_at: Option<u64>,
     update: Option<Update>,
-    /// What came from the previous kernel.
+    /// Sessions of the previous kernel.
     incoming: BTreeMap<SessionName, Incoming>,
-    /// Those of them that are not finished.
+    /// The unfinished ones.
     unfinished: BTreeSet<SessionName>,
-    /// One that nobody has claimed.
+    /// An unclaimed one.
     unclaimed: Witness,
-    /// The session that has the registry of the previous kernel's luod, until all is finished.
+    /// The session with the registry of luod in the previous kernel, until all sessions are
+    /// finished.
     internal: Option<IncomingSession>,
     arrival: Option<Arrival>,
-    /// What luod could not find out yet.
+    /// Why the sessions of the previous kernel cannot be read.
     unknown: Option<Unknown>,
     doubts: Doubts,
-    /// What is being finished.
+    /// Sessions that are being finished.
     endings: BTreeMap<QuestionId, Ending>,
     /// When luod started.
     started: Stamp,
     /// The number of the last update.
     number: u64,
-    /// What became of the last update, if it did not lead to this kernel.
+    /// The result of the last update, if it did not start this kernel.
     last: Option<Report>,
     problem: Option<String>,
-    /// Sessions that their clients were told to close, in updates that were aborted or go on
-    /// without. Those that are open still would be handed over anyway.
+    /// Sessions that clients were told to close, in updates that were aborted or continue without
+    /// them. The kernel would hand over those that are still open.
     cancelled: BTreeSet<SessionName>,
     outputs: VecDeque<Output>,
-    /// Who wants a handover, while the service manager is asked whether it is on its way.
+    /// The connections that have requested a handover, while the service manager is asked whether
+    /// it starts the next kernel.
     handovers: Vec<(ConnId, Option<u64>)>,
     handover_asked: Option<QuestionId>,
-    /// Sessions whose clients are to be asked to take part.
+    /// Sessions whose clients must be asked to preserve their files.
     late: Vec<SessionName>,
-    /// Sessions with which something went wrong, and what.
+    /// Failed sessions with the reason.
     failures: Vec<(SessionName, String)>,
-    /// Whether a change of the phase is to be announced.
+    /// Whether a change of the phase must be announced.
     phase_changed: bool,
 }
 
@@ -273,17 +275,17 @@ impl<W: World> Machine<W> {
         &self.config
     }
 
-    /// Uses another configuration. Connections and sessions that it would not allow stay.
+    /// Uses another configuration. Existing connections and sessions that it does not permit stay.
     pub fn reconfigure(&mut self, config: Config) {
         self.config = config;
     }
 
-    /// Returns what has to be done next.
+    /// Returns the next action.
     pub fn next_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Somebody connected.
+    /// Handles a new connection.
     pub fn connected(&mut self, conn: ConnId, credentials: Credentials) {
         let peer = Peer {
             credentials,
@@ -298,7 +300,7 @@ impl<W: World> Machine<W> {
             let refusal = Refusal::new(
                 ErrorCode::NotAllowed,
                 format!(
-                    "the configuration of luod allows nothing to the user {} and the group {}",
+                    "the configuration of luod permits nothing to the user {} and the group {}",
                     credentials.uid, credentials.gid
                 ),
             );
@@ -307,7 +309,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Somebody disconnected, or was disconnected.
+    /// Handles a closed connection.
     pub fn disconnected(&mut self, conn: ConnId) {
         let Some(peer) = self.peers.remove(&conn) else {
             return;
@@ -318,13 +320,13 @@ impl<W: World> Machine<W> {
         self.subscriber_left(peer.subscribed);
     }
 
-    /// A line came that is no message. Descriptors that came with it are closed already.
+    /// Handles a line that is not a message. Its descriptors are already closed.
     pub fn bad_line(&mut self, conn: ConnId, error: ParseError) {
         let refusal = Refusal::new(error.code, error.message);
         self.refuse(conn, error.seq, None, refusal);
     }
 
-    /// A message came; `fds` is how many descriptors came with it, which are closed already.
+    /// Handles a message with `fds` descriptors, which are already closed.
     pub fn request(&mut self, conn: ConnId, message: Message<Request>, fds: usize) {
         let Message { seq, body } = message;
         let Some(peer) = self.peers.get_mut(&conn) else {
@@ -345,7 +347,7 @@ impl<W: World> Machine<W> {
             Err(Refusal::new(
                 ErrorCode::UnexpectedFds,
                 format!(
-                    "{} has no use for descriptors; they were closed",
+                    "{} does not accept descriptors; they were closed",
                     caller.command
                 ),
             ))
@@ -353,7 +355,7 @@ impl<W: World> Machine<W> {
             Err(Refusal::new(
                 ErrorCode::NotAllowed,
                 format!(
-                    "{} is for operators, whom the configuration of luod names; \
+                    "{} is only permitted to operators, whom the configuration of luod names; \
                      the user {} is none",
                     caller.command, credentials.uid
                 ),
@@ -361,13 +363,13 @@ impl<W: World> Machine<W> {
         } else {
             self.dispatch(&caller, first, body)
         };
-        // Whether a handover begins is only known later.
+        // The service manager has not answered yet whether a handover begins.
         let asked = asked.filter(|_| !matches!(answer, Err(_) | Ok(Answer::Sent)));
         if let Some(asked) = asked {
             asked.log(credentials, self.number);
         }
         self.reply(&caller, answer);
-        // What this request led to comes after its answer.
+        // Other events of this request are sent after its answer.
         self.go_on();
     }
 
@@ -439,7 +441,7 @@ impl<W: World> Machine<W> {
             let what = if first {
                 "HELLO has the version 0, the first one is 1"
             } else {
-                "HELLO has to come first"
+                "HELLO must be the first request"
             };
             return Err(Refusal::new(ErrorCode::BadHello, what));
         }
@@ -448,7 +450,7 @@ impl<W: World> Machine<W> {
             return Ok(Answer::Sent);
         };
         peer.hello = true;
-        // It ends up in logs and on terminals.
+        // The name is printed to logs and terminals.
         peer.client = client.map(|name| {
             let printable = name.chars().filter(|c| !c.is_control());
             printable.take(64).collect()
@@ -461,7 +463,7 @@ impl<W: World> Machine<W> {
         Ok(Answer::Event(event, None))
     }
 
-    /// What luod is doing.
+    /// The phase of luod.
     pub fn phase(&self) -> Phase {
         match &self.update {
             Some(update) => update.phase(),
@@ -471,13 +473,13 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// When [`Self::tick`] has to be called at the latest, counted from now.
+    /// The time from now after which [`Self::tick`] must be called at the latest.
     pub fn next_tick(&self) -> Option<Duration> {
         let update = self.update.as_ref().map(Update::next_tick);
         let unknown = self.unknown.as_ref().map(|unknown| unknown.retry.at);
         let doubts = self.doubts.next_tick();
         let now = self.world.now().monotonic_us;
-        // The world wakes us for an answer; this is for one that does not.
+        // An answer normally wakes the server; this covers a world that does not wake it.
         let asks = self.handover_asked.is_some() || self.update.as_ref().is_some_and(Update::asks);
         let asks = asks || !self.endings.is_empty();
         let asks = asks.then(|| now.saturating_add(ASK_TICK_US));
@@ -487,7 +489,7 @@ impl<W: World> Machine<W> {
         Some(Duration::from_micros(left))
     }
 
-    /// Time has passed.
+    /// Handles deadlines.
     pub fn tick(&mut self) {
         self.look_again();
         self.settle_doubts();
@@ -496,7 +498,7 @@ impl<W: World> Machine<W> {
         self.remember_subscribers();
     }
 
-    /// Who is at the other end of a connection.
+    /// The peer of a connection.
     fn who(&self, conn: ConnId) -> Credentials {
         let nobody = Credentials {
             pid: 0,
@@ -533,7 +535,7 @@ impl<W: World> Machine<W> {
         self.send(conn, seq, event, None);
     }
 
-    /// Tells those who want to know what happens.
+    /// Sends an event to all watchers.
     fn announce(&mut self, event: &Event) {
         let requester = self.update.as_ref().and_then(|update| update.requester);
         let requester = requester.filter(|conn| !self.watchers.contains(conn));
@@ -543,7 +545,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Tells those who want to know that something happened to a session.
+    /// Sends the new state of a session to all watchers.
     fn announce_change(&mut self, name: &SessionName, direction: Direction) {
         let info = match direction {
             Direction::Outgoing => self.outgoing_info(name),
@@ -564,7 +566,7 @@ impl<W: World> Machine<W> {
     }
 }
 
-/// Which session a request is about.
+/// The session that a request names.
 fn session_of(request: &Request) -> Option<&SessionName> {
     match request {
         Request::Subscribe { id, .. }
@@ -592,7 +594,7 @@ fn micros(from: Stamp, to: Stamp) -> u64 {
     to.monotonic_us.saturating_sub(from.monotonic_us)
 }
 
-/// Makes a descriptor that can be given away.
+/// Duplicates a descriptor to send it to a client.
 fn give(fd: impl std::os::fd::AsFd) -> std::io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
 }

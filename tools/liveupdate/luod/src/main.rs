@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Conducts live updates.
+//! Coordinates live updates.
 
 use clap::Parser;
 use liveupdate::systemd::{self, Manager};
@@ -30,7 +30,7 @@ use std::{
 };
 use tracing::Level;
 
-/// What came from the service manager.
+/// Descriptors of the service manager.
 struct Inherited {
     listener: Option<UnixListener>,
     store: Vec<(String, OwnedFd)>,
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Each session and each connection takes a descriptor.
+/// Each session and each connection needs a descriptor.
 fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -100,7 +100,8 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
     raise_limit();
     let inherited = Inherited::take();
     let (signals, sender) = UnixStream::pair()?;
-    // Which one came is noted apart from what wakes us: they can come together.
+    // The kind of signal is stored separately from the wake-up: signals can
+    // arrive together.
     let [stop, hangup] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
     for (signal, flag) in [(SIGTERM, &stop), (SIGINT, &stop), (SIGHUP, &hangup)] {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
@@ -112,7 +113,7 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
         Ok(manager) => Some(manager),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            tracing::warn!("goes on without a service manager: {error}");
+            tracing::warn!("luod runs without a service manager: {error}");
             None
         }
     };
@@ -124,7 +125,7 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
         None => server::listen(&socket).map_err(|e| {
             io::Error::new(
                 e.kind(),
-                format!("cannot listen at {}: {e}", socket.display()),
+                format!("cannot listen on {}: {e}", socket.display()),
             )
         })?,
     };
@@ -164,21 +165,21 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
         machine.stop();
         server.carry_out(&mut machine);
         server.flush(Duration::from_secs(1));
-        // Those who wait for something that was begun hear of its end.
+        // Send the results of running operations to their requesters.
         machine.world_mut().wait_for_answers();
         machine.tick();
         server.carry_out(&mut machine);
         server.flush(Duration::from_secs(1));
         machine.world().flush();
         if !activated {
-            // Not there any more is what everybody understands.
+            // A missing text has a clear meaning.
             let _ = std::fs::remove_file(&socket);
         }
         return Ok(());
     }
 }
 
-/// Reads what signals have written.
+/// Reads the bytes that signal handlers have written.
 fn drain(mut stream: &UnixStream) {
     while matches!(stream.read(&mut [0; 64]), Ok(1..)) {}
 }
@@ -203,21 +204,21 @@ fn reload(args: &Args, machine: &mut Machine<System>) {
     machine.world().notify("READY=1");
 }
 
-/// Says so if the service manager keeps less than the configuration allows.
+/// Warns if the service manager keeps fewer descriptors than the configuration permits.
 fn check_store(config: &Config) {
     let most = std::env::var("FDSTORE").ok();
     let most: Option<usize> = most.and_then(|most| most.parse().ok());
-    // luod has one of its own.
+    // luod has one session of its own.
     let wanted = config.max_sessions.saturating_add(1);
     if let Some(most) = most.filter(|most| *most < wanted) {
         tracing::warn!(
-            "FileDescriptorStoreMax={most} in the unit of luod is too little for max-sessions in \
+            "FileDescriptorStoreMax={most} in the unit of luod is too small for max-sessions in \
              its configuration, which needs {wanted}: an update of more is aborted"
         );
     }
 }
 
-/// Lets those connect who may.
+/// Sets the permissions of the socket.
 fn restrict(config: &Config) {
     if let Err(error) = server::restrict(&config.socket, config.socket_group) {
         tracing::error!(
@@ -227,7 +228,8 @@ fn restrict(config: &Config) {
     }
 }
 
-/// What systemd wants to hear before a service reads its configuration again.
+/// The notification that systemd requires before a service reads its
+/// configuration again.
 fn reloading() -> String {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let micros = time.tv_sec * 1_000_000 + time.tv_nsec / 1000;

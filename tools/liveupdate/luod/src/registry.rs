@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What luod hands over to the luod in the next kernel.
+//! The registry: data that luod hands over to luod in the next kernel.
 //!
 //! It is JSON in a sealed memfd, the file [`TOKEN`] of the session [`SESSION`].
 
@@ -14,20 +14,20 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-/// The session that has the registry.
+/// The session of the registry.
 pub const SESSION: &str = "luod-internal";
 
-/// What the registry is called there.
+/// The token of the registry.
 pub const TOKEN: Token = 0;
 
 /// The version of the format.
 ///
-/// Fields and values can be added without a new one: luod ignores fields and keeps words that it
-/// does not know. A luod that adds something without which the registry must not be used says so
-/// in [`Registry::min_reader`].
+/// Fields and values can be added without a new version: luod ignores unknown fields and keeps
+/// unknown words. If a new field must not be ignored, luod must increase
+/// [`Registry::min_reader`].
 pub const VERSION: u32 = 1;
 
-/// How much is read at most, in bytes.
+/// The maximum size, in bytes.
 const SIZE_MAX: u64 = 64 << 20;
 
 /// The registry.
@@ -35,41 +35,41 @@ const SIZE_MAX: u64 = 64 << 20;
 pub struct Registry {
     /// The version of the format.
     pub version: u32,
-    /// The version that a luod has to know at least to read it; without it, that is `version`.
+    /// The lowest version that luod must support to read the registry; the default is `version`.
     #[serde(default)]
     pub min_reader: Option<u32>,
-    /// The boot that it was written in.
+    /// The boot in which it was written.
     pub boot_id: String,
-    /// The release of the kernel that it was written in.
+    /// The release of the kernel in which it was written.
     pub kernel: String,
     /// The number of the update.
     pub update: u64,
-    /// How fast the time-stamp counter runs, in kHz.
+    /// The frequency of the time-stamp counter, in kHz.
     #[serde(default)]
     pub tsc_khz: Option<u64>,
-    /// What happened until then.
+    /// The marks of the update.
     #[serde(deserialize_with = "readable")]
     pub marks: Vec<Mark>,
     /// The sessions.
     pub sessions: Vec<Entry>,
-    /// Sessions that were left out of a forced update. A process that has one open still carries
-    /// it over, though no client waits for it.
+    /// Sessions without which a forced update has continued. If a process still has one open,
+    /// the kernel hands it over, although no client needs it.
     #[serde(default)]
     pub dropped: Vec<SessionName>,
-    /// What was given up by this update.
+    /// Sessions that this update has given up.
     #[serde(default, deserialize_with = "readable")]
     pub lost: Vec<Lost>,
 }
 
-/// A session whose data did not come along.
+/// A session whose data was not handed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     /// Its name.
     pub name: SessionName,
-    /// How the client called itself.
+    /// The name of the client.
     #[serde(default)]
     pub client: Option<String>,
-    /// Why.
+    /// The reason.
     pub error: String,
 }
 
@@ -78,29 +78,29 @@ pub struct Lost {
 pub struct Entry {
     /// Its name.
     pub name: SessionName,
-    /// How the client called itself.
+    /// The name of the client.
     #[serde(default)]
     pub client: Option<String>,
     /// The user of the client.
     #[serde(default)]
     pub uid: Option<u32>,
-    /// When it was ready.
+    /// The time at which it was ready.
     pub ready: Stamp,
-    /// How long it took to get there, in microseconds.
+    /// The time that it needed to become ready, in microseconds.
     pub preserve_us: u64,
 }
 
-/// What luod remembers for a luod that is started in the same kernel.
+/// The state that luod saves for a luod that is started in the same kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// The boot that it is about.
+    /// The boot in which it was saved.
     pub boot_id: String,
     /// The number of the last update.
     pub update: u64,
-    /// What became of it.
+    /// Its result.
     #[serde(default, deserialize_with = "if_readable")]
     pub report: Option<Report>,
-    /// Who has subscribed.
+    /// The subscriptions.
     #[serde(
         default,
         deserialize_with = "readable",
@@ -109,19 +109,19 @@ pub struct Memory {
     pub subscribers: Vec<Subscriber>,
 }
 
-/// Who has subscribed a session.
+/// A subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscriber {
     /// The session.
     pub name: SessionName,
     /// The process of the client.
     pub pid: i32,
-    /// How the client called itself.
+    /// The name of the client.
     #[serde(default)]
     pub client: Option<String>,
 }
 
-/// What says which luod can read a registry.
+/// The fields that determine which luod can read a registry.
 #[derive(Deserialize)]
 struct Header {
     version: u32,
@@ -129,7 +129,7 @@ struct Header {
     min_reader: Option<u32>,
 }
 
-/// Reads a value that is only shown, if it is understood.
+/// Reads a value that is only shown, or none if it is malformed.
 fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -137,7 +137,7 @@ fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     Ok(serde_json::from_value(value).ok())
 }
 
-/// Reads a list of what is only shown, without what is not understood.
+/// Reads a list of values that are only shown, and skips malformed ones.
 fn readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -148,7 +148,7 @@ fn readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
 }
 
 impl Registry {
-    /// Puts the registry into a session.
+    /// Preserves the registry in a session.
     ///
     /// # Errors
     ///
@@ -162,21 +162,21 @@ impl Registry {
         session.preserve(&file, TOKEN)
     }
 
-    /// Takes the registry out of a session.
+    /// Retrieves the registry from a session.
     ///
     /// # Errors
     ///
     /// `EINVAL` if the session has not been through an update;
-    /// [`io::ErrorKind::InvalidData`] if the registry makes no sense.
+    /// [`io::ErrorKind::InvalidData`] if the registry is malformed.
     pub fn retrieve(session: &IncomingSession) -> io::Result<Self> {
         let file = File::from(session.retrieve(TOKEN)?);
         let size = u64::try_from(fstat(&file)?.st_size).unwrap_or(u64::MAX);
         if size > SIZE_MAX {
-            let error = format!("the registry has {size} bytes, which cannot be true");
+            let error = format!("the registry has {size} bytes, which is more than any registry");
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         let mut text = vec![0; usize::try_from(size).unwrap_or_default()];
-        // Not from where the file is: that came over, too.
+        // Reads from offset 0: the position of the file was handed over as well.
         file.read_exact_at(&mut text, 0)?;
         Self::parse(&text)
     }
@@ -185,7 +185,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidData`] if it is none, or needs a newer luod.
+    /// [`io::ErrorKind::InvalidData`] if it is not a registry, or needs a newer luod.
     pub fn parse(text: &[u8]) -> io::Result<Self> {
         let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let not_understood = |error| bad(format!("the registry is not understood: {error}"));

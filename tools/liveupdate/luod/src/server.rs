@@ -2,8 +2,8 @@
 
 //! The sockets.
 //!
-//! One thread, which waits for all of them at once and never for one of them alone: a client that
-//! is slow, silent or talks nonsense costs nobody but itself.
+//! One thread waits for all of them at once and never for a single one: a client that is slow,
+//! silent or sends malformed lines affects only itself.
 
 mod admission;
 mod socket;
@@ -32,22 +32,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much can wait for a client that does not read, in bytes.
+/// The maximum size of queued events of a client that does not read, in bytes.
 const OUTBOX_MAX: usize = 256 * 1024;
 
-/// The same for an operator, whose list of all sessions can be long.
+/// The same for an operator, to whom luod sends a list of all sessions.
 const OPERATOR_OUTBOX_MAX: usize = 16 * 1024 * 1024;
 
-/// How many connections are accepted until everything else gets its turn.
+/// The number of connections that are accepted before other events are handled.
 const ACCEPTS_PER_TURN: usize = 32;
 
-/// For how long nobody is accepted after that has failed.
+/// How long no connection is accepted after a failure to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a connection may take to read what it is told before it is closed.
+/// How long a peer may take to read the last events before the connection is closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How long clients may take to read FROZEN before the kernel goes down, all together.
+/// How long all clients together may take to read FROZEN before the next kernel is started.
 const FROZEN_WAIT: Duration = Duration::from_millis(100);
 
 /// A connection.
@@ -57,15 +57,15 @@ struct Connection {
     credentials: Credentials,
     decoder: Decoder,
     outbox: Outbox,
-    /// What happened to which session while too much waited to be read: the last of it.
+    /// The last event of each session while the queue was full.
     skipped: BTreeMap<(SessionName, u8), Event>,
-    /// Whether FROZEN was sent, which may wait to be read.
+    /// Whether FROZEN was sent but may not have been read.
     frozen: bool,
-    /// It is closed as soon as everything is sent, or at some time.
+    /// The connection is closed when all events are sent, or at this time.
     closing: Option<Instant>,
 }
 
-/// What an event that can be replaced by a later one is about; things that are gone come first.
+/// The subject of an event that a later event can replace; removed sessions come first.
 fn topic(event: &Event) -> Option<(SessionName, u8)> {
     match event {
         Event::Gone { session, .. } => Some((session.clone(), 0)),
@@ -82,8 +82,8 @@ fn topic(event: &Event) -> Option<(SessionName, u8)> {
 }
 
 impl Connection {
-    /// Queues an event, and sends what can be sent. What would only be shown is told later, and
-    /// shortened, to who does not read.
+    /// Queues an event, and sends as much as possible. If the peer does not read, events for
+    /// display are delayed and merged.
     fn send(&mut self, message: &Message<Event>, fd: Option<OwnedFd>) -> io::Result<()> {
         if let Some(topic) = topic(&message.body) {
             if !self.skipped.is_empty() || self.outbox.waiting() > OUTBOX_MAX / 2 {
@@ -107,7 +107,7 @@ impl Connection {
         self.outbox.flush(&self.stream).map(drop)
     }
 
-    /// Tells what was skipped, as far as it is read. True if nothing is left.
+    /// Sends delayed events as far as the peer reads them. Returns true if none is left.
     fn catch_up(&mut self) -> io::Result<bool> {
         while self.outbox.is_empty() {
             let Some((_, event)) = self.skipped.pop_first() else {
@@ -124,7 +124,7 @@ impl Connection {
 pub struct Server {
     socket: Socket,
     admission: Admission,
-    /// Who was not told everything yet.
+    /// Connections with delayed events.
     behind: BTreeSet<ConnId>,
     connections: BTreeMap<ConnId, Connection>,
     next_id: u64,
@@ -150,8 +150,8 @@ impl Server {
         })
     }
 
-    /// Waits until something happens, up to `timeout`, and deals with it. `wake` is something else
-    /// to wait for; true if it is readable.
+    /// Waits for events, up to `timeout`, and handles them. `wake` is another descriptor to wait
+    /// for; returns true if it is readable.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl Server {
             .chain(machine.next_tick())
             .chain(timeout)
             .min()
-            // Rather a bit too late than again and again a bit too early.
+            // Round up: waking too early would cause repeated wake-ups.
             .and_then(|left| Timespec::try_from(left + Duration::from_micros(100)).ok());
 
         let ids: Vec<ConnId> = self.connections.keys().copied().collect();
@@ -219,7 +219,8 @@ impl Server {
         Ok(woken)
     }
 
-    /// Accepts some connections: who connects again and again must not keep luod from the rest.
+    /// Accepts a limited number of connections, so that a client that connects repeatedly does not
+    /// block other events.
     fn accept<W: World>(&mut self, machine: &mut Machine<W>) {
         for _ in 0..ACCEPTS_PER_TURN {
             let stream = match self.socket.listener.accept() {
@@ -278,7 +279,7 @@ impl Server {
         Ok(())
     }
 
-    /// Reads and writes what can be read and written.
+    /// Reads and writes without blocking.
     fn serve<W: World>(&mut self, machine: &mut Machine<W>, id: ConnId, events: PollFlags) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -309,7 +310,7 @@ impl Server {
         }
     }
 
-    /// Deals with the lines that are there.
+    /// Handles all received lines.
     fn read<W: World>(&mut self, machine: &mut Machine<W>, id: ConnId) {
         loop {
             let Some(connection) = self.connections.get_mut(&id) else {
@@ -347,7 +348,7 @@ impl Server {
         }
     }
 
-    /// Does what the machine wants to be done.
+    /// Executes the actions of the machine.
     pub fn carry_out<W: World>(&mut self, machine: &mut Machine<W>) {
         while let Some(output) = machine.next_output() {
             match output {
@@ -382,7 +383,7 @@ impl Server {
         }
     }
 
-    /// Closes a connection after what it is still to be told.
+    /// Closes a connection after its queued events are sent.
     fn close<W: World>(&mut self, machine: &mut Machine<W>, id: ConnId) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -403,7 +404,7 @@ impl Server {
         }
     }
 
-    /// Tells those who read again what they were not told.
+    /// Sends delayed events to peers that read again.
     fn catch_up<W: World>(&mut self, machine: &mut Machine<W>) {
         for id in std::mem::take(&mut self.behind) {
             let Some(connection) = self.connections.get_mut(&id) else {
@@ -435,8 +436,8 @@ impl Server {
         self.carry_out(machine);
     }
 
-    /// Waits until those who are told that everything is frozen have it, up to a time. Returns how
-    /// often that took waiting; all others are not waited for.
+    /// Waits until all clients have read FROZEN, up to a time. Returns the number of waits. Does
+    /// not wait for other connections.
     fn flush_frozen(&mut self, time: Duration) -> u32 {
         let end = Instant::now() + time;
         let mut waits = 0;
@@ -456,12 +457,12 @@ impl Server {
                 return waits;
             }
             waits += 1;
-            // Whatever comes of it, the time is limited.
+            // Errors are ignored; the time is limited.
             let _ = poll(&mut waiting, Timespec::try_from(left).ok().as_ref());
         }
     }
 
-    /// Sends what can be sent, up to a time.
+    /// Sends queued events, up to a time.
     pub fn flush(&mut self, time: Duration) {
         let end = Instant::now() + time;
         loop {
@@ -477,16 +478,16 @@ impl Server {
     }
 }
 
-/// Tells somebody that there are too many connections.
+/// Sends an error to a peer: there are too many connections.
 fn refuse(stream: &UnixStream) -> io::Result<()> {
     let event = Event::Error {
         code: ErrorCode::TooMany,
-        message: "there are too many connections; try it again later".into(),
+        message: "there are too many connections; try again later".into(),
         cmd: None,
         id: None,
     };
     let mut outbox = Outbox::new(OUTBOX_MAX);
-    // It fits into the socket's buffer, or else it does not matter.
+    // It fits into the buffer of the socket; otherwise it is dropped.
     let _ = outbox.push(encode(&Message::from(event))?, Vec::new());
     outbox.flush(stream).map(drop)
 }

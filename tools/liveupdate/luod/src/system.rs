@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The machine that luod runs on.
+//! The real system that luod runs on.
 
 mod manager;
 mod notifier;
@@ -32,28 +32,28 @@ use std::{
 };
 use workers::Workers;
 
-/// How long the clocks have to be watched to tell how fast the time-stamp counter is.
+/// The time to measure the frequency of the time-stamp counter.
 const CALIBRATION_US: u64 = 100_000;
 
-/// The machine that luod runs on.
+/// The real system.
 #[derive(Debug)]
 pub struct System {
     device: PathBuf,
     kexec: Kexec,
     manager: Option<Notifier>,
     started: Stamp,
-    /// Where something is remembered.
+    /// The file for saved state.
     state: PathBuf,
-    /// What the service manager was given to keep: how many of each name.
+    /// The number of descriptors of each name in the store of the service manager.
     kept: BTreeMap<String, usize>,
-    /// Writes out all file systems.
+    /// The process that syncs all file systems.
     sync: Option<Child>,
-    /// Says which service this is.
+    /// The file that names this service.
     cgroup: PathBuf,
     questions: Questions,
 }
 
-/// What was asked of systemd, each by a thread of its own, and what is being finished.
+/// Questions to systemd, each in a thread of its own, and sessions that are being finished.
 #[derive(Debug)]
 struct Questions {
     last: QuestionId,
@@ -61,7 +61,7 @@ struct Questions {
     workers: Workers,
     sender: Sender<(QuestionId, io::Result<bool>)>,
     answers: Receiver<(QuestionId, io::Result<bool>)>,
-    /// Something is written here for each answer.
+    /// A byte is written here for each answer.
     wake: Option<UnixStream>,
 }
 
@@ -80,7 +80,7 @@ impl Default for Questions {
 }
 
 impl Questions {
-    /// A question, and what gets the answer to it in a thread.
+    /// A question, and the function that gets its answer in a thread.
     fn prepare(
         &mut self,
         ask: impl FnOnce() -> io::Result<bool> + Send + 'static,
@@ -90,9 +90,9 @@ impl Questions {
         let sender = self.sender.clone();
         let wake = self.wake.as_ref().and_then(|wake| wake.try_clone().ok());
         let run = move || {
-            // Nobody listens if luod ends.
+            // The receiver no longer exists if luod ends.
             let _ = sender.send((id, ask()));
-            // It can be full, which wakes as well.
+            // If it is full, luod is woken anyway.
             let _ = wake.map(|wake| (&wake).write(b"a"));
         };
         (id, run)
@@ -109,13 +109,13 @@ impl Questions {
     /// Answers a question at once.
     fn answer(&mut self, answer: io::Result<bool>) -> QuestionId {
         self.last += 1;
-        // The other end is ours, too.
+        // This struct owns the other end as well.
         let _ = self.sender.send((self.last, answer));
         self.last
     }
 }
 
-/// What a clock says, in microseconds.
+/// The time of a clock, in microseconds.
 fn clock(id: ClockId) -> u64 {
     let time = clock_gettime(id);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
@@ -134,8 +134,8 @@ fn now() -> Stamp {
 }
 
 impl System {
-    /// The machine, with its real device. `state` is a file that goes with the kernel, and
-    /// `kept` the names of what the service manager has kept for us.
+    /// The system with its real device. `state` is a file that does not survive the kernel, and
+    /// `kept` has the names of the descriptors that the service manager has kept.
     pub fn new(
         kexec: Kexec,
         manager: Option<Manager>,
@@ -158,37 +158,37 @@ impl System {
         }
     }
 
-    /// Writes something to `wake` when the service manager has answered.
+    /// Writes a byte to `wake` when the service manager has answered.
     pub fn wake_by(&mut self, wake: UnixStream) {
         self.questions.wake = Some(wake);
     }
 
-    /// Reads in this file, instead of `/proc/self/cgroup`, which service of systemd this is.
+    /// Reads the name of this service from this file instead of `/proc/self/cgroup`.
     pub fn set_cgroup(&mut self, file: PathBuf) {
         self.cgroup = file;
     }
 
-    /// Starts the next kernel in the way that the configuration says.
+    /// Sets how the next kernel is started.
     pub fn set_kexec(&mut self, kexec: Kexec) {
         self.kexec = kexec;
     }
 
-    /// Tells the service manager something, if there is one.
+    /// Sends a notification to the service manager, if there is one.
     pub fn notify(&self, text: &str) {
         if let Some(manager) = &self.manager {
             manager.notify(text);
         }
     }
 
-    /// Waits until the service manager has read everything, up to a time. What it is sent by a process
-    /// that is gone may be lost.
+    /// Waits until the service manager has read all notifications, up to a time. Notifications of a
+    /// process that has ended may be lost.
     pub fn flush(&self) {
         if let Some(Err(error)) = self.barrier().map(Barrier::wait) {
             tracing::warn!("{error}");
         }
     }
 
-    /// Whether the service manager starts the next kernel.
+    /// Returns whether the service manager starts the next kernel.
     fn by_systemctl(&self) -> bool {
         match self.kexec {
             Kexec::Auto => is_systemd(),
@@ -197,24 +197,24 @@ impl System {
         }
     }
 
-    /// What tells when systemd has everything that it was given so far.
+    /// The barrier after all descriptors that systemd was given so far.
     fn barrier(&self) -> Option<Barrier> {
         self.manager.as_ref().map(Notifier::barrier)
     }
 }
 
-/// Whether systemd is on its way to the next kernel.
+/// Returns whether systemd is starting the next kernel.
 fn kexec_under_way() -> io::Result<bool> {
-    // The number of the job by which it is started, if there is one.
+    // The number of the job that starts it, if there is one.
     let job = systemctl(&["show", "--property=Job", "--value", "kexec.target"])?;
     Ok(!matches!(job.trim(), "" | "0"))
 }
 
-/// Waits until systemd has everything that it was given to keep.
+/// Waits until systemd has received all descriptors.
 fn settle(barrier: Option<Barrier>) -> io::Result<()> {
     let Some(barrier) = barrier else {
         return Err(io::Error::other(
-            "systemctl kexec would end all sessions: luod has to run as a service with \
+            "systemctl kexec would end all sessions: luod must run as a service with \
              Type=notify and a file descriptor store",
         ));
     };
@@ -276,7 +276,7 @@ impl World for System {
                 let (kept, cgroup) = (self.kept.values().sum(), self.cgroup.clone());
                 let barrier = self.barrier();
                 self.questions.ask(move || {
-                    // It has to have read what it is asked about.
+                    // It must have read all notifications before it is asked.
                     settle(barrier)?;
                     manager::Store::ask(&cgroup)?.check(kept)?;
                     Ok(true)
@@ -291,18 +291,20 @@ impl World for System {
             Question::Kexec if by_systemctl => {
                 let barrier = self.barrier();
                 self.questions.ask(move || {
-                    // It shuts everything down first.
+                    // systemd shuts everything down first.
                     settle(barrier)?;
                     systemctl(&["kexec", "--no-block"])?;
                     Ok(true)
                 })
             }
             Question::Kexec => {
-                // Clients are paused: what they had to write out is their own affair, the rest is
-                // done. Nothing else is to happen at this time.
+                // Clients are paused and have synced their own writes; all other data is already
+                // synced.
                 let done = rustix::system::reboot(RebootCommand::Kexec);
                 let done = done.map_err(io::Error::from);
-                let done = done.and(Err(io::Error::other("the kernel did not do it")));
+                let done = done.and(Err(io::Error::other(
+                    "the kernel did not start the next one",
+                )));
                 self.questions.answer(done)
             }
         }
@@ -322,19 +324,19 @@ impl World for System {
 
     fn wait_for_answers(&mut self) {
         for thread in self.questions.threads.drain(..) {
-            // The answer is an error, or missing, if it has panicked.
+            // If the thread has panicked, the answer is an error or missing.
             let _ = thread.join();
         }
         std::mem::take(&mut self.questions.workers).wait();
     }
 
     fn start_sync(&mut self) -> io::Result<bool> {
-        // systemd does it itself, after all services are stopped.
+        // systemd syncs file systems itself, after all services are stopped.
         if self.by_systemctl() {
             return Ok(false);
         }
         if self.sync.is_none() {
-            // A process of its own, since one that is in the middle of it cannot be stopped.
+            // A process of its own, since a running sync cannot be interrupted.
             let mut command = Command::new("/proc/self/exe");
             self.sync = Some(command.arg("--sync").stdin(Stdio::null()).spawn()?);
         }
@@ -358,7 +360,7 @@ impl World for System {
 
     fn is_alive(&self, pid: i32) -> bool {
         let pid = Pid::from_raw(pid);
-        // What is not ours to signal is there, too.
+        // EPERM means that the process exists.
         pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 

@@ -1,46 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What luod needs of the machine that it runs on.
+//! The interface of luod to the system that it runs on.
 
 use liveupdate::{Device, IncomingSession};
 use luod_protocol::Stamp;
 use std::{io, os::fd::BorrowedFd};
 
-/// What luod asks of the service manager, which can take long to answer.
+/// Questions to the service manager, which can take long to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Whether it keeps everything that it was given by [`World::keep`], and gives it to the next
-    /// kernel. Nothing depends on it if luod starts the next kernel itself, by the system call,
-    /// unless the service manager is on its way (`handover`). The error is a sentence that says
-    /// what would be lost, and what to do.
+    /// Whether it keeps all descriptors of [`World::keep`], and hands them over to the next
+    /// kernel. Not needed if luod starts the next kernel itself, by the system call, unless the
+    /// service manager starts it (`handover`). The error is a sentence that names the possible
+    /// loss and the solution.
     IsKept {
-        /// Whether the service manager is on its way to the next kernel.
+        /// Whether a handover by the service manager is running.
         handover: bool,
     },
-    /// Whether it is on its way to the next kernel.
+    /// Whether it is starting the next kernel.
     KexecUnderWay,
-    /// To read everything that it was given by [`World::keep`].
+    /// Asks it to read all descriptors of [`World::keep`].
     Settle,
-    /// To start the next kernel, if luod does not do that itself. That it is done means that
-    /// somebody else is going to do it.
+    /// Starts the next kernel, or asks the service manager to start it. Success means that the
+    /// service manager is going to start it.
     Kexec,
 }
 
-/// Tells a question from those before it.
+/// Distinguishes a question from earlier ones.
 pub type QuestionId = u64;
 
-/// The outside world, as far as it concerns the decisions of luod.
+/// The system, as far as the decisions of luod depend on it.
 pub trait World {
-    /// What time it is.
+    /// The current time.
     fn now(&self) -> Stamp;
 
-    /// For how long this kernel has been running, in microseconds.
+    /// The time since the start of this kernel, in microseconds.
     fn uptime_us(&self) -> u64;
 
-    /// How fast the time-stamp counter runs, in kHz, if that is known by now.
+    /// The frequency of the time-stamp counter, in kHz, if it is known yet.
     fn tsc_khz(&self) -> Option<u64>;
 
-    /// What tells this boot from others.
+    /// The identifier of this boot.
     fn boot_id(&self) -> String;
 
     /// The release of the running kernel.
@@ -50,62 +50,62 @@ pub trait World {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if somebody has it open, `ENOENT` if there is none.
+    /// `EBUSY` if it is already open, `ENOENT` if it does not exist.
     fn open(&mut self) -> io::Result<Device>;
 
-    /// Whether a kernel is loaded, if that can be found out.
+    /// Whether a kernel is loaded, if this is known.
     fn image_loaded(&self) -> Option<bool>;
 
-    /// Why the loaded kernel cannot take over what is preserved now, if that is known.
+    /// Why the loaded kernel cannot take over the preserved files, if this is known.
     fn objection(&self) -> Option<String>;
 
-    /// Asks the service manager something, without waiting for the answer.
+    /// Sends a question to the service manager, without waiting for the answer.
     fn ask(&mut self, question: Question) -> QuestionId;
 
-    /// Finishes a session, without waiting until what is in it is freed, which can take long. The
-    /// answer comes as that to a question.
+    /// Finishes a session, without waiting until its memory is freed, which can take long. The
+    /// result is returned like the answer to a question.
     fn finish(&mut self, session: IncomingSession) -> QuestionId;
 
-    /// Returns an answer that has come. The time for each of them is limited, but for that of
+    /// Returns an answer, if there is one. The time for each answer is limited, except for
     /// [`Self::finish`].
     fn answer(&mut self) -> Option<(QuestionId, io::Result<bool>)>;
 
-    /// Waits until all answers are there.
+    /// Waits for all answers.
     fn wait_for_answers(&mut self);
 
-    /// Begins to write out all file systems, where nobody else does that before the next kernel
-    /// starts. False if there is nothing to wait for.
+    /// Begins to sync all file systems, if no other program does that before the next kernel
+    /// starts. Returns false if no sync was started.
     ///
     /// # Errors
     ///
-    /// If that is impossible.
+    /// If the sync cannot be started.
     fn start_sync(&mut self) -> io::Result<bool>;
 
-    /// Whether that is done.
+    /// Returns whether the sync is complete.
     ///
     /// # Errors
     ///
     /// If it has failed.
     fn is_synced(&mut self) -> io::Result<bool>;
 
-    /// Whether there is such a process.
+    /// Returns whether a process exists.
     fn is_alive(&self, pid: i32) -> bool;
 
-    /// Closes sessions, which can take a time that nobody should have to wait for.
+    /// Closes sessions without waiting, since closing can take long.
     fn close(&mut self, sessions: Box<dyn Send>);
 
-    /// Gives a descriptor to the service manager to keep, if there is one.
+    /// Stores a descriptor in the service manager, if there is one.
     fn keep(&mut self, name: &str, fd: BorrowedFd<'_>);
 
-    /// Takes back what was given to [`Self::keep`].
+    /// Removes a descriptor that [`Self::keep`] has stored.
     fn forget(&mut self, name: &str);
 
-    /// Remembers a text until this kernel ends, also if luod is started again.
+    /// Saves a text until the end of this kernel, also if luod is restarted.
     fn remember(&mut self, text: &str);
 
-    /// Returns what was remembered last.
+    /// Returns the text that was saved last.
     fn recall(&self) -> Option<String>;
 
-    /// Tells the service manager what is going on.
+    /// Sends a status text to the service manager.
     fn status(&mut self, text: &str);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program itself, on a machine without `/dev/liveupdate`, with a service manager that is us.
+//! The program luod, on a machine without `/dev/liveupdate`; the test is its service manager.
 
 use luod_protocol::{Channel, Event, Request, Status};
 use rustix::process::{kill_process, Pid, Signal};
@@ -33,7 +33,7 @@ impl Dir {
         self.0.join(name)
     }
 
-    /// Writes a configuration that lets us do everything.
+    /// Writes a configuration that permits everything to the user of the test.
     fn config(&self, more: &str) -> PathBuf {
         let path = self.path("luod.toml");
         let uid = rustix::process::getuid().as_raw();
@@ -114,7 +114,7 @@ fn starts_and_stops() {
     assert!(!dir.path("sock").exists());
 }
 
-/// Signals that come together are both seen.
+/// Two signals at the same time are both handled.
 #[test]
 fn stops_though_it_is_to_reload() {
     let dir = Dir::new("both");
@@ -133,19 +133,19 @@ fn a_socket_that_was_left() {
     drop(UnixListener::bind(dir.path("sock")).unwrap());
     let _daemon = Daemon::start(&mut luod(&dir));
     status(&dir.path("sock"));
-    // But not one that is in use.
+    // A socket in use is not replaced.
     let second = Daemon::start(&mut luod(&dir));
     assert_eq!(second.end().code(), Some(1));
     status(&dir.path("sock"));
 }
 
-/// Waits until the service manager hears something.
+/// Waits for a notification to the service manager.
 fn hear(manager: &UnixDatagram, what: &str) {
     let mut heard = Vec::new();
     loop {
         let mut text = [0; 4096];
         let length = manager.recv(&mut text).unwrap_or_else(|error| {
-            panic!("{what} was not said, but {heard:?}: {error}");
+            panic!("{what} was not sent, but {heard:?}: {error}");
         });
         let text = String::from_utf8_lossy(&text[..length]).into_owned();
         if text.contains(what) {
@@ -161,7 +161,7 @@ fn under_a_service_manager() {
     let manager = UnixDatagram::bind(dir.path("notify")).unwrap();
     manager.set_read_timeout(Some(SOON)).unwrap();
     let listener = UnixListener::bind(dir.path("activated")).unwrap();
-    // The shell puts the socket to where systemd does, and keeps its process number.
+    // The shell passes the socket like systemd, and keeps its process number.
     let mut command = Command::new("/bin/sh");
     let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$@\"";
     command.args(["-c", script, "sh", LUOD, "--config"]);
@@ -183,7 +183,7 @@ fn under_a_service_manager() {
     daemon.signal(Signal::HUP);
     hear(&manager, "RELOADING=1");
     hear(&manager, "READY=1");
-    // The old configuration is kept: we are an operator still.
+    // The old configuration is kept: the user is still an operator.
     status(&dir.path("activated"));
     dir.config("timeout = 7");
     daemon.signal(Signal::HUP);
@@ -213,7 +213,7 @@ fn configurations() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// File systems are written out by a process of its own, which does nothing else.
+/// A process of its own syncs the file systems.
 #[test]
 fn a_process_that_writes_out() {
     let mut command = Command::new(LUOD);
@@ -223,7 +223,7 @@ fn a_process_that_writes_out() {
     assert!(output.stderr.is_empty(), "{output:?}");
 }
 
-/// The unit lets systemd keep less than the configuration allows: that is said at the start.
+/// The unit permits fewer descriptors than the configuration: luod warns at its start.
 #[test]
 fn a_store_that_is_too_small() {
     for (most, warns) in [("10", true), ("11", false)] {

@@ -29,7 +29,7 @@ fn without_null(value: Value) -> Value {
     }
 }
 
-/// All marks that there are in a registry.
+/// All marks of a registry.
 fn before_jump() -> Vec<MarkName> {
     let known = MarkName::KNOWN.iter().copied();
     known.filter(|mark| !mark.is_after_jump()).collect()

@@ -2,7 +2,7 @@
 
 //! How the work of luod grows with the number of sessions.
 //!
-//! Alone in its process, since each session takes up to four descriptors here, and leaves one to
+//! The only test in its process, since each session needs up to four descriptors, and leaves one in
 //! the fake kernel after each run.
 
 use luod::{
@@ -17,10 +17,10 @@ use rustix::{
 };
 use std::{collections::BTreeMap, os::fd::OwnedFd, time::Duration};
 
-/// An operator, who is told everything, and nobody else's connection.
+/// An operator, who gets all events, and no other connection.
 const OPERATOR: ConnId = ConnId(0);
 
-/// luod, and what it has sent last to whom.
+/// luod, and the last events to each connection.
 struct Luod {
     machine: Machine<FakeWorld>,
     world: FakeWorld,
@@ -29,7 +29,7 @@ struct Luod {
 }
 
 impl Luod {
-    /// Starts luod, and the operator watches it.
+    /// Starts luod, with an operator that watches it.
     fn start(world: &FakeWorld) -> Self {
         let config = Config {
             max_sessions: 1_000_000,
@@ -47,7 +47,7 @@ impl Luod {
         luod
     }
 
-    /// What the sockets do each time when something has come.
+    /// Handles all output, as the server does after each event.
     fn turn(&mut self) {
         self.machine.tick();
         while let Some(output) = self.machine.next_output() {
@@ -91,11 +91,11 @@ impl Luod {
 }
 
 fn clients(sessions: u64) -> impl Iterator<Item = (ConnId, String)> {
-    // In another order than that of the names.
+    // The order differs from that of the names.
     (0..sessions).map(move |n| (ConnId(n + 1), format!("s-{}", n * 7919 % sessions)))
 }
 
-/// An aborted update and one that works, with everything that comes before and after.
+/// An aborted update and a successful one, with all steps before and after.
 fn updates(sessions: u64) {
     let world = FakeWorld::with_own_clock();
     let mut luod = Luod::start(&world);
@@ -132,7 +132,7 @@ fn updates(sessions: u64) {
     assert_eq!(luod.machine.status().subscribed, 0);
 }
 
-/// How much processor time that takes.
+/// The processor time of a run.
 fn cost(sessions: u64) -> Duration {
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -143,7 +143,7 @@ fn cost(sessions: u64) -> Duration {
     now() - start
 }
 
-/// Ten times as many sessions are 15 times as much work at most.
+/// Ten times the number of sessions must not need more than 15 times the work.
 #[test]
 fn ten_times_as_many_sessions() {
     let limit = getrlimit(Resource::Nofile);
@@ -156,7 +156,7 @@ fn ten_times_as_many_sessions() {
     let many = most.min(10_000);
     let few = many / 10;
     assert!(few >= 20, "RLIMIT_NOFILE is too small: {limit:?}");
-    // What disturbs one run does not disturb all of them. Quadratic work would be a hundred times as
+    // The minimum of several runs excludes disturbances. Quadratic work would be a hundred times as
     // much.
     let mut seen = Vec::new();
     for _ in 0..5 {

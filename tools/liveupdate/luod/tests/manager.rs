@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! luod's questions to systemd: a script that is called systemctl answers, and a socket is what
-//! systemd hears.
+//! Questions of luod to systemd: a script called systemctl answers them, and a socket receives
+//! the notifications.
 //!
 //! One test, since it changes the environment of its process.
 
@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// After which something does not come any more.
+/// The time after which an event is considered missing.
 const SOON: Duration = Duration::from_secs(120);
 
 const SCRIPT: &str = r#"#!/bin/sh
@@ -80,7 +80,7 @@ fn what_systemd_keeps() {
     put(&dir, "cgroup", "0::/system.slice/luod.service\n");
     let path = env::var("PATH").unwrap();
     env::set_var("PATH", format!("{}:{path}", dir.display()));
-    // systemd reads, and closes what it is sent.
+    // systemd reads and closes the descriptors.
     let hears = UnixDatagram::bind(dir.join("notify")).unwrap();
     env::set_var("NOTIFY_SOCKET", dir.join("notify"));
     thread::spawn(move || while hears.recv(&mut [0; 4096]).is_ok() {});
@@ -88,7 +88,7 @@ fn what_systemd_keeps() {
     let kept = ["a".to_owned()];
     let mut system = System::new(Kexec::Systemctl, Some(manager), dir.join("state"), kept);
     system.set_cgroup(dir.join("cgroup"));
-    // A session, and the registry: there are two of them now.
+    // A session and the registry: there are two descriptors now.
     system.keep("luod-internal", hears_anything().as_fd());
 
     let is_kept = Question::IsKept { handover: false };
@@ -133,7 +133,7 @@ fn what_systemd_keeps() {
         assert!(error.contains(part), "{text}: {error}");
         put(&dir, file, &before);
     }
-    // Nothing depends on it if luod starts the next kernel itself.
+    // The answer is not needed if luod starts the next kernel itself.
     put(&dir, "version", "260\n");
     system.set_kexec(Kexec::Reboot);
     assert_eq!(ask(&mut system, is_kept), Ok(true));
@@ -141,7 +141,7 @@ fn what_systemd_keeps() {
     system.set_kexec(Kexec::Systemctl);
     put(&dir, "version", "261\n");
 
-    // systemctl does not answer: luod does not wait for it, and is woken when it does.
+    // systemctl does not answer: luod does not wait for it, and is woken by the answer.
     let (mut woken, wake) = UnixStream::pair().unwrap();
     system.wake_by(wake);
     let fifo = dir.join("waits");
@@ -158,7 +158,7 @@ fn what_systemd_keeps() {
     assert!(answer(&mut system, id).unwrap());
     assert!(dir.join("kexec").exists());
 
-    // A session that takes long to be finished does not keep it from anything.
+    // Finishing a session for a long time does not block luod.
     let kernel = Kernel::new();
     let session = kernel.open().unwrap().create_session("s").unwrap();
     kernel.kexec();
@@ -172,8 +172,8 @@ fn what_systemd_keeps() {
     assert!(answer(&mut system, id).unwrap());
     assert!(kernel.incoming().is_empty());
 
-    // systemd reads nothing, and its socket is full soon. That keeps luod from nothing, and when
-    // systemd reads again, it gets everything, in order.
+    // systemd does not read, and its socket becomes full. This does not block luod, and when
+    // systemd reads again, it gets all notifications, in order.
     let slow = UnixDatagram::bind(dir.join("slow")).unwrap();
     env::set_var("NOTIFY_SOCKET", dir.join("slow"));
     let manager = Manager::from_env().unwrap();
@@ -201,14 +201,14 @@ fn what_systemd_keeps() {
     thread::spawn(move || while slow.recv(&mut [0; 4096]).is_ok() {});
     assert!(answer(&mut busy, settled).unwrap());
 
-    // It is waited for when luod ends.
+    // luod waits for the answer at its end.
     let id = system.ask(Question::Settle);
     system.wait_for_answers();
     assert!(matches!(system.answer(), Some((of, Ok(true))) if of == id));
     fs::remove_dir_all(&dir).unwrap();
 }
 
-/// Something that can be kept.
+/// A descriptor to be kept.
 fn hears_anything() -> UnixStream {
     UnixStream::pair().unwrap().0
 }

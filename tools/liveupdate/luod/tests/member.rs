@@ -146,7 +146,7 @@ fn a_failure_aborts() {
     assert!(reason.contains("the disk is on fire"), "{reason}");
     assert!(world.kernel.outgoing().is_empty());
 
-    // And once more, with everybody well.
+    // Another update, without failures.
     let _operator = Operator::update(&luod);
     steps(&mut good, |member| !member.is_idle());
     steps(&mut bad, |member| member.participant().frozen);

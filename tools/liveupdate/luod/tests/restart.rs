@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! luod is killed, or cannot tell, while a client restores.
+//! luod is killed, or cannot answer, while a client restores.
 
 use liveupdate::{
     luod::{Client, Member, Participant, Result, SessionName},
@@ -20,10 +20,10 @@ use std::{
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// What happens while a session is restored.
+/// An event during the restoration of a session.
 type Happening = Box<dyn FnMut(&SessionName) -> Result + Send>;
 
-/// A program that keeps a number, and to which something happens.
+/// A program that keeps a number, and an event during its restoration.
 struct Program {
     memory: File,
     happens: Option<Happening>,
@@ -105,7 +105,8 @@ fn wait(mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A world after an update of clients with these sessions, whose number is 42, and where luod was.
+/// A machine after an update of clients with these sessions, whose number is 42, and the path of
+/// luod.
 fn updated(ids: &[&str]) -> (FakeWorld, PathBuf) {
     let world = FakeWorld::new();
     let luod = Luod::start(&world, own_config()).unwrap();
@@ -167,7 +168,7 @@ fn luod_is_restarted_while_a_client_restores() {
             member.step(Some(Duration::from_millis(20))).unwrap();
             member.is_idle()
         });
-        // It was told, and nothing empty is left over for the next start of the client.
+        // luod was told, and the next start of the client finds no empty session.
         wait(|| phase(&path) == Phase::Idle);
         assert!(world.kernel.incoming().is_empty());
         let mut client = Client::connect_to(&path, "again").unwrap();
@@ -178,7 +179,7 @@ fn luod_is_restarted_while_a_client_restores() {
     }
 }
 
-/// The client dies together with luod, right after it has finished.
+/// The client and luod die right after the client has finished the session.
 #[test]
 fn nobody_tells_luod() {
     let (world, path) = updated(&["a", "b"]);
@@ -218,7 +219,7 @@ fn luod_is_restarted_between_two_sessions() {
     assert!(world.kernel.incoming().is_empty());
 }
 
-/// The second session cannot be restored: the first one is not lost by that.
+/// The second session cannot be restored: the first one is not lost.
 #[test]
 fn one_of_two_sessions_fails() {
     let (world, path) = updated(&["a", "b"]);
@@ -235,7 +236,7 @@ fn one_of_two_sessions_fails() {
     assert_eq!(member.participant().value(), 42);
 }
 
-/// The kernel does not let luod look for a while: the client waits, and does not start anew.
+/// The device is busy for a while: the client waits, and does not start without data.
 #[test]
 fn the_client_waits_until_it_is_known() {
     let (world, path) = updated(&["a"]);
@@ -244,12 +245,12 @@ fn the_client_waits_until_it_is_known() {
     let patience = Duration::from_millis(500);
     let joined = Member::join_within(&path, "program", &["a"], Program::new(7), patience);
     let Err(error) = joined else {
-        panic!("it has started anew");
+        panic!("it has started without data");
     };
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    // On a busy machine it may not even have heard why.
+    // On a busy machine, the client may not have received the reason.
     let text = error.to_string();
-    let heard = text.contains("not find out yet") && text.contains("busy");
+    let heard = text.contains("could not read") && text.contains("busy");
     assert!(
         heard || text.contains("did not answer whether there is"),
         "{text}"

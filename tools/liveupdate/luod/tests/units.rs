@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 const LUOD: &str = include_str!("../units/luod.service");
 const HANDOVER: &str = include_str!("../units/luod-handover.service");
 
-/// The settings of a unit; what is there twice is joined.
+/// The settings of a unit; repeated settings are joined.
 fn settings(unit: &str) -> BTreeMap<&str, String> {
     let lines = unit.lines().filter(|line| !line.starts_with('#'));
     let mut settings = BTreeMap::<&str, String>::new();
@@ -18,7 +18,7 @@ fn settings(unit: &str) -> BTreeMap<&str, String> {
     settings
 }
 
-/// What runs at shutdown may do no more than luod itself.
+/// The service that runs at shutdown has no more privileges than luod.
 #[test]
 fn the_handover_is_as_hardened_as_luod() {
     let (luod, handover) = (settings(LUOD), settings(HANDOVER));
@@ -43,7 +43,7 @@ fn the_handover_is_as_hardened_as_luod() {
         }
         let other = handover.get(name).unwrap_or_else(|| panic!("no {name}="));
         match name {
-            // It needs less.
+            // It needs fewer privileges.
             "CapabilityBoundingSet" => assert_eq!(other, ""),
             "SystemCallFilter" => assert_eq!(other, "@system-service"),
             _ => assert_eq!(*other, value, "{name}"),
@@ -54,7 +54,7 @@ fn the_handover_is_as_hardened_as_luod() {
     assert!(!handover.contains_key("DeviceAllow"));
 }
 
-/// It is there before the boot is complete: its order is that of the stop only.
+/// It is active before the boot is complete: its order only applies to the stop.
 #[test]
 fn the_handover_waits_for_no_boot_job() {
     let luod = settings(LUOD);
@@ -62,7 +62,7 @@ fn the_handover_waits_for_no_boot_job() {
     assert!(
         starts.contains("--no-block --job-mode=ignore-dependencies start luod-handover.service")
     );
-    // A job that waits for others would be there first.
+    // It does not depend on a job that waits for others.
     for pulls in ["Wants", "Requires", "BindsTo", "Upholds"] {
         let pulled = luod.get(pulls);
         assert!(!pulled.is_some_and(|units| units.contains("handover")));
@@ -72,7 +72,7 @@ fn the_handover_waits_for_no_boot_job() {
     assert!(handover["After"].contains("luod.service multi-user.target"));
 }
 
-/// Services and scopes are stopped after luod has asked everybody.
+/// Services and scopes are stopped after luod has asked all clients.
 #[test]
 fn what_is_stopped_later() {
     for drop_in in [

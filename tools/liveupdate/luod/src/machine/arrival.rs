@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding out what the previous kernel handed over.
+//! Reading the sessions that the previous kernel handed over.
 //!
-//! That can fail for a while (`/dev/liveupdate` is busy) or for good (the registry is damaged). In
-//! both cases luod does not know what there is, which is another thing than to know that there is
-//! nothing: it says so, looks again from time to time, and starts no update.
+//! This can fail temporarily (`/dev/liveupdate` is busy) or permanently (the registry is damaged).
+//! In both cases the phase is unknown, which differs from having no sessions: luod reports it,
+//! retries periodically, and starts no update.
 
 use super::{
     ending::Ending,
@@ -29,10 +29,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-/// A token that nobody is likely to use.
+/// A token that is unlikely to be in use.
 const NO_TOKEN: Token = u64::MAX;
 
-/// How long it waits at most between two looks, in microseconds.
+/// The longest time between two attempts, in microseconds.
 const LONGEST_WAIT_US: u64 = 5_000_000;
 
 /// luod could not find out what the previous kernel handed over.
@@ -42,21 +42,21 @@ pub(super) struct Unknown {
     pub(super) retry: Backoff,
 }
 
-/// What is known of the update that led to this kernel.
+/// The update that started this kernel.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) update: u64,
     pub(super) from: String,
     pub(super) bridge: Bridge,
     pub(super) marks: Vec<Mark>,
-    /// What did not come along.
+    /// Sessions that were not handed over.
     pub(super) lost: Vec<Lost>,
 }
 
 impl<W: World> Machine<W> {
-    /// Starts, and finds what the previous kernel handed over.
+    /// Starts, and reads the sessions that the previous kernel handed over.
     ///
-    /// `store` is what the service manager kept for us.
+    /// `store` has the descriptors that the service manager has kept.
     pub fn start(world: W, config: Config, store: Vec<(String, OwnedFd)>) -> Self {
         let mut machine = Self::new(world, config);
         machine.recall();
@@ -65,7 +65,7 @@ impl<W: World> Machine<W> {
         machine
     }
 
-    /// Tries to find out what the previous kernel handed over.
+    /// Tries to read the sessions that the previous kernel handed over.
     fn look(&mut self) {
         let found = self.find_registry();
         let found = found.and_then(|(registry, device)| match registry {
@@ -77,7 +77,7 @@ impl<W: World> Machine<W> {
             if self.unknown.take().is_some() {
                 tracing::info!(
                     message_id = audit::KNOWN,
-                    "what the previous kernel handed over is known now"
+                    "the sessions of the previous kernel have been read now"
                 );
                 self.phase_changed = true;
             }
@@ -92,13 +92,13 @@ impl<W: World> Machine<W> {
         if self.unknown.as_ref().is_none_or(|last| last.why != why) {
             tracing::error!(
                 message_id = audit::UNKNOWN,
-                "the sessions of the last update cannot be found, which is tried again: {why}"
+                "the sessions of the last update cannot be found, luod tries again: {why}"
             );
         }
         self.unknown = Some(Unknown { why, retry });
     }
 
-    /// Looks again, if it is time.
+    /// Tries again, if it is time.
     pub(super) fn look_again(&mut self) {
         let now = self.world.now().monotonic_us;
         let mut endings = self.endings.values();
@@ -110,23 +110,23 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// What luod could not find out, for people to read.
+    /// A text about the problem, for operators.
     pub(super) fn unknown_problem(&self) -> Option<String> {
         let unknown = self.unknown.as_ref()?;
         Some(format!(
-            "the sessions of the last update cannot be found, which is tried again: {}",
+            "the sessions of the last update cannot be found, luod tries again: {}",
             unknown.why
         ))
     }
 
-    /// Refuses something that depends on what luod does not know yet.
+    /// Refuses a request that depends on the sessions that cannot be read.
     pub(super) fn known(&self) -> Result<(), Refusal> {
         match &self.unknown {
             None => Ok(()),
             Some(unknown) => Err(Refusal::new(
                 ErrorCode::TryAgain,
                 format!(
-                    "luod could not find out yet what the previous kernel handed over: {}; \
+                    "luod could not read the sessions of the previous kernel yet: {}; \
                      ask again",
                     unknown.why
                 ),
@@ -148,13 +148,13 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Gets the session with the registry, and the registry out of it; and the device, if it had to
-    /// be opened.
+    /// Returns the session with the registry, and the registry; and the device, if it was opened.
     fn find_registry(&mut self) -> Result<(Option<Registry>, Option<Device>), String> {
         if let Some(session) = &self.internal {
             match Registry::retrieve(session) {
                 Ok(registry) => return Ok((Some(registry), None)),
-                // Either luod died after it had finished it, or it died before it had written it.
+                // luod died either after it had finished the session, or before it had written the
+                // registry.
                 Err(error) if is(&error, Errno::NOENT) => {
                     let device = self.open_device()?;
                     let asked = device.map(|device| device.retrieve_session(registry::SESSION));
@@ -165,7 +165,7 @@ impl<W: World> Machine<W> {
                     self.internal = None;
                     return Ok((None, None));
                 }
-                // It is kept: on kernels that finish what is closed, this is all there is.
+                // The session is kept open: some kernels finish a session when it is closed.
                 Err(error) => return Err(error.to_string()),
             }
         }
@@ -187,25 +187,25 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// An update has led to this kernel.
+    /// Takes over the sessions of the update that started this kernel.
     fn arrive(&mut self, registry: Registry, device: Option<Device>) -> Result<(), String> {
         let mut missing = registry.sessions.iter();
         let missing = missing.any(|entry| !self.incoming.contains_key(&entry.name));
         let device = match device {
             Some(device) => Some(device),
-            // All of them at once, or none: the device is waited for once.
+            // All sessions are retrieved at once or not at all, to wait for the device only once.
             None if missing || !registry.dropped.is_empty() => self.open_device()?,
             None => self.world.open().ok(),
         };
         self.number = self.number.max(registry.update);
-        // What is known of this update is better than what was remembered of it.
+        // The registry is more recent than the saved state.
         self.last = self.last.take_if(|last| last.update > registry.update);
         let now = self.world.now();
         for entry in registry.sessions {
             let name = entry.name;
             let mut incoming = match self.incoming.remove(&name) {
                 Some(mut incoming) => {
-                    // What the service manager has kept may be finished.
+                    // A session that the service manager has kept may be finished.
                     match device
                         .as_ref()
                         .and_then(|device| is_finished(device, &name))
@@ -294,7 +294,7 @@ impl<W: World> Machine<W> {
             update = registry.update,
             sessions = self.incoming.len(),
             from = registry.kernel,
-            "update {} has led here from {}, with {} sessions",
+            "update {} has started this kernel from {}, with {} sessions",
             registry.update,
             registry.kernel,
             self.incoming.len()
@@ -309,15 +309,15 @@ impl<W: World> Machine<W> {
         Ok(())
     }
 
-    /// Looks at what is in the store: sessions of the last update, and those of an update that luod
-    /// did not live to see the end of, which can have the same names.
+    /// Examines the descriptors in the store: sessions of the last update, and those of an update
+    /// during which luod died, which can have the same names.
     fn sort_out(&mut self, store: Vec<(String, OwnedFd)>) {
         let now = self.world.now();
         let mut others = BTreeSet::new();
         for (name, fd) in store {
             let session = IncomingSession::from(fd);
-            // An outgoing session, or something else, says so. Any other error does not mean that
-            // nothing is in it.
+            // These errors mean an outgoing session, or another file. Any other error does not mean
+            // that the session is empty.
             let asked = session.retrieve(NO_TOKEN);
             let other =
                 asked.is_err_and(|error| is(&error, Errno::INVAL) || is(&error, Errno::NOTTY));
@@ -334,7 +334,7 @@ impl<W: World> Machine<W> {
             }
         }
         if others.remove(registry::SESSION) {
-            tracing::warn!("an update was under way when luod was stopped: it is aborted");
+            tracing::warn!("an update was running when luod was stopped: it is aborted");
             self.forget_registry();
         }
         for name in others {
@@ -345,7 +345,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// What is in the store and not in the registry.
+    /// Adds a session that is in the store and not in the registry.
     fn mark_unregistered(&mut self) {
         let unregistered = self.incoming.values_mut();
         for incoming in unregistered.filter(|s| !s.registered && s.error.is_none()) {
@@ -353,7 +353,8 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Ends the session with the registry that luod could not read. False if that is under way.
+    /// Finishes the session with the registry that luod could not read. Returns false if it is
+    /// being finished.
     fn end_registry(&mut self, caller: Option<&Caller>) -> Result<bool, Refusal> {
         let failed = |error: io::Error| {
             let busy = is(&error, Errno::BUSY);
@@ -362,7 +363,7 @@ impl<W: World> Machine<W> {
             } else {
                 ErrorCode::NoDevice
             };
-            Refusal::new(code, format!("{error}; try it again"))
+            Refusal::new(code, format!("{error}; try again"))
         };
         if self.internal.is_none() {
             let device = self.world.open().map_err(failed)?;
@@ -382,7 +383,7 @@ impl<W: World> Machine<W> {
         Ok(false)
     }
 
-    /// The session with the registry that luod could not read has ended, if it could be.
+    /// Handles the end of the session with the registry that luod could not read.
     pub(super) fn registry_given_up(
         &mut self,
         caller: Option<&Caller>,
@@ -403,12 +404,12 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// An operator gives up what luod could not find out.
+    /// Handles the request of an operator to give up the sessions that cannot be read.
     pub(super) fn operator_forgets(&mut self, caller: &Caller) -> Result<Answer, Refusal> {
         if self.unknown.is_none() {
             return Err(Refusal::new(
                 ErrorCode::WrongState,
-                "luod knows what the previous kernel handed over: discard single sessions",
+                "luod has read the sessions of the previous kernel: discard single sessions",
             ));
         }
         if !self.end_registry(Some(caller))? {
@@ -418,7 +419,7 @@ impl<W: World> Machine<W> {
         Ok(Answer::Done)
     }
 
-    /// What luod could not find out is given up.
+    /// Gives up the sessions that luod could not read.
     fn forgotten(&mut self, caller: &Caller) {
         let Some(problem) = self.unknown_problem() else {
             return;
@@ -432,12 +433,12 @@ impl<W: World> Machine<W> {
             message_id = audit::FORGOTTEN,
             uid = who.uid,
             pid = who.pid,
-            "what the previous kernel handed over is given up{}: {problem}",
+            "the sessions of the previous kernel are given up{}: {problem}",
             audit::by(Some(who))
         );
     }
 
-    /// The machine goes down, and luod does not know what there is from the kernel before.
+    /// A handover begins while the sessions of the previous kernel cannot be read.
     pub(super) fn give_up_unknown(&mut self) {
         let Some(unknown) = self.unknown.take() else {
             return;
@@ -445,7 +446,7 @@ impl<W: World> Machine<W> {
         tracing::error!(
             message_id = audit::FORGOTTEN,
             update = self.number,
-            "what the previous kernel handed over is given up by this update: {}",
+            "the sessions of the previous kernel are given up by this update: {}",
             unknown.why
         );
         if let Err(refusal) = self.end_registry(None) {

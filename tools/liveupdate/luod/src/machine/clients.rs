@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What clients ask for before an update, and while it is under way.
+//! Requests of clients before and during an update.
 
 use super::{micros, Answer, ConnId, Machine, Part, Refusal, Subscription};
 use crate::{audit, world::World};
@@ -8,10 +8,10 @@ use liveupdate::Device;
 use luod_protocol::{Direction, ErrorCode, Event, Phase, Progress, SessionName, SessionState};
 use std::collections::BTreeSet;
 
-/// How long texts of clients can be, in characters.
+/// The maximum length of texts of clients, in characters.
 const TEXT_MAX: usize = 200;
 
-/// What a client says, as it can be shown on a terminal.
+/// Text of a client, made safe for a terminal.
 fn printable(text: &str) -> String {
     let harmless = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     harmless.take(TEXT_MAX).collect()
@@ -51,7 +51,7 @@ impl<W: World> Machine<W> {
         if matches!(self.phase(), Phase::Frozen | Phase::Jump) {
             return Err(Refusal::new(
                 ErrorCode::UpdateRunning,
-                "it is too late to take part in this update; subscribe again after it",
+                "it is too late to subscribe for this update; subscribe again after it",
             ));
         }
         let subscription = Subscription {
@@ -79,7 +79,7 @@ impl<W: World> Machine<W> {
         self.subscribers_changed = true;
         self.announce_change(&id, Direction::Outgoing);
         if self.update.is_some() {
-            // Or else its files would be lost in an update that began without it.
+            // Otherwise its files would be lost in an update that has begun without it.
             self.late.push(id);
         }
         Ok(Answer::Done)
@@ -89,7 +89,9 @@ impl<W: World> Machine<W> {
         let uid = self.peers.get(&conn).map_or(0, |peer| peer.credentials.uid);
         Refusal::new(
             ErrorCode::NotAllowed,
-            format!("the configuration of luod does not let the user {uid} use the session {id}"),
+            format!(
+                "the configuration of luod does not permit the user {uid} to use the session {id}"
+            ),
         )
     }
 
@@ -102,7 +104,7 @@ impl<W: World> Machine<W> {
         if !matches!(subscription.part, Part::None | Part::Dropped) {
             return Err(Refusal::new(
                 ErrorCode::UpdateRunning,
-                "an update is under way: REFUSE to take part, then UNSUBSCRIBE",
+                "an update is running: send REFUSE, then UNSUBSCRIBE",
             ));
         }
         self.unsubscribed(id);
@@ -125,8 +127,8 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Finds a subscription of this connection, or of one of the same user that is gone: a client
-    /// that was ready can come back to say that it goes on.
+    /// Finds a subscription of this connection, or of a closed one of the same user: a client
+    /// that was ready can reconnect to refuse.
     fn own(&mut self, conn: ConnId, id: &SessionName) -> Result<&mut Subscription, Refusal> {
         let who = self.who(conn);
         let missing = Refusal::new(
@@ -141,8 +143,8 @@ impl<W: World> Machine<W> {
         match subscription.conn {
             Some(owner) if owner == conn => Ok(subscription),
             None if same_user => Ok(subscription),
-            // That one may be at its end, without luod having noticed: this must not sound as if
-            // luod did not count on the session.
+            // The other connection may be closed without luod having detected it: the error must
+            // not mean that the session is not part of the update.
             Some(_) if same_user && ready => Err(Refusal::new(
                 ErrorCode::InUse,
                 format!("another connection has subscribed the session {id}"),
@@ -151,13 +153,13 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// What a connection has subscribed.
+    /// The subscribed sessions of a connection.
     fn own_names(&self, conn: ConnId) -> impl Iterator<Item = &SessionName> {
         let peer = self.peers.get(&conn);
         peer.into_iter().flat_map(|peer| &peer.subscribed)
     }
 
-    /// The sessions that a request is about: one, or all that the client takes part with.
+    /// The sessions of a request: the named one, or all sessions of the client in the update.
     fn concerned(
         &mut self,
         conn: ConnId,
@@ -167,7 +169,7 @@ impl<W: World> Machine<W> {
         let wrong = || {
             Refusal::new(
                 ErrorCode::WrongState,
-                "this does not fit to what luod is doing; it may have crossed with CANCELLED",
+                "this request is not possible in this phase; it may have crossed with CANCELLED",
             )
         };
         if let Some(id) = id {
@@ -201,7 +203,7 @@ impl<W: World> Machine<W> {
         if all && self.own_names(conn).any(waits) {
             return Err(Refusal::new(
                 ErrorCode::WrongState,
-                "not all sessions of this connection were sent yet; say which one is ready",
+                "not all sessions of this connection were sent yet; name the one that is ready",
             ));
         }
         let now = self.world.now();
@@ -269,7 +271,7 @@ impl<W: World> Machine<W> {
         Ok(Answer::Done)
     }
 
-    /// A connection is gone, and what it subscribed with it.
+    /// Removes the subscriptions of a closed connection.
     pub(super) fn subscriber_left(&mut self, subscribed: BTreeSet<SessionName>) {
         let mut gone = Vec::new();
         for name in subscribed {
@@ -278,7 +280,7 @@ impl<W: World> Machine<W> {
             };
             subscription.conn = None;
             match subscription.part {
-                // It has done what it had to, and the files are luod's to keep.
+                // The client is ready, and luod keeps the session open.
                 Part::Ready { .. } => {}
                 Part::None | Part::Dropped => gone.push(name),
                 Part::Requested { .. } | Part::Preserving { .. } => {
@@ -293,9 +295,9 @@ impl<W: World> Machine<W> {
         self.go_on();
     }
 
-    /// Finds out which sessions of aborted updates their clients have closed by now.
+    /// Removes the sessions of aborted updates that their clients have closed.
     pub(super) fn forget_cancelled(&mut self, device: &Device) {
-        // Who is to get a session of that name finds out by that.
+        // The creation of a new session of that name shows it.
         let subscriptions = &self.subscriptions;
         self.cancelled.retain(|name| {
             subscriptions.contains_key(name) || device.create_session(name).is_err()

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How sessions of the previous kernel come to their end.
+//! The end of sessions of the previous kernel.
 //!
-//! To finish one frees what was not retrieved from it, which can take long: that is not waited for.
+//! Finishing a session frees the files that were not retrieved, which can take long: luod does not
+//! wait for it.
 
 use super::{
     give,
@@ -19,20 +20,20 @@ use liveupdate::{Device, IncomingSession};
 use luod_protocol::{Direction, ErrorCode, Event, MarkName, SessionName, SessionState};
 use std::{io, os::fd::AsFd};
 
-/// What is being finished.
+/// A session that is being finished.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// A session; who has asked for it waits for an answer.
+    /// A session; the requester waits for an answer.
     Session {
         id: SessionName,
         end: End,
         caller: Option<Caller>,
     },
-    /// A session that was left out of a forced update.
+    /// A session without which a forced update has continued.
     Dropped { id: SessionName, update: u64 },
     /// The session with the registry.
     Registry,
-    /// The same, which luod could not read.
+    /// The session with a registry that luod could not read.
     Unreadable { caller: Option<Caller> },
 }
 
@@ -46,7 +47,7 @@ impl<W: World> Machine<W> {
         if state != SessionState::Claimed {
             return Err(Refusal::new(
                 ErrorCode::WrongState,
-                format!("nobody has claimed the session {id}; to lose what is in it, discard it"),
+                format!("no client has claimed the session {id}; discard it if its contents are not needed"),
             ));
         }
         self.finish(id, End::Finished, Some(caller))
@@ -66,12 +67,12 @@ impl<W: World> Machine<W> {
             }
             _ => Err(Refusal::new(
                 ErrorCode::InUse,
-                format!("somebody has the session {id}; finish it, or stop who has it"),
+                format!("another process has the session {id} open; finish it there, or stop that process"),
             )),
         }
     }
 
-    /// Finishes a session, if its client has not done that.
+    /// Finishes a session, if its client has not finished it.
     pub(super) fn finish(
         &mut self,
         id: &SessionName,
@@ -83,11 +84,11 @@ impl<W: World> Machine<W> {
             return Err(is_ending(id));
         }
         let Held::Here(session) = &incoming.held else {
-            // Nothing can be done about it but to forget it.
+            // It can only be removed from the list.
             self.ended(id, end, caller.map(|caller| caller.who));
             return Ok(Answer::Done);
         };
-        // It does no harm if the client has done the same.
+        // This has no effect if the client has finished it.
         let session = give(session);
         let session = session.map_err(|e| Refusal::new(ErrorCode::Kernel, e.to_string()))?;
         incoming.ending = true;
@@ -101,7 +102,7 @@ impl<W: World> Machine<W> {
         Ok(Answer::Sent)
     }
 
-    /// Something is finished, or cannot be.
+    /// Handles the result of finishing a session.
     pub(super) fn end_is_known(&mut self, question: QuestionId, answer: &io::Result<bool>) {
         let Some(ending) = self.endings.remove(&question) else {
             return;
@@ -130,7 +131,7 @@ impl<W: World> Machine<W> {
                     message_id = audit::DISCARDED,
                     session = %id,
                     update,
-                    "the session {id} is discarded: it was left out of a forced update"
+                    "the session {id} is discarded: a forced update has continued without it"
                 ),
                 Err(error) => tracing::warn!(session = %id, "{error}"),
             },
@@ -146,7 +147,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// A session has come to its end; `who` has asked for it.
+    /// Ends a session on the request of `who`.
     pub(super) fn ended(&mut self, id: &SessionName, end: End, who: Option<Credentials>) {
         let now = self.world.now();
         let bridge = self.arrival.as_ref().map(|arrival| arrival.bridge);
@@ -176,7 +177,7 @@ impl<W: World> Machine<W> {
                     .zip(incoming.ready)
                     .and_then(|(bridge, ready)| bridge.micros(ready, now));
             } else if who.is_none() {
-                let why = "the kernel has no such session any more: it is finished, or was lost";
+                let why = "the kernel no longer has this session: it is finished, or was lost";
                 incoming.error = Some(why.to_owned());
             }
         }
@@ -189,7 +190,7 @@ impl<W: World> Machine<W> {
                 update,
                 uid,
                 pid,
-                "the session {id} is discarded{by}: what was in it is lost"
+                "the session {id} is discarded{by}: its contents are lost"
             );
         } else {
             tracing::info!(
@@ -206,7 +207,7 @@ impl<W: World> Machine<W> {
         self.finish_if_done();
     }
 
-    /// Finishes our own session when all others are.
+    /// Finishes the session of the registry when all others are finished.
     pub(super) fn finish_if_done(&mut self) {
         if !self.unfinished.is_empty() {
             return;
@@ -225,13 +226,13 @@ impl<W: World> Machine<W> {
         self.announce_phase();
     }
 
-    /// Finishes what nobody has finished, since the next update cannot carry it.
+    /// Finishes all unfinished sessions, since the next update cannot hand them over.
     pub(super) fn discard_unfinished(&mut self) {
         self.give_up_unknown();
         for name in self.unfinished.clone() {
             match self.finish(&name, End::Discarded, None) {
                 Ok(_) => {}
-                // It is on its way.
+                // It is already being finished.
                 Err(refusal) if refusal.code == ErrorCode::InUse => {}
                 Err(refusal) => {
                     tracing::warn!(session = %name, "{}", refusal.message);
@@ -241,8 +242,8 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Takes a session of the previous kernel of which luod did not know, or that somebody else had,
-    /// and that keeps a new one from getting its name. False if there is none.
+    /// Takes an unknown session of the previous kernel, or one that another process had open, that
+    /// prevents the creation of a new one with its name. Returns false if there is none.
     pub(super) fn adopt(&mut self, device: &Device, id: &SessionName) -> bool {
         match self.incoming.get(id) {
             Some(incoming) if !incoming.is_done() => {
@@ -267,8 +268,8 @@ impl<W: World> Machine<W> {
         incoming.is_some_and(|incoming| matches!(incoming.held, Held::Here(_)))
     }
 
-    /// Lets the service manager drop a session that has ended. It goes by the name, which another
-    /// session can have: one of the previous kernel, and one for the next.
+    /// Makes the service manager drop a session that has ended. It removes by name, which a
+    /// session of the previous kernel and one for the next kernel can share.
     pub(super) fn forget_session(&mut self, id: &SessionName) {
         self.world.forget(id.as_str());
         let incoming = self.incoming.get(id).map(|incoming| &incoming.held);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What came from the previous kernel.
+//! Sessions of the previous kernel.
 
 use super::{
     give,
@@ -16,22 +16,22 @@ use luod_protocol::{
 use rustix::io::Errno;
 use std::{collections::BTreeSet, io, os::fd::AsFd};
 
-/// How long luod waits at most until it asks the kernel again whether a session is finished, in
+/// The longest time until luod asks the kernel again whether a session is finished, in
 /// microseconds.
 const LONGEST_WAIT_US: u64 = 60_000_000;
 
-/// What luod has of a session.
+/// The descriptor of a session, or why luod has none.
 #[derive(Debug)]
 pub(super) enum Held {
     /// The session.
     Here(IncomingSession),
-    /// Somebody else has it open.
+    /// Another process has it open.
     Elsewhere,
-    /// It cannot be had.
+    /// It cannot be retrieved.
     Failed,
-    /// It is finished, or gone.
+    /// It is finished, or lost.
     Finished,
-    /// It was ended, and what was in it is lost.
+    /// It was discarded: its contents are lost.
     Discarded,
 }
 
@@ -76,12 +76,12 @@ impl Incoming {
         }
     }
 
-    /// Whether there is nothing left to do about it.
+    /// Returns whether the session has ended.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.held, Held::Finished | Held::Discarded)
     }
 
-    /// Whether it belongs to somebody, as far as is known.
+    /// Returns whether the session has a known owner.
     fn is_of(&self, who: Credentials) -> bool {
         self.owner.is_none_or(|owner| owner == who.uid)
     }
@@ -98,8 +98,8 @@ impl Incoming {
     }
 }
 
-/// Sessions of which luod does not know whether they are finished: who had them is gone, or has
-/// them still, and luod does not hear of it.
+/// Sessions that may be finished without luod having been told: their holder has disconnected, or
+/// is not a client.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     pub(super) names: BTreeSet<SessionName>,
@@ -114,13 +114,13 @@ impl Doubts {
     }
 }
 
-/// Tells what a failure to retrieve a session means.
+/// Interprets a failure to retrieve a session.
 pub(super) fn held(result: io::Result<IncomingSession>) -> (Held, Option<String>) {
     match result {
         Ok(session) => (Held::Here(session), None),
         Err(error) => match errno(&error).map(Errno::from_raw_os_error) {
             Some(Errno::BUSY) => (Held::Elsewhere, None),
-            // luod may have been started once more since it was finished.
+            // luod may have been restarted since it was finished.
             Some(Errno::NOENT) => (
                 Held::Finished,
                 Some("the kernel has no such session: it is finished, or was lost".into()),
@@ -148,7 +148,7 @@ pub(super) fn is_ending(id: &SessionName) -> Refusal {
 }
 
 impl<W: World> Machine<W> {
-    /// Adds a session, or replaces what is known of it.
+    /// Adds a session, or replaces its entry.
     pub(super) fn add_incoming(&mut self, name: SessionName, session: Incoming) {
         if session.is_done() {
             self.unfinished.remove(&name);
@@ -175,7 +175,7 @@ impl<W: World> Machine<W> {
             ));
         }
         if !incoming.registered && !operator {
-            // Whose it is can be in the registry.
+            // The registry may name its owner.
             self.known()?;
         }
         let now = self.world.now();
@@ -247,7 +247,7 @@ impl<W: World> Machine<W> {
         })
     }
 
-    /// Retrieves a session that somebody else had, or that failed, if that is possible now.
+    /// Retrieves a session that another process had open, or that failed, if that is possible now.
     pub(super) fn try_again(&mut self, id: &SessionName) -> Result<(), Refusal> {
         if !matches!(
             self.incoming.get(id).map(|session| &session.held),
@@ -272,12 +272,12 @@ impl<W: World> Machine<W> {
             };
             Refusal::new(
                 code,
-                format!("cannot ask for the session {id}: {error}; try it again"),
+                format!("cannot ask for the session {id}: {error}; try again"),
             )
         })
     }
 
-    /// Retrieves a session that luod has not got.
+    /// Retrieves a session that luod does not have open.
     pub(super) fn take(&mut self, device: &Device, id: &SessionName) {
         let (held, error) = held(device.retrieve_session(id));
         if let Held::Here(session) = &held {
@@ -296,17 +296,18 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Finds out by and by whether a session is finished.
+    /// Registers a session for periodic checks whether it is finished.
     pub(super) fn doubt(&mut self, id: &SessionName) {
         let now = self.world.now();
         self.doubts.names.insert(id.clone());
         self.doubts.retry = Some(Backoff::start(now));
     }
 
-    /// Asks the kernel whether a session is finished. Once it has answered, there is no doubt.
+    /// Asks the kernel whether a session is finished. After an answer, the session is not checked
+    /// again.
     fn ask_kernel(&mut self, device: &Device, id: &SessionName) {
         if self.incoming.get(id).is_some_and(|session| session.ending) {
-            // The answer to that says it.
+            // The result of finishing it is reported later.
             return;
         }
         match self.incoming.get(id).map(|session| &session.held) {
@@ -323,12 +324,12 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Asks the kernel, before a session is given to somebody else.
+    /// Asks the kernel before a session is given to another client.
     fn settle_doubt(&mut self, id: &SessionName) -> Result<(), Refusal> {
         match self.open_for(id) {
             Ok(device) => self.ask_kernel(&device, id),
             Err(refusal) if refusal.code == ErrorCode::DeviceBusy => return Err(refusal),
-            // It will not be known. What luod has is better than nothing.
+            // The kernel cannot tell. luod gives away its session.
             Err(_) => {
                 self.doubts.names.remove(id);
             }
@@ -336,7 +337,7 @@ impl<W: World> Machine<W> {
         self.incoming_session(id).map(|_| ())
     }
 
-    /// Asks the kernel about all sessions that there are doubts about, if it is time.
+    /// Asks the kernel about all sessions that may be finished, if it is time.
     pub(super) fn settle_doubts(&mut self) {
         let now = self.world.now();
         let Some(retry) = self.doubts.retry.filter(|r| r.at <= now.monotonic_us) else {
@@ -362,7 +363,8 @@ impl<W: World> Machine<W> {
         if incoming.conn == Some(conn) {
             return self.finish(id, End::Finished, Some(caller));
         }
-        // A client says it again when luod did not answer, or was restarted: then the kernel knows.
+        // A client repeats the request if luod did not answer, or was restarted: then the kernel is
+        // asked.
         if incoming.conn.is_none() && incoming.is_of(who) && may {
             let device = self.open_for(id)?;
             self.ask_kernel(&device, id);
@@ -389,7 +391,8 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// A connection is gone: what it claimed can be claimed again, unless it is finished.
+    /// Handles a closed connection: its claimed sessions can be claimed again, unless they are
+    /// finished.
     pub(super) fn claimant_left(&mut self, conn: ConnId, claimed: BTreeSet<SessionName>) {
         let now = self.world.now();
         let mut left = Vec::new();
@@ -420,14 +423,14 @@ impl<W: World> Machine<W> {
             if self.incoming.get(&name).is_some_and(|s| !s.is_done()) {
                 tracing::warn!(
                     session = %name,
-                    "the client of the session {name} left before it said that it is finished"
+                    "the client of the session {name} disconnected before reporting the session as finished"
                 );
                 self.announce_change(&name, Direction::Incoming);
             }
         }
     }
 
-    /// What is known of the update that led to this kernel.
+    /// The update that started this kernel.
     pub(super) fn arrival_report(&self) -> Option<Report> {
         let arrival = self.arrival.as_ref()?;
         let find = |name| {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who should take part in an update. That all who have subscribed are ready says nothing of those
-//! who have not, be it that luod was started a moment ago, or that no client ever was.
+//! Checks for missing clients. luod waits only for subscribed clients; a client may not have
+//! subscribed because luod or the client was just started.
 
 use super::{Machine, Refusal};
 use crate::{registry::Subscriber, world::World};
 use luod_protocol::{ErrorCode, SessionName};
 
-/// Names for people to read.
+/// Names for messages.
 fn names<'a>(names: impl Iterator<Item = &'a SessionName>) -> String {
     let names: Vec<&str> = names.map(SessionName::as_str).collect();
     names.join(", ")
 }
 
 impl<W: World> Machine<W> {
-    /// Refuses an update in which somebody is missing.
+    /// Refuses an update if a client is missing.
     pub(super) fn everybody_is_there(&mut self, expect: Option<u64>) -> Result<(), Refusal> {
         let missing = self.config.required.iter();
         let missing = names(missing.filter(|name| !self.subscriptions.contains_key(*name)));
@@ -27,7 +27,7 @@ impl<W: World> Machine<W> {
                 ),
             ));
         }
-        // Those whose process has ended do not come any more.
+        // Clients whose process has ended do not subscribe again.
         let world = &self.world;
         let before = self.absent.len();
         self.absent
@@ -52,7 +52,7 @@ impl<W: World> Machine<W> {
                      wait for their clients, or use --force"
                 ),
             )),
-            // Nobody may ever have been there, and luod has nobody to miss.
+            // There may never have been a client, so that luod misses none.
             None if there == 0 => Err(Refusal::new(
                 ErrorCode::WrongState,
                 "no session is subscribed, so that nothing would be preserved; start the clients, \
@@ -62,7 +62,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Who has subscribed, and who should again.
+    /// The subscribed clients, and those that should subscribe again.
     pub(super) fn subscribers(&self) -> Vec<Subscriber> {
         let there = self.subscriptions.iter().map(|(name, s)| Subscriber {
             name: name.clone(),

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Asking the kernel about sessions, and when to ask again.
+//! Questions to the kernel about sessions, and the times of retries.
 
 use liveupdate::{errno, Device};
 use luod_protocol::{SessionName, Stamp};
 use rustix::io::Errno;
 use std::io;
 
-/// How long luod waits until it tries something again for the first time, in microseconds.
+/// The time until the first retry, in microseconds.
 const FIRST_WAIT_US: u64 = 50_000;
 
-/// When something is tried again: at longer and longer intervals.
+/// The time of the next retry. The intervals increase.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
-    /// When, in microseconds of `CLOCK_MONOTONIC`.
+    /// The time, in microseconds of `CLOCK_MONOTONIC`.
     pub(super) at: u64,
     wait: u64,
 }
@@ -26,7 +26,7 @@ impl Backoff {
         }
     }
 
-    /// It failed once more.
+    /// Records another failure.
     pub(super) fn again(self, now: Stamp, longest: u64) -> Self {
         let wait = self.wait.saturating_mul(2).min(longest);
         Self {
@@ -36,15 +36,15 @@ impl Backoff {
     }
 }
 
-/// Whether an error has this number.
+/// Returns whether an error has this number.
 pub(super) fn is(error: &io::Error, expected: Errno) -> bool {
     errno(error) == Some(expected.raw_os_error())
 }
 
-/// Whether the kernel says that a session is finished. [`None`] if it does not tell.
+/// Returns whether a session is finished. [`None`] if the kernel does not report it.
 pub(super) fn is_finished(device: &Device, name: &SessionName) -> Option<bool> {
     match device.retrieve_session(name) {
-        // Nobody had it open.
+        // It was not open.
         Ok(_) => Some(false),
         Err(error) if is(&error, Errno::NOENT) => Some(true),
         Err(error) if is(&error, Errno::BUSY) => Some(false),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What operators ask for, besides updates.
+//! Requests of operators, except updates.
 
 use super::{Answer, ConnId, Machine, Refusal};
 use crate::world::World;
@@ -11,13 +11,13 @@ impl<W: World> Machine<W> {
         let Some(update) = &self.update else {
             return Err(Refusal::new(
                 ErrorCode::NoUpdate,
-                "no update is under way that could be aborted",
+                "no update is running that could be aborted",
             ));
         };
         if update.is_handover() {
             return Err(Refusal::new(
                 ErrorCode::WrongState,
-                "it is too late: the service manager is on its way to the next kernel",
+                "it is too late: the service manager is starting the next kernel",
             ));
         }
         self.abort("the operator has aborted it");
@@ -33,7 +33,7 @@ impl<W: World> Machine<W> {
             Some(report) => Ok(Answer::Event(Event::Report(report), None)),
             None => Err(Refusal::new(
                 ErrorCode::NoUpdate,
-                "there was no update that luod knows of",
+                "there is no update in the records of luod",
             )),
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The machine on a fake machine, whose clock only moves when a test moves it.
+//! The machine on a fake machine, whose clock is only advanced by the test.
 
 mod after;
 mod audit;
@@ -19,10 +19,10 @@ use luod_protocol::{MarkName, Outcome, SessionInfo, SessionState};
 use rustix::fs::{memfd_create, MemfdFlags};
 use std::os::fd::AsFd;
 
-/// What a client was sent.
+/// An event that was sent to a client.
 type Sent = (Message<Event>, Option<OwnedFd>);
 
-/// A luod, and what its clients were sent.
+/// A luod, and the events that were sent to its clients.
 struct Luod {
     machine: Machine<FakeWorld>,
     world: FakeWorld,
@@ -57,7 +57,7 @@ impl Luod {
             closed: Vec::new(),
             next: 1,
         };
-        // What it has begun to finish.
+        // Waits for sessions that luod is finishing.
         luod.machine.tick();
         luod
     }
@@ -152,7 +152,7 @@ impl Luod {
         }
     }
 
-    /// A client that speaks like the public sketch.
+    /// A client that uses only the public sketch of the protocol.
     fn subscriber(&mut self, name: &str) -> ConnId {
         let conn = self.connect();
         self.send(conn, &format!(r#"{{"cmd":"SUBSCRIBE","id":"{name}"}}"#));
@@ -160,7 +160,7 @@ impl Luod {
         conn
     }
 
-    /// Lets an operator start an update.
+    /// An operator starts an update.
     fn update(&mut self, options: &str) -> ConnId {
         let conn = self.connect();
         self.send(conn, &format!(r#"{{"cmd":"UPDATE"{options}}}"#));
@@ -172,7 +172,7 @@ impl Luod {
         conn
     }
 
-    /// Gets the session that a client was sent.
+    /// Returns the session that was sent to a client.
     #[track_caller]
     fn session(&mut self, conn: ConnId, name: &str) -> OutgoingSession {
         let (event, fd) = self.next(conn);
@@ -189,7 +189,7 @@ impl Luod {
         OutgoingSession::from(fd.expect("the session did not come along"))
     }
 
-    /// What a good client does when it is asked.
+    /// A correct client preserves its file.
     #[track_caller]
     fn preserve(&mut self, conn: ConnId, name: &str) -> OutgoingSession {
         let session = self.session(conn, name);
@@ -200,7 +200,7 @@ impl Luod {
         session
     }
 
-    /// What a good client does after the update.
+    /// A correct client claims and finishes its session.
     #[track_caller]
     fn restore(&mut self, name: &str) -> ConnId {
         let conn = self.connect();
@@ -252,7 +252,7 @@ impl Luod {
         }
     }
 
-    /// Nothing of an update is left, and the next one works.
+    /// No state of an update is left, and the next update works.
     #[track_caller]
     fn is_as_before(&mut self) {
         assert_eq!(self.machine.phase(), Phase::Idle);

@@ -17,19 +17,21 @@ use liveupdate::OutgoingSession;
 use luod_protocol::{Direction, ErrorCode, Event, Mark, MarkName, Outcome, Phase, SessionName};
 use std::{collections::BTreeSet, io, time::Duration};
 
-/// How long it may take to write out all file systems, in microseconds.
+/// The time limit for a sync of all file systems, in microseconds.
 const SYNC_MAX_US: u64 = 60_000_000;
 
-/// How far an update is.
+/// The step of an update.
 #[derive(Debug)]
 enum Step {
-    /// File systems are written out, before anybody is asked for anything.
+    /// File systems are synced, before clients are asked.
     Syncing { until: u64, retry: u64 },
-    /// Clients preserve their files. `retry` is when making sessions is tried again.
+    /// Clients preserve their files. `retry` is the time at which the creation of sessions is
+    /// tried again.
     Preserving { retry: Option<u64> },
-    /// All are ready, and the service manager is asked whether it keeps everything.
+    /// All clients are ready, and the service manager is asked whether it keeps all sessions.
     Checking(QuestionId),
-    /// Everything is preserved, and what is left of the update before is being discarded.
+    /// All files are preserved, and unfinished sessions of the previous update are being
+    /// discarded.
     Frozen,
     /// The next kernel is started.
     Jump(Jump),
@@ -38,40 +40,42 @@ enum Step {
 /// How the next kernel is started.
 #[derive(Debug)]
 enum Jump {
-    /// Everybody is being told.
+    /// All clients are being informed.
     Announced,
-    /// The service manager is asked to do it, or to read everything before it does it.
+    /// The service manager is asked to start it, or to read all notifications before that.
     Asked(QuestionId),
-    /// Somebody else does it, until some time.
+    /// Another program starts it, up to a time.
     Waits { until: u64 },
-    /// That time has passed; the service manager is asked whether it is on its way.
+    /// That time has passed; the service manager is asked whether it is still starting the next
+    /// kernel.
     IsLate(QuestionId),
 }
 
-/// An update that is under way.
+/// A running update.
 #[derive(Debug, Default)]
 pub(super) struct Update {
     pub(super) requester: Option<ConnId>,
     pub(super) dry_run: bool,
     force: bool,
-    /// Whether the service manager starts the next kernel, come what may.
+    /// Whether the service manager starts the next kernel, so that the update cannot be
+    /// aborted.
     handover: bool,
     timeout_ms: Option<u64>,
     step: Step,
     marks: Vec<Mark>,
-    /// The session that gets the registry.
+    /// The session for the registry.
     pub(super) internal: Option<OutgoingSession>,
-    /// Since when making sessions fails.
+    /// Since when the creation of sessions fails.
     failing_since: Option<u64>,
-    /// Whether it goes on without a registry, which the next luod does without, too.
+    /// Whether the update continues without a registry; the next luod can run without it.
     without_registry: bool,
-    /// What goes on without.
+    /// Sessions without which the update continues.
     lost: Vec<Lost>,
-    /// Who was asked, and has no session yet.
+    /// Clients that were asked, and have no session yet.
     missing: BTreeSet<SessionName>,
-    /// One that is not ready.
+    /// A client that is not ready.
     late: Witness,
-    /// No client is too late before this.
+    /// The earliest deadline of all clients.
     deadline: Option<u64>,
 }
 
@@ -90,7 +94,7 @@ impl Update {
         }
     }
 
-    /// Whether it waits for an answer of the service manager.
+    /// Returns whether the update waits for an answer of the service manager.
     pub(super) fn asks(&self) -> bool {
         matches!(
             self.step,
@@ -121,7 +125,7 @@ impl<W: World> Machine<W> {
         if self.update.is_some() {
             return Err(Refusal::new(
                 ErrorCode::UpdateRunning,
-                "an update is under way; abort it, or wait for its end",
+                "an update is running; abort it, or wait for its end",
             ));
         }
         self.known()?;
@@ -172,7 +176,7 @@ impl<W: World> Machine<W> {
         let waits = !update.dry_run && !update.handover;
         let waits = waits
             && self.world.start_sync().unwrap_or_else(|error| {
-                tracing::warn!("file systems are not written out: {error}");
+                tracing::warn!("file systems are not synced: {error}");
                 false
             });
         self.update = Some(Update {
@@ -189,7 +193,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Asks all clients to take part, unless that was done already.
+    /// Asks all clients, unless they were already asked.
     fn ask_all(&mut self) {
         let now = self.world.now().monotonic_us;
         let Some(update) = &mut self.update else {
@@ -212,7 +216,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Does whatever can be done now.
+    /// Advances the update as far as possible.
     pub(super) fn go_on(&mut self) {
         self.step();
         while let Some((id, answer)) = self.world.answer() {
@@ -221,7 +225,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// The service manager has answered. Nobody waits for it any more if the update has ended.
+    /// Handles the answer of the service manager. It is ignored if the update has ended.
     fn answered(&mut self, id: QuestionId, answer: io::Result<bool>) {
         if self.handover_asked == Some(id) {
             return self.handover_is_known(&answer);
@@ -262,7 +266,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Asks a client to take part.
+    /// Asks a client to preserve its files.
     fn ask(&mut self, name: &SessionName) {
         let now = self.world.now();
         let Some(update) = &mut self.update else {
@@ -272,7 +276,7 @@ impl<W: World> Machine<W> {
             return;
         };
         let timeout = subscription.timeout_ms.or(update.timeout_ms);
-        // No time at all would be a refusal; for that, there is REFUSE.
+        // A timeout of 0 is ignored; a client refuses with REFUSE.
         let timeout = timeout.filter(|ms| *ms > 0);
         let timeout = timeout.map_or(self.config.timeout, Duration::from_millis);
         let timeout = timeout.min(self.config.max_timeout);
@@ -301,7 +305,7 @@ impl<W: World> Machine<W> {
         self.announce_change(name, Direction::Outgoing);
     }
 
-    /// Ends the update, or goes on without those who are late.
+    /// Ends the update, or continues without late clients.
     pub(super) fn deadlines(&mut self) {
         let now = self.world.now().monotonic_us;
         let Some(update) = &mut self.update else {
@@ -320,7 +324,7 @@ impl<W: World> Machine<W> {
             } else {
                 let why = match subscription.part {
                     Part::Requested { .. } => {
-                        "the session could not be made in time: \
+                        "the session could not be created in time: \
                         /dev/liveupdate is busy, or the client has the last session open still"
                     }
                     _ => "the client was not ready in time",
@@ -330,7 +334,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Something went wrong with a session: the update ends, or goes on without it.
+    /// Handles the failure of a session: the update ends, or continues without it.
     fn failed(&mut self, name: &SessionName, why: &str) {
         let Some(update) = &self.update else {
             return;
@@ -354,7 +358,7 @@ impl<W: World> Machine<W> {
             uid = subscription.credentials.uid,
             pid = subscription.credentials.pid,
             client,
-            "the session {name} is left out of the update: {why}"
+            "the update continues without the session {name}: {why}"
         );
         let conn = subscription.conn;
         let closed = std::mem::replace(&mut subscription.part, Part::Dropped);
@@ -368,7 +372,7 @@ impl<W: World> Machine<W> {
                 client,
                 error: why.to_owned(),
             });
-            // What is kept is not what was asked for.
+            // The last answer does not apply to the remaining sessions.
             update.check_again();
         }
         if let Some(conn) = conn {
@@ -382,7 +386,7 @@ impl<W: World> Machine<W> {
         self.announce_change(name, Direction::Outgoing);
     }
 
-    /// Writes the registry, and jumps as soon as there is nothing in the way.
+    /// Writes the registry, and starts the next kernel when all sessions are discarded.
     fn freeze_and_jump(&mut self) {
         let handover = self.update.as_ref().is_some_and(|update| update.handover);
         if let Err(error) = self.freeze() {
@@ -391,7 +395,7 @@ impl<W: World> Machine<W> {
             }
             tracing::error!(
                 update = self.number,
-                "goes on without a registry of the sessions: {error}"
+                "the update continues without a registry of the sessions: {error}"
             );
         }
         let Some(update) = &mut self.update else {
@@ -414,7 +418,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Tells everybody, and jumps.
+    /// Informs all clients, and starts the next kernel.
     fn announce_jump(&mut self) {
         let ready = self.subscriptions.iter();
         let ready: Vec<_> = ready
@@ -432,8 +436,8 @@ impl<W: World> Machine<W> {
         self.outputs.push_back(Output::Jump);
     }
 
-    /// Writes the registry. The jump comes right after, and the registry is the last thing that
-    /// the next kernel learns: hence it has the mark of it already.
+    /// Writes the registry. It already contains the mark of the jump, which follows
+    /// immediately.
     fn freeze(&mut self) -> io::Result<()> {
         self.mark(MarkName::Frozen);
         self.mark(MarkName::Jump);

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What luod tells about itself.
+//! Status reports of luod.
 
 use super::{Machine, Part, Subscription};
 use crate::{registry::Memory, world::World};
 use luod_protocol::{Direction, Mark, SessionInfo, SessionName, SessionState, Stamp, Status};
 
-/// How long changes of who has subscribed are collected until they are remembered, in microseconds.
+/// How long changes of subscriptions are collected until they are saved, in microseconds.
 const REMEMBER_US: u64 = 100_000;
 
-/// Tells how much time passed between stamps of different kernels.
+/// Computes the time between stamps of different kernels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bridge {
-    /// How fast the time-stamp counter runs, in kHz.
+    /// The frequency of the time-stamp counter, in kHz.
     pub(super) tsc_khz: Option<u64>,
 }
 
@@ -29,7 +29,7 @@ impl Bridge {
         u64::try_from(u128::from(ticks) * 1000 / u128::from(khz)).ok()
     }
 
-    /// How exact that is, in microseconds.
+    /// The precision of this time, in microseconds.
     pub(super) fn precision_us(self, from: Stamp, to: Stamp) -> u64 {
         match self.by_tsc(from, to) {
             Some(_) => 1_000,
@@ -38,14 +38,14 @@ impl Bridge {
     }
 }
 
-/// Computes how long after the first mark the others are.
+/// Computes the offsets of the marks from the first one.
 pub(super) fn with_offsets(mut marks: Vec<Mark>, bridge: Option<Bridge>) -> Vec<Mark> {
     let Some(first) = marks.first().map(|mark| mark.stamp) else {
         return marks;
     };
     let mut after_jump = false;
     for mark in &mut marks {
-        // Marks that are not known are where they are.
+        // Unknown marks keep their position.
         after_jump |= mark.name.is_after_jump();
         mark.offset_us = if after_jump {
             bridge.and_then(|bridge| bridge.micros(first, mark.stamp))
@@ -69,8 +69,8 @@ impl Subscription {
 }
 
 impl<W: World> Machine<W> {
-    /// Remembers who has subscribed, if that has changed: the first time at once, and then not more
-    /// often than from time to time, since all of them are written each time.
+    /// Saves the subscriptions, if they have changed: immediately the first time, and then at
+    /// limited rate, since all of them are written each time.
     pub(super) fn remember_subscribers(&mut self) {
         if !self.subscribers_changed {
             return;
@@ -83,7 +83,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Remembers the last update for a luod that is started in the same kernel.
+    /// Saves the last update for a luod that is started in the same kernel.
     pub(super) fn remember(&mut self) {
         let memory = Memory {
             boot_id: self.world.boot_id(),
@@ -99,7 +99,7 @@ impl<W: World> Machine<W> {
         self.remember_at = None;
     }
 
-    /// Recalls what another luod remembered in this kernel.
+    /// Restores the state that another luod has saved in this kernel.
     pub(super) fn recall(&mut self) {
         let memory = self.world.recall();
         let memory = memory.and_then(|text| serde_json::from_str::<Memory>(&text).ok());
@@ -112,7 +112,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// luod at a glance.
+    /// The status of luod.
     pub fn status(&self) -> Status {
         let pending = self.incoming.values().filter(|session| !session.is_done());
         let unclaimed = pending.clone().filter(|session| session.conn.is_none());

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether something is true of all sessions, without a look at each of them each time.
+//! Checks whether a condition is true for all sessions, without examining each of them each time.
 
 use luod_protocol::SessionName;
 use std::{collections::BTreeMap, ops::Bound};
 
-/// A session of which something was not true when it was asked last.
+/// A session for which the condition was false at the last check.
 ///
-/// As long as that is so, it is not true of all sessions. After that, the ones that follow are looked
-/// at. If the sessions become so one by one, in whatever order, each of them is looked at once or
-/// twice.
+/// As long as the condition is false for this session, it is not true for all. After that, the
+/// following sessions are examined. If the condition becomes true for one session after another, in
+/// any order, each session is examined once or twice.
 #[derive(Debug, Default)]
 pub(super) struct Witness(Option<SessionName>);
 
 impl Witness {
-    /// Whether something is true of all.
+    /// Returns whether the condition is true for all sessions.
     pub(super) fn all<T>(
         &mut self,
         sessions: &BTreeMap<SessionName, T>,
@@ -28,7 +28,7 @@ impl Witness {
             None => sessions.iter().find(|(_, session)| !is_so(session)),
         };
         let found = found.map(|(name, _)| name);
-        // A name is only copied when it is another one.
+        // The name is copied only if it differs.
         if found != self.0.as_ref() {
             self.0 = found.cloned();
         }
@@ -58,7 +58,7 @@ mod tests {
             }
             assert!(witness.all(&sessions, |so| *so));
             assert!(looks.get() <= 3000, "{step}: {}", looks.get());
-            // Another one can come.
+            // Another session can be added.
             sessions.insert(name(2000), false);
             assert!(!witness.all(&sessions, |so| *so));
         }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may connect.
+//! Admission of connections.
 //!
-//! Everybody can try, again and again. What a user can cost luod by that is bounded before
-//! anything is made for the connection.
+//! Any user can connect repeatedly. The work for connections of a user is limited before
+//! luod allocates anything for the connection.
 
 use crate::config::{Config, Credentials};
 use std::{
@@ -11,19 +11,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often a user who is not an operator can connect in each [`WINDOW`].
+/// The number of connections in each [`WINDOW`] that are permitted to a user who is not
+/// an operator.
 const RATE_MAX: u32 = 200;
 
-/// The time in which connections are counted.
+/// The period in which connections are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How often the log says that connections were refused, at most.
+/// The minimum time between two log messages about refused connections.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// For how many users attempts are counted until those are forgotten that are not recent.
+/// The number of users with counted attempts from which old entries are removed.
 const USERS_MAX: usize = 1024;
 
-/// How often a user has connected recently.
+/// The number of recent connections of a user.
 #[derive(Debug)]
 struct Attempts {
     since: Instant,
@@ -41,9 +42,9 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Whether somebody may connect now.
+    /// Returns whether a peer may connect now.
     pub(super) fn admits(&mut self, config: &Config, who: Credentials, now: Instant) -> bool {
-        // Operators get in, whatever others do.
+        // Operators are always admitted.
         if config.is_operator(who) {
             return true;
         }
@@ -95,13 +96,13 @@ impl Admission {
         self.refused = 0;
     }
 
-    /// A connection was made.
+    /// Counts a new connection.
     pub(super) fn opened(&mut self, uid: u32) {
         self.open += 1;
         *self.open_by_user.entry(uid).or_default() += 1;
     }
 
-    /// A connection is gone.
+    /// Counts a closed connection.
     pub(super) fn closed(&mut self, uid: u32) {
         self.open = self.open.saturating_sub(1);
         if let Some(count) = self.open_by_user.get_mut(&uid) {
@@ -169,14 +170,14 @@ mod tests {
             tries.count()
         };
         assert_eq!(admitted(&mut admission, 1, start), RATE_MAX as usize);
-        // One line in the log stands for all of them but the first.
+        // All refusals but the first are logged in one line.
         assert_eq!(admission.refused, u64::from(1000 - RATE_MAX - 1));
-        // That is nothing to others, and operators are not counted.
+        // Other users are not affected, and operators are not counted.
         assert_eq!(admitted(&mut admission, 2, start), RATE_MAX as usize);
         assert_eq!(admitted(&mut admission, 9, start), 1000);
         let later = start + WINDOW;
         assert_eq!(admitted(&mut admission, 1, later), RATE_MAX as usize);
-        // Who was never seen again is forgotten.
+        // Entries of users without recent connections are removed.
         for uid in 10..5000 {
             admission.admits(&config(), who(uid), later + WINDOW * uid);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The socket that luod listens at.
+//! The socket of luod.
 
 use rustix::fs::{chown, flock, FlockOperation, Gid};
 use std::{
@@ -13,16 +13,16 @@ use std::{
     path::Path,
 };
 
-/// A socket that listens, and what keeps others from taking its place.
+/// A listening socket, and the lock that prevents another luod from replacing it.
 #[derive(Debug)]
 pub struct Socket {
     pub(super) listener: UnixListener,
-    /// Locked as long as this luod is there.
+    /// Locked as long as this luod runs.
     pub(super) _lock: Option<File>,
 }
 
 impl From<UnixListener> for Socket {
-    /// A socket of the service manager, who makes it once.
+    /// A socket that the service manager has created.
     fn from(listener: UnixListener) -> Self {
         Self {
             listener,
@@ -31,23 +31,23 @@ impl From<UnixListener> for Socket {
     }
 }
 
-/// Makes the socket that luod listens at. The lock of it is a file beside it, which stays there.
+/// Creates the socket of luod. Its lock is a file in the same directory, which is not removed.
 ///
 /// # Errors
 ///
-/// `EADDRINUSE` if somebody listens there.
+/// `EADDRINUSE` if another process listens there.
 pub fn listen(path: &Path) -> io::Result<Socket> {
     let taken = || {
         io::Error::new(
             io::ErrorKind::AddrInUse,
-            format!("another luod listens at {}", path.display()),
+            format!("another luod listens on {}", path.display()),
         )
     };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    // To connect tells whether somebody is there, but two that start together would both find
-    // nobody, and the second would remove the socket of the first.
+    // A connect would show whether another luod listens, but of two that start at the same
+    // time, the second could remove the socket of the first.
     let mut options = OpenOptions::new();
     let lock = options.write(true).create(true).truncate(false).mode(0o600);
     let lock = lock.open(path.with_extension("lock"))?;
@@ -55,7 +55,7 @@ pub fn listen(path: &Path) -> io::Result<Socket> {
     if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => return Err(taken()),
-            // It was left by one that is gone.
+            // It is a remainder of a luod that has ended.
             Err(_) => fs::remove_file(path)?,
         }
     }
@@ -67,12 +67,12 @@ pub fn listen(path: &Path) -> io::Result<Socket> {
     })
 }
 
-/// Lets everybody connect, or, besides root, a group only. What they may do is decided by their
-/// credentials in any case.
+/// Permits all users to connect, or only root and a group. Requests are checked by credentials
+/// in any case.
 ///
 /// # Errors
 ///
-/// If the socket is not ours, or without `CAP_CHOWN`.
+/// If the socket has another owner, or without `CAP_CHOWN`.
 pub fn restrict(path: &Path, group: Option<u32>) -> io::Result<()> {
     let mode = match group {
         Some(gid) => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Clients that do not behave, at a real socket.
+//! Misbehaving clients, with a real socket.
 
 use super::Server;
 use crate::{
@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// After which something does not come any more: a hundred times of what is usual.
+/// The time after which an event is considered missing: a hundred times the usual time.
 const SOON: Option<Duration> = Some(Duration::from_secs(300));
 
 fn config() -> Config {
@@ -43,7 +43,7 @@ fn id(name: &str) -> SessionName {
     SessionName::new(name).unwrap()
 }
 
-/// luod answers still.
+/// luod still answers.
 #[track_caller]
 fn is_alive(luod: &Luod) {
     let mut channel = Channel::connect(luod.path()).unwrap();
@@ -59,7 +59,7 @@ fn error(channel: &mut Channel) -> ErrorCode {
     }
 }
 
-/// A good client, until the next kernel has started.
+/// A correct client, until the next kernel has started.
 fn jump(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
     let path = luod.path().to_owned();
     let mut client = Channel::connect(&path).unwrap();
@@ -93,7 +93,7 @@ fn jump(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
     Luod::start_at(world, config(), &path).unwrap()
 }
 
-/// A good client, from beginning to end.
+/// A correct client, from start to end.
 fn update(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
     let luod = jump(world, luod, name);
     let mut client = Channel::connect(luod.path()).unwrap();
@@ -105,7 +105,7 @@ fn update(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
         .send(&Request::Finished { id: id(name) }, None)
         .unwrap();
     loop {
-        // It is acknowledged to those only who have said HELLO.
+        // It is only acknowledged to clients that have sent HELLO.
         match client.call(&Request::Status, SOON).unwrap().0 {
             Event::Status(status) if status.incoming == 0 => return luod,
             Event::Status(_) => {}
@@ -137,7 +137,7 @@ fn garbage() {
     assert_eq!(error(&mut channel), ErrorCode::BadJson);
     assert_eq!(error(&mut channel), ErrorCode::BadRequest);
     assert_eq!(error(&mut channel), ErrorCode::BadRequest);
-    // It can go on, if it comes to its senses.
+    // The client can continue with correct lines.
     let (answer, _) = channel.call(&Request::Status, SOON).unwrap();
     assert!(matches!(answer, Event::Status(_)));
 }
@@ -147,7 +147,7 @@ fn a_huge_line() {
     let world = FakeWorld::new();
     let luod = luod(&world);
     let mut stream = UnixStream::connect(luod.path()).unwrap();
-    // luod stops to read at some time, and closes the connection.
+    // luod stops reading, and closes the connection.
     let _ = stream.write_all(&vec![b'x'; 10 * LINE_MAX]);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -229,14 +229,14 @@ fn a_client_that_does_not_read() {
     slow.set_write_timeout(SOON).unwrap();
     let line = b"{\"cmd\":\"STATUS\"}\n".repeat(1000);
     let start = Instant::now();
-    // It gets more answers than anybody keeps for it.
+    // It gets more answers than luod queues.
     while slow.write_all(&line).is_ok() {
         assert!(Some(start.elapsed()) < SOON);
     }
     is_alive(&luod);
 }
 
-/// It is told later what is the case by then.
+/// It gets the current state later.
 #[test]
 fn a_watcher_that_does_not_read() {
     let world = FakeWorld::new();
@@ -269,7 +269,7 @@ fn a_watcher_that_does_not_read() {
         events += 1;
     }
     assert_eq!(last, Some(false));
-    // Most of it was not worth to be kept.
+    // Most events were dropped.
     assert!(events < rounds, "{events}");
 }
 
@@ -299,7 +299,7 @@ fn a_thousand_connections() {
         }
         connections.push(stream);
     }
-    // Root is an operator, whom nobody may lock out.
+    // Root is an operator, who must not be locked out.
     assert_eq!(refused, if root { 0 } else { 950 });
     drop(connections);
     let mut last = Channel::connect(luod.path()).unwrap();
@@ -355,7 +355,7 @@ fn sigterm_in_an_update() {
     assert!(world.kernel.outgoing().is_empty());
 }
 
-/// Who connects in a loop gets some turns, but not all of them.
+/// A client that connects in a loop must not block other clients.
 #[test]
 fn a_flood_of_connections() {
     let world = FakeWorld::new();
@@ -374,7 +374,7 @@ fn a_flood_of_connections() {
     assert_eq!(server.connections.len(), streams.len());
     std::fs::remove_dir_all(socket_path("turns").parent().unwrap()).unwrap();
 
-    // Four of them at a time: what luod does for them between two questions is bounded.
+    // Four of them at a time: the work of luod for them between two questions is limited.
     let luod = luod(&world);
     let end = AtomicBool::new(false);
     let made = AtomicU64::new(0);
@@ -407,7 +407,7 @@ fn socket_path(name: &str) -> std::path::PathBuf {
     std::env::temp_dir().join(dir).join("sock")
 }
 
-/// Several that start together at a socket that was left: one of them gets it.
+/// Several luods start at the same time with a remaining socket: one of them gets it.
 #[test]
 fn only_one_listens() {
     let path = socket_path("one");
@@ -464,7 +464,7 @@ fn a_group_for_the_socket() {
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
-/// Nobody waits for a connection that does not read, unless it is to hear FROZEN.
+/// luod does not wait for a connection that does not read, unless FROZEN was sent to it.
 #[test]
 fn last_words() {
     let path = socket_path("words");
@@ -493,7 +493,8 @@ fn last_words() {
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
-/// Who wants an update hears how it ends, whatever there is to be told before.
+/// The connection that requests an update gets its result, independent of the number of
+/// earlier events.
 #[test]
 fn a_requester_that_reads_late() {
     let world = FakeWorld::new();
@@ -540,7 +541,7 @@ fn a_requester_that_reads_late() {
     }
 }
 
-/// A session that takes long to be freed costs nobody but who waits for that.
+/// Freeing a session for a long time delays only the client that waits for it.
 #[test]
 fn a_session_takes_long_to_be_finished() {
     let world = FakeWorld::new();
@@ -550,11 +551,11 @@ fn a_session_takes_long_to_be_finished() {
     let (answer, session) = claimant.call(&claim, SOON).unwrap();
     assert!(matches!(answer, Event::Session { .. }), "{answer:?}");
     world.kernel.hold_finishes(true);
-    // The client says so before it is true.
+    // The client reports it before it is true.
     claimant
         .send(&Request::Finished { id: id("a") }, None)
         .unwrap();
-    // This comes after that, and is answered.
+    // This request is sent later, and is answered.
     let (answer, _) = claimant.call(&Request::List, SOON).unwrap();
     assert!(matches!(answer, Event::List { .. }), "{answer:?}");
     assert!(!claimant.has_early());
@@ -569,7 +570,7 @@ fn a_session_takes_long_to_be_finished() {
     ));
     assert_eq!(world.kernel.incoming(), ["a", "luod-internal"]);
     is_alive(&luod);
-    // The next client is told to wait, and not that there is nothing.
+    // The next client is told to try again, and not that there is no session.
     drop((claimant, session));
     let (answer, _) = operator.call(&claim, SOON).unwrap();
     assert!(

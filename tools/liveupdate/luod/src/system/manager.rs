@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What systemd tells.
+//! Questions to systemd.
 
 use std::{
     fs, io,
@@ -11,18 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The first systemd that hands its file descriptor stores to the next kernel.
+/// The first version of systemd that hands over its file descriptor stores.
 const VERSION_MIN: u32 = 261;
 
-/// How long systemd may take to answer.
+/// The time limit for an answer of systemd.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// Whether process 1 is systemd.
+/// Returns whether process 1 is systemd.
 pub(super) fn is_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Asks something of systemd, for what `systemctl` prints.
+/// Runs `systemctl`, and returns its output.
 ///
 /// # Errors
 ///
@@ -36,7 +36,7 @@ pub(super) fn systemctl(args: &[&str]) -> io::Result<String> {
     })
 }
 
-/// Runs a command that prints no more than a pipe has room for, up to a time.
+/// Runs a command whose output fits into a pipe, up to a time.
 fn output_in_time(command: &mut Command, time: Duration) -> io::Result<String> {
     let command = command.stdin(Stdio::null());
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -70,7 +70,7 @@ fn output_in_time(command: &mut Command, time: Duration) -> io::Result<String> {
     }
 }
 
-/// What systemd says of the file descriptor store of this service.
+/// The properties of the file descriptor store of this service.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Store {
     version: u32,
@@ -80,7 +80,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Asks systemd; `cgroup` is the file of the kernel that says which service this is.
+    /// Asks systemd; `cgroup` is the file of the kernel that names this service.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl Store {
     pub(super) fn ask(cgroup: &Path) -> io::Result<Self> {
         let cgroup = fs::read_to_string(cgroup)?;
         let unit = unit_of(&cgroup).ok_or_else(|| {
-            io::Error::other("luod is not a service of systemd, which keeps nothing then")
+            io::Error::other("luod is not a service of systemd, so that systemd keeps no sessions")
         })?;
         let version = systemctl(&["show", "--property=Version", "--value"])?;
         let properties = "--property=NFileDescriptorStore,FileDescriptorStoreMax,\
@@ -105,7 +105,7 @@ impl Store {
         };
         let missing = |what: &str| {
             io::Error::other(format!(
-                "systemd does not tell {what}, so that it may lose all"
+                "systemd does not tell {what}, so that all sessions may be lost"
             ))
         };
         let number = |name: &str| value(name).parse().map_err(|_| missing(name));
@@ -123,11 +123,11 @@ impl Store {
         })
     }
 
-    /// Whether it keeps `expected` descriptors until the next kernel runs.
+    /// Checks that systemd hands over `expected` descriptors.
     ///
     /// # Errors
     ///
-    /// Says what is wrong, and what to do.
+    /// A sentence that names the problem and the solution.
     pub(super) fn check(&self, expected: usize) -> io::Result<()> {
         let Self {
             version,
@@ -137,7 +137,7 @@ impl Store {
         } = self;
         let what = if *version < VERSION_MIN {
             format!(
-                "systemd {version} does not hand sessions to the next kernel, which takes \
+                "systemd {version} does not hand over sessions to the next kernel, which needs \
                  {VERSION_MIN}; use kexec = \"reboot\" in luod.toml, or a newer systemd"
             )
         } else if !preserves {
@@ -161,7 +161,7 @@ impl Store {
     }
 }
 
-/// The service that a process belongs to, by its control group.
+/// The service of a process, from its control group.
 fn unit_of(cgroup: &str) -> Option<&str> {
     let paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let mut names = paths.flat_map(|path| path.rsplit('/'));

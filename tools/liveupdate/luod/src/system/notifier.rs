@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Telling systemd something.
+//! Notifications to systemd.
 //!
-//! systemd may read nothing for a while, and its socket holds little. A thread waits for it, so that
-//! nobody else has to, and keeps the order.
+//! systemd may not read for a while, and its socket has a short queue. A thread sends the
+//! notifications in order, so that no other thread blocks.
 
 use liveupdate::systemd::Manager;
 use std::{
@@ -14,26 +14,26 @@ use std::{
     time::Duration,
 };
 
-/// How long systemd may take to read everything that it was sent.
+/// The time limit for systemd to read all notifications.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What systemd is to be told.
+/// A notification.
 #[derive(Debug)]
 enum Job {
     Notify(String),
     Store(String, OwnedFd),
     Remove(String),
-    /// To read all that comes before this.
+    /// A barrier after all earlier notifications.
     Barrier(Sender<io::Result<()>>),
 }
 
-/// Tells systemd something, without waiting.
+/// Sends notifications to systemd, without blocking.
 #[derive(Debug)]
 pub(super) struct Notifier {
     jobs: Sender<Job>,
 }
 
-/// Tells when systemd has read everything.
+/// Waits for systemd to read all earlier notifications.
 #[derive(Debug)]
 pub(super) struct Barrier(Receiver<io::Result<()>>);
 
@@ -46,8 +46,8 @@ impl Barrier {
     pub(super) fn wait(self) -> io::Result<()> {
         self.0.recv_timeout(PATIENCE).unwrap_or_else(|error| {
             let what = match error {
-                RecvTimeoutError::Timeout => "systemd does not read what it is sent",
-                RecvTimeoutError::Disconnected => "systemd cannot be told anything",
+                RecvTimeoutError::Timeout => "systemd does not read notifications",
+                RecvTimeoutError::Disconnected => "systemd cannot be notified",
             };
             Err(io::Error::new(io::ErrorKind::TimedOut, what))
         })
@@ -66,16 +66,16 @@ impl Notifier {
     }
 
     fn push(&self, job: Job) {
-        // The other end is there as long as this one.
+        // The other end exists as long as this one.
         let _ = self.jobs.send(job);
     }
 
-    /// As [`Manager::notify`].
+    /// See [`Manager::notify`].
     pub(super) fn notify(&self, text: &str) {
         self.push(Job::Notify(text.to_owned()));
     }
 
-    /// As [`Manager::store`].
+    /// See [`Manager::store`].
     pub(super) fn store(&self, name: &str, fd: BorrowedFd<'_>) {
         match fd.try_clone_to_owned() {
             Ok(fd) => self.push(Job::Store(name.to_owned(), fd)),
@@ -83,12 +83,12 @@ impl Notifier {
         }
     }
 
-    /// As [`Manager::remove`].
+    /// See [`Manager::remove`].
     pub(super) fn remove(&self, name: &str) {
         self.push(Job::Remove(name.to_owned()));
     }
 
-    /// As [`Manager::barrier`], about everything that systemd was told before this.
+    /// Like [`Manager::barrier`], for all earlier notifications.
     pub(super) fn barrier(&self) -> Barrier {
         let (sender, receiver) = channel();
         self.push(Job::Barrier(sender));
@@ -100,7 +100,7 @@ fn failed(what: &str, error: &io::Error) {
     tracing::error!("cannot tell the service manager {what:?}: {error}");
 }
 
-/// Does a job, however long it takes.
+/// Sends a notification, without a time limit.
 fn carry_out(manager: &Manager, job: Job) {
     let mut complained = false;
     loop {
@@ -109,7 +109,7 @@ fn carry_out(manager: &Manager, job: Job) {
             Job::Store(name, fd) => (name, manager.store(name, fd)),
             Job::Remove(name) => (name, manager.remove(name)),
             Job::Barrier(sender) => {
-                // Who asked may not wait any more.
+                // The requester may not wait any more.
                 let _ = sender.send(manager.barrier());
                 return;
             }
@@ -118,7 +118,7 @@ fn carry_out(manager: &Manager, job: Job) {
             Ok(()) => return,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 if !std::mem::replace(&mut complained, true) {
-                    tracing::error!("systemd does not read what it is sent, which is tried again");
+                    tracing::error!("systemd does not read notifications, luod tries again");
                 }
             }
             Err(error) => return failed(what, &error),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Threads for what takes long.
+//! Threads for long operations.
 
 use std::{
     sync::{
@@ -10,12 +10,12 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// How many there are at most: what is done does not depend on the number of processors alone.
+/// The maximum number of threads, which does not depend on the number of processors.
 const THREADS_MAX: usize = 4;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Some threads.
+/// A pool of threads.
 #[derive(Debug)]
 pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
@@ -35,7 +35,7 @@ impl Default for Workers {
 }
 
 impl Workers {
-    /// Does something in one of them, as soon as it can.
+    /// Runs a function in one of them.
     pub(super) fn run(&mut self, job: impl FnOnce() + Send + 'static) {
         if self.threads.len() < THREADS_MAX {
             let jobs = Arc::clone(&self.jobs);
@@ -47,15 +47,15 @@ impl Workers {
                 }
             }));
         }
-        // The other end is ours, too.
+        // This struct owns the other end as well.
         let _ = self.sender.send(Box::new(job));
     }
 
-    /// Waits until everything is done.
+    /// Waits until all functions have returned.
     pub(super) fn wait(self) {
         drop(self.sender);
         for thread in self.threads {
-            // What was not done because of a panic has no answer.
+            // A function that has panicked has no answer.
             let _ = thread.join();
         }
     }
@@ -65,7 +65,7 @@ impl Workers {
 mod tests {
     use super::*;
 
-    /// One that takes long keeps the others from nothing, and none of them the caller.
+    /// A long function blocks neither the others nor the caller.
     #[test]
     fn jobs_that_take_long() {
         let mut workers = Workers::default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happens after the next kernel has started.
+//! Behaviour after the next kernel has started.
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn one_update_after_another() {
     assert_eq!(luod.world.kernel.updates(), 5);
 }
 
-/// luod is started again when everything is over.
+/// luod is restarted when all sessions are finished.
 #[test]
 fn the_number_is_remembered() {
     let mut luod = updated(&["a"]);
@@ -143,7 +143,7 @@ fn a_client_dies_and_claims_again() {
     assert_eq!(code, ErrorCode::InUse);
     let code = luod.error(second, r#"{"cmd":"FINISHED","id":"a"}"#);
     assert_eq!(code, ErrorCode::WrongState);
-    // Once more to the same client.
+    // The same client claims it again.
     luod.send(first, r#"{"cmd":"CLAIM","id":"a"}"#);
     drop(luod.claimed(first, "a"));
     luod.leave(first);
@@ -191,7 +191,7 @@ fn a_forced_update_discards() {
     luod.restore("b");
 }
 
-/// A client that does not close what it was told to close, and does not take part any more.
+/// A client does not close a cancelled session, and does not subscribe again.
 #[test]
 fn what_stays_open_after_an_abort_is_not_kept() {
     let mut luod = Luod::new();
@@ -218,7 +218,7 @@ fn what_stays_open_after_an_abort_is_not_kept() {
     assert!(luod.world.kernel.incoming().is_empty());
 }
 
-/// luod is killed in the new kernel, at any point.
+/// luod is killed in the new kernel, at each point.
 #[test]
 fn killed_while_sessions_are_claimed() {
     for with_store in [false, true] {
@@ -253,7 +253,7 @@ fn killed_while_sessions_are_claimed() {
     }
 }
 
-/// A client finished its session while luod was not there.
+/// A client finishes its session while luod does not run.
 #[test]
 fn finished_behind_our_back() {
     let mut luod = updated(&["a"]);
@@ -287,7 +287,7 @@ fn a_session_is_missing() {
     let a = luod.subscriber("a");
     luod.update("");
     let session = luod.preserve(a, "a");
-    // Somebody else took it away in between.
+    // Another process has retrieved it in between.
     luod.world.kernel.kexec();
     drop(session);
     let device = luod.world.kernel.open().unwrap();
@@ -299,7 +299,7 @@ fn a_session_is_missing() {
     assert_eq!(luod.machine.phase(), Phase::Idle);
 }
 
-/// Sessions in the store of which the registry does not know.
+/// Sessions in the store that are not in the registry.
 #[test]
 fn the_store_has_more() {
     let world = FakeWorld::with_own_clock();
@@ -326,7 +326,7 @@ fn the_store_has_more() {
     assert_eq!(luod.machine.phase(), Phase::Idle);
 }
 
-/// What an update left is still there if the one after it fails.
+/// Sessions of an update still exist if the next update fails.
 #[test]
 fn unfinished_sessions_survive_an_abort() {
     let mut luod = updated(&["a"]);
@@ -338,7 +338,7 @@ fn unfinished_sessions_survive_an_abort() {
     luod.restore("a");
 }
 
-/// A session that its client has finished, without luod being told: it is not given to the next one.
+/// A session that its client has finished without telling luod is not given to the next client.
 #[test]
 fn a_client_finishes_and_dies() {
     for with_store in [false, true] {
@@ -356,7 +356,7 @@ fn a_client_finishes_and_dies() {
     }
 }
 
-/// The same, when the kernel cannot be asked at that moment.
+/// The same, if the kernel cannot be asked at that time.
 #[test]
 fn a_client_finishes_and_dies_while_the_device_is_busy() {
     let mut luod = updated(&["a"]);
@@ -370,13 +370,14 @@ fn a_client_finishes_and_dies_while_the_device_is_busy() {
     luod.pass(ms(1000));
     assert_eq!(luod.states()[0].1, SessionState::Unclaimed);
     drop(device);
-    let wait = luod.machine.next_tick().expect("luod asks no more");
+    let wait = luod.machine.next_tick().expect("luod does not ask again");
     luod.pass(wait);
     assert_eq!(luod.states()[0].1, SessionState::Finished);
     assert_eq!(luod.machine.phase(), Phase::Idle);
 }
 
-/// luod was killed while a client restored; the client finishes, and tells the next luod.
+/// luod is killed while a client restores; the client finishes, and reports it to the next
+/// luod.
 #[test]
 fn finished_is_said_again() {
     for with_store in [false, true] {
@@ -384,11 +385,11 @@ fn finished_is_said_again() {
         let (_, session) = luod.claim("a");
         let mut luod = luod.next_kernel();
         let a = luod.connect();
-        // It is not true yet.
+        // The session is not finished yet.
         let code = luod.error(a, r#"{"cmd":"FINISHED","id":"a"}"#);
         assert_eq!(code, ErrorCode::WrongState);
         session.finish().unwrap();
-        // Somebody else cannot say it.
+        // Another client cannot report it.
         let other = luod.connect_as(1000);
         let code = luod.error(other, r#"{"cmd":"FINISHED","id":"a"}"#);
         assert_eq!(code, ErrorCode::WrongState);
@@ -400,7 +401,7 @@ fn finished_is_said_again() {
     }
 }
 
-/// Nobody tells it: luod finds it out.
+/// No client reports it: luod asks the kernel.
 #[test]
 fn finished_while_luod_was_not_there() {
     for with_store in [false, true] {
@@ -422,7 +423,7 @@ fn finished_while_luod_was_not_there() {
     }
 }
 
-/// What one user's client has preserved is not another user's, whatever the rules say.
+/// A session of one user cannot be claimed by another user, independent of the configuration.
 #[test]
 fn claimed_by_another_user() {
     let mut luod = Luod::new();
@@ -454,11 +455,11 @@ fn claimed_by_another_user() {
     luod.send(own, r#"{"cmd":"CLAIM","id":"vm-1"}"#);
     drop(luod.claimed(own, "vm-1"));
     luod.leave(own);
-    // Operators may do everything.
+    // Operators may claim all sessions.
     luod.restore("vm-1");
 }
 
-/// What was discarded does not look as if its client had taken it.
+/// A discarded session is not shown as finished.
 #[test]
 fn discarded_is_not_finished() {
     let mut luod = updated(&["a", "b", "c"]);

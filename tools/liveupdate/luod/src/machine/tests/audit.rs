@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The log says who did what.
+//! The log names the user of each action.
 
 use super::{after::update_on, *};
 use crate::audit as ids;
@@ -17,7 +17,7 @@ thread_local! {
     static EVENTS: RefCell<Vec<Fields>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Keeps all events of each thread, as the journal would.
+/// Keeps all events of each thread, like the journal.
 struct Journal;
 
 struct Visitor<'a>(&'a mut Fields);
@@ -41,11 +41,10 @@ impl<S: Subscriber> Layer<S> for Journal {
 }
 
 impl Journal {
-    /// Runs something, and returns what was logged.
+    /// Runs a function, and returns the logged events.
     ///
-    /// There is one subscriber for all threads of the test: if each test had its own, an event that
-    /// another thread logs for the first time at that moment could be taken for one that nobody
-    /// wants.
+    /// There is one subscriber for all threads of the test: with one for each test, an event that
+    /// another thread logs for the first time could be cached as disabled.
     fn of(run: impl FnOnce()) -> Vec<Fields> {
         static SUBSCRIBER: Once = Once::new();
 
@@ -80,7 +79,7 @@ fn who_updates_and_aborts() {
         luod.send(operator, r#"{"cmd":"ABORT"}"#);
         luod.update(r#","force":true"#);
         luod.send(a, r#"{"cmd":"REFUSE","id":"a","reason":"not now"}"#);
-        // Somebody who may not do it has not done it.
+        // A request that is not permitted is not logged.
         let vm = luod.connect_as(1000);
         luod.error(vm, r#"{"cmd":"ABORT"}"#);
     });
@@ -141,13 +140,13 @@ fn who_claims_finishes_and_discards() {
     }
     logged(&events, ids::UPDATED, &[("update", "1")]);
     logged(&events, ids::DISCARDED, &[("session", "d")]);
-    // The text alone says it, too.
+    // The text contains the same information.
     let text = |part: &str| {
         let found = events.iter().any(|event| event["message"].contains(part));
         assert!(found, "{part}: {events:#?}");
     };
     text("the session a is finished by the user 0, process 100");
-    text("the session c is discarded by the user 0, process 100: what was in it is lost");
+    text("the session c is discarded by the user 0, process 100: its contents are lost");
 }
 
 /// What was left out of a forced update comes along if its client holds it, and is discarded then.
@@ -184,7 +183,7 @@ fn what_is_unknown() {
         luod.world.kernel.break_device(None);
         luod.pass(Duration::from_secs(10));
     });
-    // Once, not each time when luod looks.
+    // It is logged once, not at each retry.
     logged(&events, ids::UNKNOWN, &[]);
     logged(&events, ids::KNOWN, &[]);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happens until the next kernel starts.
+//! Behaviour until the next kernel starts.
 
 use super::*;
 use rustix::io::Errno;
@@ -132,7 +132,7 @@ fn a_good_update_from_within() {
     let states = luod.states();
     assert_eq!(states[0].1, SessionState::Ready);
     assert_eq!(states[1].1, SessionState::Preserving);
-    // Who is ready can leave.
+    // A client that is ready can disconnect.
     drop(first);
     luod.leave(a);
     luod.send(b, r#"{"cmd":"PROGRESS","done":1,"total":2,"text":"half"}"#);
@@ -184,7 +184,7 @@ fn two_sessions_of_one_client() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
-/// A client that said how long it needs, one that did not, and the operator's own wish.
+/// A client with a timeout, one without, and the timeout of the operator.
 #[test]
 fn deadlines() {
     for (options, wish, limit) in [
@@ -216,7 +216,7 @@ fn deadlines() {
     }
 }
 
-/// Every way for an update to fail, with one client that is ready and one that is not.
+/// All reasons for which an update fails, with one client that is ready and one that is not.
 #[test]
 fn every_abort() {
     type Cause = fn(&mut Luod, ConnId, ConnId);
@@ -265,7 +265,7 @@ fn every_abort() {
             drop(sessions);
             luod.is_as_before();
 
-            // The next update works, with the clients that are still there.
+            // The next update works with the remaining clients.
             luod.world.state().kexec_error = None;
             luod.world.state().image_loaded = Some(true);
             luod.inboxes.clear();
@@ -312,7 +312,7 @@ fn refused_at_once() {
     assert_eq!(code, ErrorCode::UpdateRunning);
 }
 
-/// systemd opens the device now and then.
+/// systemd opens the device from time to time.
 #[test]
 fn the_device_is_busy_for_a_while() {
     let mut luod = Luod::new();
@@ -399,7 +399,7 @@ fn too_late_for_everything() {
     let late = luod.connect();
     let subscribe = luod.error(late, r#"{"cmd":"SUBSCRIBE","id":"b"}"#);
     assert_eq!(subscribe, ErrorCode::UpdateRunning);
-    // To be stopped is what is expected now: nothing is aborted.
+    // luod is expected to be stopped now: nothing is aborted.
     luod.machine.stop();
     assert_eq!(luod.machine.phase(), Phase::Jump);
 }
@@ -435,7 +435,7 @@ fn force_goes_on_without() {
     luod.pass(ms(30_000));
     luod.cancelled(d, "in time");
     assert_eq!(luod.world.state().kexecs, 1);
-    // Some of them have their sessions open still, which takes them along.
+    // Some clients still have their sessions open, so that the kernel hands them over.
     assert!(luod.world.kernel.incoming().contains(&"d".to_owned()));
     let mut luod = luod.next_kernel();
     assert_eq!(luod.world.kernel.incoming(), ["a", "luod-internal"]);
@@ -476,7 +476,7 @@ fn watchers_see_everything_once() {
     assert!(matches!(luod.next(watcher).0, Event::Gone { .. }));
 }
 
-/// The device is not open while nothing is done with it.
+/// The device is not open while it is not used.
 #[test]
 fn the_device_is_left_alone() {
     let mut luod = Luod::new();
@@ -489,7 +489,7 @@ fn the_device_is_left_alone() {
     assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
 }
 
-/// luod is killed in the middle of an update, with and without a store.
+/// luod is killed during an update, with and without a store.
 #[test]
 fn killed_in_an_update() {
     for with_store in [false, true] {
@@ -514,7 +514,7 @@ fn killed_in_an_update() {
     }
 }
 
-/// No time is no limit of its own: it would only make every update fail.
+/// A timeout of 0 is the default timeout: a deadline of 0 would make every update fail.
 #[test]
 fn no_time_at_all() {
     let mut luod = Luod::new();

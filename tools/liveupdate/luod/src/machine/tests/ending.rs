@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that take long to be finished: luod goes on with everything else.
+//! Sessions whose finish takes long: luod handles other requests.
 
 use super::{after::updated, *};
 
@@ -11,11 +11,11 @@ fn a_discard_takes_long() {
     luod.world.kernel.hold_finishes(true);
     let operator = luod.connect();
     luod.send(operator, r#"{"cmd":"DISCARD","session":"a"}"#);
-    // Nobody is told that it is done, and it is not.
+    // No client gets an acknowledgement before it is finished.
     luod.nothing(operator);
     assert_eq!(luod.states()[0].1, SessionState::Unclaimed);
     assert!(luod.machine.next_tick().is_some());
-    // Nobody else gets it, and nothing is done twice.
+    // No other client gets it, and it is finished only once.
     for (line, expected) in [
         (r#"{"cmd":"CLAIM","id":"a"}"#, ErrorCode::InUse),
         (r#"{"cmd":"DISCARD","session":"a"}"#, ErrorCode::InUse),
@@ -35,7 +35,7 @@ fn a_discard_takes_long() {
     assert!(luod.world.kernel.incoming().is_empty());
 }
 
-/// A client says FINISHED without having done it, and leaves.
+/// A client sends FINISHED without having finished the session, and disconnects.
 #[test]
 fn the_client_does_not_wait() {
     let mut luod = updated(&["a"]);
@@ -52,8 +52,8 @@ fn the_client_does_not_wait() {
     assert_eq!(luod.machine.phase(), Phase::Idle);
 }
 
-/// A forced update gives up what is not finished: not before that is freed, nobody is told that the
-/// kernel goes down, and until then it can be aborted.
+/// A forced update discards unfinished sessions: FROZEN is sent only after they are freed, and
+/// until then the update can be aborted.
 #[test]
 fn a_forced_update_waits() {
     for abort in [false, true] {
@@ -86,7 +86,7 @@ fn a_forced_update_waits() {
     }
 }
 
-/// luod is stopped in a handover at that point: the kernel does the rest.
+/// luod is stopped in a handover at that point: the kernel frees the sessions.
 #[test]
 fn stopped_while_it_waits() {
     let mut luod = updated(&["a"]);
@@ -105,8 +105,8 @@ fn stopped_while_it_waits() {
     assert_eq!(luod.machine.phase(), Phase::Jump);
 }
 
-/// What was left out of a forced update is discarded by the next luod, which serves before that is
-/// done; the same holds for its own session.
+/// The next luod discards sessions without which a forced update has continued, and serves
+/// requests before this is done; the same applies to the session of the registry.
 #[test]
 fn luod_starts_while_something_is_freed() {
     let mut luod = Luod::new();
@@ -136,7 +136,7 @@ fn luod_starts_while_something_is_freed() {
     assert_eq!(luod.machine.phase(), Phase::Idle);
 }
 
-/// FORGET is answered when the registry is gone.
+/// FORGET is answered when the session of the registry is finished.
 #[test]
 fn forgetting_takes_long() {
     let world = FakeWorld::with_own_clock();

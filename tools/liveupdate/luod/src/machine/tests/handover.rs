@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The service manager starts the next kernel, and nobody has told luod.
+//! The service manager starts the next kernel without a request to luod.
 
 use super::*;
 use rustix::io::Errno;
 
-/// A luod under a service manager, and what wants to know when it is done.
+/// A luod under a service manager, and a connection that requests handovers.
 fn luod_and_unit() -> (Luod, ConnId) {
     let mut luod = Luod::new();
     luod.world.state().store = Some(BTreeMap::new());
@@ -15,13 +15,13 @@ fn luod_and_unit() -> (Luod, ConnId) {
 }
 
 impl Luod {
-    /// The service manager shuts the machine down, and lets luod know.
+    /// The service manager shuts the machine down, and informs luod.
     fn shut_down(&mut self, unit: ConnId) {
         self.world.state().kexec_under_way = true;
         self.send(unit, r#"{"cmd":"HANDOVER"}"#);
     }
 
-    /// How far luod was when it said so last; everything else that it said is skipped.
+    /// The last phase that luod has sent; other events are skipped.
     fn last_phase(&mut self, unit: ConnId) -> Option<Phase> {
         let mut last = None;
         while let Some((event, _)) = self.try_next(unit) {
@@ -32,13 +32,13 @@ impl Luod {
         last
     }
 
-    /// The service manager does the rest.
+    /// The service manager starts the next kernel.
     fn next_kernel_by_manager(mut self) -> Self {
         self.machine.stop();
         self.pump();
         assert_eq!(self.machine.phase(), Phase::Jump);
         assert_eq!(self.world.state().kexecs, 0);
-        // luod is gone by then.
+        // luod has ended by then.
         let world = self.world.clone();
         drop(self);
         world.boot();
@@ -63,7 +63,7 @@ fn everybody_is_asked() {
         luod.shut_down(unit);
         let kept = luod.preserve(a, "a");
         assert_eq!(luod.last_phase(unit), Some(Phase::Preserving));
-        // Who is ready can be stopped.
+        // A client that is ready can be stopped.
         luod.leave(a);
         drop(kept);
         drop(luod.preserve(b, "b"));
@@ -94,7 +94,7 @@ fn it_is_no_kexec() {
     luod.nothing(a);
     assert_eq!(luod.machine.status().update, 0);
     luod.is_as_before();
-    // Nor is it one if there is nothing to start.
+    // There is no handover either if no kernel is loaded.
     luod.world.state().kexec_under_way = true;
     luod.world.state().image_loaded = Some(false);
     let code = luod.error(unit, r#"{"cmd":"HANDOVER"}"#);
@@ -158,8 +158,8 @@ fn what_was_not_finished_is_lost() {
     assert!(lost.error.as_deref().unwrap().contains("not finished"));
 }
 
-/// What is given up has the name of what goes along; so have the registries of both. The service
-/// manager keeps both, and is told which one to drop by name only.
+/// A discarded session has the name of a new one, and so do both registries. The service manager
+/// keeps both, and drops descriptors by name only.
 #[test]
 fn sessions_of_the_same_name() {
     let (mut luod, unit) = luod_and_unit();
@@ -176,7 +176,7 @@ fn sessions_of_the_same_name() {
     luod.restore("a");
 }
 
-/// The same, and luod is killed when it has made the new ones.
+/// The same, and luod is killed when it has created the new sessions.
 #[test]
 fn killed_with_sessions_of_the_same_name() {
     let (mut luod, unit) = luod_and_unit();
@@ -195,7 +195,7 @@ fn killed_with_sessions_of_the_same_name() {
     assert!(luod.world.stored().is_empty());
 }
 
-/// The update is aborted: what it would have replaced is kept.
+/// The update is aborted: the sessions that it would have replaced are kept.
 #[test]
 fn an_abort_with_sessions_of_the_same_name() {
     let (mut luod, unit) = luod_and_unit();
@@ -213,7 +213,7 @@ fn an_abort_with_sessions_of_the_same_name() {
     assert!(luod.world.stored().is_empty());
 }
 
-/// An operator was faster.
+/// An operator has already started an update.
 #[test]
 fn an_update_is_under_way() {
     for options in ["", r#","dry_run":true"#] {
@@ -242,7 +242,7 @@ fn the_update_is_past_its_point() {
     let phase = Phase::Jump;
     assert_eq!(event, Event::Phase { phase, update: 1 });
     luod.nothing(unit);
-    // Services take long to stop.
+    // Stopping the services takes long.
     luod.pass(ms(900_000));
     assert_eq!(luod.machine.phase(), Phase::Jump);
     drop(session);
@@ -250,7 +250,7 @@ fn the_update_is_past_its_point() {
     luod.next_kernel().restore("a");
 }
 
-/// Everybody is told, and saves what can be saved in another way.
+/// All clients are informed, and can save their data in another way.
 #[test]
 fn nothing_can_be_preserved() {
     let (mut luod, unit) = luod_and_unit();
@@ -258,12 +258,12 @@ fn nothing_can_be_preserved() {
     let device = &luod.world.kernel;
     device.break_device(Some(Errno::IO.raw_os_error()));
     luod.shut_down(unit);
-    // It may come to its senses as long as clients have time.
+    // The device may work again before the deadline of the clients.
     luod.pass(ms(29_999));
     assert_eq!(luod.last_phase(unit), Some(Phase::Preserving));
     luod.pass(ms(1));
     luod.pass(ms(50));
-    luod.cancelled(a, "could not be made in time");
+    luod.cancelled(a, "could not be created in time");
     assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
     assert!(luod.world.stored().is_empty());
 }
@@ -277,7 +277,7 @@ fn nobody_takes_part() {
     assert_eq!(luod.report().outcome, Outcome::Updated);
 }
 
-/// A device that is busy, for whatever time, costs nobody but those who waited for it.
+/// A busy device only affects the clients that wait for it.
 #[test]
 fn a_busy_device_in_a_handover() {
     let (mut luod, unit) = luod_and_unit();
@@ -286,7 +286,8 @@ fn a_busy_device_in_a_handover() {
     let asked = luod.update("");
     let kept = luod.preserve(a, "a");
     let device = luod.world.kernel.open().unwrap();
-    // Long after the update began, the service manager comes; somebody has the device.
+    // The service manager starts the next kernel long after the update has begun; the device is
+    // busy.
     luod.pass(ms(20_000));
     luod.shut_down(unit);
     let late = luod.connect();
@@ -294,7 +295,8 @@ fn a_busy_device_in_a_handover() {
     for _ in 0..11 {
         luod.pass(ms(1_000));
     }
-    // It is too late for b, which had its session, and for the other, which never got one.
+    // It is too late for b, which had its session, and for the other client, which never got
+    // one.
     drop(luod.session(b, "b"));
     for _ in 0..40 {
         luod.pass(ms(1_000));
@@ -337,7 +339,7 @@ fn no_device_in_a_handover() {
     drop(device);
 }
 
-/// luod goes on with everything else while the service manager does not answer.
+/// luod handles other requests while the service manager does not answer.
 #[test]
 fn the_manager_does_not_answer() {
     let (mut luod, unit) = luod_and_unit();
@@ -355,7 +357,7 @@ fn the_manager_does_not_answer() {
     for conn in [unit, second] {
         assert!(matches!(luod.next(conn).0, Event::Ok { .. }));
     }
-    // All are ready; that is as far as it gets until there is an answer, or luod is stopped.
+    // All are ready; the update stays in this phase until there is an answer, or luod is stopped.
     luod.world.state().manager_hangs = true;
     drop(luod.preserve(a, "a"));
     drop(luod.preserve(b, "b"));
@@ -369,7 +371,8 @@ fn the_manager_does_not_answer() {
     luod.restore("b");
 }
 
-/// The session for the registry is not to be had, those of clients are: they go, and come back.
+/// The session for the registry cannot be created, those of clients can: these are handed over
+/// and retrieved.
 #[test]
 fn a_handover_without_a_registry() {
     let (mut luod, unit) = luod_and_unit();

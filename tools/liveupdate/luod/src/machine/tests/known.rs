@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who is missed, and what has to be good before anybody is asked and before the jump.
+//! Missing clients, and checks before clients are asked and before the jump.
 
 use super::*;
 
 const KEXEC: &str = r#"{"cmd":"UPDATE"}"#;
 
 impl Luod {
-    /// luod is started again; nobody has subscribed yet.
+    /// luod is restarted; no client has subscribed yet.
     fn restarted(self) -> Self {
         let world = self.world.clone();
         drop(self);
@@ -27,7 +27,8 @@ impl Luod {
     }
 }
 
-/// luod has just been started: nobody is there, which is not "everybody is ready".
+/// luod has just been started: having no clients is not the same as all clients being
+/// ready.
 #[test]
 fn who_has_not_subscribed_again() {
     let mut luod = Luod::new();
@@ -37,7 +38,7 @@ fn who_has_not_subscribed_again() {
     let left = luod.subscriber("left");
     luod.send(left, r#"{"cmd":"UNSUBSCRIBE","id":"left"}"#);
     luod.pass(ms(1));
-    // Twice, so that who is missed is remembered as well.
+    // Twice, so that the missing clients are saved as well.
     let mut luod = luod.restarted().restarted();
     luod.refused(KEXEC, "again: vm-1, vm-2;");
     let vm1 = luod.subscriber("vm-1");
@@ -49,7 +50,7 @@ fn who_has_not_subscribed_again() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
-/// Nobody was ever there, on a new machine or with clients that nobody has started.
+/// There never was a client: a new machine, or clients that were not started.
 #[test]
 fn nobody_was_ever_there() {
     let mut luod = Luod::new();
@@ -93,7 +94,7 @@ fn required_and_expected() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
-/// Nobody is paused while the disks are slow.
+/// No client is asked while a sync takes long.
 #[test]
 fn file_systems_are_written_out_first() {
     let mut luod = Luod::new();
@@ -119,7 +120,7 @@ fn file_systems_that_take_too_long() {
     let operator = luod.update("");
     luod.pass(ms(60_000));
     let report = luod.result(operator);
-    assert!(report.reason.unwrap().contains("written out"));
+    assert!(report.reason.unwrap().contains("synced"));
     luod.nothing(a);
     luod.is_as_before();
     luod.update(r#","force":true"#);
@@ -128,7 +129,7 @@ fn file_systems_that_take_too_long() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
-/// The service manager is asked, and something happens before it answers.
+/// The service manager is asked, and another event happens before it answers.
 #[test]
 fn while_the_manager_is_asked() {
     let checking = |options: &str| {
@@ -146,7 +147,8 @@ fn while_the_manager_is_asked() {
     luod.send(b, r#"{"cmd":"REFUSE","id":"b"}"#);
     assert_eq!(luod.result(operator).outcome, Outcome::Aborted);
     luod.is_as_before();
-    // It goes on without that one, which is not kept any more: it is asked once more.
+    // The update continues without that client, whose session is no longer kept: the
+    // service manager is asked again.
     let (mut luod, b, _) = checking(r#","force":true"#);
     luod.send(b, r#"{"cmd":"REFUSE","id":"b"}"#);
     luod.world.state().manager_hangs = false;
@@ -154,7 +156,7 @@ fn while_the_manager_is_asked() {
     assert_eq!(luod.world.state().kexecs, 1);
     let luod = luod.next_kernel();
     assert_eq!(luod.world.kernel.incoming(), ["a", "luod-internal"]);
-    // luod is stopped, with nobody else to start the next kernel.
+    // luod is stopped, and no other program starts the next kernel.
     let (mut luod, _, operator) = checking("");
     luod.machine.stop();
     luod.pump();
@@ -162,7 +164,7 @@ fn while_the_manager_is_asked() {
     luod.is_as_before();
 }
 
-/// What systemd does not keep is not risked.
+/// An update is aborted if systemd does not keep all sessions.
 #[test]
 fn the_manager_keeps_less() {
     let mut luod = Luod::new();

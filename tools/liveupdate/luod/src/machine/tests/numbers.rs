@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The service manager answers late to what nobody wants to know any more: each answer has the number
-//! of its question, and says nothing about another one.
+//! The service manager answers late to obsolete questions: each answer has the number of its
+//! question, and is not used for another one.
 
 use super::*;
 use crate::world::{Question, QuestionId};
 
 type Questions = VecDeque<(QuestionId, Question, Option<String>)>;
 
-/// A luod with a client, after an update that was aborted while the service manager was asked: what it
-/// was asked then, to which it says that it keeps nothing.
+/// A luod with a client, after an update that was aborted while the service manager was asked, and
+/// this question, to which the answer is that it keeps nothing.
 fn aborted() -> (Luod, ConnId, Questions) {
     let mut luod = Luod::new();
     let a = luod.subscriber("a");
@@ -30,7 +30,7 @@ fn aborted() -> (Luod, ConnId, Questions) {
 }
 
 impl Luod {
-    /// The late answers come, and then all others.
+    /// Delivers the late answers, and then all others.
     fn late_answers(&mut self, mut stale: Questions) {
         let mut state = self.world.state();
         stale.append(&mut state.questions);
@@ -62,7 +62,7 @@ fn that_the_next_kernel_is_started() {
     assert_eq!(luod.machine.phase(), Phase::Jump);
     luod.late_answers(stale);
     assert_eq!(luod.world.state().kexecs, 1);
-    // It is not taken for a failure of that.
+    // The late answer does not make the new question fail.
     assert_eq!(luod.machine.phase(), Phase::Jump);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Anybody says anything at any time.
+//! Random requests at random times.
 
 use super::*;
 use proptest::prelude::*;
@@ -59,7 +59,7 @@ fn pick(conns: &[ConnId], number: usize) -> Option<ConnId> {
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 128,
-        // The input that fails is printed; the source tree stays as it is.
+        // The failing input is printed; the source tree is not changed.
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -105,19 +105,19 @@ proptest! {
                 luod = luod.next_kernel();
                 conns.clear();
             }
-            // Whatever happens, luod answers, and wants to be called again before it is too late.
+            // luod answers all requests, and requests a tick in time.
             let status = luod.machine.status();
             prop_assert_eq!(status.phase, luod.machine.phase());
             prop_assert!(luod.machine.next_tick().is_some() || !status.phase.is_update());
         }
-        // Everybody leaves, and an operator cleans up.
+        // All clients disconnect, and an operator cleans up.
         luod.inboxes.clear();
         for conn in conns {
             luod.leave(conn);
         }
         luod.inboxes.clear();
         if luod.world.state().boots != boots {
-            // A forced update goes on without them.
+            // A forced update continues without them.
             luod = luod.next_kernel();
         }
         let operator = luod.connect();

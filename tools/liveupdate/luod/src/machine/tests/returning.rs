@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A client that was ready has lost its connection, and goes on: luod must not count on it.
+//! A client that was ready has lost its connection, and continues its work: luod must leave
+//! its session out.
 
 use super::*;
 
 const REFUSE: &str = r#"{"cmd":"REFUSE","id":"vm-1"}"#;
 
-/// A client of a user is ready, another one is not; the first one's connection is gone.
+/// One client is ready, another one is not; the connection of the first is closed.
 fn ready_and_gone(luod: &mut Luod) -> (ConnId, OutgoingSession) {
     let vm = luod.connect_as(1000);
     luod.send(vm, r#"{"cmd":"SUBSCRIBE","id":"vm-1"}"#);
     let slow = luod.subscriber("slow");
     let operator = luod.update("");
     let session = luod.preserve(vm, "vm-1");
-    // luod has not noticed that the connection is at its end.
+    // luod has not detected that the connection is closed.
     let early = luod.connect_as(1000);
     assert_eq!(luod.error(early, REFUSE), ErrorCode::InUse);
     luod.leave(vm);
@@ -26,7 +27,7 @@ fn ready_and_gone(luod: &mut Luod) -> (ConnId, OutgoingSession) {
 fn the_update_is_aborted() {
     let mut luod = Luod::new();
     let (operator, session) = ready_and_gone(&mut luod);
-    // Not somebody else.
+    // Another user is refused.
     let other = luod.connect_as(0);
     assert_eq!(luod.error(other, REFUSE), ErrorCode::NoSession);
     let again = luod.connect_as(1000);
@@ -54,7 +55,7 @@ fn it_is_too_late() {
     luod.leave(vm);
     let again = luod.connect_as(1000);
     assert_eq!(luod.error(again, REFUSE), ErrorCode::WrongState);
-    // Nobody has started the next kernel: there is no update any more.
+    // The next kernel was not started: the update has ended.
     luod.pass(Duration::from_secs(301));
     assert_eq!(luod.error(again, REFUSE), ErrorCode::NoSession);
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What luod says while it does not know what the previous kernel handed over.
+//! The answers of luod while it cannot read the sessions of the previous kernel.
 
 use super::{after::update_on, *};
 use crate::registry;
 use rustix::io::Errno;
 
-/// What everybody gets to hear.
+/// Checks the answers to all requests.
 #[track_caller]
 fn is_unknown(luod: &mut Luod, part: &str) {
     assert_eq!(luod.machine.phase(), Phase::Unknown);
@@ -28,15 +28,15 @@ fn is_unknown(luod: &mut Luod, part: &str) {
     luod.leave(conn);
 }
 
-/// Waits until luod has looked again.
+/// Waits until luod has tried again.
 #[track_caller]
 fn look_again(luod: &mut Luod) {
-    let wait = luod.machine.next_tick().expect("luod does not look again");
+    let wait = luod.machine.next_tick().expect("luod does not try again");
     assert!(wait > Duration::ZERO && wait <= Duration::from_secs(5));
     luod.pass(wait);
 }
 
-/// A world after an update with these sessions, in which luod is not started yet.
+/// A machine after an update with these sessions, on which luod is not started yet.
 fn updated_world(names: &[&str]) -> FakeWorld {
     let luod = update_on(Luod::new(), names);
     luod.world.clone()
@@ -47,7 +47,7 @@ fn the_device_is_busy_for_long() {
     let world = updated_world(&["a"]);
     let device = world.kernel.open().unwrap();
     let mut luod = Luod::on(world);
-    // It does not wait before it serves.
+    // luod serves requests without waiting.
     assert_eq!(luod.world.now().monotonic_us, 0);
     for _ in 0..20 {
         is_unknown(&mut luod, "busy");
@@ -91,8 +91,8 @@ fn there_is_no_device() {
     assert_eq!(code, ErrorCode::NoSession);
 }
 
-/// The registry comes from the service manager, but the sessions do not, and the device is busy:
-/// they are waited for once, not one by one.
+/// The service manager has the registry but not the sessions, and the device is busy: luod waits
+/// once for all of them.
 #[test]
 fn many_sessions_and_a_busy_device() {
     let names: Vec<String> = (0..50).map(|n| format!("a{n}")).collect();
@@ -139,9 +139,9 @@ fn a_registry_that_makes_no_sense() {
         is_unknown(&mut luod, "not understood");
         look_again(&mut luod);
         is_unknown(&mut luod, "not understood");
-        // It is not thrown away.
+        // The registry is kept.
         assert_eq!(luod.world.kernel.incoming(), ["a", registry::SESSION]);
-        // Until an operator says so.
+        // It is kept until an operator gives it up.
         let operator = luod.connect();
         luod.send(operator, r#"{"cmd":"FORGET"}"#);
         assert!(matches!(luod.next(operator).0, Event::Ok { .. }));
@@ -156,7 +156,7 @@ fn a_registry_that_makes_no_sense() {
     }
 }
 
-/// What a newer luod has written, if it says that an older one can read it.
+/// A registry of a newer luod that permits older versions to read it.
 #[test]
 fn a_registry_of_a_newer_luod() {
     let world = FakeWorld::with_own_clock();
@@ -183,7 +183,7 @@ fn a_registry_of_a_newer_luod() {
     luod.send(operator, r#"{"cmd":"CLAIM","id":"a"}"#);
     luod.claimed(operator, "a").finish().unwrap();
     luod.send(operator, r#"{"cmd":"FINISHED","id":"a"}"#);
-    // The mark is still there for the luod that is started next, and in its report.
+    // The mark is kept for the next luod, and in its report.
     let mut luod = luod.next_kernel();
     let operator = luod.connect();
     luod.send(operator, r#"{"cmd":"REPORT"}"#);
@@ -194,7 +194,7 @@ fn a_registry_of_a_newer_luod() {
     assert_eq!(luod.machine.status().update, 41);
 }
 
-/// A report that is not understood does not cost the number of the update.
+/// The number of the update is kept if the report cannot be read.
 #[test]
 fn a_memory_of_another_luod() {
     let world = FakeWorld::with_own_clock();
@@ -204,7 +204,7 @@ fn a_memory_of_another_luod() {
     assert_eq!(luod.machine.status().update, 12);
 }
 
-/// systemd is on its way to the next kernel: there is no way back, and new sessions go along.
+/// systemd starts the next kernel: this cannot be aborted, and new sessions are handed over.
 #[test]
 fn a_handover_while_nothing_is_known() {
     let world = FakeWorld::with_own_clock();
@@ -219,7 +219,7 @@ fn a_handover_while_nothing_is_known() {
     luod.send(operator, r#"{"cmd":"HANDOVER"}"#);
     drop(luod.preserve(a, "a"));
     assert_eq!(luod.machine.phase(), Phase::Jump);
-    // The kernel does not take two sessions of the same name.
+    // The kernel refuses two sessions of the same name.
     assert!(luod.world.kernel.incoming().is_empty());
     assert_eq!(luod.world.kernel.outgoing().len(), 2);
     luod.world.boot();
@@ -227,15 +227,15 @@ fn a_handover_while_nothing_is_known() {
     luod.restore("a");
 }
 
-/// The same, with a session of the name of a new one that luod does not know: the kernel makes none
-/// by that name as long as nobody has the old one open.
+/// The same, with an unknown session that has the name of a new one: the kernel refuses to create
+/// the new one as long as the old one is not open.
 #[test]
 fn a_handover_with_an_unknown_session_of_the_same_name() {
     let world = FakeWorld::with_own_clock();
     world.state().store = Some(BTreeMap::new());
     world.state().by_manager = true;
     write_registry(&world, "nonsense");
-    // The device is busy when luod starts, so that it has not even the registry.
+    // The device is busy when luod starts, so that it does not have the registry either.
     let device = world.kernel.open().unwrap();
     let mut luod = Luod::on(world);
     is_unknown(&mut luod, "busy");
@@ -255,8 +255,8 @@ fn a_handover_with_an_unknown_session_of_the_same_name() {
     luod.restore("a");
 }
 
-/// A session of the previous kernel of which neither the registry nor the store of the service
-/// manager knows has the name of a new one: that is said, and an operator can end it.
+/// A session of the previous kernel that is neither in the registry nor in the store has the name
+/// of a new one: luod reports it, and an operator can end it.
 #[test]
 fn a_session_that_nobody_knows() {
     let world = FakeWorld::with_own_clock();
@@ -284,7 +284,7 @@ fn a_session_that_nobody_knows() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
-/// Clients that speak the first version get to hear nothing that they do not know.
+/// Clients of version 1 get only words of that version.
 #[test]
 fn an_older_client() {
     let world = updated_world(&["a"]);
@@ -300,8 +300,8 @@ fn an_older_client() {
     }
 }
 
-/// What the service manager has kept is there, though the registry is not: but only operators can
-/// have it before it is known whose it is.
+/// Sessions that the service manager has kept are available without the registry, but only to
+/// operators until the owner is known.
 #[test]
 fn the_store_without_the_registry() {
     let luod = Luod::new();

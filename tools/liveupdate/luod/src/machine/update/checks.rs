@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What has to be good before clients are asked, and before the jump.
+//! Checks before clients are asked, and before the jump.
 
 use super::{Step, Update};
 use crate::{
@@ -10,11 +10,11 @@ use crate::{
 use luod_protocol::MarkName;
 use std::io;
 
-/// How long to wait until it is looked whether file systems are written out, in microseconds.
+/// The time between two checks whether the sync of file systems is complete, in microseconds.
 const SYNC_TICK_US: u64 = 20_000;
 
 impl Update {
-    /// What the service manager keeps has changed since it was asked.
+    /// The sessions that the service manager keeps have changed since it was asked.
     pub(super) fn check_again(&mut self) {
         if matches!(self.step, Step::Checking(_)) {
             self.step = Step::Preserving { retry: None };
@@ -23,7 +23,7 @@ impl Update {
 }
 
 impl<W: World> Machine<W> {
-    /// Goes on if file systems are written out, or if that takes too long.
+    /// Continues if the sync of file systems is complete, or takes too long.
     pub(super) fn wait_for_sync(&mut self) {
         let now = self.world.now().monotonic_us;
         let Some(update) = &mut self.update else {
@@ -40,17 +40,19 @@ impl<W: World> Machine<W> {
             }
             Ok(false) if !update.force => {
                 return self.abort(
-                    "the file systems could not be written out in time; \
+                    "the file systems could not be synced in time; \
                      see what is wrong with the disks, or use --force",
                 );
             }
-            Ok(false) => tracing::error!("goes on, though file systems are not written out"),
-            Err(error) => tracing::warn!("file systems are not written out: {error}"),
+            Ok(false) => {
+                tracing::error!("the update continues, although file systems are not synced")
+            }
+            Err(error) => tracing::warn!("file systems are not synced: {error}"),
         }
         self.ask_all();
     }
 
-    /// If all clients are ready, looks whether the jump would lose something.
+    /// If all clients are ready, checks whether the jump would lose data.
     pub(super) fn check_if_ready(&mut self) {
         let Some(update) = &mut self.update else {
             return;
@@ -64,7 +66,7 @@ impl<W: World> Machine<W> {
         let (force, handover) = (update.force, update.handover);
         self.mark(MarkName::Ready);
         let loaded = self.world.image_loaded() != Some(false);
-        // Only now it is known what will be handed over.
+        // The formats to be handed over are only known now.
         let objection = self.world.objection().filter(|_| loaded);
         if let Some(why) = objection {
             if !force {
@@ -72,7 +74,7 @@ impl<W: World> Machine<W> {
             }
             tracing::error!(
                 update = self.number,
-                "goes on, though data will be lost: {why}"
+                "the update continues, although data will be lost: {why}"
             );
         }
         let id = self.world.ask(Question::IsKept { handover });
@@ -81,7 +83,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// The service manager has said whether it keeps everything.
+    /// Handles the answer of the service manager whether it keeps all sessions.
     pub(super) fn checked(&mut self, answer: io::Result<bool>) {
         if let Err(error) = answer {
             if !self.update.as_ref().is_some_and(|update| update.force) {

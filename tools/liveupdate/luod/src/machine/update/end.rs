@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How an update ends that does not lead to the next kernel, and what is told of one.
+//! The end of an update that does not start the next kernel, and reports of updates.
 
 use crate::{
     audit,
@@ -12,14 +12,14 @@ use luod_protocol::{
 };
 
 impl<W: World> Machine<W> {
-    /// Who asked for the update does not listen any more. The update goes on without.
+    /// The connection that has requested the update is closed. The update continues.
     pub(in crate::machine) fn requester_left(&mut self, conn: ConnId) {
         if let Some(update) = &mut self.update {
             update.requester = update.requester.filter(|requester| *requester != conn);
         }
     }
 
-    /// Ends the update, and takes everything back.
+    /// Ends the update, and closes all sessions.
     pub(in crate::machine) fn abort(&mut self, reason: &str) {
         if self.update.as_ref().is_some_and(|update| update.handover) {
             tracing::error!(
@@ -73,7 +73,7 @@ impl<W: World> Machine<W> {
                 self.cancelled.insert(name.clone());
             }
             cancelled.push((name.clone(), subscription.conn, told));
-            // Files are taken back as soon as the client has closed the session, too.
+            // Files are unpreserved when the client has closed the session as well.
             closed.push(part);
         }
         self.world.close(Box::new(closed));
@@ -122,7 +122,7 @@ impl<W: World> Machine<W> {
         self.announce_phase();
     }
 
-    /// What is known of an update that is under way.
+    /// The report of the running update.
     pub(in crate::machine) fn running_report(&self) -> Option<Report> {
         let update = self.update.as_ref()?;
         let sessions = self.list().into_iter();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who starts the next kernel: luod, or a service manager that was asked by somebody else.
+//! The start of the next kernel, by luod or by a service manager on another request.
 
 use super::{Jump, Step, Update};
 use crate::{
@@ -12,11 +12,12 @@ use luod_protocol::{ErrorCode, Event, Phase, Request};
 use std::io;
 
 impl<W: World> Machine<W> {
-    /// Somebody wants everything to be preserved, if there is reason to: the service manager knows.
+    /// Handles a request for a handover: asks the service manager whether it starts the next
+    /// kernel.
     pub(in crate::machine) fn handover(&mut self, conn: ConnId, seq: Option<u64>) -> Answer {
         let (phase, update) = (self.phase(), self.number);
         if phase == Phase::Jump {
-            // It is.
+            // The handover has already begun.
             return Answer::Event(Event::Phase { phase, update }, None);
         }
         self.handovers.push((conn, seq));
@@ -26,7 +27,7 @@ impl<W: World> Machine<W> {
         Answer::Sent
     }
 
-    /// The service manager has said whether it is on its way.
+    /// Handles the answer of the service manager whether it starts the next kernel.
     pub(super) fn handover_is_known(&mut self, answer: &io::Result<bool>) {
         self.handover_asked = None;
         for (conn, seq) in std::mem::take(&mut self.handovers) {
@@ -69,19 +70,19 @@ impl<W: World> Machine<W> {
                 ))
             }
             Err(error) => {
-                let what = "whether another kernel is about to be started cannot be found out";
+                let what = "luod could not check whether another kernel is about to be started";
                 let why = format!("{what}: {error}");
                 tracing::error!("nothing is preserved: {why}");
                 return Err(Refusal::new(ErrorCode::WrongState, why));
             }
         }
         match &mut self.update {
-            // There is no time for a second one.
+            // There is no time for another update.
             Some(update) => {
                 update.dry_run = false;
                 update.force = true;
                 update.handover = true;
-                // It has the time that one has that begins now.
+                // Its deadline is that of an update that begins now.
                 update.failing_since = None;
                 update.check_again();
                 self.ask_all();
@@ -105,7 +106,7 @@ impl<W: World> Machine<W> {
         Ok(Answer::Done)
     }
 
-    /// Starts the next kernel, after everybody was told.
+    /// Starts the next kernel, after all clients were informed.
     pub fn jump(&mut self) {
         let Some(update) = &mut self.update else {
             return;
@@ -125,7 +126,8 @@ impl<W: World> Machine<W> {
         self.go_on();
     }
 
-    /// The service manager has been asked to start the next kernel, or has read everything.
+    /// Handles the answer of the service manager: it was asked to start the next kernel, or has
+    /// read all notifications.
     pub(super) fn jumps(&mut self, answer: io::Result<bool>) {
         if let Err(error) = answer {
             if !self.update.as_ref().is_some_and(Update::is_handover) {
@@ -136,7 +138,7 @@ impl<W: World> Machine<W> {
         self.wait_for_jump();
     }
 
-    /// Gives somebody else time to start the next kernel.
+    /// Waits for another program to start the next kernel.
     fn wait_for_jump(&mut self) {
         let timeout = self.config.jump_timeout.as_micros() as u64;
         let until = self.world.now().monotonic_us.saturating_add(timeout);
@@ -145,7 +147,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// The next kernel should have been started by now.
+    /// The time to start the next kernel has passed.
     pub(super) fn jump_is_late(&mut self) {
         let id = self.world.ask(Question::KexecUnderWay);
         if let Some(update) = &mut self.update {
@@ -153,18 +155,18 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// The service manager has said whether it is still on its way.
+    /// Handles the answer of the service manager whether it is still starting the next kernel.
     pub(super) fn is_late(&mut self, answer: io::Result<bool>) {
-        // Services can take long to stop. If that cannot be found out, and the service manager was
-        // on its way, it is not known to be over.
+        // Stopping services can take long. Without an answer, the service manager is assumed to be
+        // starting the next kernel.
         let handover = self.update.as_ref().is_some_and(Update::is_handover);
         if answer.unwrap_or(handover) {
             return self.wait_for_jump();
         }
-        self.abort("nobody has started the next kernel in time");
+        self.abort("the next kernel was not started in time");
     }
 
-    /// luod is about to exit. An update is aborted, unless the service manager does the rest.
+    /// luod is about to exit. Aborts the update, unless the service manager starts the next kernel.
     pub fn stop(&mut self) {
         let step = self.update.as_ref().map(|update| &update.step);
         let jumps = match step {
@@ -177,7 +179,7 @@ impl<W: World> Machine<W> {
         if !self.update.as_ref().is_some_and(Update::is_handover) {
             return self.abort("luod is being stopped");
         }
-        // The next kernel is started in any case: what is ready goes.
+        // The next kernel is started in any case, with all sessions that are ready.
         let late = self.subscriptions.iter();
         let late = late.filter(|(_, s)| s.part.deadline().is_some());
         let late: Vec<_> = late.map(|(name, _)| name.clone()).collect();
@@ -185,12 +187,12 @@ impl<W: World> Machine<W> {
         let late = late.into_iter().map(|name| (name, why.to_owned()));
         self.failures.extend(late);
         self.go_on();
-        // There is no time to hear whether systemd keeps everything, which would only be logged.
+        // There is no time to wait for the answer of systemd, which would only be logged.
         let step = self.update.as_ref().map(|update| &update.step);
         if matches!(step, Some(Step::Checking(_))) {
             self.freeze_and_jump();
         }
-        // What is being discarded is freed by the kernel in any case.
+        // The kernel frees discarded sessions in any case.
         let step = self.update.as_ref().map(|update| &update.step);
         if matches!(step, Some(Step::Frozen)) {
             self.announce_jump();
@@ -199,7 +201,7 @@ impl<W: World> Machine<W> {
 }
 
 impl Update {
-    /// Whether it is too late to take it back.
+    /// Returns whether the update can no longer be aborted.
     pub(in crate::machine) fn is_handover(&self) -> bool {
         self.handover
     }

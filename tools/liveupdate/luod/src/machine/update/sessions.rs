@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making sessions, and giving them to the clients that were asked.
+//! Creates sessions and sends them to the clients that were asked.
 
 use super::Step;
 use crate::{
@@ -13,18 +13,18 @@ use luod_protocol::{Direction, Event, MarkName, SessionName};
 use rustix::io::Errno;
 use std::{collections::BTreeSet, io, os::fd::AsFd};
 
-/// How long to wait until something that was busy is tried again, in microseconds.
+/// The time until a retry after EBUSY, in microseconds.
 const RETRY_US: u64 = 50_000;
 
-/// Whether it may help to try it again.
+/// Returns whether a retry may succeed.
 fn is_busy(error: &io::Error) -> bool {
     let errno = errno(error).map(Errno::from_raw_os_error);
-    // A client that was slow to hear of an abort has the last session of that name open still.
+    // A client that has not handled an abort yet still has the last session of that name open.
     matches!(errno, Some(Errno::BUSY | Errno::EXIST))
 }
 
 impl<W: World> Machine<W> {
-    /// Makes the sessions that are missing, and gives them to their clients.
+    /// Creates the missing sessions, and sends them to their clients.
     pub(super) fn make_sessions(&mut self) {
         let now = self.world.now().monotonic_us;
         let mut again = false;
@@ -45,7 +45,7 @@ impl<W: World> Machine<W> {
                     self.mark(MarkName::Started);
                 }
                 Err(error) => {
-                    // The sessions of clients can do without.
+                    // The sessions of clients do not need the registry.
                     let handover = self.update.as_ref().is_some_and(|u| u.handover);
                     if !self.cannot_make(&error) || !handover {
                         return;
@@ -82,10 +82,10 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Makes the session for the registry.
+    /// Creates the session for the registry.
     fn create_internal(&mut self, device: &Device) -> io::Result<OutgoingSession> {
         match device.create_session(registry::SESSION) {
-            // The one of the previous kernel keeps the name as long as nobody has it open.
+            // The one of the previous kernel keeps the name as long as it is not open.
             Err(error) if is(&error, Errno::EXIST) && self.internal.is_none() => {
                 self.internal = Some(device.retrieve_session(registry::SESSION)?);
                 device.create_session(registry::SESSION)
@@ -94,10 +94,10 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Neither the device nor the session for the registry is to be had: that is tried again for a
-    /// time, which begins now. What follows is the end of the update; but a service manager that
-    /// is on its way starts the next kernel in any case, and then it is tried as long as clients
-    /// wait, and gone on without the registry. False if the update has ended.
+    /// The device cannot be opened, or the session for the registry cannot be created: retries for
+    /// a limited time, which begins now, and then ends the update. During a handover, which cannot
+    /// be aborted, retries as long as clients wait, and then continues without the registry.
+    /// Returns false if the update has ended.
     fn cannot_make(&mut self, error: &io::Error) -> bool {
         let now = self.world.now().monotonic_us;
         let timeout = self.config.device_timeout.as_micros() as u64;
@@ -113,7 +113,7 @@ impl<W: World> Machine<W> {
         } else if update.handover {
             tracing::error!(
                 update = self.number,
-                "goes on without a registry of the sessions: {error}"
+                "the update continues without a registry of the sessions: {error}"
             );
             update.without_registry = true;
             self.retry_at(None);
@@ -130,7 +130,7 @@ impl<W: World> Machine<W> {
         }
     }
 
-    /// Makes a session for a client, unless it does not take part any more.
+    /// Creates a session for a client, unless it is no longer part of the update.
     fn make_session(&mut self, device: &Device, name: &SessionName) -> io::Result<()> {
         let subscription = self.subscriptions.get(name);
         if !subscription.is_some_and(|s| matches!(s.part, Part::Requested { .. })) {
