@@ -7,6 +7,7 @@ use crate::{
     context::Context,
     fault,
     luo_core::Luo,
+    luo_flb::outgoing::OutgoingFlbs,
     luo_session::{
         carry_over::Carried,
         incoming::IncomingSessions,
@@ -17,6 +18,7 @@ use crate::{
             Seq,
         },
     },
+    policy::VitalData,
     root::{
         self,
         ENTRY_NAME, //
@@ -99,8 +101,8 @@ fn hand_over(luo: &'static Luo) -> Result {
                     carried.pages()
                 );
             }
-            let vital = vital_names(context, &outgoing, &incoming)?;
-            let totals = serialize(&mut outgoing, context, carried.as_mut(), &vital)?;
+            let mut vital = vital_data(context, &outgoing, &incoming)?;
+            let totals = serialize(&mut outgoing, context, carried.as_mut(), &mut vital)?;
             // What is handed over stays as it is.
             core::mem::forget(carried);
             Ok(totals)
@@ -117,35 +119,53 @@ fn hand_over(luo: &'static Luo) -> Result {
     Ok(())
 }
 
-/// The names of vital data that is about to be handed over, each once.
-fn vital_names(
+/// The vital data that may be handed over. Whether that of this kernel is, depends on what can be
+/// frozen.
+fn vital_data(
     context: &Context,
     outgoing: &OutgoingSessions,
     incoming: &IncomingSessions,
-) -> Result<KVec<Compatible>> {
+) -> Result<KVec<VitalData>> {
     // A handler that has carried data over may have been registered by the previous kernel only.
-    let mut vital = KVec::new();
-    vital.extend_from_slice(context.vital.names(), GFP_KERNEL)?;
-    let handlers = &context.handlers;
-    handlers.vital(&mut |name| Ok(vital.push(*name, GFP_KERNEL)?))?;
-
     let mut names = KVec::<Compatible>::new();
-    if vital.is_empty() {
-        return Ok(names);
+    names.extend_from_slice(context.vital.names(), GFP_KERNEL)?;
+    let handlers = &context.handlers;
+    handlers.vital(&mut |name| Ok(names.push(*name, GFP_KERNEL)?))?;
+
+    let mut data = KVec::new();
+    if names.is_empty() {
+        return Ok(data);
     }
-    let mut each = |format: &[u8]| {
-        let name = vital.iter().find(|name| name.as_bytes() == format);
-        match name {
-            Some(name) if !names.contains(name) => Ok(names.push(*name, GFP_KERNEL)?),
-            _ => Ok(()),
-        }
+    let mut add = |format: &[u8], handed_over| {
+        let name = names.iter().find(|name| name.as_bytes() == format);
+        name.map_or(Ok(()), |name| VitalData::add(&mut data, *name, handed_over))
     };
     let mut sessions = outgoing.iter();
-    sessions.try_for_each(|session| session.formats(&mut each))?;
+    sessions.try_for_each(|session| session.formats(&mut |format| add(format, false)))?;
+    let flbs = &handlers.flbs;
+    flbs.outgoing.formats(&mut |format| add(format, false))?;
     let mut sessions = incoming.iter();
-    sessions.try_for_each(|session| session.formats(&mut each))?;
-    handlers.flbs.formats(&mut each)?;
-    Ok(names)
+    sessions.try_for_each(|session| session.formats(&mut |format| add(format, true)))?;
+    flbs.incoming.formats(&mut |format| add(format, true))?;
+    Ok(data)
+}
+
+/// Marks the vital data of `sessions`, without skipped files, and of the FLBs of their files.
+fn mark_handed_over(
+    vital: &mut [VitalData],
+    sessions: &RBTree<Seq, Arc<OutgoingSession>>,
+    flbs: &OutgoingFlbs,
+) {
+    if vital.is_empty() {
+        return;
+    }
+    let mut mark = |format: &[u8]| {
+        VitalData::mark(vital, format, true);
+    };
+    for session in sessions.values() {
+        session.frozen_formats(&mut mark);
+    }
+    flbs.needed_formats(&mut mark);
 }
 
 /// The serialized sessions.
@@ -165,7 +185,7 @@ fn serialize(
     outgoing: &mut OutgoingSessions,
     context: &Context,
     carried: Option<&mut Carried>,
-    vital: &[Compatible],
+    vital: &mut [VitalData],
 ) -> Result<Totals> {
     // On failure, the room for `carried` is not needed any more.
     serialize_with(outgoing, context, carried, vital).inspect_err(|_| outgoing.shrink())
@@ -175,7 +195,7 @@ fn serialize_with(
     outgoing: &mut OutgoingSessions,
     context: &Context,
     mut carried: Option<&mut Carried>,
-    vital: &[Compatible],
+    vital: &mut [VitalData],
 ) -> Result<Totals> {
     let flbs = &context.handlers.flbs.outgoing;
     if let Some(carried) = &carried {
@@ -196,7 +216,7 @@ fn serialize_with(
         return Ok(totals);
     };
     root.set_sessions(0);
-    root.set_vital(vital)?;
+    root.make_room_for_vital(vital.len())?;
 
     let mut frozen = FrozenSessions {
         sessions,
@@ -222,6 +242,8 @@ fn serialize_with(
     for session in frozen.sessions.values() {
         session.remove_skipped();
     }
+    mark_handed_over(vital, frozen.sessions, flbs);
+    root.set_vital(vital);
     flbs.serialize(root.flbs_mut(), carried.map_or(&[], Carried::flbs));
     // From here on, the next kernel finds the sessions.
     root.set_sessions(head);

@@ -78,10 +78,44 @@ impl VitalNames {
     }
 }
 
+/// The name of vital data of this kernel.
+pub(crate) struct VitalData {
+    name: Compatible,
+    /// Whether the next kernel gets such data.
+    handed_over: bool,
+}
+
+impl VitalData {
+    /// Adds `name` to `list` if it is not there; `handed_over` data stays that.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`].
+    pub(crate) fn add(list: &mut KVec<Self>, name: Compatible, handed_over: bool) -> Result {
+        if !Self::mark(list, name.as_bytes(), handed_over) {
+            list.push(Self { name, handed_over }, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Marks the data of this format, if it is in `list`, as handed over if `handed_over` is set.
+    /// Returns whether it is in `list`.
+    pub(crate) fn mark(list: &mut [Self], format: &[u8], handed_over: bool) -> bool {
+        let Some(data) = list.iter_mut().find(|data| data.name.as_bytes() == format) else {
+            return false;
+        };
+        data.handed_over |= handed_over;
+        true
+    }
+}
+
 /// The names of vital data for the next kernel, which are published in the Kexec Handover tree.
 pub(crate) struct OutgoingPolicy(Subtree<PolicyPage>);
 
 impl OutgoingPolicy {
+    /// The maximum number of names.
+    pub(crate) const CAPACITY: usize = PolicyPage::CAPACITY;
+
     /// Fails with [`ENOMEM`].
     pub(crate) fn new() -> Result<Self> {
         let mut page = Preserved::<PolicyPage>::new_zeroed()?;
@@ -89,16 +123,9 @@ impl OutgoingPolicy {
         Ok(Self(page.publish(ENTRY_NAME)?))
     }
 
-    /// Replaces the names.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOSPC`] if there are too many.
-    pub(crate) fn fill(&mut self, names: &[Compatible]) -> Result {
-        if names.len() > PolicyPage::CAPACITY {
-            return Err(ENOSPC);
-        }
-        self.0.fill(names.iter().map(PolicySer::fatal));
-        Ok(())
+    /// Replaces the names by those of `data` that is handed over.
+    pub(crate) fn fill(&mut self, data: &[VitalData]) {
+        let data = data.iter().filter(|data| data.handed_over);
+        self.0.fill(data.map(|data| PolicySer::fatal(&data.name)));
     }
 }

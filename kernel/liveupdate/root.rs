@@ -9,13 +9,15 @@
 
 use crate::{
     abi::{
-        Compatible,
         CountSer,
         FlbPage,
         LuoSer, //
     },
     luo_flb::incoming::IncomingFlbs,
-    policy::OutgoingPolicy, //
+    policy::{
+        OutgoingPolicy,
+        VitalData, //
+    },
 };
 use kernel::{
     kho::{
@@ -211,21 +213,24 @@ impl OutgoingRoot {
         })
     }
 
-    /// Sets the names of vital data.
+    /// Makes room for `count` names of vital data.
     ///
     /// # Errors
     ///
     /// [`ENOMEM`], [`ENOSPC`] if there are too many.
-    pub(crate) fn set_vital(&mut self, names: &[Compatible]) -> Result {
-        if names.is_empty() {
-            self.policy = None;
-            return Ok(());
+    pub(crate) fn make_room_for_vital(&mut self, count: usize) -> Result {
+        if count > OutgoingPolicy::CAPACITY {
+            return Err(ENOSPC);
         }
-        let policy = match self.policy.take() {
-            Some(policy) => policy,
-            None => OutgoingPolicy::new()?,
-        };
-        self.policy.insert(policy).fill(names)
+        self.policy = (count != 0).then(OutgoingPolicy::new).transpose()?;
+        Ok(())
+    }
+
+    /// Tells the next kernel which of `data` is handed over. There must be room; needs no memory.
+    pub(crate) fn set_vital(&mut self, data: &[VitalData]) {
+        if let Some(policy) = &mut self.policy {
+            policy.fill(data);
+        }
     }
 
     /// Sets the address of the list of sessions; 0 hides all sessions from the next kernel.

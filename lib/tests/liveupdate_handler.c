@@ -20,7 +20,8 @@
  *   asks TOKEN                 the same, but only ->retrieve() asks
  *   vital N                    to have the file preserved by a handler whose data
  *                              is vital; the next kernel supports its format if N
- *                              is 1, but not if it is 2
+ *                              is 1, but not if it is 2; if N is 3, only an FLB on
+ *                              which the file depends is vital, and not supported
  *   rollback                   to see whether a failure of kho_preserve_folios()
  *                              takes back what was preserved before
  *   access-late ADDRESS        to write a byte to memory of the caller, between
@@ -481,7 +482,7 @@ static struct liveupdate_file_handler luo_test_handler = {
 };
 LIVEUPDATE_FORMAT(LUO_TEST_COMPATIBLE);
 
-static struct liveupdate_file_handler luo_test_vital_handlers[2];
+static struct liveupdate_file_handler luo_test_vital_handlers[3];
 
 static bool luo_test_vital_can_preserve(struct liveupdate_file_handler *handler,
 					struct file *file)
@@ -493,25 +494,62 @@ static bool luo_test_vital_can_preserve(struct liveupdate_file_handler *handler,
 		       handler - luo_test_vital_handlers + 1;
 }
 
+#define LUO_TEST_VITAL_OPS						\
+	.can_preserve	= luo_test_vital_can_preserve,			\
+	.preserve	= luo_test_preserve,				\
+	.unpreserve	= luo_test_unpreserve,				\
+	.freeze		= luo_test_freeze,				\
+	.unfreeze	= luo_test_unfreeze,				\
+	.retrieve	= luo_test_retrieve,				\
+	.finish		= luo_test_finish,				\
+	.owner		= THIS_MODULE
+
 static const struct liveupdate_file_ops luo_test_vital_ops = {
-	.can_preserve	= luo_test_vital_can_preserve,
-	.preserve	= luo_test_preserve,
-	.unpreserve	= luo_test_unpreserve,
-	.freeze		= luo_test_freeze,
-	.unfreeze	= luo_test_unfreeze,
-	.retrieve	= luo_test_retrieve,
-	.finish		= luo_test_finish,
-	.owner		= THIS_MODULE,
+	LUO_TEST_VITAL_OPS,
 	.flags		= LIVEUPDATE_RETRIEVE_RETRIES |
 			  LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
 };
 
+static const struct liveupdate_file_ops luo_test_vital_flb_user_ops = {
+	LUO_TEST_VITAL_OPS,
+	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
+};
+
 /* The second format is not in the list: the next kernel does not support it. */
-static struct liveupdate_file_handler luo_test_vital_handlers[2] = {
+static struct liveupdate_file_handler luo_test_vital_handlers[3] = {
 	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v1" },
 	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v2" },
+	{
+		.ops = &luo_test_vital_flb_user_ops,
+		.compatible = "luo-test-vital-flb-user-v1",
+	},
 };
 LIVEUPDATE_FORMAT("luo-test-vital-v1");
+LIVEUPDATE_FORMAT("luo-test-vital-flb-user-v1");
+
+static int luo_test_flb_preserve(struct liveupdate_flb_op_args *args)
+{
+	return 0;
+}
+
+static void luo_test_flb_unpreserve(struct liveupdate_flb_op_args *args)
+{
+}
+
+static const struct liveupdate_flb_ops luo_test_flb_ops = {
+	.preserve	= luo_test_flb_preserve,
+	.unpreserve	= luo_test_flb_unpreserve,
+	.retrieve	= luo_test_flb_preserve,
+	.finish		= luo_test_flb_unpreserve,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
+};
+
+/* It is not in the list, either. */
+static struct liveupdate_flb luo_test_vital_flb = {
+	.ops = &luo_test_flb_ops,
+	.compatible = "luo-test-vital-flb-v1",
+};
 
 static unsigned int reboot_delay_ms;
 module_param(reboot_delay_ms, uint, 0644);
@@ -547,6 +585,10 @@ static int __init luo_test_init(void)
 		if (err)
 			return err;
 	}
+	err = liveupdate_register_flb(&luo_test_vital_handlers[2],
+				      &luo_test_vital_flb);
+	if (err)
+		return err;
 
 	err = misc_register(&luo_test_device);
 	if (err) {

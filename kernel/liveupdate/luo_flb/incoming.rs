@@ -335,7 +335,7 @@ impl IncomingFlbs {
     }
 
     /// Calls `each` with the format of each FLB of unfinished files.
-    pub(super) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+    pub(crate) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
         self.0
             .iter()
             .filter(|flb| flb.state.lock().files != 0)

@@ -268,10 +268,17 @@ impl OutgoingFlbs {
     }
 
     /// Calls `each` with the format of each FLB that is preserved.
-    pub(super) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
+    pub(crate) fn formats(&self, each: &mut dyn FnMut(&[u8]) -> Result) -> Result {
         self.all()
             .filter(|flb| flb.is_live())
             .try_for_each(|flb| each(flb.compatible.as_bytes()))
+    }
+
+    /// Calls `each` with the format of each FLB on which files depend.
+    pub(crate) fn needed_formats(&self, each: &mut dyn FnMut(&[u8])) {
+        self.all()
+            .filter(|flb| flb.serialize().is_some())
+            .for_each(|flb| each(flb.compatible.as_bytes()));
     }
 
     /// Checks whether there is room for `more` FLBs in addition to those on which files depend.

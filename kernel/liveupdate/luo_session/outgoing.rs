@@ -138,6 +138,13 @@ impl OutgoingSession {
         files.try_for_each(|file| each(file.handler().compatible().as_bytes()))
     }
 
+    /// Calls `each` with the format of each file. Must be called when nothing changes any more.
+    pub(crate) fn frozen_formats(&self, each: &mut dyn FnMut(&[u8])) {
+        let contents = self.contents.read();
+        let files = contents.files.files().iter();
+        files.for_each(|file| each(file.handler().compatible().as_bytes()));
+    }
+
     /// Writes the report for administrators.
     pub(crate) fn report(&self, sealed: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A report must not wait for a handler.

@@ -74,6 +74,8 @@ pub fn all() -> Vec<Suite> {
         damage::flbs_suite(),
         damage::no_flbs_suite(),
         vital::unknown_suite(),
+        vital::flb_suite(),
+        vital::carried_suite(),
         vital::off_suite(),
         vital::version_suite(),
         vital::failed_suite(),

@@ -12,6 +12,7 @@ use crate::{
     },
     tests::damage::fate::damage,
 };
+use liveupdate::Policy;
 use std::io::{self, Write};
 
 /// Suites whose last kernel panics; the driver of the machine judges them.
@@ -63,8 +64,36 @@ fn closed() -> Case {
     )
 }
 
+/// The same of a file that could not be frozen, and of the FLB that only it needs.
+fn skipped() -> Case {
+    Case::two(
+        "vital_data_is_skipped",
+        |stage| {
+            let session = create("vital-skipped")?;
+            session.set_policy(Policy::Skip)?;
+            for (token, kind) in [(1, "vital 2"), (2, "vital 3")] {
+                let device = TestDevice::open(TestDevice::C)?;
+                device.write(kind)?;
+                device.write("fail-freeze 5")?;
+                session.preserve(&device, token)?;
+            }
+            let device = TestDevice::open(TestDevice::C)?;
+            device.write("32")?;
+            session.preserve(&device, 3)?;
+            stage.hold((session, device));
+            Ok(())
+        },
+        |_| {
+            let session = retrieve("vital-skipped")?;
+            let device = TestDevice::from(session.retrieve(3)?);
+            ensure_eq!(device.value()?, 32, "the value");
+            Ok(session.finish()?)
+        },
+    )
+}
+
 pub fn cases() -> Vec<Case> {
-    vec![understood(), closed()]
+    vec![understood(), closed(), skipped()]
 }
 
 fn suite(name: &'static str, case: Case) -> Suite {
@@ -88,6 +117,36 @@ pub fn unknown_suite() -> Suite {
         |_| Err(Failure::new("the kernel goes on")),
     );
     suite("vital_unknown", case)
+}
+
+/// The next kernel has no FLB of this name, on which a file depends that is not vital itself.
+pub fn flb_suite() -> Suite {
+    let case = Case::two(
+        "unknown_flb",
+        |stage| {
+            preserve(stage, "vital-flb", &["vital 3"])?;
+            expect_panic("luo-test-vital-flb-v1", "this kernel does not support it");
+            Ok(())
+        },
+        |_| Err(Failure::new("the kernel goes on")),
+    );
+    suite("vital_flb", case)
+}
+
+/// A kernel that understands the data carries it over to one that does not look at it.
+pub fn carried_suite() -> Suite {
+    let mut case = Case::two(
+        "carried_over",
+        |stage| preserve(stage, "vital-carried", &["vital 1"]),
+        |_| {
+            kexec::add_param("liveupdate=off")?;
+            expect_panic("luo-test-vital-v1", "liveupdate=on is missing");
+            Ok(())
+        },
+    );
+    let goes_on = |_: &mut Stage<'_>| Err(Failure::new("the kernel goes on"));
+    case.parts.push(Box::new(goes_on));
+    suite("vital_carried", case)
 }
 
 /// Live updates are off in the next kernel, so that it does not look at the data.
