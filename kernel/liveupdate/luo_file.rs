@@ -10,6 +10,7 @@ mod dependency;
 pub(crate) mod handler;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
+mod retrieved_peers;
 
 use crate::ops::FileId;
 use kernel::{

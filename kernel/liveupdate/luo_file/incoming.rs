@@ -3,10 +3,6 @@
 //! Files that the previous kernel handed over.
 
 use super::{
-    dependency::{
-        Needs,
-        MAX_LEVELS, //
-    },
     handler::{
         Handlers,
         PinnedHandler, //
@@ -16,6 +12,7 @@ use super::{
         PreparedFile,
         Source, //
     },
+    retrieved_peers::RetrievedPeers,
     ContentId,
     Token, //
 };
@@ -45,7 +42,6 @@ use crate::{
     },
     worker, //
 };
-use core::cell::Cell;
 use kernel::{
     fs::File,
     liveupdate::RetrieveError,
@@ -175,13 +171,18 @@ impl IncomingFile {
         self.delivered.store(true, Relaxed);
     }
 
+    /// Whether the file comes before `other` in the list of the session.
+    pub(super) fn is_before(&self, other: &Self) -> bool {
+        self.index < other.index
+    }
+
     /// Retrieves the file; every further call returns the same one. `files` are those of its
     /// session, and `level` the number of files that are being retrieved because they depend on it.
     ///
     /// # Errors
     ///
     /// See [`IncomingFiles::retrieve`].
-    fn retrieve(
+    pub(super) fn retrieve(
         &self,
         handlers: &'static Handlers,
         files: &IncomingFiles,
@@ -208,14 +209,7 @@ impl IncomingFile {
             return Err(Stopped::Failed(EOPNOTSUPP));
         };
 
-        let peers = RetrievedPeers {
-            handlers,
-            files,
-            index: self.index,
-            level,
-            needs: Needs::new(),
-            failed: Cell::new(false),
-        };
+        let peers = RetrievedPeers::new(handlers, files, self, level);
         let res = fault::point().map_err(RetrieveError::Retry).and_then(|()| {
             handler
                 .handler
@@ -228,7 +222,7 @@ impl IncomingFile {
         });
         match res {
             // Not even a new attempt can succeed without the other file.
-            Err(RetrieveError::Retry(err)) if !peers.failed.get() => {
+            Err(RetrieveError::Retry(err)) if !peers.has_failed() => {
                 *progress = Progress::Ready(handler);
                 Err(Stopped::by_operation(err))
             }
@@ -253,7 +247,7 @@ impl IncomingFile {
                     file: file.clone(),
                     _id: id,
                     found: handler,
-                    needs: peers.needs.into_tokens(),
+                    needs: peers.into_needs(),
                 };
                 Ok(file)
             }
@@ -278,7 +272,7 @@ impl IncomingFile {
     }
 
     /// Returns whether it is known that the file can never be retrieved.
-    fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         self.progress().1.is_some()
     }
 
@@ -587,41 +581,5 @@ impl IncomingFiles {
         }
         self.finished = true;
         Ok(())
-    }
-}
-
-/// The files of a session, for one of them that is being retrieved.
-struct RetrievedPeers<'a> {
-    handlers: &'static Handlers,
-    files: &'a IncomingFiles,
-    /// The position of that file.
-    index: usize,
-    level: u32,
-    needs: Needs,
-    /// Whether a file for which the handler has asked can never be retrieved.
-    failed: Cell<bool>,
-}
-
-impl Peers for RetrievedPeers<'_> {
-    fn incoming_file(&self, token: u64) -> Result<ARef<File>> {
-        let level = self.level.saturating_add(1);
-        let file = self.files.get(token);
-        // Only files before it may be locked now, and were preserved when it was.
-        let file = match file {
-            Ok(file) if file.index < self.index => Ok(file),
-            Ok(_) => Err(ELOOP),
-            Err(err) => Err(err),
-        };
-        let file = file.inspect_err(|_| self.failed.set(true))?;
-        // Possible once user space has retrieved some of the files in between.
-        if level >= MAX_LEVELS {
-            return Err(ELOOP);
-        }
-        self.needs.add(token)?;
-        let result = file.retrieve(self.handlers, self.files, level);
-        if result.is_err() && file.has_failed() {
-            self.failed.set(true);
-        }
-        Ok(result?)
     }
 }
