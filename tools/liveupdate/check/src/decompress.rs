@@ -79,7 +79,7 @@ fn zstd_window(payload: &[u8]) -> Option<u64> {
     })
 }
 
-/// Returns whether the frame has a checksum, too.
+/// Returns whether the frame has a checksum as well.
 fn zstd(payload: &[u8], length: usize) -> Result<(Vec<u8>, bool), ImageError> {
     if zstd_window(payload).ok_or(DAMAGED)? > WINDOW_MAX {
         let what = "compression with zstd and a window of more than 128 MiB";

@@ -183,7 +183,7 @@ impl Needs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loaded {
-    /// Nothing.
+    /// No image.
     Nothing,
     /// An image that supports Kexec Handover.
     WithHandover,

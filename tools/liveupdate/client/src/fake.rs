@@ -110,7 +110,7 @@ mod tests {
         let mut content = [0; 5];
         rustix::io::pread(&file, &mut content, 0).unwrap();
         assert_eq!(&content, b"hello");
-        // A closed session keeps its name; who has it open can have a new one already.
+        // A closed session keeps its name; while it is open, a new one can be created.
         let next = device.create_session("a").unwrap();
         assert_eq!(kernel.conflicts(), ["a"]);
         drop((session, next));

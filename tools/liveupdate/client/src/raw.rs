@@ -25,14 +25,14 @@ pub const NAME_LENGTH: usize = uapi::LIVEUPDATE_SESSION_NAME_LENGTH;
 /// The number of a file within its session.
 pub type Token = u64;
 
-/// `LIVEUPDATE_POLICY_*`: what becomes of an update if a file cannot be handed over.
+/// `LIVEUPDATE_POLICY_*`: whether an update continues if a file cannot be handed over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Policy {
-    /// There is no update: starting the next kernel fails with the error of the file.
+    /// The update is aborted: starting the next kernel fails with the error of the file.
     #[default]
     Abort = uapi::LIVEUPDATE_POLICY_ABORT,
-    /// The next kernel gets the session without the file.
+    /// The session is handed over without the file.
     Skip = uapi::LIVEUPDATE_POLICY_SKIP,
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn take_fd(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Reads the time-stamp counter of the processor, where there is one.
+/// Reads the time-stamp counter of the processor, if there is one.
 ///
 /// It continues during a kexec, unlike the clocks of the kernel.
 pub fn time_stamp_counter() -> Option<u64> {

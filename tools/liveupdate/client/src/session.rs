@@ -90,13 +90,13 @@ impl OutgoingSession {
             .context(|| format!("preserve a file with the token {token}"))
     }
 
-    /// Says what becomes of an update if a file of this session cannot be handed over at the last
-    /// moment. Without this, it is [`Policy::Abort`].
+    /// Sets whether an update continues if a file of this session cannot be frozen. The default is
+    /// [`Policy::Abort`].
     ///
     /// # Errors
     ///
-    /// `ENOTTY` if the kernel knows no policies: it does what [`Policy::Abort`] says; `EINVAL` if this is
-    /// an incoming session.
+    /// `ENOTTY` if the kernel does not support policies, and behaves as with [`Policy::Abort`];
+    /// `EINVAL` if this is an incoming session.
     pub fn set_policy(&self, policy: Policy) -> io::Result<()> {
         let mut command = raw::SetPolicy {
             size: 0,

@@ -22,13 +22,13 @@ pub enum Exit {
     Usage = 2,
     /// luod cannot be reached.
     NoLuod = 3,
-    /// `check` and what depends on it: no.
+    /// `check`, and commands that depend on it: no.
     No = 4,
     /// `check`: unknown.
     Unknown = 5,
     /// `check`: likely.
     Likely = 6,
-    /// The update was aborted; everything runs as before.
+    /// The update was aborted; clients continue.
     Aborted = 7,
     /// The operator did not confirm, or could not be asked.
     NotConfirmed = 8,

@@ -25,7 +25,7 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A payload, whose last four bytes are the length of what it contains, and some bytes after it.
+/// A payload, whose last four bytes are the length of its contents, and some bytes after it.
 fn bzimage(payload: &[u8]) -> Vec<u8> {
     let mut file = vec![0; 1024];
     file[0x1f1] = 1;

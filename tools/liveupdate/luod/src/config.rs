@@ -43,7 +43,7 @@ pub enum Kexec {
     /// Depends on the program that runs as process 1.
     #[default]
     Auto,
-    /// By the system call, at once.
+    /// By the system call, immediately.
     Reboot,
     /// By `systemctl kexec`.
     Systemctl,

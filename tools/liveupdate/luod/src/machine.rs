@@ -56,7 +56,7 @@ pub enum Output {
     Send {
         /// The receiver.
         to: ConnId,
-        /// What.
+        /// The event.
         message: Box<Message<Event>>,
         /// The descriptor.
         fd: Option<OwnedFd>,

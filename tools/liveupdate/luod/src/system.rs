@@ -106,7 +106,7 @@ impl Questions {
         id
     }
 
-    /// Answers a question at once.
+    /// Answers a question immediately.
     fn answer(&mut self, answer: io::Result<bool>) -> QuestionId {
         self.last += 1;
         // This struct owns the other end as well.

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What every released luod has written is read still, and what this one writes can be read by the
-//! first one.
+//! Data of every released luod can be read, and data of this version can be read by the first one.
 //!
-//! The files in `golden/N` do not change. A luod that writes something else gets a directory of its
-//! own.
+//! The files in `golden/N` do not change. A luod that writes other data gets a directory of its own.
 
 use luod::registry::{Entry, Lost, Memory, Registry, VERSION};
 use luod_protocol::{Mark, MarkName, Outcome, SessionName, SessionState, Stamp};
@@ -16,7 +14,7 @@ const REGISTRIES: [&str; 2] = [
 ];
 const MEMORIES: [&str; 1] = [include_str!("golden/1/memory.json")];
 
-/// Removes what was added since: it is not there in older files.
+/// Removes later additions, which older files do not have.
 fn without_null(value: Value) -> Value {
     match value {
         Value::Object(map) => map
@@ -66,7 +64,7 @@ fn memories() {
     }
 }
 
-/// What a registry of the first version must have, for the luod that reads nothing else.
+/// The fields that a registry of the first version must have for the first luod.
 #[test]
 fn the_first_luod_can_read_what_we_write() {
     let name = |name: &str| SessionName::new(name).unwrap();
@@ -118,7 +116,7 @@ fn the_first_luod_can_read_what_we_write() {
     assert_eq!(value["sessions"][0]["name"], "vm-1");
     assert_eq!(value["sessions"][0]["ready"], stamp);
     assert_eq!(value["sessions"][0]["preserve_us"], 1);
-    // It knows no other marks.
+    // The first luod supports no other marks.
     let first = ["requested", "started", "ready", "frozen", "jump"];
     for (mark, name) in value["marks"].as_array().unwrap().iter().zip(first) {
         assert_eq!(*mark, json!({"name": name, "stamp": stamp}));

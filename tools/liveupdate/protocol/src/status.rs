@@ -6,7 +6,7 @@ use crate::{word::words, Progress, SessionName};
 use serde::{Deserialize, Serialize};
 
 words! {
-    /// What luod is doing.
+    /// The phase of luod.
     pub enum Phase {
         /// Idle; an update can be started.
         Idle = "idle",
@@ -85,7 +85,7 @@ pub struct SessionInfo {
     pub session: SessionName,
     /// Its direction. There can be two sessions of the same name, one for each direction.
     pub direction: Direction,
-    /// How far it is.
+    /// Its state.
     pub state: SessionState,
     /// The name of the client, if it has sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,7 @@ pub struct SessionInfo {
     /// The last reported progress of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What went wrong, if something did.
+    /// The error, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -112,7 +112,7 @@ pub struct SessionInfo {
 /// The status of luod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// What luod is doing.
+    /// The phase of luod.
     pub phase: Phase,
     /// The number of the running update, or of the last one; 0 if there was none. Continues after
     /// live updates.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What every released version has said is understood still.
+//! Messages of every released version are still supported.
 //!
-//! `golden/N` has what a program that speaks version N of the protocol says: one line for each
-//! message and each value. These files do not change; a new version gets a directory of its own.
+//! `golden/N` has the messages of version N of the protocol: one line for each message and each
+//! value. These files do not change; a new version gets a directory of its own.
 
 use luod_protocol::{
     encode, Direction, ErrorCode, Event, MarkName, Message, Outcome, Phase, Request, SessionState,
@@ -20,7 +20,7 @@ const EVENTS: [&str; 2] = [
     include_str!("golden/2/events.jsonl"),
 ];
 
-/// Reads lines, and expects that what is written again is the same.
+/// Reads lines, and expects that they are unchanged when they are written again.
 fn read<T: DeserializeOwned + Serialize>(lines: &str) -> Vec<T> {
     let read = lines.lines().map(|line| {
         let message: Message<T> =
@@ -45,13 +45,13 @@ fn events() {
         for event in read::<Event>(lines) {
             assert_ne!(event, Event::Unknown);
         }
-        // Each of them is one that we know by its name.
+        // Each word has a variant of its own.
         let value = format!("{:?}", read::<Event>(lines));
         assert!(!value.contains("Other("), "{value}");
     }
 }
 
-/// A new value must be added to the lines of the next version, too.
+/// A new value must be added to the lines of the next version as well.
 #[test]
 fn all_values_are_there() {
     let all = EVENTS.concat();

@@ -41,7 +41,7 @@ pub const LIVEUPDATE_CMD_SESSION_SET_POLICY: u8 = 0x50;
 
 /// A kexec fails if a file of the session cannot be handed over.
 pub const LIVEUPDATE_POLICY_ABORT: u32 = 0;
-/// A kexec goes on without a file of the session that cannot be handed over.
+/// A kexec continues without a file of the session that cannot be handed over.
 pub const LIVEUPDATE_POLICY_SKIP: u32 = 1;
 
 /// Creates an outgoing session. The argument is [`liveupdate_ioctl_create_session`].
@@ -56,7 +56,7 @@ pub const LIVEUPDATE_SESSION_RETRIEVE_FD: u32 = request(LIVEUPDATE_CMD_SESSION_R
 pub const LIVEUPDATE_SESSION_FINISH: u32 = request(LIVEUPDATE_CMD_SESSION_FINISH);
 /// Returns the name of a session. The argument is [`liveupdate_session_get_name`].
 pub const LIVEUPDATE_SESSION_GET_NAME: u32 = request(LIVEUPDATE_CMD_SESSION_GET_NAME);
-/// Says what becomes of a kexec if a file cannot be handed over. The argument is
+/// Sets whether a kexec continues if a file cannot be handed over. The argument is
 /// [`liveupdate_session_set_policy`].
 pub const LIVEUPDATE_SESSION_SET_POLICY: u32 = request(LIVEUPDATE_CMD_SESSION_SET_POLICY);
 

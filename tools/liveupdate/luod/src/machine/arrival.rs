@@ -35,7 +35,7 @@ const NO_TOKEN: Token = u64::MAX;
 /// The longest time between two attempts, in microseconds.
 const LONGEST_WAIT_US: u64 = 5_000_000;
 
-/// luod could not find out what the previous kernel handed over.
+/// luod could not read the sessions of the previous kernel.
 #[derive(Debug)]
 pub(super) struct Unknown {
     why: String,

@@ -43,7 +43,7 @@ pub(super) struct Incoming {
     pub(super) ending: bool,
     /// Whether it is in the registry.
     pub(super) registered: bool,
-    /// The user whose client preserved it, if the registry says so.
+    /// The user whose client preserved it, if the registry names it.
     pub(super) owner: Option<u32>,
     /// The client that has claimed it.
     pub(super) conn: Option<ConnId>,
@@ -133,17 +133,17 @@ pub(super) fn held(result: io::Result<IncomingSession>) -> (Held, Option<String>
 /// How a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its client has taken everything.
+    /// Its client has retrieved all files.
     Finished,
-    /// What is in it is lost.
+    /// Its contents are lost.
     Discarded,
 }
 
-/// Somebody wants a session that is being finished.
+/// The refusal of a request for a session that is being finished.
 pub(super) fn is_ending(id: &SessionName) -> Refusal {
     Refusal::new(
         ErrorCode::InUse,
-        format!("the session {id} is being finished; wait until that is done"),
+        format!("the session {id} is being finished; wait until this is done"),
     )
 }
 

@@ -412,8 +412,8 @@ fn socket_path(name: &str) -> std::path::PathBuf {
 fn only_one_listens() {
     let path = socket_path("one");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    // A child that another test starts has the descriptor of the lock until its exec(): then none of
-    // the four may get it.
+    // A child of another test inherits the descriptor of the lock until its exec(), during which none
+    // of the four may get it.
     let mut rounds = 0;
     while rounds < 50 {
         let _ = std::fs::remove_file(&path);

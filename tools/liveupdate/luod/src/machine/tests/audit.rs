@@ -149,7 +149,8 @@ fn who_claims_finishes_and_discards() {
     text("the session c is discarded by the user 0, process 100: its contents are lost");
 }
 
-/// What was left out of a forced update comes along if its client holds it, and is discarded then.
+/// A session without which a forced update has continued is handed over if its client holds it, and
+/// then discarded.
 #[test]
 fn what_was_left_out() {
     let events = Journal::of(|| {

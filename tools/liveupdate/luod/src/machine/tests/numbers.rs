@@ -9,7 +9,7 @@ use crate::world::{Question, QuestionId};
 type Questions = VecDeque<(QuestionId, Question, Option<String>)>;
 
 /// A luod with a client, after an update that was aborted while the service manager was asked, and
-/// this question, to which the answer is that it keeps nothing.
+/// this question, to which the answer is that it keeps no sessions.
 fn aborted() -> (Luod, ConnId, Questions) {
     let mut luod = Luod::new();
     let a = luod.subscriber("a");
