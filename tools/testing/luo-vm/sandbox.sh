@@ -1,14 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The way into the build sandbox: a Debian trixie tree, made once with
-# mmdebstrap and entered with bubblewrap, so that every machine builds with
-# the same compilers. Everything beyond that is done by luo-vm, which this
-# script builds and starts inside.
+# Enters the build sandbox: a Debian trixie tree, created once with mmdebstrap
+# and entered with bubblewrap, so that every machine builds with the same
+# compilers. This script builds and starts luo-vm inside, which does all other
+# work.
 #
 #   sandbox.sh luo-vm ARGS...   build luo-vm and run it in the sandbox
 #   sandbox.sh enter CMD...     run any command in the sandbox
-#   sandbox.sh doctor           what this machine lacks
+#   sandbox.sh doctor           list missing requirements
 #   sandbox.sh distclean        remove the caches
 #
 # SANDBOX=none uses the tools of this machine instead.
@@ -22,18 +22,19 @@ PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 patch perl
 	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
 	xz-utils zstd)
-# What the tests under systemd run on, from a newer suite. e2fsprogs makes the disk from the rest.
+# Packages for the tests under systemd, from a newer suite. e2fsprogs creates
+# the disk.
 DEBIAN_SUITE=forky
 DEBIAN_PACKAGES=(dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
 	qemu-system-x86 systemd systemd-sysv systemd-tests)
-# Takes the kernel that linux-image-amd64 stands for out of its package. It is not installed.
-# shellcheck disable=SC2016 # mmdebstrap's shell is to expand that
+# Extracts the kernel of linux-image-amd64 from its package, without installing it.
+# shellcheck disable=SC2016 # mmdebstrap's shell must expand this
 GET_KERNEL='set -eu
 	mkdir "$1/kernel"; cd "$1/kernel"; export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 	version=$(apt-cache depends linux-image-amd64 | sed -n "s/^ *Depends: linux-image-\([0-9]\)/\1/p")
 	apt-get -o APT::Sandbox::User=root download "linux-binary-$version"
 	dpkg-deb --fsys-tarfile linux-binary-*.deb | tar -xO --wildcards "./*/vmlinuz" >vmlinuz'
-# What ours is built on.
+# The base kernel.
 SOURCE=linux-source-7.3
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 SUITE_KEY=/usr/share/keyrings/debian-archive-$SUITE-stable.gpg
@@ -52,7 +53,7 @@ die() { printf '%serror:%s %s\n' "$RED" "$OFF" "$*" >&2; exit 1; }
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Runs a command with root's rights.
+# Runs a command as root.
 as_root() {
 	if [ "$(id -u)" = 0 ]; then "$@"
 	elif have sudo; then sudo "$@"
@@ -60,7 +61,7 @@ as_root() {
 	fi
 }
 
-# The first words of a failure that a user can do something about.
+# Explains failures that the user can fix.
 explain() {
 	local log=$1 pkg
 	if pkg=$(grep -oE "Unable to locate package [^ ]+|Package '?[^ ']+'? has no installation candidate" "$log" | head -n1) && [ -n "$pkg" ]; then
@@ -90,7 +91,7 @@ logged() {
 	die "$(explain "$log") The whole log is $log."
 }
 
-# The packages of this machine that the sandbox itself needs and that are missing.
+# Prints the missing packages of this machine that the sandbox needs.
 missing_packages() {
 	have mmdebstrap || echo mmdebstrap
 	have bwrap || echo bubblewrap
@@ -106,13 +107,13 @@ install_packages() {
 		apt-get install -y --no-install-recommends "$@"
 }
 
-# Where this machine gets Debian from.
+# Prints the Debian archive of this machine.
 archive() {
 	apt-get indextargets --format '$(SITE) $(COMPONENT) $(LABEL)' 'Created-By: Packages' 2>/dev/null |
 		awk '$2 == "main" && $3 == "Debian" { print $1; exit }'
 }
 
-# True if a sandbox can be entered.
+# Succeeds if a sandbox can be entered.
 namespaces() {
 	if [ "$(id -u)" = 0 ]; then
 		bwrap --bind / / --dev /dev --proc /proc true 2>/dev/null
@@ -135,7 +136,7 @@ find_site() {
 	[ -n "$site" ] || die "apt on this machine has no Debian archive configured (apt-get indextargets lists none), so there is nothing to make the sandbox from."
 }
 
-# Sets opts: what mmdebstrap is always told.
+# Sets opts: the common options of mmdebstrap.
 bootstrap_options() {
 	local proxy P
 	opts=(--components=main --keyring="$KEYRING"
@@ -147,8 +148,8 @@ bootstrap_options() {
 	fi
 }
 
-# make_debian NAME FILE OPTIONS...: makes FILE in the cache from Debian's newer suite. It is made
-# by mmdebstrap in $tmp.
+# make_debian NAME FILE OPTIONS...: creates FILE in the cache from Debian's
+# newer suite, by mmdebstrap in $tmp.
 make_debian() {
 	local name=$1 file=$2 site mode=unshare
 	local -a opts
@@ -164,8 +165,8 @@ make_debian() {
 	mv "$tmp/$file" "$CACHE/$DEBIAN/$file" || die "$file cannot be moved to $CACHE/$DEBIAN."
 }
 
-# The userland of the tests under systemd, as an archive: it is only used in virtual machines.
-# And the kernel that belongs to it, which is only examined.
+# Creates the userland of the tests under systemd, as an archive, since it is
+# only used in virtual machines, and its kernel, which is only examined.
 create_debian() {
 	local tmp started=$SECONDS
 
@@ -173,7 +174,7 @@ create_debian() {
 	[ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ] && return 0
 	exec 8>"$CACHE/.debian.lock"
 	flock 8
-	# Another run may have made them before the lock was free.
+	# Another run may have created them before this one got the lock.
 	if [ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ]; then
 		exec 8>&-
 		return 0
@@ -200,7 +201,8 @@ create_debian() {
 	exec 8>&-
 }
 
-# Whether luo-vm with these arguments needs the userland of the tests under systemd.
+# Succeeds if luo-vm with these arguments needs the userland of the tests under
+# systemd.
 wants_debian() {
 	case $1 in
 	demo | demo-vm | test-all) true ;;
@@ -209,7 +211,8 @@ wants_debian() {
 	esac
 }
 
-# Whether luo-vm with these arguments needs the source of the kernel, and does not have it.
+# Succeeds if luo-vm with these arguments needs the kernel source and it is
+# missing.
 wants_source() {
 	local deb
 	[ -z "${KERNEL_SRC:-}" ] || return 1
@@ -222,8 +225,8 @@ wants_source() {
 	esac
 }
 
-# Fetches the source of the kernel while the sandbox is made. If that does not work, luo-vm tries
-# again and says why.
+# Fetches the kernel source while the sandbox is created. If this fails, luo-vm
+# tries again and prints the reason.
 fetch_source() {
 	local site tmp state
 	local -a options
@@ -231,7 +234,7 @@ fetch_source() {
 	find_site
 	mkdir -p "$CACHE/sources" "$LOGS"
 	tmp=$(mktemp -d "$CACHE/sources/.fetch-XXXXXX") || return
-	# shellcheck disable=SC2064 # tmp is gone when the shell exits
+	# shellcheck disable=SC2064 # tmp is not set when the shell exits
 	trap "rm -rf '$tmp'" EXIT
 	state=$tmp/state
 	mkdir -p "$state/lists/partial" "$state/archives/partial"
@@ -260,7 +263,7 @@ create() {
 	[ "$(free_gb "$CACHE")" -ge 4 ] ||
 		die "No disk space: the sandbox needs 4 GB in $CACHE, and $(free_gb "$CACHE") GB are free."
 	missing=$(missing_packages)
-	# shellcheck disable=SC2086 # one word a package
+	# shellcheck disable=SC2086 # one word per package
 	[ -z "$missing" ] || install_packages $missing
 	namespaces || die "$no_namespaces"
 
@@ -275,14 +278,15 @@ create() {
 		logged sandbox mmdebstrap --mode=root --variant=apt "${opts[@]}" "$SUITE" "$tmp/root" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
 	else
-		# As a user: files belong to the user, device nodes stay out.
+		# As a user: files belong to the user, and there are no device
+		# nodes.
 		logged sandbox mmdebstrap --mode=unshare --variant=apt "${opts[@]}" "$SUITE" "$tmp/root.tar" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
 		mkdir "$tmp/root"
 		logged sandbox-unpack tar -xf "$tmp/root.tar" -C "$tmp/root" \
 			--no-same-owner --exclude='./dev/*'
 	fi
-	# Mount points, and files to mount over, that have to be there.
+	# Required mount points, and files to mount over.
 	mkdir -p "$tmp/root/luo" "$tmp/root/cache" "$tmp/root/kernel-src"
 	rm -f "$tmp/root/etc/resolv.conf"
 	touch "$tmp/root/etc/resolv.conf" "$tmp/root/etc/luo-sandbox"
@@ -293,7 +297,7 @@ create() {
 	exec 8>&-
 }
 
-# The commit that is checked out, and whether something has changed since.
+# The commit, and whether there are uncommitted changes.
 commit() {
 	local head changes
 	head=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null) || return 0
@@ -379,28 +383,28 @@ doctor() {
 		for pkg in $(missing_packages); do
 			report MISSING "$pkg: 'make run' installs it, or: apt-get install $pkg"
 		done
-		if ! have bwrap; then report unknown "user namespaces (bubblewrap is not there yet to try)"
+		if ! have bwrap; then report unknown "user namespaces (bubblewrap is not installed, so they cannot be tested)"
 		elif namespaces; then report ok "the sandbox can be entered"
 		else report MISSING "$no_namespaces"; fi
 		if [ -n "$(archive)" ]; then report ok "Debian archive: $(archive)"
 		else report unknown "Debian archive: 'apt-get update' has not run yet; 'make run' does it"; fi
 		if [ -e "$ROOT/etc/luo-sandbox" ]; then report ok "the sandbox is in $ROOT"
-		else report ok "the sandbox is not there yet; 'make run' makes it in $ROOT"; fi
+		else report ok "the sandbox does not exist yet; 'make run' creates it in $ROOT"; fi
 	fi
 	gb=$(free_gb "$CACHE")
 	if [ "$gb" -ge 16 ]; then report ok "$gb GB free in $CACHE"
 	else report MISSING "disk space: $gb GB free in $CACHE; 'make run' needs 8 GB, 'make test' 16 GB (LUO_CACHE=dir moves it)"; fi
-	[ $problems = 0 ] && echo "Nothing is missing." || { echo "$problems to mend."; return 1; }
+	[ $problems = 0 ] && echo "Nothing is missing." || { echo "Problems found: $problems."; return 1; }
 }
 
 case ${1:-} in
 luo-vm)
 	shift
-	# Both beside what follows. Without the first, other tests can run; the group that needs it
-	# waits for its lock.
+	# Both run in the background. Other tests can run without the first; the
+	# group that needs it waits for its lock.
 	if wants_debian "${1:-}" || { [ "${SANDBOX:-}" != none ] && wants_source "${1:-}"; }; then
 		missing=$(missing_packages)
-		# shellcheck disable=SC2086 # one word a package
+		# shellcheck disable=SC2086 # one word per package
 		[ -z "$missing" ] || install_packages $missing
 	fi
 	fetch=

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `make` can be asked for besides tests.
+//! Commands of `make`, except tests.
 
 pub mod analyzer;
 pub mod bench;

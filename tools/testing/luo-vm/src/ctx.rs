@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where things are, and what the user asked for.
+//! Paths and settings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,31 +17,31 @@ pub struct Settings {
     /// Memory of the virtual machine, as QEMU writes it
     #[arg(long, env = "MEM", default_value = "2G", global = true)]
     pub mem: String,
-    /// Size of the memfd that `run` carries over, in MiB
+    /// Size of the memfd of `run`, in MiB
     #[arg(long, env = "MEMFD_MB", default_value_t = 64, global = true)]
     pub memfd_mb: u64,
     /// A Linux 7.3 tree to build on: a directory, a git repository or a tarball
     #[arg(long, env = "KERNEL_SRC", global = true)]
     pub kernel_src: Option<PathBuf>,
-    /// Only these suites of our kselftests, separated by commas
+    /// Only these suites of the kselftests of the overlay, separated by commas
     #[arg(long, env = "SUITES", value_delimiter = ',', global = true)]
     pub suites: Vec<String>,
-    /// Show all output (1), not just a line a step
+    /// Show all output (1) instead of one line per step
     #[arg(long = "verbose", env = "V", default_value = "0", global = true)]
     pub v: String,
 }
 
-/// What every part of the program needs to know.
+/// The context of all parts of the program.
 #[derive(Debug, Clone)]
 pub struct Ctx {
     /// The checkout.
     pub top: PathBuf,
-    /// Kernel trees and everything else that outlives a checkout.
+    /// Kernel trees and other files that several checkouts share.
     pub cache: PathBuf,
     /// Outputs of this checkout.
     pub build: PathBuf,
     pub settings: Settings,
-    /// Whether a virtual machine gets all of its memory before it starts, not when it needs it.
+    /// Whether the memory of a virtual machine is allocated before it starts.
     pub prefault: bool,
     pub verbose: bool,
     pub jobs: usize,
@@ -74,7 +74,7 @@ impl Ctx {
         })
     }
 
-    /// A path as it is called outside the sandbox.
+    /// Converts a path to its name outside the sandbox.
     pub fn shown(&self, path: &Path) -> String {
         let host = if let Ok(rest) = path.strip_prefix(&self.top) {
             self.host_top.join(rest)
@@ -91,8 +91,8 @@ impl Ctx {
         self.build.join("logs").join(format!("{name}.log"))
     }
 
-    /// Refuses to start what the disk cannot hold. `cold` is what it takes, in GB, with nothing
-    /// cached; `warm` what it takes when the kernels have been built before.
+    /// Fails if there is not enough disk space. `cold` is the required space in GB without a
+    /// cache, `warm` with built kernels.
     pub fn need_space(&self, cold: u64, warm: u64) -> Result<()> {
         let linux = self.cache.join("linux");
         let built = fs::read_dir(&linux).is_ok_and(|mut entries| entries.next().is_some());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files and what stands for their content.
+//! Files and hashes of their content.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,13 +14,13 @@ pub fn hex(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-/// A short name for the content of `parts`.
+/// A short hash of the content of `parts`.
 pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let whole: String = parts.into_iter().map(hex).collect();
     hex(whole.as_bytes())[..16].to_owned()
 }
 
-/// All files under `root`, relative to it. `enter` says which directories are looked into.
+/// All files under `root`, relative to it. `enter` selects the directories to enter.
 pub fn files(root: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::new()];
@@ -39,7 +39,7 @@ pub fn files(root: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>>
     Ok(found)
 }
 
-/// Replaces `path` unless it holds `content` already; never writes into a file that is shared.
+/// Replaces `path` unless it already has this `content`; never writes to a shared file.
 pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
     if fs::read(path).is_ok_and(|old| old == content) {
         return Ok(false);

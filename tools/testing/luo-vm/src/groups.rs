@@ -29,8 +29,8 @@ use crate::groups::schedule::Group;
 use crate::kernel::flavour::Flavour::{Debian, Debug, Kasan, Ours, Peer, Peer72};
 use crate::report::results::{summary, Report};
 
-/// What `make test` runs. The kernels are built in the order in which they come up here, and the
-/// groups run as soon as theirs are there.
+/// The groups of `make test`. The kernels are built in the order of their first use here, and a
+/// group starts when its kernels are built.
 const GROUPS: [Group; 10] = [
     Group::new("host", &[], host::run),
     Group::new("matrix", &[Ours, Peer], matrix::run),
@@ -44,7 +44,7 @@ const GROUPS: [Group; 10] = [
     Group::new("lint", &[Ours, Debug], lint::run),
 ];
 
-/// What only `make test-all` runs, and `make test` when it is asked for it.
+/// The groups of `make test-all` only; `make test` runs them on request.
 const LONG_GROUPS: [Group; 4] = [
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
@@ -52,14 +52,15 @@ const LONG_GROUPS: [Group; 4] = [
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];
 
-/// Runs all groups, also the long ones, and writes the page of results. True if nothing failed.
+/// Runs all groups, including the long ones, and writes the page of results. Returns true if
+/// nothing failed.
 pub fn run_all(ctx: &Ctx) -> Result<bool> {
     ctx.need_space(24, 8)?;
     let groups: Vec<&Group> = GROUPS.iter().chain(&LONG_GROUPS).collect();
     all::run(ctx, &groups)
 }
 
-/// Runs the groups of `make test`, or one. True if nothing failed.
+/// Runs the groups of `make test`, or one. Returns true if nothing failed.
 pub fn run(ctx: &Ctx, only: Option<&str>) -> Result<bool> {
     let mut groups: Vec<&Group> = GROUPS.iter().collect();
     if let Some(only) = only {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What machines start from: programs for them, initramfs images and disks.
+//! Images of machines: programs, initramfs images and disks.
 
 pub mod disk;
 pub mod guest;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Virtual machines: which ones there are, running them, and what they print.
+//! Virtual machines: their kinds, running them, and their output.
 
 pub mod console;
 pub mod gap;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `luo-vm`: prepares and builds kernels with the Live Update Orchestrator, puts initramfs images
-//! together, runs them in QEMU and reads what they print. `make` at the top of the repository
-//! starts it in the build sandbox.
+//! `luo-vm`: prepares and builds kernels with the Live Update Orchestrator, creates initramfs
+//! images, runs them in QEMU and evaluates their output. The top-level Makefile starts it in the
+//! build sandbox.
 
 mod commands;
 mod ctx;
@@ -48,7 +48,7 @@ enum Action {
         #[arg(long, default_value = "ours")]
         to: Flavour,
     },
-    /// Update the kernel under a cache in use
+    /// Update the kernel under a cache with load
     Demo,
     /// Update the kernel under a guest of QEMU
     DemoVm,
@@ -58,53 +58,53 @@ enum Action {
         #[arg(long, env = "ONLY")]
         only: Option<String>,
     },
-    /// Run all tests, also those that take hours, and write the page of results
+    /// Run all tests, including those that take hours, and write the page of results
     TestAll,
-    /// Fuzz the parsers of what kernels hand over
+    /// Fuzz the parsers of handed over data
     Fuzz {
         /// How long each target runs
         #[arg(long, env = "FUZZ_SECONDS", default_value_t = 60)]
         seconds: u64,
     },
-    /// Show what the implementation in C gets wrong, and ours does not
+    /// Show the faults of the implementation in C
     TestPeer {
-        /// Only the items, suites or cases whose names begin like this
+        /// Only items, suites or cases whose names begin with this
         #[arg(long, env = "ONLY")]
         only: Option<String>,
         /// A bzImage with the implementation in C, instead of building it
         #[arg(long, requires = "ours")]
         peer: Option<PathBuf>,
-        /// A bzImage with ours, instead of building it
+        /// A bzImage with our implementation, instead of building it
         #[arg(long, requires = "peer")]
         ours: Option<PathBuf>,
-        /// Stop after that time; another run goes on
+        /// Stop after this time; another run continues
         #[arg(long)]
         minutes: Option<u64>,
     },
-    /// Compare the speed of ours with that of the implementation in C
+    /// Compare the speed of our implementation with that of the one in C
     Bench {
-        /// A part of it, once (1)
+        /// Run only the short benchmarks, once (1)
         #[arg(long, env = "QUICK", default_value = "0")]
         quick: String,
-        /// Only runs whose names start so
+        /// Only runs whose names begin with this
         #[arg(long, env = "ONLY")]
         only: Option<String>,
     },
-    /// One kexec after another, with random sessions and files
+    /// Consecutive kexecs, with random sessions and files
     Soak {
-        /// How many
+        /// The number of kexecs
         #[arg(long, env = "N", default_value_t = 100)]
         count: u64,
-        /// What the sessions and files follow from
+        /// The seed of the random sessions and files
         #[arg(long, env = "SEED", default_value_t = 1)]
         seed: u64,
     },
-    /// Everything at once, at random, and all tests, on a kernel that checks what it can
+    /// A stress test and all tests, on a kernel with debugging options
     TestDebug {
-        /// How long everything goes on at once
+        /// The duration of the stress test
         #[arg(long, env = "STRESS_SECONDS", default_value_t = 600)]
         seconds: u64,
-        /// What the threads do follows from it
+        /// The seed of the stress test
         #[arg(long, env = "SEED", default_value_t = 1)]
         seed: u64,
     },
@@ -115,7 +115,7 @@ enum Action {
         #[arg(default_value = "ours", env = "FLAVOUR")]
         flavour: Flavour,
     },
-    /// Choose the options of our kernels in Kconfig's menu; written to local.config
+    /// Select options in Kconfig's menu; written to local.config
     Menuconfig {
         #[arg(default_value = "ours", env = "FLAVOUR")]
         flavour: Flavour,
@@ -127,19 +127,19 @@ enum Action {
     },
     /// Write the whole change as patches to build/patches
     Patches,
-    /// Check that the patches apply, and what checkpatch says about them
+    /// Check that the patches apply, and run checkpatch on them
     CheckPatches {
-        /// Build a kernel after each patch as well (1); what was built before is skipped
+        /// Build a kernel after each patch as well (1); built states are skipped
         #[arg(long, env = "BUILD", default_value = "0")]
         build: String,
     },
     /// Check the words of comments, pages and messages
     CheckWords,
-    /// Put the change into the tree KERNEL_SRC
+    /// Apply the change to the tree KERNEL_SRC
     Apply,
     /// Write rust-project.json for editors
     RustAnalyzer,
-    /// Build our pages of Documentation/ as HTML, and check what Sphinx says about them
+    /// Build the pages of Documentation/ as HTML, and check for warnings of Sphinx
     Htmldocs,
     /// Write rustdoc, man pages and completions to build/doc
     Docs,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that several threads ask for and one does.
+//! Work that several threads need and one thread does.
 
 use std::sync::OnceLock;
 
 use anyhow::{Error, Result};
 
-/// The result of work that is done by whichever thread asks first; the others wait for it.
+/// The result of work that the first thread does; other threads wait for it.
 pub struct Once<T>(OnceLock<Result<T, String>>);
 
 impl<T: Clone> Once<T> {
@@ -15,7 +15,7 @@ impl<T: Clone> Once<T> {
         Self(OnceLock::new())
     }
 
-    /// The result of `work`, or what an earlier call came to.
+    /// The result of `work`, or the result of an earlier call.
     pub fn get(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let result = self.0.get_or_init(|| work().map_err(|e| format!("{e:#}")));
         result.clone().map_err(Error::msg)

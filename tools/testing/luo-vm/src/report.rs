@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is printed: steps, KTAP read from machines, results.
+//! Output: steps, KTAP of machines, results.
 
 pub mod ktap;
 pub mod results;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What rust-analyzer has to know about the kernel crates of the overlay.
+//! The project description for rust-analyzer, with the kernel crates of the overlay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::report::step::Step;
 /// The crate whose dependencies and configuration the crates of [`CRATES`] share.
 const MODEL: &str = "rust_liveupdate";
 
-/// Crates of ours that the base's generator does not look for, and their roots.
+/// Crates of the overlay that the base's generator does not find, and their roots.
 const CRATES: [(&str, &str); 2] = [
     ("luo", "kernel/liveupdate/luo.rs"),
     ("memfd_luo", "mm/memfd_luo.rs"),
@@ -64,8 +64,8 @@ fn add(project: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// What a path of the sandbox is outside. A file of the overlay that begins a crate is the one of
-/// the checkout, not its copy in the prepared tree.
+/// Converts a path of the sandbox to a path of the host. Crate roots of the overlay are mapped to
+/// the checkout, not to their copy in the prepared tree.
 fn outside(ctx: &Ctx, tree: &Path, path: &Path) -> Option<PathBuf> {
     if let Ok(below) = path.strip_prefix(tree) {
         let ours = ctx.top.join(below);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make bench`: ours against the C implementation of the same base, by the same program, in fresh
-//! machines, taking turns.
+//! `make bench`: compares the Rust implementation ("ours") with the C implementation of the same
+//! base, with the same program, alternating, in new machines.
 
 mod catalogue;
 #[cfg(feature = "plots")]
@@ -25,24 +25,25 @@ use crate::machine::verdict::GOOD;
 use crate::machine::vm::Vm;
 use crate::report::step::Step;
 
-/// When a machine is taken to hang. C needs minutes for the largest workloads.
+/// The time after which a machine is considered hung. C needs minutes for the largest workloads.
 const LIMIT: Duration = Duration::from_secs(3600);
 
-/// Memory of the machines: enough for 1.5 GiB of files, and for as many pages in between.
+/// Memory of the machines: sufficient for 1.5 GiB of files, and the same number of pages in
+/// between.
 const MEM: &str = "4G";
 
-/// Where the results of a whole run go.
+/// The directory for the results of a complete run.
 const DOCUMENTATION: &str = "Documentation/project/performance";
 
-/// What one implementation took, one value a round.
+/// The values of one implementation, one per round.
 type Values = BTreeMap<&'static str, Vec<u64>>;
 
-/// Everything that was measured, by run.
+/// All measured values, by run.
 #[derive(Default)]
 struct Measured {
     c: BTreeMap<&'static str, Values>,
     ours: BTreeMap<&'static str, Values>,
-    /// Runs that do not count, and why.
+    /// Discarded runs, and the reasons.
     failures: Vec<String>,
 }
 
@@ -57,7 +58,7 @@ struct Row {
     c_median: u64,
     ours_median: u64,
     ratio: f64,
-    /// The ratio of the best rounds, which suffers least from what else the machine does.
+    /// The ratio of the best rounds, which other load affects least.
     ratio_of_minima: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<f64>,
@@ -73,12 +74,12 @@ fn minimum(values: &[u64]) -> u64 {
     values.iter().copied().min().unwrap_or_default()
 }
 
-/// What nothing compares to counts as the smallest unit.
+/// Zero is replaced by the smallest unit.
 fn ratio(ours: u64, c: u64) -> f64 {
     ours as f64 / c.max(1) as f64
 }
 
-/// What the guest printed, if the run counts.
+/// The output of the guest, if the run is valid.
 fn measure(ctx: &Ctx, kernel: &Kernel, what: &Run, round: u32) -> Result<BTreeMap<String, u64>> {
     let guest = programs::guest_path()?;
     let initrd = initramfs::guest(
@@ -125,7 +126,7 @@ fn stamp(lines: &[String], from: usize, text: &str) -> Option<(usize, u64)> {
     Some((at, (seconds * 1e6) as u64))
 }
 
-/// Splits the blackout by what the two kernels logged.
+/// Splits the blackout by the logs of the two kernels.
 fn phases(lines: &[String], figures: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let find = || {
         let (at, mark) = stamp(lines, 0, "luo-bench: reboot")?;
@@ -149,7 +150,7 @@ fn phases(lines: &[String], figures: &BTreeMap<String, u64>) -> BTreeMap<String,
 fn collect(ctx: &Ctx, quick: bool, rounds: u32, only: Option<&str>) -> Result<Measured> {
     let mut ctx = ctx.clone();
     ctx.settings.mem = MEM.to_owned();
-    // It takes the host longer to provide memory than the guest to use it.
+    // The host needs more time to provide memory than the guest to use it.
     ctx.prefault = true;
     let ctx = &ctx;
     let kernels = [Flavour::Peer, Flavour::Bench].map(|flavour| build::kernel(ctx, flavour));
@@ -208,7 +209,7 @@ fn row(run: &Run, figure: &Figure, measured: &Measured) -> Option<Row> {
     })
 }
 
-/// What the figures depend on besides the kernels.
+/// The machine, on which the figures depend.
 fn machine(ctx: &Ctx) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
@@ -223,7 +224,7 @@ fn machine(ctx: &Ctx) -> String {
     )
 }
 
-/// Runs the benchmarks. False if a run does not count.
+/// Runs the benchmarks. Returns false if a run is invalid.
 pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
     let rounds = if quick { 1 } else { 3 };
     let measured = collect(ctx, quick, rounds, only)?;
@@ -235,9 +236,9 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
     let machine = machine(ctx);
     println!("\n{machine}; {rounds} rounds\n\n{}", table::plain(&rows));
     for failure in &measured.failures {
-        println!("does not count: {failure}");
+        println!("invalid run: {failure}");
     }
-    // Only what was measured as a whole is worth to be read by others.
+    // Only a complete run replaces the published results.
     let dir = if !quick && only.is_none() && measured.failures.is_empty() {
         ctx.top.join(DOCUMENTATION)
     } else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make run` and `make demo`, live updates to look at, and `make shell`.
+//! `make run` and `make demo`, which demonstrate live updates, and `make shell`.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::Step;
 
-/// What only our kernel times, in its log.
+/// Phases that only our kernel logs.
 const SERIALIZE: &str = "freeze+serialize";
 
 /// Phases of a live update that every demonstration must have timed.
@@ -33,9 +33,10 @@ const PHASES: [&str; 8] = [
     "blackout",
 ];
 
-/// Carries a memfd from the kernel `from` to the kernel `to`. True if all of it was verified.
+/// Hands over a memfd from the kernel `from` to the kernel `to`. Returns true if all of it was
+/// verified.
 pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
-    // The guest program is built beside the kernels.
+    // The guest program is built in parallel with the kernels.
     let (kernels, guest) = std::thread::scope(|scope| {
         let guest = scope.spawn(|| programs::guest(ctx));
         let kernels = [to, from].map(|flavour| build::kernel(ctx, flavour));
@@ -91,8 +92,8 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
     Ok(against.is_none())
 }
 
-/// Updates the kernel of a Debian under a guest of its QEMU, and shows both consoles. True if the
-/// guest went on, and the tests in the machine found nothing wrong.
+/// Updates the kernel of Debian with a running guest of its QEMU, and shows both consoles. Returns
+/// true if the guest has continued, and all tests in the machine have passed.
 pub fn guest(ctx: &Ctx) -> Result<bool> {
     let host = build::kernel(ctx, Flavour::Debian)?;
     let image = guest::disk(ctx, &host)?;
@@ -101,7 +102,7 @@ pub fn guest(ctx: &Ctx) -> Result<bool> {
         .limit(8 * BOOT);
     println!(
         "\nA guest of QEMU, with KVM, counts; then the kernel of its host is replaced.\n\
-         What the guest says begins with |, what is said of the host does not.\n"
+         Lines of the guest begin with |, lines about the host do not.\n"
     );
     let mut listener = Listener::default();
     let mut kernels = 0;
@@ -112,7 +113,7 @@ pub fn guest(ctx: &Ctx) -> Result<bool> {
             println!("the guest was silent for {gap}");
         }
         if let Some((_, count)) = line.split_once(BEAT) {
-            // Another program's line may have begun in it.
+            // The line of another program may follow without a newline.
             println!(
                 "| {}",
                 count
@@ -142,11 +143,11 @@ pub fn guest(ctx: &Ctx) -> Result<bool> {
     Ok(gap.is_some())
 }
 
-/// How the machine says what it is doing.
+/// Progress messages of the machine.
 const PROGRESS: &str = "@progress ";
 
-/// Updates the kernel of Debian under a memcached that is asked for its items all the time. True if
-/// the whole data set was verified.
+/// Updates the kernel of Debian under load on memcached. Returns true if the whole data set was
+/// verified.
 pub fn cache(ctx: &Ctx) -> Result<bool> {
     let kernel = build::kernel(ctx, Flavour::Debian)?;
     let image = disk::disk(ctx, &kernel)?;
@@ -177,7 +178,7 @@ pub fn cache(ctx: &Ctx) -> Result<bool> {
     let marked = |line: &&String| !line.starts_with('@') && !line.starts_with("luo-guest:");
     let shown = run.console.user.iter().filter(marked);
     for line in shown.skip_while(|line| !line.starts_with("$ ")) {
-        // What systemd tells a terminal.
+        // Messages of systemd for a terminal.
         if !line.contains('\x1b') && !line.starts_with("Powering off") {
             println!("{line}");
         }
@@ -208,7 +209,7 @@ pub fn shell(ctx: &Ctx, flavour: Flavour) -> Result<()> {
     let kernel = build::kernel(ctx, flavour)?;
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, "shell", &guest, &[&kernel], None)?;
-    eprintln!("`exit` ends the machine, ctrl-a x kills it; `/init kexec` goes to the next kernel");
+    eprintln!("`exit` ends the machine, ctrl-a x kills it; `/init kexec` starts the next kernel");
     let vm = Vm::new("shell", &kernel, &initrd)
         .params("quiet")
         .init("shell");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The rustdoc of our crates, private items too, and what the programs say about themselves.
+//! The rustdoc of all crates, including private items, and the man pages of the programs.
 
 use std::fs;
 use std::path::Path;
@@ -14,17 +14,17 @@ use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::report::step::Step;
 
-/// Kernel crates of ours: the name rustdoc gives it, and its object.
+/// Kernel crates of the overlay: the name in rustdoc, and the object.
 const CRATES: [(&str, &str); 3] = [
     ("luo", "kernel/liveupdate/luo.o"),
     ("memfd_luo", "mm/memfd_luo.o"),
     ("rust_liveupdate", "samples/rust/rust_liveupdate.o"),
 ];
 
-/// The pages are for who works on the code: links to private items are meant.
+/// The pages are for developers: links to private items are intended.
 const RUSTDOC: &str = "rustdoc --document-private-items -Arustdoc::private_intra_doc_links";
 
-/// Writes it to `build/doc`.
+/// Writes the documentation to `build/doc`.
 pub fn write(ctx: &Ctx) -> Result<()> {
     let doc = ctx.build.join("doc");
     let _ = fs::remove_dir_all(&doc);
@@ -67,7 +67,8 @@ pub fn write(ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
-/// Man pages, and completions for shells: both are made of the definitions of the command lines.
+/// Man pages, and completions for shells: both are generated from the definitions of the command
+/// lines.
 fn manuals(ctx: &Ctx, doc: &Path) -> Result<()> {
     let (man, completions) = (doc.join("man"), doc.join("completions"));
     fs::create_dir_all(&completions)?;
@@ -109,7 +110,7 @@ fn manuals(ctx: &Ctx, doc: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether rustdoc has anything to say against our kernel crates.
+/// Checks that rustdoc has no warnings about the kernel crates of the overlay.
 pub fn check(ctx: &Ctx, kernel: &Kernel) -> Result<Option<String>> {
     let doc = ctx.build.join("doc-check");
     for (name, object) in CRATES {
@@ -143,7 +144,7 @@ fn rustdoc(kernel: &Kernel, name: &str, object: &str, doc: &Path) -> Result<Comm
     while let Some(word) = words.next() {
         match word {
             "rustc" | "clippy-driver" => shell += RUSTDOC,
-            // What says where and in which form the object goes; each has a value.
+            // Options for the output of the compiler; each has a value.
             "--crate-type" | "--out-dir" => drop(words.next()),
             _ if word.starts_with("--emit=") => {}
             _ => shell += word,

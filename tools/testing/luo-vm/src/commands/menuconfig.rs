@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Choosing the options of our kernels in Kconfig's menu.
+//! `make menuconfig`: selects options in the menu of Kconfig.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,8 +15,8 @@ use crate::kernel::flavour::Flavour;
 use crate::kernel::source::{self, OUT_PREFIX};
 use crate::kernel::tree;
 
-/// Shows the menu of the kernel `flavour`, and writes what is chosen there to `local.config`, which
-/// is part of every kernel of ours from then on.
+/// Shows the menu of the kernel `flavour`, and writes the selection to `local.config`, which
+/// applies to all later builds of kernels with the overlay.
 pub fn run(ctx: &Ctx, flavour: Flavour) -> Result<()> {
     if !flavour.is_ours() {
         bail!(
@@ -31,7 +31,7 @@ pub fn run(ctx: &Ctx, flavour: Flavour) -> Result<()> {
     fs::create_dir_all(&out)?;
     let make = || build::make(ctx, &out);
 
-    // What local.config is the difference from.
+    // The configuration without local.config.
     config::configure(ctx, flavour, make, &out, &config::tracked(ctx, flavour)?)?;
     let before = minimal(ctx, &out)?;
     config::configure(ctx, flavour, make, &out, &config::fragments(ctx, flavour)?)?;
@@ -42,7 +42,7 @@ pub fn run(ctx: &Ctx, flavour: Flavour) -> Result<()> {
         .status()
         .context("`make` is missing: `make doctor` says how to get it.")?;
     if !status.success() {
-        bail!("The menu ended with an error ({status}); local.config is as it was.");
+        bail!("The menu ended with an error ({status}); local.config is unchanged.");
     }
     let after = minimal(ctx, &out)?;
 
@@ -58,14 +58,14 @@ pub fn run(ctx: &Ctx, flavour: Flavour) -> Result<()> {
     }
     fs::write(&file, lines.concat())?;
     println!(
-        "{} has {} options. Kernels of ours are built with them until it is removed.",
+        "{} has {} options. All kernels with the overlay are built with them until it is removed.",
         ctx.shown(&file),
         lines.len()
     );
     Ok(())
 }
 
-/// The configuration of `out` without what follows from the rest.
+/// The minimal configuration of `out`.
 fn minimal(ctx: &Ctx, out: &Path) -> Result<String> {
     let output = build::make(ctx, out).arg("savedefconfig").output()?;
     if !output.status.success() {
@@ -93,8 +93,9 @@ fn options(config: &str) -> BTreeMap<&str, &str> {
         .collect()
 }
 
-/// The lines of a fragment that turns `before` into `after`. Both are minimal configurations; an
-/// option that is missing in the later one has the value that `full`, the whole of it, has.
+/// The lines of a fragment that changes `before` to `after`. Both are minimal configurations;
+/// the value of an option that is missing in `after` is taken from the full configuration
+/// `full`.
 fn difference(before: &str, after: &str, full: &str) -> Vec<String> {
     let (before, after, full) = (options(before), options(after), options(full));
     let mut lines = BTreeMap::new();
@@ -120,7 +121,7 @@ mod tests {
     fn what_was_chosen() {
         let before = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=8\nCONFIG_GONE=y\n";
         let after = "CONFIG_A=y\nCONFIG_C=y\nCONFIG_N=16\n# CONFIG_D is not set\n";
-        // B has its default again; GONE cannot be chosen any more.
+        // B has its default value; GONE does not exist any more.
         let full = "CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\nCONFIG_N=16\n# CONFIG_D is not set\n";
         assert_eq!(
             difference(before, after, full),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Our pages of `Documentation/`, built by the base's `make htmldocs`.
+//! The pages of the overlay in `Documentation/`, built by the base's `make htmldocs`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,14 +17,15 @@ use crate::kernel::source::{self, OUT_PREFIX};
 use crate::kernel::tree;
 use crate::report::step::Step;
 
-/// Directories of `Documentation/` with pages of ours. Sphinx reads each as a whole.
+/// Directories of `Documentation/` with pages of the overlay. Sphinx reads each of them
+/// completely.
 const DIRS: [&str; 4] = ["admin-guide/liveupdate", "core-api", "mm", "userspace-api"];
 
-/// Where the packages that build pages are listed.
+/// The list of packages for building pages.
 const REQUIREMENTS: &str = "tools/testing/luo-vm/sphinx-requirements.txt";
 
-/// Builds the pages into `build/html`. True if Sphinx and kernel-doc have nothing to say against
-/// files of ours.
+/// Builds the pages into `build/html`. Returns true if Sphinx and kernel-doc have no warnings
+/// about files of the overlay.
 pub fn html(ctx: &Ctx) -> Result<bool> {
     let sphinx = sphinx(ctx)?;
     let base = source::base(ctx, Flavour::Ours.series())?;
@@ -86,7 +87,7 @@ fn sphinx(ctx: &Ctx) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The labels that pages of ours define.
+/// The labels that pages of the overlay define.
 fn labels(pages: &Path, ours: &BTreeSet<PathBuf>) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for file in ours {
@@ -97,7 +98,7 @@ fn labels(pages: &Path, ours: &BTreeSet<PathBuf>) -> Result<BTreeSet<String>> {
             continue;
         }
         let page = pages.join(page);
-        // It may be one that is removed.
+        // The file may be removed by a patch.
         if !page.exists() {
             continue;
         }
@@ -111,16 +112,16 @@ fn labels(pages: &Path, ours: &BTreeSet<PathBuf>) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// What a page refers to.
+/// A reference of a page.
 enum Reference<'a> {
     /// Another page.
     Page(&'a str),
-    /// A place in a page.
+    /// A label.
     Label(&'a str),
 }
 
 impl<'a> Reference<'a> {
-    /// What Sphinx could not find, if that is what it says.
+    /// The unresolved reference in a warning of Sphinx, if it is about one.
     fn missing(said: &'a str) -> Option<Self> {
         let name = |begin| said.strip_prefix(begin)?.split('\'').next();
         name("unknown document: '")
@@ -130,8 +131,8 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// What a log of Sphinx has against files of ours. What is `known`, and only left out of this run,
-/// may be referred to.
+/// The warnings in a log of Sphinx about files of the overlay. References to `known` targets,
+/// which are only missing in this run, are ignored.
 fn warnings(
     log: &str,
     ours: &BTreeSet<PathBuf>,
@@ -157,7 +158,8 @@ fn warnings(
     found.into_iter().collect()
 }
 
-/// Whether what kernel-doc says begins with a file: it names the place after the kind.
+/// Returns whether a message of kernel-doc begins with a file: it prints the kind of the
+/// message first.
 fn in_line(what: &str, file: &Path) -> bool {
     what.strip_prefix("./")
         .unwrap_or(what)

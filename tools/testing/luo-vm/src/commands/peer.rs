@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make test-peer`: what the implementation in C gets wrong, and ours does not.
+//! `make test-peer`: shows the faults of the implementation in C.
 //!
-//! Each case that claims to show a weakness of C runs by itself, on the unchanged base kernel,
-//! which must not pass, and on ours, which must.
+//! Each case that shows a fault of C runs in its own machine, on the unchanged base kernel, which
+//! must fail, and on ours, which must pass.
 
 mod outcome;
 mod table;
@@ -25,16 +25,16 @@ use crate::machine::vm::{Vm, BOOT};
 use crate::report::step::Step;
 use outcome::Outcome;
 
-/// How long the C kernel may take per boot. Some cases make it hang, hence not too long.
+/// The time limit of the C kernel per boot. Some cases make it hang.
 const C_BOOT: Duration = Duration::from_secs(100);
 
-/// How a case ended on both kernels.
+/// The results of a case on both kernels.
 #[derive(Serialize, Deserialize)]
 struct Row {
     items: Vec<String>,
     /// The case with its suite.
     test: String,
-    /// Why C cannot be made to show it, if that is so.
+    /// Why the fault cannot be shown on C, if it cannot.
     unseen: Option<String>,
     c: Outcome,
     ours: Outcome,
@@ -42,7 +42,7 @@ struct Row {
 }
 
 impl Row {
-    /// What is wrong with this result, if anything.
+    /// The problem of this result, if there is one.
     fn problem(&self) -> Option<String> {
         if self.ours != Outcome::Passes {
             return Some(format!("ours {}", self.ours));
@@ -60,13 +60,12 @@ impl Row {
     }
 }
 
-/// An item without the letter for a part of it.
+/// The name of an item without the letter of its part.
 fn base(item: &str) -> &str {
     item.trim_end_matches(|c: char| c.is_ascii_lowercase())
 }
 
-/// The results so far. A run that was interrupted goes on where it was, unless something that it
-/// runs has changed.
+/// The results so far. An interrupted run is continued, unless a kernel or a test has changed.
 #[derive(Serialize, Deserialize, Default, PartialEq)]
 struct Tested {
     guest: String,
@@ -74,7 +73,7 @@ struct Tested {
     ours: String,
 }
 
-/// What is in the file of results.
+/// The contents of the file of results.
 #[derive(Serialize, Deserialize, Default)]
 struct Results {
     tested: Tested,
@@ -82,7 +81,7 @@ struct Results {
 }
 
 impl Results {
-    /// Reads the file, for what is still true.
+    /// Reads the results that are still valid.
     fn read(file: &Path, tested: Tested) -> Self {
         let old = std::fs::read(file).ok();
         let old: Option<Self> = old.and_then(|text| serde_json::from_slice(&text).ok());
@@ -97,7 +96,7 @@ impl Results {
     }
 }
 
-/// Both kernels, and an image for each whose next kernel it is.
+/// Both kernels, and an initramfs for each of them as the next kernel.
 struct Kernels {
     c: (Kernel, PathBuf),
     ours: (Kernel, PathBuf),
@@ -164,17 +163,17 @@ impl Kernels {
     }
 }
 
-/// What to compare.
+/// The selection of cases.
 pub struct Options<'a> {
-    /// Those items, suites and cases whose names begin like that; the documentation stays as it is.
+    /// Only items, suites and cases whose names begin with this; the documentation is not changed.
     pub only: Option<&'a str>,
-    /// Kernels that somebody else has built: C, ours.
+    /// Existing kernels: C, ours.
     pub prebuilt: Option<(PathBuf, PathBuf)>,
-    /// How long to go on. What is left then is not tested.
+    /// The time after which no further case is started.
     pub limit: Option<Duration>,
 }
 
-/// Compares the kernels. True if all is well.
+/// Compares the kernels. Returns true if there are no problems.
 pub fn run(ctx: &Ctx, options: Options<'_>) -> Result<bool> {
     let Options {
         only,
@@ -203,7 +202,7 @@ pub fn run(ctx: &Ctx, options: Options<'_>) -> Result<bool> {
     let file = ctx.build.join("test-peer.json");
     let mut results = Results::read(&file, kernels.tested(&guest)?);
     if only.is_some() {
-        // What is named is run again.
+        // Named cases are run again.
         results
             .rows
             .retain(|row| !cases.iter().any(|(t, c)| full_name(t, c) == row.test));

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make test-all`: every group, one run after another until all have passed, and the page of
-//! results.
+//! `make test-all`: all groups, repeated until all have passed, and the page of results.
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +14,10 @@ use crate::files::write_if_changed;
 use crate::groups::schedule::{self, Group};
 use crate::report::results::{summary, Report};
 
-/// The page that a run is written to.
+/// The page of results.
 const PAGE: &str = "Documentation/project/results.rst";
 
-/// What came of a group.
+/// The result of a group.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 struct Outcome {
     group: String,
@@ -27,7 +26,7 @@ struct Outcome {
     seconds: u64,
 }
 
-/// What came of the groups of a commit so far.
+/// The results of the groups of a commit so far.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Progress {
     commit: String,
@@ -35,8 +34,8 @@ struct Progress {
 }
 
 impl Progress {
-    /// What is left of an earlier run of the same commit. Changes that are not committed have no
-    /// name, so that nothing is left of them.
+    /// Reads the results of an earlier run of the same commit. With uncommitted changes, there
+    /// are none.
     fn read(file: &Path, commit: &str) -> Self {
         let old = fs::read(file).ok();
         let old: Option<Self> = old.and_then(|text| serde_json::from_slice(&text).ok());
@@ -94,7 +93,7 @@ impl Progress {
     }
 }
 
-/// How the page begins.
+/// The beginning of the page.
 const HEAD: &str = "\
 .. SPDX-License-Identifier: GPL-2.0
 
@@ -106,12 +105,12 @@ Written by ``make test-all``; not edited by hand.
 
 ";
 
-/// Whether `commit` stands for all that was tested.
+/// Returns whether `commit` identifies the tested source, without uncommitted changes.
 fn is_clean(commit: &str) -> bool {
     !commit.is_empty() && !commit.contains(' ')
 }
 
-/// Runs those of `groups` that have not passed before at this commit. True if all have passed.
+/// Runs those of `groups` that have not passed at this commit. Returns true if all have passed.
 pub fn run(ctx: &Ctx, groups: &[&Group]) -> Result<bool> {
     let commit = std::env::var("LUO_COMMIT").unwrap_or_default();
     let file = ctx.build.join("test-all.json");
@@ -145,7 +144,7 @@ fn write(ctx: &Ctx, file: &Path, progress: &Progress, machine: &str, names: &[&s
     Ok(())
 }
 
-/// What the times depend on.
+/// The machine, on which the times depend.
 fn machine(ctx: &Ctx) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut lines = info.lines();

@@ -50,7 +50,8 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// The messages of the base's `lib/tests/liveupdate.c`, before and after a kexec.
+/// Checks the messages of the base's `lib/tests/liveupdate.c`, before and after a
+/// kexec.
 fn in_kernel_test(report: &mut Report, kernel_log: &[String]) {
     let boots: Vec<usize> = kernel_log
         .iter()

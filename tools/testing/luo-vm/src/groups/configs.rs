@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The group `configs`: objects of ours, and base files that we change, in odd configurations.
+//! The group `configs`: compiles objects of the overlay, and changed files of the base, in unusual
+//! configurations.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,16 +17,16 @@ use crate::kernel::tree;
 use crate::report::results::Report;
 use crate::report::step::Step;
 
-/// What all configurations have, on top of `allnoconfig`.
+/// The common options of all configurations, on top of `allnoconfig`.
 const COMMON: &str = "CONFIG_64BIT=y\nCONFIG_EXPERT=y\nCONFIG_PRINTK=y\nCONFIG_BUG=y\n";
 
-/// Live updates of memfds, with as little as possible.
+/// Live updates of memfds, with the minimum of other options.
 const LIVEUPDATE: &str = "CONFIG_RUST=y\nCONFIG_RELOCATABLE=y\nCONFIG_KEXEC_FILE=y\n\
     CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_SHMEM=y\nCONFIG_TMPFS=y\n\
     CONFIG_MEMFD_CREATE=y\nCONFIG_NET=y\nCONFIG_SYSFS=y\nCONFIG_PROC_FS=y\n";
 
-/// A configuration: its name, what it is based on, and what it has beyond that. The last request
-/// for an option counts.
+/// A configuration: its name, its base, and its further options. The last request for an option
+/// applies.
 struct Odd {
     name: &'static str,
     base: &'static str,
@@ -36,7 +37,7 @@ const fn odd(name: &'static str, base: &'static str, more: &'static str) -> Odd 
     Odd { name, base, more }
 }
 
-/// Those without Rust come first: they are quick.
+/// Those without Rust are first, since they compile quickly.
 const CONFIGS: [Odd; 17] = [
     odd("nothing at all", "", "CONFIG_SHMEM=n\n"),
     odd(
@@ -121,7 +122,7 @@ const CONFIGS: [Odd; 17] = [
 /// An object, and the option without which it is not built.
 type Object = (&'static str, &'static str);
 
-/// The objects of all files of C and of crates that are ours, or that our patches change.
+/// The objects of all C files and crates that belong to the overlay, or that patches change.
 const OBJECTS: [Object; 25] = [
     ("mm/memblock.o", ""),
     ("mm/shmem.o", ""),
@@ -159,10 +160,10 @@ const OBJECTS: [Object; 25] = [
     ("lib/tests/liveupdate_fault.o", "LIVEUPDATE_ERROR_INJECTION"),
 ];
 
-/// Sources that no configuration of this machine's architecture compiles, or only a whole image.
+/// Sources that are compiled only for other architectures, or only for a complete image.
 const ELSEWHERE: [&str; 2] = ["arch/arm64/", "arch/x86/boot/"];
 
-/// Compiles what is ours in all configurations.
+/// Compiles the objects in all configurations.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let base = source::base(ctx, Series::V7_3)?;
     let _lock = base.lock()?;
@@ -174,7 +175,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
                 .files
                 .iter()
                 .map(PathBuf::as_path)
-                // Files that are removed count as changed.
+                // Removed files are treated as changed.
                 .filter(|file| prepared.dir.join(file).exists()),
         ),
     );
@@ -187,7 +188,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The files of C that belong to no object.
+/// The C files that belong to no object.
 fn missed<'a>(files: impl Iterator<Item = &'a Path>) -> Option<String> {
     let is_missed = |file: &&Path| {
         let object = file.with_extension("o");
@@ -208,7 +209,7 @@ fn missed<'a>(files: impl Iterator<Item = &'a Path>) -> Option<String> {
     (!missed.is_empty()).then(|| format!("{} belong to no object", missed.join(", ")))
 }
 
-/// Compiles our objects in one configuration; what there is against it.
+/// Compiles the objects in one configuration; returns the warnings, if there are any.
 fn compile(ctx: &Ctx, odd: &Odd, out: &Path, ours: &[PathBuf]) -> Result<Option<String>> {
     let name: String = odd
         .name
@@ -252,7 +253,7 @@ fn compile(ctx: &Ctx, odd: &Odd, out: &Path, ours: &[PathBuf]) -> Result<Option<
     Ok((!found.is_empty()).then(|| found.join("\n")))
 }
 
-/// `requests` without those that later ones replace, which Kconfig would complain about.
+/// `requests` without those that later ones replace, about which Kconfig would print warnings.
 fn last_requests(requests: &str) -> String {
     let lines: Vec<&str> = requests.lines().collect();
     let name = |line: &str| line.split('=').next().unwrap_or(line).to_owned();

@@ -14,7 +14,7 @@ use crate::kernel::flavour::Flavour;
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
 
-/// Four updates in a row: two by `systemctl kexec`, two by `luoctl kexec`.
+/// Four consecutive updates: two by `systemctl kexec`, two by `luoctl kexec`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Debian)?;
     let image = disk::disk(ctx, &kernel)?;
@@ -26,14 +26,15 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     checks(ctx, report, &kernel)
 }
 
-/// What `luoctl check` says of a kernel that was really built without LUO, and of ours.
+/// The verdict of `luoctl check` on a kernel that was built without LUO, and on ours.
 fn checks(ctx: &Ctx, report: &mut Report, ours: &Kernel) -> Result<()> {
     let luoctl = programs::luoctl()?;
     let debian = disk::home()?.join("vmlinuz");
     if !debian.exists() {
         bail!("{} could not be made.", ctx.shown(&debian));
     }
-    // What this machine hands over is not known: hence ours is not more than likely.
+    // The formats in use on this machine are not known: the verdict on ours is
+    // "likely" at most.
     for (name, image, code, says) in [
         ("Debian's own kernel", &debian, 4, "there is no luo-v"),
         ("ours", &ours.image, 6, "has all formats"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The groups `debug` and `kasan`, and `make test-debug`: kernels that check what they do.
+//! The groups `debug` and `kasan`, and `make test-debug`: kernels with debugging options.
 
 use anyhow::Result;
 
@@ -11,18 +11,18 @@ use crate::kernel::flavour::Flavour;
 use crate::report::results::{summary, Report};
 use crate::report::step;
 
-/// How long the group `kasan` lets the threads do everything at once, in seconds.
+/// How long the stress test of the group `kasan` runs, in seconds.
 const KASAN_SECONDS: u64 = 600;
 
-/// Our own kselftests with what checks locking turned on, and a bit of stress.
+/// The kselftests of the overlay with lock debugging, and a short stress test.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Debug)?;
     kselftest::run_on(ctx, report, &kernel)?;
     stress::short(ctx, report, &kernel)
 }
 
-/// The threads that do everything at once for a longer time, and our own kselftests, on the kernel
-/// that checks most.
+/// A longer stress test, and the kselftests of the overlay, on the kernel with all debugging
+/// options.
 pub fn run_kasan(ctx: &Ctx, report: &mut Report) -> Result<()> {
     kasan(ctx, report, KASAN_SECONDS, 1)
 }
@@ -38,7 +38,7 @@ fn kasan(ctx: &Ctx, report: &mut Report, seconds: u64, seed: u64) -> Result<()> 
     kselftest::run_on(ctx, report, &kernel)
 }
 
-/// `make test-debug`: the group `kasan`, as long as it is asked to. True if nothing failed.
+/// `make test-debug`: the group `kasan` with the given duration. Returns true if nothing failed.
 pub fn test_debug(ctx: &Ctx, seconds: u64, seed: u64) -> Result<bool> {
     let mut report = Report::new("kasan");
     if let Err(error) = kasan(ctx, &mut report, seconds, seed) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzzing the parsers of what kernels hand over, on the host.
+//! Fuzzing of the parsers of handed over data, on the host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ const TARGETS: [&str; 4] = ["pages", "lists", "memfd", "image"];
 pub const CRATE: &str = "tools/testing/selftests/liveupdate/fuzz";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// What libFuzzer wants to be told by the code, as `cargo fuzz` has it compiled.
+/// The instrumentation for libFuzzer, with the flags of `cargo fuzz`.
 const RUSTFLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -28,10 +28,10 @@ const RUSTFLAGS: &str = "-Cpasses=sancov-module \
 /// Inputs up to this size: two pages.
 const MAX_LEN: &str = "-max_len=8192";
 
-/// How often a target runs in `make test`.
+/// The number of runs of a target in `make test`.
 const SHORT_RUNS: u64 = 20_000;
 
-/// What became of a target.
+/// The result of a target.
 struct Outcome {
     runs: u64,
     coverage: u64,
@@ -39,11 +39,11 @@ struct Outcome {
     failure: Option<String>,
 }
 
-/// Builds the targets; returns the directory that they are in.
+/// Builds the targets; returns their directory.
 fn build(ctx: &Ctx) -> Result<PathBuf> {
     let mut step = Step::start(ctx, "build the fuzz targets");
     let target = std::env::var_os("CARGO_TARGET_DIR").context("CARGO_TARGET_DIR is not set")?;
-    // By itself, as other flags mean another build of everything.
+    // In a directory of its own, since the flags differ.
     let target = PathBuf::from(target).join("fuzz");
     let mut cargo = Command::new("cargo");
     cargo
@@ -56,13 +56,13 @@ fn build(ctx: &Ctx) -> Result<PathBuf> {
     Ok(target.join(TRIPLE).join("release"))
 }
 
-/// The number behind `key` in a line of libFuzzer.
+/// The number after `key` in a line of libFuzzer.
 fn number(line: &str, key: &str) -> Option<u64> {
     let (_, rest) = line.split_once(key)?;
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// Runs a target for as long as `limit` says. What it finds out goes to `found`.
+/// Runs a target up to `limit`. New inputs are written to `found`.
 fn run_target(
     ctx: &Ctx,
     programs: &Path,
@@ -78,7 +78,8 @@ fn run_target(
         .args(["-print_final_stats=1", "-timeout=10"])
         .arg(format!("-artifact_prefix={}/crash-", found.display()))
         .args(limit)
-        // New inputs go to the first directory; the second one is in the repository.
+        // libFuzzer writes new inputs to the first directory; the second one is in
+        // the repository.
         .arg(found)
         .arg(ctx.top.join(CRATE).join("corpus").join(name));
     let log = ctx.log(&format!("fuzz-{name}"));
@@ -117,7 +118,7 @@ fn run_target(
     Ok(outcome)
 }
 
-/// All targets, `seconds` each. True if nothing was found.
+/// All targets, `seconds` each. Returns true if no fault was found.
 pub fn run(ctx: &Ctx, seconds: u64) -> Result<bool> {
     let programs = build(ctx)?;
     let limit = [format!("-max_total_time={seconds}")];
@@ -139,13 +140,13 @@ pub fn run(ctx: &Ctx, seconds: u64) -> Result<bool> {
     Ok(failures == 0)
 }
 
-/// A short run that is the same each time.
+/// A short, reproducible run.
 pub fn short(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let programs = build(ctx)?;
     let limit = [format!("-runs={SHORT_RUNS}"), "-seed=1".to_owned()];
     for name in TARGETS {
         let found = ctx.build.join("fuzz-short").join(name);
-        // What an earlier run has left would change this one.
+        // Inputs of an earlier run would change this one.
         if found.exists() {
             fs::remove_dir_all(&found)?;
         }

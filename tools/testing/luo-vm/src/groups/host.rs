@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The group `host`: what needs no virtual machine.
+//! The group `host`: tests without a virtual machine.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::image::programs;
 use crate::report::results::Report;
 use crate::report::step::Step;
 
-/// The tests of the Cargo workspace, and a bit of fuzzing.
+/// The tests of the Cargo workspace, and a short fuzzing run.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let mut step = Step::start(ctx, "cargo test");
     let mut results = Vec::new();

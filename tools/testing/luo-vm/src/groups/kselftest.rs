@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The group `kselftest`: our own kselftests, with real kexecs.
+//! The group `kselftest`: the kselftests of the overlay, with real kexecs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,10 +19,10 @@ use crate::machine::named;
 use crate::machine::vm::{Run, Vm};
 use crate::report::results::Report;
 
-/// Suites whose last kernel has to panic.
+/// Suites whose last kernel must panic.
 const PANIC: &str = "panic";
 
-/// Our own kselftests.
+/// The kselftests of the overlay.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     run_on(ctx, report, &kernel)?;
@@ -32,7 +32,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The same on any kernel of ours.
+/// The same on any kernel with the overlay.
 pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, kernel.flavour.name(), &guest, &[kernel, kernel], None)?;
@@ -48,7 +48,7 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let tests = tests.into_iter().filter(wanted);
     let (alone, together): (Vec<_>, Vec<_>) = tests.partition(|test| test.kexecs > 0);
 
-    // Tests that stay in one boot share it with those that need the same machine and parameters.
+    // Tests without a kexec share a boot if they need the same machine and parameters.
     let mut shared: BTreeMap<(String, String), Vec<GuestTest>> = BTreeMap::new();
     for test in together {
         let key = (test.machine.clone(), test.cmdline.clone());
@@ -59,7 +59,7 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         .chain(alone.into_iter().map(|test| vec![test]))
         .enumerate()
         .collect();
-    // Machines run side by side: nothing here depends on how long something takes.
+    // Machines run in parallel: no test depends on time.
     let left = Mutex::new(machines.into_iter());
     let report = Mutex::new(report);
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -90,7 +90,7 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     })
 }
 
-/// Runs `tests` in one machine, and what they have in common says in which.
+/// Runs `tests` in one machine, which their common requirements determine.
 fn machine(
     ctx: &Ctx,
     kernel: &Kernel,

@@ -15,13 +15,13 @@ use crate::machine::vm::Vm;
 use crate::report::ktap;
 use crate::report::results::Report;
 
-/// What the names of our suites have in them.
+/// Parts of the names of the suites of the overlay.
 const OUR_SUITES: [&str; 3] = ["luo", "liveupdate", "kho"];
 
-/// Parameters that let KUnit run at boot.
+/// Parameters that run KUnit at boot.
 const KUNIT: &str = "kunit.enable=1";
 
-/// Our suites and the doctests, on the kernel that has them.
+/// The suites of the overlay and the doctests, on the kernel that contains them.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Debug)?;
     let guest = programs::guest(ctx)?;
@@ -64,7 +64,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// How the doctests of our files are called.
+/// The names of the doctests of files of the overlay.
 fn our_doctests(ctx: &Ctx) -> Result<Vec<String>> {
     let ours = tree::overlay(ctx)?;
     let ours = ours

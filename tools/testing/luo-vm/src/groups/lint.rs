@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checks of the source and of the objects made from it.
+//! Checks of the source and of its objects.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,19 +21,19 @@ use crate::kernel::{checkpatch, series};
 use crate::report::results::Report;
 use crate::report::step::Step;
 
-/// Objects of ours in which no path may panic without a reason.
+/// Objects of the overlay in which no path may panic without a reason.
 const OBJECTS: [&str; 2] = ["kernel/liveupdate/luo.o", "mm/memfd_luo.o"];
 
 /// The modules of kernel crates outside `rust/` that may have `unsafe` code.
 const BOUNDARY: [&str; 2] = ["c_abi", "ops"];
 
-/// What makes a file the root of a crate.
+/// Marks a file as the root of a crate.
 static CRATE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?m)^(kernel::builtin_crate!\(|(kernel::)?module! \{)")
         .expect("a constant pattern")
 });
 
-/// An attribute that allows `unsafe` code, and the module that it belongs to, if it does.
+/// An attribute that allows `unsafe` code, and its module, if it has one.
 static ALLOWED: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"\b(?:allow|expect|warn)\(unsafe_code\b[^\]]*\]\s*(?:mod (\w+);)?")
         .expect("a constant pattern")
@@ -45,7 +45,7 @@ static PANICS: LazyLock<Regex> = LazyLock::new(|| {
         .expect("a constant pattern")
 });
 
-/// What needs no kernel to be built.
+/// Checks without a built kernel.
 pub fn quick(ctx: &Ctx, report: &mut Report) -> Result<()> {
     report.attempt("kernel crates deny unsafe code", unsafe_gate(ctx));
     words::run(ctx, report);
@@ -76,7 +76,7 @@ pub fn quick(ctx: &Ctx, report: &mut Report) -> Result<()> {
     patches(ctx, report)
 }
 
-/// Whether the patches apply in order, and what checkpatch says about them.
+/// Checks that the patches apply in order, and runs checkpatch on them.
 pub fn patches(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let out = series::write(ctx)?;
     report.attempt(
@@ -119,7 +119,7 @@ fn said(kernel: &Kernel) -> Option<String> {
     (!kernel.findings.is_empty()).then(|| kernel.findings.join("\n"))
 }
 
-/// Runs `command`; what it says if it fails is what there is against it.
+/// Runs `command`; returns its output if it fails.
 fn quiet(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Option<String>> {
     let mut step = Step::start(ctx, name);
     let outcome = step.run(command, &ctx.log(name));
@@ -127,14 +127,14 @@ fn quiet(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Option<String>>
     Ok(outcome.err().map(|error| format!("{error:#}")))
 }
 
-/// Our Rust files for the kernel.
+/// The Rust files of the overlay.
 fn kernel_rust(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     let mut files = tree::overlay(ctx)?;
     files.retain(|path| path.extension().is_some_and(|e| e == "rs"));
     Ok(files)
 }
 
-/// The command that formats our Rust files for the kernel as the base wants it.
+/// The command that formats the Rust files of the overlay in the style of the base.
 pub fn rustfmt_command(ctx: &Ctx) -> Result<Command> {
     let base = source::base(ctx, Series::V7_3)?.pristine();
     let mut rustfmt = Command::new("rustfmt");
@@ -152,7 +152,8 @@ fn rustfmt(ctx: &Ctx) -> Result<Option<String>> {
     quiet(ctx, "rustfmt", &mut rustfmt)
 }
 
-/// What keeps the compiler from denying `unsafe` code in a source outside `rust/`.
+/// The problem with the denial of `unsafe` code in a source outside `rust/`, if
+/// there is one.
 fn allows_unsafe(source: &str) -> Option<String> {
     if CRATE.is_match(source) && !source.lines().any(|line| line == "#![deny(unsafe_code)]") {
         return Some("`#![deny(unsafe_code)]` is missing".into());
@@ -183,7 +184,7 @@ fn unsafe_gate(ctx: &Ctx) -> Result<Option<String>> {
     Ok((!found.is_empty()).then(|| found.join("\n")))
 }
 
-/// Lists the panicking functions that an object calls and nobody has justified.
+/// Lists the panicking functions that an object calls without a listed reason.
 fn panic_gate(ctx: &Ctx, kernel: &Kernel, object: &str) -> Result<Option<String>> {
     let nm = Command::new("llvm-nm")
         .args(["--undefined-only", "--demangle"])

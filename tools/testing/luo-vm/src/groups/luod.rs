@@ -44,10 +44,10 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What luoctl is tested with.
+/// The files for the test of luoctl.
 pub struct Luoctl {
     guest: PathBuf,
-    /// What is in the image besides: programs, and kernels that luoctl has to tell apart.
+    /// Further files in the image: programs, and kernels that luoctl must distinguish.
     files: Vec<(&'static str, PathBuf)>,
 }
 

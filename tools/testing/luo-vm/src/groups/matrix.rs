@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The groups `matrix` and `matrix-7.2`: who writes and who reads.
+//! The groups `matrix` and `matrix-7.2`: updates between implementations.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::report::results::Report;
 /// The group of those guest tests that run between kernels of different kinds.
 pub const MATRIX: &str = "matrix";
 
-/// What the groups of the matrix have in common.
+/// The common files of the groups of the matrix.
 struct Matrix {
     guest: PathBuf,
     tests: Vec<GuestTest>,
@@ -64,7 +64,7 @@ impl Matrix {
     }
 }
 
-/// Who writes and who reads.
+/// Updates between the C implementation and ours.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let matrix = Matrix::new(ctx)?;
     let ours = &matrix.ours;
@@ -75,7 +75,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     matrix.update(ctx, report, &Q35, [ours, ours])
 }
 
-/// The same, from the C implementation of Linux 7.2, if its source can be had.
+/// The same, from the C implementation of Linux 7.2, if its source is available.
 pub fn run_72(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let matrix = Matrix::new(ctx)?;
     match build::kernel(ctx, Flavour::Peer72) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Running groups of tests beside the builds of the kernels that they need.
+//! Runs groups of tests in parallel with the builds of kernels.
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,8 @@ use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
 use crate::report::results::Report;
 
-/// How many groups run at a time, besides the build of a kernel. Machines need memory.
+/// The number of groups that run at a time, in addition to the build of a kernel.
+/// Machines need memory.
 const LANES: usize = 2;
 
 /// A group of tests.
@@ -44,7 +45,7 @@ impl Group {
     }
 }
 
-/// What has been built, and what is still to be run.
+/// The built kernels, and the remaining groups.
 struct State {
     built: HashSet<Flavour>,
     /// Numbers of groups.
@@ -52,7 +53,7 @@ struct State {
 }
 
 impl State {
-    /// Takes the first group that has all its kernels.
+    /// Takes the first group whose kernels are all built.
     fn take(&mut self, groups: &[&Group]) -> Option<usize> {
         let ready = |number: &usize| {
             let mut kernels = groups[*number].kernels.iter();
@@ -63,7 +64,7 @@ impl State {
     }
 }
 
-/// The kernels of `groups`, in the order in which they come up.
+/// The kernels of `groups`, in the order of their first use.
 fn kernels(groups: &[&Group]) -> Vec<Flavour> {
     let mut all: Vec<Flavour> = Vec::new();
     for kernel in groups.iter().flat_map(|group| group.kernels) {
@@ -74,12 +75,12 @@ fn kernels(groups: &[&Group]) -> Vec<Flavour> {
     all
 }
 
-/// A lock whose holder panicked holds what it held before.
+/// Ignores the poisoning of a lock: its data is still valid.
 fn hold<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `groups`. `done` gets the number of each, its report, and how long it took.
+/// Runs `groups`. `done` is called with the number of each, its report, and its duration.
 pub fn run(ctx: &Ctx, groups: &[&Group], done: impl FnMut(usize, Report, Duration) + Send) {
     let state = Mutex::new(State {
         built: HashSet::new(),
@@ -90,7 +91,7 @@ pub fn run(ctx: &Ctx, groups: &[&Group], done: impl FnMut(usize, Report, Duratio
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for kernel in kernels(groups) {
-                // The groups that need it say why there is none.
+                // The groups that need the kernel report the reason.
                 let _ = build::kernel(ctx, kernel);
                 hold(&state).built.insert(kernel);
                 news.notify_all();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One kexec after another, to see whether anything gets lost on the way.
+//! Consecutive kexecs, to check that neither data nor memory is lost.
 
 use anyhow::{bail, Result};
 
@@ -13,10 +13,10 @@ use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::Step;
 
-/// How much less memory may be free at the end than in the beginning, in KiB.
+/// The allowed decrease of free memory from the beginning to the end, in KiB.
 ///
-/// What is free differs from boot to boot, as the kernel and what it leaves unfinished lie in
-/// different places; the more boots, the closer is the average.
+/// Free memory differs between boots, since the addresses of the kernel and of unfinished
+/// data differ; the average is more precise with more boots.
 fn drift_limit(kexecs: u64) -> u64 {
     (if kexecs < 60 { 24 } else { 4 }) << 10
 }
@@ -30,7 +30,7 @@ const SHORT: u64 = 5;
 /// Kexecs in `make test-all`.
 const LONG: u64 = 100;
 
-/// What became of a chain of kexecs.
+/// The result of a chain of kexecs.
 struct Outcome {
     kexecs: u64,
     files: u64,
@@ -46,7 +46,7 @@ impl Outcome {
         free.iter().sum::<u64>() / (free.len() as u64).max(1)
     }
 
-    /// How much less is free in the last third of the series than in the first.
+    /// The decrease of free memory from the first third of the series to the last.
     fn drift(&self) -> u64 {
         let settled = self.free.get(SETTLED..).unwrap_or_default();
         let third = settled.len() / 3;
@@ -75,7 +75,7 @@ fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> 
         let Some(rest) = line.strip_prefix("@soak ") else {
             continue;
         };
-        // A message of the kernel may come in between.
+        // A message of the kernel may be in between.
         let rest = rest.split('[').next().unwrap_or_default();
         match rest.split_whitespace().collect::<Vec<_>>()[..] {
             [_, "files", files, "bytes", bytes, "free", free] => {
@@ -105,7 +105,7 @@ fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> 
     Ok(outcome)
 }
 
-/// `count` kexecs. True if nothing got lost.
+/// `count` kexecs. Returns true if nothing was lost.
 pub fn run(ctx: &Ctx, count: u64, seed: u64) -> Result<bool> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     let outcome = run_on(ctx, &kernel, count, seed)?;
@@ -130,7 +130,7 @@ pub fn run(ctx: &Ctx, count: u64, seed: u64) -> Result<bool> {
     Ok(outcome.failure.is_none())
 }
 
-/// A chain long enough to see memory get lost.
+/// A chain that is long enough to detect a loss of memory.
 pub fn long(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     let outcome = run_on(ctx, &kernel, LONG, 1)?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Threads that do everything at once, on the kernel that checks everything.
+//! The stress test: threads with random operations, on a kernel with debugging
+//! options.
 
 use std::time::Duration;
 
@@ -20,17 +21,17 @@ const ROUND: u64 = 120;
 /// How long they run in `make test`.
 const SHORT: u64 = 20;
 
-/// What came of it.
+/// The result.
 pub struct Outcome {
-    /// A line for each kernel: what was done how often.
+    /// A line for each kernel with the number of operations.
     pub lines: Vec<String>,
     pub failure: Option<String>,
 }
 
-/// Runs the threads for `seconds`, with a kexec every two minutes and in the end.
+/// Runs the threads for `seconds`, with a kexec every two minutes and at the end.
 pub fn run_on(ctx: &Ctx, kernel: &Kernel, seconds: u64, seed: u64) -> Result<Outcome> {
     if seconds == 0 {
-        bail!("STRESS_SECONDS has to be more than 0.");
+        bail!("STRESS_SECONDS must be more than 0.");
     }
     let kexecs = seconds.div_ceil(ROUND);
     let each = seconds.div_ceil(kexecs);
@@ -60,7 +61,7 @@ pub fn run_on(ctx: &Ctx, kernel: &Kernel, seconds: u64, seed: u64) -> Result<Out
     Ok(Outcome { lines, failure })
 }
 
-/// A short run, with a seed that is always the same.
+/// A short run, with a fixed seed.
 pub fn short(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let outcome = run_on(ctx, kernel, SHORT, 1)?;
     report.check(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Words that comments, pages and messages do without.
+//! A check for words that comments, pages and messages must not contain.
 
 use std::fs;
 use std::path::Path;
@@ -12,16 +12,16 @@ use crate::ctx::Ctx;
 use crate::files::files;
 use crate::report::results::Report;
 
-/// Where the words are listed.
+/// The list of words.
 const LIST: &str = "tools/testing/luo-vm/words";
 
-/// A word, and what to write instead.
+/// A word and its replacement.
 struct Word {
     pattern: Regex,
     instead: String,
 }
 
-/// The words of a list, one a line.
+/// Parses a list of words, one per line.
 fn words(list: &str) -> Result<Vec<Word>> {
     list.lines()
         .filter(|line| !line.starts_with('#'))
@@ -39,7 +39,7 @@ fn words(list: &str) -> Result<Vec<Word>> {
         .collect()
 }
 
-/// What is wrong with `text`, line by line.
+/// The findings in `text`, line by line.
 fn find(words: &[Word], name: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -53,15 +53,15 @@ fn find(words: &[Word], name: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Whether comments, pages and messages have words that they should do without.
+/// Checks comments, pages and messages for listed words.
 pub fn run(ctx: &Ctx, report: &mut Report) {
     report.attempt("words of comments, pages and messages", check(ctx));
 }
 
-/// Looks for the words in the files of the checkout.
+/// Searches the files of the checkout for the words.
 fn check(ctx: &Ctx) -> Result<Option<String>> {
     let words = words(&fs::read_to_string(ctx.top.join(LIST))?)?;
-    // What is built, and what is hidden, is no text of ours.
+    // Build results and hidden files are not checked.
     let enter = |dir: &Path| {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         !name.starts_with('.') && !["build", "target"].contains(&&*name)
@@ -72,7 +72,7 @@ fn check(ctx: &Ctx) -> Result<Option<String>> {
         if name == LIST || name.ends_with("Cargo.lock") {
             continue;
         }
-        // What is not text has no words.
+        // Binary files are skipped.
         if let Ok(text) = fs::read_to_string(ctx.top.join(&path)) {
             found.extend(find(&words, &name, &text));
         }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A disk with Debian and systemd, and what is tested on it.
+//! A disk with Debian, systemd and the tested programs.
 //!
-//! `sandbox.sh` has made the userland, an archive of files. What is tested is appended to it, and
-//! the whole becomes a disk. What drives the tests there is
-//! `tools/testing/selftests/liveupdate/debian`.
+//! `sandbox.sh` has created the userland, an archive of files. The tested programs are appended
+//! to it, and the archive is converted to a disk. `tools/testing/selftests/liveupdate/debian`
+//! contains the test driver.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -19,26 +19,26 @@ use crate::kernel::build::Kernel;
 use crate::kernel::source::lock;
 use crate::report::step::Step;
 
-/// How many updates are done under systemd.
+/// The number of updates under systemd.
 pub const UPDATES: u32 = 4;
 
-/// Where the userland has its libraries, and their loader.
+/// The libraries of the userland, and their loader.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// How the names of disks end.
+/// The suffix of the names of disks.
 pub const DISK: &str = "ext4";
 
-/// How large the disk is. It is a sparse file.
+/// The size of the disk, which is a sparse file.
 const DISK_SIZE: u64 = 2 << 30;
 
-/// Directories of the checkout whose files go to the disk, and where to.
+/// Directories of the checkout that are copied to the disk, and their destinations.
 const TREES: [(&str, &str); 3] = [
     ("tools/testing/selftests/liveupdate/debian", ""),
     ("tools/liveupdate/luod/units", "usr/lib/systemd/system"),
     ("tools/liveupdate/qemu/units", "usr/lib/systemd/system"),
 ];
 
-/// The directories for what is ours.
+/// The directories for the test programs and the configuration of luo-qemu.
 const OURS: [&str; 2] = ["usr/lib/luo-test", "etc/luo-qemu"];
 
 /// Copies the files below `from` to `to`.
@@ -57,8 +57,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the names of what is below `dir` to `all`, as they are seen from `top`. Of directories it
-/// takes those that the userland does not have.
+/// Adds the names of all files below `dir` to `all`, relative to `top`. Includes only directories
+/// that the userland does not have.
 fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -74,7 +74,7 @@ fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Takes what makes file systems out of the userland: the sandbox has no such program.
+/// Extracts mke2fs from the userland, since the sandbox does not have it.
 fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
     let tools = debian.join("tools");
     if !tools.is_dir() {
@@ -92,18 +92,19 @@ fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
     Ok(tools)
 }
 
-/// Where `sandbox.sh` has put the userland, and the kernel that belongs to it.
+/// The directory with the userland and its kernel, which `sandbox.sh` has created.
 pub fn home() -> Result<PathBuf> {
     let debian = std::env::var_os("LUO_DEBIAN").map(PathBuf::from);
     debian.context("LUO_DEBIAN is not set: start luo-vm through `make`")
 }
 
-/// Makes the disk: the userland, our files and programs, and the kernel that is started by kexec.
+/// Creates the disk: the userland, the test files and programs, and the kernel that is started by
+/// kexec.
 pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
     disk_with(ctx, "debian", kernel, &[])
 }
 
-/// Makes the disk `name` with further files: what they are called there, and where they are.
+/// Creates the disk `name` with further files: their names there, and their sources.
 pub fn disk_with(
     ctx: &Ctx,
     name: &str,
@@ -111,7 +112,7 @@ pub fn disk_with(
     further: &[(&str, &Path)],
 ) -> Result<PathBuf> {
     let debian = home()?;
-    // `sandbox.sh` may still be making it.
+    // `sandbox.sh` may still be creating it.
     drop(lock(&ctx.cache.join(".debian.lock"))?);
     let archive = debian.join("root.tar");
     if !archive.exists() {
@@ -177,7 +178,7 @@ pub fn disk_with(
     Ok(disk)
 }
 
-/// What the kernel is told so that systemd starts `target`.
+/// The kernel parameters with which systemd starts `target`.
 pub fn params(target: &str) -> String {
     format!(
         "root=/dev/vda rw systemd.unit={target} systemd.show_status=no \

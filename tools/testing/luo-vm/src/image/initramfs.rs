@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Initramfs images, written as newc archives without being root.
+//! Initramfs images: newc archives, written without root privileges.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -74,7 +74,7 @@ impl Image {
     }
 }
 
-/// The image with our guest program as its init; `next` are the kernels that it kexecs, in order.
+/// The image with the guest program as init; `next` are the kernels to kexec, in order.
 pub fn guest(
     ctx: &Ctx,
     name: &str,
@@ -90,7 +90,7 @@ pub fn guest(
     guest_with(ctx, name, guest, next, &programs)
 }
 
-/// The same, with programs: what they are called in the image, and where they are.
+/// The same, with further programs: their names in the image, and their files.
 pub fn guest_with(
     ctx: &Ctx,
     name: &str,
@@ -119,7 +119,7 @@ pub fn guest_with(
     image.finish()
 }
 
-/// The image that the base's init expects: a test that runs before and after a kexec.
+/// The image for the base's init: a test that runs before and after a kexec.
 pub fn base_kexec_test(ctx: &Ctx, test: &str, tests: &BaseTests, next: &Kernel) -> Result<PathBuf> {
     let common = |image: &mut Image| -> Result<()> {
         for dir in ["/dev", "/proc", "/debugfs"] {

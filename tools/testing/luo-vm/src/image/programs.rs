@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What runs in the virtual machine: our guest program, and the base's kselftests.
+//! Programs for the virtual machine: the guest program, and the base's kselftests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ pub const BASE_KEXEC_TESTS: [&str; 4] = [
 /// The base's kselftest that needs no kexec.
 pub const BASE_TEST: &str = "liveupdate";
 
-/// One test of ours, as `luo-guest list` describes it.
+/// A test of the guest program, as described by `luo-guest list`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct GuestTest {
     pub name: String,
     pub group: String,
-    /// How many times it kexecs.
+    /// The number of kexecs.
     #[serde(default)]
     pub kexecs: u32,
     /// Kernel parameters that it needs.
@@ -41,37 +41,37 @@ pub struct GuestTest {
     /// The machine that it needs, if not the usual one.
     #[serde(default)]
     pub machine: String,
-    /// Cases of it that show what the implementation in C gets wrong.
+    /// Its cases that show faults of the implementation in C.
     #[serde(default)]
     pub hazards: Vec<HazardCase>,
 }
 
-/// A case that shows what the implementation in C gets wrong.
+/// A case that shows a fault of the implementation in C.
 #[derive(Debug, Clone, Deserialize)]
 pub struct HazardCase {
     pub name: String,
     pub kexecs: u32,
-    /// Whether the first kernel has to be ours, also when C is tested.
+    /// Whether the first kernel must be ours, also when C is tested.
     pub reader_only: bool,
-    /// Why C cannot be made to show it, if that is so.
+    /// Why the fault cannot be shown on C, if it cannot.
     pub unseen: Option<String>,
-    /// What it is about.
+    /// The items of the case.
     pub items: Vec<String>,
 }
 
-/// Something that the implementation in C gets wrong.
+/// A fault of the implementation in C.
 #[derive(Debug, Clone, Deserialize)]
 pub struct HazardItem {
     pub item: String,
     pub what: String,
-    /// How it is shown without cases, if it is.
+    /// How it is shown without cases, if it has none.
     pub otherwise: Option<String>,
 }
 
-/// What our guest program is compiled for.
+/// The target of the guest program.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Our guest program, linked statically.
+/// Builds the guest program, linked statically.
 pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
     static BUILT: Once<PathBuf> = Once::new();
     BUILT.get(|| build_guest(ctx))
@@ -86,24 +86,24 @@ fn build_guest(ctx: &Ctx) -> Result<PathBuf> {
     guest_path()
 }
 
-/// Where [`guest`] puts the program.
+/// The path of the program that [`guest`] builds.
 pub fn guest_path() -> Result<PathBuf> {
     Ok(release()?.join("luo-guest"))
 }
 
-/// Where programs for the virtual machine are put.
+/// The directory of programs for the virtual machine.
 fn release() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").context("CARGO_TARGET_DIR is not set")?;
     Ok(PathBuf::from(target).join(TARGET).join("release"))
 }
 
-/// Where [`luod`] and [`debian`] put luoctl.
+/// The path of luoctl that [`luod`] and [`debian`] build.
 pub fn luoctl() -> Result<PathBuf> {
     Ok(release()?.join("luoctl"))
 }
 
-/// luod, luoctl and clients in Rust and in C, linked statically, and what they are called in an
-/// image.
+/// Builds luod, luoctl and clients in Rust and in C, linked statically; returns them with their
+/// names in an image.
 pub fn luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     static BUILT: Once<Vec<(&'static str, PathBuf)>> = Once::new();
     BUILT.get(|| build_luod(ctx))
@@ -139,7 +139,8 @@ fn build_luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     ])
 }
 
-/// luod and an example of a service, linked statically, and what they are called under Debian.
+/// Builds luod and an example of a service, linked statically; returns them with their names
+/// under Debian.
 pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     let mut step = Step::start(ctx, "build luod and services");
     for what in [
@@ -165,7 +166,7 @@ pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     ])
 }
 
-/// luo-qemu, linked statically, and what it is called under Debian.
+/// luo-qemu, linked statically, and its path under Debian.
 pub fn qemu(ctx: &Ctx) -> Result<(&'static str, PathBuf)> {
     let mut step = Step::start(ctx, "build luo-qemu");
     let mut cargo = static_build(ctx);
@@ -175,11 +176,11 @@ pub fn qemu(ctx: &Ctx) -> Result<(&'static str, PathBuf)> {
     Ok(("usr/bin/luo-qemu", release()?.join("luo-qemu")))
 }
 
-/// `cargo build` of something for the virtual machine.
+/// `cargo build` for the virtual machine.
 fn static_build(ctx: &Ctx) -> Command {
     let mut cargo = cargo(ctx);
     cargo.args(["build", "--locked", "--release", "--target", TARGET]);
-    // Only the target's: build scripts stay dynamic.
+    // Only for the target: build scripts are linked dynamically.
     cargo.env(
         "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
         "-Ctarget-feature=+crt-static",
@@ -187,7 +188,7 @@ fn static_build(ctx: &Ctx) -> Command {
     cargo
 }
 
-/// `cargo` in our workspace.
+/// `cargo` in the workspace.
 pub fn cargo(ctx: &Ctx) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(ctx.top.join("tools"));
@@ -199,12 +200,12 @@ pub fn guest_tests(guest: &Path) -> Result<Vec<GuestTest>> {
     ask(guest, "list")
 }
 
-/// What the implementation in C gets wrong.
+/// The faults of the implementation in C.
 pub fn hazard_items(guest: &Path) -> Result<Vec<HazardItem>> {
     ask(guest, "hazards")
 }
 
-/// Runs the guest program on this machine, for what it prints as JSON.
+/// Runs the guest program on this machine, and parses its JSON output.
 fn ask<T: DeserializeOwned>(guest: &Path, command: &str) -> Result<T> {
     let output = Command::new(guest)
         .arg(command)
@@ -214,7 +215,7 @@ fn ask<T: DeserializeOwned>(guest: &Path, command: &str) -> Result<T> {
         .with_context(|| format!("`luo-guest {command}` does not print what it should"))
 }
 
-/// The base's kselftests, compiled as they are, and its init for those that kexec.
+/// The unmodified kselftests of the base, and its init for those with a kexec.
 pub struct BaseTests {
     dir: PathBuf,
 }
@@ -224,7 +225,7 @@ impl BaseTests {
         self.dir.join(name)
     }
 
-    /// Compiles them from the unchanged tree, in the way of the base's own `vmtest.sh`.
+    /// Compiles them from the unchanged tree, like the base's own `vmtest.sh`.
     pub fn build(ctx: &Ctx) -> Result<Self> {
         let base = source::base(ctx, Series::V7_3)?;
         let headers = build::headers(ctx, &base)?;

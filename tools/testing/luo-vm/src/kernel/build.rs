@@ -26,20 +26,20 @@ pub struct Kernel {
     pub version: String,
     /// The bzImage; a copy that other runs do not replace.
     pub image: PathBuf,
-    /// Where it was built.
+    /// The output directory.
     pub out: PathBuf,
-    /// What the compilers said against files of ours.
+    /// Warnings of the compilers about files of the overlay.
     pub findings: Vec<String>,
 }
 
 impl Kernel {
-    /// What it is called in results.
+    /// Its name in results.
     pub fn label(&self) -> String {
         let who = if self.flavour.is_ours() { "ours" } else { "C" };
         format!("{who} {}", self.version)
     }
 
-    /// A kernel that somebody else has built.
+    /// An existing kernel image.
     pub fn prebuilt(flavour: Flavour, image: PathBuf) -> Self {
         Self {
             flavour,
@@ -51,11 +51,11 @@ impl Kernel {
     }
 }
 
-/// What the output directory was built from.
+/// The hash of the source of the output directory.
 #[derive(Serialize, Deserialize, Default)]
 struct Stamp {
     digest: String,
-    /// What it was configured from.
+    /// The hash of the configuration fragments.
     #[serde(default)]
     config: String,
     objects: usize,
@@ -63,8 +63,8 @@ struct Stamp {
     findings: Vec<String>,
 }
 
-/// Objects of ours, and the crate that ours is part of. They are compiled once more after a build
-/// with findings, since a compiler says them only when it compiles.
+/// Objects of the overlay, and the crate that includes overlay files. They are compiled again
+/// after a build with warnings, since a compiler prints them only when it compiles.
 const OBJECTS: [&str; 6] = [
     "rust/kernel.o",
     "rust/helpers/helpers.o",
@@ -74,8 +74,8 @@ const OBJECTS: [&str; 6] = [
     "samples/rust/rust_liveupdate.o",
 ];
 
-/// Runs `make` on the output directory `out`, which stands in the kernel tree that it is for:
-/// then Kbuild calls the source `..`, and compiler caches hit whatever the tree is called.
+/// Runs `make` on the output directory `out`, which is inside its kernel tree: Kbuild then
+/// refers to the source as `..`, and compiler caches do not depend on the path of the tree.
 pub fn make(ctx: &Ctx, out: &Path) -> Command {
     let mut make = Command::new("make");
     make.arg("-C")
@@ -88,7 +88,7 @@ pub fn make(ctx: &Ctx, out: &Path) -> Command {
     make
 }
 
-/// Builds the kernel `flavour`, or finds it built.
+/// Builds the kernel `flavour`, if it is not up to date.
 pub fn kernel(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     static BUILT: [Once<Kernel>; FLAVOURS] = [const { Once::new() }; FLAVOURS];
     BUILT[flavour as usize].get(|| build(ctx, flavour))
@@ -126,7 +126,7 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     if stamp.digest == want && image.exists() {
         Step::start(ctx, title).done("up to date");
     } else {
-        // A build that does not come to its end leaves no stamp that says otherwise.
+        // An interrupted build must not leave a valid stamp.
         stamp.digest.clear();
         if stamp.config != config || !out.join(".config").exists() {
             stamp.config.clear();
@@ -145,10 +145,10 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         let mut objects = 0;
         let mut command = make(ctx, &out);
         if flavour == Flavour::Debug {
-            // The same code; Clippy speaks up while it is compiled.
+            // The same code; Clippy prints its warnings during the compilation.
             command.arg("CLIPPY=1");
         }
-        // What is built again is less than the whole; nobody knows how much less.
+        // An incremental build has fewer steps; their number is not known.
         let whole = match stamp.objects {
             0 => format!("of about {}", flavour.usual_steps()),
             steps => format!("steps; a build from nothing has {steps}"),
@@ -195,8 +195,8 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
     })
 }
 
-/// Whether a build of `steps` steps was one from nothing, which has about `usual`. A build that
-/// continues another one has less.
+/// Returns whether a build of `steps` steps was a full one, which has about `usual` steps. An
+/// incremental build has fewer.
 fn is_whole(steps: usize, usual: usize) -> bool {
     10 * steps > 9 * usual
 }
@@ -207,7 +207,7 @@ fn write_stamp(file: &Path, stamp: &Stamp) -> Result<()> {
 
 /// The headers of the base's userspace API.
 pub fn headers(ctx: &Ctx, base: &Base) -> Result<PathBuf> {
-    // Not the lock of the trees, which is held while a kernel is built.
+    // The lock of the trees is held during kernel builds, so that another lock is used here.
     let _lock = lock(&base.home.join("headers.lock"))?;
     let headers = base.home.join("headers");
     if !headers.is_dir() {
@@ -226,7 +226,7 @@ pub fn headers(ctx: &Ctx, base: &Base) -> Result<PathBuf> {
     Ok(headers.join("include"))
 }
 
-/// The versions of everything that compiles.
+/// The versions of all compilers.
 fn toolchain() -> Result<String> {
     let mut all = String::new();
     for tool in ["rustc", "bindgen", "clang", "ld.lld"] {

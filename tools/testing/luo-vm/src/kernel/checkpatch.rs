@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `checkpatch.pl --strict` of the base tree says about the series.
+//! Findings of `checkpatch.pl --strict` of the base tree about the series.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ use crate::kernel::series;
 use crate::kernel::source::{self, Series};
 use crate::report::step::Step;
 
-/// What is left as it is, and why; in the checkout.
+/// The accepted findings and the reasons, in the checkout.
 const EXCEPTIONS: &str = "patches/checkpatch-exceptions";
 
 /// A line of [`EXCEPTIONS`].
@@ -80,7 +80,7 @@ fn run(script: &Path, root: &Path, patch: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// What checkpatch says about each of `patches`. Results of earlier runs are kept in `build/`.
+/// The findings about each of `patches`. Results of earlier runs are cached in `build/`.
 fn findings(ctx: &Ctx, patches: &[PathBuf]) -> Result<Vec<Vec<String>>> {
     let base = source::base(ctx, Series::V7_3)?.pristine();
     let script = base.join("scripts/checkpatch.pl");
@@ -92,7 +92,7 @@ fn findings(ctx: &Ctx, patches: &[PathBuf]) -> Result<Vec<Vec<String>>> {
     };
     let mut keys = Vec::new();
     for patch in patches {
-        // The date is that of the newest commit.
+        // The date of the newest commit.
         let text = fs::read_to_string(patch)?;
         let text: Vec<&str> = text.lines().filter(|l| !l.starts_with("Date: ")).collect();
         keys.push(digest([tool.as_slice(), text.join("\n").as_bytes()]));
@@ -159,7 +159,7 @@ pub fn check(ctx: &Ctx, out: &Path) -> Result<Option<String>> {
     for (index, exception) in exceptions.iter().enumerate() {
         if !used.contains(&index) {
             bad.push(format!(
-                "{EXCEPTIONS}: {} {} has no use any more; remove it.",
+                "{EXCEPTIONS}: {} {} is no longer needed; remove it.",
                 exception.kind, exception.patches
             ));
         }

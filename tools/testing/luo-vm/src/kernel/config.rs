@@ -15,7 +15,7 @@ use crate::report::step::Step;
 /// Options that `make menuconfig` has set, on top of the tracked ones.
 pub const LOCAL: &str = "local.config";
 
-/// The text of the fragments of `flavour`, and of `local.config` for kernels of ours.
+/// The text of the fragments of `flavour`, and of `local.config` for kernels with the overlay.
 pub fn fragments(ctx: &Ctx, flavour: Flavour) -> Result<String> {
     let mut all = tracked(ctx, flavour)?;
     let local = ctx.top.join(LOCAL);
@@ -35,7 +35,7 @@ pub fn tracked(ctx: &Ctx, flavour: Flavour) -> Result<String> {
     Ok(all)
 }
 
-/// Configures `out`: tinyconfig and the fragments on top of it. `make` is what makes targets there.
+/// Configures `out`: tinyconfig and the fragments on top of it. `make` runs targets there.
 pub fn configure(
     ctx: &Ctx,
     flavour: Flavour,
@@ -66,7 +66,7 @@ pub fn configure(
     Ok(())
 }
 
-/// Configures `out`, and leaves out what Kconfig does not know or cannot have.
+/// Configures `out`, and omits options that Kconfig does not have or cannot set.
 pub fn set(
     step: &mut Step<'_>,
     make: impl Fn() -> Command,
@@ -82,7 +82,7 @@ pub fn set(
     step.run(make().arg("olddefconfig"), log)
 }
 
-/// The options of `fragments` that `config` does not have as requested; the last request counts.
+/// The options of `fragments` that `config` does not have as requested; the last request applies.
 pub fn missing<'a>(fragments: &'a str, config: &str) -> Vec<&'a str> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for line in fragments.lines() {

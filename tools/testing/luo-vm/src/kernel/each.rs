@@ -20,8 +20,8 @@ use crate::kernel::tree;
 use crate::report::step::Step;
 
 /// Builds the kernel of `make run` after each patch that [`series::write`] has written. States that
-/// have been built before, by this or another checkout, are not built again. Returns the first
-/// patch after which there is no kernel.
+/// have been built before, by this or another checkout, are skipped. Returns the first patch after
+/// which the build fails.
 pub fn build(ctx: &Ctx) -> Result<Option<String>> {
     let base = source::base(ctx, Flavour::Ours.series())?;
     let _lock = base.lock()?;
@@ -62,7 +62,7 @@ pub fn build(ctx: &Ctx) -> Result<Option<String>> {
         }
         let log = ctx.log(&format!("each-{:02}", number + 1));
         let make = || build::make(ctx, &out);
-        // The options of later patches are left out.
+        // The options of later patches are omitted.
         config::set(&mut step, make, &out, &fragments, &log)?;
         let outcome = step.run_with(make().arg("bzImage"), &log, |step, line| {
             step.progress(&format!("{} of {count}, {name}: {line}", number + 1));
@@ -77,12 +77,12 @@ pub fn build(ctx: &Ctx) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Stands for the content of `paths` under `dir` and for the configuration.
+/// A hash of the content of `paths` under `dir` and of the configuration.
 fn state(dir: &Path, paths: &[&PathBuf], fragments: &str) -> Result<String> {
     let mut parts = vec![fragments.as_bytes().to_owned()];
     for path in paths {
         parts.push(path.to_string_lossy().into_owned().into_bytes());
-        // A file that is not there differs from an empty one.
+        // A missing file differs from an empty one.
         match fs::read(dir.join(path)) {
             Ok(content) => parts.push([b"+", content.as_slice()].concat()),
             Err(error) if error.kind() == ErrorKind::NotFound => parts.push(b"-".to_vec()),
@@ -92,7 +92,7 @@ fn state(dir: &Path, paths: &[&PathBuf], fragments: &str) -> Result<String> {
     Ok(digest(parts.iter().map(Vec::as_slice)))
 }
 
-/// What a patch is called, with its topic.
+/// The name of a patch, with its topic.
 fn name(patch: &Path) -> String {
     let topic = patch.parent().and_then(Path::file_name).unwrap_or_default();
     let file = patch.file_stem().unwrap_or_default();

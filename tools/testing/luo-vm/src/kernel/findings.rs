@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the compilers said against files of ours.
+//! Warnings of the compilers about files of the overlay.
 
 use std::path::{Path, PathBuf};
 
-/// The warnings in a build log that are about the files `ours`, or by objtool about our crates.
+/// The warnings in a build log about the files `ours`, or of objtool about the crates of the
+/// overlay.
 pub fn findings(log: &str, ours: &[PathBuf]) -> Vec<String> {
     const CRATES: [&str; 3] = ["luo", "memfd_luo", "rust_liveupdate"];
     let lines: Vec<&str> = log.lines().collect();
@@ -13,7 +14,7 @@ pub fn findings(log: &str, ours: &[PathBuf]) -> Vec<String> {
         let Some((_, what)) = line.split_once("warning: ") else {
             continue;
         };
-        // rustc names the place in one of the next lines, clang in the same.
+        // rustc prints the location in one of the next lines, clang in the same.
         let place = lines[at..].iter().take(4).find_map(|l| l.split_once("../"));
         let place = place.map_or("", |(_, place)| {
             place.split_whitespace().next().unwrap_or(place)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernels that can be built, and what their configurations consist of.
+//! The kernels that can be built, and their configuration fragments.
 
 use clap::ValueEnum;
 
@@ -11,13 +11,13 @@ use crate::kernel::source::Series;
 pub enum Flavour {
     /// The Rust LUO.
     Ours,
-    /// The Rust LUO, with nothing that the unchanged base does not have.
+    /// The Rust LUO, with the same options as the unchanged base.
     Bench,
-    /// The Rust LUO with everything that checks.
+    /// The Rust LUO with debugging options.
     Debug,
     /// The same with KASAN and kmemleak.
     Kasan,
-    /// The Rust LUO with what Debian and systemd need.
+    /// The Rust LUO with the options that Debian and systemd need.
     Debian,
     /// The unchanged base, with the LUO in C.
     Peer,
@@ -25,7 +25,7 @@ pub enum Flavour {
     Peer72,
 }
 
-/// How many there are.
+/// The number of flavours.
 pub const FLAVOURS: usize = Flavour::Peer72 as usize + 1;
 
 impl Flavour {
@@ -48,12 +48,12 @@ impl Flavour {
         }
     }
 
-    /// Whether its LUO is the one in Rust.
+    /// Returns whether it has the LUO in Rust.
     pub fn is_ours(self) -> bool {
         !matches!(self, Flavour::Peer | Flavour::Peer72)
     }
 
-    /// Configuration fragments, later ones win.
+    /// Configuration fragments; later ones have priority.
     pub fn fragments(self) -> &'static [&'static str] {
         match self {
             Flavour::Ours => &["base.config", "rust.config"],
@@ -65,8 +65,8 @@ impl Flavour {
         }
     }
 
-    /// Steps of a build from nothing, for the progress line of the first one: counted for ours,
-    /// and for the others what their configurations differ by.
+    /// The number of steps of a full build, for the progress of the first build: counted for
+    /// `ours`, and estimated for the others from the differences of their configurations.
     pub fn usual_steps(self) -> usize {
         match self {
             Flavour::Ours => 2042,

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernels of which a text was changed after they were built.
+//! Kernels with a text that was changed after the build.
 //!
-//! For tests of what examines kernels. Building a kernel with another version of a format takes
-//! minutes; this takes seconds, and what comes out is a kernel that boots, since everything stays
-//! where it was.
+//! For tests of programs that examine kernels. Building a kernel with another version of a format
+//! takes minutes; this takes seconds, and the result boots, since all addresses stay the same.
 
 use std::fs;
 use std::io::Write;
@@ -19,13 +18,13 @@ use crate::ctx::Ctx;
 use crate::kernel::build::Kernel;
 use crate::report::step::Step;
 
-/// A text that ends with a null byte in the kernel, and what it becomes; both are as long.
+/// A null-terminated text in the kernel, and its replacement of the same length.
 pub type Change = (&'static str, &'static str);
 
-/// How Zstandard begins.
+/// The magic number of Zstandard.
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// How a kernel is compressed: as its build does, but harder.
+/// The options for compressing a kernel: those of its build, with a higher level.
 const PACK: [&str; 4] = [
     "-22",
     "--ultra",
@@ -33,10 +32,10 @@ const PACK: [&str; 4] = [
     "--zstd=hlog=27,clog=28,slog=12,tlen=131072",
 ];
 
-/// The length of the kernel, which follows it in an image when it is compressed.
+/// The length of the uncompressed kernel, which follows the compressed kernel in an image.
 const TRAILER: usize = 4;
 
-/// A copy of the image of `kernel`, whose kernel has other texts.
+/// A copy of the image of `kernel` with other texts.
 pub fn image(ctx: &Ctx, kernel: &Kernel, name: &str, changes: &[Change]) -> Result<PathBuf> {
     let step = Step::start(ctx, format!("patch kernel {name}"));
     let mut file = fs::read(&kernel.image)?;
@@ -73,9 +72,8 @@ pub fn image(ctx: &Ctx, kernel: &Kernel, name: &str, changes: &[Change]) -> Resu
     Ok(path)
 }
 
-/// Changed texts compress worse than those that were there. Room comes from those that a kernel
-/// only prints, and that nobody misses in a test: addresses of web pages, and the names of the
-/// compilers.
+/// Changed texts may compress worse than the original ones. To compensate, texts that the kernel
+/// only prints are cleared: addresses of web pages, and the names of the compilers.
 fn make_room(kernel: &mut [u8]) -> Result<()> {
     let compilers = Regex::new(r"Linux version [^\x00\n]*?\([^\x00\n()]*\) (\([^\x00\n]*\)) #")?;
     let compilers = compilers.captures(kernel).and_then(|found| found.get(1));
@@ -92,7 +90,7 @@ fn make_room(kernel: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// Replaces a text wherever it is in a kernel.
+/// Replaces all occurrences of a text in a kernel.
 fn replace(kernel: &mut [u8], from: &str, to: &str) -> Result<()> {
     let text = [from.as_bytes(), b"\0"].concat();
     let places: Vec<usize> = kernel
@@ -108,7 +106,7 @@ fn replace(kernel: &mut [u8], from: &str, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets `zstd` compress or decompress something.
+/// Runs `zstd` to compress or decompress data.
 fn zstd(args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     let mut zstd = Command::new("zstd");
     zstd.args(args).args(["-q", "-c"]);
@@ -118,7 +116,7 @@ fn zstd(args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     let output = std::thread::scope(|scope| {
         let writer = scope.spawn(move || stdin.write_all(input));
         let output = child.wait_with_output();
-        // If it does not read everything, its status says why.
+        // If it does not read all input, its exit status is an error.
         let _ = writer.join();
         output
     })?;

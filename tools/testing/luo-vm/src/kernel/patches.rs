@@ -28,11 +28,11 @@ pub struct Patch {
     pub name: String,
     /// The commit message, trailers included.
     pub message: String,
-    /// Files of the overlay that belong to it; `dir/` means everything below it.
+    /// Files of the overlay that belong to it; `dir/` means all files below it.
     pub files: Vec<String>,
     /// Files of the base that it removes.
     pub removes: Vec<PathBuf>,
-    /// Changes of files of the base, or nothing.
+    /// Changes of files of the base; may be empty.
     pub diff: String,
 }
 
@@ -86,7 +86,7 @@ impl Patch {
         })
     }
 
-    /// How exactly this patch names `path`: the length of the pattern that fits best.
+    /// How exactly this patch names `path`: the length of the longest matching pattern.
     pub fn claims(&self, path: &Path) -> Option<usize> {
         let path = path.to_string_lossy();
         let fits = |pattern: &&String| {

@@ -2,7 +2,7 @@
 
 //! The whole change as series of patches with messages, one series for each topic.
 //!
-//! `patches/order` names them; see there for what a patch consists of.
+//! `patches/order` names them; it also describes the contents of a patch.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::kernel::source::{self, Series};
 use crate::kernel::tree::{self, Change};
 use crate::report::step::Step;
 
-/// Which patch each file of the overlay comes with.
+/// The patch of each file of the overlay.
 fn owners(patches: &[Patch], overlay: &[PathBuf]) -> Result<BTreeMap<String, Vec<PathBuf>>> {
     let mut owners: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for path in overlay {
@@ -82,7 +82,7 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
             repo.commit(&patch.message, author)?;
             count += 1;
         }
-        // The number makes the order of the directories that of the series.
+        // The number gives the directories the order of the series.
         let dir = out.join(format!("{:02}-{}", number + 1, topic.name));
         fs::create_dir_all(&dir)?;
         let mut git = repo.git();
@@ -106,14 +106,14 @@ pub fn write(ctx: &Ctx) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// Puts the cover letter of `topic` into the one that git has made.
+/// Inserts the cover letter of `topic` into the template of git.
 fn cover(ctx: &Ctx, topic: &Topic, dir: &Path) -> Result<()> {
     let path = ctx.top.join(patches::DIR).join(&topic.name).join("cover");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("The topic {} has no cover letter.", topic.name))?;
     let (subject, body) = text.split_once("\n\n").with_context(|| {
         format!(
-            "{} has to be a subject, an empty line and a text.",
+            "{} must be a subject, an empty line and a text.",
             ctx.shown(&path)
         )
     })?;
@@ -134,7 +134,7 @@ pub fn written(out: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Applies the series with `git am` to the files of the base that it changes, and compares the
-/// outcome with the prepared tree. `out` is where [`write`] has written it.
+/// result with the prepared tree. `out` is the directory that [`write`] has returned.
 pub fn check(ctx: &Ctx, out: &Path) -> Result<Option<String>> {
     let base = source::base(ctx, Series::V7_3)?.pristine();
     let change = tree::change(ctx, &base)?;
@@ -159,7 +159,7 @@ pub fn check(ctx: &Ctx, out: &Path) -> Result<Option<String>> {
     Ok(there.map(|path| format!("after git am, {} is still there", path.display())))
 }
 
-/// A repository with those files of the base that the change touches.
+/// A repository with the files of the base that the patches change.
 pub struct Repo {
     pub dir: PathBuf,
     date: String,
@@ -171,7 +171,7 @@ impl Repo {
         let dir = ctx.build.join("series");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
-        // The time of the newest commit of the checkout, so that the series is the same each time.
+        // The time of the newest commit of the checkout, so that the series is reproducible.
         let mut log = Command::new("git");
         log.args(["-c", "safe.directory=*", "-C"]).arg(&ctx.top);
         let date = log.args(["log", "-1", "--format=%aI"]).output();

@@ -14,13 +14,13 @@ use crate::ctx::Ctx;
 use crate::files::{digest, files};
 use crate::report::step::Step;
 
-/// Names under which output directories stand in a tree; they are no part of it.
+/// Names of output directories in a tree, which are not part of it.
 pub const OUT_PREFIX: &str = "out-";
 
 /// A kernel series that can be a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Series {
-    /// What ours is built on.
+    /// The base of our kernel.
     V7_3,
     /// An older one, only to update from.
     V7_2,
@@ -43,7 +43,7 @@ impl Series {
 #[derive(Debug, Clone)]
 pub struct Base {
     pub version: String,
-    /// Directory of this base; holds `base` and what is derived from it.
+    /// The directory of this base, with `base` and derived trees.
     pub home: PathBuf,
 }
 
@@ -53,13 +53,13 @@ impl Base {
         self.home.join("base")
     }
 
-    /// Keeps other runs out of the trees of this base until the result is dropped.
+    /// Locks the trees of this base until the result is dropped.
     pub fn lock(&self) -> Result<File> {
         lock(&self.home.join("lock"))
     }
 }
 
-/// Waits for the lock `path`, and keeps other runs out until the result is dropped.
+/// Takes the lock `path`, and holds it until the result is dropped.
 pub fn lock(path: &Path) -> Result<File> {
     let file = File::create(path)?;
     flock(&file, FlockOperation::LockExclusive)?;
@@ -102,7 +102,7 @@ pub fn base(ctx: &Ctx, series: Series) -> Result<Base> {
         if !version.starts_with(&format!("{}.", series.number())) {
             let _ = fs::remove_dir_all(&tmp);
             bail!(
-                "{} is Linux {version}; the base has to be Linux {}.x.",
+                "{} is Linux {version}; the base must be Linux {}.x.",
                 origin.name(),
                 series.number()
             );
@@ -239,7 +239,7 @@ impl Origin {
             .unwrap_or_default()
     }
 
-    /// Changes whenever the content may have changed.
+    /// A value that changes if the content may have changed.
     fn key(&self) -> Result<String> {
         let text = match self {
             Origin::Git(_, head) => head.clone(),

@@ -2,8 +2,8 @@
 
 //! The prepared tree: a base with the overlay, the hooks and the removals of this checkout.
 //!
-//! What the tree has to contain is computed first; then only files whose content differs are
-//! written, so that `make` in the tree rebuilds only what has changed.
+//! The contents of the tree are computed first; then only files whose content differs are
+//! written, so that `make` in the tree rebuilds only changed files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ use crate::kernel::patches::{self, Patch};
 use crate::kernel::source::{version, Base, OUT_PREFIX};
 use crate::report::step::Step;
 
-/// Directories of the checkout that lie over the base tree.
+/// Directories of the checkout that are copied over the base tree.
 const OVERLAY: [&str; 8] = [
     "arch",
     "kernel",
@@ -30,14 +30,14 @@ const OVERLAY: [&str; 8] = [
     "Documentation",
 ];
 
-/// Pages about the project, which no kernel tree has.
+/// Pages about the project, which do not belong to a kernel tree.
 const PROJECT: &str = "Documentation/project";
 
 /// The change that this checkout makes to a base tree.
 pub struct Change {
     /// Content of every file that is new or changed.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
-    /// Files of the base that go.
+    /// Removed files of the base.
     pub removed: BTreeSet<PathBuf>,
 }
 
@@ -46,13 +46,13 @@ pub struct Prepared {
     pub dir: PathBuf,
     /// The files that are new, changed or removed.
     pub files: BTreeSet<PathBuf>,
-    /// Stands for the whole content of the change.
+    /// A hash of the whole change.
     pub digest: String,
-    /// Stands for what the change says to Kconfig.
+    /// A hash of the changes of Kconfig files.
     pub kconfig: String,
 }
 
-/// The files of the checkout that lie over the base.
+/// The files of the checkout that are copied over the base.
 pub fn overlay(ctx: &Ctx) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for dir in OVERLAY.iter().filter(|dir| ctx.top.join(dir).is_dir()) {
@@ -115,7 +115,7 @@ pub fn apply_hook(ctx: &Ctx, patch: &Patch, dir: &Path) -> Result<()> {
 
 /// Computes the change that this checkout makes to `base`.
 pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
-    // Each thread has its own.
+    // Each thread has its own directory.
     let stage = format!("stage-{:?}", std::thread::current().id());
     let stage = ctx.build.join(stage);
     let _ = fs::remove_dir_all(&stage);
@@ -162,7 +162,7 @@ pub fn change(ctx: &Ctx, base: &Path) -> Result<Change> {
     })
 }
 
-/// Makes, or brings up to date, the prepared tree of `base`. The base's lock is held.
+/// Creates or updates the prepared tree of `base`. The caller must hold the lock of the base.
 pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
     let step = Step::start(ctx, "prepare the tree");
     let pristine = base.pristine();
@@ -179,7 +179,7 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
         .chain(&change.removed)
         .cloned()
         .collect();
-    // Written first: a run that is interrupted leaves nothing that the next would not restore.
+    // Written first, so that the next run restores all files after an interruption.
     let both: BTreeSet<_> = before.union(&now).collect();
     fs::write(&manifest, serde_json::to_vec(&both)?)?;
 
@@ -215,11 +215,11 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
     })
 }
 
-/// Puts the change into a tree of the user's.
+/// Applies the change to a tree of the user.
 pub fn apply(ctx: &Ctx, tree: &Path) -> Result<()> {
     let version = version(tree)?;
     if !version.starts_with("7.3.") {
-        bail!("KERNEL_SRC is Linux {version}; the base has to be Linux 7.3.x.");
+        bail!("KERNEL_SRC is Linux {version}; the base must be Linux 7.3.x.");
     }
     let step = Step::start(ctx, "apply");
     let change = change(ctx, tree)?;
@@ -238,7 +238,7 @@ pub fn apply(ctx: &Ctx, tree: &Path) -> Result<()> {
 }
 
 impl Change {
-    /// Stands for the content of the files that `counts` picks.
+    /// A hash of the content of the files that `counts` selects.
     fn digest(&self, counts: impl Fn(&Path) -> bool) -> String {
         let mut text = String::new();
         for (path, content) in self.files.iter().filter(|(path, _)| counts(path)) {
@@ -251,7 +251,7 @@ impl Change {
     }
 }
 
-/// The copy `name` of the tree of `base`, which is made if it is not there.
+/// The copy `name` of the tree of `base`, which is created if it does not exist.
 pub fn linked(base: &Base, name: &str) -> Result<PathBuf> {
     let dir = base.home.join(name);
     if !dir.is_dir() {

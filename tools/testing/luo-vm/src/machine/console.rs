@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The serial console of a virtual machine: who wrote which line, and what must not be there.
+//! The serial console of a virtual machine: separates the kernel log from the output of
+//! programs, and detects warnings.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Where a line of the kernel log begins, when it stands in the midst of another line.
+/// The beginning of a line of the kernel log within another line.
 static STAMP: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\[ *\d+\.\d{6}\] ").expect("a constant pattern"));
 
-/// What no kernel log may contain.
+/// Warnings and errors in the kernel log.
 static SPLAT: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
         r"WARNING:|\bBUG:|\bOops\b|Kernel panic|general protection|possible (circular|recursive|irq)",
@@ -22,7 +23,7 @@ static SPLAT: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a constant pattern")
 });
 
-/// What a test says before it makes the kernel panic on purpose.
+/// The announcement of an intended panic by a test.
 const EXPECTS_PANIC: &str = "# expect-panic";
 
 /// The console of one run of a machine, over all its boots.
@@ -32,13 +33,13 @@ pub struct Console {
     pub kernel: Vec<String>,
     /// Lines that programs wrote.
     pub user: Vec<String>,
-    /// Everything, in order.
+    /// All lines, in order.
     pub all: Vec<String>,
 }
 
 impl Console {
-    /// Sorts the lines of `raw`. A kernel message cuts a program's line where it happens to be;
-    /// the two are taken apart again.
+    /// Sorts the lines of `raw`. A kernel message may interrupt a line of a program; the two
+    /// are separated.
     pub fn read(raw: &str) -> Self {
         let mut console = Self::default();
         let mut cut = String::new();
@@ -69,7 +70,7 @@ impl Console {
         lines.find_map(|line| Some(line.strip_prefix(EXPECTS_PANIC)?.trim()))
     }
 
-    /// Whether the kernel has panicked as a test has announced it, and nothing came after that.
+    /// Returns whether the kernel has panicked as announced by a test, and printed nothing after it.
     pub fn panicked_as_expected(&self) -> bool {
         let Some(expected) = self.expected_panic() else {
             return false;
@@ -83,7 +84,7 @@ impl Console {
         if self.expected_panic().is_some() {
             return Vec::new();
         }
-        // Leak reports come from a file that the guest prints.
+        // Leak reports are from a file that the guest prints.
         self.all
             .iter()
             .map(String::as_str)

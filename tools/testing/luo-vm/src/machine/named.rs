@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 /// A kind of machine.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// What tests call it.
+    /// Its name in tests.
     pub name: &'static str,
-    /// What QEMU has to be told for it, on top of what all machines have.
+    /// Its QEMU options, in addition to the common ones.
     pub arguments: &'static [&'static str],
     /// Kernel parameters that it needs.
     pub params: &'static str,
@@ -29,10 +29,10 @@ pub const Q35: Machine = Machine {
     params: "",
 };
 
-/// All of them. One more is an entry here; a test then names it.
+/// All machines. A new machine needs an entry here, and tests refer to its name.
 const MACHINES: [&Machine; 2] = [&PC, &Q35];
 
-/// The machine called `name`. No name stands for [`PC`].
+/// The machine called `name`; [`PC`] if there is no name.
 pub fn machine(name: &str) -> Result<&'static Machine> {
     if name.is_empty() {
         return Ok(&PC);

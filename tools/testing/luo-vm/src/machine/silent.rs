@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Machines that have stopped: how long one may say nothing, and what is to be seen of one that
-//! says nothing for longer.
+//! Machines that have stopped: the time limits for output, and the state of a machine that exceeds
+//! them.
 //!
 //! The unchanged base can hang at boot: its clocksource watchdog waits for another processor without
-//! an end, see `patches/time`. On a busy host that happens about once in 300 boots. A machine that
-//! boots such a kernel is therefore started again, once. One that boots only kernels of ours is not:
-//! if it stands still, that is a fault.
+//! a limit, see `patches/time`. On a busy host, this happens about once in 300 boots. A machine that
+//! boots such a kernel is therefore restarted, once. A machine that only boots kernels with the
+//! overlay is not: if it hangs, that is a fault.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,24 +23,24 @@ use serde_json::{json, Value};
 pub struct Limits {
     /// Before the init of its first kernel, which takes some seconds.
     pub before_init: Duration,
-    /// Afterwards. [`None`] if its output cannot be taken back.
+    /// Afterwards. [`None`] if its output cannot be discarded.
     pub later: Option<Duration>,
 }
 
 impl Limits {
-    /// Those of a machine whose output is used when it has ended.
+    /// The limits of a machine whose output is used after its end.
     pub const ALWAYS: Self = Self {
         before_init: Duration::from_secs(120),
         later: Some(Duration::from_secs(300)),
     };
 
-    /// Those of a machine whose output is used as it comes.
+    /// The limits of a machine whose output is used immediately.
     pub const BEFORE_INIT: Self = Self {
         later: None,
         ..Self::ALWAYS
     };
 
-    /// Those of a kernel that is `slowness` times slower than usual.
+    /// The limits of a kernel that is `slowness` times slower than usual.
     pub fn times(self, slowness: u32) -> Self {
         Self {
             before_init: self.before_init * slowness,
@@ -52,7 +52,7 @@ impl Limits {
 /// How long a machine may remain silent after [`nudge`].
 pub const AFTER_NUDGE: Duration = Duration::from_secs(60);
 
-/// How long QEMU has for an answer.
+/// The time limit for an answer of QEMU.
 const ANSWER: Duration = Duration::from_secs(20);
 
 /// A connection to QEMU's monitor.
@@ -105,10 +105,10 @@ impl Monitor {
     }
 }
 
-/// What the processors of a machine and the threads of its QEMU do.
+/// Returns the state of the processors of a machine and of the threads of its QEMU.
 pub fn look(monitor: &Path, qemu: u32, processors: u32) -> String {
     let mut seen = String::new();
-    // An answer that does not come says that QEMU itself stands still.
+    // A missing answer means that QEMU itself hangs.
     match Monitor::connect(monitor) {
         Ok(mut monitor) => {
             let lapics = (0..processors).map(|n| format!("info lapic {n}"));
@@ -138,8 +138,8 @@ pub fn look(monitor: &Path, qemu: u32, processors: u32) -> String {
     seen
 }
 
-/// The lines of what [`look`] saw that tell whether a processor is halted and which interrupts it
-/// has; they go where only the summary of a run is kept.
+/// The lines of the output of [`look`] that show whether a processor is halted, and its interrupts:
+/// for the summary of a run.
 pub fn essence(seen: &str) -> String {
     const LINES: [&str; 5] = ["RIP=", "LVTT", "Timer", "ISR", "IRR"];
     let lines = seen.lines().map(str::trim);
@@ -150,7 +150,7 @@ pub fn essence(seen: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Stops the processors and lets them go on, so that each looks at its interrupts once more.
+/// Stops and continues the processors, so that each checks its interrupts again.
 pub fn nudge(monitor: &Path) -> Result<()> {
     let mut monitor = Monitor::connect(monitor)?;
     monitor.execute(&json!({"execute": "stop"}))?;

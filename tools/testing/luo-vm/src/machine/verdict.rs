@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the run of a machine says about tests.
+//! The results of tests in a run of a machine.
 
 use crate::ctx::Ctx;
 use crate::machine::vm::Run;
 use crate::report::ktap::{self, Status};
 use crate::report::results::Report;
 
-/// How a machine that our guest program runs has to end.
+/// The expected end of a machine with the guest program.
 pub const GOOD: &str = "luo-guest exits with 0, and the kernel log has no warning";
 
 impl Run {
-    /// Why this run cannot have been a good one, whatever its tests say.
+    /// Why this run has failed, independent of the results of its tests.
     pub fn complaint(&self) -> Option<String> {
         if let Some(limit) = self.timed_out {
             return Some(format!("no end after {} s", limit.as_secs()));
@@ -22,7 +22,7 @@ impl Run {
             .map(|splat| format!("the kernel log has: {splat}"))
     }
 
-    /// As [`Run::complaint`], for a machine whose init is our guest program.
+    /// Like [`Run::complaint`], for a machine whose init is the guest program.
     pub fn guest_complaint(&self) -> Option<String> {
         self.complaint().or_else(|| match self.console.exit() {
             Some(0) => None,
@@ -31,7 +31,7 @@ impl Run {
         })
     }
 
-    /// A failure in three lines: what was expected, what came, and where the whole console is.
+    /// A failure in three lines: the expectation, the result, and the log of the console.
     pub fn failure(&self, ctx: &Ctx, expected: &str, came: &str) -> String {
         let mut came = came.lines().collect::<Vec<_>>().join("; ");
         if let Some(last) = self.console.tail(1).first() {
@@ -41,8 +41,8 @@ impl Run {
         format!("expected: {expected}\ngot: {came}\nlog: {log}")
     }
 
-    /// Puts the KTAP that programs printed in a machine run by our guest into `report`. `expected`
-    /// are the tests that must have reported.
+    /// Adds the KTAP output of a machine with the guest program to `report`. `expected` are the
+    /// tests that must have a result.
     pub fn judge(&self, ctx: &Ctx, report: &mut Report, prefix: &str, expected: &[&str]) {
         let ktap = ktap::parse(self.console.user.iter().map(String::as_str));
         let failed_before = report.failed();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading KTAP, version 1, as kselftests and KUnit print it.
+//! Parses KTAP, version 1, the output of kselftests and KUnit.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// How a test ended.
+/// The result of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     Passed,
@@ -14,21 +14,21 @@ pub enum Status {
     Skipped(String),
 }
 
-/// A test that has no tests below it, or failed though those below it passed.
+/// A test without subtests, or one that failed although its subtests passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestResult {
-    /// Names from the outermost test inwards, joined by dots.
+    /// The names from the outermost test to this one, joined by dots.
     pub name: String,
     pub status: Status,
-    /// Diagnostic lines that it printed.
+    /// Its diagnostic lines.
     pub diagnostics: Vec<String>,
 }
 
-/// What a stream of KTAP said.
+/// A parsed stream of KTAP.
 #[derive(Debug, Default)]
 pub struct Ktap {
     pub results: Vec<TestResult>,
-    /// Where the stream breaks its own plan.
+    /// Violations of the plan.
     pub problems: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ struct Level {
     plan: Option<usize>,
 }
 
-/// Reads the lines of one boot; lines that are not KTAP do not matter.
+/// Parses the lines of one boot; lines that are not KTAP are ignored.
 pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Ktap {
     let mut out = Ktap::default();
     let mut levels: Vec<Level> = Vec::new();

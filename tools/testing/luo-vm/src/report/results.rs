@@ -10,10 +10,10 @@ use crate::report::step;
 /// The group in which nothing may be skipped.
 const STRICT: &str = "kselftest-base";
 
-/// What is no result, but must not be overlooked.
+/// Important messages that are not results.
 static NOTICES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Prints what is no result, but must not be overlooked: now, and in the summary.
+/// Prints an important message that is not a result: now, and in the summary.
 pub fn notice(text: &str) {
     let line = format!("NOTE {text}");
     step::print(&line);
@@ -23,7 +23,7 @@ pub fn notice(text: &str) {
         .push(line);
 }
 
-/// What was tested in a group.
+/// The results of a group.
 pub struct Report {
     group: &'static str,
     passed: usize,
@@ -33,7 +33,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report of a group of which nothing has run.
+    /// The report of a group that has not run.
     pub fn new(group: &'static str) -> Self {
         Self {
             group,
@@ -44,7 +44,7 @@ impl Report {
         }
     }
 
-    /// Ends the group. A group in which nothing ran has failed.
+    /// Ends the group. A group without results has failed.
     pub fn end(&mut self) {
         if self.passed + self.failed == 0 {
             self.fail("nothing ran", "");
@@ -72,12 +72,12 @@ impl Report {
         self.group
     }
 
-    /// How many results were good so far.
+    /// The number of passed tests so far.
     pub fn passed(&self) -> usize {
         self.passed
     }
 
-    /// How many results were bad so far.
+    /// The number of failed tests so far.
     pub fn failed(&self) -> usize {
         self.failed
     }
@@ -90,7 +90,7 @@ impl Report {
         self.add("FAIL", name, why);
     }
 
-    /// Passes if there is nothing to say against it.
+    /// Adds a result, which passes if there is no failure.
     pub fn check(&mut self, name: &str, against: Option<String>) {
         match against {
             None => self.pass(name),
@@ -98,7 +98,7 @@ impl Report {
         }
     }
 
-    /// As [`Report::check`], for something that could not even be tried.
+    /// Like [`Report::check`], for a check that may be impossible.
     pub fn attempt(&mut self, name: &str, result: anyhow::Result<Option<String>>) {
         self.check(
             name,
@@ -106,21 +106,20 @@ impl Report {
         );
     }
 
-    /// Says that something was not tested; it counts neither way, but it is not hidden.
+    /// Reports a skipped test, which is neither passed nor failed.
     pub fn not_run(&mut self, name: &str, why: &str) {
         let line = format!("SKIP {}: {name}: {why}", self.group);
         step::print(&line);
         self.notes.push(line);
     }
 
-    /// Takes over one result. A test that skipped itself has tested nothing: it is not a pass,
-    /// and it stays in sight.
+    /// Adds the result of a test. A skipped test is not a pass, and is shown.
     pub fn result(&mut self, prefix: &str, result: &TestResult) {
         let name = format!("{prefix}{}", result.name);
         match &result.status {
             Status::Passed => self.pass(&name),
             Status::Failed => self.fail(&name, &result.diagnostics.join("\n")),
-            // The base's own tests skip where the machine lacks something that ours must have.
+            // The base's own tests skip if the machine lacks a feature, which must not happen here.
             Status::Skipped(why) if self.group == STRICT => {
                 self.fail(&name, &format!("it skipped itself: {why}"));
             }
@@ -129,7 +128,7 @@ impl Report {
     }
 }
 
-/// Prints the summary; its last line is `N passed, N failed`. True if all is well.
+/// Prints the summary; its last line is `N passed, N failed`. Returns true if nothing failed.
 pub fn summary(reports: &[Report]) -> bool {
     println!();
     for report in reports {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One line a step: what is being done, how far it is, how long it took, and where its log is.
+//! One line per step: its name, its progress, its duration, and its log.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -15,13 +15,13 @@ use regex::Regex;
 
 use crate::ctx::Ctx;
 
-/// Lines of a log that say why it failed.
+/// Lines of a log with the reason of a failure.
 static RELEVANT: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?i)\b(error|fatal|undefined|failed|cannot|no such)\b|\*\*\*|^warning: unused")
         .expect("the pattern is constant")
 });
 
-/// How often a step says that it still runs where there is no terminal to animate.
+/// How often a step prints that it is still running, without a terminal.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// The steps in progress on a terminal; several threads may have one.
@@ -32,7 +32,7 @@ pub fn print(text: &str) {
     BARS.suspend(|| println!("{text}"));
 }
 
-/// As [`print`], to the standard error.
+/// Like [`print`], to the standard error.
 fn note(text: &str) {
     BARS.suspend(|| eprintln!("{text}"));
 }
@@ -71,7 +71,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Says how far the step is.
+    /// Shows the progress of the step.
     pub fn progress(&mut self, detail: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(format!("{}: {detail}", self.title)),
@@ -85,7 +85,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Says what happens now; that stays on the screen.
+    /// Prints a message, which stays on the screen.
     pub fn say(&self, what: &str) {
         let line = format!("{}    {what}", elapsed(self.started));
         note(&line);
@@ -102,9 +102,10 @@ impl<'a> Step<'a> {
         note(&format!("{time}  {}{colon}{detail}", self.title));
     }
 
-    /// Runs `command`; its output goes to the log file. `line` sees each line of output.
+    /// Runs `command` with its output in the log file. `line` is called for each line of
+    /// output.
     ///
-    /// A failure names the log and quotes the lines of it that matter.
+    /// An error names the log and quotes its relevant lines.
     pub fn run_with(
         &mut self,
         command: &mut Command,
@@ -122,7 +123,7 @@ impl<'a> Step<'a> {
             .stdout(writer.try_clone()?)
             .stderr(writer);
         let spawned = command.spawn();
-        // The command holds the writing ends; let go of them, or the pipe never ends.
+        // Drop the command, which holds the writing ends: otherwise the pipe never ends.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = match spawned {
@@ -168,7 +169,7 @@ impl<'a> Step<'a> {
         Ok(())
     }
 
-    /// Runs `command`; its output goes to the log file.
+    /// Runs `command` with its output in the log file.
     pub fn run(&mut self, command: &mut Command, log: &Path) -> Result<()> {
         self.run_with(command, log, |_, _| {})
     }
@@ -195,7 +196,7 @@ fn quoted(command: &Command) -> String {
         .join(" ")
 }
 
-/// The lines of a failed command's output that matter.
+/// The relevant lines of the output of a failed command.
 fn excerpt(lines: &[String]) -> String {
     const MAX: usize = 16;
     let first = lines.iter().position(|l| RELEVANT.is_match(l));

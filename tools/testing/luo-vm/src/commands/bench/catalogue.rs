@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is measured, and what is hoped for.
+//! The benchmarks and their goals.
 
 /// One run of a machine.
 pub struct Run {
@@ -12,16 +12,16 @@ pub struct Run {
     pub quick: bool,
     /// The ratio, ours to C, that a figure should reach.
     pub targets: &'static [(&'static str, f64)],
-    /// The curve that it is a point of, and where on it.
+    /// The curve and the position of its point.
     #[cfg_attr(not(feature = "plots"), expect(dead_code))]
     pub curve: Option<(&'static str, u64)>,
 }
 
-/// What a run can tell.
+/// A figure of a run.
 pub struct Figure {
     pub name: &'static str,
     pub title: &'static str,
-    /// What the guest or the kernel log said, to be added up.
+    /// The values of the guest or the kernel log to add up.
     pub keys: &'static [&'static str],
 }
 

@@ -15,7 +15,7 @@ use super::{median, Measured, Values};
 const SIZE: (u32, u32) = (900, 560);
 const FONT: &str = "sans-serif";
 
-/// A plot: its file, what it shows, its axes, and the curve and figure that it is about.
+/// A plot: its file, its title, its axes, its curve and its figure.
 const CURVES: [(&str, &str, &str, &str, &str, &str); 6] = [
     (
         "create",
@@ -67,12 +67,12 @@ const CURVES: [(&str, &str, &str, &str, &str, &str); 6] = [
     ),
 ];
 
-/// What it is called, its points, and its colour.
+/// Its name, its points, and its colour.
 type Line<'a> = (&'a str, Vec<(f64, f64)>, RGBColor);
 
 type Area<'a, B> = DrawingArea<B, Shift>;
 
-/// Draws everything that there are figures for.
+/// Draws all plots with figures.
 pub fn all(dir: &Path, machine: &str, measured: &Measured) -> Result<()> {
     register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
         .map_err(|_| anyhow!("the font cannot be used"))?;
@@ -96,12 +96,12 @@ pub fn all(dir: &Path, machine: &str, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-/// What is drawn into the file `path`.
+/// The drawing area of the file `path`.
 fn area(path: &Path) -> Area<'_, SVGBackend<'_>> {
     SVGBackend::new(path, SIZE).into_drawing_area()
 }
 
-/// The points of a curve. Microseconds and KiB both become larger units here.
+/// The points of a curve. Converts microseconds and KiB to larger units.
 fn points(
     curve: &str,
     figure: &str,

@@ -59,7 +59,7 @@ pub fn plain(rows: &[Row]) -> String {
     text
 }
 
-/// For the documentation: as the other, but with the phases of the smallest blackout only.
+/// For the documentation: the same, but only with the phases of the smallest blackout.
 pub fn rst(caption: &str, rows: &[Row]) -> String {
     let mut text = format!(
         ".. SPDX-License-Identifier: GPL-2.0\n\n.. Written by `make bench`.\n\n\

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a case ended.
+//! The result of a case.
 
 use std::fmt;
 
@@ -10,27 +10,27 @@ use crate::machine::console::Console;
 use crate::machine::vm::Run;
 use crate::report::ktap::{self, Status};
 
-/// How a case ended, called what it is.
+/// The result of a case on one kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome", content = "message")]
 pub enum Outcome {
     Passes,
-    /// The test says so.
+    /// The test has failed.
     Fails(String),
     Panics(String),
     Oopses(String),
-    /// Everything is as it should be, but the kernel log has a warning.
+    /// The test has passed, but the kernel log has a warning.
     Warns(String),
-    /// The time was over.
+    /// The time limit was reached.
     Hangs,
-    /// The machine restarted before the test had come to an end.
+    /// The machine restarted before the end of the test.
     Resets,
     /// The test has skipped itself.
     NotTried(String),
 }
 
 impl Outcome {
-    /// What the run of a machine says about the only case in it.
+    /// The result of the only case of a run of a machine.
     pub fn of(run: &Run, case: &str) -> Self {
         Self::read(&run.console, run.timed_out.is_some(), case)
     }
@@ -83,7 +83,7 @@ impl Outcome {
     }
 }
 
-/// The line that says what the processor ran into, if it did.
+/// The line of the kernel log about an exception, if there is one.
 fn cause<'a>(splats: &[&'a str]) -> Option<&'a str> {
     let is_cause = |line: &&&str| {
         ["BUG:", "Oops", "general protection"]
@@ -93,7 +93,7 @@ fn cause<'a>(splats: &[&'a str]) -> Option<&'a str> {
     splats.iter().find(is_cause).copied()
 }
 
-/// A line of the kernel log without its time, and without what differs from run to run.
+/// A line of the kernel log without its time and other varying parts.
 fn plain(line: &str) -> String {
     let line = line.split_once("] ").map_or(line, |(_, line)| line);
     let words = line.split(' ').map(|word| {

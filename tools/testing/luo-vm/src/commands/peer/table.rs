@@ -11,10 +11,10 @@ use crate::ctx::Ctx;
 use crate::files::write_if_changed;
 use crate::image::programs::HazardItem;
 
-/// Where the documentation has the table.
+/// The page with the table.
 const FILE: &str = "Documentation/project/hazards-table.rst";
 
-/// Prints all items that there are results of.
+/// Prints all items with results.
 pub fn print(items: &[HazardItem], rows: &[Row]) {
     for item in items {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.is_about(item)).collect();
@@ -43,7 +43,7 @@ fn text(items: &[HazardItem], rows: &[Row]) -> Result<String> {
     let mut text = String::from(
         ".. SPDX-License-Identifier: GPL-2.0\n\n\
          .. Written by `make test-peer`, included by hazards.rst.\n\n\
-         .. list-table:: What the implementation in C gets wrong\n   \
+         .. list-table:: Faults of the implementation in C\n   \
          :header-rows: 1\n   \
          :widths: 7 33 25 10 25\n\n   \
          * - Item\n     - What C does\n     - C\n     - Ours\n     - Test\n",
@@ -88,7 +88,7 @@ fn line(text: &mut String, cells: [&str; 5]) -> Result<()> {
     Ok(())
 }
 
-/// Text without what reStructuredText would take for markup.
+/// Escapes markup of reStructuredText.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
