@@ -1,16 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Replaces the seed corpus by as few inputs as reach the same code.
+# Replaces the seed corpus with a small set of inputs that reach the same code.
 #
 #   make fuzz FUZZ_SECONDS=60
 #   tools/testing/luo-vm/sandbox.sh enter /luo/tools/testing/selftests/liveupdate/fuzz/minimize.sh
 #
-# The first command builds the targets and leaves what it found in build/fuzz,
-# which counts like the corpus. libFuzzer then picks a small set whose edge
-# coverage is that of all inputs together; how often an edge is taken does not
-# count, since the fuzzer finds that out again in seconds. Shorter inputs are
-# preferred. The coverage is printed before and after, and must not be less.
+# The first command builds the targets and writes new inputs to build/fuzz,
+# which are used as well. libFuzzer then selects a small set with the same edge
+# coverage as all inputs together; the counts of edges are ignored, since the
+# fuzzer reaches them again in seconds. Shorter inputs are preferred. The
+# coverage is printed before and after, and must not decrease.
 
 set -eu -o pipefail
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Compiles the format code of the kernel for the host, to test it on bytes of any kind.
+//! Compiles the format code of the kernel for the host, to test it with arbitrary bytes.
 #![cfg(test)]
 #![allow(dead_code)]
 

@@ -83,7 +83,7 @@ fn bad_properties_are_refused() {
         parse(|ser| ser.pos = u64::MAX),
         Some(FormatError::BadPosition)
     );
-    // More than pages in the file, more than room in the array.
+    // More folios than pages in the file, and more than entries in the array.
     assert_eq!(parse(|ser| ser.nr_folios = 5), Some(FormatError::BadCount));
     assert_eq!(
         parse(|ser| ser.nr_folios = 1 << 32),
@@ -106,7 +106,7 @@ fn folios_have_their_own_place() {
     assert_eq!(pages.admit(0, 1), bad, "twice");
     assert_eq!(pages.admit(4, 4), Ok(()), "after a hole");
     assert_eq!(pages.admit(7, 1), bad, "overlap");
-    assert_eq!(pages.admit(8, 1), bad, "behind the end");
+    assert_eq!(pages.admit(8, 1), bad, "beyond the end");
 
     assert_eq!(layout().admit(2, 4), bad, "not aligned");
     assert_eq!(
@@ -141,14 +141,14 @@ fn the_mode_follows_from_the_seals() {
     assert_eq!(mode(0x3f), 0o777);
 }
 
-/// Nothing may panic, whatever the bytes are.
+/// No bytes may cause a panic.
 #[test]
 fn random_bytes() {
     let mut random = Random::new();
     for _ in 0..300_000 {
         let mut words = [0; 6];
         for word in &mut words {
-            // Small numbers as well, or nothing would ever be accepted.
+            // Small numbers as well: otherwise no input would be accepted.
             *word = random.next() >> (random.next() % 64);
         }
         let ser = MemfdSer::read_from_bytes(words.as_bytes()).unwrap();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers that look random and are the same in each run.
+//! Reproducible pseudo-random numbers.
 
 pub struct Random(u64);
 
 impl Random {
-    /// Says which numbers these are, for the case that a test fails.
+    /// Prints the seed if a test fails.
     pub fn new() -> Self {
         let seed = 0x2545_f491_4f6c_dd1d;
         println!("seed {seed:#x}");

@@ -39,7 +39,7 @@ impl Deref for Claim {
     }
 }
 
-/// Preserved pages by address; each can be claimed once.
+/// Preserved pages by address. Each can be claimed once.
 #[derive(Default)]
 struct Fake(RefCell<BTreeMap<u64, Box<Page>>>);
 
@@ -58,7 +58,7 @@ impl Memory for &Fake {
     }
 }
 
-/// Reads to the end; returns the number of entries and the error that ended it.
+/// Reads to the end; returns the number of entries and the final error.
 fn read_all<T: Entry>(memory: &Fake, head: u64) -> (usize, Option<ParseError>) {
     let mut reader = ListReader::<T, _>::new(memory, head);
     let mut count = 0;
@@ -223,7 +223,7 @@ fn reading_can_be_interrupted() {
     let memory = Fake::with([(0x1000, Page::block(0, 2))]);
     let mut reader = ListReader::<FileSer, _>::new(&memory, 0x1000);
     assert!(reader.peek().unwrap().is_some());
-    // A reader that runs out of memory here comes back to the same entry.
+    // After a lack of memory, a reader continues at the same entry.
     assert!(reader.peek().unwrap().is_some());
     reader.advance();
     assert!(reader.peek().unwrap().is_some());
@@ -244,7 +244,7 @@ fn shared_states() {
     assert_eq!(res.err(), Some(ParseError::Truncated));
 }
 
-/// Nothing may panic or loop, whatever the bytes are.
+/// No bytes may cause a panic or an endless loop.
 #[test]
 fn random_bytes() {
     let mut random = Random::new();

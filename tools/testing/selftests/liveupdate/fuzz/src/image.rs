@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A whole handover, as a kernel writes it, and then damaged.
+//! A complete handover in the format of a kernel, which is then damaged.
 
 use crate::{
     abi::{
@@ -13,14 +13,14 @@ use crate::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-/// A session as its owner knows it.
+/// A session to hand over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Session {
     name: Vec<u8>,
     files: Vec<(Vec<u8>, u64, u64)>,
 }
 
-/// What there is to be handed over.
+/// The data to hand over.
 fn sessions(input: &mut Input<'_>) -> Vec<Session> {
     let count = input.below(60);
     let sessions = (0..count).map(|number| Session {
@@ -58,7 +58,8 @@ impl Writer {
         pa
     }
 
-    /// Writes a list, last block first, since each has the address of the next one.
+    /// Writes a list, beginning with the last block, since each block contains the
+    /// address of the next one.
     fn list<T: crate::abi::Entry>(&mut self, entries: Vec<T>) -> u64 {
         let mut blocks: Vec<Vec<T>> = Vec::new();
         for entry in entries {
@@ -81,7 +82,7 @@ impl Writer {
     }
 }
 
-/// Reads all that can be read.
+/// Reads all data.
 fn read(memory: &Preserved, root: u64) -> Option<(Vec<Session>, usize)> {
     let page = memory.claim(root).ok()?;
     let root = LuoSer::parse(&page).ok()?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Values out of the bytes that the fuzzer invents.
+//! Values from the bytes of the fuzzer.
 
-/// What is left of the input; behind its end, all is zero.
+/// The remaining input; bytes after its end are zero.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -43,7 +43,7 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(self.array())
     }
 
-    /// A number that often is one of those at which code goes wrong.
+    /// A number that often is a boundary value.
     pub fn number(&mut self) -> u64 {
         match self.byte() {
             kind @ 0..=127 => u64::from(kind),

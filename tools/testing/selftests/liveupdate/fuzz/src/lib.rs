@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the fuzz targets do with their input.
+//! The code of the fuzz targets.
 //!
-//! The code under test is compiled from the kernel's own files. A target panics if what was parsed
-//! breaks a promise, not only if the parser does.
+//! The code under test is compiled from the kernel's own files. A target panics if the parsed data
+//! violates an invariant, not only if the parser panics.
 //!
-//! `corpus` has the seeds of each target. `minimize.sh` says how they are made again.
+//! `corpus` has the seeds of each target, which `minimize.sh` creates.
 #![allow(dead_code)]
 
 const PAGE_SIZE: usize = 4096;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists of sessions and files whose blocks point anywhere.
+//! Lists of sessions and files with arbitrary addresses.
 
 use crate::{
     abi::{Block, Entry, FileSer, FileSetSer, ListReader, SessionSer},
@@ -11,14 +11,13 @@ use std::mem::offset_of;
 
 const MAX_PAGES: usize = 12;
 
-/// Where the members of a set of files are.
+/// The positions of the members of a set of files.
 const FILES: usize = offset_of!(FileSetSer, files);
 const COUNT: usize = offset_of!(FileSetSer, count);
 
-/// Reads a list to its end; returns what `keep` made of the entries.
+/// Reads a list to its end; returns the results of `keep` for its entries.
 ///
-/// An entry is looked at again and again before the reader goes on, as it happens when memory is
-/// short.
+/// Each entry is read several times before the reader continues, as after a lack of memory.
 fn read<T: Entry, R>(
     memory: &Preserved,
     head: u64,
@@ -39,7 +38,7 @@ fn read<T: Entry, R>(
             Ok(Some(entry)) => entries.push(keep(entry)),
             Ok(None) => break,
             Err(_) => {
-                // An error is final.
+                // Errors are permanent.
                 assert!(matches!(reader.peek(), Ok(None)));
                 break;
             }
@@ -68,7 +67,7 @@ pub fn run(data: &[u8]) {
         let mut page = Page::new();
         page.put(0, address(&mut input, &addresses));
         page.put(8, input.number());
-        // Enough for some sessions or files, with the address of a list in each.
+        // Sufficient for some sessions or files, each with the address of a list.
         for entry in 0..4 {
             let at = 16 + entry * size_of::<SessionSer>();
             let set = at + offset_of!(SessionSer, file_set);

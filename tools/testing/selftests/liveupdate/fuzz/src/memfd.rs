@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A memfd and the folios that it is said to consist of.
+//! A memfd and its array of folios.
 
 use crate::{
     input::Input,
@@ -14,12 +14,12 @@ fn check_seals(bits: u32) {
     if let Ok(seals) = Seals::parse(bits) {
         assert_eq!(seals.bits(), bits);
         let executable = seals.mode() & 0o111 != 0;
-        // What cannot be executed has to be known as such.
+        // A file without execute permission must be recognized.
         assert!(executable || bits & Seals::EXEC != 0);
     }
 }
 
-/// The order of the folios is what KHO says, hence a part of the input.
+/// KHO determines the order of folios, so that it is a part of the input.
 fn folios(input: &mut Input<'_>, memfd: &Memfd) {
     let mut layout = memfd.layout();
     let mut taken: Vec<(u64, u64)> = Vec::new();

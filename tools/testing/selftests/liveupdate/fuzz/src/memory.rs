@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Preserved memory as a hostile kernel could have left it.
+//! Preserved memory of a hostile kernel.
 
 use crate::{
     abi::{Memory, ParseError},
@@ -33,7 +33,7 @@ impl Page {
 pub struct Preserved {
     pages: RefCell<BTreeMap<u64, Box<Page>>>,
     claimed: RefCell<BTreeSet<u64>>,
-    /// Which of the claims to come fail, although there is a page.
+    /// The claims that fail although the page exists.
     failures: Cell<u64>,
 }
 
@@ -56,13 +56,13 @@ impl Preserved {
         self.failures.set(failures);
     }
 
-    /// How many pages were claimed.
+    /// The number of claimed pages.
     pub fn claimed(&self) -> usize {
         self.claimed.borrow().len()
     }
 }
 
-/// A page that was claimed.
+/// A claimed page.
 pub struct Claim(Box<Page>);
 
 impl Deref for Claim {
@@ -82,7 +82,7 @@ impl Memory for &Preserved {
         if failures & 1 != 0 {
             return Err(ParseError::BadAddress);
         }
-        // KHO does not vouch for a page twice, so this is only about the fake itself.
+        // KHO does not return a page twice; this checks the fake.
         let page = self
             .pages
             .borrow_mut()
@@ -93,7 +93,7 @@ impl Memory for &Preserved {
     }
 }
 
-/// One of `addresses`, or, now and then, an address of something else.
+/// One of `addresses`, or sometimes another address.
 pub fn address(input: &mut Input<'_>, addresses: &[u64]) -> u64 {
     match input.byte() {
         0..=15 => 0,

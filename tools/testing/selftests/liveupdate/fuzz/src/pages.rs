@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Single pages with any content.
+//! Single pages with arbitrary contents.
 
 use crate::{
     abi::{Block, Compatible, FileSer, FixedStr, FlbPage, LuoSer, Name, ParseError, SessionSer},
@@ -8,7 +8,7 @@ use crate::{
 };
 use zerocopy::IntoBytes;
 
-/// Strings are what they promise to be.
+/// Checks the invariants of strings.
 pub fn check_string<const N: usize>(raw: &[u8; N]) {
     match FixedStr::parse(raw) {
         Ok(string) => {
@@ -26,7 +26,7 @@ pub fn check_string<const N: usize>(raw: &[u8; N]) {
     }
 }
 
-/// Parses the bytes as everything that a page can be. Fewer bytes stand for less memory.
+/// Parses the bytes as each type of page. Fewer bytes represent less memory.
 pub fn run(data: &[u8]) {
     let Some((&how, data)) = data.split_first() else {
         return;
@@ -42,7 +42,7 @@ pub fn run(data: &[u8]) {
 
     match LuoSer::parse(bytes) {
         Ok(root) => {
-            // What follows the terminator is ignored.
+            // Bytes after the terminator are ignored.
             assert_eq!(root.compatible[..7], LuoSer::COMPATIBLE[..7]);
             assert_eq!(root.as_bytes(), &bytes[..size_of::<LuoSer>()]);
         }

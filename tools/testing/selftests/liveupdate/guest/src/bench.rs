@@ -4,9 +4,9 @@
 //!
 //! Each run of a machine measures one workload, before and after the kexec, and verifies all of the
 //! contents after it. It prints lines `@bench NAME VALUE`; times are in microseconds (`_us`),
-//! memory in KiB (`_kb`). What a run printed counts only if the program ends with success.
+//! memory in KiB (`_kb`). The output of a run is valid only if the program ends with success.
 //!
-//! Nothing here depends on which implementation of the subsystem is running.
+//! The benchmarks do not depend on the implementation of the subsystem.
 
 mod data;
 mod files;
@@ -31,17 +31,17 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-/// The session that tells the next kernel when the last one was told to go.
+/// The session with the time of the reboot(2) call.
 const CLOCK_SESSION: &str = "bench-clock";
 const CLOCK_TOKEN: u64 = 1;
 
-/// What the driver looks for in the kernel log: from here on, nothing else runs.
+/// The line in the kernel log that marks the reboot for the driver.
 const MARK: &str = "<6>luo-bench: reboot";
 
 /// Descriptors that a workload may have open.
 const DESCRIPTORS: u64 = 1 << 17;
 
-/// Nothing but the clock, which is the smallest state there is.
+/// Only the clock, which is the smallest state.
 const SMALL: Workload = Workload {
     name: "small",
     before: |_| Ok(Held::default()),
@@ -59,7 +59,7 @@ const WORKLOADS: [Workload; 6] = [
 
 fn before(args: &Args, workload: &Workload) -> Result<u8> {
     kexec::Plan::stage(args, 2)?.load_last()?;
-    // Both live until the machine goes down.
+    // Both stay open until the kexec.
     let Held {
         sessions: _sessions,
         files: _files,

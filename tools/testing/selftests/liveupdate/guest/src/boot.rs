@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Being process 1.
+//! Process 1.
 
 use crate::{
     cli,
@@ -36,7 +36,7 @@ fn mount_all() -> Result {
         if target == "/sys/kernel/debug" && !fs::exists(target).unwrap_or(false) {
             continue;
         }
-        // It exists unless somebody built the image without it.
+        // It exists unless the image was built without it.
         let _ = fs::create_dir(target);
         rustix::mount::mount(fs_type, target, fs_type, MountFlags::empty(), None)
             .at(format_args!("mount {target}"))?;
@@ -46,7 +46,7 @@ fn mount_all() -> Result {
 
 /// Connects the standard descriptors with the console.
 ///
-/// The kernel does that, too, but only if there is a device node in the image.
+/// The kernel does this only if there is a device node in the image.
 fn open_console() -> Result {
     let console = fs::OpenOptions::new()
         .read(true)
@@ -73,7 +73,7 @@ fn set_up() -> Result {
 /// Sets up the system, runs the command, and turns the machine off. Never returns.
 pub fn init(args: &Args) -> ExitCode {
     let status = match set_up() {
-        // The kernel would panic if process 1 did.
+        // The kernel panics if process 1 exits.
         Ok(()) => panic::catch_unwind(panic::AssertUnwindSafe(|| cli::status(args))).unwrap_or(101),
         Err(error) => {
             println!("# set-up failed: {error}");
@@ -86,13 +86,13 @@ pub fn init(args: &Args) -> ExitCode {
         Ok(never) => match never {},
         Err(error) => println!("# reboot: {error}"),
     }
-    // There is nothing else that process 1 can do.
+    // Process 1 has no alternative.
     loop {
         std::thread::park();
     }
 }
 
-/// Restarts the machine, which a virtual one takes as the wish to exit.
+/// Restarts the machine, upon which QEMU exits.
 fn reboot() -> io::Result<Infallible> {
     rustix::fs::sync();
     rustix::system::reboot(RebootCommand::Restart)?;

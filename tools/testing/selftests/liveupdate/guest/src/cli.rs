@@ -17,10 +17,10 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   bench WORKLOAD [--n=...]              one live update, measured; see src/bench.rs
   selftest [NAME|GROUP]...              run tests (all if none are named)
   list                                  list the tests as JSON
-  hazards                               list the weaknesses of C as JSON
+  hazards                               list the faults of C as JSON
   soak [--count=5] [--seed=1]           that number of kexecs with random sessions and files
   stress [--seconds=20] [--kexecs=1] [--seed=1]
-                                        everything at once, then a kexec, and again
+                                        stress tests, each followed by a kexec
   luod                                  luod and its clients, in two live updates
   luoctl [--to=c]                       luoctl and luod, in one live update, to C or not
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One live update to look at.
+//! A demonstration of a live update.
 
 use crate::support::{
     args::Args,
@@ -25,10 +25,10 @@ use std::{
 
 const NAME: &str = "demo";
 const MEMORY: u64 = 1;
-/// A second memfd carries times across that the first kernel measured last.
+/// A second memfd hands over the times that the first kernel measures last.
 const CLOCK: u64 = 2;
 
-/// Where in that memfd the times are.
+/// The positions of the times in that memfd.
 const PRESERVE_START: u64 = 0;
 const PRESERVE_END: u64 = 8;
 const REBOOT: u64 = 16;
@@ -51,7 +51,7 @@ fn fact(key: &str, value: impl std::fmt::Display) {
     println!("@fact {key} {value}");
 }
 
-/// How long the kernel says that serialization took, if that is what a record of its log says.
+/// The duration of the serialization, if a record of the kernel log contains it.
 fn freeze_micros(record: &[u8]) -> Option<u64> {
     let text = String::from_utf8_lossy(record);
     let (_, message) = text.split_once("luo: serialized ")?;
@@ -59,11 +59,12 @@ fn freeze_micros(record: &[u8]) -> Option<u64> {
     time.strip_suffix(" us")?.parse().ok()
 }
 
-/// Starts to wait for the kernel to say how long serialization took, and to write it to the memfd.
+/// Starts a thread that waits for the duration of the serialization in the kernel log, and writes
+/// it to the memfd.
 ///
-/// That is about the last thing that the old kernel says while processes still run. Only who asks
-/// all the time, on a processor of his own, gets to hear it; if we do not, the time counts as a
-/// part of the jump. The kernel restarts from processor 0.
+/// This is one of the last messages of the old kernel while processes still run. Only a thread
+/// that polls on a processor of its own can read it; if it does not, the time is included in the
+/// jump. The kernel restarts on processor 0.
 fn watch_kernel_log(clock: File) -> Result {
     let mut log = File::options()
         .read(true)
@@ -80,7 +81,7 @@ fn watch_kernel_log(clock: File) -> Result {
         let mut record = [0; 8192];
         let _ = ready.send(());
         loop {
-            // It fails as long as there is nothing new, and if something was missed.
+            // It fails if there is no new record, and if records were missed.
             let len = log.read(&mut record).unwrap_or(0);
             if let Some(micros) = record.get(..len).and_then(freeze_micros) {
                 let _ = put_time(&clock, FREEZE_MICROS, micros);
@@ -88,7 +89,7 @@ fn watch_kernel_log(clock: File) -> Result {
             }
         }
     });
-    // It fails if the thread has died, which only costs the time.
+    // It fails if the thread has died; then only the time is missing.
     let _ = is_ready.recv();
     let mut processor = CpuSet::new();
     processor.set(0);
@@ -188,7 +189,7 @@ fn after() -> Result<u8> {
         "preserve",
         rate.micros(stored(PRESERVE_START)?, stored(PRESERVE_END)?),
     );
-    // A kernel that does not say how long it takes has it as part of the jump.
+    // If the kernel does not log the duration, it is included in the jump.
     if freeze != u64::MAX {
         phase("freeze+serialize", freeze);
         phase("jump", jump.saturating_sub(freeze));

@@ -12,12 +12,12 @@ use std::{
     process::{Command, ExitStatus},
 };
 
-/// The status of a process as shells count it.
+/// The exit status of a process in the convention of shells.
 fn code(status: ExitStatus) -> u8 {
     let code = status
         .code()
         .or_else(|| status.signal().map(|signal| 128 + signal));
-    // CAST: Both fit in a byte; if they did not, it would be no success anyway.
+    // CAST: Both fit into a byte; other values would not mean success.
     code.map_or(255, |code| code as u8)
 }
 
@@ -45,7 +45,7 @@ pub fn program(args: &Args) -> Result<u8> {
     if code != 0 || stage >= stages {
         return Ok(code);
     }
-    // What the program left running keeps its sessions open.
+    // Its background processes keep its sessions open.
     kexec::Plan::stage(args, stage + 1)?.load()?;
     Err(kexec::jump())
 }
@@ -58,8 +58,7 @@ pub fn shell() -> Result<u8> {
     // SAFETY: Between fork and exec there are only system calls.
     unsafe {
         command.pre_exec(|| {
-            // Job control needs a terminal, and the console alone is none; without it, the shell
-            // works, too.
+            // Job control needs a controlling terminal; the shell also works without it.
             if let Ok(tty) = std::fs::File::options()
                 .read(true)
                 .write(true)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `luod` with its clients: two live updates in a row, and everything that can go wrong before,
-//! between and after them.
+//! `luod` with its clients: two consecutive live updates, with failures before, between and after
+//! them.
 //!
 //! The clients are a program in Rust that uses the library, one in C, and one that writes its JSON
-//! by hand. The operator is us.
+//! by hand. This program is the operator.
 
 mod fixture;
 pub mod luoctl;
@@ -28,10 +28,10 @@ use std::{thread::sleep, time::Duration};
 
 const C_CLIENT: &str = "/bin/luod-client-c";
 
-/// How many kernels there are.
+/// The number of kernels.
 const STAGES: usize = 3;
 
-/// A client that misbehaves: the update is aborted, the good one goes on.
+/// A client misbehaves: the update is aborted, and the correct client continues.
 fn misbehaves(fault: &str, why: &str, timeout_ms: Option<u64>) -> Result {
     let _luod = start_luod()?;
     let mut json = Json::connect()?;
@@ -55,7 +55,7 @@ fn dry_run() -> Result {
     is_gone("good")
 }
 
-/// luod is killed, or stopped, while clients preserve.
+/// luod is killed or stopped while clients preserve.
 fn dies(kill: bool) -> Result {
     let luod = start_luod()?;
     let mut json = Json::connect()?;
@@ -74,9 +74,13 @@ fn dies(kill: bool) -> Result {
     // The library connects again.
     let _luod = start_luod()?;
     wait_for("good", SessionState::Subscribed)?;
-    // This process runs still, but has not subscribed again.
+    // This process still runs, but has not subscribed again.
     match begin_update(None, true) {
-        Ok(_) => return Err(Failure::new("an update was started without json")),
+        Ok(_) => {
+            return Err(Failure::new(
+                "an update was started although json has not subscribed again",
+            ))
+        }
         Err(error) => ensure!(error.to_string().contains("again: json"), "{error}"),
     }
     let mut json = Json::connect()?;
@@ -90,7 +94,9 @@ fn dies(kill: bool) -> Result {
 fn not_loaded() -> Result {
     let _luod = start_luod()?;
     match begin_update(None, false) {
-        Ok(_) => Err(Failure::new("it was started")),
+        Ok(_) => Err(Failure::new(
+            "an update was started without a loaded kernel",
+        )),
         Err(error) => {
             ensure!(error.to_string().contains("not-loaded"), "{error}");
             Ok(())
@@ -98,7 +104,7 @@ fn not_loaded() -> Result {
     }
 }
 
-/// Somebody has the device open for a while, as systemd does.
+/// Another process has the device open for a while, like systemd.
 fn busy() -> Result {
     let _luod = start_luod()?;
     let _good = counter("good", &[])?;
@@ -110,7 +116,7 @@ fn busy() -> Result {
     Ok(())
 }
 
-/// An update that leads to the next kernel. Returns only if it does not.
+/// An update that starts the next kernel. Returns only if it fails.
 fn update(args: &Args, stage: usize) -> Failure {
     let go = || -> Result {
         let _luod = start_luod()?;
@@ -120,7 +126,7 @@ fn update(args: &Args, stage: usize) -> Failure {
         let _stray = counter("stray", &[])?;
         let _c = Process::start(C_CLIENT, &[SOCKET, "c"])?;
         wait_for("c", SessionState::Subscribed)?;
-        // It counts for a while.
+        // Let it count for a while.
         sleep(Duration::from_millis(500));
         kexec::Plan::stage(args, stage + 1)?.load()?;
         let update = begin_update(None, false)?;
@@ -133,7 +139,7 @@ fn update(args: &Args, stage: usize) -> Failure {
     }
 }
 
-/// Everything comes back, though luod is killed between all steps.
+/// All sessions are restored, although luod is killed between all steps.
 fn comes_back() -> Result {
     let luod = start_luod()?;
     wait_for("json", SessionState::Unclaimed)?;
@@ -176,7 +182,7 @@ fn comes_back() -> Result {
         return Err(Failure::new("there is no report"));
     };
     show(&report);
-    // Those that were aborted count, too.
+    // Aborted updates are counted as well.
     if let Ok(last) = state::get(STATE, "number") {
         let next = last.parse::<u64>()? + 1;
         ensure_eq!(report.update, next, "the number of the update");
@@ -188,7 +194,7 @@ fn comes_back() -> Result {
     is_over()
 }
 
-/// Nothing is left in the kernel.
+/// No session is left in the kernel.
 fn is_over() -> Result {
     for name in ["luod-internal", "json", "counter", "c", "stray"] {
         ensure!(
@@ -219,7 +225,7 @@ fn show(report: &Report) {
     show("precision", report.precision_us);
 }
 
-/// Runs what belongs into this kernel.
+/// Runs the part for this kernel.
 pub fn run(args: &Args) -> Result<u8> {
     let stage = args.stage()?;
     println!("# stage {stage} of {STAGES}");

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `luo-guest`: what runs in the virtual machine.
+//! `luo-guest`: the program for the virtual machine.
 //!
-//! As process 1 it is the init of an initramfs; what it is to do comes from the kernel command
-//! line, after ` -- `. See [`cli::USAGE`] for the commands.
+//! As process 1 it is the init of an initramfs; its command follows ` -- ` on the kernel command
+//! line. See [`cli::USAGE`] for the commands.
 //!
-//! For a kexec, the program packs the root file system that it runs in and hands it to the next
-//! kernel, together with the command line of this one and the number of the next stage. So a chain
-//! of kernels can have any length, and a file written to the root file system is a way to tell the
-//! next stage something that does not depend on what is being tested.
+//! For a kexec, the program packs its root file system and passes it to the next kernel, together
+//! with the command line of this one and the number of the next stage. A chain of kernels can
+//! therefore have any length, and files in the root file system pass data to the next stage
+//! independent of the tested code.
 //!
 //! Each command has a module here, in a file or a folder. [`tests`] has the tests that
-//! [`selftest`] runs, and [`support`] what commands and tests share; it does not use either.
+//! [`selftest`] runs, and [`support`] the code that commands and tests share; it uses neither of
+//! them.
 
 mod bench;
 mod boot;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Running tests, over as many kernels as they need.
+//! Runs tests, in all kernels that they need.
 
 use crate::{
     support::{
@@ -18,7 +18,7 @@ use std::{
     panic,
 };
 
-/// How a case ended.
+/// The result of a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Good,
@@ -26,10 +26,10 @@ enum Verdict {
     Skipped,
 }
 
-/// A case of this run, and what has become of it so far.
+/// A case of this run, and its result so far.
 struct Entry {
     case: Case,
-    /// The name with that of the suite.
+    /// The name, with the name of the suite.
     name: String,
     verdict: Verdict,
     why: String,
@@ -65,9 +65,9 @@ impl Entry {
             return;
         }
         let mut context = Stage::new(&self.name, held);
-        // A test with a bug must not end process 1.
+        // A panic in a test must not end process 1.
         let result = panic::catch_unwind(panic::AssertUnwindSafe(|| part(&mut context)));
-        let result = result.unwrap_or_else(|_| Err(Failure::new("the test itself has a bug")));
+        let result = result.unwrap_or_else(|_| Err(Failure::new("the test has panicked")));
         if let Err(failure) = result {
             self.end(&failure);
             let word = if failure.is_skip() {
@@ -120,7 +120,7 @@ struct Chosen {
 impl Chosen {
     fn new(mut suite: Suite, words: &[String]) -> Option<Self> {
         let named = words.iter().any(|w| *w == suite.name || *w == suite.group);
-        // Without names, those that run with any kernel parameters.
+        // Without names, the suites that need no kernel parameters.
         let whole = named || (words.is_empty() && suite.cmdline.is_empty());
         let cases = std::mem::take(&mut suite.cases).into_iter();
         let entries: Vec<_> = cases
@@ -157,7 +157,7 @@ fn entries(chosen: &mut [Chosen]) -> impl Iterator<Item = &mut Entry> {
     chosen.iter_mut().flat_map(|suite| &mut suite.entries)
 }
 
-/// Goes to the next kernel. Returns if that does not work.
+/// Starts the next kernel. Returns if this fails.
 fn next_stage(args: &Args, chosen: &mut [Chosen], stage: usize) -> Failure {
     let mut go = || -> Result {
         for entry in entries(chosen) {
@@ -174,7 +174,7 @@ fn next_stage(args: &Args, chosen: &mut [Chosen], stage: usize) -> Failure {
     }
 }
 
-/// Runs the suites, groups or cases that were named, or everything.
+/// Runs the named suites, groups or cases, or all suites.
 pub fn run(args: &Args) -> Result<u8> {
     let stage = args.stage()?;
     let words = args.rest();
@@ -216,7 +216,7 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(u8::from(!good))
 }
 
-/// Prints the suites as JSON, with those of their cases that are about weaknesses of C.
+/// Prints the suites as JSON, with their cases about faults of C.
 pub fn list() {
     let case = |case: &Case| {
         let hazard = case.hazard.as_ref()?;

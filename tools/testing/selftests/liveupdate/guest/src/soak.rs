@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One kexec after another, with random sessions and files.
+//! Consecutive kexecs, with random sessions and files.
 //!
-//! What a stage hands over follows from the seed and the number of the stage, so the next kernel
-//! knows what it has to find without being told.
+//! The seed and the number of the stage determine the data to hand over, so that the next kernel
+//! can verify it without further data.
 
 use crate::support::{
     args::Args,
@@ -23,7 +23,7 @@ struct Wanted {
     token: u64,
     len: u64,
     pieces: Vec<(u64, Pattern)>,
-    /// What is written after the file was preserved.
+    /// Data that is written after the file was preserved.
     late: Option<(u64, Pattern)>,
     position: u64,
     seals: SealFlags,
@@ -32,9 +32,9 @@ struct Wanted {
 struct Session {
     name: String,
     files: Vec<Wanted>,
-    /// For how many more kernels it is left unfinished.
+    /// The number of further kernels in which it is left unfinished.
     waits: usize,
-    /// What becomes of it in those.
+    /// Its use in those kernels.
     between: Between,
 }
 
@@ -50,7 +50,7 @@ impl Between {
     const ALL: [Self; 3] = [Self::Untouched, Self::Opened, Self::Begun];
 }
 
-/// What the kernel of `stage` hands over.
+/// The sessions that the kernel of `stage` hands over.
 fn plan(seed: u64, stage: u64) -> Vec<Session> {
     let mut random = Random::new(seed.wrapping_add(stage.wrapping_mul(0x1_0000)));
     let mut below = move |limit: u64| random.number() % limit;
@@ -60,7 +60,7 @@ fn plan(seed: u64, stage: u64) -> Vec<Session> {
     for number in 0..sessions {
         let mut files = Vec::new();
         for token in 0..below(8) {
-            // Small ones are the rule, and some have gigabytes of nothing.
+            // Most files are small, and some have holes of gigabytes.
             let len = match below(10) {
                 0 => 0,
                 1..=5 => 1 + below(64 * 1024),
@@ -118,7 +118,7 @@ impl Wanted {
         Ok(file)
     }
 
-    /// What may come after the file was preserved.
+    /// Data that may be written after the file was preserved.
     fn change(&self, file: &File) -> Result {
         if let Some((at, pattern)) = self.late {
             pattern.write(file, at)?;
@@ -139,11 +139,11 @@ impl Wanted {
     }
 }
 
-/// The longest time that a session waits.
+/// The maximum number of kernels in which a session is unfinished.
 const MOST_WAITS: usize = 3;
 
 impl Session {
-    /// Gets all files.
+    /// Retrieves all files.
     fn verify(&self) -> Result<(u64, u64)> {
         let (mut files, mut bytes) = (0, 0);
         let session = self.retrieve()?;
@@ -188,7 +188,7 @@ impl Session {
     }
 }
 
-/// Gets what earlier kernels handed over, and leaves some of it for later ones.
+/// Retrieves sessions of earlier kernels, and leaves some for later ones.
 fn verify(seed: u64, stage: usize) -> Result<(u64, u64)> {
     let (mut files, mut bytes) = (0, 0);
     for from in stage.saturating_sub(1 + MOST_WAITS).max(1)..stage {
@@ -236,7 +236,7 @@ pub fn run(args: &Args) -> Result<u8> {
             file.change(&memfd)?;
             held.push(memfd);
         }
-        // One that is given up again, and one whose files go another way.
+        // A session that is closed again, and one with files of other handlers.
         if Random::new(seed ^ number).number() % 3 == 0 {
             let other = Device::open()?.create_session("soak-given-up")?;
             let memfd = memfd::with(Pattern::new(number, 300_000))?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Threads that do everything at once, at random, for a while; then a kexec, and again.
+//! The stress test: threads with random operations for a while, then a kexec, repeatedly.
 //!
-//! What a kernel hands over is known from a list that goes along in a session of its own. A file
-//! of the test handler keeps `reboot(KEXEC)` from succeeding while the threads run.
+//! A list of the handed over data is preserved in a session of its own. A file of the test
+//! handler prevents `reboot(KEXEC)` from succeeding while the threads run.
 
 mod plan;
 mod worker;
@@ -28,13 +28,13 @@ use std::{
 const THREADS: u64 = 6;
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 
-/// Fails if the kernel has lost track of memory; kernels that cannot tell have lost none.
+/// Fails if kmemleak has reports; passes on kernels without kmemleak.
 fn no_leak() -> Result {
     if fs::write(KMEMLEAK, "scan").is_err() {
         return Ok(());
     }
-    // What was freed shortly before may still be on somebody's stack: only what is found twice
-    // counts.
+    // Memory that was just freed may still be referenced on a stack: only objects that are
+    // reported twice are leaks.
     thread::sleep(Duration::from_secs(6));
     fs::write(KMEMLEAK, "scan").at(KMEMLEAK)?;
     let found = fs::read_to_string(KMEMLEAK).at(KMEMLEAK)?;
@@ -42,7 +42,7 @@ fn no_leak() -> Result {
         return Ok(());
     }
     println!("{found}");
-    Err(Failure::new("kmemleak has found something"))
+    Err(Failure::new("kmemleak reports a leak"))
 }
 
 /// Runs one stage, and starts the next one.
@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Result<u8> {
         shared.stop.store(true, Ordering::Relaxed);
         let results = workers.into_iter().map(|worker| worker.join());
         results
-            .map(|result| result.unwrap_or_else(|_| Err(Failure::new("a thread panicked"))))
+            .map(|result| result.unwrap_or_else(|_| Err(Failure::new("a thread has panicked"))))
             .collect()
     });
     let mut totals = worker::Counts::default();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the commands and the tests share. Nothing here uses them.
+//! Code that the commands and the tests share. It does not use them.
 //!
-//! - The program: [`args`], [`error`], [`json`], [`registry`] (what tests are made of), [`state`]
-//!   (what one kernel tells the next one).
+//! - The program: [`args`], [`error`], [`json`], [`registry`] (suites and cases), [`state`]
+//!   (data for the next kernel).
 //! - Contents: [`pattern`], [`memfd`], [`mapping`].
 //! - Sessions: [`sessions`], [`test_device`], [`ioctl_arg`].
 //! - Processes: [`agent`], [`process`], [`socket`], [`cgroup`], [`wait`].

@@ -86,7 +86,7 @@ pub fn all() -> Vec<Suite> {
 mod unit {
     use super::{all, hazards::ITEMS};
 
-    /// Every case is about items that there are.
+    /// The items of all cases exist.
     #[test]
     fn items_are_known() {
         for suite in all() {

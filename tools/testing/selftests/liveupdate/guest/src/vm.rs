@@ -2,10 +2,10 @@
 
 //! A virtual machine on a host that is updated.
 //!
-//! The program is the init of a guest of `luo-qemu`. It knows nothing of the host, and only says on
-//! its console what the host's tests compare: a count that goes on, whether its memory is as it
-//! was, and which blocks of its disk it saw written. The count also goes to a second serial port,
-//! as a heartbeat.
+//! The program is the init of a guest of `luo-qemu`, independent of the host. It prints to its console
+//! what the tests on the host check: a continuing count, whether its memory is unchanged, and the
+//! number of blocks written to its disk. The count is also written to a second serial port, as a
+//! heartbeat.
 
 use crate::support::{
     args::Args,
@@ -27,23 +27,23 @@ use std::{
 /// The disk, if the guest has one.
 const DISK: &str = "/dev/vda";
 
-/// Where the heartbeat goes, if the guest has it.
+/// The port for the heartbeat, if the guest has it.
 const PORT: &str = "/dev/ttyS1";
 
-/// What is written to the disk at once.
+/// The size of a write to the disk.
 const BLOCK: usize = 4096;
 
-/// How many blocks are written, one after another and again.
+/// The number of blocks that are written repeatedly.
 const BLOCKS: u64 = 256;
 
-/// Where on the disk that begins which is written through the guest's own cache, and its size.
+/// The start and the size of the part of the disk that is written through the guest's own cache.
 const CACHED: (u64, usize) = (2 << 20, 2 << 20);
 
-/// A block, aligned as direct I/O wants it.
+/// A block, aligned for direct I/O.
 #[repr(align(4096))]
 struct Block([u8; BLOCK]);
 
-/// Counts, and checks, for ever.
+/// Counts and checks forever.
 pub fn run(args: &Args) -> Result<u8> {
     // CAST: Same size on all machines that have the subsystem.
     let size = args.number("mb", 64)? as usize * 1024 * 1024;
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Runs something on one processor. Says on the console if it fails, which ends a test.
+/// Runs a function on one processor. Prints an error to the console, which ends a test.
 fn pinned(processor: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut one = CpuSet::new();
     one.set(processor);
@@ -95,7 +95,7 @@ fn count() -> Result<()> {
             block.0[..8].copy_from_slice(&count.to_le_bytes());
             disk.write_all_at(&block.0, count % BLOCKS * BLOCK as u64)
                 .at("write to the disk")?;
-            // Every other block has only reached the disk's cache.
+            // The others have only reached the cache of the disk.
             if count % 2 == 0 {
                 disk.sync_data().at("flush the disk")?;
             }
@@ -106,7 +106,7 @@ fn count() -> Result<()> {
     Ok(())
 }
 
-/// Compares memory with what it was in the beginning, again and again.
+/// Repeatedly compares memory with its initial contents.
 fn check_memory(memory: &[u8], digest: &[u8]) -> Result<()> {
     let name = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
     for round in 1_u64.. {
@@ -121,8 +121,8 @@ fn check_memory(memory: &[u8], digest: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Writes to the disk through the guest's cache. Every other time it is flushed, dropped from the
-/// cache and read from the disk; else it stays in memory as long as the kernel likes.
+/// Writes to the disk through the guest's cache. Every other write is flushed, dropped from the cache
+/// and read from the disk; the others are written back at any time.
 fn write_cached() -> Result<()> {
     let (start, size) = CACHED;
     let disk = OpenOptions::new().read(true).write(true).open(DISK);
@@ -144,7 +144,7 @@ fn write_cached() -> Result<()> {
     Ok(())
 }
 
-/// What tells this guest apart from any other.
+/// A random identifier of this guest.
 fn seed() -> Result<u64> {
     let mut seed = [0; 8];
     let mut random = File::open("/dev/urandom").at("open /dev/urandom")?;
@@ -152,7 +152,7 @@ fn seed() -> Result<u64> {
     Ok(u64::from_le_bytes(seed))
 }
 
-/// Memory that no page of looks like another one.
+/// Memory in which all pages differ.
 fn random(seed: u64, size: usize) -> Vec<u8> {
     // Zero would stay zero.
     let mut state = seed | 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Contents that are quick to make and to compare: no two words of a benchmark are the same, so
-//! that neither a lost nor a misplaced page goes unnoticed.
+//! Contents that can be created and compared quickly: all words of a benchmark differ, so that
+//! lost and misplaced pages are detected.
 
 use crate::support::error::{ensure, At, Result};
 use std::{fs::File, os::unix::fs::FileExt};
@@ -14,7 +14,7 @@ fn word(file: u64, index: u64) -> u64 {
     ((file << 40) + index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Calls `use_chunk` with pieces of a range of bytes: where it starts, and room for its bytes.
+/// Calls `use_chunk` for pieces of a range of bytes, with the offset and a buffer.
 fn chunks(at: u64, len: u64, mut use_chunk: impl FnMut(u64, &mut [u8]) -> Result) -> Result {
     let mut buffer = vec![0; CHUNK.min(len) as usize];
     let mut done = 0;
@@ -26,7 +26,8 @@ fn chunks(at: u64, len: u64, mut use_chunk: impl FnMut(u64, &mut [u8]) -> Result
     Ok(())
 }
 
-/// Writes what the file number `number` has at `at`. Both bounds are multiples of eight.
+/// Writes the contents of the file number `number` at `at`. Both bounds are multiples of
+/// eight.
 pub fn fill(file: &File, number: u64, at: u64, len: u64) -> Result {
     chunks(at, len, |offset, piece| {
         for (i, bytes) in (offset / WORD..).zip(piece.chunks_exact_mut(WORD as usize)) {
@@ -51,7 +52,7 @@ fn compare(file: &File, at: u64, len: u64, expected: impl Fn(u64) -> u64) -> Res
     })
 }
 
-/// Fails unless all bytes of the range are what [`fill`] wrote.
+/// Fails unless [`fill`] has written all bytes of the range.
 pub fn check(file: &File, number: u64, at: u64, len: u64) -> Result {
     compare(file, at, len, |i| word(number, i)).at(format_args!("file {number}"))
 }

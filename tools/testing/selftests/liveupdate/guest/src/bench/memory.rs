@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Files with much memory: `--files` of `--mb` MiB each, in folios of 2 MiB with `--huge=1`,
-//! retrieved by as many threads as there are files.
+//! retrieved by one thread for each file.
 
 use super::{
     data,
@@ -34,7 +34,7 @@ fn before(args: &Args) -> Result<Held> {
     let mut files = Vec::new();
     for i in 0..number {
         let file = memfd::new()?;
-        // The size says how large folios may be.
+        // The size limits the size of folios.
         file.set_len(len).at("set the size of a memfd")?;
         data::fill(&file, i, 0, len)?;
         files.push(file);
@@ -58,7 +58,9 @@ fn after(args: &Args) -> Result {
                 .map(|(token, session)| scope.spawn(move || session.retrieve(token)))
                 .collect();
             let files = threads.into_iter().map(|thread| {
-                let file = thread.join().map_err(|_| Failure::new("a thread died"))?;
+                let file = thread
+                    .join()
+                    .map_err(|_| Failure::new("a thread has panicked"))?;
                 Ok(File::from(file?))
             });
             files.collect::<Result<Vec<File>>>()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file whose `--n` pages are not next to one another in memory.
+//! A file of `--n` pages that are not contiguous in memory.
 
 use super::{
     data,
@@ -28,7 +28,7 @@ fn before(args: &Args) -> Result<Held> {
     let pages = args.number("n", 16384)?;
     let huge = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
     fs::write(huge, "never").at(huge)?;
-    // Pages of the two take turns; only those of one are preserved.
+    // Pages of two files alternate; only one file is preserved.
     let (file, between) = (memfd::new()?, memfd::new()?);
     for i in 0..pages {
         data::fill(&file, 0, i * PAGE, PAGE)?;

@@ -16,7 +16,7 @@ pub const WORKLOAD: Workload = Workload {
     after,
 };
 
-/// One session of this number has a file, to see that they are not confused.
+/// One of this number of sessions has a file, to detect mixed up sessions.
 const WITH_FILE: u64 = 64;
 const LEN: u64 = 64;
 const TOKEN: u64 = 7;

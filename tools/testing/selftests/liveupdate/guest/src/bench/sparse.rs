@@ -24,12 +24,12 @@ const SESSION: &str = "bench-sparse";
 const TOKEN: u64 = 1;
 const PAGE: u64 = 4096;
 
-/// How much memory the file has, in KiB.
+/// The memory of the file, in KiB.
 fn used_kb(file: &File) -> Result<u64> {
     Ok(file.metadata().at("fstat")?.blocks() / 2)
 }
 
-/// Where the page is.
+/// The position of the page.
 fn middle(len: u64) -> u64 {
     len / 2 / PAGE * PAGE
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A kind of state, and how what it costs is reported.
+//! Kinds of state, and reports of their costs.
 
 use crate::support::{args::Args, error::Result, meminfo};
 use liveupdate::{Device, OutgoingSession};
 use std::{fs::File, time::Instant};
 
-/// What has to stay open until the kexec.
+/// Files that must stay open until the kexec.
 #[derive(Default)]
 pub struct Held {
     pub sessions: Vec<OutgoingSession>,
@@ -16,9 +16,9 @@ pub struct Held {
 /// A kind of state.
 pub struct Workload {
     pub name: &'static str,
-    /// Fills sessions, and measures that.
+    /// Preserves the state in sessions, and measures it.
     pub before: fn(&Args) -> Result<Held>,
-    /// Empties them, measures that, and verifies what was in them.
+    /// Retrieves and finishes the sessions, measures it, and verifies the contents.
     pub after: fn(&Args) -> Result,
 }
 
@@ -27,17 +27,16 @@ pub fn report(name: &str, value: u64) {
     println!("@bench {name} {value}");
 }
 
-/// Reports how long something took.
+/// Reports a duration.
 pub fn timed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let result = what()?;
-    // CAST: Nothing takes half a million years.
+    // CAST: The duration is less than half a million years.
     report(name, start.elapsed().as_micros() as u64);
     Ok(result)
 }
 
-/// Reports how long something took, in `NAME_us`, and how much memory is missing after it, in
-/// `NAME_kb`.
+/// Reports a duration, as `NAME_us`, and the decrease of free memory, as `NAME_kb`.
 pub fn weighed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
     let free = meminfo::free()?;
     let result = timed(&format!("{name}_us"), what)?;
@@ -45,7 +44,7 @@ pub fn weighed<T>(name: &str, what: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
-/// Preserves all files in a new session, with their numbers as tokens, and reports what that costs.
+/// Preserves all files in a new session, with their numbers as tokens, and reports the costs.
 pub fn preserve_all(session: &str, files: Vec<File>) -> Result<Held> {
     let session = Device::open()?.create_session(session)?;
     weighed("preserve", || {

@@ -25,13 +25,13 @@ pub const COUNTER: &str = "/bin/counter";
 pub const SOCKET: &str = "/tmp/luod.sock";
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// What the client that writes JSON by hand preserves.
+/// The contents of the file of the client that writes JSON by hand.
 pub const CONTENT: Pattern = Pattern {
     seed: 77,
     len: 3_000_001,
 };
 
-/// A process that is killed when nobody has it any more.
+/// A process that is killed on drop.
 pub struct Process(pub Child);
 
 impl Process {
@@ -63,7 +63,7 @@ pub fn start_luod() -> Result<Process> {
     Ok(luod)
 }
 
-/// Waits until something is so.
+/// Waits until a condition is true.
 pub fn wait(mut so: impl FnMut() -> Result<bool>, what: &str) -> Result {
     let start = Instant::now();
     while !so()? {
@@ -128,7 +128,7 @@ pub fn result(mut channel: Channel) -> Result<Report> {
     }
 }
 
-/// Expects that an update is aborted, because of something.
+/// Expects that an update is aborted for a reason.
 pub fn aborted(channel: Channel, why: &str) -> Result {
     let report = result(channel)?;
     let reason = report.reason.unwrap_or_default();
@@ -137,7 +137,7 @@ pub fn aborted(channel: Channel, why: &str) -> Result {
     Ok(())
 }
 
-/// Expects that nobody has an outgoing session of this name.
+/// Expects that there is no outgoing session of this name.
 pub fn is_gone(name: &str) -> Result {
     wait(
         || Ok(Device::open()?.create_session(name).is_ok()),
@@ -145,7 +145,7 @@ pub fn is_gone(name: &str) -> Result {
     )
 }
 
-/// A client that uses no library for what it says.
+/// A client that does not use the library.
 pub struct Json {
     stream: UnixStream,
     decoder: Decoder,
@@ -168,7 +168,7 @@ impl Json {
         Ok(())
     }
 
-    /// Waits for a line that contains something.
+    /// Waits for a line that contains a text.
     pub fn hear(&mut self, part: &str) -> Result<Vec<OwnedFd>> {
         let start = Instant::now();
         while start.elapsed() < SOON {
@@ -187,7 +187,7 @@ impl Json {
                 Receive::Nothing => sleep(Duration::from_millis(5)),
             }
         }
-        Err(Failure::new(format!("luod does not say {part}")))
+        Err(Failure::new(format!("luod has not sent {part}")))
     }
 
     pub fn subscribe(&mut self) -> Result {
@@ -199,13 +199,13 @@ impl Json {
         self.say("{\"cmd\":\"UNSUBSCRIBE\",\"id\":\"json\"}\n")?;
         wait(
             || Ok(state_of("json")?.is_none()),
-            "json is not subscribed any more",
+            "json is no longer subscribed",
         )
     }
 
     pub fn preserve(&mut self) -> Result {
         let session = self.hear("\"START_PRESERVATION\"")?.pop();
-        let session = OutgoingSession::from(session.at("no session came along")?);
+        let session = OutgoingSession::from(session.at("no session was sent")?);
         if self.file.is_none() {
             self.file = Some(memfd::with(CONTENT)?);
         }
@@ -225,7 +225,7 @@ impl Json {
     pub fn claim(&mut self) -> Result<IncomingSession> {
         self.say("{\"cmd\":\"CLAIM\",\"id\":\"json\"}\n")?;
         let session = self.hear("\"SESSION\"")?.pop();
-        Ok(session.at("no session came along")?.into())
+        Ok(session.at("no session was sent")?.into())
     }
 
     pub fn restore(&mut self) -> Result {

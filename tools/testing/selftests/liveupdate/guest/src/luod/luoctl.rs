@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `luoctl`, as an operator uses it: kernels that it must not let through, updates that fail, and
-//! one that does not.
+//! `luoctl`: kernels that it must refuse, updates that fail, and one that succeeds.
 
 use super::{
     fixture::{counter, is_gone, start_luod, wait, wait_for, Json, Process, SOCKET, SOON},
@@ -37,7 +36,7 @@ const IN_C: &str = "/boot/c";
 const OTHER: &str = "/boot/other";
 /// The same, with none of the formats.
 const WITHOUT: &str = "/boot/without";
-/// Where our kernel, and none in C, tells about formats.
+/// The formats in sysfs, which only our kernel has.
 const SYSFS: &str = "/sys/kernel/liveupdate";
 const RECORD: &str = "/run/luod/image.json";
 
@@ -57,7 +56,7 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Runs luoctl; returns what it says.
+/// Runs luoctl; returns its output.
 fn luoctl(args: &[&str], code: i32) -> Result<String> {
     let output = command(args).output().at("run luoctl")?;
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -85,12 +84,12 @@ struct Running(Child);
 impl Running {
     fn start(args: &[&str]) -> Result<Self> {
         let mut command = command(args);
-        // The console is a terminal, where there would be a bar instead of lines.
+        // The console is a terminal, on which luoctl prints a bar instead of lines.
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         child.map(Self).at("start luoctl")
     }
 
-    /// Waits until it ends; returns what it has said.
+    /// Waits for its end; returns its output.
     fn end(mut self, code: i32) -> Result<String> {
         let mut said = String::new();
         if let Some(mut out) = self.0.stdout.take() {
@@ -110,7 +109,7 @@ impl Drop for Running {
     }
 }
 
-/// Between which kernels an update is.
+/// The kinds of the kernels of an update.
 struct Pair {
     from_c: bool,
     to_c: bool,
@@ -125,8 +124,9 @@ impl Pair {
     }
 }
 
-/// What luoctl says of the update. A kernel in C does not tell what is in use, and its image not
-/// what it understands; in that of ours, the kernel is not compressed and has no checksum.
+/// The verdict of luoctl on the update. A kernel with the implementation in C does not report the
+/// formats in use, and its image has no list of formats; the image of our kernel is not compressed
+/// and has no checksum.
 const VERDICT: i32 = LIKELY;
 
 fn verdicts() -> Result {
@@ -148,13 +148,13 @@ fn loaded_in_the_wrong_way(pair: &Pair) -> Result {
     let _client = counter("counter", &[])?;
     kexec::load_legacy().at("kexec_load")?;
     if pair.from_c {
-        // It cannot be found out; nobody was asked.
+        // The verdict is unknown, and there is no terminal to ask.
         luoctl(&["check"], UNKNOWN)?;
         luoctl(&["kexec"], NOT_CONFIRMED)?;
     } else {
         says(&luoctl(&["check"], NO)?, "kexec_load()")?;
         luoctl(&["kexec", "--yes"], NO)?;
-        // With --force, luoctl says what is lost, and the kernel refuses.
+        // With --force, luoctl prints the loss, and the kernel refuses.
         let said = luoctl(&["kexec", "--yes", "--force"], ABORTED)?;
         says(&said, "can be lost: counter")?;
         wait_for("counter", SessionState::Subscribed)?;
@@ -164,7 +164,7 @@ fn loaded_in_the_wrong_way(pair: &Pair) -> Result {
     is_gone("counter")
 }
 
-/// Loads the next kernel, with the root file system as it is now.
+/// Loads the next kernel, with the current root file system.
 fn load(args: &Args) -> Result {
     let initrd = image::pack_root()?;
     let initrd = format!("/proc/{}/fd/{}", std::process::id(), initrd.as_raw_fd());
@@ -179,13 +179,13 @@ fn load(args: &Args) -> Result {
     ];
     luoctl(&arguments, GOOD)?;
     luoctl(&["check"], VERDICT)?;
-    // The same image, but nobody could know that.
+    // It is the same image, but luoctl cannot know that.
     let next = File::open(NEXT).at(NEXT)?;
     let cmdline = CString::new(plan.cmdline()).map_err(io::Error::from)?;
     liveupdate::raw::kexec_file_load(next.as_fd(), None, &cmdline).at("kexec_file_load")?;
     says(&luoctl(&["check"], UNKNOWN)?, "another program")?;
     luoctl(&arguments, GOOD)?;
-    // It fails, and what was loaded before is loaded still.
+    // It fails, and the previous image is still loaded.
     luoctl(&["load", LUOCTL, "--force"], FAILED)?;
     luoctl(&["check"], VERDICT)?;
     let record = fs::metadata(RECORD).at(RECORD)?;
@@ -193,7 +193,7 @@ fn load(args: &Args) -> Result {
     Ok(())
 }
 
-/// What is in use is compared once more with what was loaded.
+/// The formats in use are compared again with those of the loaded image.
 fn formats_that_are_lost() -> Result {
     let record = fs::read_to_string(RECORD).at(RECORD)?;
     let older = record.replace("\"memfd-v2\"", "\"memfd-v1\"");
@@ -201,7 +201,7 @@ fn formats_that_are_lost() -> Result {
     let result = fs::write(RECORD, older).at(RECORD).and_then(|()| {
         let said = luoctl(&["kexec", "--yes"], NO)?;
         says(&said, "does not support memfd-v2")?;
-        // luod looks for itself, for those who ask it without luoctl's help.
+        // luod checks itself, for requests without luoctl.
         let _luod = start_luod()?;
         let _client = counter("counter", &[])?;
         let said = luoctl(&["kexec", "--dry-run"], ABORTED)?;
@@ -234,14 +234,14 @@ fn abort_while_a_client_hangs() -> Result {
     says(&watched, "aborted")
 }
 
-/// luod is killed when all clients are ready and somebody else was asked to start the next kernel.
-/// There is no other time at which it is frozen and listens.
+/// luod is killed when all clients are ready and the service manager was asked to start the next
+/// kernel. Only at this time is it frozen and listens.
 fn luod_is_killed_in_the_jump() -> Result {
     const NOTIFY: &str = "/tmp/notify.sock";
     const CONFIG: &str = "/tmp/luod.toml";
     const SYSTEMCTL: &str = "/bin/systemctl";
 
-    // A service manager that keeps nothing, and never starts anything.
+    // A service manager that keeps no descriptors and never starts the next kernel.
     let manager = UnixDatagram::bind(NOTIFY)?;
     thread::spawn(move || while manager.recv(&mut [0; 4096]).is_ok() {});
     fs::write(CONFIG, "kexec = \"systemctl\"\n")?;
@@ -269,7 +269,7 @@ fn luod_is_killed_in_the_jump() -> Result {
     drop(luod);
     says(&kexec.end(GOOD)?, "jump")?;
     is_gone("luod-internal")?;
-    // A client that was told that all is frozen cannot know that nothing comes of it.
+    // A client that has received FROZEN cannot know that the update has failed.
     ensure!(
         liveupdate::Device::open()?.create_session("good").is_err(),
         "the client has not kept its session"
@@ -281,7 +281,7 @@ fn luod_is_killed_in_the_jump() -> Result {
     is_gone("good")
 }
 
-/// The update. Returns only if it does not lead to the next kernel.
+/// The update. Returns only if it does not start the next kernel.
 fn update() -> Result {
     let _luod = start_luod()?;
     let mut held = Json::connect()?;
@@ -295,20 +295,20 @@ fn update() -> Result {
     println!("# $ luoctl kexec --yes");
     let mut kexec = command(&["kexec", "--yes"]).spawn().at("start luoctl")?;
     let session = held.hear("\"START_PRESERVATION\"")?;
-    // Long enough to be seen.
+    // Long enough to be visible.
     sleep(Duration::from_millis(1500));
     held.say("{\"cmd\":\"READY\"}\n")?;
     let status = kexec.wait()?;
     drop(session);
-    // luod has gone on to the jump, which may take a moment more.
+    // luod has begun the jump, which may take some more time.
     sleep(SOON);
     Err(Failure::new(format!("luoctl ended with {status}")))
 }
 
-/// What the operator does in the next kernel.
+/// The part of the operator in the next kernel.
 fn afterwards() -> Result {
-    // What is known of the image that runs now is not what is known of one that is loaded.
-    ensure!(File::open(RECORD).is_ok(), "the record did not come along");
+    // The record of the running kernel is not valid for the loaded image.
+    ensure!(File::open(RECORD).is_ok(), "the record was not handed over");
     luoctl(&["check"], NO)?;
     kexec::load_legacy().at("kexec_load")?;
     let verdict = if fs::exists(SYSFS)? { NO } else { UNKNOWN };
@@ -356,7 +356,7 @@ fn afterwards() -> Result {
     Ok(())
 }
 
-/// Runs what belongs into this kernel.
+/// Runs the part for this kernel.
 pub fn run(args: &Args) -> Result<u8> {
     if args.stage()? > 1 {
         case("afterwards", afterwards)?;
@@ -371,7 +371,7 @@ pub fn run(args: &Args) -> Result<u8> {
         case("abort_while_a_client_hangs", abort_while_a_client_hangs)?;
         case("luod_is_killed_in_the_jump", luod_is_killed_in_the_jump)?;
     }
-    // The next kernel gets the results, too.
+    // The next kernel gets the results as well.
     case("load_again", || load(args))?;
     case("update", update)?;
     conclude("luoctl")

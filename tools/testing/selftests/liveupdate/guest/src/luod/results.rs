@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The results of the cases of a suite, over all of its kernels.
+//! The results of the cases of a suite, from all of its kernels.
 
 use crate::support::{error::Result, state};
 
-/// Where results are kept, and what else the next kernel is to know.
+/// The directory for results and other data for the next kernel.
 pub const STATE: &str = "luod";
 const RESULTS: &str = "results";
 
-/// Remembers the result of a case.
+/// Saves the result of a case.
 pub fn case(name: &str, run: impl FnOnce() -> Result) -> Result {
     let result = run();
     let mut results = state::get(STATE, RESULTS).unwrap_or_default();

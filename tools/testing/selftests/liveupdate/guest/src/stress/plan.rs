@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the next kernel has to find.
+//! The data that the next kernel must find.
 
 use crate::support::{
     error::{ensure_eq, At, Failure, Result},
@@ -11,7 +11,7 @@ use crate::support::{
 use liveupdate::OutgoingSession;
 use std::{collections::BTreeMap, fmt::Write, fs::File, io::Read};
 
-/// What a memfd contains: patterns, and where they begin; anything else is 0.
+/// The contents of a memfd: patterns and their offsets; all other bytes are 0.
 #[derive(Clone, Default)]
 pub struct Contents {
     pub len: u64,
@@ -57,7 +57,8 @@ impl Plan {
         Ok((session, file))
     }
 
-    /// Takes over what was [sent](Self::send) to the kernel of `stage`.
+    /// Retrieves the plan that was [sent](Self::send) to the kernel of
+    /// `stage`.
     pub fn receive(stage: u64) -> Result<Self> {
         let session = retrieve(&session_name(stage))?;
         let mut text = String::new();
@@ -90,7 +91,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Takes over everything, and returns how many files that were.
+    /// Retrieves and verifies all files, and returns their number.
     pub fn verify(&self) -> Result<usize> {
         for (name, files) in &self.0 {
             let session = retrieve(name).at(name)?;

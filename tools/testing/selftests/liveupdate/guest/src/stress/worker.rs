@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One of the threads.
+//! A thread of the stress test.
 
 use super::plan::{Contents, Plan};
 use crate::support::{
@@ -26,12 +26,12 @@ use std::{
 
 const PAGE: u64 = 4096;
 const LISTING: &str = "/sys/kernel/debug/liveupdate/sessions";
-/// How many outgoing sessions there are at most.
+/// The maximum number of outgoing sessions.
 const SESSIONS: usize = 24;
-/// The number of tokens: small, so that threads use the same ones.
+/// The number of tokens: small, so that threads use the same tokens.
 const TOKENS: u64 = 12;
 
-/// A file that is preserved, or about to be.
+/// A file that is preserved, or about to be preserved.
 struct Preserved {
     file: File,
     contents: Contents,
@@ -44,14 +44,14 @@ struct Outgoing {
     files: Mutex<BTreeMap<u64, Arc<Mutex<Preserved>>>>,
 }
 
-/// An incoming session that a thread has got.
+/// An incoming session of a thread.
 struct Found {
     name: String,
     files: BTreeMap<u64, Contents>,
     session: IncomingSession,
 }
 
-/// A session with a file that cannot be frozen, which keeps a kexec from succeeding.
+/// A session with a file that cannot be frozen, which makes a kexec fail.
 pub struct Brake {
     name: String,
     device: TestDevice,
@@ -80,12 +80,12 @@ impl Brake {
     }
 }
 
-/// What the threads share.
+/// The state that the threads share.
 pub struct Shared {
     pub stop: AtomicBool,
     brake: Mutex<Brake>,
     outgoing: Mutex<Vec<Arc<Outgoing>>>,
-    /// What was handed over to this kernel and is not finished.
+    /// Unfinished incoming sessions.
     incoming: Mutex<Plan>,
 }
 
@@ -107,9 +107,9 @@ impl Shared {
         })
     }
 
-    /// What is handed over in the end, and what has to stay open for that.
+    /// The sessions to hand over at the end, and the files that must stay open.
     pub fn into_plan(self) -> (Plan, Brake, Box<dyn Any>) {
-        // What is not finished is passed on.
+        // Unfinished sessions are carried over.
         let mut plan = self
             .incoming
             .into_inner()
@@ -135,7 +135,7 @@ impl Shared {
     }
 }
 
-/// How often something worked.
+/// The number of successful operations.
 #[derive(Default)]
 pub struct Counts {
     created: u64,
@@ -146,7 +146,7 @@ pub struct Counts {
     finished: u64,
     listed: u64,
     kexecs: u64,
-    /// Answers that something is in the way, or there already, or not there.
+    /// Errors that concurrent operations can cause.
     refused: u64,
 }
 
@@ -202,7 +202,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Works until it is told to stop, or until something is wrong: then the others stop, too.
+    /// Runs until it is stopped, or until a failure, which stops the other threads as well.
     pub fn run(mut self) -> Result<Counts> {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let choice = self.below(100);
@@ -229,7 +229,7 @@ impl<'a> Worker<'a> {
         self.random.number() % limit
     }
 
-    /// [`None`] if the answer was one of those that the others are the reason for.
+    /// [`None`] if the error was one that other threads can cause.
     fn allow<T>(
         &mut self,
         result: io::Result<T>,
@@ -281,7 +281,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// The session is gone when the last thread that uses it lets go.
+    /// The session ends when the last thread drops it.
     fn close(&mut self) -> Result {
         let session = {
             let mut sessions = lock(&self.shared.outgoing);
@@ -327,7 +327,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Fills a hole of a file that is preserved already.
+    /// Fills a hole of a preserved file.
     fn write(&mut self) -> Result {
         let Some(outgoing) = self.session() else {
             return Ok(());
@@ -341,7 +341,7 @@ impl<'a> Worker<'a> {
         let at = len / 2 + self.below(len / 2);
         let pattern = Pattern::new(self.random.number(), 1 + self.below((len - at).min(9000)));
         pattern.write(&preserved.file, at)?;
-        // A pattern that was written over is not there any more.
+        // Removes an overwritten pattern.
         preserved
             .contents
             .pieces
@@ -351,7 +351,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// A session of the previous kernel, unless it is gone or another thread has it.
+    /// A session of the previous kernel, unless it is finished or another thread has it open.
     fn incoming(&mut self) -> Result<Option<Found>> {
         let chosen = {
             let plan = lock(&self.shared.incoming);
@@ -432,8 +432,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Sessions are frozen in the order of their creation: lets those that there are come before
-    /// the file that does not let a kexec pass.
+    /// Sessions are frozen in the order of their creation: creates the file that cannot be
+    /// frozen again, so that it follows the existing sessions.
     fn move_brake(&mut self) -> Result {
         let Some(device) = self.device()? else {
             return Ok(());
@@ -441,14 +441,18 @@ impl<'a> Worker<'a> {
         self.number += 1;
         let name = format!("brake-{}-{}", self.name, self.number);
         let brake = Brake::new(&device, Brake::file()?, name);
-        if let Some(brake) = self.allow(brake, &[Errno::BUSY], "another brake")? {
-            // What was the brake goes last.
+        if let Some(brake) = self.allow(
+            brake,
+            &[Errno::BUSY],
+            "preserve another file that cannot be frozen",
+        )? {
+            // The old file is dropped last.
             let _old = std::mem::replace(&mut *lock(&self.shared.brake), brake);
         }
         Ok(())
     }
 
-    /// Gets as far as the file that does not let it pass.
+    /// The kexec fails at the file that cannot be frozen.
     fn kexec(&mut self) -> Result {
         let error: io::Result<()> = Err(kexec::try_jump());
         self.allow(error, &[Errno::IO, Errno::BUSY], "reboot(KEXEC)")?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Agents: processes of their own that use the device as they are told.
+//! Agents: processes that use the device on request.
 
 use crate::support::{
     error::{At, Failure, Result},
@@ -16,7 +16,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// What an agent can be told to do.
+/// The orders of an agent.
 #[derive(Clone, Copy)]
 pub enum Order<'a> {
     /// Open the device and keep it open.
@@ -25,9 +25,9 @@ pub enum Order<'a> {
     Close,
     Create(&'a str),
     RetrieveSession(&'a str),
-    /// Take over an outgoing session that comes with the order.
+    /// Take over an outgoing session that is sent with the order.
     AdoptOutgoing,
-    /// Take over an incoming session that comes with the order.
+    /// Take over an incoming session that is sent with the order.
     AdoptIncoming,
     /// Preserve a new memfd.
     Preserve(u64, Pattern),
@@ -76,14 +76,14 @@ impl Agent {
         })
     }
 
-    /// Has an order carried out.
+    /// Makes the agent execute an order.
     ///
-    /// The error is the one that the agent met, with its number, if it has one.
+    /// Returns the error of the agent, with its number, if it has one.
     pub fn order(&self, order: Order<'_>) -> io::Result<()> {
         self.send(order, None)
     }
 
-    /// As [`Self::order`], with a descriptor.
+    /// Like [`Self::order`], with a descriptor.
     pub fn give(&self, order: Order<'_>, fd: impl AsFd) -> io::Result<()> {
         self.send(order, Some(fd.as_fd()))
     }
@@ -101,7 +101,7 @@ impl Agent {
         }
     }
 
-    /// Kills the agent and waits until nothing is left of it.
+    /// Kills the agent and reaps it.
     pub fn kill(self) {
         drop(self);
     }
@@ -115,7 +115,7 @@ impl Drop for Agent {
     }
 }
 
-/// What an agent has in its hands.
+/// The open files of an agent.
 #[derive(Default)]
 struct Hands {
     device: Option<Device>,
@@ -142,7 +142,7 @@ impl From<Failure> for Trouble {
 }
 
 impl Hands {
-    /// The device: the one that is open already, or a new one for one use.
+    /// The device: the open one, or a new one for one operation.
     fn with_device<T>(&self, act: impl FnOnce(&Device) -> io::Result<T>) -> io::Result<T> {
         match &self.device {
             Some(device) => act(device),
@@ -152,7 +152,7 @@ impl Hands {
 
     fn obey(&mut self, order: &str, fd: Option<OwnedFd>) -> std::result::Result<(), Trouble> {
         let no_fd = || Failure::new("there is no descriptor with this order");
-        let no_session = || Failure::new("I have no such session");
+        let no_session = || Failure::new("the agent does not have this session");
         let words: Vec<&str> = order.split(' ').collect();
         match *words.as_slice() {
             ["open"] => self.device = Some(Device::open()?),
@@ -182,7 +182,7 @@ impl Hands {
                 let session = self.incoming.take().ok_or_else(no_session)?;
                 session.finish().map_err(io::Error::from)?;
             }
-            _ => return Err(Failure::new(format!("what is '{order}'?")).into()),
+            _ => return Err(Failure::new(format!("unknown order '{order}'")).into()),
         }
         Ok(())
     }
@@ -212,7 +212,7 @@ fn agent() -> Result<u8> {
     }
 }
 
-/// What such a process runs.
+/// The main function of an agent.
 pub fn run(args: &[String]) -> Result<u8> {
     match args.first().map(String::as_str) {
         Some("agent") => agent(),

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Arguments of the program, as they come on the kernel command line.
+//! Arguments of the program, from the kernel command line.
 
 use crate::support::error::{Failure, Result};
 
-/// Parameters that only the boot code of the kernel understands; the kernel takes them for words
-/// that init is to get, before its own ones.
+/// Parameters that only the boot code of the kernel parses; the kernel passes them to init, before
+/// its own arguments.
 const OF_BOOT_CODE: [&str; 2] = ["no5lvl", "nokaslr"];
 
-/// Arguments, as far as they can be told apart without knowing the command.
+/// Arguments, parsed independent of the command.
 pub struct Args {
     /// The command and its arguments.
     pub words: Vec<String>,
@@ -16,8 +16,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// Options come as `--name=value` and are recognized anywhere, except that everything after the
-    /// second word of `exec` belongs to the program.
+    /// Options have the form `--name=value` and are recognized at any position, except that all
+    /// arguments after the second word of `exec` belong to the program.
     pub fn parse(args: impl Iterator<Item = String>) -> Self {
         let mut this = Self {
             words: Vec::new(),
@@ -26,7 +26,7 @@ impl Args {
         for arg in args.skip_while(|arg| OF_BOOT_CODE.contains(&arg.as_str())) {
             let option = arg.strip_prefix("--").and_then(|arg| arg.split_once('='));
             match option {
-                // `--stage` is what we append for the next kernel.
+                // `--stage` is appended for the next kernel.
                 Some((name, value)) if name == "stage" || !this.is_program() => {
                     this.options.push((name.into(), value.into()));
                 }
@@ -66,7 +66,7 @@ impl Args {
         })
     }
 
-    /// Which kernel of a chain this is; the first one is 1.
+    /// The number of this kernel in a chain; the first one is 1.
     pub fn stage(&self) -> Result<usize> {
         // CAST: Same size on all machines that have the subsystem.
         Ok(self.number("stage", 1)? as usize)

@@ -40,23 +40,23 @@ impl Cgroup {
         set(self.0.join("cgroup.procs"), "0")
     }
 
-    /// Sets how many bytes may be charged.
+    /// Sets the limit in bytes.
     pub fn limit(&self, bytes: impl std::fmt::Display) -> io::Result<()> {
         set(self.0.join("memory.max"), &bytes.to_string())
     }
 
-    /// Bytes that are charged.
+    /// The number of charged bytes.
     pub fn current(&self) -> Result<u64> {
         let text = fs::read_to_string(self.0.join("memory.current")).at("memory.current")?;
         Ok(text.trim().parse()?)
     }
 
-    /// Bytes of shared memory.
+    /// The number of bytes of shared memory.
     pub fn shmem(&self) -> Result<u64> {
         self.stat("shmem")
     }
 
-    /// Bytes that the kernel uses on behalf of the processes.
+    /// The number of bytes of kernel memory.
     pub fn kernel(&self) -> Result<u64> {
         self.stat("kernel")
     }

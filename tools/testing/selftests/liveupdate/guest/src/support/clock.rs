@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A clock that runs on while kernels change.
+//! A clock that continues during a kexec.
 
 use std::{
     sync::OnceLock,
@@ -19,24 +19,24 @@ impl Ticks {
     }
 }
 
-/// When the program started.
+/// The start of the program.
 static START: OnceLock<Ticks> = OnceLock::new();
 
-/// To be called first of all.
+/// Must be called first.
 pub fn program_starts() {
     START.get_or_init(Ticks::now);
 }
 
-/// When [`program_starts`] was called.
+/// The time at which [`program_starts`] was called.
 pub fn program_start() -> Ticks {
     *START.get_or_init(Ticks::now)
 }
 
-/// How fast the counter runs.
+/// The frequency of the counter.
 #[derive(Clone, Copy)]
 pub struct Rate {
     per_second: f64,
-    /// What the counter was when this kernel's clock was 0.
+    /// The value of the counter when this kernel's clock was 0.
     zero: Ticks,
 }
 
@@ -50,12 +50,12 @@ impl Rate {
         let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let now = Ticks::now();
         let uptime = uptime.tv_sec as f64 + uptime.tv_nsec as f64 / 1e9;
-        // CAST: A machine is not up for so long that this would not fit.
+        // CAST: The uptime of a machine fits.
         let zero = Ticks(now.0.saturating_sub((uptime * per_second) as u64));
         Self { per_second, zero }
     }
 
-    /// When this kernel's clock started.
+    /// The start of this kernel's clock.
     pub fn kernel_start(&self) -> Ticks {
         self.zero
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Errors that end up as a sentence on the console.
+//! Errors that are printed as sentences.
 
 use std::{fmt, io};
 
-/// Why something did not work.
+/// The reason of a failure.
 #[derive(Debug)]
 pub struct Failure {
     message: String,
@@ -21,7 +21,7 @@ impl Failure {
         }
     }
 
-    /// For a test that makes no sense on this machine.
+    /// For a test that is not applicable on this machine.
     pub fn skip(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -64,9 +64,9 @@ impl From<std::num::ParseIntError> for Failure {
     }
 }
 
-/// Says where an error happened.
+/// Adds the location of an error.
 pub trait At<T> {
-    /// Puts `place` and a colon before the message.
+    /// Prepends `place` and a colon to the message.
     fn at(self, place: impl fmt::Display) -> Result<T>;
 }
 

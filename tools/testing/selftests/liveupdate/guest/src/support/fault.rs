@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Having the kernel fail at the Nth place where it could.
+//! Fault injection: makes the kernel fail at the Nth possible place.
 
 use crate::support::error::{At, Failure, Result};
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// What is set such that all allocations of this thread can fail, silently.
+/// The settings with which all allocations of this thread can fail, without messages.
 const KNOBS: [(&str, &str); 7] = [
     ("failslab/ignore-gfp-wait", "N"),
     ("failslab/cache-filter", "N"),
@@ -24,19 +24,19 @@ const KNOBS: [(&str, &str); 7] = [
 
 /// Failures of this thread's system calls.
 pub struct Faults {
-    /// Opened in advance: opening it could fail, too.
+    /// Opened in advance, since opening it could fail as well.
     nth: File,
 }
 
-/// What became of a call that was to fail.
+/// The result of a call with an injected failure.
 pub struct Outcome<T> {
     pub result: io::Result<T>,
-    /// Whether there was a place to fail at.
+    /// Whether a failure was injected.
     pub failed: bool,
 }
 
 impl Faults {
-    /// Skips the test if the kernel cannot fail on request.
+    /// Skips the test if the kernel does not support fault injection.
     pub fn new() -> Result<Self> {
         for (knob, value) in KNOBS {
             let path = format!("{DEBUGFS}/{knob}");
@@ -44,12 +44,14 @@ impl Faults {
                 // The filter needs another configuration.
                 Err(_) if knob.ends_with("cache-filter") => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(Failure::skip("this kernel does not fail on request"))
+                    return Err(Failure::skip(
+                        "this kernel does not support fault injection",
+                    ))
                 }
                 result => result.at(path)?,
             }
         }
-        // Steps that need no memory; only our kernels can be built such that they fail.
+        // Steps that allocate no memory; only our kernels have fault points for them.
         let _ = fs::write(format!("{DEBUGFS}/fail_liveupdate/verbose"), "0");
         let path = "/proc/thread-self/fail-nth";
         let nth = File::options().read(true).write(true).open(path).at(path)?;
@@ -63,7 +65,7 @@ impl Faults {
         Ok(text.trim().parse()?)
     }
 
-    /// Makes one system call, in which the `nth` place to fail does so.
+    /// Makes one system call with a failure at the `nth` possible place.
     pub fn call<T>(&self, nth: u64, act: impl FnOnce() -> io::Result<T>) -> Result<Outcome<T>> {
         let order = nth.to_string();
         self.nth.write_all_at(order.as_bytes(), 0).at("fail-nth")?;
@@ -73,8 +75,8 @@ impl Faults {
         Ok(Outcome { result, failed })
     }
 
-    /// Makes one system call in which each allocation fails with a chance of `percent`, such that
-    /// a second attempt to allocate something can fail as well.
+    /// Makes one system call in which each allocation fails with a probability of `percent`, so
+    /// that the retry of an allocation can fail as well.
     pub fn call_with_chance<T>(
         &self,
         percent: u32,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Arguments of ioctls in memory that can be made to fail.
+//! Arguments of ioctls in memory that can be made inaccessible.
 
 use crate::support::error::{At, Result};
 use liveupdate::raw;
@@ -14,7 +14,7 @@ use std::{
 
 const PAGE: usize = 4096;
 
-/// An argument at the end of a page; behind it, there is no memory.
+/// An argument at the end of a page; the next page is not mapped.
 pub struct Arg {
     page: *mut c_void,
     len: usize,
@@ -24,8 +24,8 @@ impl Arg {
     /// Copies `bytes`, which must fit into a page.
     pub fn new(bytes: &[u8]) -> Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: The mapping is new; nobody else uses its pages, of which the second one is given
-        // back at once.
+        // SAFETY: The mapping is new and has no other users; its second page is unmapped
+        // immediately.
         let page = unsafe {
             let page =
                 rustix::mm::mmap_anonymous(ptr::null_mut(), 2 * PAGE, prot, MapFlags::PRIVATE)
@@ -46,36 +46,36 @@ impl Arg {
         self.page.wrapping_byte_add(PAGE - self.len)
     }
 
-    /// What is there now.
+    /// The current bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        // SAFETY: The page is there until we are dropped, and can be read.
+        // SAFETY: The page is mapped until the drop of this value, and readable.
         unsafe { slice::from_raw_parts(self.ptr().cast::<u8>(), self.len) }.to_vec()
     }
 
-    /// Lets writing fail from now on.
+    /// Makes writes fail from now on.
     pub fn read_only(self) -> Result<Self> {
-        // SAFETY: The page is ours, and nobody has a reference to it.
+        // SAFETY: The page belongs to this object, and there are no references to it.
         unsafe { rustix::mm::mprotect(self.page, PAGE, MprotectFlags::READ) }.at("mprotect")?;
         Ok(self)
     }
 
-    /// Does an ioctl with this argument.
+    /// Calls an ioctl with this argument.
     pub fn ioctl(&self, fd: impl AsFd, request: u32) -> io::Result<()> {
-        // SAFETY: The page is used by nobody else; what is behind it is no memory.
+        // SAFETY: The page has no other users, and the page after it is not mapped.
         unsafe { raw::ioctl(fd.as_fd(), request, self.ptr()) }
     }
 }
 
 impl Drop for Arg {
     fn drop(&mut self) {
-        // SAFETY: The page is ours, and nobody has a reference to it.
+        // SAFETY: The page belongs to this object, and there are no references to it.
         let _ = unsafe { rustix::mm::munmap(self.page, PAGE) };
     }
 }
 
-/// Does an ioctl with an argument at an address where there is nothing.
+/// Calls an ioctl with an argument at an unmapped address.
 pub fn without_memory(fd: BorrowedFd<'_>, request: u32) -> io::Result<()> {
-    // SAFETY: There is no memory at this address.
+    // SAFETY: This address is not mapped.
     unsafe { raw::ioctl(fd, request, ptr::without_provenance_mut(8)) }
 }
 

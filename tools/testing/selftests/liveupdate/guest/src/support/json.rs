@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! As much of JSON as we write.
+//! A minimal writer of JSON.
 
 use std::fmt::Write;
 

@@ -5,7 +5,7 @@
 use crate::support::error::{At, Result};
 use std::{fs::File, io::Read};
 
-/// All that the kernel has logged so far.
+/// The kernel log so far.
 pub fn kernel_log() -> Result<String> {
     use std::os::unix::fs::OpenOptionsExt;
 
@@ -16,7 +16,7 @@ pub fn kernel_log() -> Result<String> {
         .at("open /dev/kmsg")?;
     let mut log = String::new();
     let mut record = vec![0; 8192];
-    // At the end there is nothing to read for now.
+    // At the end, there is no further record.
     while let Ok(len) = file.read(&mut record) {
         log.push_str(&String::from_utf8_lossy(
             record.get(..len).unwrap_or_default(),

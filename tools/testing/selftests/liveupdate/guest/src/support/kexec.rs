@@ -20,34 +20,34 @@ use std::{
 };
 
 const KERNEL: &str = "/boot/next";
-/// What the second and later kexecs use, if it is there.
+/// The kernel for the second and later kexecs, if it exists.
 const LATER_KERNEL: &str = "/boot/next2";
-/// Parameters that the next kernel gets besides those of this one.
+/// Further parameters for the next kernel.
 const MORE_PARAMS: &str = "/boot/params";
 
 /// Loads a kernel with an initramfs and a command line.
 type Load = fn(BorrowedFd<'_>, Option<BorrowedFd<'_>>, &CStr) -> io::Result<()>;
 
-/// Which kernel to start, and how.
+/// The kernel to start, and its parameters.
 pub struct Plan {
     kernel: String,
     cmdline: String,
 }
 
 impl Plan {
-    /// The next stage of what this kernel does.
+    /// The next stage of this command.
     pub fn stage(args: &Args, stage: usize) -> Result<Self> {
         Self::new(args.option("next"), stage, |cmdline| {
             format!("{cmdline} --stage={stage}")
         })
     }
 
-    /// The same command line as this kernel has.
+    /// The command line of this kernel.
     pub fn same(args: &Args) -> Result<Self> {
         Self::new(args.option("next"), 2, |cmdline| cmdline.into())
     }
 
-    /// A kernel that is not meant to be started.
+    /// A kernel that must not be started.
     pub fn dry() -> Result<Self> {
         Self::new(None, 2, |cmdline| cmdline.into())
     }
@@ -59,13 +59,13 @@ impl Plan {
             None => KERNEL,
         };
         let cmdline = fs::read_to_string("/proc/cmdline").at("read the kernel's command line")?;
-        // An older stage's number would do no harm, but lines have a limit.
+        // The number of the last stage is removed because the length of the line is limited.
         let words = cmdline
             .split_ascii_whitespace()
             .filter(|word| !word.starts_with("--stage="));
         let cmdline = words.collect::<Vec<_>>().join(" ");
         let cmdline = match (fs::read_to_string(MORE_PARAMS), cmdline.split_once(" -- ")) {
-            // What comes later counts.
+            // The last parameter applies.
             (Ok(more), Some((params, words))) => format!("{params} {more} -- {words}"),
             _ => cmdline,
         };
@@ -75,13 +75,13 @@ impl Plan {
         })
     }
 
-    /// The same with a further parameter.
+    /// Adds a parameter.
     pub fn with(mut self, param: &str) -> Self {
         self.cmdline = format!("{param} {}", self.cmdline);
         self
     }
 
-    /// The same with another kernel.
+    /// Sets another kernel.
     pub fn kernel(mut self, path: &str) -> Self {
         self.kernel = path.into();
         self
@@ -108,25 +108,25 @@ impl Plan {
         File::open(&self.kernel).at(format_args!("open {}", self.kernel))
     }
 
-    /// Loads the kernel, with the root file system as it is now.
+    /// Loads the kernel, with the current root file system.
     pub fn load(&self) -> Result {
         self.load_image(&self.open()?)
     }
 
-    /// As [`Self::load`], for a kernel that does not start another one: it gets no image for that,
-    /// which would have to be copied and verified with all the rest.
+    /// Like [`Self::load`], for a kernel that does not start another one: the initramfs contains
+    /// no image for that, which would have to be copied and verified.
     pub fn load_last(&self) -> Result {
         let kernel = self.open()?;
         fs::remove_file(&self.kernel).at(format_args!("remove {}", self.kernel))?;
         self.load_image(&kernel)
     }
 
-    /// As [`Self::load`]; the kernel logs what it does.
+    /// Like [`Self::load`]; the kernel logs the steps.
     pub fn load_loudly(&self) -> Result {
         self.load_by(&self.open()?, raw::kexec_file_load_debug)
     }
 
-    /// As [`Self::load`], with another root file system.
+    /// Like [`Self::load`], with another root file system.
     pub fn load_with(&self, initramfs: &File) -> Result<io::Result<()>> {
         let kernel = self.open()?;
         let cmdline = self.c_cmdline()?;
@@ -151,20 +151,20 @@ impl Plan {
     }
 }
 
-/// Gives the next kernel, and those after it, another parameter.
+/// Adds a parameter for all following kernels.
 pub fn add_param(param: &str) -> Result {
     fs::write(MORE_PARAMS, param).at(MORE_PARAMS)
 }
 
-/// Starts the kernel that was loaded. Returns only if that did not work.
+/// Starts the loaded kernel. Returns only on failure.
 pub fn try_jump() -> io::Error {
     match rustix::system::reboot(RebootCommand::Kexec) {
         Err(error) => error.into(),
-        Ok(()) => io::Error::other("the kernel ignored the request"),
+        Ok(()) => io::Error::other("the system call has returned without an error"),
     }
 }
 
-/// As [`try_jump`], for those who want a sentence.
+/// Like [`try_jump`], with a sentence as error.
 pub fn jump() -> Failure {
     Failure::new(format!("the next kernel cannot be started: {}", try_jump()))
 }
@@ -178,11 +178,11 @@ struct Segment {
     memsz: usize,
 }
 
-/// Loads, by the old system call, an image that cannot take over anything.
+/// Loads, by the old system call, an image that cannot take over data.
 ///
 /// If it is started anyway, it resets the machine.
 pub fn load_legacy() -> io::Result<()> {
-    /// Where no firmware and no early kernel data is, in any machine that can run us.
+    /// An address without firmware or early kernel data, on all supported machines.
     const ADDRESS: usize = 0x0200_0000;
     const KEXEC_ARCH_DEFAULT: usize = 0;
     // mov $0xfe,%al; out %al,$0x64; jmp to the start: reset by the keyboard controller.

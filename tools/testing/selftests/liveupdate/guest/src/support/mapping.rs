@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Large memfds that are filled and compared by the memory of a mapping.
+//! Large memfds that are filled and compared through a mapping.
 
 use crate::support::{
     error::{ensure_eq, At, Result},
@@ -11,10 +11,10 @@ use std::{ffi::c_void, fs::File, os::fd::AsFd, ptr};
 
 const PAGE: usize = 4096;
 
-/// Maps a part of a file. The mapping stays until the end of the process, if nobody removes it.
+/// Maps a part of a file. The mapping stays until the end of the process, unless it is unmapped.
 pub fn map_shared(file: &impl AsFd, at: u64, len: u64) -> Result<*mut c_void> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: This is a new mapping that nobody else knows of.
+    // SAFETY: This is a new mapping without other users.
     unsafe {
         rustix::mm::mmap(
             ptr::null_mut(),
@@ -49,18 +49,18 @@ impl Map {
         (0..self.len / PAGE).map(move |page| self.start.wrapping_add(page * step))
     }
 
-    /// Gives each page a content of its own.
+    /// Gives each page its own contents.
     fn fill(&self) {
         for (page, word) in self.words().enumerate() {
-            // SAFETY: Within the mapping, which nobody else accesses.
+            // SAFETY: Within the mapping, which has no other users.
             unsafe { word.write_volatile(page as u64 ^ 0x5ca1_ab1e) };
         }
     }
 
-    /// Fails unless each page has the content that [`large`] gave it.
+    /// Fails unless each page has the contents that [`large`] has written.
     pub fn check(&self) -> Result {
         for (page, word) in self.words().enumerate() {
-            // SAFETY: Within the mapping, which nobody else accesses.
+            // SAFETY: Within the mapping, which has no other users.
             let found = unsafe { word.read_volatile() };
             ensure_eq!(found, page as u64 ^ 0x5ca1_ab1e, "page {page}");
         }
@@ -75,7 +75,7 @@ impl Drop for Map {
     }
 }
 
-/// A memfd of which each page has a content of its own.
+/// A memfd in which each page has its own contents.
 pub fn large(len: usize) -> Result<File> {
     let file = memfd::new()?;
     file.set_len(len as u64).at("set the size")?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making memfds and looking at them.
+//! Creating and checking memfds.
 
 use crate::support::{
     error::{ensure_eq, At, Result},
@@ -49,7 +49,7 @@ pub fn len(file: &File) -> Result<u64> {
     Ok(file.metadata().at("fstat")?.len())
 }
 
-/// Fails unless `fd` is a file that contains `pattern` and nothing else.
+/// Fails unless `fd` is a file that contains exactly `pattern`.
 pub fn check(fd: OwnedFd, pattern: Pattern) -> Result<File> {
     let file = File::from(fd);
     ensure_eq!(len(&file)?, pattern.len, "the size");

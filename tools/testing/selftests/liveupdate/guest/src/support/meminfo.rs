@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much memory there is, and how much of it is free; all in KiB.
+//! The amounts of total and free memory, in KiB.
 
 use crate::support::error::{At, Result};
 use std::fs;
@@ -18,8 +18,8 @@ pub fn line(key: &str) -> Result<u64> {
     Ok(kib.parse()?)
 }
 
-/// Free memory, including what lies ready for one processor each, which `MemFree` leaves out: up to
-/// tens of MiB of what was freed last.
+/// Free memory, including the per-processor lists, which `MemFree` does not include: up to tens of
+/// MiB of recently freed memory.
 pub fn free() -> Result<u64> {
     let zones = fs::read_to_string("/proc/zoneinfo").at("/proc/zoneinfo")?;
     let mut pages = 0;
@@ -32,7 +32,7 @@ pub fn free() -> Result<u64> {
     Ok(pages * PAGE_KIB)
 }
 
-/// As [`free`], with nothing left in caches that could be given back.
+/// Like [`free`], after dropping caches.
 pub fn free_without_caches() -> Result<u64> {
     const DROP: &str = "/proc/sys/vm/drop_caches";
     fs::write(DROP, "3").at(DROP)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Contents that are easy to make, hard to get by chance, and the same in every kernel.
+//! Reproducible pseudo-random contents.
 
 use crate::support::error::{ensure_eq, At, Result};
 use sha2::{Digest, Sha256};
@@ -28,7 +28,7 @@ impl std::fmt::Debug for Sum {
 pub struct Random(u64);
 
 impl Random {
-    /// Every seed makes another sequence.
+    /// Each seed creates another sequence.
     pub fn new(seed: u64) -> Self {
         // Neighbouring seeds must not start with similar bytes, and the state must not be 0.
         let mut this = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -53,7 +53,7 @@ impl Random {
         }
     }
 
-    /// Puts `items` into a random order.
+    /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, (self.number() % (i as u64 + 1)) as usize);
@@ -61,7 +61,7 @@ impl Random {
     }
 }
 
-/// `len` bytes that depend on nothing but `seed`.
+/// `len` bytes that depend only on `seed`.
 #[derive(Clone, Copy)]
 pub struct Pattern {
     pub seed: u64,
@@ -87,7 +87,7 @@ impl Pattern {
         Ok(())
     }
 
-    /// Writes the bytes to `file` from `at` on; does not move the file's position.
+    /// Writes the bytes to `file` at `at`; does not change the file's position.
     pub fn write(&self, file: &File, at: u64) -> Result {
         self.pieces(|offset, piece| file.write_all_at(piece, at + offset).at("write a pattern"))
     }
@@ -102,7 +102,7 @@ impl Pattern {
         Ok(Sum(hash.finalize().into()))
     }
 
-    /// Compares the bytes with those of `file` from `at` on.
+    /// Compares the bytes with those of `file` at `at`.
     pub fn check(&self, file: &File, at: u64) -> Result {
         let found = sum_range(file, at, self.len)?;
         ensure_eq!(
@@ -115,7 +115,7 @@ impl Pattern {
     }
 }
 
-/// The digest of `len` bytes of `file` from `at` on; does not move the file's position.
+/// The digest of `len` bytes of `file` at `at`; does not change the file's position.
 pub fn sum_range(file: &File, at: u64, len: u64) -> Result<Sum> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK];

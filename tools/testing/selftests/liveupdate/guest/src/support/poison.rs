@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Letting the kernel believe that memory is bad.
+//! Makes the kernel treat memory as bad.
 
 use crate::support::{
     error::{At, Result},
@@ -10,32 +10,31 @@ use std::{ffi::c_void, io};
 
 const PAGE: usize = 4096;
 
-/// Marks the page at `page` as bad. Nobody may read it any more.
+/// Marks the page at `page` as bad. It must not be read any more.
 ///
-/// Fails with `EBUSY` if the kernel knows that the page is bad, but cannot take it away from those
-/// who use it.
+/// Fails with `EBUSY` if the kernel knows that the page is bad, but cannot remove it from its users.
 pub fn poison(page: *mut c_void) -> io::Result<()> {
     let _handler = Handler::new()?;
-    // SAFETY: The caller's page, which nobody reads any more.
+    // SAFETY: The page belongs to the caller, and is not read any more.
     match unsafe { libc::madvise(page, PAGE, libc::MADV_HWPOISON) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Whether reading from `address` kills a process.
+/// Returns whether reading from `address` kills a process.
 pub fn read_kills(address: *const c_void) -> Result<bool> {
     let address = address.cast::<u8>();
     let child = Child::start(|| {
-        // SAFETY: The page is mapped; if it is bad, it is only this process that dies.
+        // SAFETY: The page is mapped; if it is bad, only this process is killed.
         unsafe { address.read_volatile() };
         Ok(())
     })?;
     Ok(child.wait().at("wait for a process that reads")? == End::Killed)
 }
 
-/// Handles SIGBUS as long as it lives: the kernel sends it to say that a page is bad, and ends a
-/// process that ignores it.
+/// Handles SIGBUS while this exists: the kernel sends it for a bad page, and kills a process that
+/// ignores it.
 struct Handler(libc::sigaction);
 
 impl Handler {
@@ -56,7 +55,7 @@ impl Handler {
 
 impl Drop for Handler {
     fn drop(&mut self) {
-        // SAFETY: This is what was there before.
+        // SAFETY: This is the previous handler.
         unsafe { libc::sigaction(libc::SIGBUS, &self.0, std::ptr::null_mut()) };
     }
 }

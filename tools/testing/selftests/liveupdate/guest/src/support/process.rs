@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes and threads that do one thing, and may be killed or watched while they do it.
+//! Processes and threads for one operation, which can be killed or watched.
 
 use crate::support::{
     error::{At, Failure, Result},
@@ -9,18 +9,18 @@ use crate::support::{
 use rustix::{io::Errno, process::Pid, thread::gettid};
 use std::{fs, io, panic, sync::mpsc, thread};
 
-/// How a child has ended.
+/// The result of a child.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     Done,
     /// The kernel's error.
     Error(Errno),
     Killed,
-    /// Anything else; it has said what.
+    /// Another error, which the child has printed.
     Other,
 }
 
-/// A process that does one thing.
+/// A process for one operation.
 pub struct Child(libc::pid_t);
 
 impl Child {
@@ -41,7 +41,7 @@ impl Child {
                         }),
                     Err(_) => 255,
                 };
-                // SAFETY: Always safe; nothing of the parent is cleaned up.
+                // SAFETY: Always safe; it does not run cleanup handlers of the parent.
                 unsafe { libc::_exit(code) }
             }
             pid => Ok(Self(pid)),
@@ -71,7 +71,7 @@ impl Child {
     }
 }
 
-/// A thread that does one thing, of which others want to know whether it has got stuck.
+/// A thread for one operation, which can be checked for blocking.
 pub struct Thread<T> {
     handle: thread::JoinHandle<T>,
     id: Pid,
@@ -84,7 +84,9 @@ impl<T: Send + 'static> Thread<T> {
             let _ = tell.send(gettid());
             act()
         });
-        let id = told.recv().map_err(|_| Failure::new("a thread died"))?;
+        let id = told
+            .recv()
+            .map_err(|_| Failure::new("a thread has panicked"))?;
         Ok(Self { handle, id })
     }
 
@@ -113,11 +115,11 @@ impl<T: Send + 'static> Thread<T> {
     pub fn join(self) -> Result<T> {
         self.handle
             .join()
-            .map_err(|_| Failure::new("a thread panicked"))
+            .map_err(|_| Failure::new("a thread has panicked"))
     }
 }
 
-/// Takes `CAP_IPC_LOCK` from the calling thread: it has a limit for locked memory from now on.
+/// Drops `CAP_IPC_LOCK` of the calling thread, to which the limit for locked memory then applies.
 pub fn drop_ipc_lock() -> Result {
     const CAP_IPC_LOCK: u32 = 14;
     /// `_LINUX_CAPABILITY_VERSION_3`, with two structures of three words.

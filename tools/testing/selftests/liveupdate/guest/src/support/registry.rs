@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What tests are made of.
+//! Suites and cases.
 //!
-//! A *suite* is what one run of a virtual machine is spent on. Its *cases* share the kexecs: all
-//! of them do their first part, then comes a kexec, then all do their second part, and so on. A
-//! case has sessions of its own, hence cases do not depend on one another.
+//! A *suite* is run in one virtual machine. Its *cases* share the kexecs: all of them run their
+//! first part, then there is a kexec, then all run their second part, and so on. Each case has
+//! sessions of its own, so that cases are independent.
 
 use crate::support::{
     error::{Failure, Result},
@@ -12,15 +12,15 @@ use crate::support::{
 };
 use std::{any::Any, fmt};
 
-/// What a case does in one kernel.
+/// The part of a case in one kernel.
 pub type Part = Box<dyn Fn(&mut Stage<'_>) -> Result>;
 
-/// The weaknesses of the C implementation that a case is about.
+/// The faults of the C implementation that a case concerns.
 #[derive(Default)]
 pub struct Hazard {
-    /// Which ones, see `tests::hazards`.
+    /// Their items, see `tests::hazards`.
     pub items: Vec<&'static str>,
-    /// Why C passes anyway, or cannot be tried.
+    /// Why C passes anyway, or cannot be tested.
     pub unseen: Option<&'static str>,
 }
 
@@ -28,9 +28,9 @@ pub struct Hazard {
 pub struct Case {
     pub name: String,
     pub parts: Vec<Part>,
-    /// The weaknesses of the C implementation that the case shows, if it is about any.
+    /// The faults of the C implementation that the case shows.
     pub hazard: Option<Hazard>,
-    /// Whether the first kernel has to be ours, also when it is C that is to be tested.
+    /// Whether the first kernel must be ours, also when C is tested.
     pub reader_only: bool,
 }
 
@@ -59,7 +59,7 @@ impl Case {
         }
     }
 
-    /// Says that the C implementation does not pass, because of the weakness `item`. It may be said
+    /// Declares that the C implementation does not pass, because of the fault `item`. May be called
     /// several times.
     pub fn hazard(mut self, item: &'static str) -> Self {
         self.hazard
@@ -69,7 +69,7 @@ impl Case {
         self
     }
 
-    /// Says that the case is about the weakness `item`, but that C cannot be made to show it.
+    /// Declares that the case is about the fault `item`, which cannot be shown on C.
     pub fn hazard_unseen(mut self, item: &'static str, why: &'static str) -> Self {
         self = self.hazard(item);
         if let Some(hazard) = &mut self.hazard {
@@ -78,15 +78,15 @@ impl Case {
         self
     }
 
-    /// Says that the case is about what the second kernel makes of something that only our kernel
-    /// can do before: C is tested with our kernel as the first one.
+    /// Declares that the case tests the second kernel with data that only our kernel can hand over:
+    /// C is tested with our kernel as the first one.
     pub fn reader_only(mut self) -> Self {
         self.reader_only = true;
         self
     }
 }
 
-/// What one run of a virtual machine is spent on.
+/// The tests of one run of a virtual machine.
 pub struct Suite {
     pub name: &'static str,
     pub group: &'static str,
@@ -105,14 +105,14 @@ impl Suite {
         }
     }
 
-    /// How many kernels the suite runs in.
+    /// The number of kernels of the suite.
     pub fn stages(&self) -> usize {
         let parts = self.cases.iter().map(|case| case.parts.len());
         parts.max().unwrap_or(0)
     }
 }
 
-/// What a part of a case can use.
+/// The context of a part of a case.
 pub struct Stage<'a> {
     case: &'a str,
     held: &'a mut Vec<Box<dyn Any>>,
@@ -123,22 +123,22 @@ impl<'a> Stage<'a> {
         Self { case, held }
     }
 
-    /// Keeps something, a session for example, until this kernel ends.
+    /// Keeps a value, for example a session, until the end of this kernel.
     pub fn hold(&mut self, thing: impl Any) {
         self.held.push(Box::new(thing));
     }
 
-    /// Says something that is good to know when the case fails.
+    /// Prints information for the analysis of failures.
     pub fn note(&self, message: impl fmt::Display) {
         println!("# {}: {message}", self.case);
     }
 
-    /// Remembers a value for the next stage.
+    /// Saves a value for the next stage.
     pub fn put(&self, key: &str, value: impl fmt::Display) -> Result {
         state::put(self.case, key, &value.to_string())
     }
 
-    /// Returns what an earlier stage remembered.
+    /// Returns a value that an earlier stage has saved.
     pub fn get(&self, key: &str) -> Result<u64> {
         let value = state::get(self.case, key)?;
         value

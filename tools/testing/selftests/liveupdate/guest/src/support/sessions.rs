@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions, and what the kernel says about them.
+//! Sessions, and the reports of the kernel about them.
 
 use crate::support::{
     error::{ensure_eq, At, Failure, Result},
@@ -15,12 +15,13 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-/// Creates a session, with the device open only as long as that takes.
+/// Creates a session; the device is open only during this call.
 pub fn create(name: &str) -> Result<OutgoingSession> {
     Ok(Device::open()?.create_session(name)?)
 }
 
-/// Creates a session with a memfd for each token, all held until this kernel ends.
+/// Creates a session with a memfd for each token, which stay open until the end of
+/// this kernel.
 pub fn hold_files(
     stage: &mut Stage<'_>,
     name: &str,
@@ -37,7 +38,7 @@ pub fn hold_files(
     Ok(())
 }
 
-/// Retrieves a session, with the device open only as long as that takes.
+/// Retrieves a session; the device is open only during this call.
 pub fn retrieve(name: &str) -> Result<IncomingSession> {
     Ok(Device::open()?.retrieve_session(name)?)
 }
@@ -45,7 +46,9 @@ pub fn retrieve(name: &str) -> Result<IncomingSession> {
 /// Fails unless `result` is the error `errno`.
 pub fn expect_errno<T>(result: io::Result<T>, errno: Errno, what: &str) -> Result {
     match result {
-        Ok(_) => Err(Failure::new(format!("{what} worked instead of {errno:?}"))),
+        Ok(_) => Err(Failure::new(format!(
+            "{what} succeeded instead of failing with {errno:?}"
+        ))),
         Err(error) => match liveupdate::errno(&error) {
             Some(found) => {
                 ensure_eq!(
@@ -60,7 +63,7 @@ pub fn expect_errno<T>(result: io::Result<T>, errno: Errno, what: &str) -> Resul
     }
 }
 
-/// The lines of a session's fdinfo that are ours, as key and value.
+/// The lines of LUO in a session's fdinfo, as key and value.
 pub fn fdinfo(session: &impl AsFd) -> Result<Vec<(String, String)>> {
     let path = format!("/proc/self/fdinfo/{}", session.as_fd().as_raw_fd());
     let text = std::fs::read_to_string(&path).at(path)?;

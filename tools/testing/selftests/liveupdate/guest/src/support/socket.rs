@@ -12,7 +12,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-/// One end of a connection that keeps messages apart.
+/// One end of a connection that preserves message boundaries.
 pub struct Socket(OwnedFd);
 
 impl Socket {

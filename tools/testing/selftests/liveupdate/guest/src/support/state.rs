@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What one stage tells the next one: small text files in the root file system.
+//! Data for the next stage: small text files in the root file system.
 
 use crate::support::error::{At, Result};
 use std::{fs, path::PathBuf};
@@ -11,7 +11,7 @@ fn path(owner: &str, key: &str) -> PathBuf {
     [ROOT, owner, key].iter().collect()
 }
 
-/// Remembers `value`, also in the next kernels.
+/// Saves `value` for this and the next kernels.
 pub fn put(owner: &str, key: &str, value: &str) -> Result {
     let path = path(owner, key);
     if let Some(dir) = path.parent() {
@@ -20,7 +20,7 @@ pub fn put(owner: &str, key: &str, value: &str) -> Result {
     fs::write(&path, value).at(format_args!("write {}", path.display()))
 }
 
-/// Returns what was remembered.
+/// Returns a saved value.
 pub fn get(owner: &str, key: &str) -> Result<String> {
     let path = path(owner, key);
     fs::read_to_string(&path).at(format_args!("read {}", path.display()))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Character devices of handlers that were made for tests.
+//! Character devices of test handlers.
 
 use crate::support::error::{At, Failure, Result};
 use std::{
@@ -9,11 +9,11 @@ use std::{
     os::fd::AsFd,
 };
 
-/// Why C cannot show what only a handler that fails on request can bring about.
+/// The reason why cases that need a handler that fails on request cannot be tested on C.
 pub const NO_HANDLER: &str =
-    "it takes a handler that fails on request, which the kernel in C does not have";
+    "this needs a handler that fails on request, which the kernel in C does not have";
 
-/// Opens a character device that was made for tests; skips the test if the kernel was built without.
+/// Opens the character device of a test handler; skips the test if the kernel was built without it.
 pub fn open_test_device(path: &str) -> Result<File> {
     match File::options().read(true).write(true).open(path) {
         Ok(file) => Ok(file),
@@ -24,21 +24,21 @@ pub fn open_test_device(path: &str) -> Result<File> {
     }
 }
 
-/// The character device of a handler that was made for tests.
+/// The character device of a test handler.
 pub struct TestDevice(File);
 
 impl TestDevice {
-    /// The handler in C; it can be told to fail.
+    /// The handler in C, which can fail on request.
     pub const C: &'static str = "/dev/luo_test";
     /// The sample handler in Rust.
     pub const RUST: &'static str = "/dev/rust_liveupdate";
 
-    /// Opens it; skips the test if the kernel was built without.
+    /// Opens it; skips the test if the kernel was built without it.
     pub fn open(path: &str) -> Result<Self> {
         Ok(Self(open_test_device(path)?))
     }
 
-    /// Sets the value, or gives an order.
+    /// Sets the value, or writes a command.
     pub fn write(&self, text: &str) -> Result {
         let text = format!("{text}\n");
         (&self.0)

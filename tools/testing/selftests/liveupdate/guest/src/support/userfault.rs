@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory whose page faults are never answered.
+//! Memory whose page faults are never handled.
 
 use crate::support::error::{ensure, At, Failure, Result};
 use rustix::{
@@ -20,20 +20,20 @@ const REGISTER_MODE_MISSING: u64 = 1 << 0;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 
-/// A page at which others get stuck, until this is dropped.
+/// A page at which tasks block, until this value is dropped.
 pub struct StuckPage {
     page: *mut c_void,
     uffd: Option<OwnedFd>,
 }
 
-// SAFETY: The page is only accessed through `ptr()`, by those who know what they do.
+// SAFETY: The page is only accessed through `ptr()`, whose users must justify the access.
 unsafe impl Send for StuckPage {}
-// SAFETY: `ptr()` only gives a pointer; its users say why they may access the page.
+// SAFETY: `ptr()` only returns a pointer, whose users must justify the access.
 unsafe impl Sync for StuckPage {}
 
-/// Does an ioctl of userfaultfd.
+/// Calls an ioctl of userfaultfd.
 fn ioctl<const N: usize>(uffd: &OwnedFd, request: u64, mut arg: [u64; N]) -> io::Result<()> {
-    // SAFETY: The requests that are used here read and write as many words as they get.
+    // SAFETY: The requests that are used here read and write exactly the given words.
     let status = unsafe { libc::ioctl(uffd.as_raw_fd(), request as _, arg.as_mut_ptr()) };
     match status {
         0 => Ok(()),
@@ -77,7 +77,7 @@ impl StuckPage {
     /// A page that begins with `bytes` and can be read, but not written.
     pub fn unwritable(bytes: &[u8]) -> Result<Self> {
         let this = Self::new(REGISTER_MODE_WP, FEATURE_PAGEFAULT_FLAG_WP)?;
-        // SAFETY: The page is ours, and nobody else uses it yet.
+        // SAFETY: The page belongs to this function, and has no other users yet.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), this.page.cast(), bytes.len().min(PAGE))
         };
@@ -97,7 +97,7 @@ impl StuckPage {
         self.page
     }
 
-    /// Waits until somebody is stuck; false if nobody is after 10 s.
+    /// Waits until a task blocks; returns false after 10 s.
     pub fn wait(&self) -> Result<bool> {
         let Some(uffd) = &self.uffd else {
             return Ok(false);
@@ -110,13 +110,13 @@ impl StuckPage {
         Ok(rustix::event::poll(&mut fds, Some(&timeout)).at("poll")? == 1)
     }
 
-    /// Lets those go on who are stuck. The page itself stays.
+    /// Wakes the blocked tasks. The page stays mapped.
     pub fn release(&mut self) {
         self.uffd = None;
     }
 }
 
-/// A thread that is stuck in a write, and holds the lock of the file.
+/// A thread that is blocked in a write, and holds the lock of the file.
 pub struct StuckWriter {
     page: StuckPage,
     thread: thread::JoinHandle<()>,
@@ -131,15 +131,15 @@ impl StuckWriter {
             // SAFETY: The kernel checks the address.
             unsafe { libc::pwrite(file.as_raw_fd(), address as *const _, 100, 0) };
         });
-        ensure!(page.wait()?, "nobody got stuck");
+        ensure!(page.wait()?, "no task is blocked");
         Ok(Self { page, thread })
     }
 
-    /// Lets the thread go on, and waits for its end.
+    /// Wakes the thread, and waits for its end.
     pub fn release(mut self) -> Result {
         self.page.release();
         self.thread
             .join()
-            .map_err(|_| Failure::new("the writer died"))
+            .map_err(|_| Failure::new("the writer has panicked"))
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting for something that has no event.
+//! Polling for conditions without an event.
 
 use crate::support::error::{ensure, Result};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Waits until something is true: freed memory may stay accounted for a little while.
+/// Waits until a condition is true: freed memory may stay accounted for a short time.
 pub fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
     let end = Instant::now() + Duration::from_secs(20);
     while !test()? {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kexecs that do not take place.
+//! Kexecs that are aborted or refused.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure, Result},
@@ -30,7 +30,7 @@ fn refused(errno: Errno) -> Result {
     expect_errno(result, errno, "reboot(KEXEC)")
 }
 
-/// The order in which the C handler was asked to freeze and unfreeze, after the last `mark`.
+/// The order of the calls to freeze and unfreeze of the C handler, after the last `mark`.
 fn handler_calls(mark: &str) -> Result<Vec<String>> {
     let log = kernel_log()?;
     let (_, since) = log
@@ -43,9 +43,9 @@ fn handler_calls(mark: &str) -> Result<Vec<String>> {
     Ok(calls.collect())
 }
 
-/// A handler fails to freeze; the kexec is called off; a second try works.
+/// A handler fails to freeze; the kexec is aborted; a second attempt succeeds.
 ///
-/// There are sessions before and behind the one with the file that fails, since those are treated
+/// There are sessions before and after the one with the failing file, since these are handled
 /// differently, and the file is neither the first nor the last one of its session.
 fn freeze_fails() -> Case {
     Case::two(
@@ -77,7 +77,7 @@ fn freeze_fails() -> Case {
             kexec::Plan::dry()?.load()?;
             device.write("fail-freeze 5")?;
             refused(Errno::IO)?;
-            // What was frozen is unfrozen, last one first, in all sessions; nothing else is.
+            // Exactly the frozen files are unfrozen, last one first, in all sessions.
             ensure_eq!(
                 handler_calls("luo_test: freeze 71\n")?,
                 [
@@ -94,7 +94,7 @@ fn freeze_fails() -> Case {
             refused(Errno::AGAIN)?;
             device.write("fail-freeze 0")?;
 
-            // Life goes on: everything can be used, more can be preserved, something given up.
+            // All sessions can be used, further files can be preserved, and sessions can be closed.
             FIRST.check(&first, 0)?;
             SECOND.write(&first, 0)?;
             let fifth = memfd::with(FIRST)?;
@@ -137,7 +137,8 @@ fn freeze_fails() -> Case {
     .hazard_unseen("1C.11", NO_HANDLER)
 }
 
-/// An image that came by the old system call cannot take over anything; this must not go unnoticed.
+/// An image that was loaded by the old system call cannot take over data; the kexec must be
+/// refused.
 fn legacy_image() -> Case {
     Case::two(
         "image_without_handover",
@@ -160,7 +161,8 @@ fn legacy_image() -> Case {
     .hazard("1A.6")
 }
 
-/// A file that cannot be frozen stays behind, if its session says so; all others go.
+/// A file that cannot be frozen is skipped if the policy of its session permits it; all others are
+/// handed over.
 fn file_is_skipped() -> Case {
     Case::two(
         "file_is_skipped",
@@ -178,7 +180,7 @@ fn file_is_skipped() -> Case {
             session.preserve(&bad, 2)?;
             session.preserve(&for_once, 3)?;
             session.preserve(&files[1], 4)?;
-            // Its policy is its own.
+            // The policy of a session does not apply to others.
             let strict = create("abort-skip-not")?;
             strict.preserve(&good, 1)?;
 
@@ -187,7 +189,7 @@ fn file_is_skipped() -> Case {
             for_once.write("fail-freeze 5")?;
             good.write("fail-freeze 11")?;
             refused(Errno::AGAIN)?;
-            // What was not frozen is not unfrozen.
+            // Files that were not frozen are not unfrozen.
             let calls = handler_calls("luo_test: freeze 81 fails\n")?;
             ensure_eq!(
                 calls.get(..2),
@@ -196,15 +198,15 @@ fn file_is_skipped() -> Case {
             );
             ensure!(
                 !calls.iter().any(|call| call.starts_with("unfreeze 8")),
-                "a file is unfrozen that was not frozen"
+                "a file that was not frozen is unfrozen"
             );
             ensure!(
                 kernel_log()?.contains(
                     "session 'abort-skip': the next kernel does not get the file with token 2"
                 ),
-                "the kernel does not say which file stays behind"
+                "the kernel log does not name the skipped file"
             );
-            // It is still part of the session.
+            // The file is still part of the session.
             let other = memfd::new()?;
             expect_errno(session.preserve(&other, 2), Errno::EXIST, "a taken token")?;
             for_once.write("fail-freeze 0")?;
@@ -233,7 +235,7 @@ pub fn suite() -> Suite {
     Suite::new("abort", vec![freeze_fails(), file_is_skipped()])
 }
 
-/// By itself: a kernel that does not refuse is gone.
+/// A suite of its own: a kernel that does not refuse the kexec is reset.
 pub fn legacy_suite() -> Suite {
     Suite::new("abort_legacy", vec![legacy_image()])
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The death of an agent costs nothing.
+//! The death of an agent loses no data.
 
 use crate::support::{
     agent::{Agent, Order},
@@ -32,7 +32,7 @@ const FILES: [(u64, Pattern); 3] = [
     ),
 ];
 
-/// Has an agent preserve the files, and keeps it until the kexec.
+/// Makes an agent preserve the files, and keeps it until the kexec.
 fn fill(stage: &mut Stage<'_>, name: &str) -> Result {
     let agent = Agent::start()?;
     agent.order(Order::Create(name))?;
@@ -43,7 +43,7 @@ fn fill(stage: &mut Stage<'_>, name: &str) -> Result {
     Ok(())
 }
 
-/// A new agent gets everything.
+/// A new agent retrieves all files.
 fn new_agent_gets_all(name: &str) -> Result {
     let agent = Agent::start()?;
     agent
@@ -76,7 +76,7 @@ fn killed_after(name: &'static str, orders: &'static [Order<'static>]) -> Case {
             new_agent_gets_all(name)
         },
     );
-    // Without orders, the agent has nothing to lose.
+    // Without orders, the agent has no state.
     if orders.is_empty() {
         case
     } else {
@@ -90,7 +90,7 @@ fn killed_before_preserve() -> Case {
         agent.order(Order::Open)?;
         agent.order(Order::Create("agent-early"))?;
         agent.kill();
-        // Neither the device nor the name are taken.
+        // Neither the device nor the name is in use.
         create("agent-early").map(drop)
     })
 }
@@ -123,7 +123,7 @@ fn killed_after_preserve() -> Case {
     )
 }
 
-/// Somebody else keeps the session: the files of the dead one are kept, too.
+/// Another process holds the session: the files of the dead agent are kept as well.
 fn killed_after_preserve_with_custodian() -> Case {
     Case::two(
         "killed_after_preserve_with_custodian",
@@ -142,7 +142,7 @@ fn killed_after_preserve_with_custodian() -> Case {
     )
 }
 
-/// Not killed, but careless: closes the session again and again.
+/// The agent is not killed, but closes the session repeatedly.
 fn closed_without_finish() -> Case {
     Case::two(
         "closed_without_finish",
@@ -160,7 +160,7 @@ fn closed_without_finish() -> Case {
     .hazard("1A.2")
 }
 
-/// What the dead agent wrote to a file that it had retrieved is not lost either.
+/// Data that the dead agent has written to a retrieved file is not lost.
 fn writes_survive() -> Case {
     let (old, new) = (Pattern::new(505, 50_000), Pattern::new(506, 50_000));
     Case::two(
@@ -218,7 +218,7 @@ fn two_processes() -> Case {
     )
 }
 
-/// A session travels over a socket, before and after the kexec; who sent it has closed it.
+/// A session is sent over a socket, before and after the kexec, and closed by the sender.
 fn session_over_socket() -> Case {
     let pattern = Pattern::new(509, 111_111);
     Case::two(
@@ -236,7 +236,7 @@ fn session_over_socket() -> Case {
             expect_errno(
                 Device::open()?.retrieve_session("agent-socket"),
                 Errno::BUSY,
-                "retrieving a session that somebody has",
+                "retrieving a session that is open",
             )?;
             agent.order(Order::Retrieve(9, pattern))?;
             Ok(agent.order(Order::Finish)?)
@@ -244,7 +244,7 @@ fn session_over_socket() -> Case {
     )
 }
 
-/// One session that two processes fill and empty together.
+/// Two processes preserve and retrieve files in one session.
 fn shared_session() -> Case {
     let patterns = [Pattern::new(510, 1000), Pattern::new(511, 2000)];
     Case::two(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page frames that are bad stay known to the next kernels, and none of them runs on one.
+//! Bad page frames are handed over to the next kernels, and no kernel is loaded to one.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -17,13 +17,13 @@ use std::{
 };
 
 const PAGE: usize = 4096;
-/// More than a block of the list that is handed over has room for.
+/// More than the capacity of a block of the handed over list.
 const MANY: usize = 600;
 /// Bits of /proc/kpageflags.
 const BUDDY: u64 = 1 << 10;
 const HWPOISON: u64 = 1 << 19;
 
-/// Memory of this process, with pages in all of it.
+/// Populated memory of this process.
 struct Memory {
     start: *mut c_void,
     len: usize,
@@ -33,7 +33,7 @@ impl Memory {
     fn new(len: usize) -> Result<Self> {
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: The kernel chooses a place that nothing else uses.
+        // SAFETY: The kernel chooses an unused address.
         let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, prot, flags) };
         let start = start.at("mmap")?;
         Ok(Self { start, len })
@@ -52,7 +52,7 @@ impl Memory {
         Ok(numbers(&bytes).map(|number| number & PFN).collect())
     }
 
-    /// Lets the kernel believe that a page is bad.
+    /// Makes the kernel treat a page as bad.
     fn poison(&self, page: usize) -> Result {
         poison(self.start.wrapping_byte_add(page * PAGE)).at("MADV_HWPOISON")
     }
@@ -60,18 +60,18 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: Nothing else refers to the memory.
+        // SAFETY: There are no other references to the memory.
         let _ = unsafe { munmap(self.start, self.len) };
     }
 }
 
-/// The numbers that a file of the kernel consists of.
+/// Reads the numbers in a file of the kernel.
 fn numbers(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     let chunks = bytes.chunks_exact(8);
     chunks.map(|chunk| u64::from_le_bytes(chunk.try_into().unwrap_or_default()))
 }
 
-/// How many frames are marked as bad, and how many of these could be allocated.
+/// The number of bad frames, and how many of these could be allocated.
 fn marked() -> Result<(usize, usize)> {
     let bytes = fs::read("/proc/kpageflags").at("/proc/kpageflags")?;
     let flags: Vec<u64> = numbers(&bytes).collect();
@@ -80,7 +80,7 @@ fn marked() -> Result<(usize, usize)> {
     Ok((bad.count(), free.count()))
 }
 
-/// Fails unless exactly `count` frames are known to be bad.
+/// Fails unless exactly `count` frames are bad.
 fn expect_marked(count: u64) -> Result {
     let (bad, free) = marked()?;
     ensure_eq!(bad as u64, count, "the number of bad frames");
@@ -90,8 +90,8 @@ fn expect_marked(count: u64) -> Result {
     Ok(())
 }
 
-/// In each of these kernels, all frames are known that an earlier one has found to be bad. The
-/// second kernel finds one more. No session is there.
+/// Each of these kernels knows all frames that an earlier one has found to be bad. The second
+/// kernel finds another one. There are no sessions.
 fn stays_known() -> Case {
     let more = |stage: &mut Stage<'_>, count: usize| {
         let memory = Memory::new(count * PAGE)?;
@@ -120,7 +120,7 @@ fn stays_known() -> Case {
     }
 }
 
-/// What turned out to be good is handed out again.
+/// Frames that are marked as good can be allocated again.
 fn good_again() -> Case {
     Case::two(
         "good_again",
@@ -148,7 +148,7 @@ fn good_again() -> Case {
     )
 }
 
-/// Where the parts of an image are that was just loaded in place: first frame, number of frames.
+/// The segments of an image that was just loaded in place: first frame, number of frames.
 fn loaded() -> Result<Vec<(u64, u64)>> {
     let before = kernel_log()?.len();
     kexec::Plan::dry()?.load_loudly()?;
@@ -166,7 +166,7 @@ fn loaded() -> Result<Vec<(u64, u64)>> {
     Ok(parts)
 }
 
-/// An image is not loaded where a frame is bad.
+/// An image is not loaded to bad frames.
 fn image_elsewhere() -> Case {
     Case::one("image_elsewhere", |stage| {
         liveupdate::raw::kexec_file_unload().at("unload")?;
@@ -175,7 +175,7 @@ fn image_elsewhere() -> Case {
         let (start, count) = largest.at("nothing was loaded in place")?;
         liveupdate::raw::kexec_file_unload().at("unload")?;
 
-        // Take so much that some of it is where the image was.
+        // Allocate enough memory to include frames of the image.
         let len = meminfo::line("MemAvailable")? as usize * 1024 / 10 * 8;
         let memory = Memory::new(len / PAGE * PAGE)?;
         let frames = memory.frames()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nobody can hold up a live update.
+//! No process can delay a live update.
 
 mod shutdown;
 
@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Tries to start an image that has to be refused; returns the error and the time that took.
+/// Tries to start an image that must be refused; returns the error and the duration.
 fn refused_jump() -> Result<(io::Error, Duration)> {
     kexec::load_legacy().at("kexec_load")?;
     let start = Instant::now();
@@ -37,9 +37,9 @@ fn refused_jump() -> Result<(io::Error, Duration)> {
     Ok((error, start.elapsed()))
 }
 
-/// Fails unless the image is refused while somebody is stuck.
+/// Fails unless the image is refused while a task is blocked.
 ///
-/// A kexec that waited for the stuck task would not come back, or be given up with `EBUSY`.
+/// A kexec that waits for the blocked task would not return, or fail with `EBUSY`.
 fn refused_at_once() -> Result {
     const TRIES: u64 = 5;
     for _ in 0..TRIES {
@@ -47,17 +47,17 @@ fn refused_at_once() -> Result {
         if !given_up(&error) {
             return expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)");
         }
-        // A busy machine may have had no second for those who make way.
+        // On a busy machine, operations may not have stopped within a second.
     }
-    Err(Failure::new("every kexec was given up"))
+    Err(Failure::new("every kexec has timed out"))
 }
 
-/// Whether the kernel has given up a kexec since somebody did not make way in time.
+/// Returns whether a kexec has failed since an operation did not stop in time.
 fn given_up(error: &io::Error) -> bool {
     liveupdate::errno(error) == Some(Errno::BUSY.raw_os_error())
 }
 
-/// The kernel wants to write its answer to a page that cannot be written.
+/// The kernel writes its result to a page whose page fault is not handled.
 fn answer_gets_stuck() -> Case {
     let pattern = Pattern::new(600, 100_000);
     Case::two(
@@ -72,11 +72,11 @@ fn answer_gets_stuck() -> Case {
             let page = Arc::new(StuckPage::unwritable(&bytes)?);
             let (theirs, arg) = (session.clone(), page.clone());
             thread::spawn(move || {
-                // SAFETY: The page has room for the command, and nobody else uses it.
+                // SAFETY: The page has room for the command, and has no other users.
                 let _ = unsafe { raw::ioctl(theirs.as_fd(), GetName::REQUEST, arg.ptr()) };
             });
-            ensure!(page.wait()?, "nobody got stuck");
-            // All others can use the session while it is stuck.
+            ensure!(page.wait()?, "no task is blocked");
+            // Other tasks can use the session while the task is blocked.
             let other = memfd::with(pattern)?;
             session.preserve(&other, 2)?;
             stage.hold((session, file, other, page));
@@ -92,7 +92,7 @@ fn answer_gets_stuck() -> Case {
     .hazard("1C.1")
 }
 
-/// The same for a file that was retrieved: the session is not stuck, nor is the next kexec.
+/// The same for a retrieved file: neither the session nor the next kexec is blocked.
 fn retrieved_answer_gets_stuck() -> Case {
     let pattern = Pattern::new(601, 200_000);
     Case::two(
@@ -112,10 +112,10 @@ fn retrieved_answer_gets_stuck() -> Case {
             let page = Arc::new(StuckPage::unwritable(&bytes)?);
             let (theirs, arg) = (session.clone(), page.clone());
             thread::spawn(move || {
-                // SAFETY: The page has room for the command, and nobody else uses it.
+                // SAFETY: The page has room for the command, and has no other users.
                 let _ = unsafe { raw::ioctl(theirs.as_fd(), RetrieveFd::REQUEST, arg.ptr()) };
             });
-            ensure!(page.wait()?, "nobody got stuck");
+            ensure!(page.wait()?, "no task is blocked");
             let (done, is_done) = std::sync::mpsc::channel();
             let theirs = session.clone();
             thread::spawn(move || {
@@ -129,7 +129,7 @@ fn retrieved_answer_gets_stuck() -> Case {
             stage.hold((session, page));
             match is_done.recv_timeout(Duration::from_secs(20)) {
                 Ok(result) => result.map_err(Failure::new),
-                Err(_) => Err(Failure::new("another thread is stuck, too")),
+                Err(_) => Err(Failure::new("another thread is blocked as well")),
             }
         },
     )
@@ -146,11 +146,11 @@ fn preserve_in_thread(
     Thread::start(move || session.preserve(&file, token))
 }
 
-/// A kexec comes while a large file is being preserved.
+/// A kexec is started while a large file is being preserved.
 ///
-/// The kexec is refused, since its image cannot take over anything. What counts is that it comes
-/// back while the file is still being preserved, and that who preserves the file does not notice. On
-/// a busy machine a file may be done before the kexec has begun, so there are several attempts.
+/// The kexec is refused, since its image cannot take over data. It must return while the file is
+/// still being preserved, and the preservation must succeed. On a busy machine, the file may be
+/// preserved before the kexec has begun, so that there are several attempts.
 fn kexec_during_preserve() -> Case {
     const TRIES: u64 = 10;
     let pattern = Pattern::new(602, 384 << 20);
@@ -159,7 +159,7 @@ fn kexec_during_preserve() -> Case {
         let keep = create("blocking-keep-long")?;
         keep.preserve(&small, 1)?;
         let file = memfd::with(pattern)?;
-        // How long it takes when nobody is in the way.
+        // The duration without other operations.
         let start = Instant::now();
         {
             let trial = create("blocking-trial")?;
@@ -188,13 +188,13 @@ fn kexec_during_preserve() -> Case {
             }
         }
         Err(Failure::new(format!(
-            "{TRIES} times the kexec came back after the file was preserved"
+            "in all of {TRIES} attempts, the kexec returned after the file was preserved"
         )))
     })
     .hazard("1C.2")
 }
 
-/// Somebody holds the lock of a file that is about to be preserved, and does not let go.
+/// A task holds the lock of a file that is about to be preserved, and does not release it.
 fn writer_gets_stuck() -> Case {
     let pattern = Pattern::new(604, 70_000);
     Case::one("writer_gets_stuck", move |_| {
@@ -214,13 +214,13 @@ fn writer_gets_stuck() -> Case {
     .hazard("1C.2")
 }
 
-/// Threads that write to a file all the time do not keep it from being preserved.
+/// Threads that write to a file continuously do not prevent its preservation.
 ///
-/// What counts is how often they write until it is, not how long that takes.
+/// The number of their writes until it is preserved is limited, not the time.
 fn preserve_among_writers() -> Case {
     const LEN: u64 = 8 << 20;
     const TRIES: u64 = 5;
-    /// The most writes of all threads together while a file is being preserved, on average.
+    /// The maximum number of writes of all threads while a file is being preserved, on average.
     const ROUNDS: u64 = 20;
     Case::one("preserve_among_writers", move |stage| {
         let session = create("blocking-writers")?;
@@ -230,7 +230,7 @@ fn preserve_among_writers() -> Case {
             let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
             let write = || {
                 let bytes = vec![7; LEN as usize];
-                // They give up at some time, so that a failure is one and not a hang.
+                // The number of writes is limited, so that a failure does not hang.
                 while !stop.load(Relaxed) && rounds.load(Relaxed) < 20 * ROUNDS {
                     file.write_all_at(&bytes, 0).at("write")?;
                     rounds.fetch_add(1, Relaxed);
@@ -239,7 +239,7 @@ fn preserve_among_writers() -> Case {
             };
             let needed = thread::scope(|scope| {
                 let writers: Vec<_> = (0..3).map(|_| scope.spawn(write)).collect();
-                let result = eventually("nobody writes", || Ok(rounds.load(Relaxed) >= 6))
+                let result = eventually("no thread writes", || Ok(rounds.load(Relaxed) >= 6))
                     .and_then(|()| {
                         let before = rounds.load(Relaxed);
                         session.preserve(&file, token)?;
@@ -249,7 +249,7 @@ fn preserve_among_writers() -> Case {
                 for writer in writers {
                     let written: Result = writer
                         .join()
-                        .map_err(|_| Failure::new("a writer has died"))?;
+                        .map_err(|_| Failure::new("a writer has panicked"))?;
                     written?;
                 }
                 result
@@ -267,7 +267,7 @@ fn preserve_among_writers() -> Case {
     })
 }
 
-/// Somebody holds the lock of a file that is preserved, and its session is closed.
+/// A task holds the lock of a preserved file, and its session is closed.
 fn close_gets_stuck() -> Case {
     let pattern = Pattern::new(605, 70_000);
     Case::one("close_gets_stuck", move |_| {
@@ -289,17 +289,17 @@ fn close_gets_stuck() -> Case {
     .hazard("1C.2")
 }
 
-/// A handler that does not stop when a kexec waits for it: the kexec is given up.
+/// A handler does not stop when a kexec waits for it: the kexec fails.
 ///
-/// It is given up after a quarter of the time that the handler takes, unless the machine is busy: so
-/// there are several attempts.
+/// It fails after a quarter of the time of the handler, unless the machine is busy: there are
+/// several attempts.
 fn handler_gets_stuck() -> Case {
     const TRIES: u64 = 5;
     Case::one("handler_gets_stuck", move |_| {
         for _ in 0..TRIES {
             let device = TestDevice::open(TestDevice::C)?;
             let session = Arc::new(create("blocking-handler")?);
-            // As long as the handler can be told to.
+            // The maximum delay of the handler.
             device.write("delay-preserve 4000")?;
             let file = File::from(device.as_fd().try_clone_to_owned().at("dup")?);
             let worker = preserve_in_thread(&session, &file, 1)?;
@@ -316,12 +316,12 @@ fn handler_gets_stuck() -> Case {
             // The handler was done before.
             expect_errno(Err::<(), _>(error), Errno::INVAL, "reboot(KEXEC)")?;
         }
-        Err(Failure::new("no kexec was given up"))
+        Err(Failure::new("no kexec has timed out"))
     })
     .hazard_unseen("1C.15", NO_HANDLER)
 }
 
-/// Sessions are closed at the very moment of a kexec; what is not closed arrives.
+/// Sessions are closed during a kexec; those that are not closed are handed over.
 fn closed_during_kexec() -> Case {
     const SESSIONS: u64 = 120;
     const KEPT: u64 = 40;
@@ -360,7 +360,9 @@ fn closed_during_kexec() -> Case {
                 session.finish()?;
                 arrived += 1;
             }
-            stage.note(format_args!("{arrived} of {SESSIONS} sessions arrived"));
+            stage.note(format_args!(
+                "{arrived} of {SESSIONS} sessions were handed over"
+            ));
             Ok(())
         },
     )

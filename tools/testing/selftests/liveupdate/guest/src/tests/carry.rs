@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A kexec comes before the sessions of the previous one are finished: they are passed on.
+//! A kexec before the sessions of the previous one are finished: they are carried over.
 
 pub mod failed;
 pub mod off;
@@ -26,7 +26,7 @@ use rustix::{
 };
 use std::{fs::File, sync::mpsc, thread, time::Duration};
 
-/// Nobody asks for the session in between.
+/// The session is not retrieved in between.
 fn untouched() -> Case {
     const NAME: &str = "carry-untouched";
     chain(
@@ -42,7 +42,7 @@ fn untouched() -> Case {
     .hazard("1A.7")
 }
 
-/// Somebody opens the session, but nothing else.
+/// The session is only opened.
 fn opened() -> Case {
     const NAME: &str = "carry-opened";
     chain(
@@ -107,7 +107,7 @@ fn not_finished() -> Case {
             |_| {
                 ensure!(
                     kernel_log()?.contains("liveupdate number: 2"),
-                    "the kernel does not count"
+                    "the kernel does not count updates"
                 );
                 take(NAME)
             },
@@ -117,7 +117,7 @@ fn not_finished() -> Case {
     .hazard("1A.7")
 }
 
-/// Sessions that are finished are not passed on, and new ones go along with the others.
+/// Finished sessions are not carried over, and new ones are handed over with the others.
 fn with_others() -> Case {
     const NAME: &str = "carry-with-others";
     chain(
@@ -175,7 +175,7 @@ fn other_handler() -> Case {
     )
 }
 
-/// A kexec that is called off changes nothing, and can be repeated.
+/// An aborted kexec changes nothing, and can be repeated.
 fn called_off() -> Case {
     const NAME: &str = "carry-called-off";
     const OTHER: &str = "carry-called-off-other";
@@ -199,7 +199,7 @@ fn called_off() -> Case {
                 }
                 device.write("fail-freeze 0")?;
                 drop(failing);
-                // What was to be passed on is here again, and can be changed.
+                // The sessions that were to be carried over can be used again.
                 let file: File = session.retrieve(9)?.into();
                 FILES[2].1.check(&file, 0)?;
                 file.set_len(5).at("shrink the file")?;
@@ -217,7 +217,7 @@ fn called_off() -> Case {
     )
 }
 
-/// Two sessions of one name cannot be told apart by the next kernel.
+/// The names of sessions in the next kernel must be unique.
 fn same_name() -> Case {
     const NAME: &str = "carry-same-name";
     chain(
@@ -225,7 +225,7 @@ fn same_name() -> Case {
         [
             |stage| fill(stage, NAME),
             |stage| {
-                // An agent retrieves everything, and forgets to finish.
+                // An agent retrieves all files, and does not finish the session.
                 let old = retrieve(NAME)?;
                 for (token, pattern) in FILES {
                     memfd::check(old.retrieve(token)?, pattern)?;
@@ -236,7 +236,8 @@ fn same_name() -> Case {
                     Errno::EXIST,
                     "creating a session with the name of an unfinished one",
                 )?;
-                // An agent that has the old one open can make the new one, and give up either.
+                // An agent that has the old session open can create the new one, and close or
+                // finish either.
                 let old = retrieve(NAME)?;
                 let new = create(NAME)?;
                 new.preserve(memfd::with(NEW)?, 1)?;
@@ -245,11 +246,11 @@ fn same_name() -> Case {
                 drop(old);
                 ensure!(
                     kernel_log()?.contains("closed, but not finished"),
-                    "the kernel does not say what is going to fail"
+                    "the kernel log does not report the conflict"
                 );
                 refused(Errno::EXIST)?;
                 drop(new);
-                // Once the old one is finished, nothing is in the way.
+                // After the old session is finished, the kexec succeeds.
                 take(NAME)?;
                 fill(stage, NAME)
             },
@@ -258,7 +259,7 @@ fn same_name() -> Case {
     )
 }
 
-/// Sessions that are passed on need an image that can take over memory, too.
+/// Sessions that are carried over also need an image that can take over memory.
 fn legacy_image() -> Case {
     const NAME: &str = "carry-legacy";
     chain(
@@ -274,7 +275,7 @@ fn legacy_image() -> Case {
     )
 }
 
-/// Somebody holds the lock of a file that has to be preserved again: the kexec does not hang.
+/// A task holds the lock of a file that must be preserved again: the kexec does not hang.
 fn stuck_writer() -> Case {
     const NAME: &str = "carry-stuck-writer";
     chain(
@@ -290,8 +291,7 @@ fn stuck_writer() -> Case {
                 let kexec = thread::spawn(move || tell.send(kexec::try_jump()));
                 let refusal = told.recv_timeout(Duration::from_secs(60));
                 writer.release()?;
-                let error =
-                    refusal.map_err(|_| Failure::new("reboot(KEXEC) does not come back"))?;
+                let error = refusal.map_err(|_| Failure::new("reboot(KEXEC) does not return"))?;
                 expect_errno(Err::<(), _>(error), Errno::BUSY, "reboot(KEXEC)")?;
                 let _ = kexec.join();
                 FILES[0].1.write(&file, 0)
@@ -301,9 +301,9 @@ fn stuck_writer() -> Case {
     )
 }
 
-/// The limit for locked memory of the process that starts the next kernel is of no interest.
+/// The limit for locked memory of the process that starts the next kernel does not apply.
 ///
-/// The last one, since it changes the process that starts the next kernel.
+/// This is the last case, since it changes the process that starts the next kernel.
 fn limited_caller() -> Case {
     const NAME: &str = "carry-limited";
     chain(
@@ -328,7 +328,7 @@ fn limited_caller() -> Case {
     )
 }
 
-/// Files that depend on others: not retrieved, then retrieved without the others, then all.
+/// Files that depend on others: not retrieved, then some of them retrieved, then all.
 fn dependent() -> Case {
     const NAME: &str = "carry-dependent";
     chain(

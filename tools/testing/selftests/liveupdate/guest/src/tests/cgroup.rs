@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory cgroups, and what is charged to them.
+//! Charges to memory cgroups.
 
 use crate::support::{
     cgroup::Cgroup,
@@ -14,10 +14,10 @@ use crate::support::{
 
 const LEN: usize = 512 << 20;
 
-/// What the format needs for each page of a file.
+/// The bytes of the format for each page of a file.
 const EACH: u64 = 16;
 
-/// What describes a file is charged to the task that preserves it.
+/// The description of a file is charged to the task that preserves it.
 fn descriptions() -> Case {
     const CHARGED: u64 = LEN as u64 / 4096 * EACH;
     Case::one("descriptions_of_files", |_| {
@@ -29,17 +29,15 @@ fn descriptions() -> Case {
             session.preserve(&file, 1)
         })?;
         ensure_eq!(child.wait()?, End::Done, "the end of the child");
-        // It takes a moment until the counters are up to date.
+        // The counters are updated with a delay.
         eventually("nothing is charged", || Ok(group.kernel()? >= CHARGED))?;
         drop(session);
-        eventually("something stays charged", || {
-            Ok(group.kernel()? < CHARGED / 2)
-        })
+        eventually("memory stays charged", || Ok(group.kernel()? < CHARGED / 2))
     })
     .hazard("1B.3")
 }
 
-/// Only the task that preserves the file runs into its limit.
+/// Only the task that preserves the file reaches its limit.
 fn limit() -> Case {
     Case::one("limit", |_| {
         let group = Cgroup::new("charges-limit")?;
@@ -51,7 +49,7 @@ fn limit() -> Case {
             session.preserve(&file, 1)
         })?;
         let end = child.wait()?;
-        ensure!(end != End::Done, "the limit was not heeded");
+        ensure!(end != End::Done, "the limit was not applied");
         session.preserve(&file, 1).at("without the limit")
     })
 }

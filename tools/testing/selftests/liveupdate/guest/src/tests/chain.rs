@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Updates that follow one another.
+//! Consecutive updates.
 
 use crate::support::{
     error::{ensure, Result},
@@ -12,16 +12,16 @@ use crate::support::{
 };
 use std::fs::File;
 
-/// How many kernels follow the first one.
+/// The number of kernels after the first one.
 const UPDATES: usize = 3;
 const TOKEN: u64 = 42;
 
-/// What is appended in each stage.
+/// The data that each stage appends.
 fn piece(stage: usize) -> Pattern {
     Pattern::new(200 + stage as u64, 300_000)
 }
 
-/// Takes over the file of the stage before, appends to it, and passes it on.
+/// Retrieves the file of the previous stage, appends to it, and preserves it.
 fn pass_on(stage: usize, context: &mut Stage<'_>) -> Result {
     let file = if stage == 1 {
         memfd::new()?
@@ -45,7 +45,7 @@ fn pass_on(stage: usize, context: &mut Stage<'_>) -> Result {
     Ok(())
 }
 
-/// The kernel counts the updates that led to it.
+/// The kernel counts the updates.
 fn count(stage: usize) -> Result {
     let wanted = format!(
         "Retrieved live update data, liveupdate number: {}",

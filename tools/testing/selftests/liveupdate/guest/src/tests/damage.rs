@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the previous kernel handed over makes no sense.
+//! Malformed data of the previous kernel.
 //!
-//! Our kernel damages what it hands over right before the jump, if it was built for that. All that
-//! may be lost is what was damaged: the other files and sessions are there, new ones can be made,
-//! and somebody says what has happened.
+//! Our kernel damages the data that it hands over right before the jump, if it was built with this
+//! option. Only damaged objects may be lost: other files and sessions must exist, new ones can be
+//! created, and the loss must be logged.
 
 pub mod fate;
 mod files;
@@ -26,8 +26,8 @@ use liveupdate::Device;
 use rustix::io::Errno;
 use std::fs;
 
-/// A memfd takes what belongs to another one. Nobody can tell which of them is right, but none of
-/// them may get the memory of both.
+/// A memfd refers to memory of another one. The kernel cannot know which of them is right, but
+/// neither may get the memory of both.
 fn stolen_folio() -> Case {
     const NAME: &str = "folio_of_another_file";
     Case::two(
@@ -47,7 +47,7 @@ fn stolen_folio() -> Case {
     .reader_only()
 }
 
-/// What is behind `data` is memory of a user: he must not be able to gain anything by that.
+/// `data` refers to memory of a user, who must not be able to exploit that.
 fn data_of_user() -> Case {
     const NAME: &str = "data_of_a_user";
     Case::two(
@@ -67,7 +67,7 @@ fn data_of_user() -> Case {
     .reader_only()
 }
 
-/// The memory of a file that cannot be restored is not lost for the machine.
+/// The memory of a file that cannot be restored is freed.
 fn memory_of_refused_file() -> Case {
     const NAME: &str = "unknown_seals_free_the_memory";
     const LEN: u64 = 32 << 20;
@@ -94,7 +94,7 @@ fn memory_of_refused_file() -> Case {
     .reader_only()
 }
 
-/// Two files with one token: only one of them can be asked for, the others do not suffer.
+/// Two files with one token: only one of them can be retrieved, and other files are not affected.
 fn token_twice() -> Case {
     const NAME: &str = "token_twice";
     Case::two(
@@ -123,7 +123,7 @@ fn token_twice() -> Case {
     .reader_only()
 }
 
-/// The list of a session's files is damaged; how many of its files are still there is `left`.
+/// The list of a session's files is damaged; `left` is the number of remaining files.
 fn list_case(name: &'static str, lines: &'static [&'static str], left: u64) -> Case {
     /// More than fit into one block.
     const FILES: u64 = 70;
@@ -146,7 +146,10 @@ fn list_case(name: &'static str, lines: &'static [&'static str], left: u64) -> C
                 }
             }
             let state = ("luo-state".into(), "damaged".into());
-            ensure!(fdinfo(&session)?.contains(&state), "fdinfo does not say it");
+            ensure!(
+                fdinfo(&session)?.contains(&state),
+                "fdinfo does not report it"
+            );
             reported(&["session", name])?;
             Ok(session.finish()?)
         },
@@ -181,7 +184,7 @@ fn list_cases() -> Vec<Case> {
     ]
 }
 
-/// The name of one session is damaged. It is lost, but nothing else.
+/// The name of one session is damaged. Only this session is lost.
 fn name_case(name: &'static str, value: &'static str) -> Case {
     Case::two(
         name,
@@ -203,7 +206,7 @@ fn name_case(name: &'static str, value: &'static str) -> Case {
     .reader_only()
 }
 
-/// A session takes the list of files of another one.
+/// A session refers to the list of files of another one.
 fn stolen_list() -> Case {
     const NAMES: [&str; 2] = ["files_of_another_session", "files_of_another_session_owner"];
     Case::two(
@@ -230,7 +233,7 @@ fn stolen_list() -> Case {
     .reader_only()
 }
 
-/// The entries of shared state are damaged, which costs nobody a file.
+/// The entries of shared state are damaged, which loses no file.
 fn flbs_case(name: &'static str, lines: &'static [&'static str]) -> Case {
     Case::two(
         name,
@@ -275,7 +278,7 @@ pub fn flbs_suite() -> Suite {
     alone("damage_flbs", case)
 }
 
-/// The previous kernel had none of the states that files share in this one.
+/// The previous kernel had no shared states.
 pub fn no_flbs_suite() -> Suite {
     const NAME: &str = "no_shared_state";
     let case = Case::two(
@@ -291,7 +294,7 @@ pub fn no_flbs_suite() -> Suite {
             let log = kernel_log()?;
             ensure!(
                 !log.contains("refcount_t:") && !log.contains("WARNING:"),
-                "FINISH was not prepared for that"
+                "FINISH has caused a warning"
             );
             healthy(NAME)
         },
@@ -301,7 +304,7 @@ pub fn no_flbs_suite() -> Suite {
     alone("damage_no_flbs", case)
 }
 
-/// The list of sessions is damaged: what is behind the damage is lost.
+/// The list of sessions is damaged: the sessions after the damage are lost.
 fn sessions_case() -> Case {
     const NAME: &str = "list_nowhere";
     Case::two(
@@ -325,7 +328,7 @@ fn sessions_case() -> Case {
     .reader_only()
 }
 
-/// A case that costs all others what they handed over.
+/// A case that makes all other cases lose their sessions.
 fn alone(name: &'static str, case: Case) -> Suite {
     Suite {
         // With parameters, it is not among those that run if none is named.
@@ -338,8 +341,8 @@ pub fn sessions_suite() -> Suite {
     alone("damage_sessions", sessions_case())
 }
 
-/// The next kernel is of another version. It says so, leaves alone what it does not understand,
-/// and works; `off` is whether live updates are turned off there.
+/// The next kernel has another version. It logs this, does not change the data, and works; `off`
+/// is whether live updates are disabled there.
 fn version_case(name: &'static str, off: bool) -> Case {
     const LEN: u64 = 64 << 20;
     Case::two(
@@ -383,15 +386,15 @@ const UNREAD: &str = "/sys/kernel/liveupdate/unread";
 const REFUSED: &str = "the kexec is refused";
 const LOST: &str = "is lost";
 
-/// Masks of features, as a later format may have them in place of a version: those that there are,
-/// those that it takes to read the data, those that are in use.
+/// Feature masks, which a later format may have instead of a version: supported, required, and
+/// active features.
 const FEATURE_MASKS: [&str; 3] = [
     "root compatible = 7",
     "root number = 1",
     "root sessions = 3",
 ];
 
-/// Nothing that the kernel keeps is dropped by a kexec, unless somebody says so.
+/// A kexec does not drop data that the kernel keeps, unless the administrator permits it.
 fn not_dropped(name: &'static str) -> Case {
     const LEN: u64 = 64 << 20;
     let is_kept = || -> Result {
@@ -401,13 +404,10 @@ fn not_dropped(name: &'static str) -> Case {
             "reboot(KEXEC)",
         )?;
         let text = fs::read_to_string(UNREAD).at(UNREAD)?;
-        ensure_eq!(text.trim(), "keep", "what {UNREAD} says");
+        ensure_eq!(text.trim(), "keep", "the contents of {UNREAD}");
         let log = kernel_log()?;
-        ensure!(log.contains(REFUSED), "the kernel does not say why");
-        ensure!(
-            !log.contains(LOST),
-            "the kernel says that something is lost"
-        );
+        ensure!(log.contains(REFUSED), "the kernel log has no reason");
+        ensure!(!log.contains(LOST), "the kernel log reports a loss");
         Ok(())
     };
     let total = |stage: &Stage<'_>| stage.put("total", meminfo::line("MemTotal")?);
@@ -421,7 +421,7 @@ fn not_dropped(name: &'static str) -> Case {
             }),
             Box::new(move |stage| {
                 reported(&["luo:", "cannot use", "stays reserved"])?;
-                // Live updates are off, and this image cannot take over anything.
+                // Live updates are disabled, and this image cannot take over data.
                 kexec::load_legacy().at("kexec_load")?;
                 is_kept()?;
                 total(stage)?;
@@ -430,23 +430,23 @@ fn not_dropped(name: &'static str) -> Case {
             Box::new(move |stage| {
                 let before: u64 = stage.get("total")?;
                 let now = meminfo::line("MemTotal")?;
-                ensure!(now < before + LEN / 2048, "the memory was given up");
+                ensure!(now < before + LEN / 2048, "the memory was dropped");
                 let session = create(name)?;
                 kexec::Plan::dry()?.load()?;
                 is_kept()?;
                 let nonsense = fs::write(UNREAD, "nonsense");
-                expect_errno(nonsense, Errno::INVAL, "writing nonsense")?;
+                expect_errno(nonsense, Errno::INVAL, "writing an unknown word")?;
                 fs::write(UNREAD, "drop\n").at(UNREAD)?;
                 let text = fs::read_to_string(UNREAD).at(UNREAD)?;
-                ensure_eq!(text.trim(), "drop", "what {UNREAD} says");
+                ensure_eq!(text.trim(), "drop", "the contents of {UNREAD}");
                 stage.hold(session);
                 total(stage)
             }),
             Box::new(move |stage| {
                 let before: u64 = stage.get("total")?;
                 let now = meminfo::line("MemTotal")?;
-                ensure!(now >= before + LEN / 2048, "the memory was not given up");
-                ensure!(!fs::exists(UNREAD).at(UNREAD)?, "there is something left");
+                ensure!(now >= before + LEN / 2048, "the memory was not dropped");
+                ensure!(!fs::exists(UNREAD).at(UNREAD)?, "there is data left");
                 Ok(retrieve(name)?.finish()?)
             }),
         ],
@@ -457,7 +457,7 @@ fn not_dropped(name: &'static str) -> Case {
     .reader_only()
 }
 
-/// By itself, since live updates are off in the second kernel.
+/// A suite of its own, since live updates are disabled in the second kernel.
 pub fn not_dropped_suite() -> Suite {
     alone("damage_version_kept", not_dropped("other_version_is_kept"))
 }
@@ -466,7 +466,7 @@ pub fn version_suite() -> Suite {
     alone("damage_version", version_case("other_version", false))
 }
 
-/// By itself, since live updates are off in the second kernel.
+/// A suite of its own, since live updates are disabled in the second kernel.
 pub fn version_off_suite() -> Suite {
     alone(
         "damage_version_off",

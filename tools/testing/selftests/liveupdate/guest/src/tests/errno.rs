@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every error of every ioctl, as the documentation lists them.
+//! All errors of all ioctls in the documentation.
 
 mod device;
 mod general;
@@ -40,7 +40,7 @@ fn tests() -> Vec<Test> {
     tests
 }
 
-/// Every row has a test, every test a row, and there are no two of either.
+/// Each row has a test and each test has a row, without duplicates.
 fn complete() -> Result {
     let (rows, tests) = (table::rows(), tests());
     ensure!(!rows.is_empty(), "there is no table");
@@ -63,12 +63,12 @@ pub fn suite() -> Suite {
     Suite::new("errno", cases)
 }
 
-/// What fails when everything is serialized already.
+/// Operations that fail when everything is serialized.
 pub fn late_suite() -> Suite {
     Suite::new("late", vec![late::case()])
 }
 
-/// A kernel that was started without us.
+/// A kernel that was started without live updates.
 pub fn off_suite() -> Suite {
     let no_device = Case::one("open_enoent", |_| {
         expect_errno(Device::open(), Errno::NOENT, "opening the device")

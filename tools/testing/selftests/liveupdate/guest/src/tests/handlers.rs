@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Handlers in C and in Rust, side by side.
+//! Handlers in C and in Rust together.
 
 pub mod dependencies;
 
@@ -59,7 +59,7 @@ fn side_by_side() -> Case {
     )
 }
 
-/// What is handed over is the value at the time of the freeze.
+/// The value at the time of the freeze is handed over.
 fn late_value(name: &'static str, path: &'static str) -> Case {
     Case::two(
         name,
@@ -107,7 +107,7 @@ fn many(name: &'static str, path: &'static str) -> Case {
     )
 }
 
-/// A handler's failure that lost nothing does not end anything.
+/// After a temporary failure of a handler, the file can be retrieved.
 fn transient_failure() -> Case {
     Case::two(
         "transient_failure_to_retrieve",
@@ -130,7 +130,7 @@ fn transient_failure() -> Case {
     )
 }
 
-/// A file that cannot be retrieved costs that file only.
+/// If a file cannot be retrieved, only this file is lost.
 fn permanent_failure() -> Case {
     Case::two(
         "permanent_failure_to_retrieve",
@@ -163,7 +163,7 @@ fn permanent_failure() -> Case {
     )
 }
 
-/// A session that is not ready to be finished can be used on, also after it was closed.
+/// A session that is not ready to be finished can still be used, also after it was closed.
 fn not_ready() -> Case {
     Case::two(
         "finish_refused_twice",
@@ -182,7 +182,7 @@ fn not_ready() -> Case {
             let mut session = retrieve("handlers-not-ready")?;
             for _ in 0..2 {
                 session = match session.finish() {
-                    Ok(()) => return Err(Failure::new("FINISH worked too early")),
+                    Ok(()) => return Err(Failure::new("FINISH succeeded too early")),
                     Err(error) => error.into_session(),
                 };
                 memfd::check(session.retrieve(1)?, MEMORY)?;
@@ -195,7 +195,7 @@ fn not_ready() -> Case {
     .hazard_unseen("1A.11", NO_HANDLER)
 }
 
-/// When a handler refuses, nothing of it stays behind.
+/// A refusal of a handler leaves no state.
 fn preserve_fails() -> Case {
     Case::one("preserve_fails_once", |_| {
         let device = TestDevice::open(TestDevice::C)?;
@@ -208,13 +208,13 @@ fn preserve_fails() -> Case {
     })
 }
 
-/// Folios that cannot be preserved do not take along others that are preserved already.
+/// A failure to preserve folios does not unpreserve other folios.
 fn rollback() -> Case {
     Case::one("failure_takes_back_nothing_else", |_| {
         let mut device = open_test_device(TestDevice::C)?;
         match device.write_all(b"rollback") {
             Err(error) if liveupdate::errno(&error) == Some(libc::EOPNOTSUPP) => Err(
-                Failure::skip("a kernel that warns of such a failure, or cannot look, was built"),
+                Failure::skip("this kernel was built without the check, or would print a warning"),
             ),
             result => result.at("kho_preserve_folios()"),
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the next kernel gets to where it runs: nothing is copied any more when it is started.
+//! Loading of the next kernel to its final address: nothing is copied when it is started.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -24,7 +24,7 @@ fn has_five_levels() -> Result<bool> {
     Ok(info.split_ascii_whitespace().any(|word| word == "la57"))
 }
 
-/// Loads the next kernel with a further parameter; how often its log says `what` about that.
+/// Loads the next kernel with another parameter; returns the number of log lines with `what`.
 fn said(param: &str, what: &str) -> Result<usize> {
     let count = || -> Result<usize> { Ok(kernel_log()?.matches(what).count()) };
     let before = count()?;
@@ -36,12 +36,12 @@ fn in_place() -> Case {
     Case::one("loaded_in_place", |_| {
         liveupdate::raw::kexec_file_unload().at("unload")?;
         let parts = said("", IN_PLACE)?;
-        // The kernel, the initramfs, the purgatory, parameters: whatever there is.
+        // The kernel, the initramfs, the purgatory, and parameters.
         ensure!(parts >= 4, "only {parts} parts were loaded in place");
-        // Where the first one is, the second one cannot be yet.
+        // The second image cannot be loaded to the address of the first one.
         kexec::Plan::dry()?.load()?;
         liveupdate::raw::kexec_file_unload().at("unload")?;
-        ensure!(said("", IN_PLACE)? >= parts, "the place was not given free");
+        ensure!(said("", IN_PLACE)? >= parts, "the memory was not freed");
         Ok(())
     })
 }
@@ -60,7 +60,7 @@ fn without_boot_code() -> Case {
     })
 }
 
-/// An image whose payload has a format that is not known is started by its boot code.
+/// An image whose payload has an unknown format is started by its boot code.
 fn unknown_payload() -> Case {
     Case::one("unknown_payload", |_| {
         const IMAGE: &str = "/tmp/image";
@@ -102,10 +102,10 @@ fn unknown_payload() -> Case {
     })
 }
 
-/// What failed attempts to load an image have taken is free again.
+/// Failed attempts to load an image free all memory.
 fn failed_loads() -> Case {
     Case::one("failed_loads", |_| {
-        /// What is in caches, and comes and goes.
+        /// Tolerance for caches.
         const SLACK_KIB: u64 = 8 << 10;
 
         liveupdate::raw::kexec_file_unload().at("unload")?;
@@ -118,7 +118,7 @@ fn failed_loads() -> Case {
             let len = u64::from_str_radix(line.trim_start_matches("0x"), 16).at(line)?;
             largest = largest.max(len);
         }
-        // The kernel has room, the initramfs has not.
+        // The kernel fits, the initramfs does not.
         let initramfs = memfd_create("initramfs", MemfdFlags::CLOEXEC).at("memfd_create")?;
         let initramfs = File::from(initramfs);
         initramfs.set_len(largest + 4096).at("ftruncate")?;
@@ -129,20 +129,20 @@ fn failed_loads() -> Case {
             expect_errno(
                 plan.load_with(&initramfs)?,
                 Errno::ADDRNOTAVAIL,
-                "loading an initramfs that has no room",
+                "loading an initramfs that does not fit",
             )?;
         }
         let after = meminfo::free_without_caches()?;
         ensure!(
             after + SLACK_KIB > before,
-            "of {before} KiB, {after} KiB are free after loads that failed"
+            "of {before} KiB, {after} KiB are free after failed loads"
         );
-        ensure!(said("", IN_PLACE)? >= parts, "the place was not given free");
+        ensure!(said("", IN_PLACE)? >= parts, "the memory was not freed");
         Ok(())
     })
 }
 
-/// A command line that asks for other page tables gets them, however the kernel was started.
+/// Page table parameters are applied, independent of how the kernel was started.
 fn other_page_tables() -> Case {
     Case::two(
         "other_page_tables",
@@ -154,7 +154,7 @@ fn other_page_tables() -> Case {
     )
 }
 
-/// Where the code of this kernel begins.
+/// The start of the code of this kernel.
 fn address() -> Result<u64> {
     let symbols = fs::read_to_string("/proc/kallsyms").at("/proc/kallsyms")?;
     let line = symbols.lines().find(|line| line.ends_with(" _text"));
@@ -162,8 +162,8 @@ fn address() -> Result<u64> {
     u64::from_str_radix(word.at("_text")?, 16).at("the address of _text")
 }
 
-/// The first two kernels have been started by their boot code, because of [`other_page_tables`]; it
-/// is about those after them. Addresses can be the same by chance, but hardly three times.
+/// The first two kernels were started by their boot code, because of [`other_page_tables`]; this
+/// tests the following ones. Addresses can be equal by chance, but not three times.
 fn random_addresses() -> Case {
     let note = |stage: &mut Stage<'_>, number: u32| stage.put(&format!("at{number}"), address()?);
     Case {
@@ -185,7 +185,7 @@ fn random_addresses() -> Case {
     }
 }
 
-/// An update counts whether or not it has anything to hand over.
+/// An update is counted whether or not data is handed over.
 fn counted() -> Case {
     const STAGES: usize = 5;
     let part = |stage: usize| -> Part {

@@ -2,8 +2,8 @@
 
 //! A task can be killed in operations that take long.
 //!
-//! The files and sessions belong to the parent as well, so that the death of a child has nothing
-//! else to wait for.
+//! The parent also holds the files and sessions, so that the death of a child does not wait for
+//! their release.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -26,12 +26,12 @@ const GIB: usize = 1 << 30;
 
 const KILLS: u32 = 12;
 
-/// Starts `act`, which takes `whole`, in a child again and again, and kills it a bit later each time,
-/// at most after a quarter of it.
+/// Starts `act`, whose duration is `whole`, in a child repeatedly, and kills it a bit later each
+/// time, at most after a quarter of the duration.
 ///
-/// What was done until then may have to be undone. So a process may go on for half of the time; one
-/// that does not look at signals would for three quarters. The slowest is not taken: the host may
-/// have been busy.
+/// Completed steps may have to be undone, so that a process may continue for half of the time; a
+/// process that does not check signals would need three quarters. The slowest run is ignored, since
+/// the host may have been busy.
 fn kill_often(stage: &mut Stage<'_>, whole: Duration, act: impl Fn() -> io::Result<()>) -> Result {
     let step = whole / 4 / KILLS;
     let mut times = Vec::new();
@@ -50,7 +50,7 @@ fn kill_often(stage: &mut Stage<'_>, whole: Duration, act: impl Fn() -> io::Resu
     let usual = times
         .get(times.len() / 2)
         .copied()
-        .at("nobody was killed")?;
+        .at("no child was killed")?;
     stage.note(format_args!(
         "{} ms of work killed {} times, that usually took {} ms, and {} ms at most",
         whole.as_millis(),
@@ -60,7 +60,7 @@ fn kill_often(stage: &mut Stage<'_>, whole: Duration, act: impl Fn() -> io::Resu
     ));
     ensure!(
         usual < whole / 2,
-        "a process usually goes on for {} of {} ms",
+        "a process usually continues for {} of {} ms",
         usual.as_millis(),
         whole.as_millis()
     );
@@ -72,7 +72,7 @@ fn timed(act: impl FnOnce() -> io::Result<()>) -> io::Result<Duration> {
     act().map(|()| start.elapsed())
 }
 
-/// A file of this part of a GiB shows how long the whole would take.
+/// A file of this part of a GiB is used to estimate the total time.
 const PARTS: usize = 8;
 
 fn one_gib() -> Case {
@@ -81,14 +81,14 @@ fn one_gib() -> Case {
         "one_gib",
         |stage| {
             let file = large(GIB)?;
-            // The first time, folios have to move, which is not done again.
+            // Only the first time, folios must be moved.
             create(NAME)?.preserve(&file, 1)?;
             let session = create(NAME)?;
             let whole = timed(|| session.preserve(&file, 1))?;
             drop(session);
             let session = create(NAME)?;
             kill_often(stage, whole, || session.preserve(&file, 1))?;
-            // Who was killed has left nothing behind; who was not has preserved the file.
+            // A killed child has left no state; a child that was not killed has preserved the file.
             if let Err(error) = session.preserve(&file, 1) {
                 ensure_eq!(
                     liveupdate::errno(&error),
@@ -113,14 +113,14 @@ fn one_gib() -> Case {
     .hazard("1C.2")
 }
 
-/// FINISH of what nobody retrieved goes on without the process that asked for it.
+/// FINISH of files that were not retrieved continues after the calling process is killed.
 ///
-/// The process is dead before the memory is free. On a busy machine it may be killed too late for
-/// that, so there are several sessions.
+/// The process dies before the memory is free. On a busy machine it may be killed too late, so that
+/// there are several sessions.
 fn finish_one_gib() -> Case {
     const SESSIONS: usize = 4;
     const EACH: usize = GIB / SESSIONS;
-    /// KiB that a session gives back at least.
+    /// The minimum memory that a session frees, in KiB.
     const MOST: u64 = (EACH as u64 >> 10) / 8 * 7;
     let name = |number: usize| format!("killed-finish-{number}");
     let finish = move |number: usize| -> io::Result<()> {
@@ -162,7 +162,7 @@ fn finish_one_gib() -> Case {
                 whole.as_millis(),
                 SESSIONS - 1
             ));
-            ensure!(died_early > 0, "everybody lived until the work was done");
+            ensure!(died_early > 0, "each process lived until the work was done");
             ensure!(
                 meminfo::free()? > start + MOST * SESSIONS as u64,
                 "some of the memory is not free"
@@ -181,7 +181,7 @@ pub fn suite() -> Suite {
     Suite::new("killed", vec![one_gib()])
 }
 
-/// There is no room for the other file of this size.
+/// There is not enough memory for the other file of this size.
 pub fn finish_suite() -> Suite {
     Suite::new("killed_finish", vec![finish_one_gib()])
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything that makes up a memfd survives.
+//! All preserved properties of a memfd.
 
 mod broken;
 pub mod changes;
@@ -61,13 +61,13 @@ fn size(name: &str, len: u64) -> Case {
         move |_, file| {
             let file = memfd::check(file.into(), pattern)?;
             ensure_eq!(memfd::position(&file)?, 0, "the position");
-            // What is beyond the end of the last page must not come to light.
+            // Bytes after the end of the file in the last page must be zero.
             file.set_len(len + 5000).at("grow the file")?;
             let mut rest = vec![1; 5000];
-            file.read_exact_at(&mut rest, len).at("read what is new")?;
+            file.read_exact_at(&mut rest, len).at("read the new part")?;
             ensure!(
                 rest.iter().all(|byte| *byte == 0),
-                "there is something beyond the end"
+                "the bytes after the end are not zero"
             );
             pattern.check(&file, 0)
         },
@@ -138,7 +138,7 @@ const SEALED: Pattern = Pattern {
     len: 8192,
 };
 
-/// Checks that each seal does what it is for, and that what is not sealed works.
+/// Checks the effect of each seal, and that other operations work.
 fn check_seals(file: &File, seals: SealFlags) -> Result {
     ensure_eq!(memfd::seals(file)?, seals, "the set of seals");
     let writable = !seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
@@ -241,12 +241,12 @@ fn seal_cases() -> Vec<Case> {
 
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// How much memory of memfds is in huge folios, in KiB.
+/// The memory of memfds in huge folios, in KiB.
 fn huge_kib() -> Result<u64> {
     meminfo::line("ShmemHugePages")
 }
 
-/// 16 MiB in huge folios, and a little more.
+/// 16 MiB in huge folios, and some small ones.
 fn huge(name: &'static str, setting: &'static str) -> Case {
     let pattern = Pattern::new(12, 16 * MIB + 5001);
     one_file(
@@ -279,13 +279,13 @@ fn huge(name: &'static str, setting: &'static str) -> Case {
     )
 }
 
-/// Asks for huge folios, and makes the kernel use them.
+/// Enables huge folios, and makes the kernel use them.
 fn advise_huge(file: &File, len: u64) -> Result {
     use rustix::mm::{Advice, MapFlags, ProtFlags};
 
     file.set_len(len).at("set the size")?;
     let len = len as usize;
-    // SAFETY: This is a new mapping that nobody else knows of.
+    // SAFETY: This is a new mapping without other users.
     unsafe {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let map = rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0)
@@ -298,7 +298,7 @@ fn advise_huge(file: &File, len: u64) -> Result {
     }
 }
 
-/// What cannot be done with a file while it is preserved, and can be done again afterwards.
+/// Operations that fail while a file is preserved, and succeed afterwards.
 fn frozen() -> Case {
     Case::one("size_is_fixed_while_preserved", |_| {
         let pattern = Pattern::new(21, 10_000);
@@ -326,7 +326,7 @@ fn frozen() -> Case {
     })
 }
 
-/// Tools recognize a memfd by its name.
+/// The name of a memfd, by which tools recognize it.
 fn name() -> Case {
     one_file(
         "name",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file that cannot be retrieved now can be retrieved later, by any process.
+//! A file can be retrieved after a temporary failure, by any process.
 
 use crate::support::{
     cgroup::{set, Cgroup},
@@ -22,7 +22,7 @@ use std::{
 
 const MIB: u64 = 1 << 20;
 
-/// A setting below /proc/sys that gets its value back in the end.
+/// A setting below /proc/sys that is restored on drop.
 struct Setting {
     file: File,
     old: String,
@@ -49,7 +49,7 @@ impl Drop for Setting {
     }
 }
 
-/// A case about one file, which stays with the kernel until the update.
+/// A case about one file, which stays preserved until the update.
 fn one_file(
     name: &'static str,
     session: &'static str,
@@ -74,7 +74,7 @@ fn get(session: IncomingSession, pattern: Pattern) -> Result {
     Ok(session.finish()?)
 }
 
-/// Has a child try without success.
+/// Makes a child try without success.
 fn fails(session: &IncomingSession, errno: Errno, prepare: impl Fn() -> io::Result<()>) -> Result {
     let child = Child::start(|| {
         prepare()?;
@@ -88,7 +88,8 @@ fn fails(session: &IncomingSession, errno: Errno, prepare: impl Fn() -> io::Resu
     Ok(())
 }
 
-/// The limit of one cgroup does not matter to the next one, which is charged for everything.
+/// A failure because of the limit of one cgroup does not affect the next one, which is charged for
+/// all memory.
 fn cgroup_limit() -> Case {
     const LEN: u64 = 32 * MIB;
     one_file(
@@ -113,7 +114,10 @@ fn cgroup_limit() -> Case {
             eventually("the file is not in the statistics", || {
                 Ok(large.shmem()? >= pattern.len)
             })?;
-            ensure!(small.current()? < MIB, "the first cgroup is charged, too");
+            ensure!(
+                small.current()? < MIB,
+                "the first cgroup is charged as well"
+            );
             get(session, pattern)?;
             eventually("the memory stays charged", || Ok(large.current()? < MIB))
         },
@@ -121,7 +125,7 @@ fn cgroup_limit() -> Case {
     .hazard("1A.3a")
 }
 
-/// The limits of the whole system are about the moment, too.
+/// Limits of the whole system are also temporary failures.
 fn overcommit() -> Case {
     one_file(
         "overcommit",
@@ -144,9 +148,9 @@ fn overcommit() -> Case {
 
 const NOBODY: libc::uid_t = 65_534;
 
-/// Has a child without privileges try to get a file when there are too many.
+/// Makes an unprivileged child try to open a file when there are too many.
 fn too_many_files(session: &IncomingSession) -> Result {
-    // The kernel counts in batches, so a few more do not make a difference.
+    // The kernel counts in batches, so that there may be some more files.
     let open = || File::open("/dev/null").at("open /dev/null");
     let _many = (0..500).map(|_| open()).collect::<Result<Vec<_>>>()?;
     let limit = Setting::new("fs/file-max")?;
@@ -173,7 +177,7 @@ fn file_max() -> Case {
     .hazard("1A.3c")
 }
 
-/// What was not retrieved is free after the end of the session, also if somebody has tried.
+/// Files that were not retrieved are freed at the end of the session, also after failed attempts.
 fn finish_frees(name: &'static str, session: &'static str, attempt: bool) -> Case {
     const LEN: u64 = 64 * MIB;
     let case = one_file(
@@ -219,7 +223,7 @@ impl FailNth {
         Ok(Self(file.at("fail-nth")?))
     }
 
-    /// Lets allocation `nth` fail in `act`. Returns whether there were at least `nth`.
+    /// Makes allocation `nth` fail in `act`. Returns whether there were at least `nth`.
     fn run<T>(&self, nth: u32, act: impl FnOnce() -> T) -> Result<(T, bool)> {
         let nth = nth.to_string();
         let mut rest = [0; 16];
@@ -235,8 +239,8 @@ impl FailNth {
     }
 }
 
-/// Fails unless `error` is how the kernel says that memory does not suffice: shmem says `ENOSPC` if
-/// it cannot allocate an inode.
+/// Fails unless `error` means a lack of memory: shmem returns `ENOSPC` if it cannot allocate an
+/// inode.
 fn no_memory(error: &io::Error) -> Result {
     let errno = liveupdate::errno(error).map(Errno::from_raw_os_error);
     ensure!(
@@ -246,7 +250,7 @@ fn no_memory(error: &io::Error) -> Result {
     Ok(())
 }
 
-/// Lets each of the allocations fail that retrieving a file needs.
+/// Makes each allocation of RETRIEVE_FD fail.
 fn every_allocation() -> Case {
     const FILES: u64 = 80;
     let pattern = |token| Pattern::new(910 + token, 300_000 + token);
@@ -281,11 +285,11 @@ fn every_allocation() -> Case {
                         "{failures} failures, {} allocations",
                         token - 1
                     ));
-                    ensure!(failures > 1, "nothing has failed");
+                    ensure!(failures > 1, "no allocation has failed");
                     return Ok(session.finish()?);
                 }
             }
-            Err(Failure::new("there is no end of allocations"))
+            Err(Failure::new("the allocations do not end"))
         },
     )
     .hazard("1A.3")
@@ -293,9 +297,9 @@ fn every_allocation() -> Case {
 
 const FAILSLAB: &str = "/sys/kernel/debug/failslab";
 
-/// Lets all allocations of the task fail after some have succeeded.
+/// Makes all allocations of the task fail after some have succeeded.
 ///
-/// Unlike a single failure, that keeps the page cache from growing, at a place in the middle.
+/// Unlike a single failure, this prevents the page cache from growing, at a position in the middle.
 fn no_memory_from(space: u64, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let number = |name: &str, value: &str| set(format!("{FAILSLAB}/{name}"), value);
     number("space", &space.to_string())?;
@@ -327,7 +331,7 @@ fn page_cache_nodes() -> Case {
                     Err(error) => no_memory(&error).at("an attempt")?,
                 }
                 failures += 1;
-                ensure!(failures < 100, "that never succeeds");
+                ensure!(failures < 100, "RETRIEVE_FD never succeeds");
             }
             stage.note(format_args!("{failures} failures"));
             ensure!(failures > 3, "there were only {failures} failures");
@@ -338,7 +342,7 @@ fn page_cache_nodes() -> Case {
     .hazard("1A.3")
 }
 
-/// What /proc shows of the file begins as it does for each memfd.
+/// The name in /proc has the same prefix as for each memfd.
 fn name() -> Case {
     one_file(
         "name",

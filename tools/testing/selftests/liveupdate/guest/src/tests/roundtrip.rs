@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mix of sessions and files that every kernel with live update can carry, and the same one that
-//! is expected by every kernel.
+//! A mix of sessions and files that every kernel with live updates supports.
 
 use crate::support::{
     error::{ensure_eq, At, Result},
@@ -18,7 +17,7 @@ use std::fs::File;
 struct Item {
     token: u64,
     pattern: Pattern,
-    /// How many bytes of nothing follow the pattern.
+    /// The size of the hole after the pattern, in bytes.
     hole: u64,
     position: u64,
     seals: SealFlags,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions: names, numbers, and what happens when they are closed.
+//! Sessions: names, numbers, and closing.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -29,7 +29,7 @@ fn many_files() -> Vec<(u64, Pattern)> {
         .collect()
 }
 
-/// Many files come back in an order that has nothing to do with that of their preservation.
+/// Many files are retrieved in another order than that of their preservation.
 fn any_order() -> Case {
     Case::two(
         "300_files_in_any_order",
@@ -56,7 +56,7 @@ fn any_order() -> Case {
     )
 }
 
-/// Only some of the files are wanted.
+/// Only some of the files are retrieved.
 fn some_files() -> Case {
     let pattern = |token| Pattern::new(2000 + token, 10_000);
     Case::two(
@@ -76,7 +76,7 @@ fn some_files() -> Case {
     )
 }
 
-/// Asking twice gets the same file twice.
+/// Retrieving twice returns the same file.
 fn retrieved_twice() -> Case {
     let pattern = Pattern::new(602, 5000);
     Case::two(
@@ -118,7 +118,7 @@ fn empty() -> Case {
     )
 }
 
-/// Closing a session takes everything back.
+/// Closing a session unpreserves its files.
 fn unpreserve_on_close() -> Case {
     Case::two(
         "unpreserve_on_close",
@@ -134,7 +134,7 @@ fn unpreserve_on_close() -> Case {
             rustix::fs::fallocate(&file, FallocateFlags::empty(), 10_000, 50_000)
                 .at("fallocate")?;
             pattern.write(&file, 100_000).at("write beyond the end")?;
-            // The same name and the same token are free again.
+            // The same name and the same token can be used again.
             let session = create("sessions-close")?;
             session.preserve(&file, 1)?;
             drop(session);
@@ -176,7 +176,7 @@ fn file_closed() -> Case {
     )
 }
 
-/// One file cannot be in two places.
+/// A file cannot be preserved twice.
 fn duplicates() -> Case {
     Case::one("duplicate_file", |_| {
         let file = memfd::with(Pattern::new(605, 100))?;
@@ -184,18 +184,18 @@ fn duplicates() -> Case {
             .read(true)
             .write(true)
             .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
-            .at("open the memfd once more")?;
+            .at("open the memfd again")?;
         let (session, other) = (create("sessions-dup-1")?, create("sessions-dup-2")?);
         session.preserve(&file, 1)?;
         expect_errno(
             session.preserve(&file, 2),
             Errno::BUSY,
-            "once more, same session",
+            "again, same session",
         )?;
         expect_errno(
             other.preserve(&file, 1),
             Errno::BUSY,
-            "once more, another session",
+            "again, another session",
         )?;
         expect_errno(
             other.preserve(file.try_clone()?, 1),
@@ -268,7 +268,7 @@ fn odd_names() -> Case {
     )
 }
 
-/// What others rely on to recognize a session.
+/// The link by which other programs recognize a session.
 fn link() -> Case {
     let check = |session: &dyn Fn() -> Result<std::os::fd::OwnedFd>, name: &str| -> Result {
         let session = session()?;
@@ -322,7 +322,7 @@ fn same_name() -> Case {
             expect_errno(
                 Device::open()?.create_session("sessions-same"),
                 Errno::EXIST,
-                "creating it while nobody has the incoming one",
+                "creating it while the incoming one is not open",
             )?;
             let incoming = retrieve("sessions-same")?;
             let outgoing = create("sessions-same")?;

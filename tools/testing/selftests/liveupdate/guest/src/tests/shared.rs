@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! State that files share, which lives as long as the last of them.
+//! State that files share, which exists as long as the last of them.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -19,7 +19,7 @@ use std::{
     },
 };
 
-/// How often the operations of a state were called in this kernel.
+/// The numbers of calls of the operations of a state in this kernel.
 #[derive(Debug, Default, PartialEq)]
 struct Calls {
     preserve: u32,
@@ -69,7 +69,7 @@ fn registered(number: u32) -> Result<SharedDevice> {
     Ok(device)
 }
 
-/// What a kernel did that got a state, and finished it.
+/// The calls in a kernel that has retrieved and finished a state.
 const FINISHED: Calls = Calls {
     preserve: 0,
     unpreserve: 0,
@@ -77,8 +77,8 @@ const FINISHED: Calls = Calls {
     finish: 1,
 };
 
-/// Who uses a state within the old kernel is no file that the new one has to wait for; and nobody
-/// has to ask for the state before it is finished.
+/// A user of a state in the old kernel is not counted as a file in the new one; and the state is
+/// finished without having been used.
 fn holder_before() -> Case {
     const NAME: &str = "shared-holder-before";
     Case::two(
@@ -104,13 +104,17 @@ fn holder_before() -> Case {
             let device = registered(0)?;
             retrieve(NAME)?.finish()?;
             ensure_eq!(device.calls()?, FINISHED, "calls after FINISH");
-            expect_errno(device.order("get-incoming"), Errno::NODATA, "asking later")
+            expect_errno(
+                device.order("get-incoming"),
+                Errno::NODATA,
+                "getting the state after FINISH",
+            )
         },
     )
     .hazard_unseen("1C.6", NO_HANDLER)
 }
 
-/// A user in the new kernel keeps the state, and the last one finishes it.
+/// A user in the new kernel holds the state, and the last one finishes it.
 fn holder_after() -> Case {
     const NAME: &str = "shared-holder-after";
     Case::two(
@@ -138,7 +142,7 @@ fn holder_after() -> Case {
             ensure_eq!(device.calls()?, held, "calls while there is a user");
             device.order("put-incoming").at("put the state")?;
             ensure_eq!(device.calls()?, FINISHED, "calls without a user");
-            // Once too often is once too often, but no more than that.
+            // An excess put has no further effect.
             device.order("put-incoming").at("put the state again")?;
             ensure_eq!(device.calls()?, FINISHED, "calls after putting it again");
             Ok(())
@@ -147,7 +151,7 @@ fn holder_after() -> Case {
     .hazard_unseen("1C.6", NO_HANDLER)
 }
 
-/// Files of an old kernel that did not know the state do not concern it.
+/// Files of an old kernel without the state do not depend on it.
 fn unknown_before() -> Case {
     const NAME: &str = "shared-unknown-before";
     Case::two(
@@ -164,7 +168,11 @@ fn unknown_before() -> Case {
             let session = retrieve(NAME)?;
             drop(session.retrieve(1)?);
             session.finish()?;
-            expect_errno(device.order("get-incoming"), Errno::NOENT, "asking for it")?;
+            expect_errno(
+                device.order("get-incoming"),
+                Errno::NOENT,
+                "getting the state",
+            )?;
             ensure_eq!(device.calls()?, Calls::default(), "calls");
             let log = kernel_log()?;
             ensure!(!log.contains("underflow"), "a counter underflows");
@@ -174,7 +182,7 @@ fn unknown_before() -> Case {
     .hazard_unseen("1C.5", NO_HANDLER)
 }
 
-/// A state whose handler learns of it between RETRIEVE_FD and FINISH is finished like others.
+/// A state that is registered between RETRIEVE_FD and FINISH is finished like others.
 fn late_after() -> Case {
     const NAME: &str = "shared-late-after";
     Case::two(
@@ -198,7 +206,7 @@ fn late_after() -> Case {
     .hazard_unseen("1C.7", NO_HANDLER)
 }
 
-/// A state that is gone when its files are finished is finished by its next user.
+/// A state that is unregistered when its files are finished is finished by its next user.
 fn gone_after() -> Case {
     const NAME: &str = "shared-gone-after";
     Case::two(
@@ -227,7 +235,7 @@ fn gone_after() -> Case {
     .hazard_unseen("1C.7", NO_HANDLER)
 }
 
-/// Files count for the states that there were when they were preserved, and for no others.
+/// Files depend only on the states that were registered when they were preserved.
 fn late_before() -> Case {
     Case::one("registered_after_preserve", |_| {
         let device = SharedDevice::open(4)?;
@@ -244,7 +252,11 @@ fn late_before() -> Case {
             ..Calls::default()
         };
         drop(without);
-        ensure_eq!(device.calls()?, calls, "calls with one file that counts");
+        ensure_eq!(
+            device.calls()?,
+            calls,
+            "calls with one file that depends on the state"
+        );
         drop(with);
         calls.unpreserve = 1;
         ensure_eq!(device.calls()?, calls, "calls with none");
@@ -253,7 +265,7 @@ fn late_before() -> Case {
     .hazard_unseen("1C.7", NO_HANDLER)
 }
 
-/// A state that is unregistered in use ends there. The files do not depend on it any more.
+/// A state that is unregistered in use is unpreserved. The files do not depend on it any more.
 fn unregistered_in_use() -> Case {
     Case::one("unregistered_in_use", |_| {
         let device = registered(5)?;
@@ -269,7 +281,11 @@ fn unregistered_in_use() -> Case {
             ensure_eq!(device.calls()?, calls, "calls after it was unregistered");
         }
         device.order("register").at("register it again")?;
-        expect_errno(device.order("get-outgoing"), Errno::NOENT, "asking for it")?;
+        expect_errno(
+            device.order("get-outgoing"),
+            Errno::NOENT,
+            "getting the state",
+        )?;
         drop(session);
         ensure_eq!(device.calls()?, calls, "calls after the session was closed");
 
@@ -285,7 +301,7 @@ fn unregistered_in_use() -> Case {
     .hazard_unseen("1C.12", NO_HANDLER)
 }
 
-/// Unregistering a handler twice, or with files, or registering it twice, harms nobody.
+/// Unregistering a handler twice, or with files, or registering it twice, has no harmful effect.
 fn handlers() -> Case {
     Case::one("handler_unregistered_twice", |_| {
         let device = registered(6)?;
@@ -329,7 +345,7 @@ fn twins() -> Case {
             device.order("get-incoming").at("get the state")?;
             let twin = device.order("get-twin");
             expect_errno(twin, Errno::EXIST, "getting it as a twin")?;
-            // Nor does it change the number of users that the other one has.
+            // It does not change the number of users of the other implementation either.
             device.order("put-twin").at("put it as a twin")?;
             retrieve(&format!("{NAME}-8"))?.finish()?;
             let held = Calls {
@@ -340,7 +356,7 @@ fn twins() -> Case {
             device.order("put-incoming").at("put the state")?;
             ensure_eq!(device.calls()?, FINISHED, "calls without a user");
 
-            // What a twin has got is not finished by the one that is registered.
+            // The object of the second implementation is not finished by the registered one.
             let device = registered(9)?;
             device.order("get-twin").at("get the state as a twin")?;
             let other = device.order("get-incoming");
@@ -355,7 +371,7 @@ fn twins() -> Case {
             let log = kernel_log()?;
             ensure!(
                 !log.contains("what is none"),
-                "a twin had to finish an object"
+                "the second implementation has finished an object of the first one"
             );
             Ok(())
         },

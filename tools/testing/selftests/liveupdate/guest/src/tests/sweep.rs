@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Each operation fails at the first, the second, the third... place where it can, until it
-//! succeeds. After each failure everything is as it was before, and another try succeeds.
+//! Each operation fails at the first, the second, the third... possible place, until it
+//! succeeds. After each failure, the state is unchanged, and another attempt succeeds.
 
 use crate::support::{
     error::{ensure, At, Failure, Result},
@@ -16,17 +16,17 @@ use liveupdate::Device;
 use rustix::{fs::SealFlags, io::Errno};
 use std::{error::Error, fs::File, io};
 
-/// More places than any operation has.
+/// A limit that exceeds the number of places of all operations.
 const LIMIT: u64 = 400;
-/// How often a sweep is repeated to see whether it loses memory.
+/// The number of repetitions of a sweep to detect leaks.
 const ROUNDS: usize = 4;
-/// How much free memory may vary for other reasons, over all rounds of a sweep, in KiB.
+/// The allowed variation of free memory over all rounds of a sweep, in KiB.
 const TOLERANCE: u64 = 1024;
 
-/// How an operation has to fail.
+/// The expected errors of an operation.
 fn check_error<T>(result: io::Result<T>, nth: u64, what: &str) -> Result {
     let errno = result.as_ref().err().and_then(liveupdate::errno);
-    // Without memory for its inode, the kernel says that there is no space for a memfd.
+    // Without memory for its inode, creating a memfd fails with ENOSPC.
     if what == "RETRIEVE_FD" && errno == Some(Errno::NOSPC.raw_os_error()) {
         return Ok(());
     }
@@ -34,12 +34,12 @@ fn check_error<T>(result: io::Result<T>, nth: u64, what: &str) -> Result {
     expect_errno(result, Errno::NOMEM, &what)
 }
 
-/// What a sweep met.
+/// The result of a sweep.
 #[derive(Clone, Copy, Default)]
 struct Sweep {
     /// Places that made the operation fail.
     failed: u64,
-    /// Places that it could do without.
+    /// Places whose failure it tolerated.
     survived: u64,
 }
 
@@ -54,19 +54,20 @@ impl Sweep {
 
     fn note(&self, stage: &Stage<'_>, what: &str) -> Result {
         stage.note(format_args!(
-            "{what}: {} places to fail, {} of them do no harm",
+            "{what}: {} places to fail, {} of them are tolerated",
             self.failed + self.survived,
             self.survived
         ));
-        ensure!(self.failed != 0, "nothing could be made to fail");
+        ensure!(self.failed != 0, "no place could be made to fail");
         Ok(())
     }
 }
 
-/// What has to hold after a call with that result.
+/// The check after a call with this result.
 type Check<T> = Box<dyn FnOnce(io::Result<T>) -> Result>;
 
-/// Makes an operation fail at each place. `act` calls it, and says what has to hold afterwards.
+/// Makes an operation fail at each place. `act` calls it, and returns the check for the state
+/// after it.
 fn sweep<T>(
     what: &str,
     mut act: impl FnMut(u64) -> Result<(Outcome<T>, Check<T>)>,
@@ -83,12 +84,14 @@ fn sweep<T>(
             return Ok(sweep);
         }
     }
-    Err(Failure::new(format!("{what} has no end of failures")))
+    Err(Failure::new(format!(
+        "{what} does not succeed within the limit"
+    )))
 }
 
-/// Repeats a sweep, and compares the memory that is free.
+/// Repeats a sweep, and compares the free memory.
 fn repeat(stage: &Stage<'_>, what: &str, mut once: impl FnMut() -> Result<Sweep>) -> Result {
-    // What is allocated for good is allocated the first time.
+    // Permanent allocations are made the first time.
     let first = once()?;
     let before = meminfo::free_without_caches()?;
     let mut failures = 0;
@@ -130,7 +133,7 @@ fn preserve_fd() -> Case {
                 let check = Box::new(move |result: io::Result<()>| {
                     if result.is_err() {
                         check_error(result, nth, "it")?;
-                        // The file is as free as ever.
+                        // The file is not preserved.
                         file.set_len(DATA.len + 50_000).at("grow the file")?;
                         file.set_len(DATA.len + 40_000).at("shrink the file")?;
                         session.preserve(&file, 7).at("the second try")?;
@@ -188,7 +191,7 @@ fn create_session() -> Case {
     })
 }
 
-/// The kexec fails, at last because a handler does not want to freeze its file.
+/// The kexec fails; without injected failures, because a handler refuses to freeze its file.
 fn freeze() -> Case {
     const NAMES: [&str; 2] = ["sweep-freeze-1", "sweep-freeze-2"];
     Case::two(
@@ -242,7 +245,7 @@ fn freeze() -> Case {
     )
 }
 
-/// Files and sessions that the second kernel has to go round with.
+/// Files and sessions for the second kernel.
 const MANY: u64 = 100;
 
 fn retrieve_fd() -> Case {
@@ -283,7 +286,7 @@ fn retrieve_fd() -> Case {
     .hazard("1A.3d")
 }
 
-/// Failure after failure with the same file, wherever it happens; what was done so far is kept.
+/// Repeated failures with the same file, at all places; completed steps are kept.
 fn retrieve_fd_by_chance() -> Case {
     const NAME: &str = "sweep-chance";
     const FILES: u64 = 20;
@@ -299,7 +302,7 @@ fn retrieve_fd_by_chance() -> Case {
             let session = retrieve(NAME)?;
             let mut failures = 0;
             for token in 1..=FILES {
-                // With less and less failures, it succeeds in the end.
+                // With decreasing probability of failures, it finally succeeds.
                 for chance in (0..=50).rev() {
                     let file = faults.call_with_chance(chance, || session.retrieve(token))?;
                     match file {
@@ -321,9 +324,9 @@ fn retrieve_fd_by_chance() -> Case {
     .hazard("1A.3d")
 }
 
-/// Nobody has used the device before: what was handed over is read now, and reading it fails.
+/// The device was not used before: the handed over data is read now, and reading it fails.
 ///
-/// To be the first case, since there is only one first time.
+/// Must be the first case, since it tests the first use.
 fn first_use() -> Case {
     const NAME: &str = "sweep-first";
     Case::two(
@@ -374,7 +377,7 @@ fn first_use() -> Case {
                 }
                 failures += 1;
             }
-            Err(Failure::new("RETRIEVE_SESSION never worked"))
+            Err(Failure::new("RETRIEVE_SESSION never succeeded"))
         },
     )
     .hazard("1A.5")
@@ -453,7 +456,7 @@ fn finish() -> Case {
                 match outcome.result {
                     Ok(()) => {
                         stage.note(format_args!(
-                            "FINISH: {} places to fail, and {} that did no harm",
+                            "FINISH: {} places to fail, and {} that were tolerated",
                             nth - 1,
                             u64::from(outcome.failed)
                         ));
@@ -468,7 +471,7 @@ fn finish() -> Case {
                 session = back.at("the session is gone")?;
                 DATA.check(&session.retrieve(1)?.into(), 0)?;
             }
-            Err(Failure::new("FINISH never worked"))
+            Err(Failure::new("FINISH never succeeded"))
         },
     )
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What this kernel found out about timers, the next one need not find out again.
+//! The calibration of timers is handed over to the next kernel.
 
 use super::damage::fate::damage;
 use crate::support::{
@@ -21,7 +21,7 @@ struct Timers {
 }
 
 impl Timers {
-    /// What is handed over (`out`), or was (`in`).
+    /// The data that will be handed over (`out`), or was handed over (`in`).
     fn read(direction: &str) -> Result<Self> {
         let path = format!("/sys/kernel/debug/kho/{direction}/sub_fdts/x86-timers");
         let bytes = fs::read(&path).at(&path)?;
@@ -34,13 +34,14 @@ impl Timers {
         Ok(Self {
             lapic_timer_period: number(8).at("lapic_timer_period")?,
             tsc_khz: number(12).at("tsc_khz")?,
-            // The upper half is 0: processors are not that fast.
+            // The upper half is 0, since processors are slower.
             loops_per_jiffy: number(16).at("loops_per_jiffy")?,
         })
     }
 }
 
-/// Between the second and the third kernel: what the first one hands over is [wrong](wrong_period).
+/// The handover from the second to the third kernel, since that of the first one is
+/// [wrong](wrong_period).
 fn not_calibrated_again() -> Case {
     let Case {
         name, mut parts, ..
@@ -79,7 +80,7 @@ fn not_calibrated_again() -> Case {
     }
 }
 
-/// Where what is handed over is, in the first kernel: the address in the node `x86-timers` of the tree.
+/// The address of the handed over data in the first kernel, from the node `x86-timers` of the tree.
 fn address() -> Result<u64> {
     const TREE: &str = "/sys/kernel/debug/kho/out/fdt";
     const NODE: &[u8] = b"\0\0\0\x01x86-timers\0\0";
@@ -104,7 +105,7 @@ fn address() -> Result<u64> {
         .at("the node has no address")
 }
 
-/// A period of the local APIC's timer that is wrong, but not impossible, is not used.
+/// A wrong but possible period of the local APIC's timer is not used.
 fn wrong_period() -> Case {
     Case {
         name: "wrong_period".into(),
@@ -119,7 +120,7 @@ fn wrong_period() -> Case {
                 stage.put("wrong", wrong)?;
                 let place = format!("memory {:#x} u32 = {wrong}", address()? + 8);
                 damage("", &[&place])?;
-                // Without sessions, nothing is damaged.
+                // Data is only damaged if there are sessions.
                 let session = create("timers-wrong")?;
                 let file = memfd::with(Pattern::new(1, 100))?;
                 session.preserve(&file, 1)?;
@@ -133,7 +134,7 @@ fn wrong_period() -> Case {
                 let used = Timers::read("out")?.lapic_timer_period;
                 stage.note(format_args!("right: {right}, wrong: {wrong}, used: {used}"));
                 ensure!(used != wrong, "the wrong period is used");
-                // It was measured again, on a machine that may be busy.
+                // It was measured again; the machine may be busy.
                 ensure!(
                     used.abs_diff(right) < right / 4,
                     "{used} is used instead of {right}"

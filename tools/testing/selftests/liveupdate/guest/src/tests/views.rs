@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an operator can see: fdinfo of sessions, and the list of all sessions in debugfs.
+//! Reports: fdinfo of sessions, and the list of all sessions in debugfs.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -18,7 +18,7 @@ const LIST: &str = "/sys/kernel/debug/liveupdate/sessions";
 
 type Lines = Vec<(String, String)>;
 
-/// The lines that a session is expected to have.
+/// The expected lines of a session.
 fn expected(name: &str, direction: &str, state: &str, files: &[(u64, &str)]) -> Lines {
     let line = |key: &str, value: &str| (format!("luo-{key}"), value.to_owned());
     let mut lines = vec![
@@ -34,7 +34,7 @@ fn expected(name: &str, direction: &str, state: &str, files: &[(u64, &str)]) -> 
     lines
 }
 
-/// What the list says about one session; nothing if it is not there.
+/// The lines of the list about one session; none if it is missing.
 fn listed(name: &str, direction: &str) -> Result<Lines> {
     let text = fs::read_to_string(LIST).at(LIST)?;
     let lines = report_lines(&text);
@@ -124,7 +124,7 @@ fn debugfs_case() -> Case {
     .hazard("4.2")
 }
 
-/// An error that will pass is no state of the file: what is there can be asked for again.
+/// A temporary error does not change the state of the file, which can be retrieved again.
 fn errors_that_pass() -> Case {
     const NAME: &str = "views-errors";
     let pattern = Pattern::new(702, 100_000);
@@ -140,7 +140,7 @@ fn errors_that_pass() -> Case {
         move |_| {
             let session = retrieve(NAME)?;
             let result = Faults::new()?.call(1, || session.retrieve(1))?.result;
-            ensure!(result.is_err(), "RETRIEVE_FD worked without memory");
+            ensure!(result.is_err(), "RETRIEVE_FD succeeded without memory");
             ensure_eq!(fdinfo(&session)?, files("incoming"), "fdinfo after it");
             memfd::check(session.retrieve(1)?, pattern)?;
             ensure_eq!(fdinfo(&session)?, files("retrieved"), "fdinfo in the end");
@@ -150,7 +150,7 @@ fn errors_that_pass() -> Case {
     .hazard("4.6")
 }
 
-/// An error that will not pass is one.
+/// A permanent error changes the state.
 fn errors_that_stay() -> Case {
     const NAME: &str = "views-failed";
     Case::two(
@@ -178,8 +178,8 @@ fn errors_that_stay() -> Case {
     .hazard_unseen("4.6", NO_HANDLER)
 }
 
-/// Who may only look must not be able to change anything.
-/// The file of Kexec Handover that shows our root does not show somebody else's memory later on.
+/// Readers of reports must not be able to change state.
+/// The file of Kexec Handover that shows the root of LUO must not show other memory later.
 fn root_of_previous_kernel() -> Case {
     const ROOT: &str = "/sys/kernel/debug/kho/in/sub_fdts/LUO";
     Case::two(
@@ -195,8 +195,8 @@ fn root_of_previous_kernel() -> Case {
             retrieve("views-root")?.finish()?;
             let look = || fs::read(ROOT).at(ROOT);
             let before = look()?;
-            ensure!(before.starts_with(b"luo-v5\0"), "{ROOT} is something else");
-            // Whatever was freed is used now.
+            ensure!(before.starts_with(b"luo-v5\0"), "{ROOT} has other contents");
+            // Freed memory is in use now.
             let free = meminfo::line("MemFree")? << 10;
             let _memory = memfd::with(Pattern::new(71, free / 8 * 7))?;
             ensure!(look()? == before, "{ROOT} has changed");

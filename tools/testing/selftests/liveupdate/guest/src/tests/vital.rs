@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Vital data: a kernel that does not understand it panics.
+//! Vital data: a kernel that cannot use it panics.
 
 use crate::{
     support::{
@@ -15,7 +15,7 @@ use crate::{
 use liveupdate::Policy;
 use std::io::{self, Write};
 
-/// Suites whose last kernel panics; the driver of the machine judges them.
+/// Suites whose last kernel panics, which the driver of the machine checks.
 const GROUP: &str = "panic";
 
 /// Preserves a file of a handler whose data is vital.
@@ -31,13 +31,13 @@ fn preserve(stage: &mut Stage<'_>, name: &str, lines: &[&str]) -> Result {
     Ok(())
 }
 
-/// Says how the kernel is going to panic.
+/// Announces the panic of the kernel.
 fn expect_panic(name: &str, why: &str) {
     println!("# expect-panic liveupdate: '{name}' of the previous kernel is not understood: {why}");
     let _ = io::stdout().flush();
 }
 
-/// A kernel that understands the data goes on.
+/// A kernel that can use the data continues.
 fn understood() -> Case {
     Case::two(
         "vital_data_is_understood",
@@ -51,7 +51,7 @@ fn understood() -> Case {
     )
 }
 
-/// What is not handed over need not be understood.
+/// Vital data that is not handed over has no effect.
 fn closed() -> Case {
     Case::two(
         "vital_data_is_not_handed_over",
@@ -99,7 +99,7 @@ pub fn cases() -> Vec<Case> {
 fn suite(name: &'static str, case: Case) -> Suite {
     Suite {
         group: GROUP,
-        // With parameters, it is not among those that run if none is named.
+        // A suite with parameters only runs if it is named.
         cmdline: "liveupdate=on",
         ..Suite::new(name, vec![case])
     }
@@ -114,7 +114,7 @@ pub fn unknown_suite() -> Suite {
             expect_panic("luo-test-vital-v2", "this kernel does not support it");
             Ok(())
         },
-        |_| Err(Failure::new("the kernel goes on")),
+        |_| Err(Failure::new("the kernel continues")),
     );
     suite("vital_unknown", case)
 }
@@ -128,12 +128,12 @@ pub fn flb_suite() -> Suite {
             expect_panic("luo-test-vital-flb-v1", "this kernel does not support it");
             Ok(())
         },
-        |_| Err(Failure::new("the kernel goes on")),
+        |_| Err(Failure::new("the kernel continues")),
     );
     suite("vital_flb", case)
 }
 
-/// A kernel that understands the data carries it over to one that does not look at it.
+/// A kernel that can use the data carries it over to one that does not read it.
 pub fn carried_suite() -> Suite {
     let mut case = Case::two(
         "carried_over",
@@ -144,12 +144,12 @@ pub fn carried_suite() -> Suite {
             Ok(())
         },
     );
-    let goes_on = |_: &mut Stage<'_>| Err(Failure::new("the kernel goes on"));
-    case.parts.push(Box::new(goes_on));
+    let continues = |_: &mut Stage<'_>| Err(Failure::new("the kernel continues"));
+    case.parts.push(Box::new(continues));
     suite("vital_carried", case)
 }
 
-/// Live updates are off in the next kernel, so that it does not look at the data.
+/// Live updates are disabled in the next kernel, so that it does not read the data.
 pub fn off_suite() -> Suite {
     let case = Case::two(
         "live_updates_are_off",
@@ -159,7 +159,7 @@ pub fn off_suite() -> Suite {
             expect_panic("luo-test-vital-v1", "liveupdate=on is missing");
             Ok(())
         },
-        |_| Err(Failure::new("the kernel goes on")),
+        |_| Err(Failure::new("the kernel continues")),
     );
     suite("vital_off", case)
 }
@@ -174,7 +174,7 @@ pub fn version_suite() -> Suite {
             expect_panic("luo-test-vital-v1", "the sessions cannot be read");
             Ok(())
         },
-        |_| Err(Failure::new("the kernel goes on")),
+        |_| Err(Failure::new("the kernel continues")),
     );
     suite("vital_version", case)
 }

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-/// What is to be known about a member.
+/// The properties of a member.
 pub struct Member<'a> {
     /// Relative to the root, without a leading slash.
     pub name: &'a [u8],
@@ -44,7 +44,7 @@ impl<W: Write> Archive<W> {
         }
     }
 
-    /// Adds a member. `contents` must give exactly as many bytes as the member says.
+    /// Adds a member. `contents` must have exactly the size of the member.
     pub fn add(&mut self, member: &Member<'_>, mut contents: impl io::Read) -> io::Result<()> {
         let len = u32::try_from(member.len)
             .map_err(|_| io::Error::other("a file is too long for the archive"))?;

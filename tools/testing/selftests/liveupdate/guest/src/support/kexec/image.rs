@@ -43,7 +43,7 @@ impl<W: Write> Packer<W> {
             if !member.name.is_empty() {
                 self.archive.add(&member, io::empty()).at(path.display())?;
             }
-            // What is mounted there does not belong to the image.
+            // Mounted file systems do not belong to the image.
             if kind.is_dir() && meta.dev() == self.root_device {
                 self.add_contents(path)?;
             }
@@ -60,7 +60,7 @@ impl<W: Write> Packer<W> {
     }
 }
 
-/// Packs the root file system, without what is mounted in it.
+/// Packs the root file system, without mounted file systems.
 pub fn pack_root() -> Result<File> {
     let root_device = fs::metadata("/").at("stat the root directory")?.dev();
     let memfd = rustix::fs::memfd_create("initramfs", MemfdFlags::CLOEXEC)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When everything is serialized, the devices are shut down, which may wait for locks of tasks that
-//! access memory of files that are preserved. Those tasks must not wait for the next kernel.
+//! After the serialization, the devices are shut down, which may wait for locks of tasks that access
+//! memory of preserved files. These tasks must not wait for the next kernel.
 
 use crate::support::{
     error::{ensure_eq, At, Result},
@@ -18,23 +18,23 @@ use rustix::{
 use std::{ffi::c_void, fs, ptr, thread, time::Duration};
 
 const PAGE: usize = 4096;
-/// Far more pages than are filled.
+/// Far more pages than the test fills.
 const LEN: u64 = 64 << 20;
 
-/// How much longer the reboot takes, in milliseconds, such that others get into its way.
+/// The delay of the reboot in milliseconds, during which other tasks access the memory.
 const DELAY: &str = "/sys/module/liveupdate_handler/parameters/reboot_delay_ms";
 
-/// What the driver adds to the error that it has met.
+/// The driver adds this to the error number that it reports.
 const MET: u64 = 1000;
 
-/// Fills holes of a file as long as that is possible, and gives the memory another protection again
-/// and again, which needs the locks of the address space.
+/// Fills holes of a file as long as possible, and repeatedly changes the protection of the memory,
+/// which needs the locks of the address space.
 fn fill_and_protect(memory: *mut c_void) {
     let pages = LEN as usize / PAGE;
     let start = memory.addr();
     thread::spawn(move || {
         for page in 0..pages / 2 {
-            // SAFETY: Within the mapping, which stays; nobody else accesses it.
+            // SAFETY: Within the mapping, which stays and has no other users.
             unsafe { ((start + page * PAGE) as *mut u8).write_volatile(1) };
             thread::sleep(Duration::from_millis(5));
         }
@@ -45,7 +45,7 @@ fn fill_and_protect(memory: *mut c_void) {
             MprotectFlags::READ,
             MprotectFlags::READ | MprotectFlags::WRITE,
         ] {
-            // SAFETY: The page is part of the mapping, and nobody uses it.
+            // SAFETY: The page is part of the mapping, and has no users.
             let _ = unsafe { mprotect(last as *mut c_void, PAGE, flags) };
             thread::sleep(Duration::from_millis(5));
         }
@@ -78,7 +78,7 @@ fn access(
                     .try_clone_to_owned()
                     .at("dup")?,
             );
-            // Comes to an end when the kernel does.
+            // The thread ends with the kernel.
             thread::spawn(move || theirs.write(&order).is_ok());
             stage.hold((session, file, device));
             Ok(())
@@ -87,7 +87,7 @@ fn access(
             let session = retrieve(name)?;
             drop(session.retrieve(token)?);
             let device = TestDevice::from(session.retrieve(token + 1)?);
-            ensure_eq!(device.value()?, MET + errno, "what the driver has met");
+            ensure_eq!(device.value()?, MET + errno, "the error of the driver");
             Ok(session.finish()?)
         },
     )
@@ -99,7 +99,7 @@ pub fn cases() -> Vec<Case> {
     let other = |map: *mut c_void| {
         fill_and_protect(map);
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: The kernel chooses a place that nothing else uses.
+        // SAFETY: The kernel chooses an unused address.
         unsafe { mmap_anonymous(ptr::null_mut(), PAGE, prot, MapFlags::PRIVATE) }.at("mmap")
     };
     vec![

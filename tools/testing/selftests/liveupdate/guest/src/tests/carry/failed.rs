@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that could not be retrieved, and what becomes of them with the next kexec.
+//! Files that could not be retrieved, and their handling in the next kexec.
 //!
-//! By themselves, since a file that cannot be retrieved for the moment may call off a kexec.
+//! A suite of its own, since a file with a temporary failure may abort a kexec.
 
 use super::steps::chain;
 use crate::support::{
@@ -20,7 +20,7 @@ const FINE: Pattern = Pattern {
     len: 300_001,
 };
 
-/// A file that failed for the moment is passed on, and found again.
+/// A file that failed temporarily is carried over, and can be retrieved.
 fn once() -> Case {
     const NAME: &str = "carry-failed-once";
     chain(
@@ -56,7 +56,7 @@ fn once() -> Case {
     )
 }
 
-/// A file that is lost does not keep the others from going on.
+/// A lost file does not prevent the others from being carried over.
 fn for_good() -> Case {
     const NAME: &str = "carry-failed";
     chain(

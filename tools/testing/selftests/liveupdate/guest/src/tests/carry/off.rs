@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A kernel in between is booted without live updates.
+//! An intermediate kernel is booted without live updates.
 
 use super::steps::{chain, fill, take};
 use crate::support::{
@@ -11,7 +11,7 @@ use crate::support::{
 };
 use std::fs;
 
-/// By itself, since live updates are off in the second kernel.
+/// A suite of its own, since live updates are disabled in the second kernel.
 pub fn suite() -> Suite {
     const NAME: &str = "carry-off";
     let case = chain(
@@ -29,7 +29,7 @@ pub fn suite() -> Suite {
                 );
                 ensure!(
                     kernel_log()?.contains("luo: liveupdate=on is missing"),
-                    "the kernel does not say that there are sessions"
+                    "the kernel log does not report the sessions"
                 );
                 kexec::add_param("liveupdate=on")
             },
@@ -38,7 +38,7 @@ pub fn suite() -> Suite {
     )
     .hazard("1A.12");
     Suite {
-        // With parameters, it is not among those that run if none is named.
+        // A suite with parameters only runs if it is named.
         cmdline: "liveupdate=on",
         ..Suite::new("carry_off", vec![case])
     }

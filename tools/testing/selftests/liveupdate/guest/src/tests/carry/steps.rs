@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the cases do in each kernel.
+//! The parts of the cases in each kernel.
 
 use crate::support::{
     error::{At, Result},
@@ -57,7 +57,7 @@ pub fn fill(stage: &mut Stage<'_>, name: &str) -> Result {
     Ok(())
 }
 
-/// Gets all files and finishes the session.
+/// Retrieves all files and finishes the session.
 pub fn take(name: &str) -> Result {
     let session = retrieve(name)?;
     for (token, pattern) in FILES {

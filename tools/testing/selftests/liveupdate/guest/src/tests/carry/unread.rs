@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sessions that are carried over just as they came, without being read.
+//! Sessions that are carried over unchanged, without being read.
 //!
-//! That is only possible while nobody in the kernel uses a state that files share, as the handlers
-//! of the base's in-kernel test do. So it is hidden from them that there is one.
+//! This is only possible while no kernel code uses a state that files share. The handlers of the
+//! base's in-kernel test do, so that the states are hidden from them.
 
 use super::steps::{chain, fill, refused, take, FILES};
 use crate::{
@@ -21,17 +21,17 @@ use crate::{
 use rustix::io::Errno;
 use std::fs;
 
-/// Why these are not tried on C; others show what they are about.
-const OURS_FIRST: &str =
-    "the first kernel has to hide that there are states, which that in C cannot";
+/// Why these are not tested on C; other cases show the same faults.
+const OURS_FIRST: &str = "the first kernel must hide shared states, which the one in C cannot";
 
-/// Hands something over, but not the states that files share.
+/// Hands over sessions, but not the states that files share.
 fn first(stage: &mut Stage<'_>, name: &str) -> Result {
     damage(name, &["flbs count = 0"])?;
     fill(stage, name)
 }
 
-/// How many pages the kernel would carry over as they are: it says so before it freezes anything.
+/// The number of pages that the kernel would carry over unchanged, which it logs before it freezes
+/// files.
 fn pages_carried_over() -> Result<u64> {
     let device = TestDevice::open(TestDevice::C)?;
     device.write("fail-freeze 5")?;
@@ -47,10 +47,10 @@ fn pages_carried_over() -> Result<u64> {
     let pages = line
         .and_then(|line| line.split_once(" pages as they are")?.0.rsplit(' ').next())
         .and_then(|number| number.parse().ok());
-    pages.at("the kernel log does not say how many pages are carried over")
+    pages.at("the kernel log has no number of pages")
 }
 
-/// Nobody asks for the session in between.
+/// The session is not retrieved in between.
 fn untouched() -> Case {
     const NAME: &str = "unread-untouched";
     chain(
@@ -58,7 +58,7 @@ fn untouched() -> Case {
         [
             |stage| first(stage, NAME),
             |_| {
-                // What take() looks for, and some for the metadata.
+                // The files of take(), and some pages for the metadata.
                 let pages = pages_carried_over()?;
                 ensure!(pages > 3_000_000 / 4096 + 17, "only {pages} pages");
                 Ok(())
@@ -112,7 +112,7 @@ fn many() -> Case {
     .hazard("1A.7")
 }
 
-/// Reading which formats are in use changes nothing: what a session lacks, it still lacks.
+/// Reading the formats in use has no effect: a session still lacks the same files.
 fn formats() -> Case {
     const NAME: &str = "unread-formats";
     const IN_USE: &str = "/sys/kernel/liveupdate/in_use";
@@ -134,7 +134,7 @@ fn formats() -> Case {
                 let state = ("luo-state".into(), "damaged".into());
                 ensure!(
                     fdinfo(&session)?.contains(&state),
-                    "the fifth file is forgotten"
+                    "the fifth file is missing"
                 );
                 drop(session);
                 take(NAME)
@@ -148,7 +148,7 @@ pub fn suite() -> Suite {
     Suite::new("carry_unread", vec![untouched(), formats(), many()])
 }
 
-/// Memory that nobody can free is given up as soon as nothing else has to be carried over as it is.
+/// Memory that cannot be freed is dropped when no other memory must be carried over unchanged.
 fn nobodys_memory() -> Case {
     const NAME: &str = "unread-kept";
     const LOST: &str = "unread-lost";
@@ -192,12 +192,12 @@ fn nobodys_memory() -> Case {
     .hazard_unseen("1A.7", OURS_FIRST)
 }
 
-/// By itself: what others carry over takes that memory along.
+/// A suite of its own: other carried over sessions would include that memory.
 pub fn memory_suite() -> Suite {
     Suite::new("carry_memory", vec![nobodys_memory()])
 }
 
-/// Passing something on over and over takes no more memory than passing it on once.
+/// Carrying over repeatedly needs no more memory than carrying over once.
 fn no_drift() -> Case {
     const NAME: &str = "unread-drift";
     const LAST: usize = 7;
@@ -208,7 +208,7 @@ fn no_drift() -> Case {
             stage.note(format_args!("{total} kB in stage {number}"));
             stage.put(&number.to_string(), total)?;
             if number > 3 {
-                // Where the kernel and its tables lie may differ by a few pages.
+                // The size of the kernel and its tables may differ by a few pages.
                 let before = stage.get("3")?;
                 ensure!(
                     total + 64 >= before,
@@ -228,7 +228,7 @@ fn no_drift() -> Case {
     .hazard_unseen("1A.7", OURS_FIRST)
 }
 
-/// By itself, since other cases would change the memory that the machine has.
+/// A suite of its own, since other cases would change the amount of free memory.
 pub fn drift_suite() -> Suite {
     Suite::new("carry_drift", vec![no_drift()])
 }

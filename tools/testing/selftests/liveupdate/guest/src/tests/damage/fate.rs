@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Orders of damage, and what has to become of what was damaged.
+//! Requests of damage, and the expected results.
 
 use crate::support::{
     error::{ensure, At, Failure, Result},
@@ -16,7 +16,7 @@ use std::{fs, fs::File, io};
 
 pub const DAMAGE: &str = "/sys/kernel/debug/liveupdate/damage";
 
-/// The file that is damaged, and the one that must not be.
+/// The damaged file, and the undamaged one.
 pub const BAD: Pattern = Pattern {
     seed: 600,
     len: 20_000,
@@ -26,16 +26,16 @@ pub const GOOD: Pattern = Pattern {
     len: 30_000,
 };
 
-/// An address where no machine of ours has memory.
+/// An address without memory on all test machines.
 pub const NOWHERE: &str = "0x7f0000001000";
 
-/// Orders damage; `@` stands for the session.
+/// Requests damage; `@` is replaced by the session.
 pub fn damage(session: &str, lines: &[&str]) -> Result {
     for line in lines {
         let line = line.replace('@', session);
         match fs::write(DAMAGE, &line) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Failure::skip("this kernel cannot damage anything"))
+                return Err(Failure::skip("this kernel cannot damage data"))
             }
             result => result.at(format_args!("{DAMAGE}: '{line}'"))?,
         }
@@ -51,7 +51,7 @@ pub fn healthy(name: &str) -> Result {
     session.preserve(&file, 1).at("preserve a file")
 }
 
-/// Fails unless the kernel has complained about the session, or about anything.
+/// Fails unless the kernel has logged an error about the session, or about anything.
 pub fn reported(words: &[&str]) -> Result {
     let log = kernel_log()?;
     let found = log
@@ -61,7 +61,7 @@ pub fn reported(words: &[&str]) -> Result {
     Ok(())
 }
 
-/// A session whose file 1 is going to be damaged.
+/// A session whose file 1 will be damaged.
 pub fn preserve(stage: &mut Stage<'_>, name: &str, bad: File) -> Result {
     let good = memfd::with(GOOD)?;
     let session = create(name)?;
@@ -71,7 +71,7 @@ pub fn preserve(stage: &mut Stage<'_>, name: &str, bad: File) -> Result {
     Ok(())
 }
 
-/// What the session says about file 1.
+/// The state of file 1 in the report of the session.
 pub fn file_line(session: &IncomingSession) -> Result<String> {
     fdinfo(session)?
         .into_iter()
@@ -80,14 +80,14 @@ pub fn file_line(session: &IncomingSession) -> Result<String> {
         .at("fdinfo has no line for file 1")
 }
 
-/// What has to become of the damaged file.
+/// The expected result for the damaged file.
 #[derive(Clone, Copy)]
 pub enum Fate {
-    /// It can never be retrieved, for that reason, and fdinfo has the reason.
+    /// It can never be retrieved, with this error, which is in fdinfo.
     Fails(Errno),
     /// It cannot be retrieved as long as no handler for it is registered.
     NoHandler,
-    /// Nothing that it needs was damaged.
+    /// It can be retrieved.
     Intact,
 }
 

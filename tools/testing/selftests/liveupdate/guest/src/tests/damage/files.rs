@@ -29,7 +29,7 @@ fn file_case(
     };
     let after = move |_: &mut Stage<'_>| {
         let session = retrieve(name)?;
-        // Before and after the other one, which has to be there in any case.
+        // Before and after the other file, which must be retrievable in any case.
         check_fate(&session, fate)?;
         memfd::check(session.retrieve(2)?, GOOD).at("the other file")?;
         healthy(name)?;
@@ -42,11 +42,11 @@ fn file_case(
     }
 }
 
-/// Folios of a file are said to be clean, as an older or a damaged writer may say. Nothing may drop
-/// them: what they contain is nowhere else.
+/// Folios of a file are recorded as clean, as by an older or a damaged writer. The kernel must not
+/// drop them: there is no other copy of their contents.
 pub fn clean_folios() -> Case {
     const NAME: &str = "folios_clean";
-    /// The folios of the file that is damaged.
+    /// The folios of the damaged file.
     const FOLIOS: u64 = BAD.len.div_ceil(PAGE);
     Case::two(
         NAME,
@@ -62,14 +62,14 @@ pub fn clean_folios() -> Case {
             let file = memfd::check(session.retrieve(1)?, BAD)?;
             let memory = map_shared(&file, 0, BAD.len)?;
             for at in (0..BAD.len).step_by(PAGE as usize) {
-                // SAFETY: Within the mapping, which is ours.
+                // SAFETY: Within the mapping, which belongs to this function.
                 unsafe { memory.cast::<u8>().add(at as usize).read_volatile() };
             }
-            // SAFETY: The mapping is ours; its content does not change.
+            // SAFETY: The mapping belongs to this function; its contents do not change.
             unsafe { rustix::mm::madvise(memory, BAD.len as usize, Advice::LinuxPageOut) }
                 .at("MADV_PAGEOUT")?;
             BAD.check(&file, 0).at("after MADV_PAGEOUT")?;
-            // SAFETY: The mapping is ours.
+            // SAFETY: The mapping belongs to this function.
             unsafe { rustix::mm::munmap(memory, BAD.len as usize) }.at("munmap")?;
             fs::write("/proc/sys/vm/drop_caches", "1").at("drop_caches")?;
             BAD.check(&file, 0).at("after drop_caches")?;
@@ -93,7 +93,7 @@ fn huge() -> Result<File> {
     fs::write(ENABLED, "advise").at(ENABLED)?;
     let file = memfd::new()?;
     file.set_len(LEN as u64).at("set the size")?;
-    // SAFETY: This is a new mapping that nobody else knows of.
+    // SAFETY: This is a new mapping without other users.
     unsafe {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let map = rustix::mm::mmap(std::ptr::null_mut(), LEN, prot, MapFlags::SHARED, &file, 0)
@@ -113,7 +113,7 @@ pub fn cases() -> Vec<Case> {
     const OPNOTSUPP: Fate = Fate::Fails(Errno::OPNOTSUPP);
     let case = |name, hazard, lines, fate| file_case(name, hazard, small, lines, fate);
     let huge = |name, hazard, lines, fate| file_case(name, hazard, huge, lines, fate);
-    // Where C has an error as well, the item is missing.
+    // Rows without an item are errors in C as well.
     vec![
         case(
             "handler_unknown",
@@ -134,7 +134,7 @@ pub fn cases() -> Vec<Case> {
             &["file @ 1 data = 0x7f0000001000"],
             INVAL,
         ),
-        // There is memory, but nobody preserves it: the machine's first pages.
+        // There is memory, but it is not preserved: the first pages of the machine.
         case(
             "data_not_preserved",
             Some("1D.2"),

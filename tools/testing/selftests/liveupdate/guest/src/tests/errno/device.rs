@@ -23,10 +23,10 @@ use std::io;
 
 const SIZE: u32 = size_of::<raw::CreateSession>() as u32;
 
-/// Does something while no new descriptor can be had.
+/// Calls a function while no new descriptor is available.
 pub fn without_descriptors<T>(act: impl FnOnce() -> T) -> Result<T> {
     let old = rustix::process::getrlimit(Resource::Nofile);
-    // The lowest number that is free is what the next descriptor would get.
+    // The next descriptor would get the lowest free number.
     let free = std::os::fd::AsRawFd::as_raw_fd(&rustix::io::dup(rustix::stdio::stdin()).at("dup")?);
     let none = Rlimit {
         current: Some(free as u64),
@@ -93,7 +93,7 @@ fn create_tests() -> Vec<Test> {
             "fd cannot be written",
             Check::Device(|device| {
                 read_only(device, REQUEST, "errno-unwritable")?;
-                // No session has come into being.
+                // No session was created.
                 drop(device.create_session("errno-unwritable")?);
                 Ok(())
             }),
@@ -152,7 +152,7 @@ fn retrieve_tests() -> Vec<Test> {
             "ENOENT",
             "there is no incoming session of that name",
             Check::Device(|device| {
-                // An outgoing one does not count.
+                // An outgoing session has no effect.
                 let _session = device.create_session("errno-outgoing")?;
                 for name in ["errno-outgoing", "errno-nobody"] {
                     expect_errno(device.retrieve_session(name), Errno::NOENT, name)?;

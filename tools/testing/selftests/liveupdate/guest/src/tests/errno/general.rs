@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all ioctls have in common.
+//! The common behaviour of all ioctls.
 
 use super::{
     memory::no_memory,
@@ -20,7 +20,7 @@ use liveupdate::{
 use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// What an ioctl is for.
+/// The target of an ioctl.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Target {
     Device,
@@ -82,7 +82,7 @@ impl Files {
         }
     }
 
-    /// Nothing of what was tried has had an effect.
+    /// The attempts had no effect.
     fn unchanged(self) -> Result {
         drop(self.device);
         memfd::check(self.incoming.retrieve(TOKEN)?, FILE)?;
@@ -106,7 +106,7 @@ fn unknown(incoming: IncomingSession, _: &str) -> Result {
                 expect_errno(without_memory(fd, other), Errno::NOTTY, &what)?;
             }
         }
-        // TCGETS: this is how isatty() finds out.
+        // TCGETS, which isatty() calls.
         expect_errno(without_memory(fd, 0x5401), Errno::NOTTY, "isatty")?;
     }
     files.unchanged()
@@ -133,7 +133,7 @@ fn unreadable(incoming: IncomingSession, _: &str) -> Result {
     for ioctl in ALL {
         let fd = files.fd(ioctl.target);
         expect_errno(without_memory(fd, ioctl.request), Errno::FAULT, ioctl.name)?;
-        // The size can be read, what follows cannot.
+        // The size can be read, the rest cannot.
         let arg = Arg::new(&(ioctl.size as u32).to_ne_bytes())?;
         expect_errno(arg.ioctl(fd, ioctl.request), Errno::FAULT, ioctl.name)?;
         // One byte is missing.
@@ -158,7 +158,7 @@ fn too_short(incoming: IncomingSession, _: &str) -> Result {
     files.unchanged()
 }
 
-/// A structure with more bytes than the kernel knows of, the last one of which is `last`.
+/// A structure that is longer than that of the kernel, with the last byte `last`.
 fn longer(ioctl: &Ioctl, fill: Vec<u8>, more: usize, last: u8) -> Result<Arg> {
     let mut bytes = fill;
     bytes.resize(ioctl.size, 0);
@@ -186,14 +186,14 @@ pub fn tests() -> Vec<Test> {
         test(
             "all",
             "ENOTTY",
-            "the type or the number of the ioctl is unknown; the argument is not looked at",
+            "the type or the number of the ioctl is unknown; the argument is not read",
             Check::Incoming(unknown),
         )
         .hazard("3.1"),
         test(
             "all",
             "ENOTTY",
-            "it is an ioctl of sessions but the file is the device, or the other way round",
+            "it is an ioctl of sessions and the file is the device, or vice versa",
             Check::Incoming(wrong_file),
         ),
         test(
@@ -211,7 +211,7 @@ pub fn tests() -> Vec<Test> {
         test(
             "all",
             "E2BIG",
-            "the structure is longer than the kernel knows it, and not all bytes of the rest are 0",
+            "the size exceeds the structure of the kernel, and not all bytes of the rest are 0",
             Check::Incoming(unknown_tail),
         ),
         test(
@@ -223,7 +223,7 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A longer structure is fine if the rest is 0.
+/// A longer structure is valid if the rest is 0.
 fn zero_tail() -> Case {
     Case::two(
         "longer_structure_with_zero_tail",
@@ -275,12 +275,12 @@ fn zero_tail() -> Case {
 ///
 /// # Safety
 ///
-/// It must be one that the kernel has just put there.
+/// It must be a descriptor that the kernel has just stored there.
 unsafe fn adopt(bytes: &[u8]) -> std::os::fd::OwnedFd {
     use std::os::fd::FromRawFd;
 
     let field = bytes.get(4..8).and_then(|field| field.try_into().ok());
-    // SAFETY: The caller vouches for it.
+    // SAFETY: By the safety requirements.
     unsafe { std::os::fd::OwnedFd::from_raw_fd(i32::from_ne_bytes(field.unwrap_or([0xff; 4]))) }
 }
 
@@ -311,7 +311,7 @@ fn read_only_argument() -> Case {
     .hazard("1A.10")
 }
 
-/// What must work although it is close to what must not.
+/// Calls that must succeed although they are similar to failing ones.
 pub fn good_cases() -> Vec<Case> {
     vec![zero_tail(), read_only_argument()]
 }

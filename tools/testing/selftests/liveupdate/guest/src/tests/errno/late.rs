@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What fails when everything is serialized already.
+//! Operations that fail when everything is serialized.
 //!
-//! There is some time between that and the end of the kernel, and our test handler can make it
-//! longer. What happens then is written to a memfd that is preserved.
+//! There is some time between the serialization and the end of the kernel, which the test
+//! handler can prolong. The results are written to a preserved memfd.
 
 use super::row::{session_with_file, FILE, TOKEN};
 use crate::support::{
@@ -28,13 +28,13 @@ use std::{
 const SESSION: &str = "late-incoming";
 const REPORT: &str = "late-report";
 
-/// How much longer the reboot takes, in milliseconds. Kernels without our test handler lack it.
+/// The delay of the reboot, in milliseconds. Kernels without the test handler have no delay.
 const DELAY: &str = "/sys/module/liveupdate_handler/parameters/reboot_delay_ms";
 
-/// Many times of what the trials take.
+/// Many times the duration of the trials.
 const MORE: &str = "3000";
 
-/// What is tried, in this order.
+/// The trials, in this order.
 const TRIALS: [&str; 6] = [
     "CREATE_SESSION",
     "PRESERVE_FD",
@@ -44,10 +44,10 @@ const TRIALS: [&str; 6] = [
     "close",
 ];
 
-/// That something worked, in the place of an errno.
+/// Success, in place of an errno.
 const WORKED: u64 = 1000;
 
-/// Notes how a trial has ended.
+/// Records the result of a trial.
 fn note<T>(report: &File, trial: usize, result: io::Result<T>) -> io::Result<()> {
     let number = match result {
         Ok(_) => WORKED,
@@ -56,7 +56,7 @@ fn note<T>(report: &File, trial: usize, result: io::Result<T>) -> io::Result<()>
     report.write_all_at(&number.to_ne_bytes(), 8 * trial as u64)
 }
 
-/// Waits until everything is serialized, then tries everything.
+/// Waits until everything is serialized, then runs all trials.
 fn watch(
     device: &Device,
     outgoing: OutgoingSession,
@@ -107,7 +107,7 @@ fn second(stage: &mut Stage<'_>) -> Result {
         if let Err(failure) = watch(&device, outgoing, &incoming, &report) {
             println!("# late: {failure}");
         }
-        // Nothing is closed that was not meant to be.
+        // Only the intended files are closed.
         loop {
             thread::park();
         }
@@ -127,7 +127,7 @@ fn third(_: &mut Stage<'_>) -> Result {
             .at("read the report")?;
         let wanted = if what == "close" { WORKED } else { busy };
         let number = u64::from_ne_bytes(number);
-        ensure_eq!(number, wanted, "what is known about {what} (0: nothing)");
+        ensure_eq!(number, wanted, "the result of {what} (0: none)");
     }
     Ok(())
 }

@@ -16,11 +16,11 @@ use rustix::{
 };
 use std::{fs, io, thread};
 
-/// True if it worked, false if there was not enough memory.
+/// True on success, false if there was not enough memory.
 fn enough<T>(result: io::Result<T>, what: &str) -> Result<bool> {
     match result {
         Ok(_) => Ok(true),
-        // This is what tmpfs says when there is no memory for an inode.
+        // The error of tmpfs if there is no memory for an inode.
         Err(error) if what == "RETRIEVE_FD" && is_full(&error) => Ok(false),
         Err(error) => {
             expect_errno(Err::<(), _>(error), Errno::NOMEM, what)?;
@@ -33,8 +33,8 @@ fn is_full(error: &io::Error) -> bool {
     liveupdate::errno(error) == Some(Errno::NOSPC.raw_os_error())
 }
 
-/// Lets the 1st, then the 2nd, then the 3rd allocation of `act` fail, and so on, until there are no
-/// more. Returns how often `act` itself failed. `prepare` comes before each `act`.
+/// Makes the 1st, then the 2nd, then the 3rd allocation of `act` fail, and so on, until there are
+/// no more. Returns the number of failures of `act`. `prepare` is called before each `act`.
 fn sweep<P, T>(
     what: &str,
     prepare: impl Fn() -> Result<P>,
@@ -55,7 +55,9 @@ fn sweep<P, T>(
             true => (),
         }
     }
-    Err(Failure::new(format!("there is no end of {what}")))
+    Err(Failure::new(format!(
+        "the allocations of {what} do not end"
+    )))
 }
 
 /// All ioctls that need memory, with each of their allocations failing once.
@@ -73,7 +75,7 @@ pub fn no_memory(session: IncomingSession, name: &str) -> Result {
         || Ok(create()?),
         |outgoing| outgoing.preserve(&file, TOKEN),
     )?;
-    // All of it was taken back.
+    // All effects were undone.
     file.set_len(1).at("shrink the memfd")?;
 
     let retrieve = || device.retrieve_session(name);
@@ -84,14 +86,14 @@ pub fn no_memory(session: IncomingSession, name: &str) -> Result {
     is_intact(session)
 }
 
-/// Does something in a thread that is not privileged, while the system may have no more files.
+/// Calls a function in an unprivileged thread while the system may have no more files.
 fn with_system_limit<T: Send>(act: impl FnOnce() -> T + Send) -> Result<T> {
     const LIMIT: &str = "/proc/sys/fs/file-max";
     let old = fs::read_to_string(LIMIT).at(LIMIT)?;
     fs::write(LIMIT, "0").at(LIMIT)?;
     let result = thread::scope(|scope| {
         let thread = scope.spawn(|| -> Result<T> {
-            // Others keep their privileges: they are a matter of each thread.
+            // Privileges belong to a thread: other threads keep theirs.
             let none = CapabilitySets {
                 effective: CapabilitySet::empty(),
                 permitted: CapabilitySet::empty(),
@@ -108,7 +110,7 @@ fn with_system_limit<T: Send>(act: impl FnOnce() -> T + Send) -> Result<T> {
     result
 }
 
-/// No file can be had for a new session.
+/// No file is available for a new session.
 pub fn no_file_to_create(device: &Device) -> Result {
     let result = with_system_limit(|| device.create_session("errno-enfile"))?;
     expect_errno(result, Errno::NFILE, "CREATE_SESSION")?;
@@ -116,7 +118,7 @@ pub fn no_file_to_create(device: &Device) -> Result {
     Ok(())
 }
 
-/// No file can be had for a session that was handed over.
+/// No file is available for an incoming session.
 pub fn no_file_to_retrieve(name: &str) -> Result {
     let device = Device::open()?;
     let result = with_system_limit(|| device.retrieve_session(name))?;

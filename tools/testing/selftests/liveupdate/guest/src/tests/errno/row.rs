@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A row of the table of errors, and the case that shows it.
+//! A row of the table of errors, and its case.
 
 use super::table::Row;
 use crate::support::{
@@ -20,7 +20,7 @@ pub const FILE: Pattern = Pattern {
 };
 pub const TOKEN: u64 = 1;
 
-/// How a row of the table is tested.
+/// The test of a row.
 pub enum Check {
     /// With the device; there are no sessions.
     Device(fn(&Device) -> Result),
@@ -28,11 +28,11 @@ pub enum Check {
     Outgoing(fn(&OutgoingSession) -> Result),
     /// With a session that has one file. The name is that of the session.
     Incoming(fn(IncomingSession, &str) -> Result),
-    /// As before, but the session is still to be retrieved.
+    /// The same, but the session is not retrieved yet.
     Waiting(fn(&str) -> Result),
-    /// With a file of the test handler that was prepared by a line of text.
+    /// With a file of the test handler to which a command was written.
     Handler(&'static str, fn(IncomingSession) -> Result),
-    /// Another suite does it; or KUnit, where half a million of something would be needed.
+    /// Tested by another suite, or by KUnit if half a million objects would be needed.
     Elsewhere,
 }
 
@@ -42,7 +42,7 @@ pub struct Test {
     errno: &'static str,
     when: &'static str,
     check: Check,
-    /// What C gets wrong here.
+    /// The fault of C.
     hazard: Option<&'static str>,
 }
 
@@ -66,7 +66,7 @@ impl Test {
         (self.ioctl, self.errno, self.when) == (&row.ioctl, &row.errno, &row.when)
     }
 
-    /// A name without anything that could confuse readers of results.
+    /// A name without special characters.
     pub fn name(&self) -> String {
         let text = format!("{} {} {}", self.ioctl, self.errno, self.when).to_lowercase();
         let words = text.split(|c: char| !c.is_ascii_alphanumeric());
@@ -124,7 +124,7 @@ pub fn session_with_file(name: &str) -> Result<OutgoingSession> {
     Ok(session)
 }
 
-/// Shows that a session is as good as new.
+/// Checks that a session is unchanged.
 pub fn is_intact(session: IncomingSession) -> Result {
     memfd::check(session.retrieve(TOKEN)?, FILE)?;
     Ok(session.finish()?)

@@ -27,7 +27,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-/// Treats a session as one of the other kind; the types of the library would not allow that.
+/// Uses a session as one of the other kind, which the types of the library prevent.
 fn mistaken<T: From<OwnedFd>>(session: &impl AsFd) -> Result<T> {
     Ok(session.as_fd().try_clone_to_owned().at("dup")?.into())
 }
@@ -53,7 +53,7 @@ fn taken_token(session: &OutgoingSession) -> Result {
     let other = memfd::new()?;
     let result = session.preserve(&other, TOKEN);
     expect_errno(result, Errno::EXIST, "a token that is taken")?;
-    // The file is not: another session can have it, by the same token.
+    // The file is not in use: another session can preserve it, with the same token.
     create("errno-other-session")?.preserve(&other, TOKEN)?;
     Ok(session.preserve(&other, TOKEN + 1)?)
 }
@@ -68,7 +68,7 @@ fn no_handler(session: &OutgoingSession) -> Result {
     let more = [device.as_fd(), huge.as_fd(), named.as_fd()];
     for file in files.into_iter().chain(more) {
         let result = session.preserve(file, TOKEN);
-        expect_errno(result, Errno::NOENT, "a file that nobody can preserve")?;
+        expect_errno(result, Errno::NOENT, "a file without a handler")?;
     }
     Ok(())
 }
@@ -89,10 +89,10 @@ fn preserved_already(session: &OutgoingSession) -> Result {
     )
 }
 
-/// Opens a memfd once more, with other flags.
+/// Opens a memfd again, with other flags.
 fn reopen(file: &File, flags: OFlags) -> Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::open(path, flags, rustix::fs::Mode::empty()).at("open a memfd once more")
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty()).at("open a memfd again")
 }
 
 fn new_file(path: &str) -> Result<File> {
@@ -119,9 +119,9 @@ fn bad_property(session: &OutgoingSession) -> Result {
     let elsewhere = new_file("/tmp/errno")?;
     std::fs::remove_file("/tmp/errno").at("remove a file")?;
     rustix::fs::fchmod(&elsewhere, rustix::fs::Mode::from(0o777)).at("fchmod")?;
-    refuse("a file without a name that is no memfd", &elsewhere)?;
+    refuse("an unlinked file that is not a memfd", &elsewhere)?;
 
-    // None of this has done anything to the memfd.
+    // The memfd is unchanged.
     file.set_len(1).at("shrink the memfd")?;
     Ok(session.preserve(&file, TOKEN)?)
 }
@@ -142,7 +142,7 @@ fn preserve_tests() -> Vec<Test> {
         test(
             PRESERVE,
             "EBADF",
-            "fd is no open file",
+            "fd is not an open file",
             Check::Outgoing(bad_descriptors),
         ),
         test(
@@ -322,7 +322,7 @@ fn finish_tests() -> Vec<Test> {
         test(
             FINISH,
             "EBUSY",
-            "a handler does not let go of a file yet",
+            "a handler is not ready to finish a file",
             Check::Handler("fail-can-finish 1", |session| {
                 let mut command = raw::Finish::default();
                 let result = raw::call(session.as_fd(), &mut command);

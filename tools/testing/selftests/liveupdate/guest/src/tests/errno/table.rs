@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading the table in the documentation.
+//! Parses the table in the documentation.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// The rows of a `list-table`, without the one with the titles.
+/// The rows of a `list-table`, without the header.
 fn parse(text: &str) -> Vec<Row> {
     let mut cells: Vec<Vec<String>> = Vec::new();
     for line in text.lines() {

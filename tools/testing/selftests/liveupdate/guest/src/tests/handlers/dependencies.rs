@@ -23,7 +23,7 @@ const MEMORY: Pattern = Pattern {
     len: 50_000,
 };
 
-/// Preserves a file of the test handler, told some lines before.
+/// Preserves a file of the test handler, after writing commands to it.
 fn preserve(
     stage: &mut Stage<'_>,
     session: &OutgoingSession,
@@ -65,7 +65,7 @@ pub fn take_chain(session: IncomingSession) -> Result {
 /// FINISH fails; the session is as before.
 fn not_finished(session: IncomingSession) -> Result<IncomingSession> {
     match session.finish() {
-        Ok(()) => Err(Failure::new("FINISH worked although a file is missing")),
+        Ok(()) => Err(Failure::new("FINISH succeeded although a file is missing")),
         Err(error) => {
             let source = error.source().and_then(|s| s.downcast_ref::<io::Error>());
             let errno = source.and_then(liveupdate::errno);
@@ -86,7 +86,7 @@ fn state(session: &IncomingSession, token: u64) -> Result<String> {
     Ok(value.split_once("state ").at("no state")?.1.into())
 }
 
-/// A file can only depend on what is preserved already.
+/// A file can only depend on files that are already preserved.
 fn preserved_in_order() -> Case {
     Case::one("dependency_is_preserved_first", |_| {
         for path in [TestDevice::C, TestDevice::RUST] {
@@ -99,7 +99,7 @@ fn preserved_in_order() -> Case {
             })?;
             expect_errno(session.preserve(&device, 1), Errno::NOENT, "of nothing")?;
             expect_errno(session.preserve(&device, 7), Errno::NOENT, "of itself")?;
-            // A file of another session does not count.
+            // A file of another session is not sufficient.
             let elsewhere = create("needs-elsewhere")?;
             elsewhere.preserve(&other, 7)?;
             expect_errno(session.preserve(&device, 1), Errno::NOENT, "of elsewhere")?;
@@ -161,13 +161,13 @@ fn any_order() -> Case {
         |stage| fill_chain(stage, "needs-any-order"),
         |_| {
             let mut session = retrieve("needs-any-order")?;
-            // Retrieves the others, too, but user space does not have them.
+            // The kernel retrieves the others as well, but returns no descriptors of them.
             drop(session.retrieve(3)?);
             for token in 1..=3 {
                 ensure_eq!(state(&session, token)?, "retrieved", "file {token}");
             }
             session = not_finished(session)?;
-            // Closing it does not lose what is missing.
+            // Closing it does not lose the missing files.
             drop(session);
             session = not_finished(retrieve("needs-any-order")?)?;
             memfd::check(session.retrieve(1)?, MEMORY)?;
@@ -176,7 +176,7 @@ fn any_order() -> Case {
     )
 }
 
-/// A graph of which nothing was retrieved can be finished, and one without its dependent files.
+/// A graph can be finished if none of its files was retrieved, or without its dependent files.
 fn not_needed() -> Case {
     Case::two(
         "finished_without_dependent_files",
@@ -193,8 +193,8 @@ fn not_needed() -> Case {
     )
 }
 
-/// What another kernel could hand over: dependencies on the file itself, on a later one, in a circle,
-/// and on none.
+/// Malformed data of another kernel: dependencies on the file itself, in a circle, and on a file
+/// that does not exist.
 fn circles() -> Case {
     Case::two(
         "circles_of_the_previous_kernel",
@@ -255,7 +255,7 @@ fn failures() -> Case {
     )
 }
 
-/// A kexec that goes on without a file goes on without those that depend on it.
+/// A kexec that skips a file also skips those that depend on it.
 fn skipped() -> Case {
     Case::two(
         "skipped_with_its_dependency",
@@ -274,7 +274,7 @@ fn skipped() -> Case {
             let files = ("luo-files".into(), "1".into());
             ensure!(
                 fdinfo(&session)?.contains(&files),
-                "more than file 4 was handed over"
+                "other files than file 4 were handed over"
             );
             for token in 1..=3 {
                 expect_errno(session.retrieve(token), Errno::NOENT, "RETRIEVE_FD")?;

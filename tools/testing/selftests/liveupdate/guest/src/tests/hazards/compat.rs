@@ -2,8 +2,8 @@
 
 //! Programs of 32 bits.
 //!
-//! What makes a program one of 32 bits for an ioctl is the way into the kernel; a program of 64
-//! bits can take that as well, if its argument is where 32 bits are enough to say so.
+//! The entry into the kernel determines whether an ioctl is one of a 32-bit program. A 64-bit
+//! program can use the same entry, if its argument is below 4 GiB.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -44,18 +44,18 @@ impl LowPage {
 
 impl Drop for LowPage {
     fn drop(&mut self) {
-        // SAFETY: The page is ours, and nobody has a reference to it.
+        // SAFETY: The page belongs to this object, and there are no references to it.
         let _ = unsafe { rustix::mm::munmap(self.0, PAGE) };
     }
 }
 
-/// Does an ioctl as a program of 32 bits does it.
+/// Calls an ioctl like a 32-bit program.
 fn call<C: Command + Copy>(fd: &impl AsFd, command: &mut C) -> io::Result<()> {
     let page = LowPage::new().map_err(|failure| io::Error::other(failure.to_string()))?;
     let arg = page.0.cast::<C>();
     let result: u64;
-    // SAFETY: The page has room for the command, and nobody else uses it. The kernel writes to
-    // nothing else, and to no registers but those that are named.
+    // SAFETY: The page has room for the command, and has no other users. The kernel only
+    // writes to it and to the named registers.
     unsafe {
         arg.write(*command);
         asm!(
@@ -85,10 +85,10 @@ fn name(text: &str) -> [u8; raw::NAME_LENGTH] {
     name
 }
 
-/// Owns a descriptor that the kernel has just made.
+/// Takes ownership of a new descriptor of the kernel.
 fn adopt(fd: i32) -> Result<OwnedFd> {
-    ensure!(fd >= 0, "the kernel did not say which descriptor");
-    // SAFETY: It is new, and nobody else knows of it.
+    ensure!(fd >= 0, "the kernel has not returned a descriptor");
+    // SAFETY: It is new, and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -136,7 +136,7 @@ fn all_ioctls() -> Case {
     .hazard("1B.8")
 }
 
-/// The two kinds of programs understand each other.
+/// 32-bit and 64-bit programs can exchange sessions.
 fn mixed() -> Case {
     let pattern = Pattern::new(1101, 5000);
     Case::two(

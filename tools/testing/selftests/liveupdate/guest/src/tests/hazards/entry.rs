@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A kernel that has nothing to hand over hands over nothing.
+//! A kernel without sessions does not hand over data of LUO.
 //!
-//! Otherwise, the next kernel would have to understand the format although nobody needs it.
+//! Otherwise, the next kernel would have to support a format that is not used.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -12,7 +12,7 @@ use crate::support::{
 };
 use std::fs;
 
-/// Whether there is something of ours among what is handed over.
+/// Returns whether data of LUO is handed over.
 fn is_published() -> Result<bool> {
     const ENTRY: &str = "/sys/kernel/debug/kho/out/sub_fdts/LUO";
     fs::exists(ENTRY).at(ENTRY)
@@ -30,10 +30,10 @@ fn nothing() -> Case {
             Ok(())
         },
         |_| {
-            // What only counts has an entry of its own, which is not of any version.
+            // The counter has an entry of its own, independent of the version.
             ensure!(
                 kernel_log()?.contains("liveupdate number: 1"),
-                "the kernel does not count"
+                "the kernel does not count updates"
             );
             ensure_eq!(is_published()?, false, "the presence of an entry");
             Ok(())
@@ -42,7 +42,7 @@ fn nothing() -> Case {
     .hazard("1A.13")
 }
 
-/// By itself: sessions of others would be something to hand over.
+/// A suite of its own: sessions of other cases would be handed over.
 pub fn suite() -> Suite {
     Suite::new("entry", vec![nothing()])
 }

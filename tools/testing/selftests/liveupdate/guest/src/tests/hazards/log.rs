@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Names of files, and what users can write to the kernel log.
+//! Names of files, and text of users in the kernel log.
 
 use crate::support::{
     error::{ensure, At, Result},
@@ -18,9 +18,9 @@ use std::{
     os::fd::AsRawFd,
 };
 
-/// How often something is tried.
+/// The number of attempts.
 const TIMES: usize = 200;
-/// How many lines that may cost.
+/// The maximum number of log lines.
 const LINES: usize = 20;
 
 fn link(file: &File) -> Result<String> {
@@ -31,7 +31,7 @@ fn link(file: &File) -> Result<String> {
         .into_owned())
 }
 
-/// A memfd that was retrieved can be told from other files.
+/// A retrieved memfd can be distinguished from other files.
 fn retrieved_name() -> Case {
     let pattern = Pattern::new(1200, 100);
     Case::two(
@@ -53,11 +53,11 @@ fn retrieved_name() -> Case {
     .hazard("1B.4")
 }
 
-/// Fails if `act` has the kernel write to its log again and again.
+/// Fails if `act` floods the kernel log.
 fn quiet(what: &str, act: impl FnOnce() -> Result) -> Result {
     let lines = || -> Result<usize> {
         let log = kernel_log()?;
-        // What the base's lib/tests/liveupdate.c says is not for other kernels.
+        // Messages of the base's lib/tests/liveupdate.c are ignored.
         let lines = log
             .lines()
             .filter(|line| !line.contains("liveupdate test:"));
@@ -70,7 +70,7 @@ fn quiet(what: &str, act: impl FnOnce() -> Result) -> Result {
     Ok(())
 }
 
-/// The holder of a session cannot fill the kernel log.
+/// The holder of a session cannot flood the kernel log.
 fn flood() -> Case {
     let pattern = Pattern::new(1201, 20_000);
     Case::two(
@@ -82,7 +82,7 @@ fn flood() -> Case {
                     let session = create("log-flood-preserve")?;
                     let size = size_of::<raw::PreserveFd>() as u32;
                     let arg = Arg::new(&numbers(size, file.as_raw_fd() as u32, &[1]))?;
-                    // Whether that works is another matter.
+                    // The result is not checked here.
                     let _ = arg.read_only()?.ioctl(&session, raw::PreserveFd::REQUEST);
                 }
                 Ok(())
@@ -98,7 +98,10 @@ fn flood() -> Case {
             quiet("RETRIEVE_FD without memory", || {
                 for _ in 0..TIMES {
                     let outcome = faults.call(1, || session.retrieve(1))?;
-                    ensure!(outcome.result.is_err(), "it worked without memory");
+                    ensure!(
+                        outcome.result.is_err(),
+                        "RETRIEVE_FD succeeded without memory"
+                    );
                 }
                 Ok(())
             })?;

@@ -42,7 +42,7 @@ fn preserve(stage: &mut Stage<'_>, name: &str) -> Result {
     Ok(())
 }
 
-/// It costs that file only.
+/// Only that file is lost.
 fn one_file_only() -> Case {
     const NAME: &str = "strange";
     Case::two(
@@ -63,7 +63,7 @@ fn one_file_only() -> Case {
     .hazard("1A.5")
 }
 
-/// The kernel log says so, and nobody can make it say something else.
+/// The kernel logs it, and user data cannot forge log lines.
 fn forged_line() -> Case {
     const NAME: &str = "strange\nforged";
     Case::two(
@@ -75,11 +75,11 @@ fn forged_line() -> Case {
                 expect_errno(session.retrieve(1), Errno::OPNOTSUPP, "RETRIEVE_FD")?;
             }
             let log = kernel_log()?;
-            ensure!(log.contains("handler"), "the kernel log says nothing");
-            // This is how a newline in a message is shown to us.
+            ensure!(log.contains("handler"), "the kernel log has no such line");
+            // The escape sequence of a newline in a message.
             ensure!(
                 !log.contains("\\x0aforged"),
-                "a name with a newline goes to the kernel log as it is"
+                "a name with a newline is logged without escaping"
             );
             Ok(session?.finish()?)
         },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files with memory that is broken: all the rest is handed over, and what is broken stays so.
+//! Files with bad memory: all other pages are handed over, and the bad ones stay bad.
 
 use crate::support::{
     error::{ensure, At, Failure, Result},
@@ -21,19 +21,19 @@ use std::{
 
 const PAGE: u64 = 4096;
 
-/// What a page contains.
+/// The contents of a page.
 fn content(page: u64) -> [u8; PAGE as usize] {
     let mut bytes = [(page % 251) as u8 + 1; PAGE as usize];
     bytes[..8].copy_from_slice(&page.to_ne_bytes());
     bytes
 }
 
-/// A file of which each page has a content of its own, and its memory.
+/// A file in which each page has its own contents, and its mapping.
 fn filled(pages: u64) -> Result<(File, *mut c_void)> {
     let file = memfd::new()?;
     file.set_len(pages * PAGE).at("set the size")?;
     let memory = map_shared(&file, 0, pages * PAGE)?;
-    // SAFETY: The mapping is ours, and as large.
+    // SAFETY: The mapping belongs to this function, and has this size.
     unsafe { rustix::mm::madvise(memory, (pages * PAGE) as usize, Advice::LinuxHugepage) }
         .at("madvise")?;
     for page in 0..pages {
@@ -41,13 +41,13 @@ fn filled(pages: u64) -> Result<(File, *mut c_void)> {
         let to = memory
             .wrapping_byte_add((page * PAGE) as usize)
             .cast::<u8>();
-        // SAFETY: Within the mapping, which nobody else uses.
+        // SAFETY: Within the mapping, which has no other users.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
     Ok((file, memory))
 }
 
-/// Fails unless the pages `broken` cannot be read, and all others have their content.
+/// Fails unless the pages `broken` cannot be read, and all others have their contents.
 fn check(file: &File, pages: Range<u64>, broken: &[u64]) -> Result {
     let memory = map_shared(file, 0, pages.end * PAGE)?;
     for page in pages {
@@ -61,8 +61,8 @@ fn check(file: &File, pages: Range<u64>, broken: &[u64]) -> Result {
             ensure!(read_kills(address)?, "broken memory is mapped");
         } else {
             result.at(format_args!("page {page}"))?;
-            ensure!(bytes == content(page), "page {page} is not what it was");
-            // Next to those that are broken, the mapping counts as well.
+            ensure!(bytes == content(page), "page {page} has changed");
+            // Next to bad pages, the mapping is checked as well.
             if broken.contains(&(page + 1)) {
                 ensure!(!read_kills(address)?, "page {page} cannot be read");
             }
@@ -71,7 +71,7 @@ fn check(file: &File, pages: Range<u64>, broken: &[u64]) -> Result {
     Ok(())
 }
 
-/// Breaks a page; the kernel may know that it is broken and not be able to take it away.
+/// Marks a page as bad; the kernel may know that it is bad without being able to remove it.
 fn break_page(file: &File, memory: *mut c_void, page: u64) -> Result {
     let result = poison(memory.wrapping_byte_add((page * PAGE) as usize));
     let known = [Errno::BUSY, Errno::HWPOISON].map(|errno| Some(errno.raw_os_error()));
@@ -83,13 +83,13 @@ fn break_page(file: &File, memory: *mut c_void, page: u64) -> Result {
     expect_errno(read, Errno::IO, "reading memory that was just broken")
 }
 
-/// In the next kernel.
+/// The part of the next kernel.
 fn check_after(name: &str, pages: Range<u64>, broken: &[u64]) -> Result {
     let session = retrieve(name)?;
     let file = File::from(session.retrieve(1)?);
     check(&file, pages.clone(), broken)?;
     session.finish()?;
-    // It can be handed over again, and nothing is lost if the memory becomes scarce.
+    // It can be handed over again, and no data is lost under memory pressure.
     let again = create(&format!("{name}-again"))?;
     again.preserve(&file, 1)?;
     drop(again);
@@ -138,7 +138,7 @@ fn scratch() -> Result<Vec<Range<u64>>> {
     Ok(areas.map(frames).collect())
 }
 
-/// Makes a file with so much memory that some of it lies in a scratch area; returns a page there.
+/// Extends a file until some of its memory is in a scratch area; returns a page there.
 fn page_in_scratch(file: &File) -> Result<u64> {
     const STEP: u64 = 64 << 20;
     let scratch = scratch()?;
@@ -147,7 +147,7 @@ fn page_in_scratch(file: &File) -> Result<u64> {
     for start in (0..limit).step_by(STEP as usize) {
         file.set_len(start + STEP).at("set the size")?;
         let map = map_shared(file, start, STEP)?;
-        // SAFETY: The mapping is ours.
+        // SAFETY: The mapping belongs to this function.
         unsafe { rustix::mm::madvise(map, STEP as usize, Advice::LinuxPopulateWrite) }
             .at("MADV_POPULATE_WRITE")?;
         let mut bytes = vec![0; (STEP / PAGE * 8) as usize];
@@ -155,7 +155,7 @@ fn page_in_scratch(file: &File) -> Result<u64> {
         pagemap
             .read_exact_at(&mut bytes, at)
             .at("/proc/self/pagemap")?;
-        // SAFETY: Nobody refers to the mapping.
+        // SAFETY: There are no references to the mapping.
         unsafe { rustix::mm::munmap(map, STEP as usize) }.at("munmap")?;
         let frames = bytes.chunks_exact(8).map(|bytes| {
             u64::from_le_bytes(bytes.try_into().unwrap_or_default()) & ((1 << 55) - 1)
@@ -170,10 +170,10 @@ fn page_in_scratch(file: &File) -> Result<u64> {
             return Ok(start / PAGE + page as u64);
         }
     }
-    Err(Failure::new("no page lies in a scratch area"))
+    Err(Failure::new("no page is in a scratch area"))
 }
 
-/// What is broken lies where it cannot be pinned, nor be preserved.
+/// The bad page can neither be pinned nor be preserved at its address.
 fn broken_in_scratch() -> Case {
     const NAME: &str = "broken_in_scratch";
     Case::two(
@@ -190,7 +190,7 @@ fn broken_in_scratch() -> Case {
                 file.write_all_at(&content(page), page * PAGE).at("write")?;
             }
             let memory = map_shared(&file, 0, end * PAGE)?;
-            // The page has to be mapped.
+            // The page must be mapped.
             let address = memory
                 .wrapping_byte_add((page * PAGE) as usize)
                 .cast::<u8>();
@@ -199,7 +199,7 @@ fn broken_in_scratch() -> Case {
             break_page(&file, memory, page)?;
             let session = create(NAME)?;
             session.preserve(&file, 1)?;
-            // And once more, as the kexec could be called off.
+            // Again, since the kexec could be aborted.
             drop(session);
             let session = create(NAME)?;
             session.preserve(&file, 1)?;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What happens to a memfd besides reading and writing: swapping, limits, broken memory, changes of
-//! properties.
+//! Swapping, limits, bad memory, and changes of properties of memfds.
 
 use super::broken;
 use crate::support::{
@@ -33,7 +32,7 @@ fn chmod(file: &File, mode: u32) -> rustix::io::Result<()> {
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
 }
 
-/// Sets an access control list that allows the owner to read, and nothing else.
+/// Sets an access control list that only permits the owner to read.
 fn restrict(file: &File) -> rustix::io::Result<()> {
     const VERSION: u32 = 2;
     /// Tag, permissions.
@@ -47,7 +46,7 @@ fn restrict(file: &File) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(file, "system.posix_acl_access", &list, XattrFlags::empty())
 }
 
-/// The mode is that at PRESERVE_FD, since it cannot change afterwards.
+/// The mode at the time of PRESERVE_FD is handed over, since it cannot change afterwards.
 fn late_mode() -> Case {
     let pattern = Pattern::new(40, 10_000);
     let mode = |file: &File| -> Result<u32> { Ok(file.metadata()?.mode() & 0o7777) };
@@ -83,7 +82,7 @@ fn late_mode() -> Case {
     .hazard("1B.1")
 }
 
-/// What the file was opened for is as it was at PRESERVE_FD: a change does not call the kexec off.
+/// The open flags at the time of PRESERVE_FD are handed over: a change does not abort the kexec.
 fn late_flags() -> Case {
     let pattern = Pattern::new(40, 10_000);
     Case::two(
@@ -106,7 +105,7 @@ fn late_flags() -> Case {
     )
 }
 
-/// Seals do not make a file executable that was not.
+/// Seals do not make a file executable.
 fn late_seals_and_mode() -> Case {
     let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::WRITE | SealFlags::FUTURE_WRITE;
     Case::two(
@@ -135,7 +134,7 @@ fn late_seals_and_mode() -> Case {
     )
 }
 
-/// Seals count as they are when the kernel is left.
+/// The seals at the time of the kexec are handed over.
 fn late_seals() -> Case {
     let pattern = Pattern::new(41, 5000);
     let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
@@ -160,7 +159,7 @@ fn late_seals() -> Case {
     .hazard("1A.8")
 }
 
-/// Turns the first zram device into swap space.
+/// Uses the first zram device as swap space.
 fn swap_on() -> Result {
     const SIZE: u64 = 64 * MIB;
     let device = "/dev/zram0";
@@ -184,7 +183,7 @@ fn swap_on() -> Result {
     }
 }
 
-/// What is in swap space comes back for the kexec.
+/// Swapped out pages are read back for the kexec.
 fn swapped_out() -> Case {
     let pattern = Pattern::new(42, 8 * MIB);
     Case::two(
@@ -202,12 +201,13 @@ fn swapped_out() -> Case {
                     .and_then(|l| l.split_whitespace().nth(3));
                 Ok(used.at("/proc/swaps has no line")?.parse()?)
             };
-            // Only what is mapped is swapped out.
+            // Only mapped pages are swapped out.
             for at in (0..pattern.len).step_by(PAGE as usize) {
-                // SAFETY: The mapping is ours.
+                // SAFETY: The mapping belongs to this function.
                 unsafe { memory.cast::<u8>().add(at as usize).read_volatile() };
             }
-            // SAFETY: The mapping is ours; its content does not change.
+            // SAFETY: The mapping belongs to this function; its content does not
+            // change.
             unsafe { rustix::mm::madvise(memory, pattern.len as usize, Advice::LinuxPageOut) }
                 .at("MADV_PAGEOUT")?;
             let used = swapped()?;
@@ -227,7 +227,7 @@ fn swapped_out() -> Case {
     )
 }
 
-/// Does something in a thread of its own, after `prepare`, which may concern that thread only.
+/// Calls `work` in a thread of its own, after `prepare`, which may only affect that thread.
 fn in_thread<R: Send>(
     prepare: impl FnOnce() -> Result + Send,
     work: impl FnOnce() -> Result<R> + Send,
@@ -247,12 +247,12 @@ fn in_thread<R: Send>(
     }
 }
 
-/// Does something as an ordinary user.
+/// Calls a function as an ordinary user.
 fn as_user<R: Send>(work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
     const UID: libc::uid_t = 1000;
     let become_user = || {
         // The wrapper of the C library would change all threads.
-        // SAFETY: Concerns nothing but this thread.
+        // SAFETY: Affects only this thread.
         match unsafe { libc::syscall(libc::SYS_setresuid, UID, UID, UID) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()).at("setresuid"),
@@ -274,8 +274,8 @@ fn with_limit<R>(limit: u64, work: impl FnOnce() -> R) -> Result<R> {
     Ok(result)
 }
 
-/// What is preserved by processes that have no limit does not count for those of the same user that
-/// have one.
+/// Memory that processes without a limit preserve is not counted for processes of the same user with
+/// a limit.
 fn unlimited_is_not_counted() -> Case {
     const LIMIT: u64 = MIB;
     Case::one("unlimited_is_not_counted", |_| {
@@ -300,7 +300,7 @@ fn unlimited_is_not_counted() -> Case {
     })
 }
 
-/// Preserved memory counts as locked memory of the user who preserves it.
+/// Preserved memory is counted as locked memory of the user who preserves it.
 fn memory_limit() -> Case {
     const LIMIT: u64 = MIB;
     Case::one("memory_limit", |_| {
@@ -319,7 +319,7 @@ fn memory_limit() -> Case {
                     Errno::NOMEM,
                     "preserving more than the limit",
                 )?;
-                // That did not count, and what is given back does not count any more.
+                // The failed call is not counted, and released memory is no longer counted.
                 other.preserve(&files[2], 2)?;
                 drop(other);
                 Ok(session.preserve(&files[2], 2)?)

@@ -25,12 +25,12 @@ const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// How many bytes of a file take memory.
+/// The number of bytes of a file that have memory.
 fn allocated(file: &File) -> Result<u64> {
     Ok(file.metadata().at("fstat")?.blocks() * 512)
 }
 
-/// What is in memory that cannot be given to others, roughly.
+/// The approximate amount of memory that cannot be reclaimed.
 fn used() -> Result<u64> {
     Ok((meminfo::line("MemTotal")? - meminfo::line("MemAvailable")?) * 1024)
 }
@@ -75,7 +75,7 @@ const SPARSE_256M: Sparse = Sparse {
     )],
 };
 
-/// More than a C kernel can preserve, and far more than there is memory.
+/// More than a C kernel can preserve, and far more than the memory of the machine.
 const SPARSE_4T: Sparse = Sparse {
     len: 1 << 42,
     pieces: &[
@@ -107,7 +107,7 @@ impl Sparse {
     }
 }
 
-/// A sparse file stays sparse, here and there, and costs next to nothing.
+/// A sparse file stays sparse in both kernels, and needs little memory.
 fn stays_sparse(name: &'static str, sparse: Sparse) -> Case {
     Case::two(
         name,
@@ -138,7 +138,7 @@ fn stays_sparse(name: &'static str, sparse: Sparse) -> Case {
     )
 }
 
-/// A session that is closed leaves no trace in the file.
+/// Closing a session leaves the file unchanged.
 fn abort() -> Case {
     Case::one("abort_leaves_holes", |_| {
         let file = SPARSE_256M.make()?;
@@ -155,7 +155,8 @@ fn abort() -> Case {
     .hazard("1E.2")
 }
 
-/// Where holes are filled after the file was preserved: before, between and behind what is there.
+/// The positions of holes that are filled after the file was preserved: before, between and after
+/// the existing pages.
 const LATE: [(u64, Pattern); 4] = [
     (0, Pattern { seed: 30, len: 50 }),
     (
@@ -197,7 +198,7 @@ fn late_writes() -> Case {
             }
             let session = create("holes-late")?;
             session.preserve(&file, 1)?;
-            // Some come before a kexec that fails, others after it.
+            // Some are filled before a kexec that fails, others after it.
             LATE[0].1.write(&file, LATE[0].0)?;
             LATE[2].1.write(&file, LATE[2].0)?;
             kexec::load_legacy().at("kexec_load")?;
@@ -205,7 +206,7 @@ fn late_writes() -> Case {
             LATE[1].1.write(&file, LATE[1].0)?;
             LATE[3].1.write(&file, LATE[3].0)?;
             let page = map_shared(&file, faulted, PAGE)?;
-            // SAFETY: The page was just mapped, and nobody else uses it.
+            // SAFETY: The page was just mapped, and has no other users.
             unsafe { page.cast::<u8>().write_volatile(77) };
             stage.hold((session, file));
             Ok(())
@@ -218,13 +219,13 @@ fn late_writes() -> Case {
             }
             let mut byte = [0];
             file.read_exact_at(&mut byte, faulted).at("read")?;
-            ensure_eq!(byte, [77], "the byte that came by a page fault");
+            ensure_eq!(byte, [77], "the byte that was written by a page fault");
             Ok(session.finish()?)
         },
     )
 }
 
-/// Threads fill holes while the kernel goes down; what they were done with arrives.
+/// Threads fill holes during the kexec; completed writes are handed over.
 fn filled_during_kexec() -> Case {
     const THREADS: u64 = 3;
     const SIZE: u64 = 64 * MIB;
@@ -237,7 +238,7 @@ fn filled_during_kexec() -> Case {
                 .write_all_at(&[0; PAGE as usize], 0)
                 .at("write the counters")?;
             let session = create("holes-during")?;
-            // The counters are frozen last, so they cannot lag behind.
+            // The counters are frozen last, so that they include all completed writes.
             for thread in 0..THREADS {
                 let file = memfd::new()?;
                 file.set_len(SIZE).at("set the size")?;
@@ -303,7 +304,7 @@ fn filled_during_kexec() -> Case {
     )
 }
 
-/// Pages that were only reserved are there, and empty.
+/// Pages that were only allocated exist, and contain zeroes.
 fn reserved() -> Case {
     const LEN: u64 = 50 * PAGE;
     Case::two(
@@ -324,7 +325,7 @@ fn reserved() -> Case {
             ensure_eq!(allocated(&file)?, LEN, "the memory of the file");
             let mut bytes = vec![1; MIB as usize];
             file.read_exact_at(&mut bytes, 0).at("read")?;
-            ensure!(bytes.iter().all(|&byte| byte == 0), "there is something");
+            ensure!(bytes.iter().all(|&byte| byte == 0), "a page is not zero");
             Ok(session.finish()?)
         },
     )
