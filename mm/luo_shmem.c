@@ -116,6 +116,40 @@ unsigned long luo_shmem_nr_pages(struct inode *inode)
 	return present;
 }
 
+/**
+ * luo_shmem_in_place - check whether pinned folios are part of a file
+ * @mapping: mapping of a shmem file that cannot be truncated
+ * @folios: folios that were found in the page cache and pinned
+ * @nr: number of folios
+ *
+ * khugepaged and MADV_COLLAPSE copy folios into a large one, which replaces
+ * them. They have looked for other users of a folio before that: one that is
+ * pinned afterwards is lost to the file. They hold the lock of the folio all the
+ * time, so a folio that is not locked, and is part of the file, stays there.
+ *
+ * Context: May sleep.
+ * Return: false if a folio was replaced; there is another one in its place.
+ */
+bool luo_shmem_in_place(struct address_space *mapping, struct folio **folios,
+			unsigned int nr)
+{
+	/* Either the lock is seen here, or the pin by who has the lock. */
+	smp_mb();
+
+	for (unsigned int i = 0; i < nr; i++) {
+		if (folio_test_locked(folios[i])) {
+			folio_lock(folios[i]);
+			folio_unlock(folios[i]);
+		}
+		/* The mapping changes before the folio is unlocked. */
+		smp_rmb();
+		if (READ_ONCE(folios[i]->mapping) != mapping)
+			return false;
+	}
+
+	return true;
+}
+
 /* KHO marks the pages that the previous kernel found to be bad, not the folios. */
 static bool luo_shmem_has_bad_page(struct folio *folio)
 {

@@ -28,6 +28,8 @@ struct luo_shmem_run {
 bool luo_shmem_next_run(struct address_space *mapping, pgoff_t from,
 			unsigned int max, struct luo_shmem_run *run);
 unsigned long luo_shmem_nr_pages(struct inode *inode);
+bool luo_shmem_in_place(struct address_space *mapping, struct folio **folios,
+			unsigned int nr);
 
 void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate);
 int luo_shmem_account(struct inode *inode, long pages);

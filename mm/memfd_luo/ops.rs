@@ -79,6 +79,24 @@ pub(crate) fn nr_pages(file: &ShmemFile) -> u64 {
     unsafe { bindings::luo_shmem_nr_pages(file.inode().as_ptr()) as u64 }
 }
 
+/// Whether all of the folios, which were found in the page cache of a file that cannot be truncated,
+/// are part of the file, and stay so.
+///
+/// If not, one was replaced by a larger one just before it was pinned. May sleep.
+pub(crate) fn in_place(file: &ShmemFile, folios: &[PinnedFolio]) -> bool {
+    let Ok(nr) = u32::try_from(folios.len()) else {
+        return false;
+    };
+    // `PinnedFolio` is a transparent wrapper around a pointer.
+    let folios = folios.as_ptr().cast_mut().cast();
+    // SAFETY: The mapping lives as long as the inode. These are `nr` pointers to valid folios; the
+    // callee does not change the array.
+    unsafe {
+        let mapping = (*file.inode().as_ptr()).i_mapping;
+        bindings::luo_shmem_in_place(mapping, folios, nr)
+    }
+}
+
 /// Prevents changes of the folios and seals of a file, for the next kernel.
 ///
 /// A task that needs another folio, for a write or a page fault, waits; adding a seal fails. Dropping

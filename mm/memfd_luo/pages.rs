@@ -4,7 +4,10 @@
 
 use super::{
     checkpoint::checkpoint,
-    ops::next_run, //
+    ops::{
+        in_place,
+        next_run, //
+    },
 };
 use core::ops::Range;
 use kernel::{
@@ -57,6 +60,11 @@ pub(crate) fn pin_folios(
         return Err(EHWPOISON);
     }
     // Not beyond the next hole, which would be filled.
-    file.pin_folios(run.pages.start..run.pages.end.min(pages.end), batch)?;
+    let pages = run.pages.start..run.pages.end.min(pages.end);
+    file.pin_folios(pages.clone(), batch)?;
+    while !in_place(file, batch.folios()) {
+        checkpoint()?;
+        file.pin_folios(pages.clone(), batch)?;
+    }
     Ok(run.settled)
 }
