@@ -38,6 +38,7 @@ use kernel::{
             OutgoingSession, //
         },
         FileHandler,
+        Origin,
         RetrieveError, //
     },
     mm::{
@@ -162,6 +163,8 @@ struct Memfd;
 
 /// What is needed to preserve a memfd.
 struct Prepared {
+    /// What [`check_expressible`] has to know.
+    origin: Origin,
     /// Empty. The limit is that of the task which asks for the file to be preserved.
     locked: LockedPages,
     freeze: MappingFreeze,
@@ -194,12 +197,23 @@ impl Outgoing {
 
 /// Checks whether the format can express all properties of `file` on which user space relies.
 ///
-/// In particular, the file in the next kernel must not have more permissions.
-fn check_expressible(file: &ShmemFile) -> Result<Seals> {
+/// In particular, the file in the next kernel must not have more permissions. For a file that was
+/// retrieved, these are the properties with which it was preserved, whatever its users have made of
+/// them since; but seals that were added must not make it executable.
+fn check_expressible(file: &ShmemFile, origin: Origin) -> Result<Seals> {
     let flags = file.flags();
     let inode = file.inode();
     let seals = Seals::parse(file.seals())?;
 
+    if origin == Origin::Retrieved {
+        let becomes_executable =
+            seals.bits() & Seals::EXEC != 0 && seals.mode() & 0o111 & !inode.mode() != 0;
+        return if becomes_executable {
+            Err(EOPNOTSUPP)
+        } else {
+            Ok(seals)
+        };
+    }
     let comes_back_as_it_is = flags & file::flags::O_ACCMODE == file::flags::O_RDWR
         && flags & (file::flags::O_APPEND | file::flags::O_DIRECT) == 0
         && file.is_internal()
@@ -229,11 +243,12 @@ impl FileHandler for Memfd {
     /// Waits for those who write to the file.
     ///
     /// Errors: EOPNOTSUPP (not expressible), EBUSY (already frozen), EINTR (fatal signal).
-    fn prepare(&self, file: &File) -> Result<Option<Prepared>> {
+    fn prepare(&self, file: &File, origin: Origin) -> Result<Option<Prepared>> {
         let file = ShmemFile::from_file(file).ok_or(EOPNOTSUPP)?;
         // Comes first, so that a task cannot freeze a file that it must not write to.
-        check_expressible(file)?;
+        check_expressible(file, origin)?;
         Ok(Some(Prepared {
+            origin,
             locked: LockedPages::new()?,
             freeze: MappingFreeze::new(file)?,
         }))
@@ -248,9 +263,13 @@ impl FileHandler for Memfd {
         ser: &mut MemfdSer,
         _session: &OutgoingSession<'_>,
     ) -> Result<Outgoing> {
-        let Prepared { locked, freeze } = prepared.as_ref().ok_or(EINVAL)?;
+        let Prepared {
+            origin,
+            locked,
+            freeze,
+        } = prepared.as_ref().ok_or(EINVAL)?;
         // From now on, the mode stays as it is, and what was opened is not looked at again.
-        let seals = check_expressible(freeze.file())?;
+        let seals = check_expressible(freeze.file(), *origin)?;
         let folios = PreservedFolios::new(freeze, locked.another())?;
         let Prepared { freeze, .. } = prepared.take().ok_or(EINVAL)?;
         let outgoing = Outgoing {

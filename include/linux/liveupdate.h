@@ -30,7 +30,9 @@ struct module;
  *                   called again, 1 if it succeeded, a negative errno if it
  *                   failed permanently. ->retrieve() sets it to a negative
  *                   errno if a failure is permanent, see
- *                   %LIVEUPDATE_RETRIEVE_RETRIES.
+ *                   %LIVEUPDATE_RETRIEVE_RETRIES. In ->prepare() and
+ *                   ->preserve(), 1 for a file that was retrieved and is
+ *                   preserved again, since its session is not finished.
  * @file:            The file. ->retrieve() sets it and transfers a reference.
  * @serialized_data: Value for the next kernel. Set by ->preserve(), may be
  *                   changed by ->freeze(); in the next kernel, passed to

@@ -229,11 +229,13 @@ impl FileOps {
         unsafe { op(self.0.as_ptr(), file.as_ptr()) }
     }
 
-    /// Returns what [`Self::preserve`] is to get.
-    pub(crate) fn prepare(&self, file: &File) -> Result<Payload> {
+    /// Returns what [`Self::preserve`] is to get. `retrieved` says whether the file was retrieved and
+    /// is preserved again.
+    pub(crate) fn prepare(&self, file: &File, retrieved: bool) -> Result<Payload> {
         let mut payload = Payload::incoming(0);
         if let Some(op) = self.table().prepare {
             let mut args = self.args(Some(file), &payload);
+            args.retrieve_status = c_int::from(retrieved);
             // SAFETY: The arguments are valid and only used by the callee.
             to_result(unsafe { op(&mut args) })?;
             payload.private = Cookie(args.private_data);
@@ -249,15 +251,17 @@ impl FileOps {
         }
     }
 
-    /// If this succeeds, `prepared` must not be used again.
+    /// If this succeeds, `prepared` must not be used again. See [`Self::prepare`].
     pub(crate) fn preserve(
         &self,
         file: &File,
         prepared: &Payload,
+        retrieved: bool,
         peers: &dyn Peers,
     ) -> Result<Payload, Stopped> {
         let session = Session(peers);
         let mut args = self.args(Some(file), prepared);
+        args.retrieve_status = c_int::from(retrieved);
         args.session = session.as_raw();
         let op = self.table().preserve.ok_or(EOPNOTSUPP)?;
         // SAFETY: The arguments are valid and only used by the callee.

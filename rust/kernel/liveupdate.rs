@@ -119,6 +119,19 @@ impl From<crate::alloc::AllocError> for RetrieveError {
     }
 }
 
+/// Where a file that is to be preserved comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// User space has asked for it to be preserved.
+    New,
+    /// It was preserved by the previous kernel and retrieved, and its session is not finished: it is
+    /// preserved again on behalf of a kexec.
+    ///
+    /// What its users have done to it since must not call the kexec off. Its properties are those
+    /// with which it was preserved.
+    Retrieved,
+}
+
 /// Preserves one kind of files across a live update.
 ///
 /// All operations are called in process context, may sleep, and may be called for several files at
@@ -172,7 +185,7 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// Reach user space.
-    fn prepare(&self, _file: &File) -> Result<Self::Prepared> {
+    fn prepare(&self, _file: &File, _origin: Origin) -> Result<Self::Prepared> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 

@@ -55,7 +55,7 @@ use kernel::{
 /// Declared in the order of its release.
 pub(super) struct Source {
     /// [`None`] if an incoming file has the same contents, and takes note of them.
-    _id: Option<ContentId>,
+    id: Option<ContentId>,
     handler: Arc<Handler>,
     _module: ModuleRef,
     file: ARef<File>,
@@ -71,12 +71,17 @@ impl Source {
         let handler = found.handler.clone();
         let module = handler.with(FileOps::module).flatten().ok_or(ENODEV)?;
         let source = Self {
-            _id: None,
+            id: None,
             handler,
             _module: module,
             file,
         };
         Ok(Arc::new(source, GFP_KERNEL)?)
+    }
+
+    /// Whether this is about a file [that was retrieved](Self::of_retrieved).
+    fn is_retrieved(&self) -> bool {
+        self.id.is_none()
     }
 }
 
@@ -105,7 +110,7 @@ impl PreparedFile {
         } = handlers.for_file(&file).ok_or(ENOENT)?;
         let id = handler.with(|ops| ops.file_id(&file)).ok_or(ENOENT)?;
         let source = Source {
-            _id: Some(handlers.content_ids.insert(id)?),
+            id: Some(handlers.content_ids.insert(id)?),
             handler,
             _module: module,
             file,
@@ -117,7 +122,7 @@ impl PreparedFile {
     pub(super) fn with(source: Arc<Source>, flbs: Option<FlbList>) -> Result<Self> {
         let payload = source
             .handler
-            .with(|ops| ops.prepare(&source.file))
+            .with(|ops| ops.prepare(&source.file, source.is_retrieved()))
             .ok_or(ENODEV)??;
         Ok(Self {
             payload: Some(payload),
@@ -142,7 +147,7 @@ impl PreparedFile {
         let flbs = FlbPins::new(self.flbs.clone())?;
         let payload = source
             .handler
-            .with(|ops| ops.preserve(&source.file, &prepared, peers))
+            .with(|ops| ops.preserve(&source.file, &prepared, source.is_retrieved(), peers))
             .ok_or(ENODEV)??;
         self.payload = None;
         Ok(OutgoingFile {

@@ -10,6 +10,7 @@ use super::{
         OutgoingSession, //
     },
     FileHandler,
+    Origin,
     Registration,
     RetrieveError, //
 };
@@ -162,7 +163,12 @@ impl<H: FileHandler> Table<H> {
         let (handler, file) = unsafe { Self::new_file(args) };
         from_result(|| {
             let slot = KBox::new_uninit(GFP_KERNEL)?;
-            let prepared = KBox::write(slot, handler.prepare(file)?);
+            // SAFETY: By the safety requirements.
+            let origin = match unsafe { (*args).retrieve_status } {
+                0 => Origin::New,
+                _ => Origin::Retrieved,
+            };
+            let prepared = KBox::write(slot, handler.prepare(file, origin)?);
             // SAFETY: By the safety requirements.
             unsafe { (*args).private_data = KBox::into_raw(prepared).cast() };
             Ok(0)
