@@ -30,6 +30,7 @@ use kernel::{
         carry::CarriedOver,
         Preserved, //
     },
+    mm::memcg::RootCharge,
     page::PAGE_SIZE,
     prelude::*,
     rbtree::RBTree,
@@ -55,6 +56,9 @@ use kernel::{
 ///
 /// May sleep. The kexec lock must be held, and nothing may be shut down yet.
 pub(crate) fn reboot() -> Result {
+    // Unfinished files may have to be retrieved for the next kernel. That is not limited by the memory
+    // cgroup of the task that starts it.
+    let _charge = RootCharge::new();
     Luo::get().map_or_else(carry_over_unread, hand_over)
 }
 
