@@ -8,8 +8,8 @@
  * can be read here; other images are started by their boot code.
  *
  * Virtual addresses are random, as with the boot code. The physical address is
- * the one that kexec has chosen, which is not random: with KHO, it is within
- * the scratch area in both cases.
+ * the one that kexec has chosen, which is not random. Hence this needs KHO: the
+ * boot code, too, can only choose among addresses in the scratch area then.
  */
 
 #define pr_fmt(fmt) "kexec-vmlinux: " fmt
@@ -19,6 +19,7 @@
 #include <linux/elf.h>
 #include <linux/errno.h>
 #include <linux/kexec.h>
+#include <linux/kexec_handover.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/random.h>
@@ -86,6 +87,10 @@ static bool platform_is_plain(const struct setup_header *header,
 	bool la57 = (cpuid_ecx(7) & BIT(16)) &&
 		    (header->xloadflags & XLF_5LEVEL_ENABLED) &&
 		    cmdline_find_option_bool(cmdline, "no5lvl") <= 0;
+
+	/* Without it, the boot code chooses a random address in all memory. */
+	if (!kho_is_enabled())
+		return false;
 
 	/* Only the boot code can switch to another depth of page tables. */
 	if (la57 != pgtable_l5_enabled())
