@@ -11,6 +11,7 @@ use crate::support::{
     sessions::{create, expect_errno, retrieve},
     test_device::{TestDevice, NO_HANDLER},
 };
+use crate::tests::hazards::not_in_c;
 use liveupdate::Policy;
 use rustix::io::Errno;
 use std::io;
@@ -228,6 +229,7 @@ fn file_is_skipped() -> Case {
             Ok(session.finish()?)
         },
     )
+    .hazard_unseen("5.2", not_in_c::NO_POLICY)
 }
 
 pub fn suite() -> Suite {

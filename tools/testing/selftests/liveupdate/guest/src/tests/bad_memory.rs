@@ -118,6 +118,7 @@ fn stays_known() -> Case {
         hazard: None,
         reader_only: false,
     }
+    .hazard("1E.1")
 }
 
 /// Frames that are marked as good can be allocated again.

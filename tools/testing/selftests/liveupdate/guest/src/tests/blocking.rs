@@ -15,6 +15,7 @@ use crate::support::{
     userfault::{StuckPage, StuckWriter},
     wait::eventually,
 };
+use crate::tests::hazards::not_in_c;
 use liveupdate::raw::{self, Command, Finish, GetName, RetrieveFd};
 use rustix::io::Errno;
 use std::{
@@ -265,6 +266,7 @@ fn preserve_among_writers() -> Case {
         );
         Ok(())
     })
+    .hazard_unseen("5.6", not_in_c::IN_LINE)
 }
 
 /// A task holds the lock of a preserved file, and its session is closed.

@@ -21,10 +21,11 @@ use crate::support::{
 };
 use liveupdate::Device;
 use rustix::{
+    fs::{Mode, OFlags},
     io::Errno,
     process::{Resource, Rlimit},
 };
-use std::{fs::File, sync::mpsc, thread, time::Duration};
+use std::{fs::File, os::unix::fs::MetadataExt, sync::mpsc, thread, time::Duration};
 
 /// The session is not retrieved in between.
 fn untouched() -> Case {
@@ -257,6 +258,7 @@ fn same_name() -> Case {
             |_| take(NAME),
         ],
     )
+    .hazard("5.8")
 }
 
 /// Sessions that are carried over also need an image that can take over memory.
@@ -299,6 +301,7 @@ fn stuck_writer() -> Case {
             |_| take(NAME),
         ],
     )
+    .hazard("5.6")
 }
 
 /// The limit for locked memory of the process that starts the next kernel does not apply.
@@ -326,6 +329,38 @@ fn limited_caller() -> Case {
             |_| take(NAME),
         ],
     )
+    .hazard("5.5")
+}
+
+/// Changes of a retrieved file by others do not abort the kexec. Until FINISH, its open flags and its mode
+/// are those at PRESERVE_FD.
+fn changed_by_others() -> Case {
+    const NAME: &str = "carry-changed";
+    chain(
+        "changed_by_others",
+        [
+            |stage| fill(stage, NAME),
+            |stage| {
+                let session = retrieve(NAME)?;
+                let file: File = session.retrieve(1)?.into();
+                rustix::fs::fcntl_setfl(&file, OFlags::APPEND).at("F_SETFL")?;
+                let file: File = session.retrieve(9)?.into();
+                rustix::fs::fchmod(&file, Mode::from_raw_mode(0o400)).at("fchmod")?;
+                stage.hold(session);
+                Ok(())
+            },
+            |_| {
+                let session = retrieve(NAME)?;
+                let file = memfd::check(session.retrieve(1)?, FILES[0].1)?;
+                let flags = rustix::fs::fcntl_getfl(&file).at("F_GETFL")?;
+                ensure!(!flags.contains(OFlags::APPEND), "O_APPEND is set");
+                let file = memfd::check(session.retrieve(9)?, FILES[2].1)?;
+                ensure_eq!(file.metadata()?.mode() & 0o7777, 0o777, "the mode");
+                Ok(session.finish()?)
+            },
+        ],
+    )
+    .hazard("5.1")
 }
 
 /// Files that depend on others: not retrieved, then some of them retrieved, then all.
@@ -363,6 +398,7 @@ pub fn suite() -> Suite {
             stuck_writer(),
             limited_caller(),
             dependent(),
+            changed_by_others(),
         ],
     )
 }

@@ -453,6 +453,8 @@ fn not_dropped(name: &'static str) -> Case {
         hazard: None,
         reader_only: false,
     }
+    .hazard("5.7")
+    .hazard("5.17")
     .hazard("1A.13")
     .reader_only()
 }

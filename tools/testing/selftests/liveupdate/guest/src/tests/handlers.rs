@@ -12,6 +12,7 @@ use crate::support::{
     sessions::{create, expect_errno, retrieve},
     test_device::{open_test_device, TestDevice, NO_HANDLER},
 };
+use crate::tests::hazards::not_in_c;
 use rustix::io::Errno;
 use std::io::{self, Write};
 
@@ -219,6 +220,7 @@ fn rollback() -> Case {
             result => result.at("kho_preserve_folios()"),
         }
     })
+    .hazard_unseen("5.14", not_in_c::NO_BATCHES)
 }
 
 pub fn suite() -> Suite {

@@ -44,6 +44,10 @@ pub const ITEMS: &[Item] = &[
     ("1A.11", "a session that cannot be finished when it is closed is stranded", Cases),
     ("1A.12", "with liveupdate=off, handed over memory silently stays reserved", Cases),
     ("1A.13", "every kernel hands over an entry, and an unknown version of it makes the next kernel panic", Cases),
+    ("1A.14", "a kexec_file_load() that fails leaks contiguous memory",
+        Otherwise("see 5.16; the kernel of these tests has no CMA, so that C cannot show it")),
+    ("1A.15", "arm64: an image of which only a part is in place is not cleaned to the point of coherency",
+        Otherwise("not shown: the caches of emulated machines are always coherent")),
     // Privileges and accounting.
     ("1B.1", "a retrieved file has more access rights than the original", Cases),
     ("1B.2", "a read-only descriptor suffices to freeze a memfd and to fill its holes",
@@ -89,6 +93,7 @@ pub const ITEMS: &[Item] = &[
         Otherwise("the page about memfds lists the properties that are not preserved; other owners and modes are refused, see 1B.1")),
     ("1E.5", "unwritten pages become dirty", Otherwise("a C kernel requires all flags")),
     ("1E.6", "a retrieved file cannot be preserved before FINISH", Cases),
+    ("1E.7", "writes are lost to pages that became one large page while they were being pinned", Cases),
     // Differences from the documentation.
     ("3.1", "unknown ioctls get EINVAL, or EFAULT, instead of ENOTTY; so does isatty()", Cases),
     ("3.2", "errors mean several things; a session that is in use is reported as EINVAL", Cases),
@@ -103,7 +108,42 @@ pub const ITEMS: &[Item] = &[
     ("4.1", "fdinfo of a session has no information", Cases),
     ("4.2", "there is no list of sessions, so that forgotten ones stay unnoticed", Cases),
     ("4.6", "temporary errors cannot be distinguished from permanent ones, and the file is not known", Cases),
+    // Faults of earlier versions of this implementation, most of which C does not have.
+    ("5.1", "every process that shares a file can abort all kexecs: by the mode, the flags, or use of a page", Cases),
+    ("5.2", "a file that cannot be frozen always aborts the kexec", Cases),
+    ("5.3", "two FLBs of one name get the object of each other", Otherwise("KUnit suite `luo_flb`")),
+    ("5.4", "a task that waits for a handed over file can miss that the kexec has failed",
+        Otherwise("not shown: a barrier was missing, which clear_and_wake_up_bit() contains")),
+    ("5.5", "memory is counted for tasks that did not ask for it, or that have no limit", Cases),
+    ("5.6", "PRESERVE_FD and kexecs wait for tasks that write to a file", Cases),
+    ("5.7", "a kexec drops data that this kernel could not read", Cases),
+    ("5.8", "a session with the name of an unfinished one aborts all later kexecs", Cases),
+    ("5.9", "some configurations cannot be built", Otherwise("`make test ONLY=configs`")),
+    ("5.10", "the payload of an image is relocated without regard to its format", Cases),
+    ("5.11", "the physical address of the kernel is not random",
+        Otherwise("it is not, within the scratch area: patches/kexec/x86-vmlinux.patch says why")),
+    ("5.12", "updates without sessions are not counted", Cases),
+    ("5.13", "reading a list changes what is carried over; memory without an owner is carried over for ever", Cases),
+    ("5.14", "a failure of KHO unpreserves memory of others", Cases),
+    ("5.15", "a timer period of the previous kernel is not checked", Cases),
+    ("5.16", "an image that cannot be loaded keeps its memory", Cases),
+    ("5.17", "an unknown format in place of the version makes a kernel panic, or lose memory", Cases),
 ];
+
+/// Why C does not fail in the cases of items 5.
+pub mod not_in_c {
+    pub const NOT_CHECKED: &str = "C does not check this again before the kexec";
+    pub const FILLED: &str = "C fills all holes at PRESERVE_FD";
+    pub const NO_POLICY: &str = "C has no policies: it always aborts the kexec";
+    pub const NOT_COUNTED: &str = "C does not count locked memory, see 1B.3";
+    pub const IN_LINE: &str = "C waits in line, with all sessions locked, see 1C.2";
+    pub const BOOT_CODE: &str = "C starts all images by their boot code";
+    pub const COUNTS: &str = "C counts all updates, since it always hands over an entry, see 1A.13";
+    pub const NO_BATCHES: &str = "C has no batches, and no device to test them";
+    pub const NO_TIMERS: &str = "C measures all timers again";
+    pub const NOT_IN_PLACE: &str =
+        "C loads images in place only with CMA, which this kernel does not have";
+}
 
 /// Prints all items as JSON.
 pub fn list() {

@@ -9,6 +9,7 @@ use crate::support::{
     registry::{Case, Part, Stage, Suite},
     sessions::expect_errno,
 };
+use crate::tests::hazards::not_in_c;
 use rustix::{
     fs::{memfd_create, MemfdFlags},
     io::Errno,
@@ -100,6 +101,7 @@ fn unknown_payload() -> Case {
         );
         Ok(())
     })
+    .hazard_unseen("5.10", not_in_c::BOOT_CODE)
 }
 
 /// Failed attempts to load an image free all memory.
@@ -140,6 +142,7 @@ fn failed_loads() -> Case {
         ensure!(said("", IN_PLACE)? >= parts, "the memory was not freed");
         Ok(())
     })
+    .hazard_unseen("5.16", not_in_c::NOT_IN_PLACE)
 }
 
 /// Page table parameters are applied, independent of how the kernel was started.
@@ -207,6 +210,7 @@ fn counted() -> Case {
         hazard: None,
         reader_only: false,
     }
+    .hazard_unseen("5.12", not_in_c::COUNTS)
 }
 
 pub fn suite() -> Suite {

@@ -5,6 +5,7 @@
 mod broken;
 pub mod changes;
 pub mod holes;
+mod moving;
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure, Result},

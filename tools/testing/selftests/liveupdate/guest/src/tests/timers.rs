@@ -11,6 +11,7 @@ use crate::support::{
     registry::{Case, Suite},
     sessions::{create, retrieve},
 };
+use crate::tests::hazards::not_in_c;
 use std::fs;
 
 /// `struct kho_timers`.
@@ -146,6 +147,7 @@ fn wrong_period() -> Case {
         hazard: None,
         reader_only: false,
     }
+    .hazard_unseen("5.15", not_in_c::NO_TIMERS)
 }
 
 pub fn suite() -> Suite {

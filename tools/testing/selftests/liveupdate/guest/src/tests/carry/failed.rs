@@ -6,9 +6,11 @@
 
 use super::steps::chain;
 use crate::support::{
+    cgroup::Cgroup,
     error::ensure_eq,
     memfd,
     pattern::Pattern,
+    process::{Child, End},
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
     test_device::TestDevice,
@@ -86,6 +88,49 @@ fn for_good() -> Case {
     )
 }
 
+/// A file that could not be retrieved for lack of memory is retrieved for the kexec. It is not charged to
+/// the process that starts the next kernel.
+///
+/// Must be the last case, since it changes that process.
+fn caller_in_cgroup() -> Case {
+    const NAME: &str = "carry-cgroup";
+    const LARGE: Pattern = Pattern {
+        seed: 850,
+        len: 192 << 20,
+    };
+    chain(
+        "caller_in_cgroup",
+        [
+            |stage| {
+                let session = create(NAME)?;
+                session.preserve(memfd::with(LARGE)?, 1)?;
+                stage.hold(session);
+                Ok(())
+            },
+            |stage| {
+                let group = Cgroup::new("carry")?;
+                // Enough for the next kernel, which this process loads.
+                group.limit(LARGE.len / 3 * 2)?;
+                let session = retrieve(NAME)?;
+                let child = Child::start(|| {
+                    group.enter()?;
+                    session.retrieve(1).map(drop)
+                })?;
+                ensure_eq!(child.wait()?, End::Error(Errno::NOMEM), "RETRIEVE_FD");
+                group.enter()?;
+                stage.hold((session, group));
+                Ok(())
+            },
+            |_| {
+                let session = retrieve(NAME)?;
+                memfd::check(session.retrieve(1)?, LARGE)?;
+                Ok(session.finish()?)
+            },
+        ],
+    )
+    .hazard("5.5")
+}
+
 pub fn suite() -> Suite {
-    Suite::new("carry_failed", vec![once(), for_good()])
+    Suite::new("carry_failed", vec![once(), for_good(), caller_in_cgroup()])
 }

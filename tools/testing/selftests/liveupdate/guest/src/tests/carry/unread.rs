@@ -142,6 +142,7 @@ fn formats() -> Case {
         ],
     )
     .hazard_unseen("1A.7", OURS_FIRST)
+    .hazard("5.13")
 }
 
 pub fn suite() -> Suite {
@@ -190,6 +191,7 @@ fn nobodys_memory() -> Case {
         ],
     )
     .hazard_unseen("1A.7", OURS_FIRST)
+    .hazard("5.13")
 }
 
 /// A suite of its own: other carried over sessions would include that memory.

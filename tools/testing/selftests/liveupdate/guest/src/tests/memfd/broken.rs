@@ -125,7 +125,7 @@ fn case(name: &'static str, pages: u64, early: &'static [u64], late: &'static [u
 }
 
 /// The page frames of the scratch areas, where the next kernel boots.
-fn scratch() -> Result<Vec<Range<u64>>> {
+pub fn scratch() -> Result<Vec<Range<u64>>> {
     let numbers = |name: &str| -> Result<Vec<u64>> {
         let path = format!("/sys/kernel/debug/kho/out/{name}");
         let text = fs::read_to_string(&path).at(&path)?;
@@ -139,7 +139,7 @@ fn scratch() -> Result<Vec<Range<u64>>> {
 }
 
 /// Extends a file until some of its memory is in a scratch area; returns a page there.
-fn page_in_scratch(file: &File) -> Result<u64> {
+pub fn page_in_scratch(file: &File) -> Result<u64> {
     const STEP: u64 = 64 << 20;
     let scratch = scratch()?;
     let limit = meminfo::line("MemAvailable")? * 1024 / 10 * 9;
