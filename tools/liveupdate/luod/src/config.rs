@@ -64,6 +64,8 @@ struct RawClient {
     user: Option<Account>,
     group: Option<Account>,
     sessions: Vec<String>,
+    #[serde(default, rename = "unlimited-memlock")]
+    unlimited_memlock: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -124,6 +126,16 @@ pub struct Rule {
     pub gid: Option<u32>,
     /// Patterns of names, in which `*` matches any text and `?` any character.
     pub sessions: Vec<String>,
+    /// Whether the limit for locked memory (`RLIMIT_MEMLOCK`) of these clients is removed.
+    pub unlimited_memlock: bool,
+}
+
+impl Rule {
+    /// Returns whether the name of a session matches one of the patterns.
+    fn permits(&self, name: &SessionName) -> bool {
+        let mut patterns = self.sessions.iter();
+        patterns.any(|pattern| matches(pattern.as_bytes(), name.as_str().as_bytes()))
+    }
 }
 
 /// The configuration.
@@ -307,6 +319,7 @@ impl Config {
                 uid: client.user.map(|user| accounts.uid(&user)).transpose()?,
                 gid: client.group.map(|group| accounts.gid(&group)).transpose()?,
                 sessions: client.sessions,
+                unlimited_memlock: client.unlimited_memlock,
             });
         }
         let users = raw.operators.users.iter();
@@ -339,11 +352,13 @@ impl Config {
 
     /// Returns whether a peer may use a session.
     pub fn may_use(&self, who: Credentials, name: &SessionName) -> bool {
-        who.uid == 0
-            || self.rules_for(who).any(|rule| {
-                let mut patterns = rule.sessions.iter();
-                patterns.any(|pattern| matches(pattern.as_bytes(), name.as_str().as_bytes()))
-            })
+        who.uid == 0 || self.rules_for(who).any(|rule| rule.permits(name))
+    }
+
+    /// Returns whether the limit for locked memory of a client of a session is removed.
+    pub fn unlimited_memlock(&self, who: Credentials, name: &SessionName) -> bool {
+        let mut rules = self.rules_for(who);
+        rules.any(|rule| rule.unlimited_memlock && rule.permits(name))
     }
 
     /// Returns whether any request is permitted to a peer.
@@ -472,6 +487,7 @@ mod tests {
             user = 9
             group = 10
             sessions = ["*"]
+            unlimited-memlock = true
             "#,
         )
         .unwrap();
@@ -485,6 +501,9 @@ mod tests {
         assert!(!config.may_use(who(64055, 1), &name("qemu2")));
         assert!(!config.may_use(who(9, 9), &name("a")));
         assert!(config.may_use(who(9, 10), &name("a")));
+        assert!(config.unlimited_memlock(who(9, 10), &name("a")));
+        assert!(!config.unlimited_memlock(who(9, 9), &name("a")));
+        assert!(!config.unlimited_memlock(who(64055, 1), &name("vm-1")));
         assert!(!config.may_use(who(7, 1), &name("a")));
     }
 

@@ -43,6 +43,7 @@ pub fn own_config() -> Config {
             uid: Some(uid),
             gid: None,
             sessions: vec!["*".into()],
+            unlimited_memlock: false,
         }],
         ..Config::default()
     }
@@ -87,6 +88,8 @@ pub struct State {
     pub syncing: bool,
     /// The existing processes.
     pub alive: Vec<i32>,
+    /// The processes whose limit for locked memory was removed.
+    pub unlimited: Vec<i32>,
     /// The text that luod has saved.
     pub remembered: Option<String>,
     /// The last notification to the service manager.
@@ -127,6 +130,7 @@ impl Default for FakeWorld {
                 asked: 0,
                 syncing: false,
                 alive: Vec::new(),
+                unlimited: Vec::new(),
                 remembered: None,
                 status: String::new(),
                 has_tsc: true,
@@ -348,6 +352,11 @@ impl World for FakeWorld {
 
     fn is_alive(&self, pid: i32) -> bool {
         self.state().alive.contains(&pid)
+    }
+
+    fn unlimit_memlock(&mut self, pid: i32) -> io::Result<()> {
+        self.state().unlimited.push(pid);
+        Ok(())
     }
 
     fn close(&mut self, sessions: Box<dyn Send>) {

@@ -16,7 +16,7 @@ use manager::{is_systemd, systemctl};
 use notifier::{Barrier, Notifier};
 use rustix::{
     io::Errno,
-    process::{test_kill_process, Pid},
+    process::{prlimit, test_kill_process, Pid, Resource, Rlimit},
     system::RebootCommand,
     time::{clock_gettime, ClockId},
 };
@@ -131,6 +131,17 @@ fn now() -> Stamp {
         monotonic_us: clock(ClockId::Monotonic),
         tsc: raw::time_stamp_counter(),
     }
+}
+
+/// Removes the limit for locked memory of a process.
+fn unlimit_memlock(pid: i32) -> io::Result<()> {
+    let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    prlimit(Some(pid), Resource::Memlock, unlimited)?;
+    Ok(())
 }
 
 impl System {
@@ -364,6 +375,10 @@ impl World for System {
         pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 
+    fn unlimit_memlock(&mut self, pid: i32) -> io::Result<()> {
+        unlimit_memlock(pid)
+    }
+
     fn close(&mut self, sessions: Box<dyn Send>) {
         std::thread::spawn(move || drop(sessions));
     }
@@ -396,5 +411,35 @@ impl World for System {
 
     fn status(&mut self, text: &str) {
         self.notify(&format!("STATUS={text}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `CAP_SYS_RESOURCE`, the limit of another process is removed; without, it stays.
+    #[test]
+    fn limit_for_locked_memory_of_a_process() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let low = Rlimit {
+            current: Some(65536),
+            maximum: Some(65536),
+        };
+        prlimit(Pid::from_raw(pid), Resource::Memlock, low).unwrap();
+        let result = unlimit_memlock(pid);
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let limits = limits.unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max locked"));
+        let expected = match result {
+            Ok(()) => "unlimited",
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "65536",
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(line.unwrap().matches(expected).count(), 2, "{line:?}");
+        assert!(unlimit_memlock(0).is_err());
     }
 }

@@ -91,6 +91,13 @@ pub trait World {
     /// Returns whether a process exists.
     fn is_alive(&self, pid: i32) -> bool;
 
+    /// Removes the limit for locked memory of a process.
+    ///
+    /// # Errors
+    ///
+    /// If that is not permitted, or there is no such process.
+    fn unlimit_memlock(&mut self, pid: i32) -> io::Result<()>;
+
     /// Closes sessions without waiting, since closing can take long.
     fn close(&mut self, sessions: Box<dyn Send>);
 

@@ -71,6 +71,16 @@ impl<W: World> Machine<W> {
             "the session {id} is subscribed{}",
             audit::by(Some(peer.credentials))
         );
+        let pid = subscription.credentials.pid;
+        if self.config.unlimited_memlock(subscription.credentials, &id) {
+            if let Err(error) = self.world.unlimit_memlock(pid) {
+                tracing::warn!(
+                    session = %id,
+                    pid,
+                    "cannot remove the limit for locked memory of the process {pid}: {error}"
+                );
+            }
+        }
         self.subscriptions.insert(id.clone(), subscription);
         if let Some(peer) = self.peers.get_mut(&conn) {
             peer.subscribed.insert(id.clone());

@@ -46,6 +46,7 @@ impl Luod {
                 uid: Some(1000),
                 gid: None,
                 sessions: vec!["vm-*".into()],
+                unlimited_memlock: true,
             }],
             ..Config::default()
         };

@@ -437,6 +437,7 @@ fn claimed_by_another_user() {
         uid: Some(1001),
         gid: None,
         sessions: vec!["vm-*".into()],
+        unlimited_memlock: false,
     });
     luod.machine.reconfigure(config);
     let other = luod.connect_as(1001);

@@ -31,6 +31,20 @@ fn hello() {
     assert_eq!(zero, ErrorCode::BadHello);
 }
 
+/// The limit for locked memory is removed for clients for which that is configured, when they
+/// subscribe.
+#[test]
+fn limit_for_locked_memory() {
+    let mut luod = Luod::new();
+    let root = luod.connect();
+    luod.send(root, r#"{"cmd":"SUBSCRIBE","id":"vm-root"}"#);
+    let vm = luod.connect_as(1000);
+    luod.send(vm, r#"{"cmd":"SUBSCRIBE","id":"cache"}"#);
+    assert!(luod.world.state().unlimited.is_empty());
+    luod.send(vm, r#"{"cmd":"SUBSCRIBE","id":"vm-1"}"#);
+    assert_eq!(luod.world.state().unlimited, [100]);
+}
+
 #[test]
 fn who_may_do_what() {
     let mut luod = Luod::new();
