@@ -43,8 +43,8 @@ pub(crate) fn stuck_page(file: &ShmemFile, index: u64) -> Option<u64> {
 /// - [`EINVAL`] if the file does not have these pages.
 /// - [`EHWPOISON`] if the first page that has memory is [stuck](stuck_page).
 /// - [`ENOMEM`] if there is no memory to read back what was swapped out, or to move folios to.
-/// - [`ENOENT`] if none of the pages has memory any more; in a file that is handed over, also if one
-///   of them has just lost it.
+/// - [`ENOENT`] if none of the pages has memory any more; [`EBUSY`] in a file that is handed over, if
+///   one of them has just lost it.
 /// - What [`checkpoint`] fails with.
 pub(crate) fn pin_folios(
     file: &ShmemFile,

@@ -74,21 +74,24 @@ enum Found<'a> {
 /// after the last one. Pages that are stuck are found one by one.
 ///
 /// Swapped out pages are read back. The pages of the ranges `known`, which must be sorted, are
-/// skipped. With `use_worker`, a worker moves a part of the folios that must be moved.
+/// skipped. A worker moves a part of the folios that must be moved, unless the file is `handed_over`:
+/// it would have to wait if it wants a page of the file that is missing.
 fn for_each_batch(
     file: &ShmemFile,
-    use_worker: bool,
+    handed_over: bool,
     known: &mut dyn Iterator<Item = Range<u64>>,
     each: &mut dyn FnMut(Found<'_>) -> Result<u64>,
 ) -> Result {
     let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
     // Most files are small.
     let mut batch = PinBatch::new(usize::try_from(ops::nr_pages(file).min(BATCH.into()))?)?;
-    let mut mover = if use_worker {
-        Mover::new(file, limit, &mut batch)
-    } else {
+    let mut mover = if handed_over {
         Mover::none()
+    } else {
+        Mover::new(file, limit, &mut batch)
     };
+    // In a file that is handed over, a hole cannot be filled.
+    let is_hole = |err: Error| err == ENOENT || (handed_over && err == EBUSY);
     let mut known = known.peekable();
     let mut next = 0;
     let find = |next| (next < limit).then(|| next_page(file, next)).flatten();
@@ -110,7 +113,7 @@ fn for_each_batch(
         let quick = match pin_folios(file, start..end, &mut batch) {
             Ok(quick) => quick,
             // The page has become a hole: it was only read and never written.
-            Err(ENOENT) => {
+            Err(err) if is_hole(err) => {
                 next = start;
                 continue;
             }
@@ -161,7 +164,7 @@ impl PreservedFolios {
         };
         let mut scratch = KVVec::<FolioSer>::new();
         let mut known = core::iter::empty();
-        for_each_batch(freeze.file(), true, &mut known, &mut |found| match found {
+        for_each_batch(freeze.file(), false, &mut known, &mut |found| match found {
             Found::Folios(batch) => {
                 let (pages, next) = prepare_all(batch.folios())?;
                 this.locked.add(pages)?;
@@ -195,8 +198,7 @@ impl PreservedFolios {
         let mut stuck = KVVec::new();
         let mut added = 0u64;
         let mut known = self.records.ranges();
-        // Without a worker: it would have to wait if it wants a page of the file that is missing.
-        for_each_batch(file, false, &mut known, &mut |found| match found {
+        for_each_batch(file, true, &mut known, &mut |found| match found {
             Found::Folios(batch) => {
                 let (pages, next) = prepare_all(batch.folios())?;
                 added = added.saturating_add(pages);
