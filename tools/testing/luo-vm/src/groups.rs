@@ -31,21 +31,22 @@ use crate::report::results::{summary, Report};
 
 /// The groups of `make test`. The kernels are built in the order of their first use here, and a
 /// group starts when its kernels are built.
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 9] = [
     Group::new("host", &[], host::run),
     Group::new("matrix", &[Ours, Peer], matrix::run),
     Group::new("kselftest-base", &[Ours], base::run),
     Group::new("kselftest", &[Ours], kselftest::run),
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Debian], debian::run),
-    Group::new("guest", &[Debian], guest::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit", &[Debug], kunit::run),
     Group::new("lint", &[Ours, Debug], lint::run),
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 4] = [
+const LONG_GROUPS: [Group; 5] = [
+    // QEMU now and then resets a host that runs a guest; see the machine AMD.
+    Group::new("guest", &[Debian], guest::run),
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
     Group::new("soak", &[Ours], soak::long),

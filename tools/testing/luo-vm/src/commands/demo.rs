@@ -14,6 +14,7 @@ use crate::image::programs;
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
 use crate::machine::gap::{Listener, BEAT, BOOTS};
+use crate::machine::named::AMD;
 use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::Step;
@@ -98,6 +99,7 @@ pub fn guest(ctx: &Ctx) -> Result<bool> {
     let host = build::kernel(ctx, Flavour::Debian)?;
     let image = guest::disk(ctx, &host)?;
     let vm = Vm::new("demo-vm", &host, &image)
+        .on(&AMD)
         .params(guest::params(1))
         .limit(8 * BOOT);
     println!(

@@ -14,6 +14,7 @@ use crate::image::guest;
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
 use crate::machine::gap::Listener;
+use crate::machine::named::AMD;
 use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::{print, Step};
@@ -28,6 +29,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     // What is emulated twice takes long.
     let limit = 4 * BOOT * (1 + UPDATES);
     let vm = Vm::new("guest", &host, &image)
+        .on(&AMD)
         .params(guest::params(UPDATES))
         .limit(limit);
     let mut listener = Listener::default();

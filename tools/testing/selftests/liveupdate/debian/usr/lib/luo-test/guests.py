@@ -63,10 +63,12 @@ def last(what, path=CONSOLE):
 
 
 def until(so):
-    """Waits until something is so, as long as there is hope."""
+    """Waits until something is so: as long as the guest's unit is there, and not for ever."""
     end = time.monotonic() + PATIENCE
     while not so() and time.monotonic() < end:
         time.sleep(0.3)
+        if run("systemctl", "is-active", UNIT)[1].strip() in ["inactive", "failed"]:
+            break
     return so()
 
 
