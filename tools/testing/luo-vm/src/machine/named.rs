@@ -29,10 +29,10 @@ pub const Q35: Machine = Machine {
     params: "",
 };
 
-/// A PC with a server processor of AMD, for hosts of virtual machines. With the processor that has
-/// all that can be emulated, QEMU 10.0 and 11.1 now and then reset such a host or its guest: after
-/// an exit from the guest, the emulated processor walked the host's page tables as if they were
-/// those of a guest. With the processor here that is less frequent.
+/// A PC with a server processor of AMD, for hosts of virtual machines. Their guests must not run on
+/// the first processor: QEMU (at least 10.0 to 11.1) changes the first one's flags for SVM without a
+/// lock whenever another one loads its FPU state. The first processor then keeps nested paging after
+/// an exit from the guest, and is reset.
 pub const AMD: Machine = Machine {
     name: "amd",
     arguments: &["-machine", "pc", "-cpu", "EPYC-v1"],
