@@ -98,7 +98,7 @@ impl System {
                  load again",
             ),
             _ => Some(
-                "this kernel does not tell whether the loaded image is still the one that luoctl \
+                "this kernel does not report whether the loaded image is still the one that luoctl \
                  has loaded",
             ),
         };
@@ -110,7 +110,7 @@ impl System {
             Finding::new(
                 "loaded image",
                 Verdict::Likely,
-                "luoctl has loaded the image, but this kernel does not tell whether it carries \
+                "luoctl has loaded the image, but this kernel does not report whether it supports \
                  Kexec Handover",
             )
         } else {
@@ -224,7 +224,7 @@ impl Loaded {
             ),
             Self::Something => (
                 Verdict::Unknown,
-                "an image is loaded, but this kernel does not tell how; use luoctl load",
+                "an image is loaded, but this kernel does not report how; use luoctl load",
             ),
             Self::Unknown => (
                 Verdict::Unknown,

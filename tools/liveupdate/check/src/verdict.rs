@@ -113,7 +113,7 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                         "the list in the image has all formats that would be handed over now"
                     } else {
                         "the list in the image has all usual formats, but this kernel \
-                         does not tell which ones are in use"
+                         does not report which ones are in use"
                     },
                 ));
             }
@@ -124,7 +124,7 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                     Verdict::Likely,
                     format!(
                         "the image does not support {name}, which is not in use now: check \
-                         again when everything is preserved"
+                         again when all files are preserved"
                     ),
                 ));
             }

@@ -81,7 +81,7 @@ pub enum Kind {
 /// If `/proc` cannot be read.
 pub fn kind(fd: BorrowedFd<'_>) -> io::Result<Option<Kind>> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let link = std::fs::read_link(path).context(|| "see what a descriptor is".into())?;
+    let link = std::fs::read_link(path).context(|| "determine the kind of a descriptor".into())?;
     if !link.as_os_str().as_bytes().starts_with(LINK) {
         return Ok(None);
     }

@@ -209,7 +209,7 @@ fn event_lines(event: &Event) -> Vec<String> {
         Event::Phase { phase, update } => vec![format!("update {update}: {phase}")],
         Event::Change { info } => vec![line(info)],
         Event::Gone { session, state } => {
-            vec![format!("{} is gone, it was {state}", session.as_str())]
+            vec![format!("{} is removed, it was {state}", session.as_str())]
         }
         Event::Result(report) | Event::Report(report) => report_lines(report),
         _ => Vec::new(),

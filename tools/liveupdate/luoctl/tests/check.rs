@@ -270,11 +270,11 @@ fn the_loaded_image() {
     check(5).says("another program");
     // If this is uncertain, no verdict applies to the loaded image.
     root.put("proc/sys/kernel/kexec_load_limit_reboot", "-1\n");
-    check(5).says("does not tell whether");
+    check(5).says("does not report whether");
     root.record(&["kho-v4"]);
-    check(5).says("does not tell whether");
+    check(5).says("does not report whether");
     root.remove("proc/sys/kernel/kexec_load_limit_reboot");
-    check(5).says("does not tell whether");
+    check(5).says("does not report whether");
     root.put("proc/sys/kernel/kexec_load_limit_reboot", "7\n");
     root.record(&FORMATS);
     check(0);

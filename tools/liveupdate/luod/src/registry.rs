@@ -188,12 +188,12 @@ impl Registry {
     /// [`io::ErrorKind::InvalidData`] if it is not a registry, or needs a newer luod.
     pub fn parse(text: &[u8]) -> io::Result<Self> {
         let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        let not_understood = |error| bad(format!("the registry is not understood: {error}"));
+        let not_understood = |error| bad(format!("the registry cannot be read: {error}"));
         let header: Header = serde_json::from_slice(text).map_err(not_understood)?;
         let needed = header.min_reader.unwrap_or(header.version);
         if needed > VERSION {
             return Err(bad(format!(
-                "the registry is not understood: it needs a luod that reads version {needed}, \
+                "the registry cannot be read: it needs a luod that reads version {needed}, \
                  and this one reads {VERSION}; start a newer luod"
             )));
         }

@@ -120,7 +120,7 @@ fn what_systemd_keeps() {
             GOOD.replace("=2", "=3"),
             "keeps 3 sessions of luod, and there are 2",
         ),
-        ("store", String::new(), "does not tell"),
+        ("store", String::new(), "does not report"),
         (
             "cgroup",
             "0::/user.slice/session-1.scope\n".to_owned(),

@@ -364,7 +364,7 @@ impl<P: Participant> Member<P> {
             Err(_) => {
                 self.client = None;
                 self.subscribed = false;
-                self.cancel_all(|held| !held.ready, "luod is gone");
+                self.cancel_all(|held| !held.ready, "the connection to luod is closed");
                 self.next_try = Instant::now();
                 Ok(())
             }
@@ -409,7 +409,7 @@ impl<P: Participant> Member<P> {
                 );
                 if nobody {
                     // Without luod, a session that is not frozen is not part of an update.
-                    self.cancel_all(|held| !held.frozen, "luod is gone");
+                    self.cancel_all(|held| !held.frozen, "the connection to luod is closed");
                 }
                 return Ok(());
             }

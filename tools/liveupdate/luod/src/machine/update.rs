@@ -405,7 +405,7 @@ impl<W: World> Machine<W> {
         if update.dry_run {
             return self.end(
                 Outcome::DryRun,
-                "this was a dry run: everything would have worked",
+                "this was a dry run: the update would have succeeded",
             );
         }
         self.announce_phase();

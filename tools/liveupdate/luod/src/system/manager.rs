@@ -105,7 +105,7 @@ impl Store {
         };
         let missing = |what: &str| {
             io::Error::other(format!(
-                "systemd does not tell {what}, so that all sessions may be lost"
+                "systemd does not report {what}, so that all sessions may be lost"
             ))
         };
         let number = |name: &str| value(name).parse().map_err(|_| missing(name));

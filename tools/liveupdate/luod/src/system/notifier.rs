@@ -97,7 +97,7 @@ impl Notifier {
 }
 
 fn failed(what: &str, error: &io::Error) {
-    tracing::error!("cannot tell the service manager {what:?}: {error}");
+    tracing::error!("cannot notify the service manager of {what:?}: {error}");
 }
 
 /// Sends a notification, without a time limit.

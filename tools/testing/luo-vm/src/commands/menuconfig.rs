@@ -20,7 +20,7 @@ use crate::kernel::tree;
 pub fn run(ctx: &Ctx, flavour: Flavour) -> Result<()> {
     if !flavour.is_ours() {
         bail!(
-            "local.config is for kernels of ours, and {} is not.",
+            "local.config only applies to kernels with the overlay, and {} is not one of them.",
             flavour.name()
         );
     }

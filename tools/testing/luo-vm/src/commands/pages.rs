@@ -59,7 +59,10 @@ pub fn html(ctx: &Ctx) -> Result<bool> {
         Reference::Label(label) => labels.contains(label),
     };
     let said = warnings(&fs::read_to_string(&log)?, ours, &known);
-    step.done(&format!("{} warnings about files of ours", said.len()));
+    step.done(&format!(
+        "{} warnings about files of the overlay",
+        said.len()
+    ));
     for line in &said {
         println!("{line}");
     }

@@ -29,7 +29,7 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         let said = |what: &str| run.console.user.iter().any(|line| line.contains(what));
         let against = run.complaint().or_else(|| {
             let good = said("TEST PASSED") && said("INIT: Stage 2 completed successfully.");
-            (!good).then(|| "it did not say that it passed".to_owned())
+            (!good).then(|| "it has not reported success".to_owned())
         });
         report.check(
             test,

@@ -31,7 +31,7 @@ fn checks(ctx: &Ctx, report: &mut Report, ours: &Kernel) -> Result<()> {
     let luoctl = programs::luoctl()?;
     let debian = disk::home()?.join("vmlinuz");
     if !debian.exists() {
-        bail!("{} could not be made.", ctx.shown(&debian));
+        bail!("{} could not be created.", ctx.shown(&debian));
     }
     // The formats in use on this machine are not known: the verdict on ours is
     // "likely" at most.

@@ -33,7 +33,7 @@ fn kasan(ctx: &Ctx, report: &mut Report, seconds: u64, seed: u64) -> Result<()> 
     for line in &outcome.lines {
         step::print(&format!("stage {line}"));
     }
-    let name = format!("everything at once for {seconds} s, seed {seed}");
+    let name = format!("stress test for {seconds} s, seed {seed}");
     report.check(&name, outcome.failure);
     kselftest::run_on(ctx, report, &kernel)
 }

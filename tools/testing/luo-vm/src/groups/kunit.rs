@@ -55,7 +55,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     if !ktap.results.iter().any(|result| ours(&result.name)) {
         report.fail(
             "our suites",
-            "the kernel log has no result of a KUnit suite of ours",
+            "the kernel log has no result of a KUnit suite of the overlay",
         );
     }
     if let Some(why) = run.guest_complaint() {

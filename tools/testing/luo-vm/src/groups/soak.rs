@@ -88,9 +88,9 @@ fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> 
             _ => bail!("a line that makes no sense: {line}"),
         }
     }
-    outcome.failure = run.guest_complaint().or_else(|| {
-        (!done || outcome.kexecs != count).then(|| "it did not come to its end".to_owned())
-    });
+    outcome.failure = run
+        .guest_complaint()
+        .or_else(|| (!done || outcome.kexecs != count).then(|| "it has not finished".to_owned()));
     if outcome.failure.is_none() && outcome.drift() > drift_limit(count) {
         outcome.failure = Some(format!("{} KiB of memory got lost", outcome.drift()));
     }

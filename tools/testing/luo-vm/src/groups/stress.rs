@@ -37,10 +37,7 @@ pub fn run_on(ctx: &Ctx, kernel: &Kernel, seconds: u64, seed: u64) -> Result<Out
     let each = seconds.div_ceil(kexecs);
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, "stress", &guest, &[kernel], None)?;
-    let step = Step::start(
-        ctx,
-        format!("everything at once for {seconds} s, seed {seed}"),
-    );
+    let step = Step::start(ctx, format!("stress test for {seconds} s, seed {seed}"));
     let vm = Vm::new(format!("stress-{}", kernel.flavour.name()), kernel, &initrd)
         .init(format!(
             "stress --seconds={each} --kexecs={kexecs} --seed={seed}"
@@ -55,7 +52,7 @@ pub fn run_on(ctx: &Ctx, kernel: &Kernel, seconds: u64, seed: u64) -> Result<Out
     let done = lines.iter().any(|line| line.contains(" verified "));
     let failure = run
         .guest_complaint()
-        .or_else(|| (!done).then(|| "it did not come to its end".to_owned()))
+        .or_else(|| (!done).then(|| "it has not finished".to_owned()))
         .map(|why| run.failure(ctx, "the threads verified everything", &why));
     step.done("");
     Ok(Outcome { lines, failure })
@@ -64,9 +61,6 @@ pub fn run_on(ctx: &Ctx, kernel: &Kernel, seconds: u64, seed: u64) -> Result<Out
 /// A short run, with a fixed seed.
 pub fn short(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let outcome = run_on(ctx, kernel, SHORT, 1)?;
-    report.check(
-        &format!("everything at once for {SHORT} s"),
-        outcome.failure,
-    );
+    report.check(&format!("stress test for {SHORT} s"), outcome.failure);
     Ok(())
 }

@@ -117,7 +117,7 @@ pub fn disk_with(
     let archive = debian.join("root.tar");
     if !archive.exists() {
         bail!(
-            "There is no userland for this test: {} could not be made.",
+            "There is no userland for this test: {} could not be created.",
             ctx.shown(&archive)
         );
     }

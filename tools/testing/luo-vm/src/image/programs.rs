@@ -212,7 +212,7 @@ fn ask<T: DeserializeOwned>(guest: &Path, command: &str) -> Result<T> {
         .output()
         .with_context(|| format!("luo-guest {command}"))?;
     serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("`luo-guest {command}` does not print what it should"))
+        .with_context(|| format!("`luo-guest {command}` has printed unexpected output"))
 }
 
 /// The unmodified kselftests of the base, and its init for those with a kexec.

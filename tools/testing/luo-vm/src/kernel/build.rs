@@ -151,7 +151,7 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         // An incremental build has fewer steps; their number is not known.
         let whole = match stamp.objects {
             0 => format!("of about {}", flavour.usual_steps()),
-            steps => format!("steps; a build from nothing has {steps}"),
+            steps => format!("steps; a full build has {steps}"),
         };
         let log = ctx.log(&format!("kernel-{name}"));
         let outcome = step.run_with(command.arg("bzImage"), &log, |step, line| {

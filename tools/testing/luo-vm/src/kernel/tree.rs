@@ -203,7 +203,7 @@ pub fn prepare(ctx: &Ctx, base: &Base) -> Result<Prepared> {
         name.is_some_and(|name| name.starts_with("Kconfig"))
     });
     step.done(&format!(
-        "Linux {}, {} files ours, {written} written",
+        "Linux {}, {} files of the overlay, {written} written",
         base.version,
         change.files.len()
     ));

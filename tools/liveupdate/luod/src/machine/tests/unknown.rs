@@ -136,9 +136,9 @@ fn a_registry_that_makes_no_sense() {
         let world = FakeWorld::with_own_clock();
         write_registry(&world, text);
         let mut luod = Luod::on(world);
-        is_unknown(&mut luod, "not understood");
+        is_unknown(&mut luod, "cannot be read");
         look_again(&mut luod);
-        is_unknown(&mut luod, "not understood");
+        is_unknown(&mut luod, "cannot be read");
         // The registry is kept.
         assert_eq!(luod.world.kernel.incoming(), ["a", registry::SESSION]);
         // It is kept until an operator gives it up.
@@ -212,7 +212,7 @@ fn a_handover_while_nothing_is_known() {
     world.state().by_manager = true;
     write_registry(&world, "nonsense");
     let mut luod = Luod::on(world);
-    is_unknown(&mut luod, "not understood");
+    is_unknown(&mut luod, "cannot be read");
     let a = luod.subscriber("a");
     luod.world.state().kexec_under_way = true;
     let operator = luod.connect();

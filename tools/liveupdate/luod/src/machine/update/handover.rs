@@ -90,8 +90,8 @@ impl<W: World> Machine<W> {
             None if self.world.image_loaded() == Some(false) => {
                 return Err(Refusal::new(
                     ErrorCode::NotLoaded,
-                    "no kernel is loaded: the machine is going to be reset, \
-                     which nothing in memory survives",
+                    "no kernel is loaded: the machine will be reset, \
+                     and all data in memory is lost",
                 ))
             }
             None => self.begin(Update {
