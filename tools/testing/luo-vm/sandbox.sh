@@ -170,7 +170,7 @@ make_debian() {
 create_debian() {
 	local tmp started=$SECONDS
 
-	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
 	[ -e "$CACHE/$DEBIAN/root.tar" ] && [ -e "$CACHE/$DEBIAN/vmlinuz" ] && return 0
 	exec 8>"$CACHE/.debian.lock"
 	flock 8
@@ -251,7 +251,7 @@ create() {
 	local site tmp started=$SECONDS missing
 	local -a opts
 
-	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
 	[ -e "$ROOT/etc/luo-sandbox" ] && return 0
 	exec 8>"$CACHE/.sandbox.lock"
 	flock 8
@@ -409,11 +409,11 @@ luo-vm)
 	fi
 	fetch=
 	if wants_debian "${1:-}"; then
-		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
 		(create_debian) &
 	fi
 	if [ "${SANDBOX:-}" != none ] && [ ! -e "$ROOT/etc/luo-sandbox" ] && wants_source "${1:-}"; then
-		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be made."
+		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
 		(fetch_source) &
 		fetch=$!
 	fi

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What of a guest cannot be carried over a live update, found in its command line.
+//! Checks the command line of a guest for features that do not survive a live update.
 
 use crate::options::{self, Properties};
 use serde::Serialize;
 use std::fmt;
 
-/// Something that does not survive.
+/// A feature that does not survive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Whether the guest would be lost, or its data.
     pub fatal: bool,
-    /// What it is, and what to do.
+    /// The problem and its solution.
     pub text: String,
 }
 
@@ -42,7 +42,7 @@ fn device(device: &Properties) -> Option<Finding> {
     match driver {
         "vfio-pci" | "vfio-pci-nohotplug" | "vfio-ap" | "vfio-ccw" | "vfio-platform" => {
             Some(fatal(format!(
-                "the device {name} ({driver}) is one of the host, whose state QEMU cannot save: remove it"
+                "the device {name} ({driver}) is a device of the host, whose state QEMU cannot save: remove it"
             )))
         }
         "usb-host" | "usb-redir" => Some(note(format!(
@@ -90,16 +90,18 @@ fn chardev(chardev: &Properties) -> Option<Finding> {
     })
 }
 
-/// Looks through the arguments of a guest.
+/// Checks the arguments of a guest.
 pub fn check(args: &[String]) -> Vec<Finding> {
     let mut found = Vec::new();
     for option in options::options(args) {
         match option.name {
-            "incoming" => found.push(fatal("-incoming is for luo-qemu: leave it away")),
+            "incoming" => found.push(fatal("-incoming is set by luo-qemu: remove it")),
             "daemonize" => found.push(fatal(
-                "with -daemonize, QEMU is no child of luo-qemu any more: leave it away",
+                "with -daemonize, QEMU is not a child of luo-qemu: remove it",
             )),
-            "snapshot" => found.push(fatal("-snapshot makes temporary overlays, which are lost")),
+            "snapshot" => found.push(fatal(
+                "-snapshot creates temporary overlays, which are lost",
+            )),
             _ => {}
         }
     }

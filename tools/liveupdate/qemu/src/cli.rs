@@ -34,7 +34,7 @@ const POWER_DOWN: Duration = Duration::from_secs(80);
 /// How long luod may take to say what it does.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How often the end of QEMU is looked for.
+/// How often luo-qemu checks whether QEMU has ended.
 const STEP: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
@@ -58,17 +58,17 @@ struct Json {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Run a guest; if the previous kernel has handed it over, it goes on
+    /// Run a guest, or resume it if the previous kernel has handed it over
     Run {
-        /// What the guest is called; its session is vm-NAME
+        /// The name of the guest; its session is vm-NAME
         name: String,
-        /// A memory backend to hand over, by its id; all of them if none is named
+        /// The id of a memory backend to hand over; by default, all are handed over
         #[arg(long, value_name = "ID")]
         ram_backend: Vec<String>,
-        /// Size of the guest's memory if the arguments do not say it
+        /// The size of the guest's memory if the arguments do not set it
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
-        /// Run the guest although something of it cannot be carried over
+        /// Run the guest although parts of it do not survive a live update
         #[arg(long)]
         force: bool,
         /// luod's socket
@@ -78,18 +78,18 @@ enum Action {
         #[arg(last = true, required = true, value_name = "QEMU")]
         command: Vec<String>,
     },
-    /// Let a guest go on that the previous kernel has handed over, as it was started there
+    /// Resume a guest that the previous kernel has handed over, with the same arguments
     Start {
         /// What the guest is called
         name: String,
-        /// Another QEMU than before
+        /// Use another QEMU
         #[arg(long, value_name = "PATH")]
         qemu: Option<PathBuf>,
         /// luod's socket
         #[arg(long, default_value = SOCKET_PATH)]
         socket: PathBuf,
     },
-    /// Say what of a guest cannot be carried over
+    /// Print the parts of a guest that do not survive a live update
     Check {
         /// A running guest
         #[arg(required_unless_present = "command")]
@@ -100,7 +100,7 @@ enum Action {
         #[arg(last = true, value_name = "QEMU", conflicts_with = "name")]
         command: Vec<String>,
     },
-    /// List the guests that are running
+    /// List running guests
     List {
         #[command(flatten)]
         json: Json,
@@ -116,7 +116,7 @@ enum Action {
     Stop {
         /// What the guest is called
         name: String,
-        /// End it after this number of seconds in any case
+        /// End QEMU after this number of seconds
         #[arg(long, default_value_t = 60)]
         timeout: u64,
     },
@@ -133,7 +133,7 @@ enum Action {
     },
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command of the arguments.
 pub fn run() -> Result<ExitCode> {
     match Cli::parse().command {
         Action::Run {
@@ -151,7 +151,7 @@ pub fn run() -> Result<ExitCode> {
             let found = check::check(arguments);
             show(&found);
             if !force && found.iter().any(|finding| finding.fatal) {
-                return Err("the guest is not started, since it could not be carried over (--force starts it)".into());
+                return Err("the guest is not started, since it would not survive a live update (--force starts it)".into());
             }
             let backends = memory::backends(arguments, &ram_backend, memory)?;
             let spec = Spec::new(&name, program.into(), arguments.to_vec(), backends)?;
@@ -174,7 +174,7 @@ pub fn run() -> Result<ExitCode> {
             if json.json {
                 println!("{}", serde_json::to_string_pretty(&found)?);
             } else if found.is_empty() {
-                println!("yes: nothing is known that would not survive a live update");
+                println!("yes: the guest survives a live update, as far as known");
             } else {
                 show(&found);
             }
@@ -244,13 +244,13 @@ fn take(name: &str) -> Result<RunDir> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 60 || name.starts_with('.') || !name.chars().all(allowed) {
         return Err(format!(
-            "{name:?} is no name for a guest: use up to 60 letters, digits, '-', '_' and '.'"
+            "{name:?} is not a valid name of a guest: use up to 60 letters, digits, '-', '_' and '.'"
         )
         .into());
     }
     RunDir::take(name).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => format!("the guest {name} is running already").into(),
-        _ => format!("the directory of the guest {name} cannot be made: {error}").into(),
+        _ => format!("the directory of the guest {name} cannot be created: {error}").into(),
     })
 }
 
@@ -259,7 +259,7 @@ fn known(name: &str) -> Result<Record> {
     found.ok_or_else(|| format!("there is no guest {name}; `luo-qemu list` lists them").into())
 }
 
-/// Takes care of a guest until it ends.
+/// Manages a guest until it ends.
 fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<ExitCode> {
     let name = guest.name().to_owned();
     let session = format!("vm-{name}");
@@ -282,7 +282,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
         member.participant_mut().launch(None)?;
     }
     println!("{name}: running");
-    // Not a service if that fails.
+    // If this fails, luo-qemu does not run as a service.
     if let Ok(manager) = Manager::from_env() {
         let _ = manager.notify("READY=1");
     }
@@ -306,7 +306,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
             continue;
         }
         if member.participant().is_orphan() || member.participant().is_frozen() {
-            // The session is luod's; the guest goes on in the next kernel.
+            // luod holds the session; the guest is resumed in the next kernel.
             member.participant_mut().kill();
             return Ok(ExitCode::SUCCESS);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A guest: its memory, its QEMU, and what happens to both in a live update.
+//! A guest: its memory, its QEMU, and their handling in a live update.
 
 use crate::{
     memory,
@@ -22,12 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The state of a guest that runs, as it is written down.
+/// The state of a guest that runs, as it is recorded.
 const RUNNING: &str = "running";
 
-/// How long QEMU may take to start.
+/// The time limit for the start of QEMU.
 const START: Duration = Duration::from_secs(60);
-/// How long it may take to save or load the state of devices and processors.
+/// The time limit for saving or loading the state of devices and processors.
 const MOVE: Duration = Duration::from_secs(60);
 
 /// A guest and its QEMU.
@@ -36,7 +36,7 @@ pub struct Guest {
     spec: Spec,
     /// The files of [`Spec::memory`].
     memory: Vec<File>,
-    /// Where QEMU saves the state in the next update.
+    /// The file to which QEMU saves the state in the next update.
     state: File,
     description: File,
     directory: RunDir,
@@ -50,7 +50,7 @@ pub struct Guest {
     gap_us: Option<u64>,
 }
 
-/// A QEMU that was started.
+/// A running QEMU.
 #[derive(Debug)]
 struct Running {
     process: Process,
@@ -64,7 +64,7 @@ fn memfd(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
 }
 
-/// Lets children inherit files as long as it lives. There is only one thread, hence only one child.
+/// Makes files inheritable while it exists. There is only one thread, and therefore only one child.
 struct Inherited<'a>(Vec<&'a File>);
 
 impl<'a> Inherited<'a> {
@@ -91,7 +91,7 @@ fn uri(fd: RawFd) -> String {
 }
 
 impl Guest {
-    /// A guest that is not running yet, with memory that is all zero.
+    /// A guest that is not running yet, with zeroed memory.
     ///
     /// # Errors
     ///
@@ -119,22 +119,22 @@ impl Guest {
         })
     }
 
-    /// What the guest is called.
+    /// The name of the guest.
     pub fn name(&self) -> &str {
         &self.spec.name
     }
 
-    /// The memory of a backend, in the order of the arguments, to be looked at from outside.
+    /// The memory of a backend, in the order of the arguments, for tests.
     pub fn memory_file(&self, index: usize) -> Option<File> {
         self.memory.get(index)?.try_clone().ok()
     }
 
-    /// Whether it was started.
+    /// Returns whether it was started.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Whether the next kernel is on its way.
+    /// Returns whether the next kernel is being started.
     pub fn is_frozen(&self) -> bool {
         self.frozen
     }
@@ -171,7 +171,7 @@ impl Guest {
         let alive = || match child.try_wait()? {
             None => Ok(()),
             Some(status) => Err(io::Error::other(format!(
-                "it has ended at once ({status}), its message says why"
+                "it has ended immediately ({status}), see its message"
             ))),
         };
         let qmp = Qmp::connect(&socket, START, alive).and_then(|mut qmp| {
@@ -194,7 +194,7 @@ impl Guest {
         }
         if let Err(error) = self.directory.describe(&self.spec) {
             eprintln!(
-                "{}: its description cannot be written down: {error}",
+                "{}: its description cannot be written: {error}",
                 self.spec.name
             );
         }
@@ -265,7 +265,7 @@ impl Guest {
     pub fn resume(&mut self) -> Result {
         self.qmp()?.go_on()?;
         self.orphan = false;
-        println!("{}: goes on: no update is under way", self.spec.name);
+        println!("{}: continues: no update is in progress", self.spec.name);
         self.record(RUNNING);
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Guest {
         }
     }
 
-    /// What the guest is doing, as QEMU calls it.
+    /// The state of the guest, as reported by QEMU.
     ///
     /// # Errors
     ///
@@ -286,11 +286,11 @@ impl Guest {
         self.qmp()?.status()
     }
 
-    /// Whether QEMU has ended, and how: true if it was successful.
+    /// Returns whether QEMU has ended: true if it was successful.
     ///
     /// # Errors
     ///
-    /// If that cannot be found out.
+    /// If this cannot be determined.
     pub fn ended(&mut self) -> io::Result<Option<bool>> {
         let Some(running) = &mut self.running else {
             return Ok(None);
@@ -303,7 +303,7 @@ impl Guest {
         Ok(Some(success))
     }
 
-    /// Asks the guest to power down, as by its power button.
+    /// Asks the guest to power down, as its power button does.
     ///
     /// # Errors
     ///
@@ -313,7 +313,7 @@ impl Guest {
         ask.map(drop)
     }
 
-    /// Ends QEMU, whatever the guest does.
+    /// Ends QEMU, independent of the guest.
     pub fn kill(&mut self) {
         if let Some(running) = self.running.take() {
             running.process.end();
@@ -321,7 +321,7 @@ impl Guest {
         }
     }
 
-    /// Writes down what other invocations may want to know.
+    /// Writes the status for other invocations.
     fn record(&self, state: &str) {
         let running = self.running.as_ref();
         let record = Record {
@@ -336,10 +336,7 @@ impl Guest {
             arguments: self.spec.arguments.clone(),
         };
         if let Err(error) = self.directory.write(&record) {
-            eprintln!(
-                "{}: its status cannot be written down: {error}",
-                self.spec.name
-            );
+            eprintln!("{}: its status cannot be written: {error}", self.spec.name);
         }
     }
 
@@ -379,8 +376,8 @@ impl Participant for Guest {
         }
     }
 
-    /// The memory goes first, while the guest runs: the kernel collects what changes until the
-    /// jump. Then the guest is paused, and the rest follows.
+    /// The memory is preserved first, while the guest runs: changes until the jump are handed over
+    /// as well. Then the guest is paused, and the other state is preserved.
     fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         let started = Instant::now();
         for (token, file) in (spec::MEMORY..).zip(&self.memory) {
@@ -402,8 +399,8 @@ impl Participant for Guest {
         }
         let went_on = self.qmp().and_then(Qmp::go_on);
         match went_on {
-            Ok(()) => println!("{}: goes on: {reason}", self.spec.name),
-            Err(error) => eprintln!("{}: does not go on: {error}", self.spec.name),
+            Ok(()) => println!("{}: continues: {reason}", self.spec.name),
+            Err(error) => eprintln!("{}: does not continue: {error}", self.spec.name),
         }
         self.record(RUNNING);
     }
@@ -412,8 +409,8 @@ impl Participant for Guest {
         self.frozen = true;
     }
 
-    /// The session is finished after this, and the guest cannot be restored once more: it returns
-    /// only when the guest runs.
+    /// The session is finished after this, and the guest cannot be restored again: it returns only
+    /// when the guest runs.
     fn restore(&mut self, _id: &SessionName, session: &IncomingSession) -> Result {
         let started = Instant::now();
         let mut spec = Spec::read(&session.retrieve(spec::SPEC)?.into())?;
@@ -445,7 +442,7 @@ impl Participant for Guest {
         self.updates += 1;
         self.gap_us = spec::now_us().checked_sub(paused_us);
         println!(
-            "{}: goes on; retrieved within {} us, QEMU started within {} us, all within {} us; gap {} us",
+            "{}: continues; retrieved within {} us, QEMU started within {} us, all within {} us; gap {} us",
             self.spec.name,
             retrieved.as_micros(),
             (launched - retrieved).as_micros(),

@@ -5,8 +5,8 @@
 //! The memory of the guest is in memfds that QEMU gets as files of memory backends. In a live
 //! update, these are preserved while the guest runs; then QEMU pauses the guest and saves all other
 //! state to one more memfd. In the next kernel, a new QEMU with the same arguments gets the same
-//! memory and the saved state, and the guest goes on. The program is `luo-qemu`; this library is
-//! what it consists of, for its tests.
+//! memory and the saved state, and the guest is resumed. The program is `luo-qemu`; this library
+//! contains its code, for tests.
 
 pub mod check;
 pub mod guest;

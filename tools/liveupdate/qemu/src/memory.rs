@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where the memory of a guest is: its memory backends become files that luo-qemu has, too.
+//! The memory of a guest: its memory backends are replaced by files that luo-qemu holds as well.
 
 use crate::options::{self, Properties};
 use crate::size;
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
 
-/// What the backend is called that is added if the arguments name none.
+/// The name of the backend that is added if the arguments have none.
 const ADDED: &str = "luo-ram";
-/// What QEMU takes if nothing is said, in bytes.
+/// The default size of QEMU, in bytes.
 const DEFAULT_SIZE: u64 = 128 << 20;
-/// Properties of memory backends that say where the memory is: luo-qemu says that.
+/// Properties of memory backends about the location of the memory, which luo-qemu sets.
 const OURS: [&str; 11] = [
     "share",
     "mem-path",
@@ -35,21 +35,21 @@ pub struct Backend {
     pub size: u64,
 }
 
-/// Why the memory cannot be found in the arguments.
+/// Errors in the arguments about memory.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
-    /// A size is not understood.
-    #[error("the size {0:?} is not understood; write it like 512M or 4G")]
+    /// A size is malformed.
+    #[error("the size {0:?} is malformed; write it like 512M or 4G")]
     Size(String),
     /// A backend of a kind that cannot be handed over.
     #[error("the memory backend {id} is {what}, which cannot be handed over; use memory-backend-memfd without hugetlb=on")]
     Kind {
         /// Its name.
         id: String,
-        /// What is wrong.
+        /// The problem.
         what: &'static str,
     },
-    /// A backend that was asked for is not there.
+    /// A requested backend does not exist.
     #[error(
         "there is no memory backend {0} among the arguments (-object memory-backend-...,id={0})"
     )]
@@ -58,7 +58,7 @@ pub enum Error {
     #[error("a memory backend has no id or no size: {0}")]
     Incomplete(String),
     /// Memory by the old option.
-    #[error("-mem-path and -mem-prealloc are not supported; luo-qemu makes the memory itself")]
+    #[error("-mem-path and -mem-prealloc are not supported; luo-qemu creates the memory itself")]
     Legacy,
 }
 
@@ -68,12 +68,12 @@ fn is_backend(object: &Properties) -> bool {
         .is_some_and(|kind| kind.starts_with("memory-backend-"))
 }
 
-/// The memory of the guest that QEMU makes from `args`.
+/// The memory of a guest with the arguments `args`.
 ///
 /// # Errors
 ///
-/// See [`Error`]. `only` are the backends that are to be handed over, all of them if it is empty;
-/// `memory` is the size of the memory if there is no backend and `-m` does not say it.
+/// See [`Error`]. `only` are the backends to hand over, or all if it is empty; `memory` is the
+/// size of the memory if there is no backend and `-m` does not set it.
 pub fn backends(
     args: &[String],
     only: &[String],
@@ -133,7 +133,7 @@ pub fn backends(
     Ok(found)
 }
 
-/// The arguments `args`, changed such that the memory `backends` is in the files `fds`.
+/// Returns the arguments `args` with the memory `backends` in the files `fds`.
 pub fn arguments(args: &[String], backends: &[(Backend, RawFd)]) -> Vec<String> {
     let mut changed = args.to_vec();
     let place = |object: &mut Properties, fd: RawFd| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! QEMU's command line, as far as it has to be understood.
+//! Parser for the required parts of QEMU's command line.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 pub struct Properties(Vec<(String, String)>);
 
 impl Properties {
-    /// Parses properties; what comes first without a key is the property `implied`.
+    /// Parses properties; a first value without a key is the property `implied`.
     pub fn parse(text: &str, implied: &str) -> Self {
         let mut items = vec![String::new()];
         let mut chars = text.chars().peekable();
@@ -43,7 +43,7 @@ impl Properties {
             Value::String(text) => (key, text),
             Value::Bool(true) => (key, "on".to_owned()),
             Value::Bool(false) => (key, "off".to_owned()),
-            // One range of NUMA nodes, as most are.
+            // One range of NUMA nodes, the usual case.
             Value::Array(list) if list.len() == 1 => {
                 let first = list.first().map(Value::to_string);
                 (key, first.unwrap_or_default())
@@ -53,12 +53,12 @@ impl Properties {
         Some(Self(flat.collect()))
     }
 
-    /// Parses properties that can be JSON as well.
+    /// Parses properties that may be JSON.
     pub fn parse_any(text: &str, implied: &str) -> Self {
         Self::from_json(text).unwrap_or_else(|| Self::parse(text, implied))
     }
 
-    /// The value of `key`; the last one counts.
+    /// The value of `key`; the last one applies.
     pub fn get(&self, key: &str) -> Option<&str> {
         let found = self.0.iter().rev().find(|(name, _)| name == key);
         found.map(|(_, value)| value.as_str())
@@ -69,7 +69,7 @@ impl Properties {
         matches!(self.get(key), Some("on" | "yes" | "true" | "y"))
     }
 
-    /// Leaves only properties for which `keep` is true.
+    /// Removes properties for which `keep` is false.
     pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.0.retain(|(key, _)| keep(key));
     }
@@ -89,7 +89,7 @@ impl Properties {
     }
 }
 
-/// An option and where its value is, in a list of arguments.
+/// An option and the position of its value, in a list of arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found<'a> {
     /// Without the dashes.
@@ -102,8 +102,8 @@ pub struct Found<'a> {
 
 /// The options in `args` that have a value, and the switches, whose value is empty.
 ///
-/// Which options take a value is not known here: what follows an option and does not begin with
-/// a dash is taken for its value.
+/// The parser does not know which options have a value: an argument after an option that does
+/// not begin with a dash is its value.
 pub fn options(args: &[String]) -> impl Iterator<Item = Found<'_>> {
     args.iter().enumerate().filter_map(|(at, arg)| {
         let name = arg.strip_prefix('-')?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The QEMU Machine Protocol, as far as it is needed here.
+//! A client of the QEMU Machine Protocol.
 
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
@@ -12,14 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often something is asked that QEMU does not report by itself.
+/// The interval of polling for state that QEMU does not report.
 const POLL: Duration = Duration::from_millis(1);
 
-/// How long QEMU may take to answer. Nothing that is asked takes it longer than the medium of a
-/// disk needs to answer.
+/// The time limit for an answer of QEMU. No command takes longer than a request to the medium of
+/// a disk.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// Why a command did not work.
+/// The failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The connection does not work.
@@ -44,15 +44,15 @@ pub enum Error {
         /// QEMU's reason.
         message: String,
     },
-    /// Something took too long.
+    /// A command took too long.
     #[error("QEMU did not {0} in time")]
     Late(&'static str),
 }
 
-/// What a call returns.
+/// The answer to a command.
 pub type Result<T = ()> = std::result::Result<T, Error>;
 
-/// The state of the virtual machine, and of a migration, as QEMU names them.
+/// The state of the virtual machine, or of a migration, in the words of QEMU.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Status {
     /// `running`, `paused`, `postmigrate`, `inmigrate`, ...
@@ -70,12 +70,12 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to the socket `path`, which QEMU makes when it starts. `alive` is asked between
-    /// attempts whether it still runs.
+    /// Connects to the socket `path`, which QEMU creates when it starts. `alive` is called
+    /// between attempts to check that QEMU still runs.
     ///
     /// # Errors
     ///
-    /// If nobody answers within `timeout`, or `alive` fails.
+    /// If QEMU does not answer within `timeout`, or `alive` fails.
     pub fn connect(
         path: &Path,
         timeout: Duration,
@@ -116,7 +116,7 @@ impl Qmp {
         serde_json::from_str(&line).map_err(|_| Error::Protocol(line))
     }
 
-    /// Runs a command and returns what it returns. Events are passed over.
+    /// Runs a command and returns its result. Events are ignored.
     ///
     /// # Errors
     ///
@@ -171,12 +171,12 @@ impl Qmp {
         }
     }
 
-    /// Makes migrations leave the memory of the guest where it is, and end with a stopped guest
-    /// that can go on.
+    /// Makes migrations exclude the memory of the guest, and end with a stopped guest that can
+    /// continue.
     ///
     /// # Errors
     ///
-    /// If this QEMU cannot do that: it is older than 8.2.
+    /// If this QEMU does not support it because it is older than 8.2.
     pub fn keep_memory(&mut self) -> Result {
         let capability = json!({ "capability": "x-ignore-shared", "state": true });
         self.call(
@@ -204,18 +204,18 @@ impl Qmp {
         }
     }
 
-    /// Stops the guest, and saves everything but its memory to `uri`. What the guest has written
-    /// to disks is on stable storage then, as far as their cache mode lets QEMU do that.
+    /// Stops the guest, and saves all state except its memory to `uri`. Writes of the guest to
+    /// disks are then on stable storage, if the cache mode permits it.
     ///
     /// # Errors
     ///
-    /// If QEMU cannot do it. The guest has to be told to go on, by [`Self::go_on`].
+    /// If QEMU cannot do it. The caller must resume the guest with [`Self::go_on`].
     pub fn save(&mut self, uri: &str, limit: Duration) -> Result {
         self.call("migrate", json!({ "uri": uri }))?;
         self.migrated("save", limit)
     }
 
-    /// Loads what [`Self::save`] has saved. The guest is not running yet.
+    /// Loads the state that [`Self::save`] has saved. The guest is not running yet.
     ///
     /// # Errors
     ///
@@ -225,7 +225,7 @@ impl Qmp {
         self.migrated("load", limit)
     }
 
-    /// Lets the guest run, and makes sure that it does.
+    /// Resumes the guest, and checks that it runs.
     ///
     /// # Errors
     ///

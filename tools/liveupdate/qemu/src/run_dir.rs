@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The directory of a running guest, below /run/luo-qemu: its QMP socket, and who runs it.
+//! The directory of a running guest, below /run/luo-qemu: its QMP socket and its status.
 
 use crate::spec::Spec;
 use rustix::fs::{flock, FlockOperation};
@@ -12,24 +12,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the directories of all guests are, unless LUO_QEMU_RUN says something else.
+/// The directory of all guests, unless LUO_QEMU_RUN is set.
 const ROOT: &str = "/run/luo-qemu";
 
 /// The file with the description of a guest.
 const SPEC: &str = "spec.json";
 
-/// What other invocations find out about a guest.
+/// The status of a guest, for other invocations.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// What the guest is called.
+    /// The name of the guest.
     pub name: String,
-    /// The luo-qemu that takes care of it.
+    /// The process number of its luo-qemu.
     pub pid: u32,
-    /// Its QEMU.
+    /// The process number of its QEMU.
     pub qemu: u32,
     /// `running`, `paused`, `restoring`.
     pub state: String,
-    /// How many updates it has survived since it was started.
+    /// The number of updates that it has survived.
     pub updates: u64,
     /// How long the guest was paused in the last update, by the clock of the host.
     pub gap_us: Option<u64>,
@@ -41,7 +41,7 @@ pub struct Record {
     pub arguments: Vec<String>,
 }
 
-/// The directory of a guest, which no other luo-qemu uses while this lives.
+/// The directory of a guest, locked against other instances of luo-qemu.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -53,20 +53,20 @@ fn root() -> PathBuf {
 }
 
 impl RunDir {
-    /// Takes the directory of the guest `name`, and makes it if necessary.
+    /// Locks the directory of the guest `name`, and creates it if necessary.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::WouldBlock`] if another luo-qemu has it.
+    /// [`io::ErrorKind::WouldBlock`] if another luo-qemu has locked it.
     pub fn take(name: &str) -> io::Result<Self> {
         Self::take_in(&root(), name)
     }
 
-    /// The same, with another directory than that for all guests.
+    /// The same, with another parent directory.
     ///
     /// # Errors
     ///
-    /// As [`Self::take`].
+    /// See [`Self::take`].
     pub fn take_in(root: &Path, name: &str) -> io::Result<Self> {
         let path = root.join(name);
         fs::create_dir_all(&path)?;
@@ -75,12 +75,12 @@ impl RunDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The socket at which QEMU speaks QMP.
+    /// The QMP socket of QEMU.
     pub fn qmp(&self) -> PathBuf {
         self.path.join("qmp.sock")
     }
 
-    /// Writes down what others may want to know.
+    /// Writes the status.
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let new = self.path.join("status.json.new");
         fs::write(&new, serde_json::to_vec_pretty(record)?)?;
@@ -116,10 +116,10 @@ impl RunDir {
         fs::rename(new, self.path.join(SPEC))
     }
 
-    /// Removes what was written down: the guest has ended.
+    /// Removes the status, since the guest has ended.
     pub fn clear(&self) {
         for name in ["status.json", SPEC, "qmp.sock"] {
-            // Nothing is lost if it stays.
+            // A remaining file has no effect.
             let _ = fs::remove_file(self.path.join(name));
         }
     }
@@ -131,13 +131,13 @@ fn read(path: &Path) -> io::Result<Record> {
     )?)?)
 }
 
-/// Whether a luo-qemu has the directory.
+/// Returns whether the directory is locked.
 fn is_taken(path: &Path) -> bool {
     let lock = File::open(path.join("lock"));
     lock.is_ok_and(|lock| flock(lock, FlockOperation::NonBlockingLockShared).is_err())
 }
 
-/// The guest `name`, if a luo-qemu takes care of it.
+/// The guest `name`, if it is running.
 pub fn find(name: &str) -> io::Result<Option<Record>> {
     let path = root().join(name);
     if !is_taken(&path) {
@@ -149,7 +149,7 @@ pub fn find(name: &str) -> io::Result<Option<Record>> {
     }
 }
 
-/// All guests of which a luo-qemu takes care, by name.
+/// All running guests, by name.
 pub fn list() -> io::Result<Vec<Record>> {
     let entries = match fs::read_dir(root()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

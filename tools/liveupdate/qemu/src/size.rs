@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sizes as QEMU's command line has them.
+//! Sizes in the format of QEMU's command line.
 
 /// Parses a number with an optional suffix (`k`, `M`, `G`, `T`, `b`, case does not matter); the
-/// unit without one is `unit` bytes. [`None`] if it is no size, or too large.
+/// unit without one is `unit` bytes. [`None`] if it is not a size, or too large.
 pub fn parse(text: &str, unit: u64) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the next kernel has to know of a guest; it travels in the guest's session.
+//! The description of a guest for the next kernel, which is preserved in the session
+//! of the guest.
 
 use crate::memory::Backend;
 use serde::{Deserialize, Serialize};
@@ -22,25 +23,25 @@ pub const MEMORY: u64 = 16;
 
 /// The version of the format.
 const VERSION: u32 = 1;
-/// No guest has a longer description.
+/// The maximum length of a description.
 const MAX_LEN: u64 = 1 << 20;
-/// No guest has more memory backends.
+/// The maximum number of memory backends.
 const MAX_BACKENDS: usize = 256;
 
 /// How a guest was started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
-    /// Of the format; a reader refuses what is newer.
+    /// The version of the format; readers refuse newer ones.
     pub version: u32,
-    /// What the guest is called.
+    /// The name of the guest.
     pub name: String,
     /// The program.
     pub program: PathBuf,
-    /// Its arguments, as the operator gave them.
+    /// Its arguments, as given by the operator.
     pub arguments: Vec<String>,
     /// Its environment.
     pub environment: BTreeMap<String, String>,
-    /// Where it was started.
+    /// Its working directory.
     pub directory: PathBuf,
     /// The guest's memory.
     pub memory: Vec<Backend>,
@@ -56,7 +57,7 @@ pub fn now_us() -> u64 {
 }
 
 impl Spec {
-    /// A guest that is started from here.
+    /// Describes a guest that this process starts.
     pub fn new(
         name: &str,
         program: PathBuf,
@@ -68,7 +69,7 @@ impl Spec {
             name: name.to_owned(),
             program,
             arguments,
-            // What is not UTF-8 could not be written down.
+            // Variables that are not UTF-8 cannot be written.
             environment: std::env::vars_os()
                 .filter_map(|(key, value)| {
                     Some((key.into_string().ok()?, value.into_string().ok()?))
@@ -87,7 +88,7 @@ impl Spec {
         file.write_all_at(&serde_json::to_vec(self)?, 0)
     }
 
-    /// Reads what [`Self::write`] has written, and checks it.
+    /// Reads and checks a description that [`Self::write`] has written.
     pub fn read(file: &File) -> io::Result<Self> {
         let bad = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         let len = file.metadata()?.len();
@@ -100,7 +101,7 @@ impl Spec {
             .map_err(|error| bad(format!("the description of the guest: {error}")))?;
         if spec.version > VERSION {
             return Err(bad(format!(
-                "the description of the guest has version {}, this luo-qemu knows {VERSION}",
+                "the description of the guest has version {}, this luo-qemu supports {VERSION}",
                 spec.version
             )));
         }
@@ -114,7 +115,7 @@ impl Spec {
     }
 }
 
-/// Whether a variable tells a service about itself, and nothing about its successor.
+/// Returns whether a variable applies only to this instance of a service.
 fn is_of_service(key: &str) -> bool {
     const OWN: [&str; 8] = [
         "NOTIFY_SOCKET",

@@ -16,9 +16,9 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Nothing takes that long.
+/// A time limit that is never reached.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Where the guest counts, and where it says that a register and memory do not agree.
+/// The address of the counter, and of the flag for a mismatch of register and memory.
 const COUNTER: u64 = 0x7e00;
 const WRONG: u64 = 0x7e08;
 
@@ -100,7 +100,7 @@ impl Drop for Machine {
     }
 }
 
-/// What the guest has counted to.
+/// The counter of the guest.
 fn count(memory: &File) -> u32 {
     let number = |at| {
         let mut bytes = [0; 4];
@@ -111,7 +111,7 @@ fn count(memory: &File) -> u32 {
     number(COUNTER)
 }
 
-/// Waits until the guest counts on.
+/// Waits until the counter increases.
 fn counts_on(member: &mut Member<Guest>) -> u32 {
     let start = Instant::now();
     let memory = member.participant().memory_file(0).unwrap();
@@ -166,7 +166,7 @@ fn a_guest_survives() {
     let mut member = machine.join(&path);
     counts_on(&mut member);
 
-    // An update that does not take place.
+    // An update that is aborted.
     let dry = update(&luod, true);
     step_until(&mut member, |member| !member.is_idle());
     step_until(&mut member, |member| member.is_idle());
@@ -259,7 +259,7 @@ fn a_guest_that_cannot_go_on_is_kept() {
     drop(member);
 
     let _luod = Luod::start_at(&world, own_config(), &path).unwrap();
-    // There is no QEMU on the new host, and then one that ends at once.
+    // There is no QEMU on the new host, and then one that ends immediately.
     for program in ["/nonexistent/qemu", "/bin/false"] {
         let directory = RunDir::take_in(machine.dir.path(), "g").unwrap();
         let spec = Spec::new("g", "".into(), Vec::new(), Vec::new()).unwrap();

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 
-"""What is put into memcached, and what asks it for it.
+"""The items of memcached, and the load generator.
 
     cache.py load    asks for one item after the other, until it is stopped
 """
@@ -16,7 +16,7 @@ import time
 SOCKET = "/run/luo-cache/socket"
 ITEM = 8192
 MIB = 1 << 20
-# How many items there are. The load generator waits for this file.
+# The number of items. The load generator waits for this file.
 FILLED = "/var/lib/luo-cache-items"
 SLOT = 0.1
 
@@ -26,7 +26,7 @@ def key(number):
 
 
 def value(number):
-    """Everybody knows what belongs to a key."""
+    """The value of a key."""
     name = key(number)
     return name + hashlib.shake_128(name).digest(ITEM - len(name))
 
@@ -53,7 +53,7 @@ class Memcached:
     def line(self):
         line = self.stream.readline()
         if not line.endswith(b"\r\n"):
-            raise ConnectionError("memcached is gone")
+            raise ConnectionError("memcached has closed the connection")
         return line[:-2]
 
     def set(self, name, data):
@@ -63,7 +63,7 @@ class Memcached:
             raise ValueError(f"memcached does not store: {answer}")
 
     def get(self, name):
-        """What belongs to a key, or None."""
+        """The value of a key, or None."""
         self.socket.sendall(b"get %s\r\n" % name)
         words = self.line().split()
         if words == [b"END"]:
@@ -75,7 +75,7 @@ class Memcached:
 
 
 def each(items, what):
-    """All items, with a word now and then."""
+    """Stores all items, with progress messages."""
     said = time.monotonic()
     for number in range(items):
         yield number
@@ -99,7 +99,7 @@ def filled():
 
 
 def verify():
-    """How many items there should be, how many there are, and how many of these are wrong."""
+    """The numbers of expected items, of existing items, and of wrong items."""
     items = filled()
     there = wrong = 0
     memcached = Memcached()
@@ -115,7 +115,7 @@ def log(boot):
 
 
 def load(boot):
-    """Asks for items at random, and writes down how that went, for each tenth of a second."""
+    """Requests random items, and logs the results for each tenth of a second."""
     items = filled()
     with open(log(boot), "a") as file:
         memcached = slot = None
@@ -144,13 +144,13 @@ def load(boot):
 
 
 def slots(boot):
-    """What the load generator has written down."""
+    """The log of the load generator."""
     with open(log(boot)) as file:
         return [json.loads(line) for line in file if line.endswith("\n")]
 
 
 class Gap:
-    """How long nobody got an answer: from the last one of a kernel to the first one of the next.
+    """The time without an answer: from the last one of a kernel to the first one of the next.
 
     The clocks of the two kernels are tied together by luod's report of the update.
     """

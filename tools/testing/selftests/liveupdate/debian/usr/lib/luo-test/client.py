@@ -14,9 +14,9 @@ import time
 
 ID = "python"
 PATH = "/run/luod/liveupdate.sock"
-# Until something that is busy is tried again.
+# Seconds until a retry.
 RETRY = 0.2
-# With these, luod does not say whether there is a session.
+# Errors after which the session may exist.
 TEMPORARY = "try-again", "device-busy", "in-use"
 TOKEN = 7
 SIZE = 1 << 20
@@ -37,7 +37,7 @@ def retrieve(session):
 
 
 class Luod:
-    """The connection: lines of JSON, and the descriptors that come with them.
+    """The connection: lines of JSON with descriptors.
 
     luod may be restarted at any time. Then nothing can be sent, and None is received.
     """
@@ -47,7 +47,7 @@ class Luod:
         self.socket.connect(PATH)
         self.bytes = b""
         self.fds = []
-        # After this, luod answers each request.
+        # After this, luod acknowledges each request.
         self.send("HELLO", version=2, client=ID)
         self.receive()
 
@@ -59,7 +59,7 @@ class Luod:
             pass
 
     def receive(self):
-        """The next event, and the descriptors that came until its end."""
+        """The next event, and its descriptors."""
         while b"\n" not in self.bytes:
             try:
                 data, fds, _, _ = socket.recv_fds(self.socket, 65536, 8)
@@ -80,7 +80,7 @@ class Luod:
 class Client:
     def __init__(self):
         self.luod = Luod()
-        # The session that luod may count on.
+        # The session that may be part of an update.
         self.session = None
         self.restored = False
         self.memfd = self.claim()
@@ -114,10 +114,10 @@ class Client:
         data = os.pread(memfd, SIZE + 1, 0)
         updates = struct.unpack("<Q", data[:8])[0]
         if data != content(updates):
-            raise SystemExit("the content is not what it was")
+            raise SystemExit("the content has changed")
         fcntl.ioctl(session, FINISH, struct.pack("=II", 8, 0))
-        # From here on everything is ours. If luod does not hear of it, it is told again when it is
-        # there again.
+        # The file now belongs to this program. If luod cannot be told, it is
+        # told again later.
         self.restored = True
         os.close(session)
         self.luod.send("FINISHED", id=ID)
@@ -131,7 +131,7 @@ class Client:
         self.session = None
 
     def connect_again(self):
-        """If luod may count on our session, it has to say first that it does not.
+        """If the session may be part of an update, luod must first confirm that it is not.
 
         Otherwise the next kernel may come while we go on.
         """
@@ -167,7 +167,7 @@ class Client:
 
 
 def connect():
-    """A new connection, and whether somebody listened all the time."""
+    """A new connection, and whether a luod listened all the time."""
     was_there = True
     while True:
         try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 
-"""What `make demo` shows: the kernel is updated under memcached.
+"""The demonstration of `make demo`: an update of the kernel under memcached.
 
 Runs once with each kernel, as root on any machine would type it.
 """
@@ -16,9 +16,10 @@ CMDLINE = "/proc/cmdline"
 
 
 def type_in(*command):
-    """Shows a command, and what it says."""
+    """Prints a command and its output."""
     print("$", *(f"'{word}'" if " " in word else word for word in command), flush=True)
-    # Through a pipe: on a terminal luoctl draws.
+    # Through a pipe, since luoctl draws a bar on
+    # a terminal.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
         print(line, end="", flush=True)
@@ -51,10 +52,10 @@ def before():
     time.sleep(2)
     type_in("luoctl", "list")
     cache.progress("the update begins")
-    # It ends with luod, or is ended.
+    # It ends with luod, or is killed.
     if type_in("luoctl", "kexec", "--yes") <= 0:
         time.sleep(120)
-    print("the kernel is the same still", flush=True)
+    print("the kernel is still the same", flush=True)
     return 1
 
 

@@ -20,8 +20,8 @@ import cache
 STATE = "/var/lib/luo-test.json"
 KERNEL = "/boot/next"
 CLIENTS = ["python", "counter", "memcached"]
-# Seconds after which something that was waited for does not come any more: a hundred times of what
-# is usual.
+# Seconds after which an event is considered missing: a hundred times the usual
+# time.
 PATIENCE = 300
 KEXEC_FILE_LOAD = 320
 KEXEC_FILE_NO_INITRAMFS = 4
@@ -30,7 +30,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def load(cmdline):
-    """Loads the next kernel in the way that can hand something over."""
+    """Loads the next kernel by kexec_file_load()."""
     text = cmdline.encode() + b"\0"
     kernel = os.open(KERNEL, os.O_RDONLY | os.O_CLOEXEC)
     flags = KEXEC_FILE_NO_INITRAMFS
@@ -41,7 +41,7 @@ def load(cmdline):
 
 
 def run(*command):
-    """Runs a command; its exit status and all that it said."""
+    """Runs a command; returns its exit status and its output."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.returncode, done.stdout
 
@@ -51,7 +51,7 @@ def show(unit, what):
 
 
 class Tests:
-    """Results, over all kernels."""
+    """Results of all kernels."""
 
     def __init__(self, boot):
         self.boot = boot
@@ -89,7 +89,7 @@ class Tests:
 
 
 def witness(tests):
-    """systemd's own test: what the previous kernel stored is still there. Checking empties it."""
+    """systemd's own test: the store of the previous kernel was handed over. Checking empties it."""
     if tests.boot:
         unit = f"luo-witness@{tests.boot - 1}.service"
         count = show(unit, "NFileDescriptorStore")
@@ -119,7 +119,7 @@ def session_of_unit(tests):
 
 
 class Operator:
-    """The other end of luod's socket."""
+    """A connection to luod."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -140,14 +140,14 @@ class Operator:
 
 
 def until(so):
-    """Waits until something is so, as long as there is hope."""
+    """Waits until a condition is true, up to a limit."""
     end = time.monotonic() + PATIENCE
     while not so() and time.monotonic() < end:
         time.sleep(0.1)
 
 
 def wait_for(path, text):
-    """What is in a log once `text` is there, or after all patience."""
+    """The contents of a log when it contains `text`, or after a limit."""
 
     def said():
         return open(path).read() if os.path.exists(path) else ""
@@ -182,7 +182,7 @@ def luod_and_clients(tests):
         bad = [s for s in report["sessions"] if s["session"] not in CLIENTS]
         expected = BAD if UPDATES[tests.boot - 1] is plain_without_some else {}
         good = {s["session"]: s.get("error") for s in bad if s["state"] == "dropped"} == expected
-        tests.check("luod reports who was left behind", good, said)
+        tests.check("luod reports the dropped sessions", good, said)
         audit_trail(tests)
     else:
         said = run("systemd-analyze", "security", "--no-pager", "luod.service")[1]
@@ -191,7 +191,8 @@ def luod_and_clients(tests):
         status, said = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units)
         tests.check("systemd-analyze verifies the units", status == 0 and "luod" not in said, said)
         in_a_scope(tests)
-    # Nobody notices if luod crashes: systemd keeps what it has, and starts it again.
+    # A crash of luod loses no data: systemd keeps its sessions, and starts it
+    # again.
     run("systemctl", "kill", "--signal=KILL", "luod.service")
     active = "luod starts again after it was killed"
     until(lambda: show("luod.service", "NRestarts") != "0"
@@ -215,7 +216,7 @@ def audit_trail(tests):
 
 
 def in_a_scope(tests):
-    """Virtual machines run in scopes, which must not be stopped before they were asked."""
+    """Virtual machines run in scopes, which must not be stopped before luod has asked them."""
     subprocess.Popen(["systemd-run", "--scope", "--unit=luo-scoped", "sleep", "infinity"])
     until(lambda: show("luo-scoped.scope", "ActiveState") == "active")
     before = show("luo-scoped.scope", "Before")
@@ -224,7 +225,7 @@ def in_a_scope(tests):
 
 
 def boot_jobs(tests):
-    """The first kernel never gets to the end of its boot, and is replaced anyway."""
+    """The boot of the first kernel never completes, and it is replaced anyway."""
     if tests.boot:
         return
     until(lambda: show("luo-pending.service", "ActiveState") == "activating"
@@ -236,7 +237,7 @@ def boot_jobs(tests):
 
 
 def memcached(tests):
-    """A data set that is in use, and is carried over."""
+    """A data set that is in use during the update."""
     tests.start("luo-memcached.service", "/run/luo-test-memcached.log")
     if not tests.boot:
         cache.fill(8)
@@ -257,7 +258,7 @@ def memcached(tests):
 
 
 def states():
-    """How far the sessions for the next update are."""
+    """The states of the sessions for the next update."""
     operator = Operator()
     operator.send("LIST")
     sessions = operator.receive("LIST").get("sessions", [])
@@ -265,7 +266,7 @@ def states():
 
 
 def wait_until(**wanted):
-    """Waits for some sessions; how far all of them are."""
+    """Waits for some sessions; returns the states of all sessions."""
     there = {}
 
     def so():
@@ -282,7 +283,7 @@ def everybody(state):
 
 
 def luoctl(tests, *args, status=0, says=()):
-    """What an operator types in, and how it should end."""
+    """Runs luoctl, and checks its result."""
     found, said = run("luoctl", *args)
     good = found == status and all(text in said for text in says)
     tests.check(f"luoctl {' '.join(args).split(' --cmdline')[0]}", good, f"{status} expected, not {found}: {said}")
@@ -294,16 +295,16 @@ def bad_client(tests, how):
 
 
 def goes_on(tests, why, how):
-    """An update was aborted: the client that was the reason for it is removed."""
+    """An update was aborted: removes the client that caused it."""
     run("systemctl", "kill", "--signal=KILL", f"luo-bad@{how}.service")
     there = wait_until(**everybody("subscribed"))
     good = everybody("subscribed").items() <= there.items()
-    tests.check(f"everybody goes on after {why}", good, str(there))
+    tests.check(f"all clients continue after {why}", good, str(there))
     luoctl(tests, "report", says=["aborted"])
 
 
 def what_is_not_kept(tests):
-    """systemd would lose something: luod asks it before the jump, and aborts."""
+    """systemd would lose sessions: luod asks it before the jump, and aborts."""
     directory = "/run/systemd/system/luod.service.d"
     os.makedirs(directory)
     for setting, says in [
@@ -316,18 +317,18 @@ def what_is_not_kept(tests):
         luoctl(tests, "kexec", "--yes", status=7, says=["update", "aborted", says])
         there = wait_until(**everybody("subscribed"))
         good = everybody("subscribed").items() <= there.items()
-        tests.check(f"everybody goes on with {setting}", good, str(there))
+        tests.check(f"all clients continue with {setting}", good, str(there))
     os.remove(f"{directory}/keeps-less.conf")
     run("systemctl", "daemon-reload")
 
 
 def operator(tests):
-    """What an operator can do besides updates that work."""
-    # The kernel is not compressed, and so has no checksum.
+    """Commands of an operator, except successful updates."""
+    # The kernel is not compressed and has no checksum.
     luoctl(tests, "check", status=6, says=["likely   all together"])
     luoctl(tests, "status", says=["phase:      idle", "image:      loaded"])
     luoctl(tests, "list", says=[name + " " for name in CLIENTS] + ["subscribed"])
-    # Nothing happens if it is stopped for another reason than kexec.target.
+    # A stop for another reason than kexec.target has no effect.
     said = run("systemctl", "restart", "luod-handover.service")[1]
     state = show("luod-handover.service", "ActiveState"), show("luod-handover.service", "Result")
     tests.check("luod-handover.service restarts", state == ("active", "success"), said + str(state))
@@ -347,11 +348,11 @@ def operator(tests):
     goes_on(tests, "luoctl abort", "hang")
     what_is_not_kept(tests)
     items, there, wrong = cache.verify()
-    tests.check("memcached lost nothing by that", items == there and not wrong, f"{there}, {wrong}")
+    tests.check("memcached has lost no data", items == there and not wrong, f"{there}, {wrong}")
 
 
 def plain(tests, cmdline):
-    """Nobody tells luod of the update but systemd. True if the next kernel is on its way."""
+    """Only systemd informs luod of the update. Returns true if the next kernel is being started."""
     load(cmdline)
     tests.save()
     status, said = run("systemctl", "kexec")
@@ -361,20 +362,20 @@ def plain(tests, cmdline):
 
 
 def plain_without_some(tests, cmdline):
-    """The same; what two clients have is lost, and only that."""
+    """The same; only the data of two clients is lost."""
     bad_client(tests, "refuse")
     bad_client(tests, "hang")
     return plain(tests, cmdline)
 
 
 def by_luoctl(tests, cmdline):
-    """What an operator does."""
+    """Runs the update as an operator."""
     luoctl(tests, "load", KERNEL, "--cmdline", cmdline)
     if UPDATES[tests.boot - 1] is not by_luoctl:
         operator(tests)
     tests.save()
     status, said = run("luoctl", "kexec", "--yes")
-    # It ends with luod, or is ended.
+    # It ends with luod, or is killed.
     if status > 0:
         tests.check("luoctl kexec", False, said)
     return status <= 0
@@ -383,7 +384,7 @@ def by_luoctl(tests, cmdline):
 PARTS = [witness, session_of_unit, luod_and_clients, boot_jobs, memcached]
 UPDATES = [plain, plain_without_some, by_luoctl, by_luoctl]
 
-# Clients that take no part, and why.
+# Clients that fail, and the reasons.
 BAD = {
     "bad-refuse": "the client refuses: I do not feel like it",
     "bad-hang": "the client was not ready in time",

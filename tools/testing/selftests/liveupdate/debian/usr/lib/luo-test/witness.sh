@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Stores with the kernel that has the number $1, and checks with later ones.
+# Stores descriptors in the kernel number $1, and checks them in later kernels.
 
 test=/usr/lib/systemd/tests/unit-tests/manual/test-luo
 boot=$(sed -n 's/.*luo_nboot=\([0-9]*\).*/\1/p' /proc/cmdline)
