@@ -9,6 +9,7 @@ pub(crate) mod carry_over;
 mod dependency;
 pub(crate) mod handler;
 pub(crate) mod incoming;
+mod incoming_file;
 pub(crate) mod outgoing;
 mod retrieved_peers;
 

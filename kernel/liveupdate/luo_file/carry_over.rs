@@ -7,10 +7,8 @@
 
 use super::{
     handler::Handlers,
-    incoming::{
-        IncomingFile,
-        IncomingFiles, //
-    },
+    incoming::IncomingFiles,
+    incoming_file::IncomingFile,
     outgoing::OutgoingFile, //
 };
 use crate::{
@@ -98,8 +96,10 @@ impl CarriedFiles {
         for file in incoming.files() {
             if let Some((err, flbs)) = file.failure(handlers) {
                 pr_warn!(
-                    "session '{}': the file with token {} cannot be carried over, it failed: error {}\n",
+                    "session '{}': handler '{}': the file with token {} cannot be carried over, since \
+                     it could not be retrieved: error {}\n",
                     session,
+                    file.compatible(),
                     file.token(),
                     err.to_errno()
                 );
@@ -156,7 +156,7 @@ impl CarriedFiles {
             }
             found = true;
             let CarriedFile { file, again } = carried;
-            let retrieved = incoming.retrieve(handlers, file);
+            let retrieved = incoming.retrieve(handlers, session, file);
             // Those on which it depends, which may have been retrieved just now, come first.
             if retrieved.is_ok() && before.iter().any(|other| other.must_be_preserved(handlers)) {
                 continue;
@@ -194,8 +194,9 @@ impl CarriedFiles {
 
 fn report(session: &BStr, what: &str, file: &IncomingFile, err: Error) {
     pr_err!(
-        "session '{}': cannot {} the file with token {} of the previous kernel: error {}\n",
+        "session '{}': handler '{}' cannot {} the file with token {} of the previous kernel: error {}\n",
         session,
+        file.compatible(),
         what,
         file.token(),
         err.to_errno()

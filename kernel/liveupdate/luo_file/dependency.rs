@@ -10,6 +10,7 @@
 //! tasks that retrieve several files at once wait for one another in one direction only.
 
 use super::Token;
+use crate::ops::Peers;
 use core::cell::Cell;
 use kernel::{
     prelude::*,
@@ -20,6 +21,18 @@ use kernel::{
 ///
 /// A chain is retrieved recursively.
 pub(super) const MAX_LEVELS: u32 = RwSemaphore::<()>::MAX_LEVEL + 1;
+
+/// The other files of the session of a file that is being retrieved.
+pub(super) trait RetrievalPeers: Peers {
+    /// The number of files that are being retrieved because they depend on the file.
+    fn level(&self) -> u32;
+
+    /// Whether a file for which the handler has asked can never be retrieved.
+    fn has_failed(&self) -> bool;
+
+    /// The files for which the handler has asked.
+    fn into_needs(self) -> KVec<Token>;
+}
 
 /// The files for which a handler has asked, each once.
 pub(super) struct Needs(Cell<KVec<Token>>);

@@ -225,7 +225,7 @@ impl Handlers {
             .any(|other| other.handler.compatible == compatible)
         {
             pr_err!(
-                "there already is a file handler '{}'\n",
+                "file handler '{}' is already registered\n",
                 BStr::from_bytes(compatible.as_bytes())
             );
             return Err(EEXIST);

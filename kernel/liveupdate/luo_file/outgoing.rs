@@ -324,8 +324,10 @@ impl OutgoingFiles {
             };
             let result = if let Some(need) = skipped_need {
                 pr_err!(
-                    "session '{}': the file with token {} depends on that with token {}\n",
+                    "session '{}': handler '{}' cannot freeze the file with token {}, which depends \
+                     on that with token {}\n",
                     session,
+                    BStr::from_bytes(file.handler().compatible().as_bytes()),
                     file.token,
                     need,
                 );
@@ -344,8 +346,9 @@ impl OutgoingFiles {
             file.skipped = policy == Policy::Skip && result.is_err();
             if file.skipped {
                 pr_warn!(
-                    "session '{}': the next kernel does not get the file with token {}\n",
+                    "session '{}': handler '{}': the file with token {} is not handed over\n",
                     session,
+                    BStr::from_bytes(file.handler().compatible().as_bytes()),
                     file.token,
                 );
             } else {

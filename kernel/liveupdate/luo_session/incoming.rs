@@ -263,8 +263,8 @@ impl Drop for OpenSession {
         let files = self.session.files.try_read();
         if files.is_some_and(|files| !files.is_finished()) {
             pr_warn!(
-                "session '{}' was closed, but not finished: no kexec is possible while there is a \
-                 new one of that name\n",
+                "session '{}' was closed before FINISH: kexec is refused while there is a new \
+                 session of that name\n",
                 display(&self.session.name)
             );
         }
@@ -325,7 +325,11 @@ impl SessionFile {
                 context.gate.mutate(|| {
                     let files = session.files.read_killable()?;
                     let incoming = files.get(token)?;
-                    let file = files.retrieve(&context.handlers, &incoming)?;
+                    let file = files.retrieve(
+                        &context.handlers,
+                        display(&session.name),
+                        &incoming,
+                    )?;
                     delivered.set(Some(incoming));
                     Ok(file)
                 })

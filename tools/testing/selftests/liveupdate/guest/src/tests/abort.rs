@@ -203,7 +203,7 @@ fn file_is_skipped() -> Case {
             );
             ensure!(
                 kernel_log()?.contains(
-                    "session 'abort-skip': the next kernel does not get the file with token 2"
+                    "session 'abort-skip': handler 'luo-test-v1': the file with token 2 is not handed over"
                 ),
                 "the kernel log does not name the skipped file"
             );

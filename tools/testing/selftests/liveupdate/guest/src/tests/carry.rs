@@ -246,7 +246,7 @@ fn same_name() -> Case {
                 refused(Errno::EXIST)?;
                 drop(old);
                 ensure!(
-                    kernel_log()?.contains("closed, but not finished"),
+                    kernel_log()?.contains("was closed before FINISH"),
                     "the kernel log does not report the conflict"
                 );
                 refused(Errno::EXIST)?;
