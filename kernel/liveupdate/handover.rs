@@ -67,7 +67,7 @@ fn hand_over(luo: &'static Luo) -> Result {
     let context = &luo.context;
     let gate = context.gate.close().inspect_err(|err| {
         if *err == EBUSY {
-            pr_err!("live update aborted: an operation on a session does not stop\n");
+            pr_err!("live update aborted: an operation on a session has not ended\n");
         }
     })?;
     let mut outgoing = luo.outgoing.write();
@@ -78,7 +78,7 @@ fn hand_over(luo: &'static Luo) -> Result {
         carry_over_unread()?;
         if kho::loaded_image_carries_handover() {
             if let Err(err) = root::hand_over_count(context.number.wrapping_add(1)) {
-                pr_warn!("the next kernel does not count: error {}\n", err.to_errno());
+                pr_warn!("cannot hand over the number of live updates: error {}\n", err.to_errno());
             }
         }
         gate.seal();
@@ -304,7 +304,7 @@ fn carry_over_unread() -> Result {
     }
     let copy = copy.publish(ENTRY_NAME)?;
     pr_info!(
-        "carrying over what the previous kernel handed over, {} pages\n",
+        "carrying over the unread data of the previous kernel, {} pages\n",
         memory.pages()
     );
     // What is handed over stays as it is.
@@ -315,8 +315,8 @@ fn carry_over_unread() -> Result {
 /// Logs why the kexec would lose the unused data of the previous kernel.
 fn refuse_loss(why: &str) -> Error {
     pr_err!(
-        "{}, and what the previous kernel handed over, but this one could not use, would get lost: \
-         the kexec is refused; to give that up, write \"drop\" to /sys/kernel/liveupdate/unread\n",
+        "{}: the kexec is refused, since the unread data of the previous kernel would be lost; to \
+         give it up, write \"drop\" to /sys/kernel/liveupdate/unread\n",
         why
     );
     EINVAL
@@ -326,9 +326,6 @@ fn refuse_loss(why: &str) -> Error {
 /// the kexec cannot be aborted any more.
 fn report_lost() {
     if root::given_up() == Some(true) {
-        pr_warn!(
-            "what the previous kernel handed over, and this one could not use, is lost: it was \
-             given up\n"
-        );
+        pr_warn!("the unread data of the previous kernel is lost, as requested\n");
     }
 }

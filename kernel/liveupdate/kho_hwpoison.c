@@ -59,7 +59,7 @@ static void provide_spare(struct work_struct *work)
 
 	block = alloc_block();
 	if (IS_ERR(block)) {
-		pr_warn("no memory for more frames: %pe\n", block);
+		pr_warn("cannot allocate memory for bad page frames: %pe\n", block);
 		return;
 	}
 
@@ -212,13 +212,13 @@ static void __init walk_frames(void (*frame)(phys_addr_t phys),
 		phys_addr_t next;
 
 		if (!kho_was_preserved(phys, 0)) {
-			pr_warn("block %u is not preserved memory: its frames are lost\n",
+			pr_warn("block %u of the list is not in preserved memory: its page frames are unknown\n",
 				index);
 			return;
 		}
 		block = phys_to_virt(phys);
 		if (!block_is_valid(block, index)) {
-			pr_warn("block %u is of another version, or damaged: its frames are lost\n",
+			pr_warn("block %u of the list is damaged or has another version: its page frames are unknown\n",
 				index);
 			return;
 		}

@@ -524,7 +524,7 @@ pub(crate) fn stop(name: &Compatible, why: &CStr) -> ! {
     // one is null-terminated.
     unsafe {
         bindings::panic(
-            c"liveupdate: '%.*s' of the previous kernel is not understood: %s".as_char_ptr(),
+            c"liveupdate: cannot use '%.*s' of the previous kernel: %s".as_char_ptr(),
             len,
             name.as_ptr(),
             why.as_char_ptr(),

@@ -58,7 +58,7 @@ impl VitalNames {
                     this.0.push(name, GFP_KERNEL)?;
                 }
             }
-            Err(err) => pr_err!("cannot read which data is vital: {:?}\n", err),
+            Err(err) => pr_err!("cannot read the list of vital data: {:?}\n", err),
         }
         // The debugfs files of Kexec Handover show this page as long as the kernel runs.
         folio.leak();

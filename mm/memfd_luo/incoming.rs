@@ -115,7 +115,7 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         if let Stage::Untouched = &self.stage {
             if Folios::new(&self.ser).is_err() {
-                pr_warn!("memory of a memfd stays reserved, its description is malformed\n");
+                pr_warn!("memory of a memfd stays reserved: its description is malformed\n");
             }
         }
     }
@@ -123,7 +123,7 @@ impl Drop for Incoming {
 
 fn refused(err: Error) -> RetrieveError {
     pr_err!(
-        "memfd cannot be restored, its data is malformed or unknown: {:?}\n",
+        "memfd cannot be restored: its description is malformed or unknown: {:?}\n",
         err
     );
     RetrieveError::Permanent(err)
@@ -249,7 +249,7 @@ impl Drop for Folios {
             }
         }
         if lost != 0 {
-            pr_warn!("{} folios of a memfd are not where they should be\n", lost);
+            pr_warn!("{} folios of a memfd were not handed over\n", lost);
         }
     }
 }

@@ -79,7 +79,7 @@ void __init kho_timers_init(void)
 
 	if (size < sizeof(*timers) || !IS_ALIGNED(phys, __alignof__(*timers)) ||
 	    !memblock_is_region_memory(phys, sizeof(*timers))) {
-		pr_warn("what was handed over is damaged\n");
+		pr_warn("the handed over periods of timers are damaged\n");
 		return;
 	}
 

@@ -150,7 +150,7 @@ impl IncomingFlb {
             }
             Err(ENODATA) => {}
             Err(EEXIST) => pr_warn!(
-                "FLB '{}' is left to the implementation that has retrieved it\n",
+                "FLB '{}' is not finished, since another implementation has retrieved it\n",
                 BStr::from_bytes(self.compatible.as_bytes())
             ),
             Err(err) => pr_warn!(
@@ -221,7 +221,10 @@ impl IncomingFlbs {
                 Ok(compatible) if this.find(&compatible).is_none() => compatible,
                 // Only that entry is lost.
                 _ => {
-                    pr_err!("FLB: {:?}\n", ParseError::BadString);
+                    pr_err!(
+                        "the previous kernel handed over an FLB without a valid name: {:?}\n",
+                        ParseError::BadString
+                    );
                     continue;
                 }
             };
@@ -284,7 +287,7 @@ impl IncomingFlbs {
             };
             let Some(users) = users else {
                 pr_warn!(
-                    "FLB '{}' has no reference that could be put\n",
+                    "FLB '{}': a reference is put that was not taken\n",
                     BStr::from_bytes(flb.compatible.as_bytes())
                 );
                 return;
@@ -391,7 +394,7 @@ impl CarriedFlbs {
                     })?;
                 }
                 Progress::Failed(err) if count != 0 => pr_warn!(
-                    "FLB '{}' cannot be carried over, it failed: error {}\n",
+                    "FLB '{}' cannot be carried over, since it could not be retrieved: error {}\n",
                     BStr::from_bytes(flb.compatible.as_bytes()),
                     err.to_errno()
                 ),

@@ -335,7 +335,7 @@ impl<H: FileHandler> Table<H> {
         match unsafe { Self::claim(args) } {
             Ok(ser) => drop(handler.adopt(ser)),
             Err(_) => pr_warn!(
-                "liveupdate: nothing was handed over for a file of {}\n",
+                "liveupdate: no data was handed over for a file of {}\n",
                 H::COMPATIBLE
             ),
         }

@@ -33,7 +33,7 @@ fn preserve(stage: &mut Stage<'_>, name: &str, lines: &[&str]) -> Result {
 
 /// Announces the panic of the kernel.
 fn expect_panic(name: &str, why: &str) {
-    println!("# expect-panic liveupdate: '{name}' of the previous kernel is not understood: {why}");
+    println!("# expect-panic liveupdate: cannot use '{name}' of the previous kernel: {why}");
     let _ = io::stdout().flush();
 }
 
