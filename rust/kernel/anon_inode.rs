@@ -24,6 +24,7 @@ use crate::{
         IovIterDest,
         IovIterSource, //
     },
+    mm::virt::VmaNew,
     module::this_module,
     prelude::*,
     seq_file::SeqFile,
@@ -58,6 +59,15 @@ pub trait FileOperations: Sized + 'static {
 
     /// Writes to the file, at its position or at the offset of `pwrite()`.
     fn write_iter(_kiocb: Kiocb<'_, Self::Data>, _iov: &mut IovIterSource<'_>) -> Result<usize> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Maps the file to a program, while `vma` is being set up.
+    fn mmap(
+        _data: <Self::Data as ForeignOwnable>::Borrowed<'_>,
+        _file: &File,
+        _vma: &VmaNew,
+    ) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -266,6 +276,7 @@ impl<T: FileOperations> Operations<T> {
             } else {
                 None
             },
+            mmap: if T::HAS_MMAP { Some(Self::mmap) } else { None },
             unlocked_ioctl: if T::HAS_IOCTL {
                 Some(Self::ioctl)
             } else {
@@ -339,6 +350,26 @@ impl<T: FileOperations> Operations<T> {
             // CAST: See `read_iter`.
             Err(err) => err.to_errno() as isize,
         }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be valid and created by [`getfile::<T>`](getfile), and `vma` must be valid and
+    /// being set up for it.
+    unsafe extern "C" fn mmap(
+        file: *mut bindings::file,
+        vma: *mut bindings::vm_area_struct,
+    ) -> c_int {
+        // SAFETY: By the safety requirements, and `getfile` stored the data. A caller of `mmap()` has no
+        // active `fdget_pos` calls.
+        let (data, file, vma) = unsafe {
+            (
+                T::Data::borrow((*file).private_data),
+                File::from_raw_file(file),
+                VmaNew::from_raw(vma),
+            )
+        };
+        from_result(|| T::mmap(data, file, vma).map(|()| 0))
     }
 
     /// # Safety
