@@ -25,6 +25,7 @@ pub mod carry;
 #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
 pub mod damage;
 pub mod list;
+pub mod shared;
 pub mod vmalloc;
 
 use crate::{
