@@ -301,7 +301,7 @@ impl<H: FileHandler> Registration<H> {
         &self.handler
     }
 
-    fn as_raw(&self) -> *mut bindings::liveupdate_file_handler {
+    pub(crate) fn as_raw(&self) -> *mut bindings::liveupdate_file_handler {
         self.inner.get()
     }
 }

@@ -125,6 +125,23 @@ impl<F: Flb> Instance<F> {
         })
     }
 
+    /// As [`Self::attach`], for a handler that is given by C.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::attach`].
+    ///
+    /// # Safety
+    ///
+    /// `handler` must be null, or point to a handler that stays valid as long as it is registered.
+    pub unsafe fn attach_raw(
+        &'static self,
+        handler: *mut bindings::liveupdate_file_handler,
+    ) -> Result {
+        // SAFETY: By the safety requirements; `inner` is initialised and static.
+        to_result(unsafe { bindings::liveupdate_register_flb(handler, self.inner.get()) })
+    }
+
     /// Returns a reference to the FLB that is handed over to the next kernel.
     ///
     /// # Errors

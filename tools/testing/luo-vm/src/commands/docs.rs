@@ -15,10 +15,12 @@ use crate::kernel::flavour::Flavour;
 use crate::report::step::Step;
 
 /// Kernel crates of the overlay: the name in rustdoc, and the object.
-const CRATES: [(&str, &str); 3] = [
+const CRATES: [(&str, &str); 5] = [
     ("luo", "kernel/liveupdate/luo.o"),
     ("memfd_luo", "mm/memfd_luo.o"),
+    ("pci_liveupdate", "drivers/pci/liveupdate/pci_liveupdate.o"),
     ("rust_liveupdate", "samples/rust/rust_liveupdate.o"),
+    ("rust_driver_edu", "samples/rust/rust_driver_edu.o"),
 ];
 
 /// The pages are for developers: links to private items are intended.

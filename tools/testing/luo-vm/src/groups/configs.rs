@@ -108,6 +108,7 @@ const CONFIGS: [Odd; 17] = [
         "samples and test handlers",
         LIVEUPDATE,
         "CONFIG_SAMPLES=y\nCONFIG_SAMPLES_RUST=y\nCONFIG_SAMPLE_RUST_LIVEUPDATE=y\n\
+         CONFIG_PCI=y\nCONFIG_SAMPLE_RUST_DRIVER_EDU=y\n\
          CONFIG_DEBUG_KERNEL=y\nCONFIG_RUNTIME_TESTING_MENU=y\nCONFIG_LIVEUPDATE_TEST_HANDLER=y\n",
     ),
     odd(
@@ -123,7 +124,7 @@ const CONFIGS: [Odd; 17] = [
 type Object = (&'static str, &'static str);
 
 /// The objects of all C files and crates that belong to the overlay, or that patches change.
-const OBJECTS: [Object; 25] = [
+const OBJECTS: [Object; 32] = [
     ("mm/memblock.o", ""),
     ("mm/shmem.o", ""),
     ("mm/memfd.o", "MEMFD_CREATE"),
@@ -152,7 +153,17 @@ const OBJECTS: [Object; 25] = [
     ("kernel/liveupdate/luo.o", "LIVEUPDATE"),
     ("mm/luo_shmem.o", "LIVEUPDATE_MEMFD"),
     ("mm/memfd_luo.o", "LIVEUPDATE_MEMFD"),
+    ("drivers/pci/pci-driver.o", "PCI"),
+    ("drivers/pci/pci.o", "PCI"),
+    ("drivers/pci/probe.o", "PCI"),
+    ("drivers/pci/setup-bus.o", "PCI"),
+    ("drivers/pci/setup-res.o", "PCI"),
+    (
+        "drivers/pci/liveupdate/core.o+drivers/pci/liveupdate/pci_liveupdate.o",
+        "PCI_LIVEUPDATE",
+    ),
     ("samples/rust/rust_liveupdate.o", "SAMPLE_RUST_LIVEUPDATE"),
+    ("samples/rust/rust_driver_edu.o", "SAMPLE_RUST_DRIVER_EDU"),
     (
         "lib/tests/liveupdate_handler.o+lib/tests/liveupdate_shared.o",
         "LIVEUPDATE_TEST_HANDLER",
@@ -196,7 +207,7 @@ fn missed<'a>(files: impl Iterator<Item = &'a Path>) -> Option<String> {
             .iter()
             .flat_map(|(objects, _)| objects.split('+'))
             .any(|known| Path::new(known) == object);
-        let kernel = ["arch", "kernel", "lib", "mm"];
+        let kernel = ["arch", "drivers", "kernel", "lib", "mm"];
         file.extension().is_some_and(|extension| extension == "c")
             && kernel.iter().any(|dir| file.starts_with(dir))
             && !ELSEWHERE.iter().any(|dir| file.starts_with(dir))

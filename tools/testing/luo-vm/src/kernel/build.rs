@@ -65,13 +65,16 @@ struct Stamp {
 
 /// Objects of the overlay, and the crate that includes overlay files. They are compiled again
 /// after a build with warnings, since a compiler prints them only when it compiles.
-const OBJECTS: [&str; 6] = [
+const OBJECTS: [&str; 9] = [
     "rust/kernel.o",
     "rust/helpers/helpers.o",
     "kernel/liveupdate/luo.o",
     "mm/luo_shmem.o",
     "mm/memfd_luo.o",
+    "drivers/pci/liveupdate/core.o",
+    "drivers/pci/liveupdate/pci_liveupdate.o",
     "samples/rust/rust_liveupdate.o",
+    "samples/rust/rust_driver_edu.o",
 ];
 
 /// Runs `make` on the output directory `out`, which is inside its kernel tree: Kbuild then

@@ -19,8 +19,9 @@ use crate::kernel::source::{version, Base, OUT_PREFIX};
 use crate::report::step::Step;
 
 /// Directories of the checkout that are copied over the base tree.
-const OVERLAY: [&str; 8] = [
+const OVERLAY: [&str; 9] = [
     "arch",
+    "drivers",
     "kernel",
     "mm",
     "rust",

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/*
+ * What the code in Rust needs of the PCI core.
+ *
+ * Two flags of a device say that it goes on working: while this kernel
+ * preserves it (outgoing), and from its discovery in the next kernel until the
+ * last file is finished that depends on such devices (incoming).
+ */
+
+#include <linux/device.h>
+#include <linux/pm_runtime.h>
+
+#include "../pci.h"
+#include "core.h"
+
+/**
+ * pci_liveupdate_is_outgoing - tell whether this kernel preserves a device
+ * @dev: the device
+ *
+ * It must be left as it is then: the next kernel takes it over. The shutdown
+ * operation of its driver is called, and must not stop it.
+ */
+bool pci_liveupdate_is_outgoing(struct pci_dev *dev)
+{
+	return test_bit(PCI_DEV_OUTGOING, &dev->priv_flags);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_is_outgoing);
+
+/**
+ * pci_liveupdate_is_incoming - tell whether the previous kernel handed a device
+ * over
+ * @dev: the device
+ *
+ * It is working then. Its driver must not reset it, and not set it up anew. The
+ * flag stays until all files are finished that depend on PCI devices.
+ */
+bool pci_liveupdate_is_incoming(struct pci_dev *dev)
+{
+	return test_bit(PCI_DEV_INCOMING, &dev->priv_flags);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
+
+/* Fails with -EOPNOTSUPP for what the format cannot express. */
+int pci_liveupdate_check(struct pci_dev *dev)
+{
+	if (dev->is_virtfn || pci_num_vf(dev) || pci_ari_enabled(dev->bus) ||
+	    dev->hdr_type == PCI_HEADER_TYPE_CARDBUS ||
+	    dev->non_compliant_bars || dev->current_state != PCI_D0)
+		return -EOPNOTSUPP;
+	return 0;
+}
+
+/* Keeps a device, which must be present, as it is, or no longer. */
+void pci_liveupdate_hold(struct pci_dev *dev, bool hold)
+{
+	if (hold) {
+		pci_dev_get(dev);
+		pm_runtime_get_sync(&dev->dev);
+		set_bit(PCI_DEV_OUTGOING, &dev->priv_flags);
+	} else {
+		clear_bit(PCI_DEV_OUTGOING, &dev->priv_flags);
+		pm_runtime_put(&dev->dev);
+		pci_dev_put(dev);
+	}
+}
+
+void pci_liveupdate_set_incoming(struct pci_dev *dev, bool incoming)
+{
+	if (incoming)
+		set_bit(PCI_DEV_INCOMING, &dev->priv_flags);
+	else
+		clear_bit(PCI_DEV_INCOMING, &dev->priv_flags);
+}
+
+/* The bridge above a device, or NULL. */
+struct pci_dev *pci_liveupdate_bridge(struct pci_dev *dev)
+{
+	return pci_upstream_bridge(dev);
+}
+
+int pci_liveupdate_domain(struct pci_dev *dev)
+{
+	return pci_domain_nr(dev->bus);
+}
+
+/* Also before the device is known to drivers. */
+void pci_liveupdate_master_off(struct pci_dev *dev)
+{
+	pci_clear_master(dev);
+	/* Writes that the device has sent before arrive before the answer. */
+	pci_read_config_word(dev, PCI_COMMAND, &(u16){ 0 });
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that the previous kernel handed over.
+
+use crate::{
+    abi::{
+        DeviceSer,
+        RootSer,
+        TableSer, //
+    },
+    address::Address,
+    ops::{
+        Device,
+        OwnedDevice, //
+    },
+};
+use kernel::{
+    kho::{
+        Claimed,
+        PhysAddr, //
+    },
+    prelude::*,
+    sync::atomic::{
+        ordering::Relaxed,
+        Atomic, //
+    }, //
+};
+
+/// The progress of a device.
+mod state {
+    /// It was not found yet.
+    pub(super) const UNKNOWN: u32 = 0;
+    /// It is what the previous kernel says, and was left as it is.
+    pub(super) const CHECKED: u32 = 1;
+    /// A driver has taken it over.
+    pub(super) const TAKEN_OVER: u32 = 2;
+    /// Its bus master bit was cleared.
+    pub(super) const SILENCED: u32 = 3;
+}
+
+struct Entry {
+    ser: DeviceSer,
+    state: Atomic<u32>,
+}
+
+/// All of them. Dropping this silences those that no driver has taken over.
+pub(crate) struct Devices {
+    entries: KVec<Entry>,
+    /// Whether the data of the previous kernel could be read. If not, any device may be working.
+    readable: bool,
+}
+
+impl Devices {
+    /// Reads what the previous kernel says.
+    pub(crate) fn read(root: &RootSer) -> Self {
+        match Self::try_read(root) {
+            Ok(entries) => Self {
+                entries,
+                readable: true,
+            },
+            Err(err) => {
+                pr_emerg!(
+                    "cannot read which devices the previous kernel left working: error {}; all are \
+                     silenced\n",
+                    err.to_errno()
+                );
+                Self {
+                    entries: KVec::new(),
+                    readable: false,
+                }
+            }
+        }
+    }
+
+    fn try_read(root: &RootSer) -> Result<KVec<Entry>> {
+        let table = PhysAddr::new(root.table).ok_or(EINVAL)?;
+        let table = Claimed::<TableSer>::new(table)?;
+        let mut entries = KVec::new();
+        for ser in table.devices()? {
+            let entry = Entry {
+                ser: *ser,
+                state: Atomic::new(state::UNKNOWN),
+            };
+            entries.push(entry, GFP_KERNEL)?;
+        }
+        Ok(entries)
+    }
+
+    fn find(&self, address: Address) -> Option<&Entry> {
+        let mut entries = self.entries.iter();
+        entries.find(|entry| entry.ser.address() == address)
+    }
+
+    /// Decides what to do with a device that was just discovered, before anything was written to it.
+    pub(crate) fn discover(&self, device: &Device<'_>) {
+        let address = device.address();
+        let Some(entry) = self.find(address) else {
+            if !self.readable && device.is_master() {
+                // Logs its errors.
+                let _ = silence(device, address, "it may be working");
+            }
+            return;
+        };
+        match entry.ser.mismatch(device) {
+            None => {
+                pr_info!("{}: left working by the previous kernel\n", address);
+                entry.state.store(state::CHECKED, Relaxed);
+                device.set_incoming(true);
+            }
+            Some(why) => {
+                if silence(device, address, why).is_ok() {
+                    entry.state.store(state::SILENCED, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Returns the description of a device that was left as it is.
+    pub(crate) fn checked(&self, address: Address) -> Option<&DeviceSer> {
+        let entry = self.find(address)?;
+        let state = entry.state.load(Relaxed);
+        (state == state::CHECKED || state == state::TAKEN_OVER).then_some(&entry.ser)
+    }
+
+    /// A driver takes the device over.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it is not there or was silenced.
+    pub(crate) fn take_over(&self, address: Address) -> Result {
+        let entry = self.find(address).ok_or(ENOENT)?;
+        match entry.state.load(Relaxed) {
+            state::CHECKED | state::TAKEN_OVER => {
+                entry.state.store(state::TAKEN_OVER, Relaxed);
+                Ok(())
+            }
+            _ => Err(ENODEV),
+        }
+    }
+
+    /// Silences a device.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it cannot be reached: it may go on to write
+    /// to memory.
+    pub(crate) fn silence(&self, address: Address) -> Result {
+        let entry = self.find(address).ok_or(ENOENT)?;
+        entry.silence("no driver has taken it over")
+    }
+}
+
+impl Entry {
+    fn silence(&self, why: &str) -> Result {
+        if self.state.load(Relaxed) == state::SILENCED {
+            return Ok(());
+        }
+        let address = self.ser.address();
+        let Some(device) = OwnedDevice::find(address) else {
+            pr_emerg!(
+                "{}: cannot be silenced, it is not there: it may go on to write to memory\n",
+                address
+            );
+            return Err(ENODEV);
+        };
+        silence(&device.get(), address, why)?;
+        self.state.store(state::SILENCED, Relaxed);
+        Ok(())
+    }
+}
+
+/// Clears the bus master bit of a device; [`ENODEV`] if it does not answer.
+fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
+    let result = device.silence();
+    match result {
+        Ok(()) => pr_err!("{}: silenced: {}\n", address, why),
+        Err(_) => pr_emerg!(
+            "{}: cannot be silenced ({}): it may go on to write to memory\n",
+            address,
+            why
+        ),
+    }
+    result
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        for entry in &self.entries {
+            let state = entry.state.load(Relaxed);
+            // Bridges do not write to memory by themselves.
+            if !entry.ser.is_bridge() && state != state::TAKEN_OVER {
+                // Logs its errors.
+                let _ = entry.silence("no driver has taken it over");
+            }
+            if let Some(device) = OwnedDevice::find(entry.ser.address()) {
+                device.get().set_incoming(false);
+            }
+        }
+    }
+}
