@@ -31,7 +31,7 @@ help:
 	@echo '                (MEMFD_MB=64 of data)'
 	@echo 'make demo-vm    update the kernel of a Debian system under a guest of its QEMU'
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
-	@echo '                luod debian debug kunit lint)'
+	@echo '                devices luod debian debug kunit lint)'
 	@echo 'make test-all   these and longer tests (guest matrix-7.2 configs soak kasan);'
 	@echo '                resumable; writes Documentation/project/results.rst'
 	@echo 'make check      host tests and make lint; needs no kernel and no VM'

@@ -7,6 +7,7 @@ pub mod base;
 pub mod configs;
 pub mod debian;
 pub mod debug;
+pub mod devices;
 pub mod fuzz;
 mod guest;
 pub mod host;
@@ -31,11 +32,12 @@ use crate::report::results::{summary, Report};
 
 /// The groups of `make test`. The kernels are built in the order of their first use here, and a
 /// group starts when its kernels are built.
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     Group::new("host", &[], host::run),
     Group::new("matrix", &[Ours, Peer], matrix::run),
     Group::new("kselftest-base", &[Ours], base::run),
     Group::new("kselftest", &[Ours], kselftest::run),
+    Group::new("devices", &[Ours], devices::run),
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Debian], debian::run),
     Group::new("debug", &[Debug], debug::run),

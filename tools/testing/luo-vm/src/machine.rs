@@ -4,6 +4,7 @@
 
 pub mod console;
 pub mod gap;
+pub mod monitor;
 pub mod named;
 pub mod silent;
 pub mod verdict;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
+use crate::groups::devices::DEVICES;
 use crate::groups::matrix::MATRIX;
 use crate::groups::soak;
 use crate::image::initramfs;
@@ -42,7 +43,7 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         bail!("There is no suite {unknown}; `luo-guest list` prints them.");
     }
     let wanted = |test: &GuestTest| match suites.is_empty() {
-        true => test.group != MATRIX,
+        true => ![MATRIX, DEVICES].contains(&test.group.as_str()),
         false => suites.contains(&test.name),
     };
     let tests = tests.into_iter().filter(wanted);

@@ -13,6 +13,9 @@ pub struct Machine {
     pub arguments: &'static [&'static str],
     /// Kernel parameters that it needs.
     pub params: &'static str,
+    /// Whether its clock counts instructions, so that no timer of a device depends on how busy the
+    /// host is. Its processors then take turns.
+    pub counts: bool,
 }
 
 /// An old PC (i440FX) that starts the kernel directly. Tests that name no machine run on it.
@@ -20,6 +23,7 @@ pub const PC: Machine = Machine {
     name: "pc",
     arguments: &["-machine", "pc"],
     params: "",
+    counts: false,
 };
 
 /// A PC with PCI Express (Q35) that starts the kernel directly.
@@ -27,6 +31,7 @@ pub const Q35: Machine = Machine {
     name: "q35",
     arguments: &["-machine", "q35"],
     params: "",
+    counts: false,
 };
 
 /// A PC with a server processor of AMD, for hosts of virtual machines. Their guests must not run on
@@ -37,10 +42,31 @@ pub const AMD: Machine = Machine {
     name: "amd",
     arguments: &["-machine", "pc", "-cpu", "EPYC-v1"],
     params: "",
+    counts: false,
+};
+
+/// A PC with PCI Express and a device that copies by DMA, below two bridges.
+pub const DEVICES: Machine = Machine {
+    name: "devices",
+    arguments: &[
+        "-machine",
+        "q35",
+        "-device",
+        "pcie-root-port,id=above,chassis=1",
+        "-device",
+        "pcie-pci-bridge,id=below,bus=above",
+        "-device",
+        "edu,bus=below,dma_mask=0xffffffffffffffff",
+        // A device that is not preserved, beside the other one.
+        "-device",
+        "pci-testdev,bus=below",
+    ],
+    params: "",
+    counts: true,
 };
 
 /// All machines. A new machine needs an entry here, and tests refer to its name.
-const MACHINES: [&Machine; 3] = [&PC, &Q35, &AMD];
+const MACHINES: [&Machine; 4] = [&PC, &Q35, &AMD, &DEVICES];
 
 /// The machine called `name`; [`PC`] if there is no name.
 pub fn machine(name: &str) -> Result<&'static Machine> {
@@ -67,7 +93,7 @@ mod tests {
         let error = machine("abacus").unwrap_err().to_string();
         assert_eq!(
             error,
-            "There is no machine abacus; the machines are pc, q35, amd."
+            "There is no machine abacus; the machines are pc, q35, amd, devices."
         );
     }
 }

@@ -38,6 +38,8 @@ pub struct Vm<'a> {
     limit: Duration,
     /// Whether one of its kernels is not ours, and may [stand still](silent) at boot.
     foreign: bool,
+    /// The event of QEMU that is to be logged.
+    trace: Option<&'static str>,
 }
 
 /// What a machine left behind.
@@ -98,6 +100,7 @@ impl<'a> Vm<'a> {
             init: String::new(),
             limit: BOOT,
             foreign: !kernel.flavour.is_ours(),
+            trace: None,
         }
     }
 
@@ -119,6 +122,12 @@ impl<'a> Vm<'a> {
         self
     }
 
+    /// Logs an event of QEMU, to a file beside the log that ends in `trace`.
+    pub fn trace(mut self, event: &'static str) -> Self {
+        self.trace = Some(event);
+        self
+    }
+
     /// What init is told.
     pub fn init(mut self, arguments: impl Into<String>) -> Self {
         self.init = arguments.into();
@@ -137,17 +146,23 @@ impl<'a> Vm<'a> {
         self
     }
 
+    /// Where its QEMU is asked while it runs; see [`Monitor`](crate::machine::monitor::Monitor).
+    pub fn monitor(&self, ctx: &Ctx) -> PathBuf {
+        monitor_of(&self.log(ctx))
+    }
+
+    fn log(&self, ctx: &Ctx) -> PathBuf {
+        ctx.log(&format!("vm-{}", self.name.replace('/', "-")))
+    }
+
     fn qemu(&self, ctx: &Ctx) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            CPU,
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
+        if self.machine.counts {
+            qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0"]);
+        } else {
+            qemu.args(["-accel", "tcg,thread=multi"]);
+        }
+        qemu.args(["-cpu", CPU, "-no-reboot", "-display", "none"]);
         qemu.args(self.machine.arguments);
         qemu.args(["-nodefaults", "-no-user-config", "-m", &ctx.settings.mem]);
         qemu.arg("-smp").arg(ctx.settings.smp.to_string());
@@ -209,7 +224,7 @@ impl<'a> Vm<'a> {
 
     fn run_within(&self, ctx: &Ctx, silence: Limits, mut seen: impl FnMut(&str)) -> Result<Run> {
         let _slot = Slot::take();
-        let log = ctx.log(&format!("vm-{}", self.name.replace('/', "-")));
+        let log = self.log(ctx);
         let silence = silence.times(self.slowness());
         if let Some(run) = self.start(ctx, &log, silence, self.foreign, &mut seen)? {
             return Ok(run);
@@ -247,9 +262,13 @@ impl<'a> Vm<'a> {
         let started = Instant::now();
         let mut qemu = self.qemu(ctx);
         qemu.args(["-serial", "stdio", "-monitor", "none"]);
-        let monitor = log.with_extension("monitor");
+        let monitor = monitor_of(log);
         let socket = format!("unix:{},server=on,wait=off", monitor.display());
         qemu.args(["-qmp", &socket]);
+        if let Some(event) = self.trace {
+            qemu.args(["-trace", event, "-D"])
+                .arg(log.with_extension("trace"));
+        }
         qemu.stdin(Stdio::null())
             .stdout(File::create(log)?)
             .stderr(Stdio::piped());
@@ -341,6 +360,11 @@ impl<'a> Vm<'a> {
         spawn(&mut qemu)?.wait()?;
         Ok(())
     }
+}
+
+/// The socket of the monitor of the machine with the log `log`.
+fn monitor_of(log: &Path) -> PathBuf {
+    log.with_extension("monitor")
 }
 
 /// Whether a line of the console comes from init, or says that it is started.

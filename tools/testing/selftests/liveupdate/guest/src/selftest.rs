@@ -7,7 +7,7 @@ use crate::{
         args::Args,
         error::{Failure, Result},
         json, kexec,
-        registry::{Case, Stage, Suite},
+        registry::{Case, Last, Stage, Suite},
         state,
     },
     tests,
@@ -57,14 +57,14 @@ impl Entry {
     }
 
     /// Runs the part for this kernel, unless the case has ended before.
-    fn run(&mut self, stage: usize, held: &mut Vec<Box<dyn Any>>) {
+    fn run(&mut self, stage: usize, held: &mut Vec<Box<dyn Any>>, last: &mut Vec<Last>) {
         let Some(part) = self.case.parts.get(stage - 1) else {
             return;
         };
         if self.verdict != Verdict::Good {
             return;
         }
-        let mut context = Stage::new(&self.name, held);
+        let mut context = Stage::new(&self.name, held, last);
         // A panic in a test must not end process 1.
         let result = panic::catch_unwind(panic::AssertUnwindSafe(|| part(&mut context)));
         let result = result.unwrap_or_else(|_| Err(Failure::new("the test has panicked")));
@@ -158,14 +158,17 @@ fn entries(chosen: &mut [Chosen]) -> impl Iterator<Item = &mut Entry> {
 }
 
 /// Starts the next kernel. Returns if this fails.
-fn next_stage(args: &Args, chosen: &mut [Chosen], stage: usize) -> Failure {
-    let mut go = || -> Result {
+fn next_stage(args: &Args, chosen: &mut [Chosen], stage: usize, last: Vec<Last>) -> Failure {
+    let go = || -> Result {
         for entry in entries(chosen) {
             entry.remember()?;
         }
         kexec::Plan::stage(args, stage)?.load()?;
         println!("# stage {stage}: starting the next kernel");
         let _ = io::stdout().flush();
+        for act in last {
+            act()?;
+        }
         Err(kexec::jump())
     };
     match go() {
@@ -194,11 +197,12 @@ pub fn run(args: &Args) -> Result<u8> {
     }
 
     let mut held = Vec::new();
+    let mut last = Vec::new();
     for entry in entries(&mut chosen) {
-        entry.run(stage, &mut held);
+        entry.run(stage, &mut held, &mut last);
     }
     if stage < stages {
-        let failure = next_stage(args, &mut chosen, stage + 1);
+        let failure = next_stage(args, &mut chosen, stage + 1, last);
         println!("# {failure}");
         let unfinished = entries(&mut chosen)
             .filter(|entry| entry.verdict == Verdict::Good && entry.case.parts.len() > stage);

@@ -10,6 +10,7 @@ mod carry;
 mod cgroup;
 mod chain;
 mod damage;
+mod devices;
 mod errno;
 mod handlers;
 pub mod hazards;
@@ -79,6 +80,10 @@ pub fn all() -> Vec<Suite> {
         vital::off_suite(),
         vital::version_suite(),
         vital::failed_suite(),
+        devices::preserved_suite(),
+        devices::stopped_suite(),
+        devices::closed_suite(),
+        devices::forgotten_suite(),
     ]
 }
 

@@ -112,20 +112,29 @@ impl Suite {
     }
 }
 
+/// What is done right before the next kernel is started.
+pub type Last = Box<dyn FnOnce() -> Result>;
+
 /// The context of a part of a case.
 pub struct Stage<'a> {
     case: &'a str,
     held: &'a mut Vec<Box<dyn Any>>,
+    last: &'a mut Vec<Last>,
 }
 
 impl<'a> Stage<'a> {
-    pub fn new(case: &'a str, held: &'a mut Vec<Box<dyn Any>>) -> Self {
-        Self { case, held }
+    pub fn new(case: &'a str, held: &'a mut Vec<Box<dyn Any>>, last: &'a mut Vec<Last>) -> Self {
+        Self { case, held, last }
     }
 
     /// Keeps a value, for example a session, until the end of this kernel.
     pub fn hold(&mut self, thing: impl Any) {
         self.held.push(Box::new(thing));
+    }
+
+    /// Does something when the next kernel is loaded, right before it is started.
+    pub fn last(&mut self, act: impl FnOnce() -> Result + 'static) {
+        self.last.push(Box::new(act));
     }
 
     /// Prints information for the analysis of failures.

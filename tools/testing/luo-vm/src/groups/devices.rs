@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The group `devices`: PCI devices that go on working through a live update, on a machine with
+//! QEMU's `edu` below two bridges.
+
+use std::fs;
+
+use anyhow::{bail, Result};
+use serde_json::{json, Value};
+
+use crate::ctx::Ctx;
+use crate::image::initramfs;
+use crate::image::programs::{self, GuestTest};
+use crate::kernel::build;
+use crate::kernel::flavour::Flavour;
+use crate::machine::monitor::Monitor;
+use crate::machine::named;
+use crate::machine::vm::{Run, Vm};
+use crate::report::results::Report;
+use crate::report::step::Step;
+
+/// The group of those guest tests that need a device.
+pub const DEVICES: &str = "devices";
+
+/// What the sample driver logs on shutdown while the device copies.
+const LEFT: &str = "left working by shutdown, copying";
+const STOPPED: &str = "stopped by shutdown, copying";
+
+/// The suites in which the device is stopped by the shutdown.
+const STOPPED_SUITES: [&str; 2] = ["edu_stopped", "edu_closed"];
+
+/// How often a run is tried in which the copy was complete before the shutdown, or QEMU was not asked
+/// in time. The clock of the machine counts instructions, so that more would not help.
+const ATTEMPTS: u32 = 3;
+
+/// The vendor of the device.
+const VENDOR: u32 = 0x1234;
+
+/// The event that QEMU is to log: a write to a configuration space.
+const WRITES: &str = "pci_cfg_write";
+
+/// What QEMU calls the device and the bridges above it.
+const NAMES: [&str; 3] = ["edu", BRIDGE, PORT];
+const BRIDGE: &str = "pcie-pci-bridge";
+const PORT: &str = "pcie-root-port";
+/// What it calls the device beside.
+const BESIDE: &str = "pci-testdev";
+
+/// Runs the group.
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
+    let guest = programs::guest(ctx)?;
+    let initrd = initramfs::guest(ctx, "devices", &guest, &[&kernel, &kernel], None)?;
+    let mut tests = programs::guest_tests(&guest)?;
+    tests.retain(|test| test.group == DEVICES);
+    if tests.is_empty() {
+        bail!("luo-guest has no suite of the group {DEVICES}.");
+    }
+    for test in &tests {
+        let vm = Vm::new(format!("devices-{}", test.name), &kernel, &initrd)
+            .params(test.cmdline.clone())
+            .init(format!("selftest {}", test.name))
+            .kexecs(test.kexecs)
+            .on(named::machine("devices")?)
+            .trace(WRITES);
+        let left = !STOPPED_SUITES.contains(&test.name.as_str());
+        let wanted = if left { LEFT } else { STOPPED };
+        let mut attempt = Attempt::new(ctx, &vm, &test.name)?;
+        for _ in 1..ATTEMPTS {
+            let failed = attempt.run.guest_complaint().is_some();
+            if failed || attempt.missing(wanted, test.kexecs).is_none() {
+                break;
+            }
+            attempt = Attempt::new(ctx, &vm, &test.name)?;
+        }
+        let Attempt { run, buses } = &attempt;
+        let name = format!("{}: the device copied when it was shut down", test.name);
+        let missing = attempt.missing(wanted, test.kexecs);
+        report.check(&name, missing.map(|came| run.failure(ctx, wanted, &came)));
+        run.judge(ctx, report, "", &[&test.name]);
+
+        let name = format!("{}: writes to the configuration space", test.name);
+        report.check(&name, judge_writes(ctx, run, left, test)?);
+        if left {
+            let name = format!("{}: QEMU sees the same buses, BARs and windows", test.name);
+            report.check(&name, judge_buses(ctx, run, buses));
+        }
+    }
+    Ok(())
+}
+
+/// A run, which shows nothing if the copy was complete before the device was shut down.
+struct Attempt {
+    run: Run,
+    /// What QEMU said of the device and the bridges above it before and after each kexec.
+    buses: Vec<Value>,
+}
+
+impl Attempt {
+    fn new(ctx: &Ctx, vm: &Vm<'_>, name: &str) -> Result<Self> {
+        let step = Step::start(ctx, format!("vm devices-{name}"));
+        let monitor = vm.monitor(ctx);
+        let mut buses = Vec::new();
+        let run = vm.run_with(ctx, |line| {
+            let kexec = line.ends_with(": starting the next kernel");
+            if kexec || line.starts_with("# stage ") && !line.starts_with("# stage 1 ") {
+                let asked = Monitor::connect(&monitor)
+                    .and_then(|mut monitor| monitor.execute(&json!({"execute": "query-pci"})));
+                // The machine may have ended before it is asked.
+                buses.extend(asked.ok().map(|answer| path(&answer)));
+            }
+        })?;
+        step.done("");
+        Ok(Self { run, buses })
+    }
+
+    /// What this run lacks to show something, if `wanted` has to be in the log of each kernel but the
+    /// last one.
+    fn missing(&self, wanted: &str, kexecs: u32) -> Option<String> {
+        let log = self.run.console.kernel.iter();
+        let copied = log.filter(|line| line.contains(wanted)).count() as u32;
+        if copied < kexecs {
+            return Some("a copy that was complete before, each time".to_owned());
+        }
+        (self.buses.len() as u32 != 2 * kexecs)
+            .then(|| "no answer of QEMU to query-pci, each time".to_owned())
+    }
+}
+
+/// The device and the bridges above it in an answer to `query-pci`, without what may change.
+fn path(answer: &Value) -> Value {
+    /// The way to the device among `devices`, from the top.
+    fn find(devices: &Value) -> Option<Vec<Value>> {
+        devices.as_array()?.iter().find_map(|device| {
+            if device["id"]["vendor"] == VENDOR {
+                return Some(vec![device.clone()]);
+            }
+            let mut below = find(&device["pci_bridge"]["devices"])?;
+            below.insert(0, device.clone());
+            Some(below)
+        })
+    }
+    let buses = answer.as_array().into_iter().flatten();
+    let mut path = buses
+        .filter_map(|bus| find(&bus["devices"]))
+        .next()
+        .unwrap_or_default();
+    for device in &mut path {
+        // The number of the interrupt is for the kernel; the devices below come next.
+        let fields = device.as_object_mut();
+        if let Some(fields) = fields {
+            fields.remove("irq");
+            if let Some(bridge) = fields.get_mut("pci_bridge").and_then(Value::as_object_mut) {
+                bridge.remove("devices");
+            }
+        }
+    }
+    Value::Array(path)
+}
+
+/// Compares what QEMU said before and after; returns what is wrong.
+fn judge_buses(ctx: &Ctx, run: &Run, buses: &[Value]) -> Option<String> {
+    let first = buses.first()?;
+    let bridges = first.as_array().map_or(0, Vec::len);
+    let came = match buses.iter().find(|later| *later != first) {
+        Some(later) => format!("{first} before, {later} after"),
+        None if bridges != NAMES.len() => format!("{first}"),
+        None => return None,
+    };
+    let expected = "the device below two bridges, each time the same";
+    Some(run.failure(ctx, expected, &came))
+}
+
+/// Compares the writes to the configuration space of the device and the bridges above it with what
+/// is expected; returns what is wrong.
+fn judge_writes(ctx: &Ctx, run: &Run, left: bool, test: &GuestTest) -> Result<Option<String>> {
+    let trace = fs::read_to_string(run.log.with_extension("trace"))?;
+    let mut wrong = Vec::new();
+    for name in NAMES {
+        let writes: Vec<Write> = trace
+            .lines()
+            .filter_map(|line| Write::parse(line, name))
+            .collect();
+        let Some(set_up) = writes.iter().position(Write::sets_master) else {
+            wrong.push(format!("the first kernel did not set up {name}"));
+            continue;
+        };
+        let disturbing = writes.iter().skip(set_up + 1);
+        let disturbing: Vec<_> = disturbing.filter(|write| write.disturbs(name)).collect();
+        // The last one is that of silencing.
+        let silenced = usize::from(test.name == "edu_forgotten" && name == "edu");
+        if left && disturbing.len() != silenced {
+            wrong.push(format!("{name} was disturbed: {disturbing:?}"));
+        }
+        if !left && name == "edu" && !disturbing.iter().any(|write| write.clears_master()) {
+            wrong.push(format!("the bus master bit of {name} was not cleared"));
+        }
+    }
+    // The firmware and each kernel ask the device beside for the size of its BAR, as ever.
+    let beside = trace.lines().filter_map(|line| Write::parse(line, BESIDE));
+    let asked = |write: &Write| write.offset == Write::BAR && write.value == u32::MAX;
+    let asked = beside.filter(asked).count() as u32;
+    if asked != test.kexecs + 2 {
+        wrong.push(format!("{BESIDE} was asked {asked} times for its size"));
+    }
+    if wrong.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(run.failure(
+        ctx,
+        "writes that suit a device that was left working, or stopped",
+        &wrong.join("; "),
+    )))
+}
+
+/// A write to a configuration space.
+#[derive(Debug, PartialEq, Eq)]
+struct Write {
+    offset: u32,
+    value: u32,
+}
+
+impl Write {
+    const COMMAND: u32 = 0x04;
+    const BAR: u32 = 0x10;
+    const DECODES: u32 = 0x02;
+    const MASTER: u32 = 0x04;
+    /// In the control register of a link: the interrupts of the port itself.
+    const LINK_INTERRUPTS: u32 = 0xc00;
+
+    /// Reads `pci_cfg_write NAME BUS:DEVICE.FUNCTION @OFFSET <- VALUE`, for the device called `name`.
+    fn parse(line: &str, name: &str) -> Option<Self> {
+        let rest = line.split_once("pci_cfg_write ")?.1;
+        let rest = rest.strip_prefix(name)?.strip_prefix(' ')?;
+        let (offset, value) = rest.split_once('@')?.1.split_once(" <- ")?;
+        let number =
+            |text: &str| u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
+        Some(Self {
+            offset: number(offset)?,
+            value: number(value)?,
+        })
+    }
+
+    fn sets_master(&self) -> bool {
+        self.offset == Self::COMMAND && self.value & Self::MASTER != 0
+    }
+
+    fn clears_master(&self) -> bool {
+        self.offset == Self::COMMAND && self.value & Self::MASTER == 0
+    }
+
+    /// Whether it may disturb the device called `name`: whether it is anything else than a write to
+    /// the command register that keeps decoding and DMA, or to a register that does not matter.
+    fn disturbs(&self, name: &str) -> bool {
+        let harmless = match (name, self.offset) {
+            (_, Self::COMMAND) => {
+                let kept = Self::DECODES | Self::MASTER;
+                self.value & kept == kept
+            }
+            // The timer of conventional PCI, and the number of the interrupt.
+            (_, 0x0d | 0x3c) => true,
+            // The secondary status, and the control of a bridge.
+            (BRIDGE | PORT, 0x1e | 0x3e) => true,
+            (PORT, 0x64) => self.value & !Self::LINK_INTERRUPTS == 0,
+            // The status of the link.
+            (PORT, 0x66) => true,
+            // No ARI, as before.
+            (PORT, 0x7c) => self.value == 0,
+            _ => false,
+        };
+        !harmless
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_read() {
+        let line = "pci_cfg_write edu 02:00.0 @0x4 <- 0x103";
+        let write = Write::parse(line, "edu").unwrap();
+        assert_eq!((write.offset, write.value), (4, 0x103));
+        assert!(write.clears_master() && write.disturbs("edu"));
+        assert_eq!(Write::parse(line, "pcie-root-port"), None);
+        let line = "12@1.5:pci_cfg_write edu 02:00.0 @0x4 <- 0x506";
+        assert!(!Write::parse(line, "edu").unwrap().disturbs("edu"));
+        let line = "pci_cfg_write edu 02:00.0 @0x10 <- 0xffffffff";
+        assert!(Write::parse(line, "edu").unwrap().disturbs("edu"));
+        let line = "pci_cfg_write edu 02:00.0 @0x3c <- 0xb";
+        assert!(!Write::parse(line, "edu").unwrap().disturbs("edu"));
+        let line = "pci_cfg_write pcie-root-port 00:01.0 @0x64 <- 0x20";
+        assert!(Write::parse(line, PORT).unwrap().disturbs(PORT));
+    }
+}

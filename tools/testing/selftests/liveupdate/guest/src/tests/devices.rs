@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A PCI device that goes on working through a live update: QEMU's `edu`, with the sample driver.
+//!
+//! Each suite orders a copy by DMA right before the kexec. It takes 100 ms, so that the device carries
+//! it out while there is no kernel, or during the boot of the next one. The driver of the machine
+//! checks that it was not complete when the kernel shut the device down, and what was written to the
+//! configuration space.
+
+use crate::support::{
+    error::{ensure, ensure_eq, At, Failure, Result},
+    mapping::map_shared,
+    registry::{Case, Stage, Suite},
+    sessions::{create, retrieve},
+    test_device::{open_test_device, TestDevice},
+    wait::eventually,
+};
+use liveupdate::OutgoingSession;
+use std::{
+    fs::{self, File},
+    mem,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+/// The group of these suites, which need a machine with the device.
+pub const GROUP: &str = "devices";
+
+const DEVICE: &str = "/dev/rust_edu";
+const BUSES: &str = "/sys/bus/pci/devices";
+const HALF: usize = 2048;
+
+/// The vendor and the device, as the configuration space has them.
+const ID: [u8; 4] = [0x34, 0x12, 0xe8, 0x11];
+
+/// The command register, and its bus master bit.
+const COMMAND: usize = 4;
+const MASTER: u8 = 4;
+
+/// An open file of the device, and its buffer.
+struct Edu {
+    device: TestDevice,
+    buffer: *mut u8,
+}
+
+impl Edu {
+    fn open() -> Result<Self> {
+        Self::new(open_test_device(DEVICE)?.into())
+    }
+
+    fn new(file: OwnedFd) -> Result<Self> {
+        let buffer = map_shared(&file, 0, 2 * HALF as u64)?.cast();
+        Ok(Self {
+            device: file.into(),
+            buffer,
+        })
+    }
+
+    fn byte(&self, at: usize) -> *mut u8 {
+        self.buffer.wrapping_add(at)
+    }
+
+    /// What the first half of the buffer has at `at`.
+    fn pattern(seed: u8, at: usize) -> u8 {
+        // CAST: Any byte is fine.
+        (at as u8).wrapping_mul(7).wrapping_add(seed)
+    }
+
+    /// Copies a pattern to the device.
+    fn send(&self, seed: u8) -> Result {
+        for at in 0..HALF {
+            // SAFETY: Within the mapping; the device may access it at the same time.
+            unsafe { self.byte(at).write_volatile(Self::pattern(seed, at)) };
+        }
+        self.device.write("send")?;
+        self.device.write("wait")
+    }
+
+    /// How many bytes of the second half are those of the pattern.
+    fn received(&self, seed: u8) -> usize {
+        let same = |at: &usize| {
+            // SAFETY: Within the mapping; the device may access it at the same time.
+            let found = unsafe { self.byte(HALF + at).read_volatile() };
+            found == Self::pattern(seed, *at)
+        };
+        (0..HALF).filter(same).count()
+    }
+
+    /// The number of interrupts that the driver has counted.
+    fn interrupts(&self) -> Result<u64> {
+        let path = format!("/proc/self/fdinfo/{}", self.device.as_fd().as_raw_fd());
+        let text = fs::read_to_string(&path).at(path)?;
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix("edu-interrupts:"));
+        let count = count.ok_or_else(|| Failure::new("no interrupts in fdinfo"))?;
+        Ok(count.trim().parse()?)
+    }
+
+    /// Fails unless the device computes, copies and interrupts.
+    fn works(&self, seed: u8) -> Result {
+        let before = self.interrupts()?;
+        self.device.write("factorial 6")?;
+        ensure_eq!(self.device.value()?, 720, "6!");
+        self.send(seed)?;
+        self.device.write("receive")?;
+        self.device.write("wait")?;
+        ensure_eq!(self.received(seed), HALF, "bytes copied");
+        eventually("there are less interrupts than copies", || {
+            Ok(self.interrupts()? >= before + 2)
+        })
+    }
+}
+
+/// The header in the configuration space of the device, and of the bridge above it.
+fn headers() -> Result<Vec<Vec<u8>>> {
+    let read = |path: &std::path::Path| fs::read(path.join("config")).at(path.display());
+    for entry in fs::read_dir(BUSES).at(BUSES)? {
+        let path = entry?.path();
+        let config = read(&path)?;
+        if config.starts_with(&ID) {
+            let real = path.canonicalize().at(path.display())?;
+            let above = real.ancestors().skip(1);
+            let bridges = above.take_while(|dir| dir.join("config").exists());
+            let mut all = vec![config];
+            for bridge in bridges {
+                all.push(read(bridge)?);
+            }
+            return Ok(all
+                .into_iter()
+                .map(|mut config| {
+                    config.truncate(0x3c);
+                    config
+                })
+                .collect());
+        }
+    }
+    Err(Failure::new("there is no edu device"))
+}
+
+/// Bytes of a header that may change: the status, the interrupt disable bit, the secondary status.
+const MAY_CHANGE: [usize; 5] = [5, 6, 7, 0x1e, 0x1f];
+
+/// Remembers the headers for the next kernel.
+fn put_headers(stage: &Stage<'_>) -> Result {
+    for (device, header) in headers()?.into_iter().enumerate() {
+        for (at, byte) in header.into_iter().enumerate() {
+            stage.put(&format!("header-{device}-{at}"), byte)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails if the headers are not those of the previous kernel.
+fn check_headers(stage: &Stage<'_>) -> Result {
+    let headers = headers()?;
+    ensure!(
+        headers.len() >= 3,
+        "there are no two bridges above the device"
+    );
+    for (device, header) in headers.into_iter().enumerate() {
+        for (at, byte) in header.into_iter().enumerate() {
+            let before = stage.get(&format!("header-{device}-{at}"))?;
+            if !MAY_CHANGE.contains(&at) {
+                ensure_eq!(u64::from(byte), before, "byte {at:#x} of header {device}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the device may write to memory.
+fn is_master() -> Result<bool> {
+    let headers = headers()?;
+    let command = headers.first().and_then(|header| header.get(COMMAND));
+    Ok(command.is_some_and(|command| command & MASTER != 0))
+}
+
+/// Opens the device, preserves its file, and has it copy to memory right before the kexec.
+fn begin(stage: &mut Stage<'_>, name: &str, orders: &[&str]) -> Result<Option<OutgoingSession>> {
+    begin_with(Edu::open()?, stage, name, orders)
+}
+
+/// The same, with a file.
+fn begin_with(
+    edu: Edu,
+    stage: &mut Stage<'_>,
+    name: &str,
+    orders: &[&str],
+) -> Result<Option<OutgoingSession>> {
+    edu.works(1)?;
+    edu.send(2)?;
+    edu.device.write("factorial 5")?;
+    for order in orders {
+        edu.device.write(order)?;
+    }
+    let session = create(name)?;
+    session.preserve(&edu.device, 1)?;
+    put_headers(stage)?;
+    stage.last(move || {
+        let result = edu.device.write("receive");
+        // To close the file would wait for the copy.
+        mem::forget(edu);
+        result
+    });
+    Ok(Some(session))
+}
+
+/// Retrieves the file.
+fn take(name: &str) -> Result<(liveupdate::IncomingSession, Edu)> {
+    let session = retrieve(name)?;
+    let edu = Edu::new(session.retrieve(1)?)?;
+    edu.device.write("wait")?;
+    Ok((session, edu))
+}
+
+fn suite(name: &'static str, case: Case) -> Suite {
+    Suite {
+        group: GROUP,
+        // With parameters, it is not among those that run if none is named.
+        cmdline: "liveupdate=on",
+        ..Suite::new(name, vec![case])
+    }
+}
+
+/// Retrieves the file of a device that went on, to whose buffer the copy has arrived.
+fn take_working(stage: &Stage<'_>, name: &str) -> Result<Edu> {
+    check_headers(stage)?;
+    let busy = File::open(DEVICE).err().and_then(|e| e.raw_os_error());
+    ensure_eq!(busy, Some(libc::EBUSY), "the error of open()");
+    let (session, edu) = take(name)?;
+    ensure_eq!(edu.received(2), HALF, "bytes that arrived");
+    ensure_eq!(edu.device.value()?, 120, "the register of the factorial");
+    eventually("the interrupt of the copy is missing", || {
+        Ok(edu.interrupts()? > 0)
+    })?;
+    check_headers(stage)?;
+    edu.works(3)?;
+    session.finish()?;
+    Ok(edu)
+}
+
+/// The device goes on, and the copy arrives in the buffer: through two live updates.
+pub fn preserved_suite() -> Suite {
+    let mut case = Case::two(
+        "dma_arrives",
+        |stage| {
+            let session = begin(stage, "edu", &[])?;
+            stage.hold(session);
+            Ok(())
+        },
+        |stage| {
+            let edu = take_working(stage, "edu")?;
+            let session = begin_with(edu, stage, "edu-again", &[])?;
+            stage.hold(session);
+            Ok(())
+        },
+    );
+    case.parts.push(Box::new(|stage| {
+        take_working(stage, "edu-again")?.works(4)
+    }));
+    suite("edu_preserved", case)
+}
+
+/// Only the buffer is preserved: the device is stopped, and nothing arrives.
+pub fn stopped_suite() -> Suite {
+    let case = Case::two(
+        "dma_is_stopped",
+        |stage| {
+            let session = begin(stage, "edu", &["keep off"])?;
+            stage.hold(session);
+            Ok(())
+        },
+        |_| {
+            let (session, edu) = take("edu")?;
+            ensure!(edu.received(2) < HALF / 2, "the device was not stopped");
+            edu.works(3)?;
+            Ok(session.finish()?)
+        },
+    );
+    suite("edu_stopped", case)
+}
+
+/// The session is closed before the kexec: the device is stopped as any other.
+pub fn closed_suite() -> Suite {
+    let case = Case::two(
+        "session_is_closed",
+        |stage| {
+            drop(begin(stage, "edu", &[])?);
+            Ok(())
+        },
+        |_| {
+            let edu = Edu::open()?;
+            edu.works(3)
+        },
+    );
+    suite("edu_closed", case)
+}
+
+/// Nobody retrieves the file: the device is silenced when the session is finished.
+pub fn forgotten_suite() -> Suite {
+    let case = Case::two(
+        "device_is_silenced",
+        |stage| {
+            let session = begin(stage, "edu", &[])?;
+            stage.hold(session);
+            Ok(())
+        },
+        |stage| {
+            check_headers(stage)?;
+            ensure!(is_master()?, "the device was stopped");
+            retrieve("edu")?.finish()?;
+            ensure!(!is_master()?, "the device was not silenced");
+            Ok(())
+        },
+    );
+    suite("edu_forgotten", case)
+}
