@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest in a live update.
+
+use crate::{
+    boot,
+    machine::Machine,
+    ram::Ram,
+    state::{self, State},
+    Options,
+};
+use liveupdate::{
+    luod::{Participant, Result, SessionName},
+    IncomingSession, OutgoingSession,
+};
+use std::{fs::File, time::Duration, time::Instant};
+
+/// The tokens of the files in the session.
+const RAM: u64 = 1;
+const STATE: u64 = 2;
+
+/// A guest.
+pub struct Guest {
+    options: Options,
+    /// [`None`] until it is started or restored.
+    machine: Option<Machine>,
+    huge: bool,
+    paused: bool,
+}
+
+impl Guest {
+    /// A guest that is not started yet.
+    pub fn new(options: Options) -> Self {
+        Self {
+            huge: options.huge,
+            options,
+            machine: None,
+            paused: false,
+        }
+    }
+
+    /// Starts the guest anew.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn start(&mut self) -> Result {
+        let options = &self.options;
+        let (Some(kernel), Some(initrd)) = (&options.kernel, &options.initrd) else {
+            return Err(
+                "there is no guest to restore: start one with --kernel and --initrd".into(),
+            );
+        };
+        let ram = Ram::new(options.memory << 20, options.huge)?;
+        let machine = Machine::new(ram, options.cpus, |ram, first, khz| {
+            // There is neither ACPI nor PCI, and a busy host delays the timer.
+            let cmdline = format!(
+                "acpi=off pci=off no_timer_check reboot=t tsc_early_khz={khz} {}",
+                options.cmdline
+            );
+            boot::load(ram, options.cpus, kernel, initrd, &cmdline)?;
+            boot::set_registers(first)
+        })?;
+        machine.resume()?;
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    /// Why the guest has ended, if it has.
+    pub fn end(&self) -> Option<String> {
+        self.machine.as_ref()?.end()
+    }
+
+    fn machine(&self) -> Result<&Machine> {
+        Ok(self.machine.as_ref().ok_or("there is no guest")?)
+    }
+
+    /// Pauses the guest; returns its state in a file.
+    fn save(&mut self) -> Result<File> {
+        let started = Instant::now();
+        self.paused = true;
+        let file = self.machine()?.pause(self.huge)?.write()?;
+        self.say(&format!(
+            "paused; {} bytes of state within {} us",
+            file.metadata()?.len(),
+            started.elapsed().as_micros()
+        ));
+        Ok(file)
+    }
+
+    /// Lets a guest run that was [saved](Self::save).
+    fn load(&mut self, ram: File, file: &File) -> Result {
+        let started = Instant::now();
+        let state = State::read(file)?;
+        let ram = Ram::map(ram, state.ram_size, state.huge)?;
+        self.huge = state.huge;
+        let machine = Machine::restore(ram, &state)?;
+        // Until now, the guest can be restored again. An error from here on loses it, but it never
+        // runs twice.
+        state::mark_used(file)?;
+        let gap = machine.since_us(state.paused_at);
+        machine.resume()?;
+        self.machine = Some(machine);
+        self.paused = false;
+        self.say(&format!(
+            "goes on; restored within {} us, gap {gap} us",
+            started.elapsed().as_micros()
+        ));
+        Ok(())
+    }
+
+    /// Saves and restores the guest within this kernel: a rehearsal of an update.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be saved or restored.
+    pub fn rehearse(&mut self) -> Result {
+        if self.paused {
+            return Ok(());
+        }
+        let state = self.save()?;
+        let ram = self.machine()?.ram().file.try_clone()?;
+        self.machine = None;
+        self.load(ram, &state)
+    }
+
+    fn say(&self, what: &str) {
+        println!("{}: {what}", self.options.name);
+    }
+}
+
+impl Participant for Guest {
+    fn prepare(&mut self, _id: &SessionName, _deadline: Duration) -> Result {
+        match self.machine()?.end() {
+            Some(end) => Err(format!("the guest has ended: {end}").into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The RAM is preserved while the guest runs: the kernel collects what changes until the jump.
+    /// Then the guest is paused, for the rest of the update.
+    fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
+        session.preserve(&self.machine()?.ram().file, RAM)?;
+        let state = self.save()?;
+        session.preserve(&state, STATE)?;
+        Ok(())
+    }
+
+    fn cancelled(&mut self, _id: &SessionName, reason: &str) {
+        if !std::mem::take(&mut self.paused) {
+            return;
+        }
+        match self.machine().and_then(Machine::resume) {
+            Ok(()) => self.say(&format!("goes on: {reason}")),
+            Err(error) => eprintln!("{}: does not go on: {error}", self.options.name),
+        }
+    }
+
+    /// The session is finished when this returns: the guest has run by then.
+    fn restore(&mut self, _id: &SessionName, session: &IncomingSession) -> Result {
+        let state = session.retrieve(STATE)?.into();
+        self.load(session.retrieve(RAM)?.into(), &state)
+    }
+}
