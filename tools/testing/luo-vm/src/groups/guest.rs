@@ -2,8 +2,9 @@
 
 //! The group `guest`: virtual machines that survive live updates of their host.
 //!
-//! The host is a virtual machine itself, with Debian and Debian's QEMU. Its processor is emulated,
-//! and has AMD's extensions for virtual machines, so its guests run with KVM.
+//! The host is a virtual machine itself: one with a small init and the example `luo-vmm`, or one with
+//! Debian and Debian's QEMU. Its processor is emulated, and has AMD's extensions for virtual machines,
+//! so its guests run with KVM.
 
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use anyhow::Result;
 
 use crate::ctx::Ctx;
 use crate::image::guest;
-use crate::kernel::build;
+use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::gap::Listener;
 use crate::machine::named::AMD;
@@ -19,16 +20,62 @@ use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::{print, Step};
 
-/// How many updates the guest survives.
+/// How many updates the guest of QEMU survives.
 const UPDATES: u32 = 2;
 
-/// Two updates by `luoctl kexec` under a guest of `luo-qemu@.service`.
+/// How many updates the guest of the example survives.
+const VMM_UPDATES: u32 = 3;
+
+/// Runs the group.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let host = build::kernel(ctx, Flavour::Debian)?;
-    let image = guest::disk(ctx, &host)?;
+    vmm(ctx, report, &host)?;
+    qemu(ctx, report, &host)
+}
+
+/// Updates under a guest of the example `luo-vmm`, on a host with nothing else.
+fn vmm(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let image = guest::initramfs(ctx, host)?;
+    let vm = Vm::new("vmm", host, &image)
+        .on(&AMD)
+        .init(format!("vmm --updates={VMM_UPDATES}"))
+        .limit(4 * BOOT * (1 + VMM_UPDATES));
+    let mut listener = Listener::default();
+    let step = Step::start(ctx, format!("vm {}", vm.name));
+    let run = vm.run_with(ctx, |line| listener.hear(line, Instant::now()))?;
+    step.done("");
+    for (number, gap) in (1..).zip(&listener.gaps) {
+        print(&format!(
+            "the guest of luo-vmm was silent in update {number} for {gap}"
+        ));
+    }
+    run.judge(ctx, report, "", &["vmm"]);
+    let name = "vmm: the guest does not count a number twice";
+    report.check(name, repeated(&run.console.user));
+    Ok(())
+}
+
+/// What is wrong with the numbers that the guest prints, seen from outside of its host. Some may be
+/// missing: their lines can get lost with the host's kernel.
+fn repeated(lines: &[String]) -> Option<String> {
+    let mut last = 0;
+    for line in lines {
+        let number = || line.split_once("vm: count ")?.1.parse().ok();
+        match number() {
+            Some(count) if count <= last => return Some(format!("{count} follows {last}")),
+            Some(count) => last = count,
+            None => {}
+        }
+    }
+    (last == 0).then(|| "there are none".to_owned())
+}
+
+/// Two updates by `luoctl kexec` under a guest of `luo-qemu@.service`.
+fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let image = guest::disk(ctx, host)?;
     // What is emulated twice takes long.
     let limit = 4 * BOOT * (1 + UPDATES);
-    let vm = Vm::new("guest", &host, &image)
+    let vm = Vm::new("guest", host, &image)
         .on(&AMD)
         .params(guest::params(UPDATES))
         .limit(limit);
@@ -50,4 +97,26 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     }
     run.judge(ctx, report, "", &["guest"]);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_numbers_are_noticed() {
+        let complaint = |lines: &[&str]| {
+            let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+            repeated(&lines)
+        };
+        assert_eq!(
+            complaint(&["vm: count 1", "# vm: count 2", "x", "vm: count 4"]),
+            None
+        );
+        assert_eq!(complaint(&["x"]).unwrap(), "there are none");
+        assert_eq!(
+            complaint(&["vm: count 2", "vm: count 2"]).unwrap(),
+            "2 follows 2"
+        );
+    }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The disk of a Debian that runs guests of its own with QEMU.
+//! Images of machines that run guests of their own.
 
 use std::path::PathBuf;
 
@@ -24,6 +24,21 @@ pub fn disk(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
             ("usr/lib/luo-test/guest.cpio", inside.as_path()),
         ],
     )
+}
+
+/// Makes the initramfs of a host that runs the example of a virtual machine monitor. The guest has
+/// the same kernel as its host, and a program that is its init.
+pub fn initramfs(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
+    let guest = programs::guest(ctx)?;
+    let inside = initramfs::guest(ctx, "guest-of-vmm", &guest, &[], None)?;
+    let mut files = programs::luod(ctx)?;
+    files.push(programs::vmm(ctx)?);
+    files.push(("/boot/guest.cpio", inside));
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, path)| (*name, path.as_path()))
+        .collect();
+    initramfs::guest_with(ctx, "vmm", &guest, &[host], &files)
 }
 
 /// What the kernel is told so that a guest runs, and survives a number of updates.

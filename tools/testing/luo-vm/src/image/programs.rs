@@ -176,6 +176,16 @@ pub fn qemu(ctx: &Ctx) -> Result<(&'static str, PathBuf)> {
     Ok(("usr/bin/luo-qemu", release()?.join("luo-qemu")))
 }
 
+/// The example of a virtual machine monitor, linked statically, and its name in an image.
+pub fn vmm(ctx: &Ctx) -> Result<(&'static str, PathBuf)> {
+    let mut step = Step::start(ctx, "build luo-vmm");
+    let mut cargo = static_build(ctx);
+    cargo.args(["-p", "luo-vmm"]);
+    step.run(&mut cargo, &ctx.log("luo-vmm"))?;
+    step.done("");
+    Ok(("/bin/luo-vmm", release()?.join("luo-vmm")))
+}
+
 /// `cargo build` for the virtual machine.
 fn static_build(ctx: &Ctx) -> Command {
     let mut cargo = cargo(ctx);

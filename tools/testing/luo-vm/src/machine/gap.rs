@@ -11,8 +11,8 @@ pub const BEAT: &str = "vm: beat ";
 /// What a kernel of the host says first.
 pub const BOOTS: &str = "] Linux version ";
 
-/// What it says when it has started.
-const INIT: &str = "] Run /sbin/init as init process";
+/// What it says when it has started: this follows the name of init.
+const INIT: &str = "init as init process";
 
 /// A time in which the guest did not run, as it is seen from outside of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

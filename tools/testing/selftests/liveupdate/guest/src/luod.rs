@@ -9,6 +9,7 @@
 mod fixture;
 pub mod luoctl;
 mod results;
+pub mod vmm;
 
 use self::{
     fixture::{
