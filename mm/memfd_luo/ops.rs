@@ -20,6 +20,10 @@ use core::{
 use kernel::{
     bindings,
     error::to_result,
+    fs::{
+        inode::Inode,
+        File, //
+    },
     kho::{
         list::ClaimedList,
         vmalloc::{
@@ -58,12 +62,12 @@ pub(crate) struct Run {
 /// Finds the first pages from `first` on that have memory, or are swapped out.
 ///
 /// The run ends at the first page without memory, or after `max` folios.
-pub(crate) fn next_run(file: &ShmemFile, first: u64, max: u32) -> Option<Run> {
+pub(crate) fn next_run(file: &File, first: u64, max: u32) -> Option<Run> {
     let mut run = bindings::luo_shmem_run::default();
     // SAFETY: The mapping lives as long as the inode, and `run` is valid for writing.
     // CAST: `pgoff_t` has 64 bits.
     let found = unsafe {
-        let mapping = (*file.inode().as_ptr()).i_mapping;
+        let mapping = (*Inode::from_file(file).as_ptr()).i_mapping;
         bindings::luo_shmem_next_run(mapping, first as c_ulong, max, &mut run)
     };
     found.then_some(Run {
@@ -83,7 +87,7 @@ pub(crate) fn nr_pages(file: &ShmemFile) -> u64 {
 /// are part of the file, and stay so.
 ///
 /// If not, one was replaced by a larger one just before it was pinned. May sleep.
-pub(crate) fn in_place(file: &ShmemFile, folios: &[PinnedFolio]) -> bool {
+pub(crate) fn in_place(file: &File, folios: &[PinnedFolio]) -> bool {
     let Ok(nr) = u32::try_from(folios.len()) else {
         return false;
     };
@@ -92,7 +96,7 @@ pub(crate) fn in_place(file: &ShmemFile, folios: &[PinnedFolio]) -> bool {
     // SAFETY: The mapping lives as long as the inode. These are `nr` pointers to valid folios; the
     // callee does not change the array.
     unsafe {
-        let mapping = (*file.inode().as_ptr()).i_mapping;
+        let mapping = (*Inode::from_file(file).as_ptr()).i_mapping;
         bindings::luo_shmem_in_place(mapping, folios, nr)
     }
 }

@@ -11,9 +11,10 @@ use super::{
 };
 use core::ops::Range;
 use kernel::{
+    fs::File,
     mm::{
         folio::PinBatch,
-        shmem::ShmemFile, //
+        memfd, //
     },
     prelude::*, //
 };
@@ -22,13 +23,13 @@ use kernel::{
 pub(crate) const BATCH: u32 = 256;
 
 /// Returns the first page from `first` on that has memory, or is swapped out.
-pub(crate) fn next_page(file: &ShmemFile, first: u64) -> Option<u64> {
+pub(crate) fn next_page(file: &File, first: u64) -> Option<u64> {
     next_run(file, first, 1).map(|run| run.pages.start)
 }
 
 /// Returns the page frame of the page at `index` if its memory is bad and lies where it cannot be
 /// pinned, as in KHO's scratch areas: it cannot be moved either.
-pub(crate) fn stuck_page(file: &ShmemFile, index: u64) -> Option<u64> {
+pub(crate) fn stuck_page(file: &File, index: u64) -> Option<u64> {
     let run = next_run(file, index, 1).filter(|run| run.pages.start == index)?;
     run.stuck
 }
@@ -46,11 +47,7 @@ pub(crate) fn stuck_page(file: &ShmemFile, index: u64) -> Option<u64> {
 /// - [`ENOENT`] if none of the pages has memory any more; [`EBUSY`] in a file that is handed over, if
 ///   one of them has just lost it.
 /// - What [`checkpoint`] fails with.
-pub(crate) fn pin_folios(
-    file: &ShmemFile,
-    pages: Range<u64>,
-    batch: &mut PinBatch,
-) -> Result<bool> {
+pub(crate) fn pin_folios(file: &File, pages: Range<u64>, batch: &mut PinBatch) -> Result<bool> {
     checkpoint()?;
     let run = next_run(file, pages.start, BATCH)
         .filter(|run| run.pages.start < pages.end)
@@ -61,10 +58,10 @@ pub(crate) fn pin_folios(
     }
     // Not beyond the next hole, which would be filled.
     let pages = run.pages.start..run.pages.end.min(pages.end);
-    file.pin_folios(pages.clone(), batch)?;
+    memfd::pin_folios(file, pages.clone(), batch)?;
     while !in_place(file, batch.folios()) {
         checkpoint()?;
-        file.pin_folios(pages.clone(), batch)?;
+        memfd::pin_folios(file, pages.clone(), batch)?;
     }
     Ok(run.settled)
 }

@@ -10,18 +10,14 @@ use crate::{
         inode::Inode,
         File, //
     },
-    mm::folio::PinBatch,
-    page::PAGE_SIZE,
+    mm::memfd,
     prelude::*,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //
     }, //
 };
-use core::{
-    ops::Range,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 
 /// A [`File`] that is known to be backed by shmem.
 ///
@@ -60,22 +56,14 @@ impl ShmemFile {
         Inode::from_file(&self.0)
     }
 
-    /// Returns whether the file is on the kernel's own mount, like memfds, with an inode that is
-    /// not internal to the kernel.
+    /// Returns whether the file is like a memfd, see [`memfd::is_internal`].
     pub fn is_internal(&self) -> bool {
-        let inode = self.inode();
-        // SAFETY: The inode is valid, and so is its super block. This reads a single integer; the
-        // flag in it does not change.
-        let flags = unsafe { (&raw const (*(*inode.as_ptr()).i_sb).s_flags).read_volatile() };
-        flags & bindings::SB_KERNMOUNT != 0 && !inode.is_private()
+        memfd::is_internal(self)
     }
 
     /// File position in bytes. May change at any time.
     pub fn pos(&self) -> u64 {
-        // SAFETY: The file is valid. This reads a single integer that may change concurrently.
-        let pos = unsafe { (&raw const (*self.0.as_ptr()).f_pos).read_volatile() };
-        // Never negative for this kind of file.
-        u64::try_from(pos).unwrap_or(0)
+        memfd::pos(self)
     }
 
     /// Seals (`F_SEAL_*`). More may be added at any time unless the inode is locked.
@@ -83,44 +71,6 @@ impl ShmemFile {
         // SAFETY: By the type invariant, the inode is part of a `shmem_inode_info`. This reads a
         // single integer that may change concurrently.
         unsafe { (&raw const (*bindings::SHMEM_I(self.inode().as_ptr())).seals).read_volatile() }
-    }
-
-    /// Pins the folios of a range of pages for long, and replaces the content of `batch` with them.
-    ///
-    /// Begins at the first page, and ends when `batch` is full. Holes are filled, swapped out pages
-    /// are read back, and folios that cannot be pinned at their address are moved. Pages after the
-    /// end of the file are skipped. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// [`EINVAL`] if the range is empty or starts after the end of the file, [`EFBIG`] if it
-    /// exceeds the maximum file size, [`ENOMEM`], and the errors of filling holes.
-    pub fn pin_folios(&self, pages: Range<u64>, batch: &mut PinBatch) -> Result {
-        let bytes = |pages: u64| i64::try_from(pages.checked_mul(PAGE_SIZE as u64)?).ok();
-        let start = bytes(pages.start).ok_or(EFBIG)?;
-        let size = i64::try_from(self.inode().size())?;
-        let last = bytes(pages.end)
-            .map_or(size, |end| end.min(size))
-            .checked_sub(1)
-            .ok_or(EINVAL)?;
-
-        // SAFETY: The callee stores the number of pointers that it returns, each with a pin. It
-        // checks the range itself.
-        unsafe {
-            batch.refill(|folios, max| {
-                let mut offset = 0;
-                let nr = bindings::memfd_pin_folios(
-                    self.0.as_ptr(),
-                    start,
-                    last,
-                    folios,
-                    max,
-                    &mut offset,
-                );
-                // CAST: Error numbers are small.
-                usize::try_from(nr).map_err(|_| Error::from_errno(nr as c_int))
-            })
-        }
     }
 }
 
