@@ -253,6 +253,7 @@ void liveupdate_unregister_flb(struct liveupdate_file_handler *fh,
 
 int liveupdate_flb_get_incoming(struct liveupdate_flb *flb, void **objp);
 void liveupdate_flb_put_incoming(struct liveupdate_flb *flb);
+int liveupdate_flb_incoming_data(struct liveupdate_flb *flb, u64 *data);
 
 int liveupdate_flb_get_outgoing(struct liveupdate_flb *flb, void **objp);
 void liveupdate_flb_put_outgoing(struct liveupdate_flb *flb);
@@ -328,6 +329,12 @@ static inline int liveupdate_flb_get_incoming(struct liveupdate_flb *flb,
 
 static inline void liveupdate_flb_put_incoming(struct liveupdate_flb *flb)
 {
+}
+
+static inline int liveupdate_flb_incoming_data(struct liveupdate_flb *flb,
+					       u64 *data)
+{
+	return -EOPNOTSUPP;
 }
 
 static inline int liveupdate_flb_get_outgoing(struct liveupdate_flb *flb,

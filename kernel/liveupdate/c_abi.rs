@@ -195,6 +195,32 @@ unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_
     }
 }
 
+/// Finds the data of an incoming FLB that is not retrieved, and does not retrieve it.
+///
+/// # Safety
+///
+/// `flb` must be valid, but need not be registered; `data` must be valid for writing.
+#[export]
+unsafe extern "C" fn liveupdate_flb_incoming_data(
+    flb: *mut bindings::liveupdate_flb,
+    data: *mut u64,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the safety requirements.
+        let ops = unsafe { FlbOps::new(flb) }?;
+        let found = Luo::get()
+            .ok_or(EOPNOTSUPP)?
+            .context
+            .handlers
+            .flbs
+            .incoming
+            .data(ops)?;
+        // SAFETY: By the safety requirements.
+        unsafe { data.write(found) };
+        Ok(0)
+    })
+}
+
 /// Gets the object of an outgoing FLB, which exists until it is put.
 ///
 /// # Safety

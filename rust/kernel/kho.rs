@@ -192,6 +192,8 @@ pub struct Preserved<T> {
 unsafe impl<T: Send> Send for Preserved<T> {}
 // SAFETY: Shared references only give out `&T`, and an address that does not change.
 unsafe impl<T: Sync> Sync for Preserved<T> {}
+// The `T` does not move with the object.
+impl<T> Unpin for Preserved<T> {}
 
 impl<T: Handover> Preserved<T> {
     /// Allocates and preserves memory for a `T`, which is zeroed.

@@ -22,6 +22,7 @@ use crate::{
         to_result, //
     },
     kho::{
+        self,
         Claimed,
         Handover,
         PhysAddr,
@@ -29,12 +30,23 @@ use crate::{
     },
     module::this_module,
     prelude::*,
-    types::Opaque, //
+    sync::{
+        new_mutex,
+        Mutex, //
+    },
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
 };
 use core::{
     marker::PhantomData,
     ops::Deref,
     ptr::NonNull, //
+};
+use zerocopy::{
+    FromZeros,
+    IntoBytes, //
 };
 
 /// State that files of one or more handlers share.
@@ -69,9 +81,11 @@ pub trait Flb: Sized + 'static {
 }
 
 /// The target of the object of a preserved FLB; dropped in this order.
+#[pin_data]
 struct OutgoingObject<F: Flb> {
     outgoing: F::Outgoing,
-    _ser: Preserved<F::Ser>,
+    #[pin]
+    ser: Mutex<Preserved<F::Ser>>,
 }
 
 /// The registered `struct liveupdate_flb` of an [`Flb`].
@@ -159,6 +173,28 @@ impl<F: Flb> Instance<F> {
         })
     }
 
+    /// Copies the data that the previous kernel handed over, without retrieving the FLB.
+    ///
+    /// For what must be known before handlers can be registered.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over, [`EOPNOTSUPP`] if live updates are
+    /// not possible, [`EINVAL`] if its data was not preserved or is larger than a page.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Possible as soon as the early initcalls have run. Another task must not retrieve
+    /// the FLB at the same time, or the copy can contain anything.
+    pub fn look_at_incoming(&'static self) -> Result<F::Ser> {
+        let mut data = 0;
+        // SAFETY: `inner` is initialised and static, and `data` is valid for writing.
+        to_result(unsafe { bindings::liveupdate_flb_incoming_data(self.inner.get(), &mut data) })?;
+        let mut ser = F::Ser::new_zeroed();
+        kho::look_at_page(PhysAddr::new(data).ok_or(EINVAL)?, ser.as_mut_bytes())?;
+        Ok(ser)
+    }
+
     /// Returns a reference to the FLB that the previous kernel handed over.
     ///
     /// # Errors
@@ -192,6 +228,17 @@ pub struct OutgoingRef<F: Flb> {
 unsafe impl<F: Flb> Send for OutgoingRef<F> {}
 // SAFETY: A shared reference gives no more than that, and the object is `Sync`.
 unsafe impl<F: Flb> Sync for OutgoingRef<F> {}
+
+impl<F: Flb> OutgoingRef<F> {
+    /// Changes the data that is handed over. May sleep.
+    ///
+    /// Not a method, so that it does not hide one of the object.
+    pub fn update<R>(this: &Self, change: impl FnOnce(&mut F::Ser) -> R) -> R {
+        // SAFETY: By the type invariant.
+        let object = unsafe { this.object.as_ref() };
+        change(&mut object.ser.lock())
+    }
+}
 
 impl<F: Flb> Deref for OutgoingRef<F> {
     type Target = F::Outgoing;
@@ -264,18 +311,20 @@ impl<F: Flb> Table<F> {
     /// `args` must be valid for writing.
     unsafe extern "C" fn preserve(args: *mut bindings::liveupdate_flb_op_args) -> c_int {
         from_result(|| {
-            let slot = KBox::new_uninit(GFP_KERNEL)?;
             let mut ser = Preserved::<F::Ser>::new_zeroed()?;
             let outgoing = F::preserve(&mut ser)?;
             let data = ser.phys().get();
-            let state = OutgoingObject::<F> {
-                outgoing,
-                _ser: ser,
-            };
+            let state = KBox::pin_init(
+                pin_init!(OutgoingObject::<F> {
+                    outgoing,
+                    ser <- new_mutex!(ser, "luo_flb_ser"),
+                }),
+                GFP_KERNEL,
+            )?;
             // SAFETY: By the safety requirements.
             unsafe {
                 (*args).data = data;
-                (*args).obj = KBox::into_raw(KBox::write(slot, state)).cast();
+                (*args).obj = state.into_foreign();
             }
             Ok(0)
         })
@@ -286,7 +335,7 @@ impl<F: Flb> Table<F> {
     /// `args` must be valid, with an object of `Self::preserve` that is not used any more.
     unsafe extern "C" fn unpreserve(args: *mut bindings::liveupdate_flb_op_args) {
         // SAFETY: By the safety requirements.
-        drop(unsafe { KBox::<OutgoingObject<F>>::from_raw((*args).obj.cast()) });
+        drop(unsafe { Pin::<KBox<OutgoingObject<F>>>::from_foreign((*args).obj) });
     }
 
     /// # Safety
