@@ -15,6 +15,7 @@
 //! | [`pages`]      | the pages of a file that have memory                      |
 //! | [`incoming`]   | files in the next kernel                                  |
 //! | [`content`]    | their content, before there is a file                     |
+//! | [`mod@hugetlb`] | memfds of huge pages                                     |
 //! | [`mod@checkpoint`] | interruption of long operations                           |
 //! | [`ops`]        | shmem, page cache and KHO; the only `unsafe` code         |
 //!
@@ -26,6 +27,7 @@ use kernel::{
     bindings,
     fs::{
         file,
+        inode::Inode,
         File, //
     },
     kho::{
@@ -43,6 +45,7 @@ use kernel::{
     },
     mm::{
         locked::LockedPages,
+        memfd,
         shmem::{
             MappingFreeze,
             ShmemFile, //
@@ -53,12 +56,17 @@ use kernel::{
     sync::aref::ARef, //
 };
 
+// Some errors are about huge pages only.
+#[cfg_attr(not(CONFIG_HUGETLBFS), allow(dead_code))]
 #[path = "memfd_luo/abi.rs"]
 mod abi;
 #[path = "memfd_luo/checkpoint.rs"]
 mod checkpoint;
 #[path = "memfd_luo/content.rs"]
 mod content;
+#[cfg(CONFIG_HUGETLBFS)]
+#[path = "memfd_luo/hugetlb.rs"]
+mod hugetlb;
 #[path = "memfd_luo/incoming.rs"]
 mod incoming;
 #[path = "memfd_luo/mover.rs"]
@@ -70,6 +78,11 @@ mod pages;
 #[path = "memfd_luo/preserved.rs"]
 mod preserved;
 
+#[cfg(CONFIG_HUGETLBFS)]
+use self::hugetlb::{
+    Hugetlb,
+    POOL, //
+};
 use self::{
     abi::{
         ArraySer,
@@ -78,6 +91,7 @@ use self::{
         MemfdSer,
         Seals, //
     },
+    content::Shmem,
     incoming::Incoming,
     ops::HandedOver,
     preserved::PreservedFolios, //
@@ -200,10 +214,10 @@ impl Outgoing {
 /// In particular, the file in the next kernel must not have more permissions. For a file that was
 /// retrieved, these are the properties with which it was preserved, whatever its users have made of
 /// them since; but seals that were added must not make it executable.
-fn check_expressible(file: &ShmemFile, origin: Origin) -> Result<Seals> {
+fn check_expressible(file: &File, seals: u32, origin: Origin) -> Result<Seals> {
     let flags = file.flags();
-    let inode = file.inode();
-    let seals = Seals::parse(file.seals())?;
+    let inode = Inode::from_file(file);
+    let seals = Seals::parse(seals)?;
 
     if origin == Origin::Retrieved {
         let becomes_executable =
@@ -216,7 +230,7 @@ fn check_expressible(file: &ShmemFile, origin: Origin) -> Result<Seals> {
     }
     let comes_back_as_it_is = flags & file::flags::O_ACCMODE == file::flags::O_RDWR
         && flags & (file::flags::O_APPEND | file::flags::O_DIRECT) == 0
-        && file.is_internal()
+        && memfd::is_internal(file)
         && inode.mode() & 0o7777 == seals.mode();
     if comes_back_as_it_is {
         Ok(seals)
@@ -226,6 +240,8 @@ fn check_expressible(file: &ShmemFile, origin: Origin) -> Result<Seals> {
 }
 
 kernel::builtin_file_handler!(Memfd);
+#[cfg(CONFIG_HUGETLBFS)]
+kernel::builtin_file_handler!(Hugetlb, flbs: [POOL]);
 
 #[vtable]
 impl FileHandler for Memfd {
@@ -234,7 +250,7 @@ impl FileHandler for Memfd {
     type Ser = MemfdSer;
     type Prepared = Option<Prepared>;
     type Outgoing = Outgoing;
-    type Incoming = Incoming;
+    type Incoming = Incoming<Shmem>;
 
     fn can_preserve(&self, file: &File) -> bool {
         ShmemFile::from_file(file).is_some_and(|file| file.inode().nlink() == 0)
@@ -246,7 +262,7 @@ impl FileHandler for Memfd {
     fn prepare(&self, file: &File, origin: Origin) -> Result<Option<Prepared>> {
         let file = ShmemFile::from_file(file).ok_or(EOPNOTSUPP)?;
         // Comes first, so that a task cannot freeze a file that it must not write to.
-        check_expressible(file, origin)?;
+        check_expressible(file, file.seals(), origin)?;
         Ok(Some(Prepared {
             origin,
             locked: LockedPages::new()?,
@@ -269,7 +285,8 @@ impl FileHandler for Memfd {
             freeze,
         } = prepared.as_ref().ok_or(EINVAL)?;
         // From now on, the mode stays as it is, and what was opened is not looked at again.
-        let seals = check_expressible(freeze.file(), *origin)?;
+        let file = freeze.file();
+        let seals = check_expressible(file, file.seals(), *origin)?;
         let folios = PreservedFolios::new(freeze, locked.another())?;
         let Prepared { freeze, .. } = prepared.take().ok_or(EINVAL)?;
         let outgoing = Outgoing {
@@ -299,19 +316,19 @@ impl FileHandler for Memfd {
         outgoing.handed_over = None;
     }
 
-    fn adopt(&self, ser: Claimed<MemfdSer>) -> Incoming {
+    fn adopt(&self, ser: Claimed<MemfdSer>) -> Incoming<Shmem> {
         Incoming::new(ser)
     }
 
     fn retrieve(
         &self,
-        incoming: &mut Incoming,
+        incoming: &mut Incoming<Shmem>,
         _session: &IncomingSession<'_>,
     ) -> Result<ARef<File>, RetrieveError> {
         incoming.retrieve()
     }
 
     fn file_id(file: &File) -> usize {
-        kernel::fs::inode::Inode::from_file(file).id()
+        Inode::from_file(file).id()
     }
 }

@@ -31,6 +31,10 @@ pub(crate) enum FormatError {
     BadCount,
     /// A folio that lies outside the file, is not aligned to its size, or overlaps another one.
     BadIndex,
+    /// A size of huge pages that no kernel has, or a folio of another size than the file's.
+    BadOrder,
+    /// A folio without content in a file whose folios all have some.
+    NoContent,
 }
 
 /// `struct kho_vmalloc`: the location of the array of folios.
@@ -194,7 +198,7 @@ impl Seals {
 }
 
 /// The largest file (`MAX_LFS_FILESIZE`).
-const MAX_SIZE: u64 = i64::MAX as u64;
+pub(crate) const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// The checked properties of a preserved memfd.
 ///
@@ -237,18 +241,22 @@ impl Memfd {
 
     /// The pages of the file, none of which has a folio yet.
     pub(crate) const fn layout(&self) -> Layout {
-        Layout {
-            next: 0,
-            pages: pages(self.size),
-        }
+        Layout::new(self.size)
     }
 }
 
 impl MemfdSer {
     /// Number of entries that fit into the array.
     pub(crate) const fn capacity(&self) -> u64 {
+        self.folios.capacity()
+    }
+}
+
+impl ArraySer {
+    /// Number of entries that fit into the array.
+    pub(crate) const fn capacity(&self) -> u64 {
         // CAST: Lossless.
-        (self.folios.total_pages as u64).saturating_mul((PAGE_SIZE / size_of::<FolioSer>()) as u64)
+        (self.total_pages as u64).saturating_mul((PAGE_SIZE / size_of::<FolioSer>()) as u64)
     }
 }
 
@@ -272,6 +280,15 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// The pages of a file of `size` bytes, none of which has a folio yet.
+    pub(crate) const fn new(size: u64) -> Self {
+        // INVARIANT: No folio is admitted.
+        Self {
+            next: 0,
+            pages: pages(size),
+        }
+    }
+
     /// Admits a folio of `nr` pages at `index`.
     ///
     /// Fails with [`FormatError::BadIndex`] if it starts beyond the end of the file, is not aligned

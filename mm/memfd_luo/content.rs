@@ -1,17 +1,90 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The content of a retrieved file, before the file exists.
+//! The content of a retrieved file of shmem, before and while the file is created.
 
-use super::ops;
+use super::{
+    abi::{
+        ArraySer,
+        FolioSer,
+        FormatError,
+        Layout,
+        Memfd,
+        MemfdSer, //
+    },
+    incoming::{
+        folio_pages,
+        Kind,
+        NAME, //
+    },
+    ops, //
+};
 use kernel::{
+    fs::File,
     kho::{
         list::ClaimedList,
         ClaimedFolio, //
     },
     mm::memfd::NewMemfd,
     page::PAGE_SHIFT,
-    prelude::*, //
+    prelude::*,
+    sync::aref::ARef, //
 };
+
+/// Memfds of shmem.
+pub(crate) enum Shmem {}
+
+/// Claimed folios with a valid position in the file.
+pub(crate) struct Content {
+    folios: ClaimedFolios,
+    layout: Layout,
+}
+
+impl Kind for Shmem {
+    type Ser = MemfdSer;
+    type Checked = Memfd;
+    type Content = Content;
+
+    fn parse(ser: &MemfdSer) -> Result<Memfd, FormatError> {
+        Memfd::parse(ser)
+    }
+
+    fn folios(ser: &MemfdSer) -> (ArraySer, u64) {
+        (ser.folios, ser.nr_folios.min(ser.capacity()))
+    }
+
+    fn content(memfd: &Memfd) -> Content {
+        Content {
+            folios: ClaimedFolios::new(),
+            layout: memfd.layout(),
+        }
+    }
+
+    fn add(content: &mut Content, entry: FolioSer, folio: Option<ClaimedFolio>) -> Result {
+        let Some(record) = entry.parse()? else {
+            return Ok(());
+        };
+        let folio = folio.ok_or(EINVAL)?;
+        content.layout.admit(record.index, folio_pages(&folio))?;
+        content.folios.push(folio, record.index, record.uptodate)
+    }
+
+    fn make(memfd: &Memfd, content: Content) -> Result<ARef<File>, (Error, Content)> {
+        let Content { folios, layout } = content;
+        let empty = || {
+            let mut file = NewMemfd::new(NAME)?;
+            file.set_size(memfd.size)?;
+            file.set_pos(memfd.pos)?;
+            file.set_permissions(memfd.seals.mode());
+            file.set_seals(memfd.seals.bits())?;
+            Ok(file)
+        };
+        match empty() {
+            Ok(mut file) => folios.fill(&mut file).map(|()| file.finish()),
+            Err(err) => Err((err, folios)),
+        }
+        .map_err(|(err, folios)| (err, Content { folios, layout }))
+    }
+}
 
 /// Claimed folios with their positions in a file. Dropping this frees them.
 ///
@@ -22,7 +95,7 @@ use kernel::{
 ///   [`Self::LIMIT`].
 /// - `pages` is the sum of their sizes.
 #[derive(Default)]
-pub(crate) struct ClaimedFolios {
+struct ClaimedFolios {
     list: ClaimedList,
     pages: u64,
     next: u64,
@@ -33,7 +106,7 @@ impl ClaimedFolios {
     const LIMIT: u64 = i64::MAX as u64 >> PAGE_SHIFT;
 
     /// Creates the content of an empty file.
-    pub(crate) const fn new() -> Self {
+    const fn new() -> Self {
         // INVARIANT: There are no folios.
         Self {
             list: ClaimedList::new(),
@@ -49,7 +122,7 @@ impl ClaimedFolios {
     ///
     /// [`EINVAL`] if `index` is no multiple of the folio's size, lies before the end of the folio
     /// that was appended last, or is too large. The folio is freed then.
-    pub(crate) fn push(&mut self, mut folio: ClaimedFolio, index: u64, uptodate: bool) -> Result {
+    fn push(&mut self, mut folio: ClaimedFolio, index: u64, uptodate: bool) -> Result {
         // A power of two.
         let nr = (folio.size() >> PAGE_SHIFT) as u64;
         let aligned = index & nr.wrapping_sub(1) == 0;
@@ -74,7 +147,7 @@ impl ClaimedFolios {
     /// # Errors
     ///
     /// The errors of [`ops::fill`]. The folios are returned, and the file is empty.
-    pub(crate) fn fill(self, file: &mut NewMemfd) -> Result<(), (Error, Self)> {
+    fn fill(self, file: &mut NewMemfd) -> Result<(), (Error, Self)> {
         let Self { list, pages, next } = self;
         // INVARIANT: The list is returned unchanged.
         ops::fill(file, list, pages).map_err(|(err, list)| (err, Self { list, pages, next }))

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memfds in the next kernel.
+//! Files in the next kernel.
 //!
-//! A file is created in two steps. First, its folios are claimed and checked. This allocates no
-//! memory, can be interrupted, and is continued by the next attempt. The second step can fail
-//! temporarily: it creates the file, and does its size accounting and memcg charge. If it fails,
-//! the folios are unchanged, nothing is charged, and another task can try again.
+//! A file is created in two steps. First, its folios are claimed and checked. This can be interrupted,
+//! and is continued by the next attempt. The second step can fail temporarily: it creates the file, and
+//! does its size accounting and its charges. If it fails, the folios are unchanged, nothing is charged,
+//! and another task can try again.
 //!
-//! Handed over memory is claimed before it is read.
+//! Handed over memory is claimed before it is read. The two kinds of memfds differ in the size of their
+//! pages and in who charges for them: see [`Kind`].
 
 use super::{
     abi::{
+        ArraySer,
         FolioSer,
-        Layout,
-        Memfd,
-        MemfdSer, //
+        FormatError, //
     },
-    checkpoint::checkpoint,
-    content::ClaimedFolios, //
+    checkpoint::checkpoint, //
 };
+use core::marker::PhantomData;
 use kernel::{
     fs::File,
     kho::{
@@ -26,37 +26,79 @@ use kernel::{
         vmalloc::ClaimedArray,
         Claimed,
         ClaimedFolio,
+        Handover,
         PhysAddr, //
     },
     liveupdate::RetrieveError,
-    mm::memfd::NewMemfd,
     page::PAGE_SHIFT,
     prelude::*,
     sync::aref::ARef, //
 };
 
 /// The name of files in the next kernel; the format does not have the original one.
-const NAME: &CStr = c"memfd:luo";
+pub(crate) const NAME: &CStr = c"memfd:luo";
 
-/// An incoming memfd. Dropping it frees everything that was not retrieved.
-pub(crate) struct Incoming {
-    ser: Claimed<MemfdSer>,
-    stage: Stage,
+/// A kind of memfds.
+pub(crate) trait Kind {
+    /// The description that is handed over.
+    type Ser: Handover;
+
+    /// The checked description.
+    type Checked;
+
+    /// Claimed folios with their positions. Dropping it frees them.
+    type Content;
+
+    /// Checks the description, except the array.
+    fn parse(ser: &Self::Ser) -> Result<Self::Checked, FormatError>;
+
+    /// The array of folios, and how many of them can be read from it.
+    fn folios(ser: &Self::Ser) -> (ArraySer, u64);
+
+    /// The content of a file without folios.
+    fn content(checked: &Self::Checked) -> Self::Content;
+
+    /// Makes room for `more` folios. Must allocate what [`Self::add`] needs.
+    fn reserve(_content: &mut Self::Content, _more: usize) -> Result {
+        Ok(())
+    }
+
+    /// Adds the folio of an entry if its position is valid; otherwise it is freed.
+    ///
+    /// Errors are permanent.
+    fn add(content: &mut Self::Content, entry: FolioSer, folio: Option<ClaimedFolio>) -> Result;
+
+    /// Performs the steps that can fail temporarily, and returns the content on failure.
+    fn make(
+        checked: &Self::Checked,
+        content: Self::Content,
+    ) -> Result<ARef<File>, (Error, Self::Content)>;
+
+    /// Frees a folio that is not needed.
+    fn discard(folio: ClaimedFolio) {
+        drop(folio);
+    }
 }
 
-enum Stage {
+/// An incoming memfd. Dropping it frees everything that was not retrieved.
+pub(crate) struct Incoming<K: Kind> {
+    ser: Claimed<K::Ser>,
+    stage: Stage<K>,
+}
+
+enum Stage<K: Kind> {
     /// Only the description of the file has been claimed.
     Untouched,
     /// Some or all of the folios have been claimed.
-    Claimed(Folios, Content),
+    Claimed(Folios<K>, K::Content),
     /// The file exists and has other owners.
     Retrieved,
     /// The file cannot be restored; its handed over memory is freed on drop.
-    Broken(Error, Folios, Content),
+    Broken(Error, Folios<K>, K::Content),
 }
 
-impl Incoming {
-    pub(crate) fn new(ser: Claimed<MemfdSer>) -> Self {
+impl<K: Kind> Incoming<K> {
+    pub(crate) fn new(ser: Claimed<K::Ser>) -> Self {
         Self {
             ser,
             stage: Stage::Untouched,
@@ -69,14 +111,14 @@ impl Incoming {
     pub(crate) fn retrieve(&mut self) -> Result<ARef<File>, RetrieveError> {
         // Another kernel may support a flag or seal that this one does not, so that nothing is
         // claimed before these are checked.
-        let memfd = match Memfd::parse(&self.ser) {
-            Ok(memfd) => memfd,
+        let checked = match K::parse(&self.ser) {
+            Ok(checked) => checked,
             Err(err) => return Err(refused(err.into())),
         };
         let (mut folios, mut content) = match core::mem::replace(&mut self.stage, Stage::Retrieved)
         {
-            Stage::Untouched => match Folios::new(&self.ser) {
-                Ok(folios) => (folios, Content::new(&memfd)),
+            Stage::Untouched => match Folios::new(K::folios(&self.ser)) {
+                Ok(folios) => (folios, K::content(&checked)),
                 Err(err) => {
                     self.stage = Stage::Untouched;
                     return Err(refused(err));
@@ -100,10 +142,9 @@ impl Incoming {
                 err => err,
             });
         }
-        match make(&memfd, content.folios) {
+        match K::make(&checked, content) {
             Ok(file) => Ok(file),
-            Err((err, rest)) => {
-                content.folios = rest;
+            Err((err, content)) => {
                 self.stage = Stage::Claimed(folios, content);
                 Err(RetrieveError::Retry(err))
             }
@@ -111,10 +152,10 @@ impl Incoming {
     }
 }
 
-impl Drop for Incoming {
+impl<K: Kind> Drop for Incoming<K> {
     fn drop(&mut self) {
         if let Stage::Untouched = &self.stage {
-            if Folios::new(&self.ser).is_err() {
+            if Folios::<K>::new(K::folios(&self.ser)).is_err() {
                 pr_warn!("memory of a memfd stays reserved: its description is malformed\n");
             }
         }
@@ -127,47 +168,6 @@ fn refused(err: Error) -> RetrieveError {
         err
     );
     RetrieveError::Permanent(err)
-}
-
-/// Performs the steps that can fail temporarily, and returns `content` on failure.
-fn make(memfd: &Memfd, content: ClaimedFolios) -> Result<ARef<File>, (Error, ClaimedFolios)> {
-    let empty = || {
-        let mut file = NewMemfd::new(NAME)?;
-        file.set_size(memfd.size)?;
-        file.set_pos(memfd.pos)?;
-        file.set_permissions(memfd.seals.mode());
-        file.set_seals(memfd.seals.bits())?;
-        Ok(file)
-    };
-    match empty() {
-        Ok(mut file) => content.fill(&mut file).map(|()| file.finish()),
-        Err(err) => Err((err, content)),
-    }
-}
-
-/// Claimed folios with a valid position in the file.
-struct Content {
-    folios: ClaimedFolios,
-    layout: Layout,
-}
-
-impl Content {
-    fn new(memfd: &Memfd) -> Self {
-        Self {
-            folios: ClaimedFolios::new(),
-            layout: memfd.layout(),
-        }
-    }
-
-    /// Adds a folio if its position is valid; otherwise it is freed.
-    fn add(&mut self, entry: FolioSer, folio: Option<ClaimedFolio>) -> Result {
-        let Some(record) = entry.parse()? else {
-            return Ok(());
-        };
-        let folio = folio.ok_or(EINVAL)?;
-        self.layout.admit(record.index, folio_pages(&folio))?;
-        self.folios.push(folio, record.index, record.uptodate)
-    }
 }
 
 /// Some entries, and their folios.
@@ -186,25 +186,24 @@ impl Batch {
 }
 
 /// The folios that are not claimed yet. Dropping this claims and frees them.
-struct Folios(ClaimedArray<FolioSer>);
+struct Folios<K: Kind>(ClaimedArray<FolioSer>, PhantomData<fn() -> K>);
 
-impl Folios {
+impl<K: Kind> Folios<K> {
     /// Finds the folios of a file. Only their number must be valid.
-    fn new(ser: &MemfdSer) -> Result<Self> {
-        let len = ser.nr_folios.min(ser.capacity());
-        Ok(Self(ClaimedArray::new(&ser.folios.into(), len)?))
+    fn new((array, len): (ArraySer, u64)) -> Result<Self> {
+        Ok(Self(ClaimedArray::new(&array.into(), len)?, PhantomData))
     }
 
     /// Claims all remaining folios, checks them, and appends them to `content`.
-    fn claim_all(&mut self, content: &mut Content) -> Result<(), RetrieveError> {
+    fn claim_all(&mut self, content: &mut K::Content) -> Result<(), RetrieveError> {
         let mut batch = Batch::new();
         while self.0.remaining() != 0 {
             checkpoint()?;
+            K::reserve(content, ClaimBatch::LEN)?;
             let mut result = Ok(());
-            self.claim_some(&mut batch, |entry, folio| {
-                if result.is_ok() {
-                    result = content.add(entry, folio);
-                }
+            self.claim_some(&mut batch, |entry, folio| match &result {
+                Ok(()) => result = K::add(content, entry, folio),
+                Err(_) => folio.into_iter().for_each(K::discard),
             })
             .and(result)
             .map_err(RetrieveError::Permanent)?;
@@ -234,7 +233,7 @@ impl Folios {
     }
 }
 
-impl Drop for Folios {
+impl<K: Kind> Drop for Folios<K> {
     fn drop(&mut self) {
         let mut lost = 0usize;
         let mut batch = Batch::new();
@@ -243,6 +242,7 @@ impl Drop for Folios {
                 if folio.is_none() && entry.raw_pfn().is_some() {
                     lost = lost.saturating_add(1);
                 }
+                folio.into_iter().for_each(K::discard);
             });
             if let Err(err) = result {
                 pr_warn!("memory of a memfd stays reserved: broken list: {:?}\n", err);
@@ -260,6 +260,6 @@ fn address(pfn: u64) -> Option<PhysAddr> {
     pfn.checked_shl(PAGE_SHIFT as u32).and_then(PhysAddr::new)
 }
 
-fn folio_pages(folio: &ClaimedFolio) -> u64 {
+pub(crate) fn folio_pages(folio: &ClaimedFolio) -> u64 {
     (folio.size() >> PAGE_SHIFT) as u64
 }

@@ -124,11 +124,13 @@ const CONFIGS: [Odd; 17] = [
 type Object = (&'static str, &'static str);
 
 /// The objects of all C files and crates that belong to the overlay, or that patches change.
-const OBJECTS: [Object; 32] = [
+const OBJECTS: [Object; 35] = [
     ("mm/memblock.o", ""),
     ("mm/shmem.o", ""),
     ("mm/memfd.o", "MEMFD_CREATE"),
     ("mm/memory-failure.o", "MEMORY_FAILURE"),
+    ("mm/hugetlb.o", "HUGETLBFS"),
+    ("fs/hugetlbfs/inode.o", "HUGETLBFS"),
     ("kernel/dma/swiotlb.o", "SWIOTLB"),
     ("kernel/time/clocksource.o", ""),
     ("kernel/kexec_core.o", "KEXEC_CORE"),
@@ -152,6 +154,7 @@ const OBJECTS: [Object; 32] = [
     ("rust/helpers/helpers.o", "RUST"),
     ("kernel/liveupdate/luo.o", "LIVEUPDATE"),
     ("mm/luo_shmem.o", "LIVEUPDATE_MEMFD"),
+    ("mm/luo_hugetlb.o", "LIVEUPDATE_MEMFD+HUGETLBFS"),
     ("mm/memfd_luo.o", "LIVEUPDATE_MEMFD"),
     ("drivers/pci/pci-driver.o", "PCI"),
     ("drivers/pci/pci.o", "PCI"),

@@ -65,10 +65,11 @@ struct Stamp {
 
 /// Objects of the overlay, and the crate that includes overlay files. They are compiled again
 /// after a build with warnings, since a compiler prints them only when it compiles.
-const OBJECTS: [&str; 9] = [
+const OBJECTS: [&str; 10] = [
     "rust/kernel.o",
     "rust/helpers/helpers.o",
     "kernel/liveupdate/luo.o",
+    "mm/luo_hugetlb.o",
     "mm/luo_shmem.o",
     "mm/memfd_luo.o",
     "drivers/pci/liveupdate/core.o",

@@ -8,6 +8,9 @@ const PAGE_SIZE: usize = 4096;
 
 #[path = "../../../../../../kernel/liveupdate/abi.rs"]
 mod abi;
+#[path = "../../../../../../mm/memfd_luo/hugetlb/abi.rs"]
+mod hugetlb_abi;
+mod hugetlb_tests;
 #[path = "../../../../../../mm/memfd_luo/abi.rs"]
 mod memfd_abi;
 mod memfd_tests;

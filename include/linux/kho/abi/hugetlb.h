@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _LINUX_KHO_ABI_HUGETLB_H
+#define _LINUX_KHO_ABI_HUGETLB_H
+
+#include <linux/types.h>
+#include <linux/kho/abi/kexec_handover.h>
+
+/**
+ * DOC: Format of memfds of huge pages
+ *
+ * A memfd with ``MFD_HUGETLB`` is handed over as a &struct hugetlb_memfd_luo_ser,
+ * whose array contains one &struct memfd_luo_folio_ser for each of its pages, in the
+ * order of the file. All files together have a &struct hugetlb_ser, the number of
+ * pages that they have taken from the pools.
+ *
+ * A change of a structure requires another compatible string.
+ */
+
+/* The compatible string of a memfd of huge pages. */
+#define HUGETLB_LUO_FH_COMPATIBLE	"hugetlb-memfd-v1"
+
+/* The compatible string of the number of pages. */
+#define HUGETLB_LUO_FLB_COMPATIBLE	"hugetlb-v1"
+
+/* The most sizes of huge pages. */
+#define HUGETLB_SER_HSTATES	4
+
+/**
+ * struct hugetlb_memfd_luo_ser - a memfd of huge pages
+ * @pos: file position, in bytes
+ * @size: size of the file, in bytes
+ * @seals: F_SEAL_*
+ * @order: each page has (1 << order) base pages
+ * @nr_folios: number of pages, and of entries of the array
+ * @folios: the array; the index of an entry is in base pages
+ */
+struct hugetlb_memfd_luo_ser {
+	u64 pos;
+	u64 size;
+	u32 seals;
+	u32 order;
+	u64 nr_folios;
+	struct kho_vmalloc folios;
+} __packed;
+
+/**
+ * struct hugetlb_hstate_ser - pages of one size
+ * @nr_pages: number of pages that preserved files have
+ * @order: each of them has (1 << order) base pages
+ */
+struct hugetlb_hstate_ser {
+	u64 nr_pages;
+	u8 order;
+};
+
+/**
+ * struct hugetlb_ser - pages of all preserved files
+ * @hstates: the sizes of pages
+ * @nr_hstates: number of entries that are used
+ */
+struct hugetlb_ser {
+	struct hugetlb_hstate_ser hstates[HUGETLB_SER_HSTATES];
+	u8 nr_hstates;
+};
+
+#endif /* _LINUX_KHO_ABI_HUGETLB_H */

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Functions of hugetlb for the preservation of memfds of huge pages, which
+ * mm/memfd_luo/hugetlb/ops.rs calls.
+ */
+
+#include <linux/hugetlb.h>
+#include <linux/hugetlb_cgroup.h>
+#include <linux/memcontrol.h>
+#include <linux/memfd.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/vmstat.h>
+#include <uapi/linux/memfd.h>
+
+#include "hugetlb_internal.h"
+#include "hugetlb_vmemmap.h"
+#include "internal.h"
+#include "luo_hugetlb.h"
+
+/* What the previous kernel has announced, before there are pools. */
+static struct {
+	unsigned int order;
+	unsigned long nr;
+} announcements[HUGE_MAX_HSTATE];
+
+static struct {
+	/*
+	 * Announced pages that have not come yet: pages of the pool that are in
+	 * use, and of no node. Protected by hugetlb_lock.
+	 */
+	unsigned long expected;
+	/* Size of the pool according to the command line. */
+	unsigned long wanted;
+} pools[HUGE_MAX_HSTATE];
+
+/**
+ * luo_hugetlb_is_file - whether a file belongs to hugetlbfs
+ * @file: any file
+ */
+bool luo_hugetlb_is_file(const struct file *file)
+{
+	return is_file_hugepages(file);
+}
+
+/**
+ * luo_hugetlb_order - order of the pages of a file
+ * @inode: inode of hugetlbfs
+ */
+unsigned int luo_hugetlb_order(struct inode *inode)
+{
+	return huge_page_order(hstate_inode(inode));
+}
+
+/**
+ * luo_hugetlb_freeze - see hugetlb_freeze()
+ * @inode: inode of hugetlbfs, which must be locked
+ *
+ * Return: 0 on success, -EBUSY if the file is frozen already.
+ */
+int luo_hugetlb_freeze(struct inode *inode)
+{
+	return hugetlb_freeze(inode);
+}
+
+/**
+ * luo_hugetlb_thaw - undo luo_hugetlb_freeze()
+ * @inode: inode that was frozen
+ */
+void luo_hugetlb_thaw(struct inode *inode)
+{
+	hugetlb_thaw(inode);
+}
+
+/**
+ * luo_hugetlb_set_handed_over - see hugetlbfs_set_handed_over()
+ * @inode: inode that is frozen
+ * @handed_over: whether the file belongs to the next kernel
+ */
+void luo_hugetlb_set_handed_over(struct inode *inode, bool handed_over)
+{
+	hugetlbfs_set_handed_over(inode, handed_over);
+}
+
+/**
+ * luo_hugetlb_new_file - make an empty memfd of huge pages
+ * @name: name of the file
+ * @order: order of the pages
+ *
+ * Return: the file, or an error pointer; -ENODEV or -ENOENT if there are no pages of
+ * this size.
+ */
+struct file *luo_hugetlb_new_file(const char *name, unsigned int order)
+{
+	unsigned int shift = order + PAGE_SHIFT;
+
+	if (shift > MFD_HUGE_MASK)
+		return ERR_PTR(-ENODEV);
+
+	return memfd_alloc_file(name, MFD_HUGETLB | shift << MFD_HUGE_SHIFT);
+}
+
+/**
+ * luo_hugetlb_set_seals - give a new file exactly these seals
+ * @inode: inode of a new file of hugetlbfs, which must be locked
+ * @seals: F_SEAL_*
+ *
+ * Return: 0 on success, -EBUSY if writing is sealed and there is a writable mapping.
+ */
+int luo_hugetlb_set_seals(struct inode *inode, unsigned int seals)
+{
+	struct hugetlbfs_inode_info *info = HUGETLBFS_I(inode);
+
+	if (seals & ~info->seals & F_SEAL_WRITE) {
+		int err = mapping_deny_writable(inode->i_mapping);
+
+		if (err)
+			return err;
+	}
+	info->seals = seals;
+
+	return 0;
+}
+
+/* KHO marks the pages that the previous kernel found to be bad, not the folios. */
+static bool luo_hugetlb_has_bad_page(struct folio *folio)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	if (!atomic_long_read(&num_poisoned_pages))
+		return false;
+
+	for (unsigned long i = 0; i < folio_nr_pages(folio); i++)
+		if (PageHWPoison(folio_page(folio, i)))
+			return true;
+#endif
+	return false;
+}
+
+static void luo_hugetlb_count(struct folio *folio, long sign)
+{
+	lruvec_stat_mod_folio(folio, NR_HUGETLB, sign * (long)folio_nr_pages(folio));
+}
+
+/**
+ * luo_hugetlb_take_over - make memory of the previous kernel a page of the pool
+ * @folio: folio without other users, which has content
+ *
+ * The page is in use, and goes to the pool when its last reference is put. If it
+ * was not announced, the pool grows by it.
+ *
+ * Context: May sleep.
+ * Return: 0 on success, -EOPNOTSUPP if there are no huge pages of this size; the
+ * folio has not changed then.
+ */
+int luo_hugetlb_take_over(struct folio *folio)
+{
+	struct hstate *h = size_to_hstate(folio_size(folio));
+	int nid = folio_nid(folio);
+
+	if (!h)
+		return -EOPNOTSUPP;
+	/* Huge pages are set up without references. */
+	if (!folio_ref_freeze(folio, 1))
+		return -EBUSY;
+
+	folio_change_private(folio, NULL);
+	init_new_hugetlb_folio(folio);
+	if (luo_hugetlb_has_bad_page(folio)) {
+		/* Never to be given to anybody, and its parts stay marked. */
+		folio_set_hugetlb_raw_hwp_unreliable(folio);
+		folio_set_hwpoison(folio);
+	} else {
+		hugetlb_vmemmap_optimize_folio(h, folio);
+	}
+	__folio_mark_uptodate(folio);
+
+	spin_lock_irq(&hugetlb_lock);
+	if (pools[hstate_index(h)].expected)
+		pools[hstate_index(h)].expected--;
+	else
+		h->nr_huge_pages++;
+	h->nr_huge_pages_node[nid]++;
+	list_add(&folio->lru, &h->hugepage_activelist);
+	folio_ref_unfreeze(folio, 1);
+	spin_unlock_irq(&hugetlb_lock);
+	luo_hugetlb_count(folio, 1);
+
+	return 0;
+}
+
+static void luo_hugetlb_uncharge_memcg(struct folio *folio)
+{
+	luo_hugetlb_count(folio, -1);
+	mem_cgroup_uncharge(folio);
+	luo_hugetlb_count(folio, 1);
+}
+
+static int luo_hugetlb_charge_memcg(struct folio *folio, gfp_t gfp)
+{
+	int err;
+
+	luo_hugetlb_count(folio, -1);
+	err = mem_cgroup_charge_hugetlb(folio, current->mm, gfp);
+	luo_hugetlb_count(folio, 1);
+
+	return err;
+}
+
+/**
+ * luo_hugetlb_add_folio - add a page to a new file
+ * @inode: inode of hugetlbfs
+ * @folio: page without other users, see luo_hugetlb_take_over()
+ * @index: index of the page, in huge pages
+ *
+ * The page is charged to the cgroups of the current task, like one that was
+ * allocated by a page fault without a reservation, and stays locked, so that
+ * luo_hugetlb_remove_folio() can undo this. If this fails for a page,
+ * luo_hugetlb_forget() must be called when all others are removed.
+ *
+ * Context: May sleep. Return: 0 on success, or a negative error code.
+ */
+int luo_hugetlb_add_folio(struct inode *inode, struct folio *folio,
+			  pgoff_t index)
+{
+	struct hugetlb_cgroup *used = NULL, *reserved = NULL;
+	struct hstate *h = hstate_inode(inode);
+	unsigned long nr = pages_per_huge_page(h);
+	int err, h_idx = hstate_index(h);
+
+	err = hugetlb_cgroup_charge_cgroup_rsvd(h_idx, nr, &reserved);
+	if (err)
+		return err;
+	err = hugetlb_cgroup_charge_cgroup(h_idx, nr, &used);
+	if (err)
+		goto uncharge_reserved;
+	err = luo_hugetlb_charge_memcg(folio, htlb_alloc_mask(h) |
+					      __GFP_RETRY_MAYFAIL);
+	if (err)
+		goto uncharge_used;
+	err = hugetlb_mark_allocated(inode, index);
+	if (err)
+		goto uncharge_memcg;
+	err = hugetlb_add_to_page_cache(folio, inode->i_mapping, index);
+	if (err)
+		goto uncharge_memcg;
+
+	spin_lock_irq(&hugetlb_lock);
+	hugetlb_cgroup_commit_charge(h_idx, nr, used, folio);
+	hugetlb_cgroup_commit_charge_rsvd(h_idx, nr, reserved, folio);
+	spin_unlock_irq(&hugetlb_lock);
+
+	return 0;
+
+uncharge_memcg:
+	luo_hugetlb_uncharge_memcg(folio);
+uncharge_used:
+	hugetlb_cgroup_uncharge_cgroup(h_idx, nr, used);
+uncharge_reserved:
+	hugetlb_cgroup_uncharge_cgroup_rsvd(h_idx, nr, reserved);
+	return err;
+}
+
+/**
+ * luo_hugetlb_remove_folio - undo luo_hugetlb_add_folio()
+ * @folio: page that was added
+ *
+ * Context: May sleep.
+ */
+void luo_hugetlb_remove_folio(struct folio *folio)
+{
+	struct hstate *h = folio_hstate(folio);
+	unsigned long nr = pages_per_huge_page(h);
+
+	folio_clear_dirty(folio);
+	filemap_remove_folio(folio);
+
+	spin_lock_irq(&hugetlb_lock);
+	hugetlb_cgroup_uncharge_folio(hstate_index(h), nr, folio);
+	hugetlb_cgroup_uncharge_folio_rsvd(hstate_index(h), nr, folio);
+	spin_unlock_irq(&hugetlb_lock);
+	luo_hugetlb_uncharge_memcg(folio);
+	folio_unlock(folio);
+}
+
+/**
+ * luo_hugetlb_forget - make a file that could not be filled ready to be freed
+ * @inode: inode of a new file of hugetlbfs without pages
+ */
+void luo_hugetlb_forget(struct inode *inode)
+{
+	hugetlb_unmark_allocated(inode);
+}
+
+/**
+ * luo_hugetlb_release_folio - transfer a page to its file
+ * @folio: page that was added
+ *
+ * Unlocks the page, and drops the reference of the caller.
+ */
+void luo_hugetlb_release_folio(struct folio *folio)
+{
+	folio_set_hugetlb_migratable(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+/**
+ * luo_hugetlb_expect - announce pages of the previous kernel
+ * @order: order of the pages
+ * @nr: number of pages
+ *
+ * Must be called before hugetlb_init(), once for each order.
+ */
+void luo_hugetlb_expect(unsigned int order, unsigned long nr)
+{
+	if (order >= BITS_PER_LONG || nr > totalram_pages() >> order) {
+		pr_warn("HugeTLB: the previous kernel announced more pages than there is memory\n");
+		return;
+	}
+
+	for (int i = 0; i < HUGE_MAX_HSTATE; i++) {
+		if (announcements[i].nr)
+			continue;
+		announcements[i].order = order;
+		announcements[i].nr = nr;
+		return;
+	}
+}
+
+/**
+ * luo_hugetlb_count_expected - count announced pages before the pool is filled
+ * @h: pool without pages
+ */
+void __init luo_hugetlb_count_expected(struct hstate *h)
+{
+	unsigned long nr = 0;
+
+	for (int i = 0; i < HUGE_MAX_HSTATE; i++)
+		if (announcements[i].order == huge_page_order(h))
+			nr += announcements[i].nr;
+
+	spin_lock_irq(&hugetlb_lock);
+	pools[hstate_index(h)].wanted = h->max_huge_pages;
+	pools[hstate_index(h)].expected = nr;
+	h->nr_huge_pages += nr;
+	h->max_huge_pages = max(h->max_huge_pages, h->nr_huge_pages);
+	spin_unlock_irq(&hugetlb_lock);
+}
+
+/**
+ * luo_hugetlb_expect_no_more - all pages of the previous kernel have come
+ *
+ * If some have not, they are replaced, as far as the command line asks for them.
+ *
+ * Context: May sleep.
+ */
+void luo_hugetlb_expect_no_more(void)
+{
+	struct hstate *h;
+
+	for_each_hstate(h) {
+		unsigned long lost, size;
+
+		spin_lock_irq(&hugetlb_lock);
+		lost = pools[hstate_index(h)].expected;
+		pools[hstate_index(h)].expected = 0;
+		size = h->nr_huge_pages - h->surplus_huge_pages;
+		h->nr_huge_pages -= lost;
+		spin_unlock_irq(&hugetlb_lock);
+		if (!lost)
+			continue;
+
+		size = min(size, pools[hstate_index(h)].wanted);
+		pr_warn("HugeTLB: %lu pages of the previous kernel have not come\n",
+			lost);
+		if (h->nr_huge_pages - h->surplus_huge_pages < size)
+			__nr_hugepages_store_common(false, h, NUMA_NO_NODE,
+						    size, 0);
+	}
+}

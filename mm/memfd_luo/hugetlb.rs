@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Preservation of memfds of huge pages (`MFD_HUGETLB`).
+//!
+//! Content, size, position, seals and execute permission are preserved, as for other memfds. While it is
+//! preserved, a file can be read and written, but its size and its holes do not change: a page fault at a
+//! hole fails. Its pages are pinned.
+//!
+//! The pages of all files are counted, for each size, in an FLB. The next kernel counts them as pages of
+//! its pool from the beginning, so that the pool is filled up to the size that the command line asks
+//! for, and not beyond it. Pages of files that are not retrieved go to the pool.
+//!
+//! Not supported: sizes that can only be allocated at boot (1 GiB), and pages with bad memory.
+//!
+//! | module      | subject                                            |
+//! |-------------|----------------------------------------------------|
+//! | [`abi`]     | the format of handed over data, and its checks     |
+//! | [`content`] | files in the next kernel                           |
+//! | [`ops`]     | hugetlb; the only `unsafe` code                    |
+
+use super::{
+    abi as memfd_abi,
+    check_expressible,
+    checkpoint::checkpoint,
+    incoming::Incoming,
+    ops::PinnedRecords,
+    pages::{
+        next_page,
+        pin_folios,
+        BATCH, //
+    }, //
+};
+use kernel::{
+    bindings,
+    fs::{
+        inode::Inode,
+        File, //
+    },
+    kho::Claimed,
+    liveupdate::{
+        flb::{
+            Flb,
+            Instance,
+            OutgoingRef, //
+        },
+        session::{
+            IncomingSession,
+            OutgoingSession, //
+        },
+        FileHandler,
+        Origin,
+        RetrieveError, //
+    },
+    mm::{
+        folio::PinBatch,
+        memfd, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+#[path = "hugetlb/abi.rs"]
+mod abi;
+#[path = "hugetlb/content.rs"]
+mod content;
+#[path = "hugetlb/ops.rs"]
+mod ops;
+
+use self::{
+    abi::{
+        HugetlbMemfdSer,
+        HugetlbSer, //
+    },
+    content::HugePages,
+    ops::{
+        Frozen,
+        HandedOver,
+        HugetlbFile, //
+    }, //
+};
+use memfd_abi::Seals;
+
+/// The layout of the structures is the same as in C.
+mod layout {
+    use super::*;
+    use core::mem::offset_of;
+
+    use bindings::hugetlb_memfd_luo_ser as Theirs;
+
+    static_assert!(size_of::<HugetlbMemfdSer>() == size_of::<Theirs>());
+    static_assert!(offset_of!(HugetlbMemfdSer, pos) == offset_of!(Theirs, pos));
+    static_assert!(offset_of!(HugetlbMemfdSer, size) == offset_of!(Theirs, size));
+    static_assert!(offset_of!(HugetlbMemfdSer, seals) == offset_of!(Theirs, seals));
+    static_assert!(offset_of!(HugetlbMemfdSer, order) == offset_of!(Theirs, order));
+    static_assert!(offset_of!(HugetlbMemfdSer, nr_folios) == offset_of!(Theirs, nr_folios));
+    static_assert!(offset_of!(HugetlbMemfdSer, folios) == offset_of!(Theirs, folios));
+    static_assert!(size_of::<HugetlbSer>() == size_of::<bindings::hugetlb_ser>());
+    static_assert!(HugetlbSer::SIZES == bindings::HUGETLB_SER_HSTATES as usize);
+}
+
+/// The pages of all preserved files.
+pub(crate) struct Pool;
+
+pub(crate) static POOL: Instance<Pool> = Instance::new();
+
+kernel::declare_compatible!(<Pool as Flb>::COMPATIBLE);
+
+/// Dropped when all files of the previous kernel are finished.
+pub(crate) struct Expected;
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        ops::expect_no_more();
+    }
+}
+
+#[vtable]
+impl Flb for Pool {
+    const COMPATIBLE: &'static CStr = c"hugetlb-v1";
+
+    type Ser = HugetlbSer;
+    type Outgoing = ();
+    type Incoming = Expected;
+
+    fn preserve(_ser: &mut HugetlbSer) -> Result {
+        Ok(())
+    }
+
+    fn retrieve(_ser: Claimed<HugetlbSer>) -> Result<Expected> {
+        Ok(Expected)
+    }
+}
+
+/// Announces the pages of the previous kernel, before the pools of this one are filled.
+fn expect_pages() -> Result {
+    let ser = match POOL.look_at_incoming() {
+        Ok(ser) => ser,
+        Err(ENOENT | ENODATA | EOPNOTSUPP) => return Ok(()),
+        Err(err) => {
+            pr_err!("the number of huge pages that the previous kernel has preserved cannot be read: {:?}\n", err);
+            return Err(err);
+        }
+    };
+    match ser.parse() {
+        Ok(sizes) => sizes.for_each(|(order, nr)| ops::expect(order, nr)),
+        Err(err) => pr_err!(
+            "the number of preserved huge pages is malformed: {:?}\n",
+            err
+        ),
+    }
+    Ok(())
+}
+kernel::initcall!(arch, expect_pages);
+
+/// Pages that are counted as preserved. Dropping this removes them from the count.
+///
+/// # Invariants
+///
+/// The FLB contains the pages.
+struct Counted {
+    pool: OutgoingRef<Pool>,
+    order: u8,
+    pages: u64,
+}
+
+impl Counted {
+    /// Counts `pages` of `order`.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if there are files with too many sizes of pages.
+    fn new(order: u32, pages: u64) -> Result<Self> {
+        let pool = POOL.outgoing()?;
+        let order = u8::try_from(order)?;
+        if !OutgoingRef::update(&pool, |ser| ser.add(order, pages)) {
+            return Err(EOPNOTSUPP);
+        }
+        // INVARIANT: Just added.
+        Ok(Self { pool, order, pages })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        OutgoingRef::update(&self.pool, |ser| ser.remove(self.order, self.pages));
+    }
+}
+
+/// Pins and preserves all pages of a file. May sleep.
+///
+/// Pages beyond the end of the file, which `fallocate()` can allocate, are skipped.
+///
+/// # Errors
+///
+/// [`ENOMEM`] if there is no memory for the records, or to move pages that must stay movable;
+/// [`EHWPOISON`] if there is bad memory; what [`checkpoint`] and KHO fail with.
+fn preserve_pages(frozen: &Frozen) -> Result<PinnedRecords> {
+    let file = frozen.file();
+    let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
+    let mut records = PinnedRecords::new();
+    let mut batch = PinBatch::new(usize::try_from((limit >> file.order()).min(BATCH.into()))?)?;
+    let mut scratch = KVVec::new();
+    let mut next = 0;
+    while let Some(start) = next_page(file, next).filter(|&start| start < limit) {
+        pin_folios(file, start..limit, &mut batch)?;
+        if batch.folios().iter().any(|page| page.contains_hwpoison()) {
+            return Err(EHWPOISON);
+        }
+        let last = batch.folios().last().ok_or(EIO)?;
+        next = last.index().checked_add(last.nr_pages()).ok_or(EFBIG)?;
+        records.append(&mut batch, &mut scratch)?;
+    }
+    Ok(records)
+}
+
+/// The handler, which the root of the crate registers.
+pub(crate) struct Hugetlb;
+
+/// What is needed to preserve a file.
+pub(crate) struct Prepared {
+    /// What [`check_expressible`] has to know.
+    origin: Origin,
+    frozen: Frozen,
+}
+
+/// A file in the kernel that is left. Dropping this ends its preservation.
+pub(crate) struct Outgoing {
+    // The order of the fields is relevant: while there are pins, the file must not change.
+    handed_over: Option<HandedOver>,
+    pages: PinnedRecords,
+    _counted: Counted,
+    frozen: Frozen,
+}
+
+impl Outgoing {
+    fn describe(&self, seals: Seals) -> HugetlbMemfdSer {
+        let file = self.frozen.file();
+        HugetlbMemfdSer {
+            pos: memfd::pos(file),
+            size: file.inode().size(),
+            seals: seals.bits(),
+            order: file.order(),
+            nr_folios: self.pages.len() as u64,
+            folios: self.pages.descriptor().into(),
+        }
+    }
+}
+
+#[vtable]
+impl FileHandler for Hugetlb {
+    const COMPATIBLE: &'static CStr = c"hugetlb-memfd-v1";
+
+    type Ser = HugetlbMemfdSer;
+    type Prepared = Option<Prepared>;
+    type Outgoing = Outgoing;
+    type Incoming = Incoming<HugePages>;
+
+    fn can_preserve(&self, file: &File) -> bool {
+        HugetlbFile::from_file(file).is_some_and(|file| file.inode().nlink() == 0)
+    }
+
+    /// Waits for those who change the file.
+    ///
+    /// Errors: EOPNOTSUPP (not expressible), EBUSY (already frozen), EINTR (fatal signal).
+    fn prepare(&self, file: &File, origin: Origin) -> Result<Option<Prepared>> {
+        let file = HugetlbFile::from_file(file).ok_or(EOPNOTSUPP)?;
+        // The next kernel has to know how many there are before the handler can tell it.
+        if file.order() > bindings::MAX_PAGE_ORDER {
+            return Err(EOPNOTSUPP);
+        }
+        // Comes first, so that a task cannot freeze a file that it must not write to.
+        check_expressible(file, file.seals(), origin)?;
+        Ok(Some(Prepared {
+            origin,
+            frozen: Frozen::new(file)?,
+        }))
+    }
+
+    /// Errors: EOPNOTSUPP (not expressible), EHWPOISON (bad memory), EBUSY (a kexec waits), ENOMEM,
+    /// EINTR (fatal signal).
+    fn preserve(
+        &self,
+        _file: &File,
+        prepared: &mut Option<Prepared>,
+        ser: &mut HugetlbMemfdSer,
+        _session: &OutgoingSession<'_>,
+    ) -> Result<Outgoing> {
+        let Prepared { origin, frozen } = prepared.as_ref().ok_or(EINVAL)?;
+        let file = frozen.file();
+        let order = file.order();
+        // From now on, the mode stays as it is, and what was opened is not looked at again.
+        let seals = check_expressible(file, file.seals(), *origin)?;
+        let pages = preserve_pages(frozen)?;
+        let counted = Counted::new(order, pages.len() as u64)?;
+        let Prepared { frozen, .. } = prepared.take().ok_or(EINVAL)?;
+        let outgoing = Outgoing {
+            handed_over: None,
+            pages,
+            _counted: counted,
+            frozen,
+        };
+        *ser = outgoing.describe(seals);
+        Ok(outgoing)
+    }
+
+    /// Saves added seals and the position. Allocates no memory.
+    ///
+    /// Errors: EOPNOTSUPP (unknown seals).
+    fn freeze(&self, _file: &File, ser: &mut HugetlbMemfdSer, outgoing: &mut Outgoing) -> Result {
+        let handed_over = HandedOver::new(&outgoing.frozen);
+        let seals = Seals::parse(outgoing.frozen.file().seals())?;
+        *ser = outgoing.describe(seals);
+        outgoing.handed_over = Some(handed_over);
+        Ok(())
+    }
+
+    fn unfreeze(&self, _file: &File, _ser: &mut HugetlbMemfdSer, outgoing: &mut Outgoing) {
+        outgoing.handed_over = None;
+    }
+
+    fn adopt(&self, ser: Claimed<HugetlbMemfdSer>) -> Incoming<HugePages> {
+        // The number of pages becomes too large with the first file that is used. Once the FLB is
+        // retrieved, it is not carried over: what is left is counted again. If it is damaged, the file
+        // is not.
+        let _ = POOL.incoming();
+        Incoming::new(ser)
+    }
+
+    fn retrieve(
+        &self,
+        incoming: &mut Incoming<HugePages>,
+        _session: &IncomingSession<'_>,
+    ) -> Result<ARef<File>, RetrieveError> {
+        incoming.retrieve()
+    }
+
+    fn file_id(file: &File) -> usize {
+        Inode::from_file(file).id()
+    }
+}
