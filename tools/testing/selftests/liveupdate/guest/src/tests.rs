@@ -14,6 +14,7 @@ mod devices;
 mod errno;
 mod handlers;
 pub mod hazards;
+mod hugetlb;
 mod image;
 mod killed;
 mod memfd;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Suite> {
         memfd::suite(),
         memfd::holes::suite(),
         memfd::changes::suite(),
+        hugetlb::suite(),
         sessions::suite(),
         views::suite(),
         agents::suite(),

@@ -92,6 +92,14 @@ impl Pattern {
         self.pieces(|offset, piece| file.write_all_at(piece, at + offset).at("write a pattern"))
     }
 
+    /// Stores the bytes in a mapping.
+    pub fn copy_to(&self, to: &mut [u8]) -> Result {
+        self.pieces(|offset, piece| {
+            to[offset as usize..][..piece.len()].copy_from_slice(piece);
+            Ok(())
+        })
+    }
+
     /// The digest of the bytes.
     pub fn sum(&self) -> Result<Sum> {
         let mut hash = Sha256::new();
