@@ -24,7 +24,7 @@ use crate::report::step::{print, Step};
 const UPDATES: u32 = 2;
 
 /// How many updates the guest of the example survives.
-const VMM_UPDATES: u32 = 3;
+const VMM_UPDATES: u32 = 10;
 
 /// Runs the group.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {

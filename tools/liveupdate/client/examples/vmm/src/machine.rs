@@ -123,10 +123,10 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// If KVM does not return it. The guest is paused then as well.
+    /// If the guest has ended, or KVM does not return it. The guest is paused then as well.
     pub fn pause(&self, huge: bool) -> Result<State> {
         let paused_at = now();
-        self.vcpus.pause();
+        self.vcpus.pause()?;
         let mut chips: [kvm_irqchip; CHIPS] = Default::default();
         for (id, chip) in (0..).zip(&mut chips) {
             chip.chip_id = id;

@@ -56,8 +56,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Gate {
     fn set(&self, mode: Mode) -> MutexGuard<'_, Threads> {
         let mut threads = lock(&self.threads);
-        threads.mode = mode;
-        self.open.store(mode == Mode::Running, Ordering::SeqCst);
+        if threads.end.is_none() || mode == Mode::Over {
+            threads.mode = mode;
+            self.open.store(mode == Mode::Running, Ordering::SeqCst);
+        }
         self.changed.notify_all();
         threads
     }
@@ -150,10 +152,15 @@ impl Vcpus {
     }
 
     /// Pauses all processors, after which their state can be saved.
-    pub fn pause(&self) {
+    ///
+    /// # Errors
+    ///
+    /// If the guest has ended.
+    pub fn pause(&self) -> Result {
         let threads = self.gate.set(Mode::Paused);
         self.kick();
         self.kick_until(threads, |threads| threads.active == 0, KICK);
+        self.running()
     }
 
     /// Lets all processors run, and returns when each of them has.
@@ -167,7 +174,14 @@ impl Vcpus {
         let count = self.threads.len();
         let done = |threads: &Threads| threads.entered >= count || threads.end.is_some();
         self.kick_until(threads, done, TRIAL);
-        self.end().map_or(Ok(()), |end| Err(end.into()))
+        self.running()
+    }
+
+    fn running(&self) -> Result {
+        match self.end() {
+            Some(end) => Err(format!("the guest has ended: {end}").into()),
+            None => Ok(()),
+        }
     }
 
     /// Why the guest does not run any more, if it has ended.

@@ -32,7 +32,7 @@ const KERNEL: &str = "/boot/next";
 const INITRD: &str = "/boot/guest.cpio";
 
 /// After this time, a guest is considered hung. Its processor is emulated by an emulated processor.
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Where the last count is kept for the next kernel.
 const STATE: &str = "vmm";

@@ -255,9 +255,8 @@ pub fn preserved_suite() -> Suite {
             Ok(())
         },
     );
-    case.parts.push(Box::new(|stage| {
-        take_working(stage, "edu-again")?.works(4)
-    }));
+    case.parts
+        .push(Box::new(|stage| take_working(stage, "edu-again")?.works(4)));
     suite("edu_preserved", case)
 }
 
