@@ -65,7 +65,7 @@ pub struct Image {
     /// Why damage to the kernel may be undetected; [`None`] if its checksum is correct.
     #[serde(default)]
     pub unverified: Option<String>,
-    /// Relevant settings of the embedded configuration, if there is one.
+    /// Relevant settings of the configuration, if it is known.
     pub config: Option<BTreeMap<String, String>>,
 }
 
@@ -128,8 +128,13 @@ impl Image {
         }
     }
 
-    /// A setting of the embedded configuration: [`None`] if there is no configuration,
-    /// `Some("n")` if it is not set.
+    /// Uses `text` as the configuration of the kernel, if it has none embedded: distributions install
+    /// it as a file beside the image.
+    pub fn add_config(&mut self, text: &str) {
+        self.config.get_or_insert_with(|| relevant(text));
+    }
+
+    /// A setting of the configuration: [`None`] if it is not known, `Some("n")` if it is not set.
     pub fn setting(&self, name: &str) -> Option<&str> {
         let config = self.config.as_ref()?;
         Some(config.get(name).map_or("n", String::as_str))
@@ -168,11 +173,16 @@ fn config(kernel: &[u8]) -> Option<BTreeMap<String, String>> {
         .take(CONFIG_MAX)
         .read_to_end(&mut text)
         .ok()?;
-    let text = String::from_utf8_lossy(&text);
-    let settings = text.lines().filter_map(|line| {
+    Some(relevant(&String::from_utf8_lossy(&text)))
+}
+
+/// The relevant settings of a configuration: those of live updates and of virtual machines.
+fn relevant(config: &str) -> BTreeMap<String, String> {
+    let settings = config.lines().filter_map(|line| {
         let (name, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
-        let relevant = name.starts_with("KEXEC") || name.starts_with("LIVEUPDATE");
+        let relevant = ["KEXEC", "KVM", "LIVEUPDATE"];
+        let relevant = relevant.iter().any(|first| name.starts_with(first));
         relevant.then(|| (name.to_owned(), value.trim_matches('"').to_owned()))
     });
-    Some(settings.collect())
+    settings.collect()
 }

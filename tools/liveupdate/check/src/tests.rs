@@ -187,6 +187,20 @@ fn configuration_decides_against() {
 }
 
 #[test]
+fn configuration_beside_the_image() {
+    let text = "CONFIG_KVM=m\nCONFIG_USB=y\n# CONFIG_LIVEUPDATE_MEMFD is not set\n";
+    let mut image = Image::parse(&elf(b"\0kho-v4\0luo-v5\0memfd-v2\0", None)).unwrap();
+    assert_eq!(image.setting("KVM"), None);
+    image.add_config(text);
+    assert_eq!(image.setting("KVM"), Some("m"));
+    assert_eq!(image.setting("LIVEUPDATE_MEMFD"), Some("n"));
+    // Others are not kept, and the first configuration is not replaced.
+    assert_eq!(image.setting("USB"), Some("n"));
+    image.add_config("CONFIG_KVM=y\n");
+    assert_eq!(image.setting("KVM"), Some("m"));
+}
+
+#[test]
 fn damaged_lists_are_no_lists() {
     for damage in [
         b"".to_vec(),

@@ -16,6 +16,9 @@ use std::{
     path::Path,
 };
 
+/// The maximum size of a configuration, in bytes.
+const CONFIG_MAX: u64 = 4 << 20;
+
 pub fn failed(path: &Path, error: impl Display) -> Failure {
     Failure::new(Exit::Failed, format!("{}: {error}", path.display()))
 }
@@ -43,6 +46,16 @@ pub fn open(path: &Path) -> Result<File, Failure> {
     }
 }
 
+/// The configuration that distributions install beside an image: `config-VERSION` beside
+/// `vmlinuz-VERSION`. [`None`] if there is none.
+fn config(image: &Path) -> Option<String> {
+    let version = image.file_name()?.to_str()?.strip_prefix("vmlinuz-")?;
+    let file = open(&image.with_file_name(format!("config-{version}"))).ok()?;
+    let mut text = String::new();
+    file.take(CONFIG_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
 /// Reads and examines an image; returns the reason if this is not possible, or if the image
 /// would not boot.
 pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failure> {
@@ -63,7 +76,12 @@ pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failu
         Image::parse(&content)
     };
     match result {
-        Ok(image) => Ok(Ok(image)),
+        Ok(mut image) => {
+            if let Some(config) = config(path) {
+                image.add_config(&config);
+            }
+            Ok(Ok(image))
+        }
         Err(error @ (ImageError::Unsupported(_) | ImageError::TooLarge)) => {
             let reason = error.to_string();
             Ok(Err(Finding::new("image", Verdict::Unknown, reason)))

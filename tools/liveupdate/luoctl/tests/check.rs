@@ -133,6 +133,33 @@ fn verdicts() {
         .expect(1);
 }
 
+/// Distributions install the configuration as a file beside the image.
+#[test]
+fn configuration_beside_the_image() {
+    let root = Root::new();
+    let image = root.path("boot/vmlinuz-7.3");
+    let run = || {
+        root.run(
+            Path::new("/nonexistent"),
+            &["check", image.to_str().unwrap()],
+        )
+    };
+    root.put("boot/vmlinuz-7.3", kernel(Some(&FORMATS), &[]));
+    run().expect(0);
+    root.put(
+        "boot/config-7.3",
+        "CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\n",
+    );
+    run().expect(4).says("CONFIG_LIVEUPDATE_MEMFD is not set");
+    let config = "CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_LIVEUPDATE_MEMFD=y\n";
+    root.put("boot/config-7.3", config);
+    run().expect(0);
+    // Something else is not read.
+    fs::remove_file(root.path("boot/config-7.3")).unwrap();
+    mkfifoat(CWD, root.path("boot/config-7.3"), Mode::RUSR).unwrap();
+    run().expect(0);
+}
+
 /// An image that cannot be started is not loaded.
 #[test]
 fn images_that_do_not_boot() {

@@ -3,7 +3,7 @@
 //! A guest: its memory, its QEMU, and their handling in a live update.
 
 use crate::{
-    memory,
+    memory, next_kernel,
     process::Process,
     qmp::{self, Qmp},
     run_dir::{Record, RunDir},
@@ -11,6 +11,7 @@ use crate::{
 };
 use liveupdate::luod::{Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
+use luo_check::System;
 use rustix::fs::{memfd_create, MemfdFlags};
 use rustix::io::{fcntl_setfd, FdFlags};
 use std::{
@@ -365,6 +366,9 @@ impl Participant for Guest {
         match self.qmp()?.status()?.as_str() {
             "running" | "paused" => {}
             other => return Err(format!("the guest is {other}").into()),
+        }
+        if let Some(why) = next_kernel::obstacle(&System::default(), &self.spec.arguments) {
+            return Err(why.into());
         }
         match self.qmp()?.obstacles()?.as_slice() {
             [] => Ok(()),

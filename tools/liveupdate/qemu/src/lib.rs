@@ -11,6 +11,7 @@
 pub mod check;
 pub mod guest;
 pub mod memory;
+pub mod next_kernel;
 pub mod options;
 pub mod process;
 pub mod qmp;
