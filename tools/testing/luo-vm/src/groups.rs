@@ -32,7 +32,7 @@ use crate::report::results::{summary, Report};
 
 /// The groups of `make test`. The kernels are built in the order of their first use here, and a
 /// group starts when its kernels are built.
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group::new("host", &[], host::run),
     Group::new("matrix", &[Ours, Peer], matrix::run),
     Group::new("kselftest-base", &[Ours], base::run),
@@ -40,16 +40,14 @@ const GROUPS: [Group; 10] = [
     Group::new("devices", &[Ours], devices::run),
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Debian], debian::run),
+    Group::new("guest", &[Debian, Ours], guest::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit", &[Debug], kunit::run),
     Group::new("lint", &[Ours, Debug], lint::run),
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 5] = [
-    // QEMU reset the host at random while the guest ran on its first processor; see the machine AMD.
-    // It must pass here for some time before `make test` runs it.
-    Group::new("guest", &[Debian], guest::run),
+const LONG_GROUPS: [Group; 4] = [
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
     Group::new("soak", &[Ours], soak::long),

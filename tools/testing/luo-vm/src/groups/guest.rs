@@ -16,6 +16,7 @@ use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::gap::Listener;
 use crate::machine::named::AMD;
+use crate::machine::peer::Peer;
 use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::{print, Step};
@@ -72,16 +73,22 @@ fn repeated(lines: &[String]) -> Option<String> {
 
 /// Two updates by `luoctl kexec` under a guest of `luo-qemu@.service`.
 fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
-    let image = guest::disk(ctx, host)?;
+    let other = build::kernel(ctx, Flavour::Ours)?;
+    let image = guest::disk(ctx, host, Some(&other))?;
     // What is emulated twice takes long.
     let limit = 4 * BOOT * (1 + UPDATES);
+    let peer = Peer::new()?;
     let vm = Vm::new("guest", host, &image)
         .on(&AMD)
+        .devices(peer.devices())
         .params(guest::params(UPDATES))
         .limit(limit);
     let mut listener = Listener::default();
     let step = Step::start(ctx, format!("vm {}", vm.name));
-    let run = vm.run_with(ctx, |line| listener.hear(line, Instant::now()))?;
+    let run = vm.run_with(ctx, |line| {
+        listener.hear(line, Instant::now());
+        peer.hear(line);
+    })?;
     step.done("");
     for (number, gap) in (1..).zip(&listener.gaps) {
         print(&format!(
@@ -96,6 +103,7 @@ fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
         ));
     }
     run.judge(ctx, report, "", &["guest"]);
+    report.check("a peer outside gets each line once", peer.complaint());
     Ok(())
 }
 

@@ -11,19 +11,21 @@ use crate::image::{disk, initramfs, programs};
 use crate::kernel::build::Kernel;
 
 /// Makes the disk. The guests have the same kernel as their host, and a program that is their init.
-pub fn disk(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
+/// `without_kvm` is a kernel that cannot run guests, which is installed as distributions do it.
+pub fn disk(ctx: &Ctx, host: &Kernel, without_kvm: Option<&Kernel>) -> Result<PathBuf> {
     let guest = programs::guest(ctx)?;
     let inside = initramfs::guest(ctx, "guest-of-qemu", &guest, &[], None)?;
     let (name, program) = programs::qemu(ctx)?;
-    disk::disk_with(
-        ctx,
-        "guest",
-        host,
-        &[
-            (name, program.as_path()),
-            ("usr/lib/luo-test/guest.cpio", inside.as_path()),
-        ],
-    )
+    let config = without_kvm.map(|kernel| kernel.out.join(".config"));
+    let mut files = vec![
+        (name, program.as_path()),
+        ("usr/lib/luo-test/guest.cpio", inside.as_path()),
+    ];
+    if let (Some(kernel), Some(config)) = (without_kvm, &config) {
+        files.push(("boot/vmlinuz-without-kvm", &kernel.image));
+        files.push(("boot/config-without-kvm", config));
+    }
+    disk::disk_with(ctx, "guest", host, &files)
 }
 
 /// Makes the initramfs of a host that runs the example of a virtual machine monitor. The guest has

@@ -30,6 +30,8 @@ pub struct Vm<'a> {
     pub kernel: &'a Kernel,
     /// The initramfs; or the disk, if its name ends in [`DISK`].
     initrd: &'a Path,
+    /// QEMU options for further devices.
+    devices: Vec<String>,
     /// Kernel parameters in addition to the usual ones.
     params: String,
     /// Arguments of init.
@@ -96,6 +98,7 @@ impl<'a> Vm<'a> {
             machine: &PC,
             kernel,
             initrd,
+            devices: Vec::new(),
             params: String::new(),
             init: String::new(),
             limit: BOOT,
@@ -113,6 +116,12 @@ impl<'a> Vm<'a> {
     /// Another kind of machine.
     pub fn on(mut self, machine: &'static Machine) -> Self {
         self.machine = machine;
+        self
+    }
+
+    /// QEMU options for devices in addition to those of the kind of machine.
+    pub fn devices(mut self, devices: impl IntoIterator<Item = String>) -> Self {
+        self.devices.extend(devices);
         self
     }
 
@@ -173,6 +182,7 @@ impl<'a> Vm<'a> {
             );
             qemu.args(["-object", &memory, "-machine", "memory-backend=memory"]);
         }
+        qemu.args(&self.devices);
         qemu.arg("-kernel").arg(&self.kernel.image);
         if self.initrd.extension().is_some_and(|end| end == DISK) {
             let drive = format!("if=virtio,format=raw,file={}", self.initrd.display());

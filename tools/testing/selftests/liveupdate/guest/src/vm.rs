@@ -3,9 +3,11 @@
 //! A virtual machine on a host that is updated.
 //!
 //! The program is the init of a guest of `luo-qemu`, independent of the host. It prints to its console
-//! what the tests on the host check: a continuing count, whether its memory is unchanged, and the
-//! number of blocks written to its disk. The count is also written to a second serial port, as a
-//! heartbeat.
+//! what the tests on the host check: a continuing count, whether its memory is unchanged, the number
+//! of blocks written to its disk, and the number of lines exchanged with a peer outside of the host.
+//! The count is also written to a second serial port, as a heartbeat.
+
+mod network;
 
 use crate::support::{
     args::Args,
@@ -56,6 +58,9 @@ pub fn run(args: &Args) -> Result<u8> {
         thread::spawn(|| pinned(1, write_cached));
     } else {
         println!("vm: no disk");
+    }
+    if network::exists() {
+        thread::spawn(|| pinned(1, || network::talk(PORT)));
     }
     pinned(0, count)?;
     Ok(0)

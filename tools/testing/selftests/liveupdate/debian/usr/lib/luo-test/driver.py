@@ -12,12 +12,11 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 
 import cache
+from results import Boot, Results, run
 
-STATE = "/var/lib/luo-test.json"
 KERNEL = "/boot/next"
 CLIENTS = ["python", "counter", "memcached"]
 # Seconds after which an event is considered missing: a hundred times the usual
@@ -40,79 +39,45 @@ def load(cmdline):
     os.close(kernel)
 
 
-def run(*command):
-    """Runs a command; returns its exit status and its output."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode, done.stdout
-
-
 def show(unit, what):
     return run("systemctl", "show", "-P", what, unit)[1].strip()
 
 
-class Tests:
-    """Results of all kernels."""
-
-    def __init__(self, boot):
-        self.boot = boot
-        self.results = []
-        if boot:
-            with open(STATE) as file:
-                self.results = json.load(file)
-
-    def check(self, name, good, why=""):
-        name = f"debian.update {self.boot}: {name}" if self.boot else f"debian.before: {name}"
-        self.results.append([name, bool(good), "" if good else why])
-        print("# ok" if good else "# failed", name, flush=True)
-
-    def start(self, unit, log):
-        status, said = run("systemctl", "start", unit)
-        if status:
-            said += run("journalctl", "-n", "20", "--no-pager", "-u", unit)[1]
-            if os.path.exists(log):
-                said += open(log).read()
-        self.check(f"{unit} starts", status == 0, said)
-
-    def save(self):
-        with open(STATE, "w") as file:
-            json.dump(self.results, file)
-            os.fsync(file.fileno())
-
-    def print(self):
-        print("KTAP version 1")
-        print(f"1..{len(self.results)}")
-        for number, (name, good, why) in enumerate(self.results, 1):
-            for line in why.splitlines():
-                print("#", line)
-            print("ok" if good else "not ok", number, name)
-        sys.stdout.flush()
+def start(tests, unit, log):
+    """Starts a unit."""
+    status, said = run("systemctl", "start", unit)
+    if status:
+        said += run("journalctl", "-n", "20", "--no-pager", "-u", unit)[1]
+        if os.path.exists(log):
+            said += open(log).read()
+    tests.check(f"{unit} starts", status == 0, said)
 
 
 def witness(tests):
     """systemd's own test: the store of the previous kernel was handed over. Checking empties it."""
-    if tests.boot:
-        unit = f"luo-witness@{tests.boot - 1}.service"
+    if tests.boot.number:
+        unit = f"luo-witness@{tests.boot.number - 1}.service"
         count = show(unit, "NFileDescriptorStore")
         tests.check(f"{unit} has its descriptors", count == "3", f"{count}, and should be 3")
-        tests.start(unit, f"/run/luo-test-luo-witness-{tests.boot - 1}.log")
-    unit = f"luo-witness@{tests.boot}.service"
-    tests.start(unit, f"/run/luo-test-luo-witness-{tests.boot}.log")
+        start(tests, unit, f"/run/luo-test-luo-witness-{tests.boot.number - 1}.log")
+    unit = f"luo-witness@{tests.boot.number}.service"
+    start(tests, unit, f"/run/luo-test-luo-witness-{tests.boot.number}.log")
     count = show(unit, "NFileDescriptorStore")
     tests.check(f"{unit} has stored", count == "3", f"{count} descriptors, and should be 3")
     counted = run("busctl", "get-property", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
                   "org.freedesktop.systemd1.Manager", "KExecCount")[1].split()[-1:]
-    tests.check("systemd counts the updates", counted == [str(tests.boot)], str(counted))
+    tests.check("systemd counts the updates", counted == [str(tests.boot.number)], str(counted))
 
 
 def session_of_unit(tests):
     """A service with LUOSession=, with the client library."""
-    tests.start("luo-cache.service", "/run/luo-test-cache.log")
+    start(tests, "luo-cache.service", "/run/luo-test-cache.log")
     try:
         said = open("/run/luo-test-cache.log").read()
     except OSError as error:
         said = str(error)
-    if tests.boot:
-        expected = f"verified generation {tests.boot}"
+    if tests.boot.number:
+        expected = f"verified generation {tests.boot.number}"
     else:
         expected = "a new session"
     tests.check("the service with LUOSession= has its data", expected in said, said)
@@ -158,18 +123,18 @@ def wait_for(path, text):
 
 def luod_and_clients(tests):
     """luod as a service, and clients in two languages."""
-    tests.start("luod.socket", "")
-    tests.start("luod.service", "")
-    tests.start("luo-python.service", "")
-    tests.start("luo-counter.service", "")
+    start(tests, "luod.socket", "")
+    start(tests, "luod.service", "")
+    start(tests, "luo-python.service", "")
+    start(tests, "luo-counter.service", "")
     for name, first, later in [
-        ("python", "new", f"verified {tests.boot}"),
+        ("python", "new", f"verified {tests.boot.number}"),
         ("counter", "joined at 0", "restored at"),
     ]:
-        expected = later if tests.boot else first
+        expected = later if tests.boot.number else first
         said = wait_for(f"/run/luo-test-{name}.log", expected)
         tests.check(f"the client {name} has its data", expected in said, said)
-    if tests.boot:
+    if tests.boot.number:
         operator = Operator()
         operator.send("REPORT")
         report = operator.receive("REPORT")
@@ -180,7 +145,7 @@ def luod_and_clients(tests):
         for line in said.splitlines():
             print("#", line, flush=True)
         bad = [s for s in report["sessions"] if s["session"] not in CLIENTS]
-        expected = BAD if UPDATES[tests.boot - 1] is plain_without_some else {}
+        expected = BAD if UPDATES[tests.boot.number - 1] is plain_without_some else {}
         good = {s["session"]: s.get("error") for s in bad if s["state"] == "dropped"} == expected
         tests.check("luod reports the dropped sessions", good, said)
         audit_trail(tests)
@@ -226,7 +191,7 @@ def in_a_scope(tests):
 
 def boot_jobs(tests):
     """The boot of the first kernel never completes, and it is replaced anyway."""
-    if tests.boot:
+    if tests.boot.number:
         return
     until(lambda: show("luo-pending.service", "ActiveState") == "activating"
           and show("luod-handover.service", "ActiveState") == "active")
@@ -238,19 +203,19 @@ def boot_jobs(tests):
 
 def memcached(tests):
     """A data set that is in use during the update."""
-    tests.start("luo-memcached.service", "/run/luo-test-memcached.log")
-    if not tests.boot:
+    start(tests, "luo-memcached.service", "/run/luo-test-memcached.log")
+    if not tests.boot.number:
         cache.fill(8)
-    tests.start("luo-load.service", "/run/luo-test-load.log")
+    start(tests, "luo-load.service", "/run/luo-test-load.log")
     items, there, wrong = cache.verify()
     found = f"{there} of {items}, {wrong} of them wrong"
     tests.check("memcached has its data set", items == there and not wrong, found)
     time.sleep(0.5)
-    if not tests.boot:
+    if not tests.boot.number:
         return
     status, said = run("luoctl", "--json", "report")
     tests.check("luoctl reports the update", status == 0, said)
-    gap = cache.Gap(tests.boot, json.loads(said))
+    gap = cache.Gap(tests.boot.number, json.loads(said))
     good = gap.total("hits") and not gap.total("misses") and not gap.total("wrong")
     tests.check("users of memcached got what it has", good, str(gap.before + gap.after))
     tests.check("the gap is known", 0 < gap.seconds < 600, str(gap.seconds))
@@ -290,7 +255,7 @@ def luoctl(tests, *args, status=0, says=()):
 
 
 def bad_client(tests, how):
-    tests.start(f"luo-bad@{how}.service", f"/run/luo-test-bad-{how}.log")
+    start(tests, f"luo-bad@{how}.service", f"/run/luo-test-bad-{how}.log")
     wait_until(**{f"bad-{how}": "subscribed"})
 
 
@@ -371,7 +336,7 @@ def plain_without_some(tests, cmdline):
 def by_luoctl(tests, cmdline):
     """Runs the update as an operator."""
     luoctl(tests, "load", KERNEL, "--cmdline", cmdline)
-    if UPDATES[tests.boot - 1] is not by_luoctl:
+    if UPDATES[tests.boot.number - 1] is not by_luoctl:
         operator(tests)
     tests.save()
     status, said = run("luoctl", "kexec", "--yes")
@@ -392,25 +357,19 @@ BAD = {
 
 
 def main():
-    with open("/proc/cmdline") as file:
-        cmdline = file.read().strip()
-    found = re.search(r"luo_nboot=(\d+)", cmdline)
-    tests = Tests(int(found[1]) if found else 0)
-    print(f"# boot {tests.boot} is up", flush=True)
+    boot = Boot()
+    tests = Results("debian", boot)
+    print(f"# boot {boot.number} is up", flush=True)
     for part in PARTS:
         try:
             part(tests)
         except Exception as error:
             tests.check(part.__name__, False, repr(error))
-    if tests.boot < len(UPDATES):
-        cmdline = re.sub(r" luo_nboot=\d+", "", cmdline)
-        cmdline = f"{cmdline} luo_nboot={tests.boot + 1}"
+    if boot.number < len(UPDATES):
         wait_until(**everybody("subscribed"))
-        if UPDATES[tests.boot](tests, cmdline):
+        if UPDATES[boot.number](tests, boot.next()):
             return
-    tests.print()
-    print("luo-guest: exit 0", flush=True)
-    run("systemctl", "poweroff", "--force", "--force")
+    tests.end()
 
 
 main()

@@ -10,10 +10,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 
-STATE = "/var/lib/luo-guests.json"
+from results import Boot, Results, run
+
 KERNEL = "/boot/next"
 CONSOLE = "/var/lib/luo-one.console"
 DISK = "/var/lib/luo-one.raw"
@@ -36,12 +36,6 @@ MEMORY = r"\d+ good ([0-9a-f]{8}) on processor 1"
 PATIENCE = 900
 
 
-def run(*command):
-    """Runs a command; its exit status and all that it said."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode, done.stdout
-
-
 def console(path=CONSOLE):
     """What the guest has said, in whole lines."""
     try:
@@ -62,6 +56,12 @@ def last(what, path=CONSOLE):
     return int((said(what, path=path) or [0])[-1])
 
 
+def network():
+    """How many lines of the guest its peer has received, and the other way round."""
+    numbers = said("network", r"(\d+) (\d+)")
+    return [int(number) for number in numbers[-1]] if numbers else [0, 0]
+
+
 def until(so):
     """Waits until something is so: as long as the guest's unit is there, and not for ever."""
     end = time.monotonic() + PATIENCE
@@ -70,38 +70,6 @@ def until(so):
         if run("systemctl", "is-active", UNIT)[1].strip() in ["inactive", "failed"]:
             break
     return so()
-
-
-class Tests:
-    """Results, over all kernels."""
-
-    def __init__(self, boot, updates):
-        self.boot, self.updates = boot, updates
-        self.results = []
-        self.memory = {}
-        if boot:
-            with open(STATE) as file:
-                self.results, self.memory = json.load(file)
-
-    def check(self, name, good, why=""):
-        name = f"guest.update {self.boot}: {name}" if self.boot else f"guest.before: {name}"
-        self.results.append([name, bool(good), "" if good else str(why)])
-        print("# ok" if good else "# failed", name, flush=True)
-        return good
-
-    def save(self):
-        with open(STATE, "w") as file:
-            json.dump([self.results, self.memory], file)
-            os.fsync(file.fileno())
-
-    def print(self):
-        print("KTAP version 1")
-        print(f"1..{len(self.results)}")
-        for number, (name, good, why) in enumerate(self.results, 1):
-            for line in why.splitlines():
-                print("#", line)
-            print("ok" if good else "not ok", number, name)
-        sys.stdout.flush()
 
 
 def logs():
@@ -131,6 +99,10 @@ def goes_on(tests):
         rounds = len(said(what, rest))
         good = until(lambda: len(said(what, rest)) >= rounds + 3)
         tests.check(f"the guest checks: {what}", good, logs())
+    # The peer has received lines that were sent after the update, and the other way round.
+    sent, received = network()
+    good = until(lambda: network()[0] > sent + 20 and network()[1] > received + 20)
+    tests.check("the guest talks to a peer outside", good, f"{sent}, {received}; " + logs())
     digests = set(said("memory", MEMORY))
     tests.check("the memory of the guest has one digest", len(digests) == 1, digests)
     tests.check("all that the guest checks is good", "BAD" not in console(), logs())
@@ -200,6 +172,16 @@ def abort(tests, cmdline):
     tests.check("it has counted before that", paused >= known, f"{paused}, {known}")
 
 
+def without_kvm(tests, cmdline):
+    """The next kernel could not run the guest: it refuses the update before it is paused."""
+    status, text = run("luoctl", "load", "/boot/vmlinuz-without-kvm", "--cmdline", cmdline)
+    tests.check("a kernel without KVM is loaded", status in [0, 6], text)
+    status, text = run("luoctl", "kexec", "--yes", "--dry-run", "--timeout", "500")
+    refused = status != 0 and "CONFIG_KVM is not set in /boot/vmlinuz-without-kvm" in text
+    tests.check("the guest refuses it", refused, text)
+    tests.check("the guest was not paused", field("state") == "running" and "paused" not in text, text)
+
+
 def killed(tests):
     """luod and luo-qemu are killed while the guest runs, and are started again."""
     run("systemctl", "kill", "--signal=KILL", "luod.service")
@@ -230,13 +212,12 @@ def slow(wanted):
     run("systemctl", "daemon-reload")
 
 
-def update(tests, cmdline):
+def update(tests, cmdline, slowly):
     """What an operator does. True if the next kernel is on its way."""
     status, text = run("luo-qemu", "check", "one")
     tests.check("luo-qemu check one", status == 0, text)
     load(tests, cmdline)
-    # The first of several is for comparison: the units wait for the rest of the machine.
-    slow(not tests.boot and tests.updates > 1)
+    slow(slowly)
     tests.memory = {"stored": last("stored")}
     tests.save()
     # The guest is emulated twice: luod waits longer for it than for other clients of tests.
@@ -248,38 +229,32 @@ def update(tests, cmdline):
 
 
 def main():
-    with open("/proc/cmdline") as file:
-        cmdline = file.read().strip()
-
-    def number(name, default):
-        found = re.search(rf"\b{name}=(\d+)", cmdline)
-        return int(found[1]) if found else default
-
-    tests = Tests(number("luo_nboot", 0), number("luo_updates", 2))
-    print(f"# boot {tests.boot} is up", flush=True)
+    boot = Boot()
+    updates = boot.parameter("luo_updates", 2)
+    tests = Results("guest", boot)
+    print(f"# boot {boot.number} is up", flush=True)
     try:
         start(tests)
-        if tests.boot:
+        if boot.number:
             disk(tests)
         goes_on(tests)
-        if tests.boot:
+        if boot.number:
             report(tests)
-        elif tests.updates > 1:
-            abort(tests, cmdline)
+        elif updates > 1:
+            without_kvm(tests, boot.cmdline)
+            abort(tests, boot.cmdline)
             killed(tests)
-        if tests.boot < tests.updates and tests.results[-1][1]:
-            cmdline = re.sub(r" luo_nboot=\d+", "", cmdline)
-            if update(tests, f"{cmdline} luo_nboot={tests.boot + 1}"):
+        if boot.number < updates and tests.results[-1][1]:
+            # The first of several is for comparison: the units wait for the rest of the machine.
+            if update(tests, boot.next(), slowly=not boot.number and updates > 1):
                 return
     except Exception as error:
         tests.check("the tests come to their end", False, repr(error))
-    tests.check("all updates were done", tests.boot == tests.updates, f"{tests.boot} of {tests.updates}")
+    tests.check("all updates were done", boot.number == updates, f"{boot.number} of {updates}")
     # It has no use for its power button, and must not write between the results.
     status, text = run("luo-qemu", "stop", "one", "--timeout", "1")
     tests.check("the guest is stopped", "stopped" in text, text)
-    tests.print()
-    print("luo-guest: exit 0", flush=True)
-    run("systemctl", "poweroff", "--force", "--force")
+    tests.end()
 
 
 main()
