@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! For services of systemd: descriptors that it passes at their start, and that it stores.
 //!

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! The transport of requests: to the running kernel by ioctl(2), or to an in-process fake kernel,
 //! if the descriptor belongs to one and the library was built with the feature `fake`.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! `include/uapi/linux/liveupdate.h` for programs in Rust: the numbers, structures and limits of
 //! the interface of `/dev/liveupdate`, under their names in C.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! The behaviour of a client when luod is slow or disconnects. The tests act as luod.
 

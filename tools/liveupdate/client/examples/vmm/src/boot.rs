@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Starts Linux in the guest, by its 32-bit boot protocol (Documentation/arch/x86/boot.rst).
 //!
