@@ -65,6 +65,7 @@ impl Machine {
         let mut fds = Vec::new();
         for id in 0..cpus {
             let fd = vm.create_vcpu(id.into())?;
+            vcpu::settle_frequency(&fd)?;
             fd.set_cpuid2(&cpuid(&supported, id, cpus))?;
             fds.push(fd);
         }
@@ -92,7 +93,9 @@ impl Machine {
         let (kvm, vm) = create(&ram)?;
         let mut fds = Vec::new();
         for id in 0..state.vcpus.len() {
-            fds.push(vm.create_vcpu(id as u64)?);
+            let fd = vm.create_vcpu(id as u64)?;
+            vcpu::settle_frequency(&fd)?;
+            fds.push(fd);
         }
         for chip in &state.chips {
             vm.set_irqchip(chip)?;

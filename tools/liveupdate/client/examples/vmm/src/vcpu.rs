@@ -23,6 +23,9 @@ const KICK: Duration = Duration::from_millis(1);
 /// How long a processor may run before it is interrupted to see that it runs.
 const TRIAL: Duration = Duration::from_millis(20);
 
+/// KVM accepts a frequency that differs by this part of it from that of the host, or less.
+const STEP: u32 = 2500;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Paused,
@@ -262,6 +265,27 @@ fn run_once(fd: &mut VcpuFd, ports: &Ports) -> Result<Exit> {
         },
     }
     Ok(Exit::Access)
+}
+
+/// Lets KVM accept the frequency of the time-stamp counter that it assumes for a new processor.
+///
+/// KVM assumes what the host has measured first. If the host has corrected that since, and the
+/// processor cannot scale its counter, KVM refuses its own value as too low, and timers of the guest
+/// stop. A frequency that is accepted differs from that of the host by less than [`STEP`].
+///
+/// # Errors
+///
+/// If there is no such frequency within one percent.
+pub fn settle_frequency(fd: &VcpuFd) -> Result {
+    let first = fd.get_tsc_khz()?;
+    let accepted = (0..STEP / 100)
+        .map(|step| first + step * (first / STEP))
+        .any(|khz| fd.set_tsc_khz(khz).is_ok());
+    if accepted {
+        Ok(())
+    } else {
+        Err(format!("KVM refuses a time-stamp counter of {first} kHz").into())
+    }
 }
 
 /// Reads the state of a processor. The first call may change what the others return.
