@@ -78,7 +78,10 @@ fn hand_over(luo: &'static Luo) -> Result {
         carry_over_unread()?;
         if kho::loaded_image_carries_handover() {
             if let Err(err) = root::hand_over_count(context.number.wrapping_add(1)) {
-                pr_warn!("cannot hand over the number of live updates: error {}\n", err.to_errno());
+                pr_warn!(
+                    "cannot hand over the number of live updates: error {}\n",
+                    err.to_errno()
+                );
             }
         }
         gate.seal();

@@ -61,7 +61,10 @@ fn late_init() -> Result {
         device::init()?;
     }
     if let Err(err) = sysfs::init() {
-        pr_err!("cannot create /sys/kernel/liveupdate: error {}\n", err.to_errno());
+        pr_err!(
+            "cannot create /sys/kernel/liveupdate: error {}\n",
+            err.to_errno()
+        );
     }
     luo.map_or(Ok(()), debugfs::init)
 }

@@ -199,7 +199,8 @@ fn preserve_pages(frozen: &Frozen) -> Result<PinnedRecords> {
     let file = frozen.file();
     let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
     let mut records = PinnedRecords::new();
-    let mut batch = PinBatch::new(usize::try_from((limit >> file.order()).min(BATCH.into()))?)?;
+    let huge_pages = limit.checked_shr(file.order()).ok_or(EINVAL)?;
+    let mut batch = PinBatch::new(usize::try_from(huge_pages.min(BATCH.into()))?)?;
     let mut scratch = KVVec::new();
     let mut next = 0;
     while let Some(start) = next_page(file, next).filter(|&start| start < limit) {

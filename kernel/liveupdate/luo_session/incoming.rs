@@ -325,11 +325,8 @@ impl SessionFile {
                 context.gate.mutate(|| {
                     let files = session.files.read_killable()?;
                     let incoming = files.get(token)?;
-                    let file = files.retrieve(
-                        &context.handlers,
-                        display(&session.name),
-                        &incoming,
-                    )?;
+                    let file =
+                        files.retrieve(&context.handlers, display(&session.name), &incoming)?;
                     delivered.set(Some(incoming));
                     Ok(file)
                 })

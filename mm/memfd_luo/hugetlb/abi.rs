@@ -94,7 +94,8 @@ impl HugetlbMemfd {
     pub(crate) const fn layout(&self) -> HugeLayout {
         HugeLayout {
             layout: Layout::new(self.size),
-            nr_pages: 1 << self.order,
+            // By the type invariant, the shift is in range.
+            nr_pages: 1u64.wrapping_shl(self.order),
         }
     }
 }

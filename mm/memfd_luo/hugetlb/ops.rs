@@ -258,8 +258,9 @@ impl NewHugetlb {
         let mut result = Ok(());
         for page in &pages {
             result = checkpoint().and_then(|()| {
+                let index = page.index.checked_shr(self.order).ok_or(EINVAL)?;
                 // CAST: `pgoff_t` has 64 bits.
-                let index = (page.index >> self.order) as c_ulong;
+                let index = index as c_ulong;
                 // SAFETY: This is an inode of hugetlbfs, and by the type invariant of `HugePage`, the
                 // page has no other users.
                 to_result(unsafe {
