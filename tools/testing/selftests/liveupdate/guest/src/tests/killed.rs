@@ -115,10 +115,10 @@ fn one_gib() -> Case {
 
 /// FINISH of files that were not retrieved continues after the calling process is killed.
 ///
-/// The process dies before the memory is free. On a busy machine it may be killed too late, so that
-/// there are several sessions.
+/// The process dies before the memory is free. On a busy machine it may be killed too early or too late,
+/// so that there are several sessions, and the time until the kill is adapted.
 fn finish_one_gib() -> Case {
-    const SESSIONS: usize = 4;
+    const SESSIONS: usize = 8;
     const EACH: usize = GIB / SESSIONS;
     /// The minimum memory that a session frees, in KiB.
     const MOST: u64 = (EACH as u64 >> 10) / 8 * 7;
@@ -142,16 +142,26 @@ fn finish_one_gib() -> Case {
             let start = meminfo::free()?;
             let whole = timed(|| finish(0))?;
             let mut died_early = 0;
+            let mut delay = whole / 8;
             for number in 1..SESSIONS {
                 let before = meminfo::free()?;
                 let child = Child::start(|| finish(number))?;
-                sleep(whole / 8);
+                sleep(delay);
                 child.kill();
                 let end = child.wait()?;
-                if end == End::Killed && meminfo::free()? < before + MOST {
-                    died_early += 1;
-                } else {
-                    ensure!(matches!(end, End::Killed | End::Done), "it ended: {end:?}");
+                ensure!(matches!(end, End::Killed | End::Done), "it ended: {end:?}");
+                let early = end == End::Killed && meminfo::free()? < before + MOST;
+                // Waits for a FINISH that has begun.
+                match Device::open()?.retrieve_session(name(number)) {
+                    Ok(session) => {
+                        session.finish()?;
+                        delay *= 2;
+                    }
+                    error => {
+                        expect_errno(error, Errno::NOENT, "RETRIEVE_SESSION after the kill")?;
+                        died_early += usize::from(early);
+                        delay = if early { delay } else { delay / 2 };
+                    }
                 }
                 eventually("the memory is not free", || {
                     Ok(meminfo::free()? > before + MOST)
