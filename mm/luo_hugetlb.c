@@ -16,6 +16,7 @@
 #include "hugetlb_internal.h"
 #include "hugetlb_vmemmap.h"
 #include "internal.h"
+#include "luo_folio.h"
 #include "luo_hugetlb.h"
 
 /* What the previous kernel has announced, before there are pools. */
@@ -122,20 +123,6 @@ int luo_hugetlb_set_seals(struct inode *inode, unsigned int seals)
 	return 0;
 }
 
-/* KHO marks the pages that the previous kernel found to be bad, not the folios. */
-static bool luo_hugetlb_has_bad_page(struct folio *folio)
-{
-#ifdef CONFIG_MEMORY_FAILURE
-	if (!atomic_long_read(&num_poisoned_pages))
-		return false;
-
-	for (unsigned long i = 0; i < folio_nr_pages(folio); i++)
-		if (PageHWPoison(folio_page(folio, i)))
-			return true;
-#endif
-	return false;
-}
-
 static void luo_hugetlb_count(struct folio *folio, long sign)
 {
 	lruvec_stat_mod_folio(folio, NR_HUGETLB, sign * (long)folio_nr_pages(folio));
@@ -165,7 +152,7 @@ int luo_hugetlb_take_over(struct folio *folio)
 
 	folio_change_private(folio, NULL);
 	init_new_hugetlb_folio(folio);
-	if (luo_hugetlb_has_bad_page(folio)) {
+	if (luo_folio_has_bad_page(folio)) {
 		/* Never to be given to anybody, and its parts stay marked. */
 		folio_set_hugetlb_raw_hwp_unreliable(folio);
 		folio_set_hwpoison(folio);

@@ -13,6 +13,7 @@
 #include <linux/xarray.h>
 
 #include "internal.h"
+#include "luo_folio.h"
 #include "luo_shmem.h"
 
 /* Bad memory that cannot be moved from where it cannot be pinned. */
@@ -150,20 +151,6 @@ bool luo_shmem_in_place(struct address_space *mapping, struct folio **folios,
 	return true;
 }
 
-/* KHO marks the pages that the previous kernel found to be bad, not the folios. */
-static bool luo_shmem_has_bad_page(struct folio *folio)
-{
-#ifdef CONFIG_MEMORY_FAILURE
-	if (!atomic_long_read(&num_poisoned_pages))
-		return false;
-
-	for (unsigned long i = 0; i < folio_nr_pages(folio); i++)
-		if (PageHWPoison(folio_page(folio, i)))
-			return true;
-#endif
-	return false;
-}
-
 /**
  * luo_shmem_init_folio - set up a folio to be added to a file
  * @folio: folio without other users
@@ -184,7 +171,7 @@ void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate)
 	/* The page cache needs this of large folios; KHO does not set it. */
 	if (folio_test_large(folio)) {
 		folio_set_large_rmappable(folio);
-		if (luo_shmem_has_bad_page(folio))
+		if (luo_folio_has_bad_page(folio))
 			folio_set_has_hwpoisoned(folio);
 	}
 }
