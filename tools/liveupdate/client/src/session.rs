@@ -11,6 +11,7 @@ use std::{
     error::Error,
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// The maximum length of the name of a session in bytes.
@@ -65,7 +66,10 @@ fn name(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
 /// When its last descriptor is closed, it ends and its files are not handed over: keep it open
 /// until the kexec, or send it to a process that does.
 #[derive(Debug)]
-pub struct OutgoingSession(OwnedFd);
+pub struct OutgoingSession {
+    fd: OwnedFd,
+    bytes: AtomicU64,
+}
 
 impl OutgoingSession {
     /// Preserves a file: the next kernel can retrieve it as `token`.
@@ -87,7 +91,17 @@ impl OutgoingSession {
             token,
         };
         transport::call(self.as_fd(), &mut command)
-            .context(|| format!("preserve a file with the token {token}"))
+            .context(|| format!("preserve a file with the token {token}"))?;
+        let size = rustix::fs::fstat(&file).map_or(0, |stat| stat.st_size);
+        let size = u64::try_from(size).unwrap_or_default();
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns the size of all files that were preserved by [`Self::preserve`] of this object, in
+    /// bytes. It is for statistics: files without a size, such as devices, count as 0.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Sets whether an update continues if a file of this session cannot be frozen. The default is
@@ -121,7 +135,9 @@ impl OutgoingSession {
 /// After it is closed without [`finish`](Self::finish), it can be retrieved again, with all of
 /// its files.
 #[derive(Debug)]
-pub struct IncomingSession(OwnedFd);
+pub struct IncomingSession {
+    fd: OwnedFd,
+}
 
 impl IncomingSession {
     /// Retrieves a file. Calling it again returns another descriptor of the same file.
@@ -200,10 +216,10 @@ impl From<FinishError> for io::Error {
 }
 
 macro_rules! is_a_descriptor {
-    ($session:ident, $operations:literal) => {
+    ($session:ident, $new:expr, $operations:literal) => {
         impl AsFd for $session {
             fn as_fd(&self) -> BorrowedFd<'_> {
-                self.0.as_fd()
+                self.fd.as_fd()
             }
         }
 
@@ -214,20 +230,29 @@ macro_rules! is_a_descriptor {
             #[doc = $operations]
             /// fails with `EINVAL` or `ENOTTY`.
             fn from(fd: OwnedFd) -> Self {
-                Self(fd)
+                $new(fd)
             }
         }
 
         impl From<$session> for OwnedFd {
             fn from(session: $session) -> Self {
-                session.0
+                session.fd
             }
         }
     };
 }
 
-is_a_descriptor!(OutgoingSession, "[`preserve`](Self::preserve)");
-is_a_descriptor!(IncomingSession, "[`retrieve`](Self::retrieve)");
+fn outgoing(fd: OwnedFd) -> OutgoingSession {
+    let bytes = AtomicU64::new(0);
+    OutgoingSession { fd, bytes }
+}
+
+fn incoming(fd: OwnedFd) -> IncomingSession {
+    IncomingSession { fd }
+}
+
+is_a_descriptor!(OutgoingSession, outgoing, "[`preserve`](Self::preserve)");
+is_a_descriptor!(IncomingSession, incoming, "[`retrieve`](Self::retrieve)");
 
 #[cfg(test)]
 mod tests {

@@ -152,6 +152,14 @@ pub struct KexecOptions {
     pub force: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct MetricsOptions {
+    /// Replace this file atomically, instead of printing. For the textfile collector of
+    /// node_exporter, the name must end with .prom.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check a kernel and load it for the next update.
@@ -202,6 +210,12 @@ pub enum Command {
     },
     /// Show the timeline of the last update.
     Report,
+    /// Print metrics in OpenMetrics text.
+    ///
+    /// If luod cannot be reached, luo_up is 0, and the exit code is 3. The metrics are described in
+    /// Documentation/admin-guide/liveupdate/fleet.rst. luod-metrics.timer writes them to a file for
+    /// node_exporter every minute.
+    Metrics(MetricsOptions),
     /// Show events as they happen.
     Watch,
     /// Print completions for a shell.

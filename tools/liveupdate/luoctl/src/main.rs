@@ -5,6 +5,7 @@
 mod cli;
 mod image;
 mod load;
+mod metrics;
 mod output;
 mod talk;
 mod update;
@@ -45,6 +46,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
             talk::simple(cli, request)
         }
         Command::Report => talk::report(cli),
+        Command::Metrics(options) => metrics::metrics(cli, options),
         Command::Watch => talk::watch(cli),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "luoctl", &mut io::stdout());

@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::{io, time::Duration};
 
 /// The time limit for an answer of luod.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connects to luod.
 pub fn connect(cli: &Cli) -> Result<Channel, Failure> {

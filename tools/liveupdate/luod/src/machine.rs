@@ -31,7 +31,7 @@ use ending::Ending;
 use incoming::{Doubts, Incoming};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luod_protocol::{
-    Direction, ErrorCode, Event, Message, ParseError, Phase, Progress, Report, Request,
+    Direction, ErrorCode, Event, History, Message, ParseError, Phase, Progress, Report, Request,
     SessionName, Stamp, VERSION,
 };
 use std::{
@@ -116,6 +116,8 @@ enum Part {
         session: OutgoingSession,
         ready: Stamp,
         preserve_us: u64,
+        /// The size of its files.
+        bytes: Option<u64>,
     },
     /// The update continues without it.
     Dropped,
@@ -208,6 +210,8 @@ pub struct Machine<W> {
     number: u64,
     /// The result of the last update, if it did not start this kernel.
     last: Option<Report>,
+    /// Earlier updates, except the one that started this kernel.
+    past: History,
     problem: Option<String>,
     /// Sessions that clients were told to close, in updates that were aborted or continue without
     /// them. The kernel would hand over those that are still open.
@@ -249,6 +253,7 @@ impl<W: World> Machine<W> {
             endings: BTreeMap::new(),
             number: 0,
             last: None,
+            past: History::default(),
             problem: None,
             cancelled: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -404,7 +409,7 @@ impl<W: World> Machine<W> {
             Request::Hello { version, client } => self.hello(conn, first, version, client),
             Request::Subscribe { id, timeout_ms } => self.subscribe(conn, id, timeout_ms),
             Request::Unsubscribe { id } => self.unsubscribe(conn, &id),
-            Request::Ready { id } => self.ready(conn, id),
+            Request::Ready { id, bytes } => self.ready(conn, id, bytes),
             Request::Refuse { id, reason } => self.client_refuses(conn, id, &reason),
             Request::Progress { id, progress } => self.progress(conn, id, &progress),
             Request::Claim { id } => self.claim(conn, id),
@@ -426,6 +431,7 @@ impl<W: World> Machine<W> {
             Request::Discard { session } => self.operator_discards(caller, &session),
             Request::Forget => self.operator_forgets(caller),
             Request::Report => self.operator_report(),
+            Request::History => Ok(Answer::Event(Event::History(self.history()), None)),
             Request::Watch => self.watch(conn, seq),
         }
     }
@@ -573,7 +579,7 @@ fn session_of(request: &Request) -> Option<&SessionName> {
         | Request::Unsubscribe { id }
         | Request::Claim { id }
         | Request::Finished { id } => Some(id),
-        Request::Ready { id } | Request::Refuse { id, .. } | Request::Progress { id, .. } => {
+        Request::Ready { id, .. } | Request::Refuse { id, .. } | Request::Progress { id, .. } => {
             id.as_ref()
         }
         Request::Finish { session } | Request::Discard { session } => Some(session),
@@ -585,6 +591,7 @@ fn session_of(request: &Request) -> Option<&SessionName> {
         | Request::Abort
         | Request::Forget
         | Request::Report
+        | Request::History
         | Request::Watch => None,
     }
 }

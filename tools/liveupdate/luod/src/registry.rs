@@ -5,7 +5,7 @@
 //! It is JSON in a sealed memfd, the file [`TOKEN`] of the session [`SESSION`].
 
 use liveupdate::{IncomingSession, OutgoingSession, Token};
-use luod_protocol::{Mark, Report, SessionName, Stamp};
+use luod_protocol::{History, Mark, Report, SessionName, Stamp};
 use rustix::fs::{fcntl_add_seals, fstat, memfd_create, MemfdFlags, SealFlags};
 use serde::{de::DeserializeOwned, Deserialize, Deserializer, Serialize};
 use std::{
@@ -59,6 +59,13 @@ pub struct Registry {
     /// Sessions that this update has given up.
     #[serde(default, deserialize_with = "readable")]
     pub lost: Vec<Lost>,
+    /// Earlier updates.
+    #[serde(
+        default,
+        deserialize_with = "or_none",
+        skip_serializing_if = "History::is_empty"
+    )]
+    pub history: History,
 }
 
 /// A session whose data was not handed over.
@@ -88,6 +95,9 @@ pub struct Entry {
     pub ready: Stamp,
     /// The time that it needed to become ready, in microseconds.
     pub preserve_us: u64,
+    /// The size of its files in bytes, if the client has reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// The state that luod saves for a luod that is started in the same kernel.
@@ -107,6 +117,13 @@ pub struct Memory {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub subscribers: Vec<Subscriber>,
+    /// Earlier updates.
+    #[serde(
+        default,
+        deserialize_with = "or_none",
+        skip_serializing_if = "History::is_empty"
+    )]
+    pub history: History,
 }
 
 /// A subscription.
@@ -135,6 +152,13 @@ fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
 ) -> Result<Option<T>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).ok())
+}
+
+/// Reads a value that is only shown, or its default if it is malformed.
+fn or_none<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    if_readable(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Reads a list of values that are only shown, and skips malformed ones.

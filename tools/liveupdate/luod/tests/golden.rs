@@ -5,12 +5,13 @@
 //! The files in `golden/N` do not change. A luod that writes other data gets a directory of its own.
 
 use luod::registry::{Entry, Lost, Memory, Registry, VERSION};
-use luod_protocol::{Mark, MarkName, Outcome, SessionName, SessionState, Stamp};
+use luod_protocol::{History, Mark, MarkName, Outcome, SessionName, SessionState, Stamp};
 use serde_json::{json, Value};
 
-const REGISTRIES: [&str; 2] = [
+const REGISTRIES: [&str; 3] = [
     include_str!("golden/1/registry.json"),
     include_str!("golden/2/registry.json"),
+    include_str!("golden/3/registry.json"),
 ];
 const MEMORIES: [&str; 1] = [include_str!("golden/1/memory.json")];
 
@@ -35,7 +36,7 @@ fn before_jump() -> Vec<MarkName> {
 
 #[test]
 fn registries() {
-    for (text, uid) in REGISTRIES.into_iter().zip([None, Some(1000)]) {
+    for (text, uid) in REGISTRIES.into_iter().zip([None, Some(1000), Some(1000)]) {
         let registry = Registry::parse(text.as_bytes()).unwrap();
         let again = serde_json::to_value(&registry).unwrap();
         let value: Value = serde_json::from_str(text).unwrap();
@@ -89,6 +90,7 @@ fn the_first_luod_can_read_what_we_write() {
             uid: Some(0),
             ready: Stamp::default(),
             preserve_us: 1,
+            bytes: None,
         }],
         dropped: vec![name("slow")],
         lost: vec![Lost {
@@ -96,6 +98,7 @@ fn the_first_luod_can_read_what_we_write() {
             client: None,
             error: "why".into(),
         }],
+        history: History::default(),
     };
     let value = serde_json::to_value(&registry).unwrap();
     let stamp = json!({"realtime_us": 0, "monotonic_us": 0});

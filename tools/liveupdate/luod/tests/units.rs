@@ -82,3 +82,16 @@ fn what_is_stopped_later() {
         assert_eq!(settings(drop_in)["Before"], "luod-handover.service");
     }
 }
+
+/// The metrics have the name that the textfile collector reads, in the only writable directory.
+#[test]
+fn the_metrics_are_written_where_they_are_read() {
+    let service = settings(include_str!("../units/luod-metrics.service"));
+    let dir = &service["ConditionPathIsDirectory"];
+    let expected = format!("/usr/sbin/luoctl metrics --output {dir}/luod.prom");
+    assert_eq!(service["ExecStart"], expected);
+    assert_eq!(service["ReadWritePaths"], format!("-{dir}"));
+    assert_eq!(service["UMask"], "0022");
+    let timer = settings(include_str!("../units/luod-metrics.timer"));
+    assert_eq!(timer["WantedBy"], "timers.target");
+}

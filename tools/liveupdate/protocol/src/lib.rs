@@ -15,6 +15,7 @@
 
 mod channel;
 mod framing;
+mod history;
 mod message;
 mod name;
 mod report;
@@ -24,6 +25,7 @@ mod word;
 pub use crate::{
     channel::Channel,
     framing::{encode, Decoder, Frame, FrameError, Outbox, OutboxFull, Receive},
+    history::{History, PastUpdate, Totals},
     message::{ErrorCode, Event, Message, ParseError, Progress, Request},
     name::{NameError, SessionName, RESERVED_NAMES},
     report::{Mark, MarkName, Outcome, Report, SessionReport, Stamp},
@@ -38,7 +40,7 @@ pub use crate::{
 ///
 /// Since version 2, programs also keep unknown values, such as phases and states: [`Word`]. To
 /// programs of version 1, luod sends only the values of that version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The default socket of luod.
 pub const SOCKET_PATH: &str = "/run/luod/liveupdate.sock";

@@ -2,7 +2,7 @@
 
 //! The messages.
 
-use crate::{word::words, Phase, Report, SessionInfo, SessionName, SessionState, Status};
+use crate::{word::words, History, Phase, Report, SessionInfo, SessionName, SessionState, Status};
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use std::{error::Error, fmt};
 
@@ -113,6 +113,9 @@ pub enum Request {
         /// The name of the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<SessionName>,
+        /// The size of all files in each of these sessions, in bytes, for statistics.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
     },
     /// The client refuses the update, which is aborted.
     Refuse {
@@ -184,6 +187,8 @@ pub enum Request {
     Forget,
     /// Operator: asks for the timeline of the last update.
     Report,
+    /// Operator: asks for the last updates.
+    History,
     /// Operator: requests the [`Status`], the sessions, and all later events.
     Watch,
 }
@@ -209,6 +214,7 @@ impl Request {
             Self::Discard { .. } => "DISCARD",
             Self::Forget => "FORGET",
             Self::Report => "REPORT",
+            Self::History => "HISTORY",
             Self::Watch => "WATCH",
         }
     }
@@ -226,6 +232,7 @@ impl Request {
                 | Self::Discard { .. }
                 | Self::Forget
                 | Self::Report
+                | Self::History
                 | Self::Watch
         )
     }
@@ -321,6 +328,8 @@ pub enum Event {
     },
     /// Answer to REPORT.
     Report(Report),
+    /// Answer to HISTORY.
+    History(History),
     /// To watchers and the requester of the update: the phase has changed.
     Phase {
         /// The new phase.

@@ -278,8 +278,19 @@ impl Client {
     /// client must not continue its work before it gets [`Notice::Cancelled`] or, on a new
     /// connection, an answer to [`Self::refuse`].
     pub fn ready(&mut self, id: &SessionName) -> io::Result<()> {
-        let id = Some(id.clone());
-        self.call(&Request::Ready { id }).map(|_| ())
+        let (id, bytes) = (Some(id.clone()), None);
+        self.call(&Request::Ready { id, bytes }).map(|_| ())
+    }
+
+    /// The same, with the size of all preserved files in bytes, for statistics of operators: see
+    /// [`OutgoingSession::bytes`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::ready`].
+    pub fn ready_with(&mut self, id: &SessionName, bytes: u64) -> io::Result<()> {
+        let (id, bytes) = (Some(id.clone()), Some(bytes));
+        self.call(&Request::Ready { id, bytes }).map(|_| ())
     }
 
     /// Refuses the update, which aborts it. A client that has lost its connection after it was

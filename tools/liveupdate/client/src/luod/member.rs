@@ -470,6 +470,7 @@ impl<P: Participant> Member<P> {
             }
             Notice::Preserve { id, session, .. } => {
                 let preserved = self.participant.preserve(&id, &session);
+                let bytes = session.bytes();
                 let held = Held {
                     _session: session,
                     ready: preserved.is_ok(),
@@ -477,7 +478,7 @@ impl<P: Participant> Member<P> {
                 };
                 self.held.insert(id.clone(), held);
                 match preserved {
-                    Ok(()) => match client.ready(&id) {
+                    Ok(()) => match client.ready_with(&id, bytes) {
                         Ok(()) => {}
                         // The session is part of the update, or will be. luod reports it if it is
                         // not.

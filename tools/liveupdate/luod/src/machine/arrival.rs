@@ -198,6 +198,9 @@ impl<W: World> Machine<W> {
             None => self.world.open().ok(),
         };
         self.number = self.number.max(registry.update);
+        if self.past.is_empty() {
+            self.past = registry.history;
+        }
         // The registry is more recent than the saved state.
         self.last = self.last.take_if(|last| last.update > registry.update);
         let now = self.world.now();
@@ -238,6 +241,7 @@ impl<W: World> Machine<W> {
             incoming.client = incoming.client.or(entry.client);
             incoming.ready = Some(entry.ready);
             incoming.preserve_us = Some(entry.preserve_us);
+            incoming.bytes = entry.bytes;
             if incoming.is_done() {
                 self.world.forget(name.as_str());
             }

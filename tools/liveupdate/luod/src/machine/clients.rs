@@ -203,6 +203,7 @@ impl<W: World> Machine<W> {
         &mut self,
         conn: ConnId,
         id: Option<SessionName>,
+        bytes: Option<u64>,
     ) -> Result<Answer, Refusal> {
         let all = id.is_none();
         let names = self.concerned(conn, id, |part| matches!(part, Part::Preserving { .. }))?;
@@ -230,6 +231,7 @@ impl<W: World> Machine<W> {
                     session,
                     ready: now,
                     preserve_us,
+                    bytes,
                 };
                 self.announce_change(&name, Direction::Outgoing);
             }

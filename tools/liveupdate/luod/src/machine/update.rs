@@ -444,13 +444,17 @@ impl<W: World> Machine<W> {
         let sessions = self.subscriptions.iter();
         let sessions = sessions.filter_map(|(name, subscription)| match &subscription.part {
             Part::Ready {
-                ready, preserve_us, ..
+                ready,
+                preserve_us,
+                bytes,
+                ..
             } => Some(Entry {
                 name: name.clone(),
                 client: subscription.client.clone(),
                 uid: Some(subscription.credentials.uid),
                 ready: *ready,
                 preserve_us: *preserve_us,
+                bytes: *bytes,
             }),
             _ => None,
         });
@@ -478,6 +482,7 @@ impl<W: World> Machine<W> {
             sessions,
             dropped,
             lost,
+            history: self.history(),
         };
         match &update.internal {
             Some(session) => registry.preserve(session),

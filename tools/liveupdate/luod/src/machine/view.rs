@@ -4,7 +4,9 @@
 
 use super::{Machine, Part, Subscription};
 use crate::{registry::Memory, world::World};
-use luod_protocol::{Direction, Mark, SessionInfo, SessionName, SessionState, Stamp, Status};
+use luod_protocol::{
+    Direction, History, Mark, SessionInfo, SessionName, SessionState, Stamp, Status,
+};
 
 /// How long changes of subscriptions are collected until they are saved, in microseconds.
 const REMEMBER_US: u64 = 100_000;
@@ -90,6 +92,7 @@ impl<W: World> Machine<W> {
             update: self.number,
             report: self.last.clone().or_else(|| self.arrival_report()),
             subscribers: self.subscribers(),
+            history: self.history(),
         };
         if let Ok(text) = serde_json::to_string(&memory) {
             self.world.remember(&text);
@@ -107,9 +110,19 @@ impl<W: World> Machine<W> {
         if let Some(memory) = memory.filter(|memory| memory.boot_id == here) {
             self.number = memory.update;
             self.last = memory.report;
+            self.past = memory.history;
             let subscribers = memory.subscribers.into_iter();
             self.absent = subscribers.map(|s| (s.name.clone(), s)).collect();
         }
+    }
+
+    /// The last updates that have ended, including the one that started this kernel.
+    pub(super) fn history(&self) -> History {
+        let mut history = self.past.clone();
+        if let Some(report) = self.arrival_report() {
+            history.put((&report).into());
+        }
+        history
     }
 
     /// The status of luod.
@@ -157,6 +170,10 @@ impl<W: World> Machine<W> {
             since_ms: super::micros(subscription.since, now) / 1000,
             left_ms: deadline.map(|end| end.saturating_sub(now.monotonic_us) / 1000),
             progress: subscription.progress.clone(),
+            bytes: match subscription.part {
+                Part::Ready { bytes, .. } => bytes,
+                _ => None,
+            },
             error: subscription.error.clone(),
         })
     }
@@ -177,6 +194,7 @@ impl<W: World> Machine<W> {
             since_ms: super::micros(session.since, self.world.now()) / 1000,
             left_ms: None,
             progress: None,
+            bytes: session.bytes,
             error: session.error.clone(),
         })
     }

@@ -85,7 +85,15 @@ fn jump(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
         if let Event::StartPreservation { .. } = message.body {
             let session = OutgoingSession::from(fds.pop().unwrap());
             session.preserve(&file, 1).unwrap();
-            client.send(&Request::Ready { id: None }, None).unwrap();
+            client
+                .send(
+                    &Request::Ready {
+                        id: None,
+                        bytes: None,
+                    },
+                    None,
+                )
+                .unwrap();
             break;
         }
     }
@@ -525,7 +533,15 @@ fn a_requester_that_reads_late() {
             sessions.extend(fds);
         }
     }
-    client.send(&Request::Ready { id: None }, None).unwrap();
+    client
+        .send(
+            &Request::Ready {
+                id: None,
+                bytes: None,
+            },
+            None,
+        )
+        .unwrap();
     loop {
         if let (Event::Status(status), _) = client.call(&Request::Status, SOON).unwrap() {
             if status.phase == luod_protocol::Phase::Idle {

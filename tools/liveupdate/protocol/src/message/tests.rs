@@ -22,7 +22,13 @@ fn the_sketch() {
             timeout_ms: None
         }
     );
-    assert_eq!(request(r#"{"cmd":"READY"}"#), Request::Ready { id: None });
+    assert_eq!(
+        request(r#"{"cmd":"READY"}"#),
+        Request::Ready {
+            id: None,
+            bytes: None
+        }
+    );
     assert_eq!(
         request(r#"{"cmd":"CLAIM","id":"vm-1"}"#),
         Request::Claim { id: id("vm-1") }
@@ -60,7 +66,13 @@ fn operators() {
 #[test]
 fn what_is_unknown() {
     let extra = r#"{"cmd":"READY","id":"a","colour":"green"}"#;
-    assert_eq!(request(extra), Request::Ready { id: Some(id("a")) });
+    assert_eq!(
+        request(extra),
+        Request::Ready {
+            id: Some(id("a")),
+            bytes: None
+        }
+    );
     let event: Message<Event> = Message::parse(br#"{"event":"NEWS","x":1}"#).unwrap();
     assert_eq!(event.body, Event::Unknown);
     let error = r#"{"event":"ERROR","code":"sunspots","message":""}"#;
@@ -151,7 +163,7 @@ fn requests() -> impl Strategy<Value = Request> {
         (name(), any::<Option<u64>>())
             .prop_map(|(id, timeout_ms)| Request::Subscribe { id, timeout_ms }),
         name().prop_map(|id| Request::Unsubscribe { id }),
-        some().prop_map(|id| Request::Ready { id }),
+        (some(), any::<Option<u64>>()).prop_map(|(id, bytes)| Request::Ready { id, bytes }),
         (some(), any::<String>()).prop_map(|(id, reason)| Request::Refuse { id, reason }),
         (some(), progress()).prop_map(|(id, progress)| Request::Progress { id, progress }),
         name().prop_map(|id| Request::Claim { id }),
@@ -172,6 +184,7 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Abort),
         Just(Request::Forget),
         Just(Request::Report),
+        Just(Request::History),
         Just(Request::Watch),
     ]
 }
@@ -193,6 +206,7 @@ fn info() -> impl Strategy<Value = SessionInfo> {
             since_ms,
             left_ms: None,
             progress,
+            bytes: Some(since_ms),
             error: None,
         })
 }

@@ -114,6 +114,8 @@ impl<W: World> Machine<W> {
             }
         });
         if let Some(report) = report {
+            self.past = self.history();
+            self.past.put((&report).into());
             self.last = Some(report.clone());
             self.announce(&Event::Result(report));
             self.remember();
