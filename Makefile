@@ -86,6 +86,7 @@ lint: format-check
 
 check: lint
 	@$(CARGO) test -q --locked --workspace $(WORKSPACE)
+	@$(VM) enter sh -c 'cd tools/liveupdate/python && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover -q -s tests'
 
 apply:
 	@$(if $(KERNEL_SRC),,echo 'make apply needs KERNEL_SRC=dir, a Linux 7.3 tree.' >&2; exit 1;) \
