@@ -6,9 +6,11 @@ use clap::{Args, Parser, Subcommand};
 use luo_check::System;
 use luod_protocol::{SessionName, SOCKET_PATH};
 use std::{
+    ffi::OsString,
     fmt::Display,
     io::{self, IsTerminal, Write},
     path::PathBuf,
+    process::ExitCode,
 };
 
 /// Exit codes.
@@ -32,6 +34,12 @@ pub enum Exit {
     Aborted = 7,
     /// The operator did not confirm, or could not be asked.
     NotConfirmed = 8,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
 }
 
 /// Why a command ends.
@@ -188,6 +196,18 @@ pub enum Command {
     /// shutdowns. The data of clients that refuse, fail or are late is lost, since the shutdown
     /// cannot wait for them.
     Handover,
+    /// Run a command, and let no update start before it ends.
+    ///
+    /// The exit code is that of the command. An update that is running is not inhibited, and --force
+    /// overrides it. Use systemd-inhibit --what=shutdown --mode=block to inhibit other shutdowns as
+    /// well: luod honours that.
+    Inhibit {
+        /// The reason, for display.
+        why: String,
+        /// The command with its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Abort the running update.
     Abort,
     /// Finish a session that a client has claimed.

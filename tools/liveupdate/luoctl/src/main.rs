@@ -2,8 +2,10 @@
 
 //! `luoctl`: runs and watches live updates from the command line.
 
+mod child;
 mod cli;
 mod image;
+mod inhibit;
 mod load;
 mod metrics;
 mod output;
@@ -14,8 +16,9 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Command, Exit, Failure};
 use std::{io, process::ExitCode};
 
-fn run(cli: &Cli) -> Result<Exit, Failure> {
-    match &cli.command {
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    let exit = match &cli.command {
+        Command::Inhibit { why, command } => return inhibit::inhibit(cli, why, command),
         Command::Load(options) => load::load(cli, options),
         Command::Check(options) => image::check(cli, options),
         Command::Status => talk::status(cli),
@@ -60,12 +63,13 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
                 })?;
             Ok(Exit::Good)
         }
-    }
+    };
+    exit.map(ExitCode::from)
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let exit = run(&cli).unwrap_or_else(|failure| {
+    run(&cli).unwrap_or_else(|failure| {
         if cli.json {
             let error = serde_json::json!({ "error": failure.message, "exit": failure.exit as u8 });
             // The exit code contains the error as well.
@@ -73,7 +77,6 @@ fn main() -> ExitCode {
         } else {
             output::warn(&failure.message);
         }
-        failure.exit
-    });
-    ExitCode::from(exit as u8)
+        failure.exit.into()
+    })
 }

@@ -80,6 +80,13 @@ fn status_lines(status: &Status) -> Vec<String> {
             status.incoming, status.unclaimed
         ),
     ];
+    for inhibitor in &status.inhibitors {
+        let client = inhibitor.client.as_deref().unwrap_or_default();
+        lines.push(format!(
+            "inhibited:  {} ({client} pid {})",
+            inhibitor.why, inhibitor.pid
+        ));
+    }
     lines.extend(
         status
             .problem

@@ -24,6 +24,10 @@ pub struct Args {
     #[arg(long)]
     pub check_config: bool,
 
+    /// Runs the hooks in this directory, with the standard input; luod-hooks@.service does this
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub run_hooks: Option<PathBuf>,
+
     /// Syncs all file systems and exits; luod runs this in another process
     #[arg(long, hide = true)]
     pub sync: bool,

@@ -88,6 +88,7 @@ struct Raw {
     max_timeout: u64,
     device_timeout: u64,
     jump_timeout: u64,
+    hook_timeout: u64,
     max_connections: usize,
     max_connections_per_user: usize,
     max_sessions_per_connection: usize,
@@ -107,6 +108,7 @@ impl Default for Raw {
             max_timeout: 600,
             device_timeout: 5,
             jump_timeout: 300,
+            hook_timeout: 30,
             max_connections: 512,
             max_connections_per_user: 64,
             max_sessions_per_connection: 64,
@@ -157,6 +159,8 @@ pub struct Config {
     pub device_timeout: Duration,
     /// The time for the service manager to start the next kernel.
     pub jump_timeout: Duration,
+    /// The time for a hook.
+    pub hook_timeout: Duration,
     /// The maximum number of connections. Those of operators are not counted.
     pub max_connections: usize,
     /// The maximum number of connections of a user.
@@ -248,6 +252,7 @@ impl Config {
             ("timeout", raw.timeout),
             ("max-timeout", raw.max_timeout),
             ("jump-timeout", raw.jump_timeout),
+            ("hook-timeout", raw.hook_timeout),
         ] {
             if !(1..=86_400).contains(&value) {
                 return Err(format!("{name} must be between 1 and 86400 seconds"));
@@ -333,6 +338,7 @@ impl Config {
             max_timeout: Duration::from_secs(raw.max_timeout),
             device_timeout: Duration::from_secs(raw.device_timeout),
             jump_timeout: Duration::from_secs(raw.jump_timeout),
+            hook_timeout: Duration::from_secs(raw.hook_timeout),
             max_connections: raw.max_connections,
             max_connections_per_user: raw.max_connections_per_user,
             max_sessions_per_connection: raw.max_sessions_per_connection,

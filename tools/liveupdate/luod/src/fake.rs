@@ -8,6 +8,7 @@
 
 use crate::{
     config::{Config, Rule},
+    hooks::Input,
     machine::Machine,
     server::{self, Server},
     world::{Question, QuestionId, World},
@@ -82,6 +83,16 @@ pub struct State {
     pub(crate) questions: VecDeque<(QuestionId, Question, Option<String>)>,
     /// Threads that finish sessions, see [`Kernel::hold_finishes`].
     finishes: VecDeque<(QuestionId, JoinHandle<io::Result<bool>>)>,
+    /// The hooks that were started.
+    pub hooks: Vec<Input>,
+    /// Why the next hooks fail.
+    pub hook_error: Option<String>,
+    /// Why the shutdown is inhibited.
+    pub inhibited: Option<String>,
+    /// Whether hooks and questions about inhibitors are not answered.
+    pub hooks_hang: bool,
+    /// Their answers.
+    hook_answers: VecDeque<(QuestionId, io::Result<bool>)>,
     /// The number of questions.
     asked: QuestionId,
     /// Whether a sync of file systems is running.
@@ -127,6 +138,11 @@ impl Default for FakeWorld {
                 jump_hangs: false,
                 questions: VecDeque::new(),
                 finishes: VecDeque::new(),
+                hooks: Vec::new(),
+                hook_error: None,
+                inhibited: None,
+                hooks_hang: false,
+                hook_answers: VecDeque::new(),
                 asked: 0,
                 syncing: false,
                 alive: Vec::new(),
@@ -192,6 +208,7 @@ impl FakeWorld {
         state.boots += 1;
         state.kexec_under_way = false;
         state.questions.clear();
+        state.hook_answers.clear();
         self.finish_all(&mut state);
         state.remembered = None;
         // Retrieves the descriptors that the service manager has kept, under their names.
@@ -288,8 +305,25 @@ impl World for FakeWorld {
         let mut state = self.state();
         state.asked += 1;
         let id = state.asked;
+        if question == Question::Inhibited {
+            let answer = state.inhibited.clone();
+            let answer = answer.map_or(Ok(true), |why| Err(io::Error::other(why)));
+            state.hook_answers.push_back((id, answer));
+            return id;
+        }
         let not_kept = state.not_kept.clone();
         state.questions.push_back((id, question, not_kept));
+        id
+    }
+
+    fn run_hooks(&mut self, input: Input) -> QuestionId {
+        let mut state = self.state();
+        state.asked += 1;
+        let id = state.asked;
+        state.hooks.push(input);
+        let answer = state.hook_error.take();
+        let answer = answer.map_or(Ok(true), |why| Err(io::Error::other(why)));
+        state.hook_answers.push_back((id, answer));
         id
     }
 
@@ -314,6 +348,11 @@ impl World for FakeWorld {
                 answer.unwrap_or_else(|_| Err(io::Error::other("panic"))),
             ));
         }
+        if !state.hooks_hang {
+            if let Some(answer) = state.hook_answers.pop_front() {
+                return Some(answer);
+            }
+        }
         if state.manager_hangs {
             return None;
         }
@@ -325,6 +364,7 @@ impl World for FakeWorld {
         let under_way = state.kexec_under_way;
         let answer = match question {
             Question::IsKept { .. } => not_kept.map_or(Ok(true), |why| Err(io::Error::other(why))),
+            Question::Inhibited => Ok(true),
             Question::KexecUnderWay => Ok(under_way),
             Question::Settle => match &state.store {
                 Some(_) => Ok(true),

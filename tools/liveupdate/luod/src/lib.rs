@@ -8,6 +8,7 @@
 //! - [`world`] is the interface to the system that luod runs on; [`system`] is the real one.
 //! - [`registry`] is the data that luod hands over to luod in the next kernel.
 //! - [`audit`] has the identifiers of the events of the audit trail.
+//! - [`hooks`] runs programs of the administrator before and after an update.
 //! - [`config`] has the permissions, [`cli`] the command line.
 
 pub mod audit;
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod hooks;
 pub mod logging;
 pub mod machine;
 pub mod registry;

@@ -9,6 +9,7 @@
 mod arrival;
 mod clients;
 mod ending;
+mod hooks;
 mod incoming;
 mod known;
 mod lookup;
@@ -31,8 +32,8 @@ use ending::Ending;
 use incoming::{Doubts, Incoming};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luod_protocol::{
-    Direction, ErrorCode, Event, History, Message, ParseError, Phase, Progress, Report, Request,
-    SessionName, Stamp, VERSION,
+    Direction, ErrorCode, Event, History, Inhibitor, Message, ParseError, Phase, Progress, Report,
+    Request, SessionName, Stamp, VERSION,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -181,6 +182,8 @@ pub struct Machine<W> {
     /// The connections that get all events.
     watchers: BTreeSet<ConnId>,
     subscriptions: BTreeMap<SessionName, Subscription>,
+    /// Programs that keep updates from starting, by their connections.
+    inhibitors: BTreeMap<ConnId, Inhibitor>,
     /// Clients that had subscribed before luod was restarted and have not subscribed again.
     absent: BTreeMap<SessionName, Subscriber>,
     /// Whether the subscriptions have changed since they were saved.
@@ -238,6 +241,7 @@ impl<W: World> Machine<W> {
             peers: BTreeMap::new(),
             watchers: BTreeSet::new(),
             subscriptions: BTreeMap::new(),
+            inhibitors: BTreeMap::new(),
             absent: BTreeMap::new(),
             subscribers_changed: false,
             remembered: None,
@@ -320,6 +324,7 @@ impl<W: World> Machine<W> {
             return;
         };
         self.watchers.remove(&conn);
+        self.inhibitors.remove(&conn);
         self.requester_left(conn);
         self.claimant_left(conn, peer.claimed);
         self.subscriber_left(peer.subscribed);
@@ -426,6 +431,7 @@ impl<W: World> Machine<W> {
                 expect,
             } => self.start_update(conn, timeout_ms, dry_run, force, expect),
             Request::Handover => Ok(self.handover(conn, seq)),
+            Request::Inhibit { why } => self.inhibit(conn, &why),
             Request::Abort => self.operator_aborts(),
             Request::Finish { session } => self.operator_finishes(caller, &session),
             Request::Discard { session } => self.operator_discards(caller, &session),
@@ -588,6 +594,7 @@ fn session_of(request: &Request) -> Option<&SessionName> {
         | Request::List
         | Request::Update { .. }
         | Request::Handover
+        | Request::Inhibit { .. }
         | Request::Abort
         | Request::Forget
         | Request::Report

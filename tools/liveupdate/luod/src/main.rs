@@ -7,7 +7,7 @@ use liveupdate::systemd::{self, Manager};
 use luod::{
     cli::Args,
     config::Config,
-    logging,
+    hooks, logging,
     machine::Machine,
     server::{self, Server, Socket},
     system::System,
@@ -16,11 +16,12 @@ use luod::{
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     os::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
     },
+    path::Path,
     process::ExitCode,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -60,6 +61,9 @@ fn main() -> ExitCode {
         rustix::fs::sync();
         return ExitCode::SUCCESS;
     }
+    if let Some(dir) = &args.run_hooks {
+        return run_hooks(dir);
+    }
     logging::start(match args.verbose {
         0 => Level::INFO,
         1 => Level::DEBUG,
@@ -79,6 +83,20 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs hooks for luod, in another process. Prints the reason if one fails.
+fn run_hooks(dir: &Path) -> ExitCode {
+    let input = serde_json::from_reader(io::stdin());
+    let input = input.map_err(|error| format!("the input of the hooks is malformed: {error}"));
+    match input.and_then(|input| hooks::run(dir, &input)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // A closed standard output leaves the exit code.
+            let _ = writeln!(io::stdout(), "{why}");
             ExitCode::FAILURE
         }
     }

@@ -2,14 +2,18 @@
 
 //! The real system that luod runs on.
 
+mod hooks;
+mod inhibitors;
 mod manager;
 mod notifier;
 mod workers;
 
 use crate::{
     config::Kexec,
+    hooks::{Input, DIR},
     world::{Question, QuestionId, World},
 };
+use hooks::Runner;
 use liveupdate::{raw, systemd::Manager, Device, IncomingSession, DEVICE_PATH};
 use luod_protocol::Stamp;
 use manager::{is_systemd, systemctl};
@@ -50,6 +54,8 @@ pub struct System {
     sync: Option<Child>,
     /// The file that names this service.
     cgroup: PathBuf,
+    /// The directory of hooks.
+    hooks: PathBuf,
     questions: Questions,
 }
 
@@ -59,6 +65,8 @@ struct Questions {
     last: QuestionId,
     threads: Vec<JoinHandle<()>>,
     workers: Workers,
+    /// Runs hooks, one after another.
+    hooks: Workers,
     sender: Sender<(QuestionId, io::Result<bool>)>,
     answers: Receiver<(QuestionId, io::Result<bool>)>,
     /// A byte is written here for each answer.
@@ -72,6 +80,7 @@ impl Default for Questions {
             last: 0,
             threads: Vec::new(),
             workers: Workers::default(),
+            hooks: Workers::new(1),
             sender,
             answers,
             wake: None,
@@ -165,6 +174,7 @@ impl System {
             kept,
             sync: None,
             cgroup: "/proc/self/cgroup".into(),
+            hooks: DIR.into(),
             questions: Questions::default(),
         }
     }
@@ -177,6 +187,11 @@ impl System {
     /// Reads the name of this service from this file instead of `/proc/self/cgroup`.
     pub fn set_cgroup(&mut self, file: PathBuf) {
         self.cgroup = file;
+    }
+
+    /// Runs the hooks of another directory than `/etc/luod`.
+    pub fn set_hooks(&mut self, dir: PathBuf) {
+        self.hooks = dir;
     }
 
     /// Sets how the next kernel is started.
@@ -293,6 +308,7 @@ impl World for System {
                     Ok(true)
                 })
             }
+            Question::Inhibited => self.questions.ask(|| inhibitors::check().map(|()| true)),
             Question::KexecUnderWay if !is_systemd() => self.questions.answer(Ok(false)),
             Question::KexecUnderWay => self.questions.ask(kexec_under_way),
             Question::Settle => {
@@ -321,6 +337,22 @@ impl World for System {
         }
     }
 
+    fn run_hooks(&mut self, input: Input) -> QuestionId {
+        let runner = Runner {
+            dir: self.hooks.clone(),
+            // Only a service has a sandbox.
+            service: self
+                .manager
+                .as_ref()
+                .filter(|_| is_systemd())
+                .and_then(|_| self.state.parent())
+                .map(Into::into),
+        };
+        let (id, run) = self.questions.prepare(move || runner.run(&input));
+        self.questions.hooks.run(run);
+        id
+    }
+
     fn finish(&mut self, session: IncomingSession) -> QuestionId {
         let (id, run) = self
             .questions
@@ -339,6 +371,7 @@ impl World for System {
             let _ = thread.join();
         }
         std::mem::take(&mut self.questions.workers).wait();
+        std::mem::replace(&mut self.questions.hooks, Workers::new(1)).wait();
     }
 
     fn start_sync(&mut self) -> io::Result<bool> {

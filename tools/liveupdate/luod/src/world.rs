@@ -2,6 +2,7 @@
 
 //! The interface of luod to the system that it runs on.
 
+use crate::hooks::Input;
 use liveupdate::{Device, IncomingSession};
 use luod_protocol::Stamp;
 use std::{io, os::fd::BorrowedFd};
@@ -17,6 +18,8 @@ pub enum Question {
         /// Whether a handover by the service manager is running.
         handover: bool,
     },
+    /// Whether a program inhibits the shutdown. The error is a sentence that names it.
+    Inhibited,
     /// Whether it is starting the next kernel.
     KexecUnderWay,
     /// Asks it to read all descriptors of [`World::keep`].
@@ -61,6 +64,11 @@ pub trait World {
 
     /// Sends a question to the service manager, without waiting for the answer.
     fn ask(&mut self, question: Question) -> QuestionId;
+
+    /// Starts the hooks of a stage, after those that were started before. The result is returned
+    /// like the answer to a question; the error is a sentence. Failures of hooks that do not run
+    /// before an update are logged.
+    fn run_hooks(&mut self, input: Input) -> QuestionId;
 
     /// Finishes a session, without waiting until its memory is freed, which can take long. The
     /// result is returned like the answer to a question.

@@ -95,3 +95,19 @@ fn the_metrics_are_written_where_they_are_read() {
     let timer = settings(include_str!("../units/luod-metrics.timer"));
     assert_eq!(timer["WantedBy"], "timers.target");
 }
+
+/// Hooks run outside of the sandbox of luod, also while the machine shuts down.
+#[test]
+fn the_service_for_hooks() {
+    let hooks = settings(include_str!("../units/luod-hooks@.service"));
+    assert_eq!(hooks["ExecStart"], "/usr/sbin/luod --run-hooks /etc/luod");
+    assert_eq!(hooks["StandardInput"], "file:/run/luod/hooks-%i.json");
+    assert_eq!(
+        hooks["StandardOutput"],
+        "truncate:/run/luod/hooks-%i.result"
+    );
+    assert_eq!(hooks["DefaultDependencies"], "no");
+    assert_eq!(hooks["Slice"], "system.slice");
+    assert_eq!(hooks["TimeoutStartSec"], "infinity");
+    assert!(!hooks.contains_key("Conflicts"));
+}

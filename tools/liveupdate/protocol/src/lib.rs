@@ -29,7 +29,7 @@ pub use crate::{
     message::{ErrorCode, Event, Message, ParseError, Progress, Request},
     name::{NameError, SessionName, RESERVED_NAMES},
     report::{Mark, MarkName, Outcome, Report, SessionReport, Stamp},
-    status::{Direction, Phase, SessionInfo, SessionState, Status},
+    status::{Direction, Inhibitor, Phase, SessionInfo, SessionState, Status},
     word::Word,
 };
 

@@ -170,6 +170,12 @@ pub enum Request {
     /// next kernel by itself. This cannot be aborted: the data of clients that refuse, fail or
     /// are late is lost, as in an update with `force`.
     Handover,
+    /// Operator: keeps updates from starting as long as the connection is open.
+    Inhibit {
+        /// The reason, for display.
+        #[serde(default)]
+        why: String,
+    },
     /// Operator: aborts the running update.
     Abort,
     /// Operator: finishes a session that a client has claimed.
@@ -209,6 +215,7 @@ impl Request {
             Self::List => "LIST",
             Self::Update { .. } => "UPDATE",
             Self::Handover => "HANDOVER",
+            Self::Inhibit { .. } => "INHIBIT",
             Self::Abort => "ABORT",
             Self::Finish { .. } => "FINISH",
             Self::Discard { .. } => "DISCARD",
@@ -227,6 +234,7 @@ impl Request {
                 | Self::List
                 | Self::Update { .. }
                 | Self::Handover
+                | Self::Inhibit { .. }
                 | Self::Abort
                 | Self::Finish { .. }
                 | Self::Discard { .. }
@@ -388,6 +396,8 @@ words! {
         WrongState = "wrong-state",
         /// An update is running.
         UpdateRunning = "update-running",
+        /// A program inhibits updates.
+        Inhibited = "inhibited",
         /// No update is running.
         NoUpdate = "no-update",
         /// The service manager is not about to start another kernel.

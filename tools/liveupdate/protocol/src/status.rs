@@ -112,6 +112,20 @@ pub struct SessionInfo {
     pub error: Option<String>,
 }
 
+/// A program that keeps updates from starting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inhibitor {
+    /// The reason, for display.
+    pub why: String,
+    /// The name of the client, if it has sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Its process.
+    pub pid: i32,
+    /// The user of that process.
+    pub uid: u32,
+}
+
 /// The status of luod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -139,6 +153,9 @@ pub struct Status {
     pub kernel: String,
     /// The version of luod.
     pub luod: String,
+    /// Programs that keep updates from starting.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inhibitors: Vec<Inhibitor>,
     /// Why no live update is possible, why the last one lost data, or why luod cannot read its
     /// sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]

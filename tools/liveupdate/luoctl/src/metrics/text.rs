@@ -84,6 +84,11 @@ fn status(to: &mut Registry, status: &Status) {
             u64::from(status.image_loaded == Some(true)),
         ),
         (
+            "inhibitors",
+            "The number of programs that keep updates from starting",
+            status.inhibitors.len() as u64,
+        ),
+        (
             "problem",
             "Whether luod reports a problem, which luoctl status shows",
             u64::from(status.problem.is_some()),
@@ -294,6 +299,7 @@ mod tests {
                     image_loaded: Some(false),
                     kernel: "7.3.4-\"quoted\"\\".into(),
                     luod: "0.1.0".into(),
+                    inhibitors: Vec::new(),
                     problem: Some("why".into()),
                 },
                 sessions: vec![

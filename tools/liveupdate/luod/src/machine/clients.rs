@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 const TEXT_MAX: usize = 200;
 
 /// Text of a client, made safe for a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let harmless = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     harmless.take(TEXT_MAX).collect()
 }

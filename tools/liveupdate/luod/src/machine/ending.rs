@@ -13,6 +13,7 @@ use super::{
 use crate::{
     audit,
     config::Credentials,
+    hooks::Stage,
     registry,
     world::{QuestionId, World},
 };
@@ -220,7 +221,8 @@ impl<W: World> Machine<W> {
         self.endings.insert(question, Ending::Registry);
         self.arrival_mark(MarkName::Finished);
         if let Some(report) = self.arrival_report() {
-            self.announce(&Event::Result(report));
+            self.announce(&Event::Result(report.clone()));
+            self.start_hooks(Stage::Post, report);
         }
         self.remember();
         self.announce_phase();

@@ -6,6 +6,7 @@ mod after;
 mod audit;
 mod before;
 mod ending;
+mod gate;
 mod handover;
 mod known;
 mod numbers;

@@ -4,6 +4,7 @@
 
 mod checks;
 mod end;
+mod gate;
 mod handover;
 mod sessions;
 
@@ -13,6 +14,7 @@ use crate::{
     registry::{self, Entry, Lost, Registry},
     world::{QuestionId, World},
 };
+use gate::Gate;
 use liveupdate::OutgoingSession;
 use luod_protocol::{Direction, ErrorCode, Event, Mark, MarkName, Outcome, Phase, SessionName};
 use std::{collections::BTreeSet, io, time::Duration};
@@ -23,6 +25,8 @@ const SYNC_MAX_US: u64 = 60_000_000;
 /// The step of an update.
 #[derive(Debug)]
 enum Step {
+    /// The update waits for what must agree to it.
+    Gate(Gate),
     /// File systems are synced, before clients are asked.
     Syncing { until: u64, retry: u64 },
     /// Clients preserve their files. `retry` is the time at which the creation of sessions is
@@ -57,6 +61,8 @@ pub(super) struct Update {
     pub(super) requester: Option<ConnId>,
     pub(super) dry_run: bool,
     force: bool,
+    /// Whether hooks have been started.
+    hooked: bool,
     /// Whether the service manager starts the next kernel, so that the update cannot be
     /// aborted.
     handover: bool,
@@ -88,7 +94,9 @@ impl Default for Step {
 impl Update {
     pub(super) fn phase(&self) -> Phase {
         match self.step {
-            Step::Syncing { .. } | Step::Preserving { .. } | Step::Checking(_) => Phase::Preserving,
+            Step::Gate(_) | Step::Syncing { .. } | Step::Preserving { .. } | Step::Checking(_) => {
+                Phase::Preserving
+            }
             Step::Frozen => Phase::Frozen,
             Step::Jump(_) => Phase::Jump,
         }
@@ -98,7 +106,7 @@ impl Update {
     pub(super) fn asks(&self) -> bool {
         matches!(
             self.step,
-            Step::Checking(_) | Step::Jump(Jump::Asked(_) | Jump::IsLate(_))
+            Step::Gate(_) | Step::Checking(_) | Step::Jump(Jump::Asked(_) | Jump::IsLate(_))
         )
     }
 
@@ -107,7 +115,7 @@ impl Update {
             Step::Syncing { retry, .. } => Some(retry),
             Step::Preserving { retry } => retry,
             Step::Jump(Jump::Waits { until }) => Some(until),
-            Step::Checking(_) | Step::Frozen | Step::Jump(_) => None,
+            Step::Gate(_) | Step::Checking(_) | Step::Frozen | Step::Jump(_) => None,
         };
         step.into_iter().chain(self.deadline).min()
     }
@@ -148,6 +156,7 @@ impl<W: World> Machine<W> {
             ));
         }
         if !force {
+            self.nobody_inhibits()?;
             self.everybody_is_there(expect)?;
         }
         self.begin(Update {
@@ -161,7 +170,6 @@ impl<W: World> Machine<W> {
     }
 
     fn begin(&mut self, update: Update) {
-        let now = self.world.now();
         self.number += 1;
         tracing::info!(
             update = self.number,
@@ -173,24 +181,10 @@ impl<W: World> Machine<W> {
             self.number,
             self.subscriptions.len()
         );
-        let waits = !update.dry_run && !update.handover;
-        let waits = waits
-            && self.world.start_sync().unwrap_or_else(|error| {
-                tracing::warn!("file systems are not synced: {error}");
-                false
-            });
-        self.update = Some(Update {
-            step: Step::Syncing {
-                until: now.monotonic_us.saturating_add(SYNC_MAX_US),
-                retry: now.monotonic_us,
-            },
-            ..update
-        });
+        self.update = Some(update);
         self.mark(MarkName::Requested);
         self.phase_changed = true;
-        if !waits {
-            self.ask_all();
-        }
+        self.enter_gate();
     }
 
     /// Asks all clients, unless they were already asked.
@@ -231,6 +225,11 @@ impl<W: World> Machine<W> {
             return self.handover_is_known(&answer);
         }
         match self.update.as_ref().map(|update| &update.step) {
+            Some(Step::Gate(gate @ (Gate::Inhibitors(asked) | Gate::Hooks(asked))))
+                if *asked == id =>
+            {
+                self.gate_answered(*gate, answer);
+            }
             Some(Step::Checking(asked)) if *asked == id => self.checked(answer),
             Some(Step::Jump(Jump::Asked(asked))) if *asked == id => self.jumps(answer),
             Some(Step::Jump(Jump::IsLate(asked))) if *asked == id => self.is_late(answer),
@@ -243,8 +242,7 @@ impl<W: World> Machine<W> {
             self.announce_phase();
         }
         self.wait_for_sync();
-        let syncing = |update: &Update| matches!(update.step, Step::Syncing { .. });
-        if !self.update.as_ref().is_some_and(syncing) {
+        if !self.update.as_ref().is_some_and(Update::is_early) {
             for name in std::mem::take(&mut self.late) {
                 self.ask(&name);
             }

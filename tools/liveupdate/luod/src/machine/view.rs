@@ -143,6 +143,7 @@ impl<W: World> Machine<W> {
             image_loaded: self.world.image_loaded(),
             kernel: self.world.release(),
             luod: env!("CARGO_PKG_VERSION").to_owned(),
+            inhibitors: self.inhibitors.values().cloned().collect(),
             problem: self.unknown_problem().or_else(|| self.problem.clone()),
         }
     }

@@ -28,16 +28,21 @@ pub(super) fn is_systemd() -> bool {
 ///
 /// If it fails, or takes longer than [`PATIENCE`].
 pub(super) fn systemctl(args: &[&str]) -> io::Result<String> {
+    systemctl_within(args, PATIENCE)
+}
+
+/// The same with another time limit.
+pub(super) fn systemctl_within(args: &[&str], time: Duration) -> io::Result<String> {
     let mut command = Command::new("systemctl");
     command.args(args);
-    output_in_time(&mut command, PATIENCE).map_err(|error| {
+    output_in_time(&mut command, time).map_err(|error| {
         let what = args.join(" ");
         io::Error::new(error.kind(), format!("systemctl {what} failed: {error}"))
     })
 }
 
 /// Runs a command whose output fits into a pipe, up to a time.
-fn output_in_time(command: &mut Command, time: Duration) -> io::Result<String> {
+pub(super) fn output_in_time(command: &mut Command, time: Duration) -> io::Result<String> {
     let command = command.stdin(Stdio::null());
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;

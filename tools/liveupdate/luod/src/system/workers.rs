@@ -18,6 +18,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A pool of threads.
 #[derive(Debug)]
 pub(super) struct Workers {
+    most: usize,
     threads: Vec<JoinHandle<()>>,
     sender: Sender<Job>,
     jobs: Arc<Mutex<Receiver<Job>>>,
@@ -25,19 +26,25 @@ pub(super) struct Workers {
 
 impl Default for Workers {
     fn default() -> Self {
+        Self::new(THREADS_MAX)
+    }
+}
+
+impl Workers {
+    /// A pool of up to `most` threads. With one, functions run one after another.
+    pub(super) fn new(most: usize) -> Self {
         let (sender, jobs) = channel();
         Self {
+            most,
             threads: Vec::new(),
             sender,
             jobs: Arc::new(Mutex::new(jobs)),
         }
     }
-}
 
-impl Workers {
     /// Runs a function in one of them.
     pub(super) fn run(&mut self, job: impl FnOnce() + Send + 'static) {
-        if self.threads.len() < THREADS_MAX {
+        if self.threads.len() < self.most {
             let jobs = Arc::clone(&self.jobs);
             self.threads.push(thread::spawn(move || loop {
                 let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();

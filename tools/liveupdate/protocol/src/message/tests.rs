@@ -181,6 +181,7 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Status),
         Just(Request::List),
         Just(Request::Handover),
+        any::<String>().prop_map(|why| Request::Inhibit { why }),
         Just(Request::Abort),
         Just(Request::Forget),
         Just(Request::Report),

@@ -4,6 +4,7 @@
 
 use crate::{
     audit,
+    hooks::Stage,
     machine::{view::with_offsets, ConnId, Machine, Part},
     world::World,
 };
@@ -117,6 +118,9 @@ impl<W: World> Machine<W> {
             self.past = self.history();
             self.past.put((&report).into());
             self.last = Some(report.clone());
+            if self.update.as_ref().is_some_and(|update| update.hooked) {
+                self.start_hooks(Stage::Abort, report.clone());
+            }
             self.announce(&Event::Result(report));
             self.remember();
         }

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hooks and inhibitors.
+
+use super::{after::updated, *};
+use crate::hooks::{Input, Stage};
+
+impl Luod {
+    /// Takes the hooks that were started since the last call.
+    fn hooks(&self) -> Vec<Input> {
+        std::mem::take(&mut self.world.state().hooks)
+    }
+
+    fn stages(&self) -> Vec<Stage> {
+        self.hooks().iter().map(|input| input.stage).collect()
+    }
+}
+
+#[test]
+fn hooks_run_before_and_after() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.world.state().hooks_hang = true;
+    let operator = luod.update("");
+    // No client is asked before its hooks have ended.
+    luod.nothing(a);
+    assert!(luod.machine.next_tick().is_some());
+    assert_eq!(luod.machine.phase(), Phase::Preserving);
+    luod.world.state().hooks_hang = false;
+    luod.pass(ms(20));
+    let hooks = luod.hooks();
+    assert_eq!(hooks.len(), 1);
+    assert_eq!((hooks[0].stage, hooks[0].update), (Stage::Pre, 1));
+    assert_eq!(hooks[0].sessions[0].session.as_str(), "a");
+    assert!(!hooks[0].force && !hooks[0].dry_run && hooks[0].report.is_none());
+    let session = luod.preserve(a, "a");
+    drop((session, operator));
+    let mut luod = luod.next_kernel();
+    assert_eq!(luod.stages(), []);
+    luod.restore("a");
+    luod.machine.tick();
+    let hooks = luod.hooks();
+    assert_eq!(hooks.len(), 1);
+    assert_eq!((hooks[0].stage, hooks[0].update), (Stage::Post, 1));
+    let report = hooks[0].report.as_ref().unwrap();
+    assert_eq!(report.outcome, Outcome::Updated);
+    assert_eq!(report.sessions[0].state, SessionState::Finished);
+}
+
+#[test]
+fn a_hook_fails() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.world.state().hook_error = Some("the hook x failed".into());
+    let operator = luod.update("");
+    let report = luod.result(operator);
+    assert_eq!(report.outcome, Outcome::Aborted);
+    assert_eq!(report.reason.as_deref(), Some("the hook x failed"));
+    luod.nothing(a);
+    // Hooks before it may have to be undone.
+    assert_eq!(luod.stages(), [Stage::Pre, Stage::Abort]);
+    luod.is_as_before();
+    // With force, the update continues.
+    luod.world.state().hook_error = Some("the hook x failed".into());
+    luod.update(r#","force":true"#);
+    luod.preserve(a, "a");
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
+/// The operator does not wait for a hook.
+#[test]
+fn an_abort_while_hooks_run() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.world.state().hooks_hang = true;
+    let operator = luod.update("");
+    luod.send(operator, r#"{"cmd":"ABORT"}"#);
+    let event = luod.next(operator).0;
+    assert!(matches!(event, Event::Phase { .. }), "{event:?}");
+    let report = luod.result(operator);
+    assert_eq!(report.outcome, Outcome::Aborted);
+    // The late answer has no effect.
+    luod.world.state().hooks_hang = false;
+    luod.pass(ms(20));
+    luod.nothing(a);
+    luod.is_as_before();
+}
+
+#[test]
+fn a_dry_run_is_undone() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.update(r#","dry_run":true"#);
+    luod.preserve(a, "a");
+    let hooks = luod.hooks();
+    let stages: Vec<Stage> = hooks.iter().map(|input| input.stage).collect();
+    assert_eq!(stages, [Stage::Pre, Stage::Abort]);
+    assert!(hooks.iter().all(|input| input.dry_run));
+    let report = hooks[1].report.as_ref().unwrap();
+    assert_eq!(report.outcome, Outcome::DryRun);
+}
+
+/// A client that subscribes while hooks run is asked with the others.
+#[test]
+fn a_late_client() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.world.state().hooks_hang = true;
+    luod.update("");
+    let b = luod.subscriber("b");
+    luod.world.state().hooks_hang = false;
+    luod.pass(ms(20));
+    let sessions = (luod.preserve(a, "a"), luod.preserve(b, "b"));
+    assert_eq!(luod.world.state().kexecs, 1);
+    drop(sessions);
+}
+
+#[test]
+fn the_shutdown_is_inhibited() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.world.state().inhibited = Some("apt inhibits the shutdown".into());
+    let operator = luod.update("");
+    let report = luod.result(operator);
+    assert_eq!(report.reason.as_deref(), Some("apt inhibits the shutdown"));
+    luod.nothing(a);
+    assert_eq!(luod.stages(), []);
+    luod.is_as_before();
+    luod.update(r#","force":true"#);
+    luod.preserve(a, "a");
+    assert_eq!(luod.world.state().kexecs, 1);
+}
+
+#[test]
+fn a_program_inhibits_updates() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    let program = luod.connect();
+    luod.send(program, r#"{"cmd":"INHIBIT","why":"a\u001bbackup"}"#);
+    assert!(matches!(luod.next(program).0, Event::Ok { .. }));
+    assert_eq!(luod.machine.status().inhibitors[0].why, "a backup");
+    let operator = luod.connect();
+    for line in [r#"{"cmd":"UPDATE"}"#, r#"{"cmd":"UPDATE","dry_run":true}"#] {
+        assert_eq!(luod.error(operator, line), ErrorCode::Inhibited);
+    }
+    luod.leave(program);
+    luod.update("");
+    let late = luod.connect();
+    let line = r#"{"cmd":"INHIBIT","why":"late"}"#;
+    assert_eq!(luod.error(late, line), ErrorCode::UpdateRunning);
+    luod.preserve(a, "a");
+    // Only operators may inhibit updates.
+    let mut luod = Luod::new();
+    let client = luod.connect_as(1000);
+    assert_eq!(luod.error(client, line), ErrorCode::NotAllowed);
+}
+
+/// systemd starts the next kernel in any case.
+#[test]
+fn a_handover_with_a_hook_that_fails() {
+    let mut luod = Luod::on({
+        let world = FakeWorld::with_own_clock();
+        world.state().store = Some(BTreeMap::new());
+        world
+    });
+    let a = luod.subscriber("a");
+    luod.world.state().kexec_under_way = true;
+    luod.world.state().hook_error = Some("the hook x failed".into());
+    luod.world.state().inhibited = Some("apt".into());
+    let conn = luod.connect();
+    luod.send(conn, r#"{"cmd":"HANDOVER"}"#);
+    let session = luod.preserve(a, "a");
+    assert_eq!(luod.machine.phase(), Phase::Jump);
+    let hooks = luod.hooks();
+    assert!(hooks[0].handover && hooks[0].force);
+    drop(session);
+}
+
+/// luod is restarted after an update: hooks run once.
+#[test]
+fn post_hooks_run_once() {
+    let mut luod = updated(&["a"]);
+    luod.hooks();
+    luod.restore("a");
+    luod.machine.tick();
+    assert_eq!(luod.stages(), [Stage::Post]);
+    let world = luod.world.clone();
+    drop(luod);
+    let luod = Luod::on(world);
+    assert_eq!(luod.stages(), []);
+}
