@@ -10,6 +10,9 @@ use crate::report::step;
 /// The group in which nothing may be skipped.
 const STRICT: &str = "kselftest-base";
 
+/// The length of a failure in the list at the end, in characters.
+const SHORT: usize = 300;
+
 /// Important messages that are not results.
 static NOTICES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -145,11 +148,16 @@ pub fn summary(reports: &[Report]) -> bool {
     {
         println!("{line}");
     }
-    for line in reports
-        .iter()
-        .flat_map(|r| r.notes.iter().chain(&r.failures))
-    {
+    for line in reports.iter().flat_map(|report| &report.notes) {
         println!("{line}");
+    }
+    for line in reports.iter().flat_map(|report| &report.failures) {
+        println!("{line}");
+    }
+    // Once more in short, for those who see only the last lines.
+    for line in reports.iter().flat_map(|report| &report.failures) {
+        let short: String = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        println!("failed: {}", short.chars().take(SHORT).collect::<String>());
     }
     let passed: usize = reports.iter().map(|report| report.passed).sum();
     let failed: usize = reports.iter().map(|report| report.failed).sum();
