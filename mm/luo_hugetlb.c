@@ -320,18 +320,19 @@ void luo_hugetlb_expect(unsigned int order, unsigned long nr)
  */
 void __init luo_hugetlb_count_expected(struct hstate *h)
 {
-	unsigned long nr = 0;
+	unsigned long flags, nr = 0;
 
 	for (int i = 0; i < HUGE_MAX_HSTATE; i++)
 		if (announcements[i].order == huge_page_order(h))
 			nr += announcements[i].nr;
 
-	spin_lock_irq(&hugetlb_lock);
+	/* Interrupts are still disabled when the pool of gigantic pages is filled. */
+	spin_lock_irqsave(&hugetlb_lock, flags);
 	pools[hstate_index(h)].wanted = h->max_huge_pages;
 	pools[hstate_index(h)].expected = nr;
 	h->nr_huge_pages += nr;
 	h->max_huge_pages = max(h->max_huge_pages, h->nr_huge_pages);
-	spin_unlock_irq(&hugetlb_lock);
+	spin_unlock_irqrestore(&hugetlb_lock, flags);
 }
 
 /**
