@@ -128,6 +128,7 @@ pub const ITEMS: &[Item] = &[
     ("5.15", "a timer period of the previous kernel is not checked", Cases),
     ("5.16", "an image that cannot be loaded keeps its memory", Cases),
     ("5.17", "an unknown format in place of the version makes a kernel panic, or lose memory", Cases),
+    ("5.18", "PRESERVE_FD kills tasks if there is no memory to move a file to", Cases),
 ];
 
 /// Why C does not fail in the cases of items 5.

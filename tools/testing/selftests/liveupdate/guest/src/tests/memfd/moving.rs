@@ -8,15 +8,19 @@ use super::{
 };
 use crate::support::{
     cgroup::Cgroup,
-    error::{ensure, ensure_eq, At, Result},
+    error::{ensure, ensure_eq, At, Failure, Result},
     mapping::map_shared,
-    memfd,
+    memfd, meminfo,
     process::Child,
     registry::Case,
-    sessions::{create, retrieve},
+    sessions::{create, expect_errno, retrieve},
 };
 use crate::tests::hazards::not_in_c;
-use rustix::mm::{MapFlags, ProtFlags};
+use liveupdate::OutgoingSession;
+use rustix::{
+    io::Errno,
+    mm::{MapFlags, ProtFlags},
+};
 use std::{
     ffi::c_void,
     fs::{self, File},
@@ -53,6 +57,18 @@ fn pages_in_scratch(memory: *mut c_void, pages: usize) -> Result<usize> {
         .count())
 }
 
+/// Fails unless the first word of each page is the number of the page, counted from one.
+fn check_words(file: OwnedFd, pages: usize) -> Result {
+    let file = File::from(file);
+    for page in 0..pages as u64 {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, page * PAGE as u64)
+            .at("read")?;
+        ensure_eq!(u64::from_ne_bytes(bytes), page + 1, "page {page}");
+    }
+    Ok(())
+}
+
 /// Puts references to the pages into a pipe, so that they cannot be moved until it is read.
 fn keep_in_pipe(memory: *mut c_void, pages: usize) -> Result<[OwnedFd; 2]> {
     let (read, write) = rustix::pipe::pipe().at("pipe")?;
@@ -74,8 +90,10 @@ fn keep_in_pipe(memory: *mut c_void, pages: usize) -> Result<[OwnedFd; 2]> {
 /// other references to them. The kexec does not fail.
 fn filled_in_scratch() -> Case {
     const NAME: &str = "filled_in_scratch";
+    /// As many pages as a pipe holds.
     const PAGES: usize = 64;
-    const LEN: u64 = (PAGES * PAGE) as u64;
+    const ROUNDS: usize = 1024;
+    const LEN: u64 = (ROUNDS * PAGES * PAGE) as u64;
     Case::two(
         NAME,
         |stage| {
@@ -86,37 +104,131 @@ fn filled_in_scratch() -> Case {
             let session = create(NAME)?;
             session.preserve(&file, 1)?;
             page_in_scratch(&rest)?;
-            for page in 0..PAGES {
-                for memory in [memory, others] {
-                    // SAFETY: Within the mappings, which nobody else uses.
-                    unsafe { word(memory, page).write_volatile(page as u64 + 1) };
+            // Movable memory comes from scratch areas and from elsewhere by turns, many pages each.
+            for round in 0..ROUNDS {
+                let pages = round * PAGES..(round + 1) * PAGES;
+                for page in pages.clone() {
+                    for memory in [memory, others] {
+                        // SAFETY: Within the mappings, which nobody else uses.
+                        unsafe { word(memory, page).write_volatile(page as u64 + 1) };
+                    }
                 }
+                let [ours, theirs] =
+                    [memory, others].map(|memory| word(memory, pages.start).cast());
+                let theirs = pages_in_scratch(theirs, PAGES)?;
+                if theirs == 0 {
+                    continue;
+                }
+                stage.note(format_args!(
+                    "in scratch areas: {} pages, and {theirs} of a file that is not preserved",
+                    pages_in_scratch(ours, PAGES)?
+                ));
+                stage.put("pages", pages.end)?;
+                let pipe = keep_in_pipe(ours, PAGES)?;
+                stage.hold((session, file, pipe));
+                return Ok(());
             }
-            let (ours, theirs) = (
-                pages_in_scratch(memory, PAGES)?,
-                pages_in_scratch(others, PAGES)?,
-            );
-            stage.note(format_args!(
-                "in scratch areas: {ours} pages, and {theirs} of a file that is not preserved"
-            ));
-            ensure!(theirs != 0, "no memory of a scratch area was needed");
-            let pipe = keep_in_pipe(memory, PAGES)?;
-            stage.hold((session, file, pipe));
-            Ok(())
+            Err(Failure::new("no memory of a scratch area was needed"))
         },
-        |_| {
+        |stage| {
             let session = retrieve(NAME)?;
-            let file = File::from(session.retrieve(1)?);
-            for page in 0..PAGES as u64 {
-                let mut bytes = [0; 8];
-                file.read_exact_at(&mut bytes, page * PAGE as u64)
-                    .at("read")?;
-                ensure_eq!(u64::from_ne_bytes(bytes), page + 1, "page {page}");
-            }
+            check_words(session.retrieve(1)?, stage.get("pages")? as usize)?;
             Ok(session.finish()?)
         },
     )
     .hazard_unseen("5.1", not_in_c::FILLED)
+}
+
+/// Free memory outside of scratch areas, in bytes.
+fn free_elsewhere() -> Result<u64> {
+    let [all, scratch] = [meminfo::line("MemFree")?, meminfo::line("CmaFree")?];
+    Ok(all.saturating_sub(scratch) * 1024)
+}
+
+/// Extends a file until less than `left` bytes are free outside of scratch areas. By then, movable memory
+/// comes from there as well.
+fn fill(file: &File, left: u64) -> Result {
+    const STEP: u64 = 16 << 20;
+    let mut len = 0;
+    while free_elsewhere()? > left {
+        file.set_len(len + STEP).at("set the size")?;
+        let memory = map_shared(file, len, STEP)?;
+        for page in 0..STEP as usize / PAGE {
+            // SAFETY: Within the mapping, which nobody else uses.
+            unsafe { word(memory, page).write_volatile(1) };
+        }
+        // SAFETY: Nobody refers to the mapping.
+        unsafe { rustix::mm::munmap(memory, STEP as usize) }.at("munmap")?;
+        len += STEP;
+    }
+    Ok(())
+}
+
+/// Takes memory outside of scratch areas, until less than `left` bytes are left: memory of files that
+/// are preserved.
+fn take_elsewhere(session: &OutgoingSession, left: u64) -> Result<Vec<File>> {
+    const STEP: u64 = 4 << 20;
+    let mut files = Vec::new();
+    while free_elsewhere()? > left {
+        let file = memfd::new()?;
+        file.set_len(STEP).at("set the size")?;
+        session.preserve(&file, files.len() as u64)?;
+        let memory = map_shared(&file, 0, STEP)?;
+        for page in 0..STEP as usize / PAGE {
+            // SAFETY: Within the mapping, which nobody else uses.
+            unsafe { word(memory, page).write_volatile(1) };
+        }
+        // SAFETY: Nobody refers to the mapping.
+        unsafe { rustix::mm::munmap(memory, STEP as usize) }.at("munmap")?;
+        files.push(file);
+    }
+    Ok(files)
+}
+
+/// A file in scratch areas is preserved when there is no other memory to move it to. This fails, and
+/// works once there is memory. Nothing is killed for it.
+fn nowhere_to_move() -> Case {
+    const NAME: &str = "nowhere_to_move";
+    const PAGES: usize = 65536;
+    /// What the kernel keeps for itself, and more, but less than has to be moved.
+    const LEFT: u64 = 64 << 20;
+    const LEN: u64 = (PAGES * PAGE) as u64;
+    Case::two(
+        NAME,
+        |stage| {
+            let [file, rest] = [memfd::new()?, memfd::new()?];
+            fill(&rest, 300 << 20)?;
+            file.set_len(LEN).at("set the size")?;
+            let memory = map_shared(&file, 0, LEN)?;
+            for page in 0..PAGES {
+                // SAFETY: Within the mapping, which nobody else uses.
+                unsafe { word(memory, page).write_volatile(page as u64 + 1) };
+            }
+            drop(rest);
+            let found = pages_in_scratch(memory, PAGES)?;
+            stage.note(format_args!("in scratch areas: {found} pages of {PAGES}"));
+            ensure!(
+                (found * PAGE) as u64 > LEFT,
+                "only {found} pages are in a scratch area"
+            );
+            let session = create("nowhere_to_move-rest")?;
+            let files = take_elsewhere(&session, LEFT)?;
+            stage.note(format_args!("elsewhere: {} bytes", free_elsewhere()?));
+            let result = create(NAME)?.preserve(&file, 1);
+            expect_errno(result, Errno::NOMEM, "PRESERVE_FD without memory")?;
+            drop((session, files));
+            let session = create(NAME)?;
+            session.preserve(&file, 1)?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        |_| {
+            let session = retrieve(NAME)?;
+            check_words(session.retrieve(1)?, PAGES)?;
+            Ok(session.finish()?)
+        },
+    )
+    .hazard("5.18")
 }
 
 /// A process with a small memory limit fills holes. Pages are not swapped out: to read them back for
@@ -254,5 +366,10 @@ fn collapsed() -> Case {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![filled_beyond_limit(), collapsed(), filled_in_scratch()]
+    vec![
+        filled_beyond_limit(),
+        collapsed(),
+        filled_in_scratch(),
+        nowhere_to_move(),
+    ]
 }
