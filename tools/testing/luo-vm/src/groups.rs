@@ -40,7 +40,7 @@ const GROUPS: [Group; 11] = [
     Group::new("devices", &[Ours], devices::run),
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Debian], debian::run),
-    Group::new("guest", &[Debian, Ours], guest::run),
+    Group::new("guest", &[Debian, Ours], guest::run).alone(),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit", &[Debug], kunit::run),
     Group::new("lint", &[Ours, Debug], lint::run),

@@ -22,6 +22,8 @@ pub struct Group {
     pub name: &'static str,
     /// The kernels that it needs.
     kernels: &'static [Flavour],
+    /// Whether it runs after the others, with nothing beside it.
+    alone: bool,
     run: fn(&Ctx, &mut Report) -> Result<()>,
 }
 
@@ -32,7 +34,21 @@ impl Group {
         kernels: &'static [Flavour],
         run: fn(&Ctx, &mut Report) -> Result<()>,
     ) -> Self {
-        Self { name, kernels, run }
+        Self {
+            name,
+            kernels,
+            alone: false,
+            run,
+        }
+    }
+
+    /// The same, to be run after all other groups, with nothing beside it: for machines that emulate
+    /// machines, for which a busy host is slow beyond measure.
+    pub const fn alone(self) -> Self {
+        Self {
+            alone: true,
+            ..self
+        }
     }
 
     fn report(&self, ctx: &Ctx) -> Report {
@@ -50,16 +66,24 @@ struct State {
     built: HashSet<Flavour>,
     /// Numbers of groups.
     waiting: Vec<usize>,
+    /// How many groups run.
+    running: usize,
 }
 
 impl State {
-    /// Takes the first group whose kernels are all built.
+    /// Takes the first group whose kernels are all built, and that may run now.
     fn take(&mut self, groups: &[&Group]) -> Option<usize> {
+        let last = self.waiting.iter().all(|number| groups[*number].alone);
+        if last && self.running > 0 {
+            return None;
+        }
         let ready = |number: &usize| {
-            let mut kernels = groups[*number].kernels.iter();
-            kernels.all(|kernel| self.built.contains(kernel))
+            let group = groups[*number];
+            let mut kernels = group.kernels.iter();
+            group.alone == last && kernels.all(|kernel| self.built.contains(kernel))
         };
         let at = self.waiting.iter().position(ready)?;
+        self.running += 1;
         Some(self.waiting.remove(at))
     }
 }
@@ -85,6 +109,7 @@ pub fn run(ctx: &Ctx, groups: &[&Group], done: impl FnMut(usize, Report, Duratio
     let state = Mutex::new(State {
         built: HashSet::new(),
         waiting: (0..groups.len()).collect(),
+        running: 0,
     });
     let news = Condvar::new();
     let done = Mutex::new(done);
@@ -115,6 +140,7 @@ pub fn run(ctx: &Ctx, groups: &[&Group], done: impl FnMut(usize, Report, Duratio
                 let mut done = hold(&done);
                 (*done)(number, report, started.elapsed());
                 drop(done);
+                hold(&state).running -= 1;
                 news.notify_all();
             });
         }
@@ -139,6 +165,7 @@ mod tests {
         let mut state = State {
             built: HashSet::new(),
             waiting: vec![0, 1, 2],
+            running: 0,
         };
         assert_eq!(state.take(&groups), Some(2));
         assert_eq!(state.take(&groups), None);
@@ -147,6 +174,24 @@ mod tests {
         state.built.insert(Flavour::Ours);
         assert_eq!(state.take(&groups), Some(0));
         assert_eq!(state.take(&groups), None);
+    }
+
+    #[test]
+    fn a_group_runs_alone() {
+        const ALONE: Group = Group::new("alone", &[], nothing).alone();
+        let groups = [&ALONE, &THIRD, &ALONE];
+        let mut state = State {
+            built: HashSet::new(),
+            waiting: vec![0, 1, 2],
+            running: 0,
+        };
+        assert_eq!(state.take(&groups), Some(1));
+        assert_eq!(state.take(&groups), None);
+        state.running = 0;
+        assert_eq!(state.take(&groups), Some(0));
+        assert_eq!(state.take(&groups), None);
+        state.running = 0;
+        assert_eq!(state.take(&groups), Some(2));
     }
 
     #[test]
