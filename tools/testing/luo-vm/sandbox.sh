@@ -19,7 +19,7 @@ umask 022
 SUITE=trixie
 PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	ca-certificates cargo ccache clang clang-19 cpio file flex git gzip kmod
-	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 patch perl
+	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 ovmf patch perl
 	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
 	xz-utils zstd)
 # Packages for the tests under systemd, from a newer suite. e2fsprogs creates

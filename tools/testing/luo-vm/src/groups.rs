@@ -15,6 +15,7 @@ pub mod kselftest;
 pub mod kunit;
 pub mod lint;
 pub mod luod;
+pub mod machines;
 pub mod matrix;
 mod schedule;
 pub mod soak;
@@ -32,12 +33,13 @@ use crate::report::results::{summary, Report};
 
 /// The groups of `make test`. The kernels are built in the order of their first use here, and a
 /// group starts when its kernels are built.
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     Group::new("host", &[], host::run),
     Group::new("matrix", &[Ours, Peer], matrix::run),
     Group::new("kselftest-base", &[Ours], base::run),
     Group::new("kselftest", &[Ours], kselftest::run),
     Group::new("devices", &[Ours], devices::run),
+    Group::new("machines", &[Ours], machines::some),
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Debian], debian::run),
     Group::new("guest", &[Debian, Ours], guest::run).alone(),
@@ -47,7 +49,8 @@ const GROUPS: [Group; 11] = [
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 4] = [
+const LONG_GROUPS: [Group; 5] = [
+    Group::new("machines-all", &[Ours], machines::others),
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
     Group::new("soak", &[Ours], soak::long),

@@ -13,6 +13,10 @@ pub struct Machine {
     pub arguments: &'static [&'static str],
     /// Kernel parameters that it needs.
     pub params: &'static str,
+    /// Its memory, if a test needs more, or less, than usual.
+    pub memory: Option<&'static str>,
+    /// Whether each processor is in a socket of its own.
+    pub sockets: bool,
     /// Whether its clock counts instructions, so that no timer of a device depends on how busy the
     /// host is. Its processors then take turns.
     pub counts: bool,
@@ -23,6 +27,8 @@ pub const PC: Machine = Machine {
     name: "pc",
     arguments: &["-machine", "pc"],
     params: "",
+    memory: None,
+    sockets: false,
     counts: false,
 };
 
@@ -30,8 +36,7 @@ pub const PC: Machine = Machine {
 pub const Q35: Machine = Machine {
     name: "q35",
     arguments: &["-machine", "q35"],
-    params: "",
-    counts: false,
+    ..PC
 };
 
 /// A PC with a server processor of AMD, for hosts of virtual machines. Their guests must not run on
@@ -41,8 +46,7 @@ pub const Q35: Machine = Machine {
 pub const AMD: Machine = Machine {
     name: "amd",
     arguments: &["-machine", "pc", "-cpu", "EPYC-v1"],
-    params: "",
-    counts: false,
+    ..PC
 };
 
 /// A PC with PCI Express and a device that copies by DMA, below two bridges.
@@ -61,12 +65,103 @@ pub const DEVICES: Machine = Machine {
         "-device",
         "pci-testdev,bus=below",
     ],
-    params: "",
     counts: true,
+    ..PC
+};
+
+/// A PC with PCI Express that starts by UEFI.
+pub const UEFI: Machine = Machine {
+    name: "uefi",
+    arguments: &[
+        "-machine",
+        "q35",
+        "-drive",
+        "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+        "-drive",
+        "if=pflash,unit=1,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd",
+    ],
+    ..PC
+};
+
+/// A PC with two nodes of memory, each with a processor.
+pub const NODES: Machine = Machine {
+    name: "nodes",
+    arguments: &[
+        "-machine",
+        "q35",
+        "-object",
+        "memory-backend-ram,id=first,size=1G",
+        "-object",
+        "memory-backend-ram,id=second,size=1G",
+        "-numa",
+        "node,nodeid=0,memdev=first,cpus=0",
+        "-numa",
+        "node,nodeid=1,memdev=second,cpus=1",
+    ],
+    memory: Some("2G"),
+    sockets: true,
+    ..PC
+};
+
+/// A PC with little memory.
+pub const SMALL: Machine = Machine {
+    name: "small",
+    memory: Some("800M"),
+    ..PC
+};
+
+/// A PC with memory above four GiB.
+pub const LARGE: Machine = Machine {
+    name: "large",
+    memory: Some("8G"),
+    ..PC
+};
+
+/// A PC some of whose memory is taken by huge pages of both sizes at boot.
+pub const HUGE_PAGES: Machine = Machine {
+    name: "huge-pages",
+    params: "hugepages=64 hugepagesz=1G hugepages=1",
+    memory: Some("4G"),
+    ..PC
+};
+
+/// A PC on which freed and allocated memory is overwritten, and its owners are recorded.
+pub const CHECKED: Machine = Machine {
+    name: "checked",
+    params: "page_owner=on init_on_alloc=1 init_on_free=1 page_poison=1 kfence.sample_interval=10",
+    ..PC
+};
+
+/// A PC whose scratch areas have a given size.
+pub const SCRATCH: Machine = Machine {
+    name: "scratch",
+    params: "kho_scratch=64M,96M,64M",
+    ..PC
+};
+
+/// A PC with a crash kernel in memory of its own.
+pub const CRASH: Machine = Machine {
+    name: "crash",
+    params: "crashkernel=512M",
+    memory: Some("3G"),
+    ..PC
 };
 
 /// All machines. A new machine needs an entry here, and tests refer to its name.
-const MACHINES: [&Machine; 4] = [&PC, &Q35, &AMD, &DEVICES];
+const MACHINES: [&Machine; 12] = [
+    &PC,
+    &Q35,
+    &AMD,
+    &DEVICES,
+    &UEFI,
+    &NODES,
+    &SMALL,
+    &LARGE,
+    &HUGE_PAGES,
+    &CHECKED,
+    &SCRATCH,
+    &CRASH,
+];
 
 /// The machine called `name`; [`PC`] if there is no name.
 pub fn machine(name: &str) -> Result<&'static Machine> {
@@ -93,7 +188,8 @@ mod tests {
         let error = machine("abacus").unwrap_err().to_string();
         assert_eq!(
             error,
-            "There is no machine abacus; the machines are pc, q35, amd, devices."
+            "There is no machine abacus; the machines are pc, q35, amd, devices, uefi, nodes, small, \
+             large, huge-pages, checked, scratch, crash."
         );
     }
 }

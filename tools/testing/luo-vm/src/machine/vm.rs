@@ -173,12 +173,17 @@ impl<'a> Vm<'a> {
         }
         qemu.args(["-cpu", CPU, "-no-reboot", "-display", "none"]);
         qemu.args(self.machine.arguments);
-        qemu.args(["-nodefaults", "-no-user-config", "-m", &ctx.settings.mem]);
-        qemu.arg("-smp").arg(ctx.settings.smp.to_string());
+        let memory = self.machine.memory.unwrap_or(&ctx.settings.mem);
+        qemu.args(["-nodefaults", "-no-user-config", "-m", memory]);
+        let smp = ctx.settings.smp;
+        qemu.arg("-smp").arg(match self.machine.sockets {
+            true => format!("{smp},sockets={smp}"),
+            false => smp.to_string(),
+        });
         if ctx.prefault {
             let memory = format!(
-                "memory-backend-memfd,id=memory,size={},prealloc=on,prealloc-threads={}",
-                ctx.settings.mem, ctx.jobs
+                "memory-backend-memfd,id=memory,size={memory},prealloc=on,prealloc-threads={}",
+                ctx.jobs
             );
             qemu.args(["-object", &memory, "-machine", "memory-backend=memory"]);
         }

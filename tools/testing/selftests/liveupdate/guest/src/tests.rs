@@ -9,6 +9,7 @@ mod blocking;
 mod carry;
 mod cgroup;
 mod chain;
+mod crash;
 mod damage;
 mod devices;
 mod errno;
@@ -18,6 +19,7 @@ mod hugetlb;
 mod image;
 mod killed;
 mod memfd;
+mod nodes;
 mod retrieve;
 mod roundtrip;
 mod sessions;
@@ -86,6 +88,8 @@ pub fn all() -> Vec<Suite> {
         devices::stopped_suite(),
         devices::closed_suite(),
         devices::forgotten_suite(),
+        nodes::suite(),
+        crash::suite(),
     ]
 }
 

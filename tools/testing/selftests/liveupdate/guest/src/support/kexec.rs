@@ -16,7 +16,7 @@ use std::{
     ffi::{CStr, CString},
     fs::{self, File},
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 const KERNEL: &str = "/boot/next";
@@ -35,9 +35,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The next stage of this command.
+    /// The next stage of this command. With the option `alternate`, every other kernel has the
+    /// parameter that the option names.
     pub fn stage(args: &Args, stage: usize) -> Result<Self> {
         Self::new(args.option("next"), stage, |cmdline| {
+            let cmdline = match args.option("alternate") {
+                Some(param) => toggle(cmdline, param),
+                None => cmdline.into(),
+            };
             format!("{cmdline} --stage={stage}")
         })
     }
@@ -151,6 +156,16 @@ impl Plan {
     }
 }
 
+/// Adds a parameter to a command line, or removes it.
+fn toggle(cmdline: &str, param: &str) -> String {
+    let mut words: Vec<_> = cmdline.split(' ').collect();
+    match words.iter().position(|word| *word == param) {
+        Some(at) => drop(words.remove(at)),
+        None => words.insert(0, param),
+    }
+    words.join(" ")
+}
+
 /// Adds a parameter for all following kernels.
 pub fn add_param(param: &str) -> Result {
     fs::write(MORE_PARAMS, param).at(MORE_PARAMS)
@@ -167,6 +182,41 @@ pub fn try_jump() -> io::Error {
 /// Like [`try_jump`], with a sentence as error.
 pub fn jump() -> Failure {
     Failure::new(format!("the next kernel cannot be started: {}", try_jump()))
+}
+
+/// Crashes this kernel: the crash kernel is the loaded one, with the number of the next stage. It runs
+/// in the memory of the parameter `crashkernel`, and takes nothing over.
+pub fn crash(stage: usize) -> Result {
+    /// `KEXEC_FILE_ON_CRASH`
+    const ON_CRASH: libc::c_ulong = 2;
+    const TRIGGER: &str = "/proc/sysrq-trigger";
+
+    let plan = Plan::new(None, stage, |cmdline| {
+        let words = cmdline.split(' ');
+        let words: Vec<_> = words.filter(|w| !w.starts_with("crashkernel=")).collect();
+        let cmdline = words.join(" ");
+        format!(
+            "{} --stage={stage}",
+            cmdline.replace(" -- ", " kho=off liveupdate=off nr_cpus=1 -- ")
+        )
+    })?;
+    let (kernel, initramfs, cmdline) = (plan.open()?, image::pack_root()?, plan.c_cmdline()?);
+    // SAFETY: The kernel only reads the command line, which lives until the call returns.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_raw_fd(),
+            initramfs.as_raw_fd(),
+            cmdline.to_bytes_with_nul().len(),
+            cmdline.as_ptr(),
+            ON_CRASH,
+        )
+    };
+    if status < 0 {
+        return Err(io::Error::last_os_error()).at("load the crash kernel");
+    }
+    println!("# expect-panic sysrq triggered crash");
+    fs::write(TRIGGER, "c").at(TRIGGER)
 }
 
 /// The arguments of `kexec_load`.
@@ -206,5 +256,17 @@ pub fn load_legacy() -> io::Result<()> {
     match status {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::toggle;
+
+    #[test]
+    fn a_parameter_comes_and_goes() {
+        let with = toggle("kho=on -- selftest", "no5lvl");
+        assert_eq!(with, "no5lvl kho=on -- selftest");
+        assert_eq!(toggle(&with, "no5lvl"), "kho=on -- selftest");
     }
 }

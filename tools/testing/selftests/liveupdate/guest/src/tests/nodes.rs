@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory on the nodes of a machine that has two.
+
+use crate::support::{
+    error::{ensure, ensure_eq, At, Result},
+    mapping::map_shared,
+    memfd,
+    registry::{Case, Suite},
+    sessions::{create, retrieve},
+};
+use std::{ffi::c_void, fs::File, io, ptr};
+
+const PAGE: usize = 4096;
+const PAGES: usize = 4096;
+const LEN: u64 = (PAGES * PAGE) as u64;
+
+/// The group of this suite, which needs a machine with two nodes.
+const GROUP: &str = "machines";
+
+/// Lets memory come from the nodes in the mask, one after the other if there are several.
+fn bind(memory: *mut c_void, nodes: u64) -> Result {
+    let policy = match nodes.count_ones() {
+        1 => libc::MPOL_BIND,
+        _ => libc::MPOL_INTERLEAVE,
+    };
+    // SAFETY: The kernel reads one word of the mask. What it does to the mapping does not change the
+    // contents.
+    let status =
+        unsafe { libc::syscall(libc::SYS_mbind, memory, LEN as usize, policy, &nodes, 64, 0) };
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).at("mbind"),
+    }
+}
+
+/// How many pages are on each node.
+fn nodes(memory: *mut c_void) -> Result<[usize; 2]> {
+    let pages: Vec<_> = (0..PAGES)
+        .map(|page| memory.wrapping_byte_add(page * PAGE))
+        .collect();
+    let mut found = vec![-1_i32; PAGES];
+    // SAFETY: Both lists have the length that the kernel is told. Without a list of nodes, it only
+    // tells where the pages are.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            PAGES,
+            pages.as_ptr(),
+            ptr::null::<i32>(),
+            found.as_mut_ptr(),
+            0,
+        )
+    };
+    if status < 0 {
+        return Err(io::Error::last_os_error()).at("move_pages");
+    }
+    let on = |node| found.iter().filter(|found| **found == node).count();
+    let all = [on(0), on(1)];
+    ensure_eq!(
+        all[0] + all[1],
+        PAGES,
+        "pages on both nodes, of which {all:?} were found"
+    );
+    Ok(all)
+}
+
+/// The first word of a page.
+fn word(memory: *mut c_void, page: usize) -> *mut u64 {
+    memory.wrapping_byte_add(page * PAGE).cast()
+}
+
+/// A file keeps its memory, on the same nodes.
+fn stays(name: &'static str, mask: u64) -> Case {
+    Case::two(
+        name,
+        move |stage| {
+            let file = memfd::new()?;
+            file.set_len(LEN).at("set the size")?;
+            let memory = map_shared(&file, 0, LEN)?;
+            bind(memory, mask)?;
+            for page in 0..PAGES {
+                // SAFETY: Within the mapping, which nobody else uses.
+                unsafe { word(memory, page).write_volatile(page as u64 + 1) };
+            }
+            let before = nodes(memory)?;
+            let wanted = match mask {
+                1 => before == [PAGES, 0],
+                2 => before == [0, PAGES],
+                _ => before == [PAGES / 2, PAGES / 2],
+            };
+            ensure!(wanted, "the pages are on other nodes: {before:?}");
+            let session = create(name)?;
+            session.preserve(&file, 1)?;
+            ensure_eq!(nodes(memory)?, before, "pages on each node, preserved");
+            stage.put("second", before[1])?;
+            stage.hold((session, file));
+            Ok(())
+        },
+        move |stage| {
+            let session = retrieve(name)?;
+            let file = File::from(session.retrieve(1)?);
+            let memory = map_shared(&file, 0, LEN)?;
+            for page in 0..PAGES {
+                // SAFETY: Within the mapping.
+                let found = unsafe { word(memory, page).read_volatile() };
+                ensure_eq!(found, page as u64 + 1, "page {page}");
+            }
+            let second = stage.get("second")? as usize;
+            ensure_eq!(
+                nodes(memory)?,
+                [PAGES - second, second],
+                "pages on each node"
+            );
+            Ok(session.finish()?)
+        },
+    )
+}
+
+pub fn suite() -> Suite {
+    let cases = vec![
+        stays("first", 1),
+        stays("second", 2),
+        stays("interleaved", 3),
+    ];
+    Suite {
+        group: GROUP,
+        // With parameters, it is not among those that run if none is named.
+        cmdline: "liveupdate=on",
+        ..Suite::new("nodes", cases)
+    }
+}
