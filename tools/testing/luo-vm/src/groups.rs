@@ -33,7 +33,7 @@ use crate::report::results::{summary, Report};
 
 /// The groups of `make test`. The kernels are built in the order of their first use here, and a
 /// group starts when its kernels are built.
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 11] = [
     Group::new("host", &[], host::run),
     Group::new("matrix", &[Ours, Peer], matrix::run),
     Group::new("kselftest-base", &[Ours], base::run),
@@ -43,13 +43,15 @@ const GROUPS: [Group; 12] = [
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Debian], debian::run),
     Group::new("guest", &[Debian, Ours], guest::run).alone(),
-    Group::new("debug", &[Debug], debug::run),
-    Group::new("kunit", &[Debug], kunit::run),
-    Group::new("lint", &[Ours, Debug], lint::run),
+    Group::new("kunit", &[Ours], kunit::run),
+    Group::new("lint", &[Ours], lint::run),
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 5] = [
+const LONG_GROUPS: [Group; 8] = [
+    Group::new("debug", &[Debug], debug::run),
+    Group::new("kunit-debug", &[Debug], kunit::run_debug),
+    Group::new("lint-debug", &[Debug], lint::run_debug),
     Group::new("machines-all", &[Ours], machines::others),
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The group `kunit`: tests inside of the kernel, at boot.
+//! The groups `kunit` and `kunit-debug`: tests inside of the kernel, at boot.
 
 use anyhow::Result;
 
@@ -21,12 +21,21 @@ const OUR_SUITES: [&str; 3] = ["luo", "liveupdate", "kho"];
 /// Parameters that run KUnit at boot.
 const KUNIT: &str = "kunit.enable=1";
 
-/// The suites of the overlay and the doctests, on the kernel that contains them.
+/// The suites of the overlay.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let kernel = build::kernel(ctx, Flavour::Debug)?;
+    run_on(ctx, report, Flavour::Ours)
+}
+
+/// The same, and the doctests, on the kernel that contains them.
+pub fn run_debug(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    run_on(ctx, report, Flavour::Debug)
+}
+
+fn run_on(ctx: &Ctx, report: &mut Report, flavour: Flavour) -> Result<()> {
+    let kernel = build::kernel(ctx, flavour)?;
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, "kunit", &guest, &[], None)?;
-    let vm = Vm::new("kunit", &kernel, &initrd)
+    let vm = Vm::new(format!("kunit-{}", flavour.name()), &kernel, &initrd)
         .params(KUNIT)
         .init("exec /bin/busybox true");
     let run = vm.boot(ctx)?;
