@@ -7,7 +7,12 @@ use crate::support::{
     memfd,
 };
 use rustix::mm::{MapFlags, ProtFlags};
-use std::{ffi::c_void, fs::File, os::fd::AsFd, ptr};
+use std::{
+    ffi::c_void,
+    fs::File,
+    os::{fd::AsFd, unix::fs::FileExt},
+    ptr,
+};
 
 const PAGE: usize = 4096;
 
@@ -28,6 +33,20 @@ pub fn map_shared(file: &impl AsFd, at: u64, len: u64) -> Result<*mut c_void> {
     .at("mmap")
 }
 
+/// The page frames of pages that this process has mapped, in order.
+pub fn frames(memory: *const c_void, pages: usize) -> Result<Vec<u64>> {
+    const PAGEMAP: &str = "/proc/self/pagemap";
+    const PFN: u64 = (1 << 55) - 1;
+
+    let mut bytes = vec![0; pages * 8];
+    File::open(PAGEMAP)
+        .and_then(|file| file.read_exact_at(&mut bytes, (memory.addr() / PAGE * 8) as u64))
+        .at(PAGEMAP)?;
+    let entries = bytes.chunks_exact(8);
+    let entries = entries.map(|entry| u64::from_le_bytes(entry.try_into().unwrap_or_default()));
+    Ok(entries.map(|entry| entry & PFN).collect())
+}
+
 /// A memfd in memory.
 pub struct Map {
     start: *mut u64,
@@ -37,10 +56,25 @@ pub struct Map {
 impl Map {
     /// Maps the first `len` bytes.
     pub fn new(file: &impl AsFd, len: usize) -> Result<Self> {
+        Self::part(file, 0, len)
+    }
+
+    /// Maps `len` bytes from a position.
+    pub fn part(file: &impl AsFd, at: u64, len: usize) -> Result<Self> {
         Ok(Self {
-            start: map_shared(file, 0, len as u64)?.cast(),
+            start: map_shared(file, at, len as u64)?.cast(),
             len,
         })
+    }
+
+    /// The first byte.
+    pub fn start(&self) -> *mut c_void {
+        self.start.cast()
+    }
+
+    /// The page frames of all pages.
+    pub fn frames(&self) -> Result<Vec<u64>> {
+        frames(self.start(), self.len / PAGE)
     }
 
     /// The first word of each page.
@@ -50,14 +84,14 @@ impl Map {
     }
 
     /// Gives each page its own contents.
-    fn fill(&self) {
+    pub fn fill(&self) {
         for (page, word) in self.words().enumerate() {
             // SAFETY: Within the mapping, which has no other users.
             unsafe { word.write_volatile(page as u64 ^ 0x5ca1_ab1e) };
         }
     }
 
-    /// Fails unless each page has the contents that [`large`] has written.
+    /// Fails unless each page has the contents that [`Map::fill`] writes.
     pub fn check(&self) -> Result {
         for (page, word) in self.words().enumerate() {
             // SAFETY: Within the mapping, which has no other users.

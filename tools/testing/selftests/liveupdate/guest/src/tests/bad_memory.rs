@@ -5,7 +5,9 @@
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
     kernel_log::kernel_log,
-    kexec, meminfo,
+    kexec,
+    mapping::frames,
+    meminfo,
     poison::poison,
     registry::{Case, Stage, Suite},
 };
@@ -41,15 +43,7 @@ impl Memory {
 
     /// The page frame of each page.
     fn frames(&self) -> Result<Vec<u64>> {
-        const PFN: u64 = (1 << 55) - 1;
-
-        let pagemap = File::open("/proc/self/pagemap").at("/proc/self/pagemap")?;
-        let mut bytes = vec![0; self.len / PAGE * 8];
-        let at = self.start.addr() / PAGE * 8;
-        pagemap
-            .read_exact_at(&mut bytes, at as u64)
-            .at("/proc/self/pagemap")?;
-        Ok(numbers(&bytes).map(|number| number & PFN).collect())
+        frames(self.start, self.len / PAGE)
     }
 
     /// Makes the kernel treat a page as bad.

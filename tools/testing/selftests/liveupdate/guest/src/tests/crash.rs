@@ -5,7 +5,7 @@
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
     kexec,
-    mapping::map_shared,
+    mapping::{frames, map_shared},
     memfd,
     registry::{Case, Suite},
     sessions::{create, retrieve},
@@ -95,16 +95,6 @@ impl Core {
     }
 }
 
-/// The physical address of the first page of a mapping.
-fn physical(address: u64) -> Result<u64> {
-    const PATH: &str = "/proc/self/pagemap";
-    let mut bytes = [0; 8];
-    File::open(PATH)
-        .and_then(|file| file.read_exact_at(&mut bytes, address / PAGE as u64 * 8))
-        .at(PATH)?;
-    Ok((u64::from_le_bytes(bytes) & ((1 << 55) - 1)) * PAGE as u64)
-}
-
 fn after_an_update() -> Case {
     const NAME: &str = "after_an_update";
     Case {
@@ -124,10 +114,13 @@ fn after_an_update() -> Case {
             Box::new(|stage| {
                 let session = retrieve(NAME)?;
                 let file = File::from(session.retrieve(1)?);
-                let memory = map_shared(&file, 0, PAGE as u64)?.cast::<u64>();
+                let memory = map_shared(&file, 0, PAGE as u64)?;
                 // SAFETY: The mapping has this word.
-                ensure_eq!(unsafe { memory.read_volatile() }, word(0), "the first word");
-                stage.put("address", physical(memory.addr() as u64)?)?;
+                let first = unsafe { memory.cast::<u64>().read_volatile() };
+                ensure_eq!(first, word(0), "the first word");
+                for frame in frames(memory, 1)? {
+                    stage.put("address", frame * PAGE as u64)?;
+                }
                 stage.hold((session, file));
                 stage.last(|| kexec::crash(3));
                 Ok(())

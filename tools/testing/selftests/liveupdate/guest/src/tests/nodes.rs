@@ -4,16 +4,16 @@
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
-    mapping::map_shared,
+    mapping::Map,
     memfd,
     registry::{Case, Suite},
     sessions::{create, retrieve},
 };
-use std::{ffi::c_void, fs::File, io, ptr};
+use std::{ffi::c_void, io, ptr};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 4096;
-const LEN: u64 = (PAGES * PAGE) as u64;
+const LEN: usize = PAGES * PAGE;
 
 /// The group of this suite, which needs a machine with two nodes.
 const GROUP: &str = "machines";
@@ -26,8 +26,7 @@ fn bind(memory: *mut c_void, nodes: u64) -> Result {
     };
     // SAFETY: The kernel reads one word of the mask. What it does to the mapping does not change the
     // contents.
-    let status =
-        unsafe { libc::syscall(libc::SYS_mbind, memory, LEN as usize, policy, &nodes, 64, 0) };
+    let status = unsafe { libc::syscall(libc::SYS_mbind, memory, LEN, policy, &nodes, 64, 0) };
     match status {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()).at("mbind"),
@@ -66,25 +65,17 @@ fn nodes(memory: *mut c_void) -> Result<[usize; 2]> {
     Ok(all)
 }
 
-/// The first word of a page.
-fn word(memory: *mut c_void, page: usize) -> *mut u64 {
-    memory.wrapping_byte_add(page * PAGE).cast()
-}
-
 /// A file keeps its memory, on the same nodes.
 fn stays(name: &'static str, mask: u64) -> Case {
     Case::two(
         name,
         move |stage| {
             let file = memfd::new()?;
-            file.set_len(LEN).at("set the size")?;
-            let memory = map_shared(&file, 0, LEN)?;
-            bind(memory, mask)?;
-            for page in 0..PAGES {
-                // SAFETY: Within the mapping, which nobody else uses.
-                unsafe { word(memory, page).write_volatile(page as u64 + 1) };
-            }
-            let before = nodes(memory)?;
+            file.set_len(LEN as u64).at("set the size")?;
+            let map = Map::new(&file, LEN)?;
+            bind(map.start(), mask)?;
+            map.fill();
+            let before = nodes(map.start())?;
             let wanted = match mask {
                 1 => before == [PAGES, 0],
                 2 => before == [0, PAGES],
@@ -93,23 +84,18 @@ fn stays(name: &'static str, mask: u64) -> Case {
             ensure!(wanted, "the pages are on other nodes: {before:?}");
             let session = create(name)?;
             session.preserve(&file, 1)?;
-            ensure_eq!(nodes(memory)?, before, "pages on each node, preserved");
+            ensure_eq!(nodes(map.start())?, before, "pages on each node, preserved");
             stage.put("second", before[1])?;
             stage.hold((session, file));
             Ok(())
         },
         move |stage| {
             let session = retrieve(name)?;
-            let file = File::from(session.retrieve(1)?);
-            let memory = map_shared(&file, 0, LEN)?;
-            for page in 0..PAGES {
-                // SAFETY: Within the mapping.
-                let found = unsafe { word(memory, page).read_volatile() };
-                ensure_eq!(found, page as u64 + 1, "page {page}");
-            }
+            let map = Map::new(&session.retrieve(1)?, LEN)?;
+            map.check()?;
             let second = stage.get("second")? as usize;
             ensure_eq!(
-                nodes(memory)?,
+                nodes(map.start())?,
                 [PAGES - second, second],
                 "pages on each node"
             );

@@ -5,7 +5,7 @@
 use crate::support::{
     error::{ensure, At, Failure, Result},
     kernel_log::kernel_log,
-    mapping::map_shared,
+    mapping::{map_shared, Map},
     memfd, meminfo,
     poison::{poison, read_kills},
     registry::Case,
@@ -143,26 +143,15 @@ pub fn page_in_scratch(file: &File) -> Result<u64> {
     const STEP: u64 = 64 << 20;
     let scratch = scratch()?;
     let limit = meminfo::line("MemAvailable")? * 1024 / 10 * 9;
-    let pagemap = File::open("/proc/self/pagemap").at("/proc/self/pagemap")?;
     for start in (0..limit).step_by(STEP as usize) {
         file.set_len(start + STEP).at("set the size")?;
-        let map = map_shared(file, start, STEP)?;
-        // SAFETY: The mapping belongs to this function.
-        unsafe { rustix::mm::madvise(map, STEP as usize, Advice::LinuxPopulateWrite) }
-            .at("MADV_POPULATE_WRITE")?;
-        let mut bytes = vec![0; (STEP / PAGE * 8) as usize];
-        let at = map.addr() as u64 / PAGE * 8;
-        pagemap
-            .read_exact_at(&mut bytes, at)
-            .at("/proc/self/pagemap")?;
-        // SAFETY: There are no references to the mapping.
-        unsafe { rustix::mm::munmap(map, STEP as usize) }.at("munmap")?;
-        let frames = bytes.chunks_exact(8).map(|bytes| {
-            u64::from_le_bytes(bytes.try_into().unwrap_or_default()) & ((1 << 55) - 1)
-        });
-        let is_there = |frame: &u64| scratch.iter().any(|area| area.contains(frame));
+        let map = Map::part(file, start, STEP as usize)?;
+        map.fill();
+        let frames = map.frames()?;
+        let is_there = |frame| scratch.iter().any(|area| area.contains(frame));
         // With pages of the same step on both sides.
         let mut found = frames
+            .iter()
             .enumerate()
             .skip(8)
             .filter(|(_, frame)| is_there(frame));

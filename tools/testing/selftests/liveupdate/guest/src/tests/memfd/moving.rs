@@ -9,7 +9,7 @@ use super::{
 use crate::support::{
     cgroup::Cgroup,
     error::{ensure, ensure_eq, At, Failure, Result},
-    mapping::map_shared,
+    mapping::{frames, large, map_shared, Map},
     memfd, meminfo,
     process::Child,
     registry::Case,
@@ -45,14 +45,9 @@ fn word(memory: *mut c_void, page: usize) -> *mut u64 {
 /// How many of the pages lie in a scratch area.
 fn pages_in_scratch(memory: *mut c_void, pages: usize) -> Result<usize> {
     let areas = scratch()?;
-    let mut bytes = vec![0; pages * 8];
-    File::open("/proc/self/pagemap")
-        .and_then(|file| file.read_exact_at(&mut bytes, (memory.addr() / PAGE * 8) as u64))
-        .at("/proc/self/pagemap")?;
-    let frames = bytes
-        .chunks_exact(8)
-        .map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()) & ((1 << 55) - 1));
+    let frames = frames(memory, pages)?;
     Ok(frames
+        .iter()
         .filter(|frame| areas.iter().any(|area| area.contains(frame)))
         .count())
 }
@@ -152,13 +147,7 @@ fn fill(file: &File, left: u64) -> Result {
     let mut len = 0;
     while free_elsewhere()? > left {
         file.set_len(len + STEP).at("set the size")?;
-        let memory = map_shared(file, len, STEP)?;
-        for page in 0..STEP as usize / PAGE {
-            // SAFETY: Within the mapping, which nobody else uses.
-            unsafe { word(memory, page).write_volatile(1) };
-        }
-        // SAFETY: Nobody refers to the mapping.
-        unsafe { rustix::mm::munmap(memory, STEP as usize) }.at("munmap")?;
+        Map::part(file, len, STEP as usize)?.fill();
         len += STEP;
     }
     Ok(())
@@ -173,13 +162,7 @@ fn take_elsewhere(session: &OutgoingSession, left: u64) -> Result<Vec<File>> {
         let file = memfd::new()?;
         file.set_len(STEP).at("set the size")?;
         session.preserve(&file, files.len() as u64)?;
-        let memory = map_shared(&file, 0, STEP)?;
-        for page in 0..STEP as usize / PAGE {
-            // SAFETY: Within the mapping, which nobody else uses.
-            unsafe { word(memory, page).write_volatile(1) };
-        }
-        // SAFETY: Nobody refers to the mapping.
-        unsafe { rustix::mm::munmap(memory, STEP as usize) }.at("munmap")?;
+        Map::new(&file, STEP as usize)?.fill();
         files.push(file);
     }
     Ok(files)
@@ -192,20 +175,18 @@ fn nowhere_to_move() -> Case {
     const PAGES: usize = 65536;
     /// What the kernel keeps for itself, and more, but less than has to be moved.
     const LEFT: u64 = 64 << 20;
-    const LEN: u64 = (PAGES * PAGE) as u64;
     Case::two(
         NAME,
         |stage| {
-            let [file, rest] = [memfd::new()?, memfd::new()?];
+            let rest = memfd::new()?;
             fill(&rest, 300 << 20)?;
-            file.set_len(LEN).at("set the size")?;
-            let memory = map_shared(&file, 0, LEN)?;
-            for page in 0..PAGES {
-                // SAFETY: Within the mapping, which nobody else uses.
-                unsafe { word(memory, page).write_volatile(page as u64 + 1) };
-            }
+            let file = large(PAGES * PAGE)?;
             drop(rest);
-            let found = pages_in_scratch(memory, PAGES)?;
+            let map = Map::new(&file, PAGES * PAGE)?;
+            // The pages must be mapped.
+            map.check()?;
+            let found = pages_in_scratch(map.start(), PAGES)?;
+            drop(map);
             stage.note(format_args!("in scratch areas: {found} pages of {PAGES}"));
             ensure!(
                 (found * PAGE) as u64 > LEFT,
@@ -224,7 +205,7 @@ fn nowhere_to_move() -> Case {
         },
         |_| {
             let session = retrieve(NAME)?;
-            check_words(session.retrieve(1)?, PAGES)?;
+            Map::new(&session.retrieve(1)?, PAGES * PAGE)?.check()?;
             Ok(session.finish()?)
         },
     )
