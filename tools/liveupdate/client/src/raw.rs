@@ -210,6 +210,23 @@ pub fn kexec_file_load_debug(
     load(kernel, initrd, cmdline, DEBUG)
 }
 
+/// Like [`kexec_file_load`], for the kernel that is started when this one crashes. It needs memory of
+/// its own, which the parameter `crashkernel=` reserves.
+///
+/// # Errors
+///
+/// See [`kexec_file_load`]; `EADDRNOTAVAIL` as well if no memory is reserved.
+pub fn kexec_file_load_crash(
+    kernel: BorrowedFd<'_>,
+    initrd: Option<BorrowedFd<'_>>,
+    cmdline: &CStr,
+) -> io::Result<()> {
+    /// `KEXEC_FILE_ON_CRASH`
+    const ON_CRASH: libc::c_ulong = 2;
+
+    load(kernel, initrd, cmdline, ON_CRASH)
+}
+
 fn load(
     kernel: BorrowedFd<'_>,
     initrd: Option<BorrowedFd<'_>>,

@@ -16,7 +16,7 @@ use std::{
     ffi::{CStr, CString},
     fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
 };
 
 const KERNEL: &str = "/boot/next";
@@ -187,8 +187,6 @@ pub fn jump() -> Failure {
 /// Crashes this kernel: the crash kernel is the loaded one, with the number of the next stage. It runs
 /// in the memory of the parameter `crashkernel`, and takes nothing over.
 pub fn crash(stage: usize) -> Result {
-    /// `KEXEC_FILE_ON_CRASH`
-    const ON_CRASH: libc::c_ulong = 2;
     const TRIGGER: &str = "/proc/sysrq-trigger";
 
     let plan = Plan::new(None, stage, |cmdline| {
@@ -200,21 +198,7 @@ pub fn crash(stage: usize) -> Result {
             cmdline.replace(" -- ", " kho=off liveupdate=off nr_cpus=1 -- ")
         )
     })?;
-    let (kernel, initramfs, cmdline) = (plan.open()?, image::pack_root()?, plan.c_cmdline()?);
-    // SAFETY: The kernel only reads the command line, which lives until the call returns.
-    let status = unsafe {
-        libc::syscall(
-            libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initramfs.as_raw_fd(),
-            cmdline.to_bytes_with_nul().len(),
-            cmdline.as_ptr(),
-            ON_CRASH,
-        )
-    };
-    if status < 0 {
-        return Err(io::Error::last_os_error()).at("load the crash kernel");
-    }
+    plan.load_by(&plan.open()?, raw::kexec_file_load_crash)?;
     println!("# expect-panic sysrq triggered crash");
     fs::write(TRIGGER, "c").at(TRIGGER)
 }
