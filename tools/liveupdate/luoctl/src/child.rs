@@ -9,7 +9,7 @@ use signal_hook::{
 };
 use std::{
     os::unix::process::ExitStatusExt,
-    process::{Child, Command, ExitCode},
+    process::{Child, Command},
     sync::{
         atomic::{AtomicBool, Ordering},
         Arc,
@@ -61,9 +61,4 @@ impl Running {
         };
         Ok(status.map(code))
     }
-}
-
-/// The exit code of luoctl for that of a command.
-pub fn exit(code: u8) -> ExitCode {
-    ExitCode::from(code)
 }

@@ -3,7 +3,7 @@
 //! `luoctl inhibit`.
 
 use crate::{
-    child::{self, Running, TICK},
+    child::{Running, TICK},
     cli::{Cli, Exit, Failure},
     output, talk,
 };
@@ -26,10 +26,9 @@ fn connect(cli: &Cli, why: &str, name: &str) -> Result<Channel, Failure> {
             why: why.to_owned(),
         },
     ] {
-        let answer = luod.call(&request, Some(talk::PATIENCE));
-        match answer.map_err(|error| Failure::new(Exit::NoLuod, error))? {
-            (Event::Hello { .. } | Event::Ok { .. }, _) => {}
-            (event, _) => return Err(talk::refused(&event)),
+        match talk::call(&mut luod, &request)? {
+            Event::Hello { .. } | Event::Ok { .. } => {}
+            event => return Err(talk::refused(&event)),
         }
     }
     Ok(luod)
@@ -45,7 +44,7 @@ pub fn inhibit(cli: &Cli, why: &str, command: &[OsString]) -> Result<ExitCode, F
     let mut running = Running::start(Command::new(program).args(arguments))?;
     loop {
         if let Some(code) = running.ended()? {
-            return Ok(child::exit(code));
+            return Ok(ExitCode::from(code));
         }
         let Some(channel) = &mut luod else {
             // luod is restarted.

@@ -9,7 +9,7 @@ use crate::{
     output, talk,
 };
 use luo_check::System;
-use luod_protocol::{Channel, Event, Request};
+use luod_protocol::{Event, Request};
 use std::{
     fs,
     io::{self, Write},
@@ -34,24 +34,18 @@ fn scratch(system: &System) -> Option<u64> {
     sizes?.into_iter().reduce(u64::saturating_add)
 }
 
-fn ask(luod: &mut Channel, request: &Request) -> Result<Event, Failure> {
-    let answer = luod.call(request, Some(talk::PATIENCE));
-    let (event, _) = answer.map_err(|error| Failure::new(Exit::NoLuod, error))?;
-    Ok(event)
-}
-
 /// Asks luod for everything.
 fn ask_all(cli: &Cli) -> Result<Luod, Failure> {
     let mut luod = talk::connect(cli)?;
-    let status = match ask(&mut luod, &Request::Status)? {
+    let status = match talk::call(&mut luod, &Request::Status)? {
         Event::Status(status) => status,
         event => return Err(talk::refused(&event)),
     };
-    let sessions = match ask(&mut luod, &Request::List)? {
+    let sessions = match talk::call(&mut luod, &Request::List)? {
         Event::List { sessions } => sessions,
         event => return Err(talk::refused(&event)),
     };
-    let history = match ask(&mut luod, &Request::History)? {
+    let history = match talk::call(&mut luod, &Request::History)? {
         Event::History(history) => history,
         event => return Err(talk::refused(&event)),
     };

@@ -36,11 +36,16 @@ pub fn refused(event: &Event) -> Failure {
     }
 }
 
-pub fn ask(cli: &Cli, request: &Request) -> Result<Event, Failure> {
-    let (event, _) = connect(cli)?
+/// Sends a request on a connection, and waits for its answer.
+pub fn call(luod: &mut Channel, request: &Request) -> Result<Event, Failure> {
+    let (event, _) = luod
         .call(request, Some(PATIENCE))
         .map_err(|error| Failure::new(Exit::NoLuod, error))?;
     Ok(event)
+}
+
+pub fn ask(cli: &Cli, request: &Request) -> Result<Event, Failure> {
+    call(&mut connect(cli)?, request)
 }
 
 /// Prints an answer, as JSON or as lines.

@@ -6,6 +6,7 @@
 //! after another in the order of their names. Each gets a line of JSON ([`Input`]) on its standard
 //! input, and has a deadline.
 
+use crate::text::printable;
 use luod_protocol::{Report, SessionInfo};
 use rustix::{
     fs::{memfd_create, MemfdFlags},
@@ -165,11 +166,7 @@ fn last_line(output: &mut File) -> String {
     let _ = start.and_then(|_| output.read_to_end(&mut text));
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    let printable = line.unwrap_or_default().chars();
-    printable
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(LINE_MAX)
-        .collect()
+    printable(line.unwrap_or_default(), LINE_MAX)
 }
 
 /// Waits for the end of a hook. [`None`] if it was killed at its deadline, with all processes of

@@ -22,4 +22,5 @@ pub mod machine;
 pub mod registry;
 pub mod server;
 pub mod system;
+mod text;
 pub mod world;

@@ -13,8 +13,7 @@ const TEXT_MAX: usize = 200;
 
 /// Text of a client, made safe for a terminal.
 pub(super) fn printable(text: &str) -> String {
-    let harmless = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    harmless.take(TEXT_MAX).collect()
+    crate::text::printable(text, TEXT_MAX)
 }
 
 impl<W: World> Machine<W> {

@@ -51,6 +51,16 @@ fn is_alive(luod: &Luod) {
     assert!(matches!(answer, Event::Status(_)), "{answer:?}");
 }
 
+/// Says that all files are preserved.
+#[track_caller]
+fn ready(channel: &mut Channel) {
+    let request = Request::Ready {
+        id: None,
+        bytes: None,
+    };
+    channel.send(&request, None).unwrap();
+}
+
 #[track_caller]
 fn error(channel: &mut Channel) -> ErrorCode {
     match channel.receive(SOON).unwrap().unwrap().0.body {
@@ -85,15 +95,7 @@ fn jump(world: &FakeWorld, luod: Luod, name: &str) -> Luod {
         if let Event::StartPreservation { .. } = message.body {
             let session = OutgoingSession::from(fds.pop().unwrap());
             session.preserve(&file, 1).unwrap();
-            client
-                .send(
-                    &Request::Ready {
-                        id: None,
-                        bytes: None,
-                    },
-                    None,
-                )
-                .unwrap();
+            ready(&mut client);
             break;
         }
     }
@@ -533,15 +535,7 @@ fn a_requester_that_reads_late() {
             sessions.extend(fds);
         }
     }
-    client
-        .send(
-            &Request::Ready {
-                id: None,
-                bytes: None,
-            },
-            None,
-        )
-        .unwrap();
+    ready(&mut client);
     loop {
         if let (Event::Status(status), _) = client.call(&Request::Status, SOON).unwrap() {
             if status.phase == luod_protocol::Phase::Idle {

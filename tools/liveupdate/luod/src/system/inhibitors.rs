@@ -3,6 +3,7 @@
 //! Block inhibitors of systemd-logind.
 
 use super::manager::{is_systemd, output_in_time};
+use crate::text::printable;
 use serde::Deserialize;
 use std::{fs, io, process::Command, time::Duration};
 
@@ -11,6 +12,9 @@ const DIR: &str = "/run/systemd/inhibit";
 
 /// The time limit for an answer of logind.
 const PATIENCE: Duration = Duration::from_secs(12);
+
+/// The maximum length of a text of another program in an error, in characters.
+const TEXT_MAX: usize = 100;
 
 /// An answer of `busctl`.
 #[derive(Debug, Deserialize)]
@@ -66,14 +70,10 @@ fn judge(text: &str) -> io::Result<()> {
     let Some((_, who, why, _, _, pid)) = lock else {
         return Ok(());
     };
-    let printable = |text: String| -> String {
-        let chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-        chars.take(100).collect()
-    };
     Err(io::Error::other(format!(
         "{} (process {pid}) inhibits the shutdown: {}; wait for its end, or use --force",
-        printable(who),
-        printable(why)
+        printable(&who, TEXT_MAX),
+        printable(&why, TEXT_MAX)
     )))
 }
 
