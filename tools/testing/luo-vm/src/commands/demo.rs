@@ -96,8 +96,8 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
 /// Updates the kernel of Debian with a running guest of its QEMU, and shows both consoles. Returns
 /// true if the guest has continued, and all tests in the machine have passed.
 pub fn guest(ctx: &Ctx) -> Result<bool> {
-    let host = build::kernel(ctx, Flavour::Debian)?;
-    let image = guest::disk(ctx, &host, None)?;
+    let host = build::kernel(ctx, Flavour::Ours)?;
+    let image = guest::disk(ctx, &host, false)?;
     let vm = Vm::new("demo-vm", &host, &image)
         .on(&AMD)
         .params(guest::params(1))
@@ -151,7 +151,7 @@ const PROGRESS: &str = "@progress ";
 /// Updates the kernel of Debian under load on memcached. Returns true if the whole data set was
 /// verified.
 pub fn cache(ctx: &Ctx) -> Result<bool> {
-    let kernel = build::kernel(ctx, Flavour::Debian)?;
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
     let image = disk::disk(ctx, &kernel)?;
     let mb = ctx.settings.memfd_mb;
     let step = Step::start(ctx, format!("live update under memcached with {mb} MiB"));

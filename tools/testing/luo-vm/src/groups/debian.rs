@@ -16,7 +16,7 @@ use crate::report::results::Report;
 
 /// Four consecutive updates: two by `systemctl kexec`, two by `luoctl kexec`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let kernel = build::kernel(ctx, Flavour::Debian)?;
+    let kernel = build::kernel(ctx, Flavour::Ours)?;
     let image = disk::disk(ctx, &kernel)?;
     let vm = Vm::new("debian", &kernel, &image)
         .params(disk::params("luo-test.target"))

@@ -33,7 +33,7 @@ const LIMIT: Duration = BOOT.saturating_mul(4);
 
 /// Runs the group.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    let host = build::kernel(ctx, Flavour::Debian)?;
+    let host = build::kernel(ctx, Flavour::Ours)?;
     vmm(ctx, report, &host)?;
     qemu(ctx, report, &host)
 }
@@ -77,8 +77,7 @@ fn repeated(lines: &[String]) -> Option<String> {
 
 /// Two updates by `luoctl kexec` under a guest of `luo-qemu@.service`.
 fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
-    let other = build::kernel(ctx, Flavour::Ours)?;
-    let image = guest::disk(ctx, host, Some(&other))?;
+    let image = guest::disk(ctx, host, true)?;
     let peer = Peer::new()?;
     let vm = Vm::new("guest", host, &image)
         .on(&AMD)

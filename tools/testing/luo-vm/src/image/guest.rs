@@ -2,31 +2,41 @@
 
 //! Images of machines that run guests of their own.
 
+use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 
 use crate::ctx::Ctx;
+use crate::files::write_if_changed;
 use crate::image::{disk, initramfs, programs};
 use crate::kernel::build::Kernel;
 
 /// Makes the disk. The guests have the same kernel as their host, and a program that is their init.
-/// `without_kvm` is a kernel that cannot run guests, which is installed as distributions do it.
-pub fn disk(ctx: &Ctx, host: &Kernel, without_kvm: Option<&Kernel>) -> Result<PathBuf> {
+/// With `refused`, there is another kernel in `/boot`, which is never started: its configuration says
+/// that it has no KVM.
+pub fn disk(ctx: &Ctx, host: &Kernel, refused: bool) -> Result<PathBuf> {
     let guest = programs::guest(ctx)?;
     let inside = initramfs::guest(ctx, "guest-of-qemu", &guest, &[], None)?;
     let (name, program) = programs::qemu(ctx)?;
-    let config = without_kvm.map(|kernel| kernel.out.join(".config"));
     let mut files = vec![
         (name, program.as_path()),
         ("usr/lib/luo-test/guest.cpio", inside.as_path()),
     ];
-    if let (Some(kernel), Some(config)) = (without_kvm, &config) {
-        files.push(("boot/vmlinuz-without-kvm", &kernel.image));
-        files.push(("boot/config-without-kvm", config));
+    let config = ctx.build.join("images/config-without-kvm");
+    if refused {
+        let text = fs::read_to_string(host.out.join(".config"))?;
+        ensure!(text.contains(KVM), "{} has no KVM", ctx.shown(&host.image));
+        write_if_changed(&config, text.replace(KVM, NO_KVM).as_bytes())?;
+        files.push(("boot/vmlinuz-without-kvm", &host.image));
+        files.push(("boot/config-without-kvm", &config));
     }
     disk::disk_with(ctx, "guest", host, &files)
 }
+
+/// What the configuration of a kernel says of KVM.
+const KVM: &str = "\nCONFIG_KVM=y\n";
+const NO_KVM: &str = "\n# CONFIG_KVM is not set\n";
 
 /// Makes the initramfs of a host that runs the example of a virtual machine monitor. The guest has
 /// the same kernel as its host, and a program that is its init.

@@ -17,8 +17,6 @@ pub enum Flavour {
     Debug,
     /// The same with KASAN and kmemleak.
     Kasan,
-    /// The Rust LUO with the options that Debian and systemd need.
-    Debian,
     /// The unchanged base, with the LUO in C.
     Peer,
     /// An older kernel, with the LUO in C.
@@ -35,7 +33,6 @@ impl Flavour {
             Flavour::Bench => "bench",
             Flavour::Debug => "debug",
             Flavour::Kasan => "kasan",
-            Flavour::Debian => "debian",
             Flavour::Peer => "peer",
             Flavour::Peer72 => "peer72",
         }
@@ -53,15 +50,21 @@ impl Flavour {
         !matches!(self, Flavour::Peer | Flavour::Peer72)
     }
 
-    /// Configuration fragments; later ones have priority.
+    /// Configuration fragments; later ones have priority. All have the options of Debian: one
+    /// kernel serves all tests, and the others share what the compiler cache has of it.
     pub fn fragments(self) -> &'static [&'static str] {
         match self {
-            Flavour::Ours => &["base.config", "rust.config"],
-            Flavour::Bench => &["base.config", "bench.config"],
-            Flavour::Debug => &["base.config", "rust.config", "debug.config"],
-            Flavour::Kasan => &["base.config", "rust.config", "debug.config", "kasan.config"],
-            Flavour::Debian => &["base.config", "rust.config", "debian.config"],
-            Flavour::Peer | Flavour::Peer72 => &["base.config"],
+            Flavour::Ours => &["base.config", "debian.config", "rust.config"],
+            Flavour::Bench => &["base.config", "debian.config", "bench.config"],
+            Flavour::Debug => &["base.config", "debian.config", "rust.config", "debug.config"],
+            Flavour::Kasan => &[
+                "base.config",
+                "debian.config",
+                "rust.config",
+                "debug.config",
+                "kasan.config",
+            ],
+            Flavour::Peer | Flavour::Peer72 => &["base.config", "debian.config"],
         }
     }
 
@@ -69,11 +72,10 @@ impl Flavour {
     /// `ours`, and estimated for the others from the differences of their configurations.
     pub fn usual_steps(self) -> usize {
         match self {
-            Flavour::Ours => 2042,
-            Flavour::Bench => 2000,
-            Flavour::Debug | Flavour::Kasan => 2070,
-            Flavour::Debian => 2350,
-            Flavour::Peer | Flavour::Peer72 => 1990,
+            Flavour::Ours => 2350,
+            Flavour::Bench => 2310,
+            Flavour::Debug | Flavour::Kasan => 2380,
+            Flavour::Peer | Flavour::Peer72 => 2300,
         }
     }
 }
