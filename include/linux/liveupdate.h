@@ -81,6 +81,17 @@ struct liveupdate_file_op_args {
 #define LIVEUPDATE_NOT_UNDERSTOOD_FATAL	2
 
 /**
+ * LIVEUPDATE_NOT_UNDERSTOOD_SILENCED - devices are silenced without the data
+ *
+ * As %LIVEUPDATE_NOT_UNDERSTOOD_FATAL, but the kernel goes on: it clears the
+ * bus master bit of every device that it discovers, before it frees memory to
+ * which one may write. It panics only if it does not support that.
+ *
+ * For data about devices that go on without the kernel.
+ */
+#define LIVEUPDATE_NOT_UNDERSTOOD_SILENCED	4
+
+/**
  * struct liveupdate_file_ops - operations of a file handler
  * @can_preserve: Whether the handler is in charge of this file. Has to be
  *                cheap: it is asked about files of all kinds.
@@ -100,8 +111,9 @@ struct liveupdate_file_op_args {
  *                their contents; only one of them can be preserved. By default,
  *                the address of the file.
  * @owner:        The module that the operations are part of.
- * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES,
- *                %LIVEUPDATE_NOT_UNDERSTOOD_FATAL, both, or 0.
+ * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES, and at most one of
+ *                %LIVEUPDATE_NOT_UNDERSTOOD_FATAL and
+ *                %LIVEUPDATE_NOT_UNDERSTOOD_SILENCED.
  *
  * All of them may sleep.
  */
@@ -162,8 +174,9 @@ struct liveupdate_flb_op_args {
  *              latest before @finish.
  * @finish:     In the next kernel, called after the last file was finished.
  * @owner:      The module that the operations are part of.
- * @flags:      %LIVEUPDATE_RETRIEVE_RETRIES, %LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
- *              both, or 0.
+ * @flags:      %LIVEUPDATE_RETRIEVE_RETRIES, and at most one of
+ *              %LIVEUPDATE_NOT_UNDERSTOOD_FATAL and
+ *              %LIVEUPDATE_NOT_UNDERSTOOD_SILENCED.
  *
  * All of them are mandatory and may sleep. They are never called concurrently
  * for the same state and direction.
@@ -221,6 +234,13 @@ bool liveupdate_enabled(void);
 int liveupdate_reboot(void);
 
 /*
+ * Returns whether the previous kernel may have left devices working about which
+ * this one knows nothing: those who discover a device must silence it first.
+ * Valid after the early initcalls.
+ */
+bool liveupdate_must_silence(void);
+
+/*
  * Returns whether a kexec waits for the calling operation. Operations that take
  * long should call this regularly, and should stop with -EBUSY: they are called
  * again if the kexec fails. A kexec waits for one second at most.
@@ -271,6 +291,11 @@ static inline bool liveupdate_enabled(void)
 static inline int liveupdate_reboot(void)
 {
 	return 0;
+}
+
+static inline bool liveupdate_must_silence(void)
+{
+	return false;
 }
 
 static inline bool liveupdate_reboot_pending(void)

@@ -180,28 +180,57 @@ impl CountSer {
     }
 }
 
-/// What a kernel is to do if it does not understand data of this name.
+/// What a kernel must do if it does not understand data, other than to keep the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// It must silence all devices before it frees memory.
+    Silenced,
+    /// It must not go on.
+    Fatal,
+}
+
+/// What a kernel must do if it does not understand data of this name.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct PolicySer {
     name: [u8; 48],
-    policy: u64,
+    policy: u32,
+    flags: u32,
 }
 
 impl PolicySer {
-    /// The kernel must not go on. It must not, either, if the policy is unknown.
-    const FATAL: u64 = 1;
+    const FATAL: u32 = 1;
+    const SILENCED: u32 = 2;
+    /// In `flags`: the name is that of an FLB, which must be in the page of all FLBs.
+    const FLB: u32 = 1;
 
-    pub(crate) fn fatal(name: &Compatible) -> Self {
+    pub(crate) fn new(name: &Compatible, policy: Policy, is_flb: bool) -> Self {
         Self {
             name: *name.field(),
-            policy: Self::FATAL,
+            policy: match policy {
+                Policy::Silenced => Self::SILENCED,
+                Policy::Fatal => Self::FATAL,
+            },
+            flags: if is_flb { Self::FLB } else { 0 },
         }
     }
 
     /// The name of a handler or an FLB.
     pub(crate) fn name(&self) -> Result<Compatible, ParseError> {
         Compatible::parse(&self.name)
+    }
+
+    /// The policy. One that is not known is fatal.
+    pub(crate) fn policy(&self) -> Policy {
+        match self.policy {
+            Self::SILENCED => Policy::Silenced,
+            _ => Policy::Fatal,
+        }
+    }
+
+    /// Whether the name is that of an FLB.
+    pub(crate) fn is_flb(&self) -> bool {
+        self.flags & Self::FLB != 0
     }
 }
 

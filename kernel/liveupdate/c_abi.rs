@@ -17,6 +17,7 @@ use crate::{
         FlbPayload,
         HandlerId, //
     },
+    policy, //
 };
 use core::mem::ManuallyDrop;
 use kernel::{
@@ -35,6 +36,16 @@ use kernel::{
 #[export]
 unsafe extern "C" fn liveupdate_enabled() -> bool {
     Luo::get().is_some()
+}
+
+/// Returns whether devices must be silenced when they are discovered.
+///
+/// # Safety
+///
+/// Always safe to call.
+#[export]
+unsafe extern "C" fn liveupdate_must_silence() -> bool {
+    policy::must_silence()
 }
 
 /// Freezes and serializes all sessions; called by `kernel_kexec()` before anything is shut down.

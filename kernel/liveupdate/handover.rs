@@ -18,7 +18,10 @@ use crate::{
             Seq,
         },
     },
-    policy::VitalData,
+    policy::{
+        Vital,
+        VitalData, //
+    },
     root::{
         self,
         ENTRY_NAME, //
@@ -108,7 +111,7 @@ fn hand_over(luo: &'static Luo) -> Result {
                     carried.pages()
                 );
             }
-            let mut vital = vital_data(context, &outgoing, &incoming)?;
+            let mut vital = vital_data(context, &outgoing, &incoming, carried.as_ref())?;
             let totals = serialize(&mut outgoing, context, carried.as_mut(), &mut vital)?;
             // What is handed over stays as it is.
             core::mem::forget(carried);
@@ -132,28 +135,32 @@ fn vital_data(
     context: &Context,
     outgoing: &OutgoingSessions,
     incoming: &IncomingSessions,
+    carried: Option<&Carried>,
 ) -> Result<KVec<VitalData>> {
     // A handler that has carried data over may have been registered by the previous kernel only.
-    let mut names = KVec::<Compatible>::new();
+    let mut names = KVec::<Vital>::new();
     names.extend_from_slice(context.vital.names(), GFP_KERNEL)?;
     let handlers = &context.handlers;
-    handlers.vital(&mut |name| Ok(names.push(*name, GFP_KERNEL)?))?;
+    handlers.vital(&mut |vital| Ok(names.push(vital, GFP_KERNEL)?))?;
 
     let mut data = KVec::new();
     if names.is_empty() {
         return Ok(data);
     }
-    let mut add = |format: &[u8], handed_over| {
-        let name = names.iter().find(|name| name.as_bytes() == format);
-        name.map_or(Ok(()), |name| VitalData::add(&mut data, *name, handed_over))
+    let mut add = |format: &[u8], is_flb, handed_over| {
+        VitalData::add_known(&mut data, &names, format, is_flb, handed_over)
     };
     let mut sessions = outgoing.iter();
-    sessions.try_for_each(|session| session.formats(&mut |format| add(format, false)))?;
+    sessions.try_for_each(|session| session.formats(&mut |format| add(format, false, false)))?;
     let flbs = &handlers.flbs;
-    flbs.outgoing.formats(&mut |format| add(format, false))?;
+    flbs.outgoing
+        .formats(&mut |format| add(format, true, false))?;
     let mut sessions = incoming.iter();
-    sessions.try_for_each(|session| session.formats(&mut |format| add(format, true)))?;
-    flbs.incoming.formats(&mut |format| add(format, true))?;
+    sessions.try_for_each(|session| session.formats(&mut |format| add(format, false, true)))?;
+    for flb in carried.map_or(&[][..], Carried::flbs) {
+        let name = Compatible::parse(&flb.name)?;
+        add(name.as_bytes(), true, true)?;
+    }
     Ok(data)
 }
 
@@ -166,13 +173,14 @@ fn mark_handed_over(
     if vital.is_empty() {
         return;
     }
-    let mut mark = |format: &[u8]| {
-        VitalData::mark(vital, format, true);
-    };
     for session in sessions.values() {
-        session.frozen_formats(&mut mark);
+        session.frozen_formats(&mut |format| {
+            VitalData::mark(vital, format, false, true);
+        });
     }
-    flbs.needed_formats(&mut mark);
+    flbs.needed_formats(&mut |format| {
+        VitalData::mark(vital, format, true, true);
+    });
 }
 
 /// The serialized sessions.

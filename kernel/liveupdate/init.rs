@@ -6,7 +6,10 @@ use crate::{
     debugfs,
     device,
     luo_core::Luo,
-    policy::VitalNames,
+    policy::{
+        self,
+        VitalNames, //
+    },
     root::{
         self,
         IncomingRoot, //
@@ -42,13 +45,19 @@ fn early_init() -> Result {
         }
         return Ok(());
     }
+    take_over(wanted).inspect_err(|err| policy::nothing_is_known(*err))
+}
+
+/// Fails with [`ENOMEM`].
+fn take_over(wanted: bool) -> Result {
     let vital = VitalNames::take_over(wanted)?;
     let root = IncomingRoot::take_over(wanted);
-    if root::unread().is_some() {
-        vital.stop_if_any();
-    }
     if !wanted {
         return Ok(());
+    }
+    match root::unread() {
+        Some(_) => vital.cannot_be_read(),
+        None => vital.check_flbs(|name| root.flbs.has(name)),
     }
     Luo::start(root, vital)
 }

@@ -7,7 +7,10 @@
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 use crate::{
-    abi::Compatible,
+    abi::{
+        Compatible,
+        Policy, //
+    },
     gate::Stopped, //
 };
 use core::ptr::NonNull;
@@ -18,6 +21,7 @@ use kernel::{
     liveupdate::RetrieveError,
     module_ref::ModuleRef,
     prelude::*,
+    str::BStr,
     sync::aref::ARef, //
 };
 
@@ -205,9 +209,9 @@ impl FileOps {
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
-    /// Whether no kernel may go on that does not understand the data of the handler.
-    pub(crate) fn is_vital(&self) -> bool {
-        self.table().flags & bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL != 0
+    /// What a kernel must do that does not understand the data of the handler.
+    pub(crate) fn policy(&self) -> Option<Policy> {
+        policy(self.table().flags)
     }
 
     fn args(&self, file: Option<&File>, payload: &Payload) -> bindings::liveupdate_file_op_args {
@@ -449,9 +453,9 @@ impl FlbOps {
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
-    /// Whether no kernel may go on that does not understand the data of the FLB.
-    pub(crate) fn is_vital(&self) -> bool {
-        self.table().flags & bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL != 0
+    /// What a kernel must do that does not understand the data of the FLB.
+    pub(crate) fn policy(&self) -> Option<Policy> {
+        policy(self.table().flags)
     }
 
     fn call<R>(
@@ -516,9 +520,19 @@ pub(crate) fn should_fail() -> bool {
     unsafe { bindings::liveupdate_should_fail() }
 }
 
+/// The policy that the flags of operations ask for.
+fn policy(flags: u32) -> Option<Policy> {
+    if flags & bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL != 0 {
+        Some(Policy::Fatal)
+    } else if flags & bindings::LIVEUPDATE_NOT_UNDERSTOOD_SILENCED != 0 {
+        Some(Policy::Silenced)
+    } else {
+        None
+    }
+}
+
 /// Stops the kernel, since it does not understand vital data of this name.
-pub(crate) fn stop(name: &Compatible, why: &CStr) -> ! {
-    let name = name.as_bytes();
+pub(crate) fn stop(name: &BStr, why: &CStr) -> ! {
     let len = c_int::try_from(name.len()).unwrap_or(0);
     // SAFETY: The format matches the arguments: the precision limits the first string, and the second
     // one is null-terminated.

@@ -21,7 +21,9 @@
  *   vital N                    to have the file preserved by a handler whose data
  *                              is vital; the next kernel supports its format if N
  *                              is 1, but not if it is 2; if N is 3, only an FLB on
- *                              which the file depends is vital, and not supported
+ *                              which the file depends is vital, and not supported;
+ *                              if N is 4, it is not supported, and devices are
+ *                              silenced instead
  *   rollback                   to see whether a failure of kho_preserve_folios()
  *                              takes back what was preserved before
  *   access-late ADDRESS        to write a byte to memory of the caller, between
@@ -482,7 +484,7 @@ static struct liveupdate_file_handler luo_test_handler = {
 };
 LIVEUPDATE_FORMAT(LUO_TEST_COMPATIBLE);
 
-static struct liveupdate_file_handler luo_test_vital_handlers[3];
+static struct liveupdate_file_handler luo_test_vital_handlers[4];
 
 static bool luo_test_vital_can_preserve(struct liveupdate_file_handler *handler,
 					struct file *file)
@@ -515,14 +517,24 @@ static const struct liveupdate_file_ops luo_test_vital_flb_user_ops = {
 	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
 };
 
-/* The second format is not in the list: the next kernel does not support it. */
-static struct liveupdate_file_handler luo_test_vital_handlers[3] = {
+static const struct liveupdate_file_ops luo_test_silenced_ops = {
+	LUO_TEST_VITAL_OPS,
+	.flags		= LIVEUPDATE_RETRIEVE_RETRIES |
+			  LIVEUPDATE_NOT_UNDERSTOOD_SILENCED,
+};
+
+/*
+ * The second and the last format are not in the list: the next kernel does not
+ * support them.
+ */
+static struct liveupdate_file_handler luo_test_vital_handlers[4] = {
 	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v1" },
 	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v2" },
 	{
 		.ops = &luo_test_vital_flb_user_ops,
 		.compatible = "luo-test-vital-flb-user-v1",
 	},
+	{ .ops = &luo_test_silenced_ops, .compatible = "luo-test-silenced-v1" },
 };
 LIVEUPDATE_FORMAT("luo-test-vital-v1");
 LIVEUPDATE_FORMAT("luo-test-vital-flb-user-v1");

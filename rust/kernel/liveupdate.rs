@@ -88,12 +88,34 @@ const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
     field
 }
 
-/// The flags of the operations of a handler or an FLB.
-const fn flags(vital: bool) -> u32 {
-    if vital {
-        bindings::LIVEUPDATE_RETRIEVE_RETRIES | bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL
-    } else {
+/// What a kernel does if it does not understand data of the previous one: it has no handler or FLB of
+/// that name, live updates are off, the data cannot be found, or it cannot be retrieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotUnderstood {
+    /// The memory stays reserved, and the kernel goes on.
+    Kept,
+    /// The same, but every device that may write to memory is silenced when it is discovered, as
+    /// nothing is known about it: its bus master bit is cleared. A kernel that cannot do so panics.
+    ///
+    /// For data about devices that go on without the kernel.
+    Silenced,
+    /// The kernel panics: before any driver is probed if it does not support the format, or when the
+    /// data cannot be retrieved.
+    ///
+    /// For data about something else that goes on without the kernel, and would destroy memory if
+    /// nothing is known about it.
+    Fatal,
+}
+
+impl NotUnderstood {
+    /// The flags of the operations of a handler or an FLB.
+    const fn flags(self) -> u32 {
         bindings::LIVEUPDATE_RETRIEVE_RETRIES
+            | match self {
+                Self::Kept => 0,
+                Self::Silenced => bindings::LIVEUPDATE_NOT_UNDERSTOOD_SILENCED,
+                Self::Fatal => bindings::LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
+            }
     }
 }
 
@@ -147,12 +169,9 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// The next kernel uses the handler of the same name. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
-    /// Whether no kernel may go on that does not understand the data, instead of keeping its memory.
-    ///
-    /// Such a kernel panics: before any driver is probed if it does not support the format, or when
-    /// [`Self::retrieve`] fails permanently. For data about something that goes on without the kernel
-    /// and would destroy memory if nothing is known about it.
-    const VITAL: bool = false;
+    /// What a kernel does that does not understand the data, for instance because [`Self::retrieve`]
+    /// fails permanently.
+    const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory. It may refer to further preserved memory.
     type Ser: Handover + Send + Sync;

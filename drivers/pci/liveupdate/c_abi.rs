@@ -7,7 +7,11 @@
 
 use crate::{
     address::Address,
-    ops::Device,
+    incoming,
+    ops::{
+        must_silence,
+        Device, //
+    },
     DEVICES, //
 };
 use kernel::{
@@ -85,8 +89,14 @@ unsafe extern "C" fn pci_liveupdate_shutdown(dev: *mut bindings::pci_dev) {
 unsafe extern "C" fn pci_liveupdate_setup(dev: *mut bindings::pci_dev) {
     // SAFETY: By the safety requirements.
     let device = unsafe { Device::new(dev) };
-    if let (Ok(device), Ok(devices)) = (device, DEVICES.incoming()) {
-        devices.discover(&device);
+    let Ok(device) = device else {
+        return;
+    };
+    match DEVICES.incoming() {
+        Ok(devices) => devices.discover(&device),
+        // Nothing was handed over.
+        Err(ENODATA | ENOENT | EOPNOTSUPP) if !must_silence() => {}
+        Err(_) => incoming::discover_unknown(&device),
     }
 }
 

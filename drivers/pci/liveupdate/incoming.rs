@@ -43,33 +43,22 @@ struct Entry {
     state: Atomic<u32>,
 }
 
-/// All of them. Dropping this silences those that no driver has taken over.
-pub(crate) struct Devices {
-    entries: KVec<Entry>,
-    /// Whether the data of the previous kernel could be read. If not, any device may be working.
-    readable: bool,
-}
+/// All of them; none if the data of the previous kernel could not be read. Dropping this silences
+/// those that no driver has taken over.
+pub(crate) struct Devices(KVec<Entry>);
 
 impl Devices {
     /// Reads what the previous kernel says.
     pub(crate) fn read(root: &RootSer) -> Self {
-        match Self::try_read(root) {
-            Ok(entries) => Self {
-                entries,
-                readable: true,
-            },
-            Err(err) => {
-                pr_emerg!(
-                    "cannot read which devices the previous kernel left working: error {}; all are \
-                     silenced\n",
-                    err.to_errno()
-                );
-                Self {
-                    entries: KVec::new(),
-                    readable: false,
-                }
-            }
-        }
+        let entries = Self::try_read(root).unwrap_or_else(|err| {
+            pr_emerg!(
+                "cannot read which devices the previous kernel left working: error {}; all are \
+                 silenced\n",
+                err.to_errno()
+            );
+            KVec::new()
+        });
+        Self(entries)
     }
 
     fn try_read(root: &RootSer) -> Result<KVec<Entry>> {
@@ -87,7 +76,7 @@ impl Devices {
     }
 
     fn find(&self, address: Address) -> Option<&Entry> {
-        let mut entries = self.entries.iter();
+        let mut entries = self.0.iter();
         entries.find(|entry| entry.ser.address() == address)
     }
 
@@ -95,13 +84,12 @@ impl Devices {
     pub(crate) fn discover(&self, device: &Device<'_>) {
         let address = device.address();
         let Some(entry) = self.find(address) else {
-            if !self.readable && device.is_master() {
-                // Logs its errors.
-                let _ = silence(device, address, "it may be working");
-            }
+            // The previous kernel has silenced all devices that it does not describe.
+            discover_unknown(device);
             return;
         };
-        match entry.ser.mismatch(device) {
+        let mismatch = entry.ser.mismatch(device);
+        match mismatch.or_else(|| self.bridge_mismatch(device)) {
             None => {
                 pr_info!("{}: left working by the previous kernel\n", address);
                 entry.state.store(state::CHECKED, Relaxed);
@@ -112,6 +100,15 @@ impl Devices {
                     entry.state.store(state::SILENCED, Relaxed);
                 }
             }
+        }
+    }
+
+    /// Looks at the bridge above a device. Returns what is wrong with it.
+    fn bridge_mismatch(&self, device: &Device<'_>) -> Option<&'static str> {
+        let bridge = device.bridge()?;
+        match self.checked(bridge.address()) {
+            Some(_) => None,
+            None => Some("the bridge above it is not as described"),
         }
     }
 
@@ -169,6 +166,15 @@ impl Entry {
     }
 }
 
+/// Silences a device that was just discovered, and that the previous kernel does not describe, if it
+/// may write to memory.
+pub(crate) fn discover_unknown(device: &Device<'_>) {
+    if device.is_master() {
+        // Logs its errors.
+        let _ = silence(device, device.address(), "nothing is known about it");
+    }
+}
+
 /// Clears the bus master bit of a device; [`ENODEV`] if it does not answer.
 fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
     let result = device.silence();
@@ -185,7 +191,7 @@ fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
 
 impl Drop for Devices {
     fn drop(&mut self) {
-        for entry in &self.entries {
+        for entry in &self.0 {
             let state = entry.state.load(Relaxed);
             // Bridges do not write to memory by themselves.
             if !entry.ser.is_bridge() && state != state::TAKEN_OVER {

@@ -17,6 +17,12 @@ use kernel::{
     prelude::*, //
 };
 
+/// Returns whether the previous kernel may have left devices working about which nothing is known.
+pub(crate) fn must_silence() -> bool {
+    // SAFETY: Always safe to call.
+    unsafe { bindings::liveupdate_must_silence() }
+}
+
 /// A device, which may be unknown to drivers yet.
 ///
 /// # Invariants
@@ -142,10 +148,14 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Whether the bus master bit is set.
+    /// Whether the device may write to memory, or let devices below do so: whether its bus master bit
+    /// is set. Bridges other than those to PCI buses often cannot clear it, and do not write.
     pub(crate) fn is_master(&self) -> bool {
         const COMMAND: u8 = 4;
-        self.read(COMMAND) & 4 != 0
+        const CLASS: u8 = 8;
+        const BRIDGE: u8 = 0x06;
+        let [_, _, _, class] = self.read(CLASS).to_le_bytes();
+        self.read(COMMAND) & 4 != 0 && (class != BRIDGE || self.is_bridge())
     }
 
     /// What the BARs, and that of the ROM, would read after all-ones were written to them.

@@ -8,8 +8,9 @@
 //! writing to its registers, and only lets a driver bind that takes over working devices.
 //!
 //! A device that is not what the description says, or that nobody has taken over when the last file
-//! is finished, is *silenced*: its bus master bit is cleared. If the description cannot be read, all
-//! devices are.
+//! is finished, is *silenced*: its bus master bit is cleared. So are devices that are not described
+//! but may write to memory, which the previous kernel has not left to any; if there is no description
+//! that can be read, although there should be one, this applies to all devices.
 //!
 //! | module        | subject                                              |
 //! |---------------|------------------------------------------------------|
@@ -39,9 +40,12 @@ use kernel::{
         Claimed,
         Preserved, //
     },
-    liveupdate::flb::{
-        Flb,
-        Instance, //
+    liveupdate::{
+        flb::{
+            Flb,
+            Instance, //
+        },
+        NotUnderstood, //
     },
     prelude::*, //
 };
@@ -59,8 +63,8 @@ kernel::declare_compatible!(<Devices as Flb>::COMPATIBLE);
 impl Flb for Devices {
     const COMPATIBLE: &'static CStr = c"luo-pci-v1";
 
-    // A kernel that does not know which devices write to memory must not go on.
-    const VITAL: bool = true;
+    // A kernel that does not know which devices write to memory must stop all of them.
+    const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Silenced;
 
     type Ser = abi::RootSer;
     type Outgoing = Pin<KBox<outgoing::Devices>>;

@@ -25,6 +25,7 @@ use crate::{
         FlbOps,
         HandlerId, //
     },
+    policy::Vital, //
 };
 use kernel::{
     fs::File,
@@ -182,22 +183,34 @@ impl Handlers {
         self.find(|handler| handler.compatible == *compatible)
     }
 
-    /// Calls `each` with the name of each handler and FLB that is registered with vital data.
+    /// Calls `each` with each handler and FLB that is registered with vital data.
     ///
     /// # Errors
     ///
     /// Those of `each`.
-    pub(crate) fn vital(&self, each: &mut dyn FnMut(&Compatible) -> Result) -> Result {
+    pub(crate) fn vital(&self, each: &mut dyn FnMut(Vital) -> Result) -> Result {
         {
             let registry = self.registry.read();
             for Registration { handler, .. } in &registry.handlers {
-                if handler.with_nested(FileOps::is_vital) == Some(true) {
-                    each(&handler.compatible)?;
+                if let Some(policy) = handler.with_nested(FileOps::policy).flatten() {
+                    each(Vital {
+                        name: handler.compatible,
+                        policy,
+                        is_flb: false,
+                    })?;
                 }
             }
         }
-        let mut flbs = self.flbs.outgoing.all().filter(|flb| flb.is_vital());
-        flbs.try_for_each(|flb| each(flb.compatible()))
+        for flb in self.flbs.outgoing.all() {
+            if let Some(policy) = flb.policy() {
+                each(Vital {
+                    name: *flb.compatible(),
+                    policy,
+                    is_flb: true,
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Registers a handler.

@@ -28,12 +28,12 @@ use crate::{
     },
     luo_flb::incoming::IncomingFlbLists,
     ops::{
-        stop,
         FileOps,
         Payload,
         Peers,
         Retrieval, //
     },
+    policy,
     worker, //
 };
 use kernel::{
@@ -229,8 +229,8 @@ impl IncomingFile {
                     self.token,
                     err.to_errno()
                 );
-                if handler.handler.with_nested(FileOps::is_vital) == Some(true) {
-                    stop(handler.handler.compatible(), c"it cannot be retrieved");
+                if let Some(policy) = handler.handler.with_nested(FileOps::policy).flatten() {
+                    policy::not_understood(policy, self.compatible(), c"it cannot be retrieved");
                 }
                 *progress = Progress::Failed(err, handler);
                 Err(Stopped::Failed(err))

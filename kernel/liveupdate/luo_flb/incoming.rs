@@ -15,11 +15,11 @@ use crate::{
         ParseError, //
     },
     ops::{
-        stop,
         FlbId,
         FlbOps,
         FlbPayload, //
     },
+    policy, //
 };
 use kernel::{
     liveupdate::RetrieveError,
@@ -115,10 +115,11 @@ impl IncomingFlb {
                 Ok(payload)
             }
             Err(RetrieveError::Retry(err)) => Err(err),
-            Err(RetrieveError::Permanent(_)) if ops.is_vital() => {
-                stop(&self.compatible, c"it cannot be retrieved")
-            }
             Err(RetrieveError::Permanent(err)) => {
+                if let Some(policy) = ops.policy() {
+                    let name = BStr::from_bytes(self.compatible.as_bytes());
+                    policy::not_understood(policy, name, c"it cannot be retrieved");
+                }
                 state.progress = Progress::Failed(err);
                 Err(err)
             }
@@ -246,6 +247,11 @@ impl IncomingFlbs {
             this.0.push(flb, GFP_KERNEL)?;
         }
         Ok(this)
+    }
+
+    /// Returns whether the previous kernel has handed over an FLB of this name.
+    pub(crate) fn has(&self, compatible: &Compatible) -> bool {
+        self.find(compatible).is_some()
     }
 
     fn find(&self, compatible: &Compatible) -> Option<&IncomingFlb> {

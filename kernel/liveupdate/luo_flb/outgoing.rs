@@ -6,7 +6,8 @@ use crate::{
     abi::{
         Compatible,
         FlbPage,
-        FlbSer, //
+        FlbSer,
+        Policy, //
     },
     gate::Stopped,
     ops::{
@@ -84,9 +85,9 @@ impl Flb {
         *self.ops.lock()
     }
 
-    /// Whether no kernel may go on that does not understand the state.
-    pub(crate) fn is_vital(&self) -> bool {
-        self.ops().is_some_and(|ops| ops.is_vital())
+    /// What a kernel must do that does not understand the state.
+    pub(crate) fn policy(&self) -> Option<Policy> {
+        self.ops()?.policy()
     }
 
     /// Whether the state is preserved.

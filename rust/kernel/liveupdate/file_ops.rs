@@ -4,7 +4,6 @@
 
 use super::{
     compatible,
-    flags,
     session::{
         IncomingSession,
         OutgoingSession, //
@@ -96,7 +95,7 @@ impl<H: FileHandler> Table<H> {
             None
         },
         owner: this_module::<H::OwnerModule>().as_ptr(),
-        flags: flags(H::VITAL),
+        flags: H::NOT_UNDERSTOOD.flags(),
     };
 
     /// # Safety

@@ -11,8 +11,8 @@
 
 use super::{
     compatible,
-    flags,
     FileHandler,
+    NotUnderstood,
     Registration, //
 };
 use crate::{
@@ -58,8 +58,9 @@ pub trait Flb: Sized + 'static {
     /// Names the FLB and the format of [`Self::Ser`]. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
-    /// Whether no kernel may go on that does not understand the data. See [`FileHandler::VITAL`].
-    const VITAL: bool = false;
+    /// What a kernel does that does not understand the data, for instance because [`Self::retrieve`]
+    /// fails.
+    const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory.
     type Ser: Handover + Send + Sync;
@@ -303,7 +304,7 @@ impl<F: Flb> Table<F> {
         retrieve: Some(Self::retrieve),
         finish: Some(Self::finish),
         owner: this_module::<F::OwnerModule>().as_ptr(),
-        flags: flags(F::VITAL),
+        flags: F::NOT_UNDERSTOOD.flags(),
     };
 
     /// # Safety

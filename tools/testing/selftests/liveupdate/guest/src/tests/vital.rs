@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Vital data: a kernel that cannot use it panics.
+//! Vital data: a kernel that cannot use it panics, or silences devices.
 
 use crate::{
     support::{
@@ -10,7 +10,7 @@ use crate::{
         sessions::{create, retrieve},
         test_device::TestDevice,
     },
-    tests::damage::fate::damage,
+    tests::damage::fate::{damage, reported},
 };
 use liveupdate::Policy;
 use std::io::{self, Write};
@@ -92,8 +92,23 @@ fn skipped() -> Case {
     )
 }
 
+/// A kernel that cannot use the data silences devices, and continues.
+fn silenced() -> Case {
+    Case::two(
+        "devices_are_silenced",
+        |stage| preserve(stage, "silenced", &["vital 4"]),
+        |_| {
+            reported(&["luo-test-silenced-v1", "does not support", "silenced"])?;
+            let session = retrieve("silenced")?;
+            let device = TestDevice::from(session.retrieve(1)?);
+            ensure_eq!(device.value()?, 31, "the value");
+            Ok(session.finish()?)
+        },
+    )
+}
+
 pub fn cases() -> Vec<Case> {
-    vec![understood(), closed(), skipped()]
+    vec![understood(), closed(), skipped(), silenced()]
 }
 
 fn suite(name: &'static str, case: Case) -> Suite {
