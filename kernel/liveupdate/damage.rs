@@ -19,7 +19,10 @@ use kernel::{
         File,
         Reader, //
     },
-    kho::damage::LastMoment,
+    kho::{
+        damage::LastMoment,
+        PhysAddr, //
+    },
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
@@ -33,6 +36,13 @@ use kernel::{
     },
     uaccess::UserSliceReader, //
 };
+
+/// Where the data that is handed over begins.
+struct Roots {
+    luo: u64,
+    /// The list of vital data, if there is any.
+    policy: Option<u64>,
+}
 
 /// The new value of a field.
 enum Value {
@@ -84,14 +94,14 @@ impl Value {
     }
 
     /// Stores the new contents of `field` in `bytes`.
-    fn fill(&self, root: u64, moment: &LastMoment, field: &Field, bytes: &mut [u8]) -> Result {
+    fn fill(&self, roots: &Roots, moment: &LastMoment, field: &Field, bytes: &mut [u8]) -> Result {
         let old = || field.get(moment);
         let new = match self {
             Self::Number(number) => *number,
             Self::Plus(delta) => old()?.wrapping_add(*delta),
             Self::Minus(delta) => old()?.wrapping_sub(*delta),
             Self::Here => field.pa & !(PAGE_SIZE as u64 - 1),
-            Self::Copy(place) => place.find(root, moment)?.get(moment)?,
+            Self::Copy(place) => place.find(roots, moment)?.get(moment)?,
             Self::Text(text) => {
                 bytes.fill(0);
                 for (to, from) in bytes.iter_mut().zip(text) {
@@ -128,11 +138,11 @@ impl Damage {
         })
     }
 
-    fn strike(&self, root: u64, moment: &mut LastMoment) -> Result {
+    fn strike(&self, roots: &Roots, moment: &mut LastMoment) -> Result {
         let mut buffer = [0; Field::MAX];
-        let field = self.place.find(root, moment)?;
+        let field = self.place.find(roots, moment)?;
         let bytes = buffer.get_mut(..field.size).ok_or(EINVAL)?;
-        self.value.fill(root, moment, &field, bytes)?;
+        self.value.fill(roots, moment, &field, bytes)?;
         moment.write(field.pa, bytes)
     }
 }
@@ -175,12 +185,16 @@ pub(crate) fn strike(luo: &Luo, mut moment: LastMoment) {
     let Some(damages) = DAMAGES.as_ref() else {
         return;
     };
-    let Some(root) = luo.outgoing.read().root() else {
+    let Some((luo, policy)) = luo.outgoing.read().roots() else {
         return;
+    };
+    let roots = Roots {
+        luo: luo.get(),
+        policy: policy.map(PhysAddr::get),
     };
     for damage in damages.list.lock().iter() {
         let line = BStr::from_bytes(&damage.line);
-        match damage.strike(root.get(), &mut moment) {
+        match damage.strike(&roots, &mut moment) {
             Ok(()) => pr_notice!("damaged: {}\n", line),
             Err(err) => pr_err!("cannot damage: {}: error {}\n", line, err.to_errno()),
         }

@@ -239,4 +239,10 @@ impl OutgoingPolicy {
         };
         self.0.fill(data.map(entry));
     }
+
+    /// The physical address of the page.
+    #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+    pub(crate) fn phys(&self) -> kernel::kho::PhysAddr {
+        self.0.phys()
+    }
 }

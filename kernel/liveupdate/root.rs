@@ -242,9 +242,11 @@ impl OutgoingRoot {
     pub(crate) fn flbs_mut(&mut self) -> &mut FlbPage {
         &mut self.flbs
     }
-    /// The physical address of the root.
+
+    /// The physical addresses of the root, and of the names of vital data if there are any.
     #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
-    pub(crate) fn phys(&self) -> PhysAddr {
-        self.ser.phys()
+    pub(crate) fn phys(&self) -> (PhysAddr, Option<PhysAddr>) {
+        let policy = self.policy.as_ref().map(OutgoingPolicy::phys);
+        (self.ser.phys(), policy)
     }
 }

@@ -2,11 +2,13 @@
 
 //! Looks up fields of the data that is handed over.
 
+use super::Roots;
 use crate::abi::{
     Block,
     FileSer,
     FlbSer,
     LuoSer,
+    PolicySer,
     SessionSer, //
 };
 use core::{
@@ -81,6 +83,15 @@ impl Field {
 /// The maximum length of a name in a line, in bytes.
 const NAME: usize = 64;
 
+/// The length of the name at the beginning of an entry, in bytes.
+const NAME_IN_ENTRY: usize = 48;
+
+/// An entry of a page of entries that begin with a name.
+enum Entry {
+    Number(u64),
+    Named([u8; NAME]),
+}
+
 /// A session, and one of its files.
 struct FileOf {
     session: [u8; NAME],
@@ -100,9 +111,13 @@ enum Object {
     Chunk(FileOf, u64),
     Folio(FileOf, u64),
     Flbs,
-    Flb(u64),
+    Flb(Entry),
+    /// An entry of the list of vital data.
+    Policy(Entry),
     /// Anything at a physical address.
     Memory(u64),
+    /// What is a number of bytes after the address in another field.
+    After(KBox<Locator>, u64),
 }
 
 /// The object of a field.
@@ -153,7 +168,12 @@ fn number(words: &mut SplitAsciiWhitespace<'_>) -> Result<u64> {
 }
 
 fn name(words: &mut SplitAsciiWhitespace<'_>) -> Result<[u8; NAME]> {
-    let word = words.next().ok_or(EINVAL)?.as_bytes();
+    padded(words.next().ok_or(EINVAL)?)
+}
+
+/// `word` with null bytes up to the maximum length.
+fn padded(word: &str) -> Result<[u8; NAME]> {
+    let word = word.as_bytes();
     let mut name = [0; NAME];
     for (to, from) in name
         .get_mut(..word.len())
@@ -164,6 +184,14 @@ fn name(words: &mut SplitAsciiWhitespace<'_>) -> Result<[u8; NAME]> {
         *to = *from;
     }
     Ok(name)
+}
+
+fn entry(words: &mut SplitAsciiWhitespace<'_>) -> Result<Entry> {
+    let word = words.next().ok_or(EINVAL)?;
+    match super::number(word) {
+        Ok(number) => Ok(Entry::Number(number)),
+        Err(_) => Ok(Entry::Named(padded(word)?)),
+    }
 }
 
 fn file(words: &mut SplitAsciiWhitespace<'_>) -> Result<FileOf> {
@@ -220,9 +248,14 @@ fn folio_field(word: &str) -> Result<Which> {
 
 impl Locator {
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let mut words = text.split_ascii_whitespace();
-        let words = &mut words;
+        Self::parse_words(&mut text.split_ascii_whitespace())
+    }
+
+    fn parse_words(words: &mut SplitAsciiWhitespace<'_>) -> Result<Self> {
         let object = match words.next().ok_or(EINVAL)? {
+            "u16" => return Self::after(2, words),
+            "u32" => return Self::after(4, words),
+            "u64" => return Self::after(8, words),
             "root" => Object::Root,
             "block" => Object::Block(number(words)?),
             "session" => Object::Session(name(words)?),
@@ -232,7 +265,8 @@ impl Locator {
             "chunk" => Object::Chunk(file(words)?, number(words)?),
             "folio" => Object::Folio(file(words)?, number(words)?),
             "flbs" => Object::Flbs,
-            "flb" => Object::Flb(number(words)?),
+            "flb" => Object::Flb(entry(words)?),
+            "policy" => Object::Policy(entry(words)?),
             "memory" => Object::Memory(number(words)?),
             _ => return Err(EINVAL),
         };
@@ -258,9 +292,11 @@ impl Locator {
             }
             (Object::Folio(..), word) => folio_field(word)?,
             (Object::Flbs, "count") => Which::word(8),
-            (Object::Flb(_), "name") => Which::sized(0, 48),
+            (Object::Flb(_), "name") => Which::sized(0, NAME_IN_ENTRY),
             (Object::Flb(_), "data") => Which::word(offset_of!(FlbSer, data)),
             (Object::Flb(_), "count") => Which::word(offset_of!(FlbSer, count)),
+            (Object::Policy(_), "name") => Which::sized(0, NAME_IN_ENTRY),
+            (Object::Policy(_), "policy") => Which::sized(NAME_IN_ENTRY, 4),
             (Object::Memory(_), "u32") => Which::sized(0, 4),
             _ => return Err(EINVAL),
         };
@@ -270,9 +306,20 @@ impl Locator {
         }
     }
 
+    /// A number of `size` bytes after the address in the field that the rest of the line names.
+    fn after(size: usize, words: &mut SplitAsciiWhitespace<'_>) -> Result<Self> {
+        let offset = number(words)?;
+        let place = KBox::new(Self::parse_words(words)?, GFP_KERNEL)?;
+        Ok(Self {
+            object: Object::After(place, offset),
+            field: Which::sized(0, size),
+        })
+    }
+
     /// Looks up the field in the same way as the next kernel.
-    pub(super) fn find(&self, root: u64, moment: &LastMoment) -> Result<Field> {
+    pub(super) fn find(&self, roots: &Roots, moment: &LastMoment) -> Result<Field> {
         let memory = Memory(moment);
+        let root = roots.luo;
         Ok(self.field.at(match &self.object {
             Object::Root => root,
             Object::Block(index) => memory.nth(memory.sessions(root)?, *index)?,
@@ -285,10 +332,16 @@ impl Locator {
             Object::Chunk(file, index) => memory.nth(memory.array(root, file)?, *index)?,
             Object::Folio(file, index) => memory.folio(root, file, *index)?,
             Object::Flbs => memory.flbs(root)?,
-            Object::Memory(pa) => *pa,
-            Object::Flb(index) => {
-                memory.element(memory.flbs(root)?, 16, size_of::<FlbSer>(), *index)
+            Object::Policy(entry) => {
+                let page = roots.policy.ok_or(ENOENT)?;
+                memory.entry(page, size_of::<PolicySer>(), entry)?
             }
+            Object::Memory(pa) => *pa,
+            Object::After(place, offset) => {
+                let address = place.find(roots, moment)?.get(moment)?;
+                address.wrapping_add(*offset)
+            }
+            Object::Flb(entry) => memory.entry(memory.flbs(root)?, size_of::<FlbSer>(), entry)?,
         }))
     }
 }
@@ -304,6 +357,29 @@ impl Memory<'_> {
     fn element(&self, pa: u64, header: usize, size: usize, index: u64) -> u64 {
         pa.wrapping_add(header as u64)
             .wrapping_add(index.wrapping_mul(size as u64))
+    }
+
+    /// The entry of `page`, after whose header come entries of `size` bytes that begin with a name.
+    fn entry(&self, page: u64, size: usize, entry: &Entry) -> Result<u64> {
+        const HEADER: usize = 16;
+        let name = match entry {
+            Entry::Number(index) => return Ok(self.element(page, HEADER, size, *index)),
+            Entry::Named(name) => name,
+        };
+        let mut end = HEADER.saturating_add(size);
+        for index in 0.. {
+            if end > PAGE_SIZE {
+                break;
+            }
+            let pa = self.element(page, HEADER, size, index);
+            let mut bytes = [0; NAME_IN_ENTRY];
+            self.0.read(pa, &mut bytes)?;
+            if name.starts_with(&bytes) {
+                return Ok(pa);
+            }
+            end = end.saturating_add(size);
+        }
+        Err(ENOENT)
     }
 
     /// Follows a list of pages whose first word is the address of the next one.

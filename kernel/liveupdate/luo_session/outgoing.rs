@@ -212,9 +212,9 @@ impl OutgoingSessions {
         self.by_seq.values().map(|session| &**session)
     }
 
-    /// The address of the root for the next kernel.
+    /// The addresses of the root for the next kernel, and of the names of vital data if there are any.
     #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
-    pub(crate) fn root(&self) -> Option<kernel::kho::PhysAddr> {
+    pub(crate) fn roots(&self) -> Option<(kernel::kho::PhysAddr, Option<kernel::kho::PhysAddr>)> {
         self.root.as_ref().map(|root| root.phys())
     }
 

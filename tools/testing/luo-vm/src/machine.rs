@@ -6,6 +6,7 @@ pub mod console;
 pub mod gap;
 pub mod monitor;
 pub mod named;
+pub mod pci;
 pub mod peer;
 pub mod silent;
 pub mod verdict;

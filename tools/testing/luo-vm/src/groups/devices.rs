@@ -6,15 +6,15 @@
 use std::fs;
 
 use anyhow::{bail, Result};
-use serde_json::{json, Value};
+use serde_json::Value;
 
 use crate::ctx::Ctx;
 use crate::image::initramfs;
 use crate::image::programs::{self, GuestTest};
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
-use crate::machine::monitor::Monitor;
 use crate::machine::named;
+use crate::machine::pci::{self, LEFT, STOPPED};
 use crate::machine::vm::{Run, Vm};
 use crate::report::results::Report;
 use crate::report::step::Step;
@@ -22,19 +22,44 @@ use crate::report::step::Step;
 /// The group of those guest tests that need a device.
 pub const DEVICES: &str = "devices";
 
-/// What the sample driver logs on shutdown while the device copies.
-const LEFT: &str = "left working by shutdown, copying";
-const STOPPED: &str = "stopped by shutdown, copying";
+/// What becomes of the device and the bridges above it in a suite.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The shutdown stops the device.
+    Stopped,
+    /// All are left as they are.
+    Left,
+    /// The same, but the device is silenced when its session is finished.
+    SilencedAtEnd,
+    /// These are silenced when they are discovered, and the others are left as they are.
+    Silenced(&'static [&'static str]),
+}
 
-/// The suites in which the device is stopped by the shutdown.
-const STOPPED_SUITES: [&str; 2] = ["edu_stopped", "edu_closed"];
+impl Fate {
+    /// The fate in the suite called `name`.
+    fn of(name: &str) -> Self {
+        match name {
+            "edu_stopped" | "edu_closed" => Self::Stopped,
+            "edu_forgotten" => Self::SilencedAtEnd,
+            "edu_version" | "edu_missing" | "edu_twice" | "edu_off" => Self::Silenced(&NAMES),
+            "edu_bus_zero" => Self::Silenced(&["edu", BRIDGE]),
+            "edu_bus_range" | "edu_other" => Self::Silenced(&["edu"]),
+            _ => Self::Left,
+        }
+    }
+
+    /// What the driver logs when it is shut down.
+    fn log(self) -> &'static str {
+        match self {
+            Self::Stopped => STOPPED,
+            _ => LEFT,
+        }
+    }
+}
 
 /// How often a run is tried in which the copy was complete before the shutdown, or QEMU was not asked
 /// in time. The clock of the machine counts instructions, so that more would not help.
 const ATTEMPTS: u32 = 3;
-
-/// The vendor of the device.
-const VENDOR: u32 = 0x1234;
 
 /// The event that QEMU is to log: a write to a configuration space.
 const WRITES: &str = "pci_cfg_write";
@@ -52,9 +77,11 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, "devices", &guest, &[&kernel, &kernel], None)?;
     let mut tests = programs::guest_tests(&guest)?;
-    tests.retain(|test| test.group == DEVICES);
+    let suites = &ctx.settings.suites;
+    tests
+        .retain(|test| test.group == DEVICES && (suites.is_empty() || suites.contains(&test.name)));
     if tests.is_empty() {
-        bail!("luo-guest has no suite of the group {DEVICES}.");
+        bail!("There is no such suite in the group {DEVICES}; `luo-guest list` prints them.");
     }
     for test in &tests {
         let vm = Vm::new(format!("devices-{}", test.name), &kernel, &initrd)
@@ -63,8 +90,8 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
             .kexecs(test.kexecs)
             .on(named::machine("devices")?)
             .trace(WRITES);
-        let left = !STOPPED_SUITES.contains(&test.name.as_str());
-        let wanted = if left { LEFT } else { STOPPED };
+        let fate = Fate::of(&test.name);
+        let wanted = fate.log();
         let mut attempt = Attempt::new(ctx, &vm, &test.name)?;
         for _ in 1..ATTEMPTS {
             let failed = attempt.run.guest_complaint().is_some();
@@ -80,8 +107,8 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
         run.judge(ctx, report, "", &[&test.name]);
 
         let name = format!("{}: writes to the configuration space", test.name);
-        report.check(&name, judge_writes(ctx, run, left, test)?);
-        if left {
+        report.check(&name, judge_writes(ctx, run, fate, test)?);
+        if matches!(fate, Fate::Left | Fate::SilencedAtEnd) {
             let name = format!("{}: QEMU sees the same buses, BARs and windows", test.name);
             report.check(&name, judge_buses(ctx, run, buses));
         }
@@ -104,10 +131,8 @@ impl Attempt {
         let run = vm.run_with(ctx, |line| {
             let kexec = line.ends_with(": starting the next kernel");
             if kexec || line.starts_with("# stage ") && !line.starts_with("# stage 1 ") {
-                let asked = Monitor::connect(&monitor)
-                    .and_then(|mut monitor| monitor.execute(&json!({"execute": "query-pci"})));
                 // The machine may have ended before it is asked.
-                buses.extend(asked.ok().map(|answer| path(&answer)));
+                buses.extend(pci::ask(&monitor));
             }
         })?;
         step.done("");
@@ -127,37 +152,6 @@ impl Attempt {
     }
 }
 
-/// The device and the bridges above it in an answer to `query-pci`, without what may change.
-fn path(answer: &Value) -> Value {
-    /// The way to the device among `devices`, from the top.
-    fn find(devices: &Value) -> Option<Vec<Value>> {
-        devices.as_array()?.iter().find_map(|device| {
-            if device["id"]["vendor"] == VENDOR {
-                return Some(vec![device.clone()]);
-            }
-            let mut below = find(&device["pci_bridge"]["devices"])?;
-            below.insert(0, device.clone());
-            Some(below)
-        })
-    }
-    let buses = answer.as_array().into_iter().flatten();
-    let mut path = buses
-        .filter_map(|bus| find(&bus["devices"]))
-        .next()
-        .unwrap_or_default();
-    for device in &mut path {
-        // The number of the interrupt is for the kernel; the devices below come next.
-        let fields = device.as_object_mut();
-        if let Some(fields) = fields {
-            fields.remove("irq");
-            if let Some(bridge) = fields.get_mut("pci_bridge").and_then(Value::as_object_mut) {
-                bridge.remove("devices");
-            }
-        }
-    }
-    Value::Array(path)
-}
-
 /// Compares what QEMU said before and after; returns what is wrong.
 fn judge_buses(ctx: &Ctx, run: &Run, buses: &[Value]) -> Option<String> {
     let first = buses.first()?;
@@ -173,7 +167,7 @@ fn judge_buses(ctx: &Ctx, run: &Run, buses: &[Value]) -> Option<String> {
 
 /// Compares the writes to the configuration space of the device and the bridges above it with what
 /// is expected; returns what is wrong.
-fn judge_writes(ctx: &Ctx, run: &Run, left: bool, test: &GuestTest) -> Result<Option<String>> {
+fn judge_writes(ctx: &Ctx, run: &Run, fate: Fate, test: &GuestTest) -> Result<Option<String>> {
     let trace = fs::read_to_string(run.log.with_extension("trace"))?;
     let mut wrong = Vec::new();
     for name in NAMES {
@@ -187,13 +181,26 @@ fn judge_writes(ctx: &Ctx, run: &Run, left: bool, test: &GuestTest) -> Result<Op
         };
         let disturbing = writes.iter().skip(set_up + 1);
         let disturbing: Vec<_> = disturbing.filter(|write| write.disturbs(name)).collect();
-        // The last one is that of silencing.
-        let silenced = usize::from(test.name == "edu_forgotten" && name == "edu");
-        if left && disturbing.len() != silenced {
-            wrong.push(format!("{name} was disturbed: {disturbing:?}"));
-        }
-        if !left && name == "edu" && !disturbing.iter().any(|write| write.clears_master()) {
-            wrong.push(format!("the bus master bit of {name} was not cleared"));
+        let first = disturbing.first();
+        match fate {
+            Fate::Stopped if name != "edu" => {}
+            Fate::Stopped if disturbing.iter().any(|write| write.clears_master()) => {}
+            Fate::Stopped => wrong.push(format!("the bus master bit of {name} was not cleared")),
+            Fate::Silenced(names) if names.contains(&name) => {
+                if !first.is_some_and(|write| write.silences()) {
+                    wrong.push(format!("{name} was not silenced at first: {disturbing:?}"));
+                }
+            }
+            Fate::SilencedAtEnd if name == "edu" => {
+                if disturbing.len() != 1 || !first.is_some_and(|write| write.silences()) {
+                    wrong.push(format!("{name} was not only silenced: {disturbing:?}"));
+                }
+            }
+            Fate::Left | Fate::SilencedAtEnd | Fate::Silenced(_) => {
+                if !disturbing.is_empty() {
+                    wrong.push(format!("{name} was disturbed: {disturbing:?}"));
+                }
+            }
         }
     }
     // The firmware and each kernel ask the device beside for the size of its BAR, as ever.
@@ -249,6 +256,11 @@ impl Write {
         self.offset == Self::COMMAND && self.value & Self::MASTER == 0
     }
 
+    /// Whether it clears the bus master bit and changes nothing else that matters.
+    fn silences(&self) -> bool {
+        self.clears_master() && self.value & Self::DECODES != 0
+    }
+
     /// Whether it may disturb the device called `name`: whether it is anything else than a write to
     /// the command register that keeps decoding and DMA, or to a register that does not matter.
     fn disturbs(&self, name: &str) -> bool {
@@ -281,7 +293,10 @@ mod tests {
         let line = "pci_cfg_write edu 02:00.0 @0x4 <- 0x103";
         let write = Write::parse(line, "edu").unwrap();
         assert_eq!((write.offset, write.value), (4, 0x103));
-        assert!(write.clears_master() && write.disturbs("edu"));
+        assert!(write.clears_master() && write.disturbs("edu") && write.silences());
+        let line = "pci_cfg_write edu 02:00.0 @0x4 <- 0x100";
+        assert!(!Write::parse(line, "edu").unwrap().silences());
+        let line = "pci_cfg_write edu 02:00.0 @0x4 <- 0x103";
         assert_eq!(Write::parse(line, "pcie-root-port"), None);
         let line = "12@1.5:pci_cfg_write edu 02:00.0 @0x4 <- 0x506";
         assert!(!Write::parse(line, "edu").unwrap().disturbs("edu"));

@@ -5,7 +5,7 @@
 //! - The program: [`args`], [`error`], [`json`], [`registry`] (suites and cases), [`state`]
 //!   (data for the next kernel).
 //! - Contents: [`pattern`], [`memfd`], [`mapping`].
-//! - Sessions: [`sessions`], [`test_device`], [`ioctl_arg`].
+//! - Sessions: [`sessions`], [`test_device`], [`edu`], [`ioctl_arg`].
 //! - Processes: [`agent`], [`process`], [`socket`], [`cgroup`], [`wait`].
 //! - The kernel: [`clock`], [`fault`], [`kernel_log`], [`kexec`], [`meminfo`], [`poison`],
 //!   [`userfault`].
@@ -14,6 +14,7 @@ pub mod agent;
 pub mod args;
 pub mod cgroup;
 pub mod clock;
+pub mod edu;
 pub mod error;
 pub mod fault;
 pub mod ioctl_arg;

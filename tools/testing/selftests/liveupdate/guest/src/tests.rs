@@ -90,6 +90,14 @@ pub fn all() -> Vec<Suite> {
         devices::forgotten_suite(),
         nodes::suite(),
         crash::suite(),
+        devices::damage::version_suite(),
+        devices::damage::missing_suite(),
+        devices::damage::twice_suite(),
+        devices::damage::bus_zero_suite(),
+        devices::damage::bus_range_suite(),
+        devices::damage::other_suite(),
+        devices::damage::off_suite(),
+        devices::damage::handler_suite(),
     ]
 }
 

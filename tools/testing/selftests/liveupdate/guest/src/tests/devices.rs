@@ -7,27 +7,25 @@
 //! checks that it was not complete when the kernel shut the device down, and what was written to the
 //! configuration space.
 
+pub mod damage;
+
 use crate::support::{
+    edu::{Edu, DEVICE, HALF},
     error::{ensure, ensure_eq, At, Failure, Result},
-    mapping::map_shared,
     registry::{Case, Stage, Suite},
     sessions::{create, retrieve},
-    test_device::{open_test_device, TestDevice},
     wait::eventually,
 };
 use liveupdate::OutgoingSession;
 use std::{
     fs::{self, File},
     mem,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 /// The group of these suites, which need a machine with the device.
 pub const GROUP: &str = "devices";
 
-const DEVICE: &str = "/dev/rust_edu";
 const BUSES: &str = "/sys/bus/pci/devices";
-const HALF: usize = 2048;
 
 /// The vendor and the device, as the configuration space has them.
 const ID: [u8; 4] = [0x34, 0x12, 0xe8, 0x11];
@@ -35,81 +33,6 @@ const ID: [u8; 4] = [0x34, 0x12, 0xe8, 0x11];
 /// The command register, and its bus master bit.
 const COMMAND: usize = 4;
 const MASTER: u8 = 4;
-
-/// An open file of the device, and its buffer.
-struct Edu {
-    device: TestDevice,
-    buffer: *mut u8,
-}
-
-impl Edu {
-    fn open() -> Result<Self> {
-        Self::new(open_test_device(DEVICE)?.into())
-    }
-
-    fn new(file: OwnedFd) -> Result<Self> {
-        let buffer = map_shared(&file, 0, 2 * HALF as u64)?.cast();
-        Ok(Self {
-            device: file.into(),
-            buffer,
-        })
-    }
-
-    fn byte(&self, at: usize) -> *mut u8 {
-        self.buffer.wrapping_add(at)
-    }
-
-    /// What the first half of the buffer has at `at`.
-    fn pattern(seed: u8, at: usize) -> u8 {
-        // CAST: Any byte is fine.
-        (at as u8).wrapping_mul(7).wrapping_add(seed)
-    }
-
-    /// Copies a pattern to the device.
-    fn send(&self, seed: u8) -> Result {
-        for at in 0..HALF {
-            // SAFETY: Within the mapping; the device may access it at the same time.
-            unsafe { self.byte(at).write_volatile(Self::pattern(seed, at)) };
-        }
-        self.device.write("send")?;
-        self.device.write("wait")
-    }
-
-    /// How many bytes of the second half are those of the pattern.
-    fn received(&self, seed: u8) -> usize {
-        let same = |at: &usize| {
-            // SAFETY: Within the mapping; the device may access it at the same time.
-            let found = unsafe { self.byte(HALF + at).read_volatile() };
-            found == Self::pattern(seed, *at)
-        };
-        (0..HALF).filter(same).count()
-    }
-
-    /// The number of interrupts that the driver has counted.
-    fn interrupts(&self) -> Result<u64> {
-        let path = format!("/proc/self/fdinfo/{}", self.device.as_fd().as_raw_fd());
-        let text = fs::read_to_string(&path).at(path)?;
-        let count = text
-            .lines()
-            .find_map(|line| line.strip_prefix("edu-interrupts:"));
-        let count = count.ok_or_else(|| Failure::new("no interrupts in fdinfo"))?;
-        Ok(count.trim().parse()?)
-    }
-
-    /// Fails unless the device computes, copies and interrupts.
-    fn works(&self, seed: u8) -> Result {
-        let before = self.interrupts()?;
-        self.device.write("factorial 6")?;
-        ensure_eq!(self.device.value()?, 720, "6!");
-        self.send(seed)?;
-        self.device.write("receive")?;
-        self.device.write("wait")?;
-        ensure_eq!(self.received(seed), HALF, "bytes copied");
-        eventually("there are less interrupts than copies", || {
-            Ok(self.interrupts()? >= before + 2)
-        })
-    }
-}
 
 /// The header in the configuration space of the device, and of the bridge above it.
 fn headers() -> Result<Vec<Vec<u8>>> {

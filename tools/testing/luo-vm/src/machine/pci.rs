@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device `edu` of the machine for devices, as QEMU and the log of the kernel show it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{json, Value};
+
+use crate::machine::monitor::Monitor;
+
+/// The vendor of the device.
+const VENDOR: u32 = 0x1234;
+
+/// What the sample driver logs on shutdown while the device copies.
+pub const LEFT: &str = "left working by shutdown, copying";
+pub const STOPPED: &str = "stopped by shutdown, copying";
+
+/// Asks the QEMU with the monitor at `socket` for the device and the bridges above it; see [`path`].
+pub fn ask(socket: &Path) -> Result<Value> {
+    let answer = Monitor::connect(socket)?.execute(&json!({"execute": "query-pci"}))?;
+    Ok(path(&answer))
+}
+
+/// Has the QEMU with the monitor at `socket` read a register of the device; `path` is the result of
+/// [`ask`].
+pub fn register(socket: &Path, path: &Value, offset: u64) -> Result<u32> {
+    let address = registers(path).context("QEMU shows no registers of the device")? + offset;
+    let answer = Monitor::connect(socket)?.ask(&format!("xp /1wx {address:#x}"))?;
+    let value = answer
+        .split_whitespace()
+        .find_map(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+    value.with_context(|| format!("QEMU cannot read a register of the device: {answer}"))
+}
+
+/// The device and the bridges above it in an answer to `query-pci`, without what may change.
+fn path(answer: &Value) -> Value {
+    /// The way to the device among `devices`, from the top.
+    fn find(devices: &Value) -> Option<Vec<Value>> {
+        devices.as_array()?.iter().find_map(|device| {
+            if device["id"]["vendor"] == VENDOR {
+                return Some(vec![device.clone()]);
+            }
+            let mut below = find(&device["pci_bridge"]["devices"])?;
+            below.insert(0, device.clone());
+            Some(below)
+        })
+    }
+    let buses = answer.as_array().into_iter().flatten();
+    let mut path = buses
+        .filter_map(|bus| find(&bus["devices"]))
+        .next()
+        .unwrap_or_default();
+    for device in &mut path {
+        // The number of the interrupt is for the kernel; the devices below come next.
+        let fields = device.as_object_mut();
+        if let Some(fields) = fields {
+            fields.remove("irq");
+            if let Some(bridge) = fields.get_mut("pci_bridge").and_then(Value::as_object_mut) {
+                bridge.remove("devices");
+            }
+        }
+    }
+    Value::Array(path)
+}
+
+/// Where the registers of the device are in memory.
+fn registers(path: &Value) -> Option<u64> {
+    let device = path.as_array()?.last()?;
+    device["regions"].as_array()?.first()?["address"].as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn device_is_found_below_bridges() {
+        let device = |vendor: u32| {
+            json!({
+                "id": {"vendor": vendor}, "irq": 11, "regions": [{"address": 0x1000}]
+            })
+        };
+        let bridge = json!({
+            "id": {"vendor": 0x1b36},
+            "pci_bridge": {"bus": {"number": 1}, "devices": [device(0x8086), device(VENDOR)]}
+        });
+        let answer = json!([{"bus": 0, "devices": [device(0x8086), bridge]}]);
+        let path = path(&answer);
+        assert_eq!(path.as_array().map(Vec::len), Some(2));
+        assert_eq!(path[0]["pci_bridge"], json!({"bus": {"number": 1}}));
+        assert_eq!(path[1]["irq"], Value::Null);
+        assert_eq!(registers(&path), Some(0x1000));
+        assert_eq!(registers(&json!([])), None);
+    }
+}
