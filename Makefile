@@ -14,7 +14,7 @@ export $(VARIABLES)
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # What luo-vm calls as we do.
-TARGETS := run demo demo-vm test test-all test-debug test-peer bench fuzz soak kernel menuconfig shell \
+TARGETS := run demo demo-device demo-vm test test-all test-debug test-peer bench fuzz soak kernel menuconfig shell \
 	patches check-patches docs htmldocs rust-analyzer
 
 # In the sandbox: what checks and formats the code without building a kernel.
@@ -29,6 +29,7 @@ help:
 	@echo 'make run        build everything, boot it, and show a live update'
 	@echo 'make demo       update the kernel of a Debian system while memcached is in use'
 	@echo '                (MEMFD_MB=64 of data)'
+	@echo 'make demo-device  update the kernel under a PCI device that copies to memory'
 	@echo 'make demo-vm    update the kernel of a Debian system under a guest of its QEMU'
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
 	@echo '                devices machines luod debian guest kunit lint)'

@@ -220,7 +220,7 @@ wants_source() {
 		[ ! -e "$deb" ] || return 1
 	done
 	case $1 in
-	run | demo | demo-vm | test | test-all | bench | kernel | shell | menuconfig | htmldocs | rust-analyzer) true ;;
+	run | demo | demo-device | demo-vm | test | test-all | bench | kernel | shell | menuconfig | htmldocs | rust-analyzer) true ;;
 	*) false ;;
 	esac
 }

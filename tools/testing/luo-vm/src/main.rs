@@ -50,6 +50,8 @@ enum Action {
     },
     /// Update the kernel under a cache with load
     Demo,
+    /// Update the kernel under a device that copies to memory
+    DemoDevice,
     /// Update the kernel under a guest of QEMU
     DemoVm,
     /// Run the tests
@@ -159,6 +161,10 @@ fn run(cli: Cli) -> Result<bool> {
         Action::DemoVm => {
             ctx.need_space(8, 3)?;
             demo::guest(&ctx)
+        }
+        Action::DemoDevice => {
+            ctx.need_space(8, 3)?;
+            demo::device::run(&ctx)
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
         Action::TestAll => groups::run_all(&ctx),

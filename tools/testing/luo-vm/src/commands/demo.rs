@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make run` and `make demo`, which demonstrate live updates, and `make shell`.
+//! `make run` and `make demo`, which demonstrate live updates, and `make shell`; [`device`] is
+//! `make demo-device`.
+
+pub mod device;
 
 use std::time::Instant;
 
@@ -13,6 +16,7 @@ use crate::image::initramfs;
 use crate::image::programs;
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
+use crate::machine::console::PROGRESS;
 use crate::machine::gap::{Listener, BEAT, BOOTS};
 use crate::machine::named::AMD;
 use crate::machine::vm::{Vm, BOOT};
@@ -144,9 +148,6 @@ pub fn guest(ctx: &Ctx) -> Result<bool> {
     }
     Ok(gap.is_some())
 }
-
-/// Progress messages of the machine.
-const PROGRESS: &str = "@progress ";
 
 /// Updates the kernel of Debian under load on memcached. Returns true if the whole data set was
 /// verified.

@@ -23,6 +23,9 @@ static SPLAT: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a constant pattern")
 });
 
+/// What begins a line about the progress of a program.
+pub const PROGRESS: &str = "@progress ";
+
 /// The announcement of an intended panic by a test.
 const EXPECTS_PANIC: &str = "# expect-panic";
 

@@ -18,6 +18,7 @@ mod bench;
 mod boot;
 mod cli;
 mod demo;
+mod device;
 mod exec;
 mod luod;
 mod selftest;
