@@ -10,7 +10,7 @@
 //! with the file: in the next kernel it belongs to a [`WorkingDevice`], which only gives it away when
 //! the driver takes the device over, and otherwise silences the device first.
 //!
-//! See `samples/rust/rust_driver_edu.rs`.
+//! See `samples/rust/rust_driver_edu/`.
 //!
 //! C header: [`include/linux/pci_liveupdate.h`](srctree/include/linux/pci_liveupdate.h)
 

@@ -20,7 +20,10 @@ const CRATES: [(&str, &str); 5] = [
     ("memfd_luo", "mm/memfd_luo.o"),
     ("pci_liveupdate", "drivers/pci/liveupdate/pci_liveupdate.o"),
     ("rust_liveupdate", "samples/rust/rust_liveupdate.o"),
-    ("rust_driver_edu", "samples/rust/rust_driver_edu.o"),
+    (
+        "rust_driver_edu",
+        "samples/rust/rust_driver_edu/rust_driver_edu.o",
+    ),
 ];
 
 /// The pages are for developers: links to private items are intended.

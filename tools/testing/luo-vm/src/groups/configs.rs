@@ -166,7 +166,10 @@ const OBJECTS: [Object; 35] = [
         "PCI_LIVEUPDATE",
     ),
     ("samples/rust/rust_liveupdate.o", "SAMPLE_RUST_LIVEUPDATE"),
-    ("samples/rust/rust_driver_edu.o", "SAMPLE_RUST_DRIVER_EDU"),
+    (
+        "samples/rust/rust_driver_edu/rust_driver_edu.o",
+        "SAMPLE_RUST_DRIVER_EDU",
+    ),
     (
         "lib/tests/liveupdate_handler.o+lib/tests/liveupdate_shared.o",
         "LIVEUPDATE_TEST_HANDLER",

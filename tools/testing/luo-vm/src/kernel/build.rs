@@ -75,7 +75,7 @@ const OBJECTS: [&str; 10] = [
     "drivers/pci/liveupdate/core.o",
     "drivers/pci/liveupdate/pci_liveupdate.o",
     "samples/rust/rust_liveupdate.o",
-    "samples/rust/rust_driver_edu.o",
+    "samples/rust/rust_driver_edu/rust_driver_edu.o",
 ];
 
 /// Runs `make` on the output directory `out`, which is inside its kernel tree: Kbuild then

@@ -56,7 +56,12 @@ impl Flavour {
         match self {
             Flavour::Ours => &["base.config", "debian.config", "rust.config"],
             Flavour::Bench => &["base.config", "debian.config", "bench.config"],
-            Flavour::Debug => &["base.config", "debian.config", "rust.config", "debug.config"],
+            Flavour::Debug => &[
+                "base.config",
+                "debian.config",
+                "rust.config",
+                "debug.config",
+            ],
             Flavour::Kasan => &[
                 "base.config",
                 "debian.config",
