@@ -57,6 +57,15 @@ impl Fate {
     }
 }
 
+/// How often the device copies when a kernel of this suite shuts it down.
+fn copies(test: &GuestTest) -> u32 {
+    match test.name.as_str() {
+        // The second kernel does not use it.
+        "edu_carried" => 1,
+        _ => test.kexecs,
+    }
+}
+
 /// How often a run is tried in which the copy was complete before the shutdown, or QEMU was not asked
 /// in time. The clock of the machine counts instructions, so that more would not help.
 const ATTEMPTS: u32 = 3;
@@ -92,17 +101,18 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
             .trace(WRITES);
         let fate = Fate::of(&test.name);
         let wanted = fate.log();
+        let copies = copies(test);
         let mut attempt = Attempt::new(ctx, &vm, &test.name)?;
         for _ in 1..ATTEMPTS {
             let failed = attempt.run.guest_complaint().is_some();
-            if failed || attempt.missing(wanted, test.kexecs).is_none() {
+            if failed || attempt.missing(wanted, copies, test.kexecs).is_none() {
                 break;
             }
             attempt = Attempt::new(ctx, &vm, &test.name)?;
         }
         let Attempt { run, buses } = &attempt;
         let name = format!("{}: the device copied when it was shut down", test.name);
-        let missing = attempt.missing(wanted, test.kexecs);
+        let missing = attempt.missing(wanted, copies, test.kexecs);
         report.check(&name, missing.map(|came| run.failure(ctx, wanted, &came)));
         run.judge(ctx, report, "", &[&test.name]);
 
@@ -139,12 +149,11 @@ impl Attempt {
         Ok(Self { run, buses })
     }
 
-    /// What this run lacks to show something, if `wanted` has to be in the log of each kernel but the
-    /// last one.
-    fn missing(&self, wanted: &str, kexecs: u32) -> Option<String> {
+    /// What this run lacks to show something, if `wanted` has to be in the log `copies` times.
+    fn missing(&self, wanted: &str, copies: u32, kexecs: u32) -> Option<String> {
         let log = self.run.console.kernel.iter();
         let copied = log.filter(|line| line.contains(wanted)).count() as u32;
-        if copied < kexecs {
+        if copied < copies {
             return Some("a copy that was complete before, each time".to_owned());
         }
         (self.buses.len() as u32 != 2 * kexecs)

@@ -88,6 +88,7 @@ pub fn all() -> Vec<Suite> {
         devices::stopped_suite(),
         devices::closed_suite(),
         devices::forgotten_suite(),
+        devices::carried_suite(),
         nodes::suite(),
         crash::suite(),
         devices::damage::version_suite(),

@@ -237,3 +237,30 @@ pub fn forgotten_suite() -> Suite {
     );
     suite("edu_forgotten", case)
 }
+
+/// Nobody asks for the file in the second kernel: it is preserved once more, and the device goes on.
+pub fn carried_suite() -> Suite {
+    let mut case = Case::two(
+        "device_is_carried_over",
+        |stage| {
+            let session = begin(stage, "edu", &[])?;
+            stage.hold(session);
+            Ok(())
+        },
+        |stage| {
+            check_headers(stage)?;
+            ensure!(is_master()?, "the device was stopped");
+            put_headers(stage)
+        },
+    );
+    case.parts.push(Box::new(|stage| {
+        check_headers(stage)?;
+        let (session, edu) = take("edu")?;
+        ensure_eq!(edu.received(2), HALF, "bytes that arrived");
+        ensure_eq!(edu.device.value()?, 120, "the register of the factorial");
+        edu.works(3)?;
+        session.finish()?;
+        edu.works(4)
+    }));
+    suite("edu_carried", case)
+}
