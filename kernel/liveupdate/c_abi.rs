@@ -57,14 +57,25 @@ unsafe extern "C" fn liveupdate_must_silence() -> bool {
 unsafe extern "C" fn liveupdate_reboot() -> c_int {
     from_result(|| {
         handover::reboot()?;
-        #[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
-        if let Some(luo) = Luo::get() {
-            // SAFETY: From now on, the data that is handed over does not change, and the kexec
-            // cannot be aborted. Reports only read other data of this kernel.
-            crate::damage::strike(luo, unsafe { kernel::kho::damage::LastMoment::new() });
-        }
         Ok(0)
     })
+}
+
+/// Damages what is handed over, as tests have asked for.
+///
+/// # Safety
+///
+/// If [`liveupdate_reboot`] has succeeded, the kexec must not be aborted any more, and all devices must
+/// have been shut down.
+#[cfg(CONFIG_LIVEUPDATE_ERROR_INJECTION)]
+#[export]
+unsafe extern "C" fn liveupdate_last_moment() {
+    if let Some(luo) = Luo::get() {
+        // SAFETY: By the safety requirements, what was serialized does not change any more: handlers
+        // and FLBs have written it before, and at the latest when their devices were shut down.
+        // Reports only read other data of this kernel.
+        crate::damage::strike(luo, unsafe { kernel::kho::damage::LastMoment::new() });
+    }
 }
 
 /// Returns whether a kexec waits for the calling operation to end.

@@ -11,6 +11,7 @@ void liveupdate_test_register(struct liveupdate_file_handler *fh);
 
 #ifdef CONFIG_LIVEUPDATE_ERROR_INJECTION
 bool liveupdate_should_fail(void);
+void liveupdate_last_moment(void);
 #endif
 
 #endif /* _LINUX_LUO_INTERNAL_H */
