@@ -8,6 +8,7 @@ use liveupdate::systemd::Manager;
 use luo_qemu::{
     check::{self, Finding},
     guest::Guest,
+    hugepages::HugePages,
     memory, run_dir,
     run_dir::{Record, RunDir},
     size,
@@ -68,6 +69,9 @@ enum Action {
         /// The size of the guest's memory if the arguments do not set it
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
+        /// Make the guest's memory of huge pages of this size, which must have been set aside
+        #[arg(long, value_name = "SIZE")]
+        hugepages: Option<HugePages>,
         /// Run the guest although parts of it do not survive a live update
         #[arg(long)]
         force: bool,
@@ -140,6 +144,7 @@ pub fn run() -> Result<ExitCode> {
             name,
             ram_backend,
             memory,
+            hugepages,
             force,
             socket,
             command,
@@ -153,7 +158,7 @@ pub fn run() -> Result<ExitCode> {
             if !force && found.iter().any(|finding| finding.fatal) {
                 return Err("the guest is not started, since it would not survive a live update (--force starts it)".into());
             }
-            let backends = memory::backends(arguments, &ram_backend, memory)?;
+            let backends = memory::backends(arguments, &ram_backend, memory, hugepages)?;
             let spec = Spec::new(&name, program.into(), arguments.to_vec(), backends)?;
             custody(Guest::new(spec, take(&name)?, None)?, &socket, true)
         }

@@ -3,6 +3,7 @@
 //! A guest: its memory, its QEMU, and their handling in a live update.
 
 use crate::{
+    hugepages::{check_available, HugePages},
     memory, next_kernel,
     process::Process,
     qmp::{self, Qmp},
@@ -18,7 +19,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsRawFd, RawFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -62,7 +63,11 @@ struct Running {
 }
 
 fn memfd(name: &str) -> io::Result<File> {
-    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+    memfd_of(name, MemfdFlags::empty())
+}
+
+fn memfd_of(name: &str, flags: MemfdFlags) -> io::Result<File> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC | flags)?.into())
 }
 
 /// Makes files inheritable while it exists. There is only one thread, and therefore only one child.
@@ -100,7 +105,8 @@ impl Guest {
     pub fn new(spec: Spec, directory: RunDir, program: Option<PathBuf>) -> io::Result<Self> {
         let mut files = Vec::new();
         for backend in &spec.memory {
-            let file = memfd(&format!("{}-{}", spec.name, backend.id))?;
+            let flags = backend.pages.map_or(MemfdFlags::empty(), HugePages::flags);
+            let file = memfd_of(&format!("{}-{}", spec.name, backend.id), flags)?;
             file.set_len(backend.size)?;
             files.push(file);
         }
@@ -146,6 +152,9 @@ impl Guest {
     ///
     /// If it does not start.
     pub fn launch(&mut self, incoming: Option<&File>) -> Result {
+        if incoming.is_none() {
+            check_available(&self.spec.memory, Path::new("/sys"))?;
+        }
         let fds: Vec<RawFd> = self.memory.iter().map(File::as_raw_fd).collect();
         let backends: Vec<_> =
             (self.spec.memory.iter().cloned().zip(fds.iter().copied())).collect();

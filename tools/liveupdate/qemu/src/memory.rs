@@ -2,6 +2,7 @@
 
 //! The memory of a guest: its memory backends are replaced by files that luo-qemu holds as well.
 
+use crate::hugepages::HugePages;
 use crate::options::{self, Properties};
 use crate::size;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub struct Backend {
     pub id: String,
     /// In bytes.
     pub size: u64,
+    /// The huge pages of which it is made, or else the usual pages of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<HugePages>,
 }
 
 /// Errors in the arguments about memory.
@@ -42,12 +46,32 @@ pub enum Error {
     #[error("the size {0:?} is malformed; write it like 512M or 4G")]
     Size(String),
     /// A backend of a kind that cannot be handed over.
-    #[error("the memory backend {id} is {what}, which cannot be handed over; use memory-backend-memfd without hugetlb=on")]
+    #[error(
+        "the memory backend {id} is {what}, which cannot be handed over; use memory-backend-memfd"
+    )]
     Kind {
         /// Its name.
         id: String,
         /// The problem.
         what: &'static str,
+    },
+    /// Huge pages of a size that cannot be handed over.
+    #[error("the memory backend {id} has huge pages of {size}; those of 2M and 1G can be handed over: set hugetlbsize=2M or 1G")]
+    Pages {
+        /// Its name.
+        id: String,
+        /// As given.
+        size: String,
+    },
+    /// A part of a huge page.
+    #[error("the size of the memory {id}, {size} bytes, is not a multiple of its huge pages of {pages}: make it one")]
+    Part {
+        /// The name of its backend.
+        id: String,
+        /// In bytes.
+        size: u64,
+        /// Of which it is to be made.
+        pages: HugePages,
     },
     /// A requested backend does not exist.
     #[error(
@@ -73,11 +97,13 @@ fn is_backend(object: &Properties) -> bool {
 /// # Errors
 ///
 /// See [`Error`]. `only` are the backends to hand over, or all if it is empty; `memory` is the
-/// size of the memory if there is no backend and `-m` does not set it.
+/// size of the memory if there is no backend and `-m` does not set it. The memory is made of huge
+/// `pages`, if there are any, unless a backend says `hugetlb=on`.
 pub fn backends(
     args: &[String],
     only: &[String],
     memory: Option<u64>,
+    pages: Option<HugePages>,
 ) -> Result<Vec<Backend>, Error> {
     if options::options(args).any(|o| ["mem-path", "mem-prealloc"].contains(&o.name)) {
         return Err(Error::Legacy);
@@ -100,19 +126,23 @@ pub fn backends(
         match object.get("qom-type") {
             Some("memory-backend-epc") => return Err(kind("SGX memory")),
             Some("memory-backend-shm") => return Err(kind("POSIX shared memory")),
-            _ if object.is_on("hugetlb") => return Err(kind("made of huge pages of hugetlbfs")),
             _ if object
                 .get("mem-path")
                 .is_some_and(|p| p.contains("hugepages")) =>
             {
-                return Err(kind("made of huge pages of hugetlbfs"));
+                return Err(kind("a file of hugetlbfs"));
             }
             _ => {}
         }
         let size = size::parse(bytes, 1).ok_or_else(|| Error::Size(bytes.to_owned()))?;
+        let pages = match object.is_on("hugetlb") {
+            true => Some(own_pages(&object, id)?),
+            false => pages,
+        };
         found.push(Backend {
             id: id.to_owned(),
             size,
+            pages,
         });
     }
     if let Some(missing) = only.iter().find(|id| !found.iter().any(|b| &b.id == *id)) {
@@ -128,9 +158,31 @@ pub fn backends(
         found.push(Backend {
             id: ADDED.to_owned(),
             size,
+            pages,
         });
     }
+    for backend in &found {
+        let part = |pages: &HugePages| backend.size % pages.size() != 0;
+        if let Some(pages) = backend.pages.filter(part) {
+            return Err(Error::Part {
+                id: backend.id.clone(),
+                size: backend.size,
+                pages,
+            });
+        }
+    }
     Ok(found)
+}
+
+/// The huge pages of a backend with `hugetlb=on`.
+fn own_pages(object: &Properties, id: &str) -> Result<HugePages, Error> {
+    // What x86-64 has by default.
+    let text = object.get("hugetlbsize").unwrap_or("2M");
+    let pages = size::parse(text, 1).and_then(HugePages::of_size);
+    pages.ok_or_else(|| Error::Pages {
+        id: id.to_owned(),
+        size: text.to_owned(),
+    })
 }
 
 /// Returns the arguments `args` with the memory `backends` in the files `fds`.
@@ -184,12 +236,13 @@ mod tests {
     #[test]
     fn memory_is_added() {
         let args = words("-machine q35 -m 1G");
-        let found = backends(&args, &[], None).unwrap();
+        let found = backends(&args, &[], None, None).unwrap();
         assert_eq!(
             found,
             [Backend {
                 id: "luo-ram".into(),
-                size: 1 << 30
+                size: 1 << 30,
+                pages: None,
             }]
         );
         let changed = arguments(&args, &[(found[0].clone(), 7)]).join(" ");
@@ -198,8 +251,14 @@ mod tests {
             "-machine q35 -m 1G -object memory-backend-file,id=luo-ram,size=1073741824,\
              mem-path=/proc/self/fd/7,share=on -machine memory-backend=luo-ram"
         );
-        assert_eq!(backends(&[], &[], None).unwrap()[0].size, DEFAULT_SIZE);
-        assert_eq!(backends(&[], &[], Some(1 << 28)).unwrap()[0].size, 1 << 28);
+        assert_eq!(
+            backends(&[], &[], None, None).unwrap()[0].size,
+            DEFAULT_SIZE
+        );
+        assert_eq!(
+            backends(&[], &[], Some(1 << 28), None).unwrap()[0].size,
+            1 << 28
+        );
     }
 
     #[test]
@@ -209,7 +268,7 @@ mod tests {
              -object memory-backend-memfd,id=b,size=1G,seal=on -numa node,memdev=a \
              -numa node,memdev=b -object rng-random,id=r",
         );
-        let found = backends(&args, &[], None).unwrap();
+        let found = backends(&args, &[], None, None).unwrap();
         assert_eq!(found.len(), 2);
         let fds = found.into_iter().zip([5, 6]).collect::<Vec<_>>();
         let changed = arguments(&args, &fds).join(" ");
@@ -223,18 +282,34 @@ mod tests {
 
     #[test]
     fn what_cannot_be_handed_over_is_refused() {
-        let huge = words("-object memory-backend-memfd,id=a,size=1G,hugetlb=on");
+        let file = words("-object memory-backend-file,id=a,size=1G,mem-path=/dev/hugepages/a");
         assert!(matches!(
-            backends(&huge, &[], None),
+            backends(&file, &[], None, None),
             Err(Error::Kind { .. })
         ));
-        let none = backends(&words("-m 1G"), &["x".to_owned()], None);
+        let none = backends(&words("-m 1G"), &["x".to_owned()], None, None);
         assert_eq!(none, Err(Error::Missing("x".to_owned())));
-        let legacy = backends(&words("-mem-path /dev/shm"), &[], None);
+        let legacy = backends(&words("-mem-path /dev/shm"), &[], None, None);
         assert_eq!(legacy, Err(Error::Legacy));
         assert!(matches!(
-            backends(&words("-m lots"), &[], None),
+            backends(&words("-m lots"), &[], None, None),
             Err(Error::Size(_))
         ));
+    }
+
+    #[test]
+    fn huge_pages_are_those_of_the_backend_or_of_all() {
+        let two = Some(HugePages::TwoMib);
+        let pages = |text: &str| {
+            let found = backends(&words(text), &[], None, two);
+            found.map(|all| all.iter().map(|b| b.pages).collect::<Vec<_>>())
+        };
+        assert_eq!(pages("-m 1G"), Ok(vec![two]));
+        let both = "-object memory-backend-ram,id=a,size=1G \
+                    -object memory-backend-memfd,id=b,size=1G,hugetlb=on,hugetlbsize=1G";
+        assert_eq!(pages(both), Ok(vec![two, Some(HugePages::OneGib)]));
+        let other = "-object memory-backend-memfd,id=b,size=1G,hugetlb=on,hugetlbsize=16M";
+        assert!(matches!(pages(other), Err(Error::Pages { .. })));
+        assert!(matches!(pages("-m 1023k"), Err(Error::Part { .. })));
     }
 }

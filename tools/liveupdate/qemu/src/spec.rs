@@ -138,6 +138,7 @@ mod tests {
         let memory = vec![Backend {
             id: "r".into(),
             size: 4096,
+            pages: None,
         }];
         Spec::new("g", "qemu".into(), vec!["-S".into()], memory).unwrap()
     }

@@ -69,7 +69,7 @@ impl Machine {
     }
 
     fn guest(&self) -> Guest {
-        let memory = memory::backends(&self.arguments, &[], None).unwrap();
+        let memory = memory::backends(&self.arguments, &[], None, None).unwrap();
         let program = "qemu-system-x86_64".into();
         let spec = Spec::new("g", program, self.arguments.clone(), memory).unwrap();
         let directory = RunDir::take_in(self.dir.path(), "g").unwrap();
