@@ -35,7 +35,8 @@ const LIMIT: Duration = BOOT.saturating_mul(4);
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let host = build::kernel(ctx, Flavour::Ours)?;
     vmm(ctx, report, &host)?;
-    qemu(ctx, report, &host)
+    qemu(ctx, report, &host)?;
+    qemu_on_huge_pages(ctx, report, &host)
 }
 
 /// Updates under a guest of the example `luo-vmm`, on a host with nothing else.
@@ -77,7 +78,7 @@ fn repeated(lines: &[String]) -> Option<String> {
 
 /// Two updates by `luoctl kexec` under a guest of `luo-qemu@.service`.
 fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
-    let image = guest::disk(ctx, host, true)?;
+    let image = guest::disk_with_refused(ctx, host)?;
     let peer = Peer::new()?;
     let vm = Vm::new("guest", host, &image)
         .on(&AMD)
@@ -105,6 +106,23 @@ fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     }
     run.judge(ctx, report, "", &["guest"]);
     report.check("a peer outside gets each line once", peer.complaint());
+    Ok(())
+}
+
+/// An update under a guest whose memory is made of huge pages: more are set aside than it
+/// needs.
+fn qemu_on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let image = guest::disk_on_huge_pages(ctx, host)?;
+    let peer = Peer::new()?;
+    let vm = Vm::new("guest-huge-pages", host, &image)
+        .on(&AMD)
+        .devices(peer.devices())
+        .params(format!("{} hugepages=160", guest::params(1)))
+        .limit(LIMIT);
+    let step = Step::start(ctx, format!("vm {}", vm.name));
+    let run = vm.run_with(ctx, |line| peer.hear(line))?;
+    step.done("");
+    run.judge(ctx, report, "huge pages: ", &["guest"]);
     Ok(())
 }
 

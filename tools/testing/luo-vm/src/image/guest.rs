@@ -3,7 +3,7 @@
 //! Images of machines that run guests of their own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Result};
 
@@ -13,26 +13,47 @@ use crate::image::{disk, initramfs, programs};
 use crate::kernel::build::Kernel;
 
 /// Makes the disk. The guests have the same kernel as their host, and a program that is their init.
-/// With `refused`, there is another kernel in `/boot`, which is never started: its configuration says
-/// that it has no KVM.
-pub fn disk(ctx: &Ctx, host: &Kernel, refused: bool) -> Result<PathBuf> {
+pub fn disk(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
+    disk_with(ctx, "guest", host, &[])
+}
+
+/// The same, with another kernel in `/boot`, which is never started: its configuration says that it
+/// has no KVM.
+pub fn disk_with_refused(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
+    let config = ctx.build.join("images/config-without-kvm");
+    let text = fs::read_to_string(host.out.join(".config"))?;
+    ensure!(text.contains(KVM), "{} has no KVM", ctx.shown(&host.image));
+    write_if_changed(&config, text.replace(KVM, NO_KVM).as_bytes())?;
+    let files: [(_, &Path); 2] = [
+        ("boot/vmlinuz-without-kvm", &host.image),
+        ("boot/config-without-kvm", &config),
+    ];
+    disk_with(ctx, "guest", host, &files)
+}
+
+/// The same as [`disk`], with the memory of the guest on huge pages.
+pub fn disk_on_huge_pages(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
+    let unit = ctx.build.join("images/huge-pages.conf");
+    write_if_changed(&unit, HUGE_PAGES.as_bytes())?;
+    let name = "etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf";
+    disk_with(ctx, "guest-huge-pages", host, &[(name, &unit)])
+}
+
+fn disk_with(ctx: &Ctx, name: &str, host: &Kernel, more: &[(&str, &Path)]) -> Result<PathBuf> {
     let guest = programs::guest(ctx)?;
     let inside = initramfs::guest(ctx, "guest-of-qemu", &guest, &[], None)?;
-    let (name, program) = programs::qemu(ctx)?;
+    let (qemu, program) = programs::qemu(ctx)?;
     let mut files = vec![
-        (name, program.as_path()),
+        (qemu, program.as_path()),
         ("usr/lib/luo-test/guest.cpio", inside.as_path()),
     ];
-    let config = ctx.build.join("images/config-without-kvm");
-    if refused {
-        let text = fs::read_to_string(host.out.join(".config"))?;
-        ensure!(text.contains(KVM), "{} has no KVM", ctx.shown(&host.image));
-        write_if_changed(&config, text.replace(KVM, NO_KVM).as_bytes())?;
-        files.push(("boot/vmlinuz-without-kvm", &host.image));
-        files.push(("boot/config-without-kvm", &config));
-    }
-    disk::disk_with(ctx, "guest", host, &files)
+    files.extend(more);
+    disk::disk_with(ctx, name, host, &files)
 }
+
+/// How the guest is started on huge pages.
+const HUGE_PAGES: &str = "[Service]\nExecStart=\n\
+    ExecStart=/usr/bin/luo-qemu run %i --hugepages 2M -- $QEMU\n";
 
 /// What the configuration of a kernel says of KVM.
 const KVM: &str = "\nCONFIG_KVM=y\n";

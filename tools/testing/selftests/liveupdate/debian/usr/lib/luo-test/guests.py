@@ -28,6 +28,9 @@ EARLY = {
     "luo-qemu@.service": ["DefaultDependencies=no", "Slice=system.slice"],
 }
 UNIT = "luo-qemu@one.service"
+# Has the guest on huge pages.
+HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
+HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 BLOCK, BLOCKS = 4096, 256
 # What the guest says of its memory: the digest, and which processor has found it.
 MEMORY = r"\d+ good ([0-9a-f]{8}) on processor 1"
@@ -82,6 +85,19 @@ def start(tests):
     for unit in ["luod.socket", "luod.service", UNIT]:
         status, why = run("systemctl", "start", unit)
         tests.check(f"{unit} starts", status == 0, why if status == 0 else why + logs())
+
+
+def huge_pages(tests):
+    """The guest has all huge pages that it needs, and the machine as many as its parameter says."""
+    def count(name):
+        with open(HUGE_PAGES + name) as file:
+            return int(file.read())
+
+    total, free = count("nr_hugepages"), count("free_hugepages") - count("resv_hugepages")
+    with open("/proc/cmdline") as file:
+        wanted = int(re.search(r" hugepages=(\d+)", file.read())[1])
+    tests.check("the machine has its huge pages", total == wanted, f"{total}, not {wanted}")
+    tests.check("the guest has 128 huge pages", total - free == 128, f"{free} of {total} are free")
 
 
 def goes_on(tests):
@@ -238,6 +254,8 @@ def main():
         if boot.number:
             disk(tests)
         goes_on(tests)
+        if os.path.exists(HUGE_UNIT):
+            huge_pages(tests)
         if boot.number:
             report(tests)
         elif updates > 1:
