@@ -62,6 +62,8 @@ class Member:
         self._names = list(names)
         self._participant = participant
         self._held = {}
+        # Sessions that were refused before luod has sent them. It may have done so by then.
+        self._refused = set()
         # Restored sessions that the kernel could not finish yet; those that luod does not know of.
         self._unfinished, self._untold = {}, []
         self._subscribed = False
@@ -135,6 +137,7 @@ class Member:
         if self._client is not None:
             self._client.close()
         self._client = None
+        self._refused.clear()
         self._subscribed = False
 
     def _lost(self):
@@ -276,13 +279,18 @@ class Member:
         name = event.get("id")
         match event["event"]:
             case "PRESERVATION_REQUEST":
+                self._refused.discard(name)
                 try:
                     self._participant.prepare(name, event["deadline_ms"] / 1000)
                 except Exception as error:
+                    self._refused.add(name)
                     self._client.refuse(name, str(error))
+            case "START_PRESERVATION" if name in self._refused:
+                event["session"].close()
             case "START_PRESERVATION":
                 self._preserve(name, event["session"])
             case "CANCELLED":
+                self._refused.discard(name)
                 self._cancel(name, event["reason"])
             case "FROZEN":
                 if name in self._held:

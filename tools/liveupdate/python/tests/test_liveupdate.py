@@ -287,6 +287,18 @@ class Members(unittest.TestCase):
         self.until(member, lambda: len(self.participant.calls) == 2)
         self.assertEqual(luod.asked("READY"), [])
 
+    def test_a_session_crosses_with_a_refusal(self):
+        luod, member = self.join(no_session)
+        self.participant.prepare = mock.Mock(side_effect=RuntimeError("not now"))
+        luod.send({"event": "PRESERVATION_REQUEST", "id": "a", "deadline_ms": 1})
+        luod.send({"event": "START_PRESERVATION", "id": "a", "deadline_ms": 1, "fds": [null()]})
+        luod.send({"event": "FROZEN", "id": "a"})
+        self.until(member, lambda: luod.asked("REFUSE"))
+        for _ in range(3):
+            member.step(0.1)
+        self.assertEqual(self.participant.calls, [])
+        self.assertEqual(luod.asked("READY"), [])
+
     def test_sessions_are_restored_and_finished(self):
         def answer(request):
             if request["cmd"] == "CLAIM":

@@ -5,7 +5,7 @@
 use super::{client::RETRY, Client, ErrorCode, Notice, Refused, SessionName, SOCKET_PATH};
 use crate::{errno, IncomingSession, OutgoingSession};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     io,
     os::fd::{AsFd, BorrowedFd},
@@ -82,6 +82,8 @@ pub struct Member<P> {
     /// [`None`] if the connection is closed.
     pub(super) client: Option<Client>,
     pub(super) held: BTreeMap<SessionName, Held>,
+    /// Sessions that were refused before luod has sent them. It may have done so by then.
+    refused: BTreeSet<SessionName>,
     restored: Vec<SessionName>,
     /// Restored sessions that the kernel could not finish yet.
     unfinished: Vec<(SessionName, IncomingSession)>,
@@ -143,6 +145,7 @@ impl<P: Participant> Member<P> {
             participant,
             client: None,
             held: BTreeMap::new(),
+            refused: BTreeSet::new(),
             restored: Vec::new(),
             unfinished: Vec::new(),
             untold: Vec::new(),
@@ -364,6 +367,7 @@ impl<P: Participant> Member<P> {
             Err(_) => {
                 self.client = None;
                 self.subscribed = false;
+                self.refused.clear();
                 self.cancel_all(|held| !held.ready, "the connection to luod is closed");
                 self.next_try = Instant::now();
                 Ok(())
@@ -464,10 +468,13 @@ impl<P: Participant> Member<P> {
         };
         match notice {
             Notice::Prepare { id, deadline, .. } => {
+                self.refused.remove(&id);
                 if let Err(error) = self.participant.prepare(&id, deadline) {
+                    self.refused.insert(id.clone());
                     return client.refuse(&id, &error.to_string());
                 }
             }
+            Notice::Preserve { id, .. } if self.refused.contains(&id) => {}
             Notice::Preserve { id, session, .. } => {
                 let preserved = self.participant.preserve(&id, &session);
                 let bytes = session.bytes();
@@ -496,7 +503,10 @@ impl<P: Participant> Member<P> {
                     }
                 }
             }
-            Notice::Cancelled { id, reason } => self.cancel(&id, &reason),
+            Notice::Cancelled { id, reason } => {
+                self.refused.remove(&id);
+                self.cancel(&id, &reason);
+            }
             Notice::Frozen { id } => {
                 if let Some(held) = self.held.get_mut(&id) {
                     held.frozen = true;

@@ -182,6 +182,78 @@ fn join(luod: &Luod, program: Program) -> io::Result<Member<Program>> {
     Member::join_within(&luod.path, "test", &["a"], program, Duration::from_secs(1))
 }
 
+/// A program that cannot take part.
+struct Unwilling {
+    preserved: usize,
+    prepared: usize,
+}
+
+impl Participant for Unwilling {
+    fn prepare(&mut self, _: &SessionName, _: Duration) -> Result {
+        self.prepared += 1;
+        Err("not now".into())
+    }
+
+    fn preserve(&mut self, _: &SessionName, _: &OutgoingSession) -> Result {
+        self.preserved += 1;
+        Ok(())
+    }
+
+    fn cancelled(&mut self, _: &SessionName, _: &str) {}
+
+    fn restore(&mut self, _: &SessionName, _: &IncomingSession) -> Result {
+        Ok(())
+    }
+}
+
+/// luod sends a session before it knows that the program refuses the update: nothing is preserved,
+/// and the session is closed.
+#[test]
+fn a_session_crosses_with_a_refusal() {
+    let luod = Luod::new();
+    let path = luod.path.clone();
+    let server = thread::spawn(move || {
+        let kernel = Kernel::new();
+        let mut client = luod.accept();
+        client.ordinary_start();
+        for update in 1..3 {
+            let request = Event::PreservationRequest {
+                id: id(),
+                update,
+                deadline_ms: 1000,
+                dry_run: false,
+            };
+            client.say(None, request, Vec::new());
+            let session = kernel.open().unwrap().create_session("a").unwrap();
+            let event = Event::StartPreservation {
+                id: id(),
+                update,
+                deadline_ms: 1000,
+            };
+            client.say(None, event, vec![session.into()]);
+            let refuse = client.hear();
+            assert!(matches!(refuse.body, Request::Refuse { .. }), "{refuse:?}");
+            client.ok(&refuse);
+            let start = Instant::now();
+            while !kernel.outgoing().is_empty() {
+                assert!(start.elapsed() < SOON);
+                sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    let program = Unwilling {
+        preserved: 0,
+        prepared: 0,
+    };
+    let mut member = Member::join_at(path, "test", &["a"], program).unwrap();
+    while !server.is_finished() {
+        member.step(Some(Duration::from_millis(20))).unwrap();
+    }
+    server.join().unwrap();
+    assert_eq!(member.participant().prepared, 2);
+    assert_eq!(member.participant().preserved, 0);
+}
+
 /// READY is not acknowledged in time. luod may have received it.
 #[test]
 fn ready_is_not_answered() {
