@@ -26,6 +26,10 @@ const LINE: usize = 1024;
 /// The time between two lines.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How many lines this side sends before the program must have received one. They fit into its
+/// buffer: the network that QEMU emulates may not notice when a full buffer has room again.
+const AHEAD: u64 = 16;
+
 /// What this side has seen.
 #[derive(Default)]
 struct Seen {
@@ -33,6 +37,8 @@ struct Seen {
     connections: u32,
     /// The number of lines that were received.
     lines: u64,
+    /// How many lines the program has received, as it says.
+    answered: u64,
     /// The first line that was not the expected one.
     fault: Option<String>,
 }
@@ -89,6 +95,9 @@ impl Peer {
         let peer = self.clone();
         thread::spawn(move || -> io::Result<()> {
             for number in 1_u64.. {
+                while peer.seen(|seen| seen.answered).saturating_add(AHEAD) < number {
+                    thread::sleep(PAUSE);
+                }
                 let received = peer.seen(|seen| seen.lines);
                 let text = format!("{number} {received}");
                 sender.write_all(format!("{text:>width$}\n", width = LINE - 1).as_bytes())?;
@@ -113,7 +122,10 @@ impl Seen {
     /// Takes a line of the program.
     fn take(&mut self, line: &str) {
         let expected = self.lines + 1;
-        let number = line.split_whitespace().next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let number = words.next().unwrap_or_default();
+        let answered = words.next().and_then(|word| word.parse().ok());
+        self.answered = answered.unwrap_or(self.answered);
         if line.len() != LINE - 1 || number != expected.to_string() {
             let what = format!(
                 "expected line {expected}, received {} bytes: {}",
