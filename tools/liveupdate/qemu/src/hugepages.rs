@@ -6,7 +6,10 @@ use crate::memory::Backend;
 use clap::ValueEnum;
 use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
-use std::{fmt, fs, io, path::Path};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The size of huge pages that a live update can hand over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -47,10 +50,17 @@ impl HugePages {
         MemfdFlags::HUGETLB | size
     }
 
+    /// Where the kernel shows the pages of this size, below `sysfs`.
+    fn directory(self, sysfs: &Path) -> PathBuf {
+        sysfs.join(format!(
+            "kernel/mm/hugepages/hugepages-{}kB",
+            self.size() >> 10
+        ))
+    }
+
     /// The number of pages that are free and not reserved, by the files below `sysfs`.
     fn available(self, sysfs: &Path) -> io::Result<u64> {
-        let directory = format!("kernel/mm/hugepages/hugepages-{}kB", self.size() >> 10);
-        let directory = sysfs.join(directory);
+        let directory = self.directory(sysfs);
         let read = |name: &str| -> io::Result<u64> {
             let path = directory.join(name);
             let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
@@ -99,10 +109,9 @@ pub fn check_available(memory: &[Backend], sysfs: &Path) -> io::Result<()> {
                 io::ErrorKind::OutOfMemory,
                 format!(
                     "the guest needs {needed} huge pages of {pages}, and {available} are available: \
-                     set more aside in {}/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages, or by \
-                     hugepagesz={pages} hugepages=N on the command line of the kernel",
-                    sysfs.display(),
-                    pages.size() >> 10
+                     set more aside in {}/nr_hugepages, or by hugepagesz={pages} hugepages=N on the \
+                     command line of the kernel",
+                    pages.directory(sysfs).display()
                 ),
             ));
         }

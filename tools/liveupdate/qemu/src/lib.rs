@@ -2,11 +2,11 @@
 
 //! Runs a QEMU guest that survives live updates of its host.
 //!
-//! The memory of the guest is in memfds, of huge pages if wanted, that QEMU gets as files of memory backends. In a live
-//! update, these are preserved while the guest runs; then QEMU pauses the guest and saves all other
-//! state to one more memfd. In the next kernel, a new QEMU with the same arguments gets the same
-//! memory and the saved state, and the guest is resumed. The program is `luo-qemu`; this library
-//! contains its code, for tests.
+//! The memory of the guest is in memfds, of huge pages if wanted, that QEMU gets as files of memory
+//! backends. In a live update, these are preserved while the guest runs; then QEMU pauses the guest
+//! and saves all other state to one more memfd. In the next kernel, a new QEMU with the same arguments
+//! gets the same memory and the saved state, and the guest is resumed. The program is `luo-qemu`; this
+//! library contains its code, for tests.
 
 pub mod check;
 pub mod guest;
