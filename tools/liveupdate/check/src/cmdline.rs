@@ -91,7 +91,7 @@ impl Scratch {
 }
 
 /// A size in bytes, with the suffix K, M or G.
-fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (number, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
         b'K' => (text.split_at(text.len() - 1).0, 10),
         b'M' => (text.split_at(text.len() - 1).0, 20),

@@ -80,6 +80,8 @@ pub const JUMP: &str = "45ccb76ab7ba4705bc780206361e70b3";
 pub const UPDATED: &str = "912d5537175a4066bd14dfc79672ea20";
 /// An update continues without a session, whose contents are lost.
 pub const DROPPED: &str = "8ee4f1e3081b45dfb484e556ea0ebde3";
+/// No client has claimed a session in time.
+pub const UNCLAIMED: &str = "27c1db32a0a04e0f9a16ee07f0ba5ba6";
 /// A client has claimed a session.
 pub const CLAIMED: &str = "025424a373024c8db2a3c52b923ebe00";
 /// A session is finished: its client has retrieved all files.

@@ -2,6 +2,13 @@
 
 //! The configuration.
 
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub use window::Window;
+
+use luo_check::Verdict;
 use luod_protocol::SessionName;
 use serde::Deserialize;
 use std::{
@@ -66,6 +73,10 @@ struct RawClient {
     sessions: Vec<String>,
     #[serde(default, rename = "unlimited-memlock")]
     unlimited_memlock: bool,
+    #[serde(default, rename = "max-sessions")]
+    max_sessions: Option<usize>,
+    #[serde(default, rename = "max-bytes")]
+    max_bytes: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -83,6 +94,9 @@ struct Raw {
     socket: PathBuf,
     socket_group: Option<Account>,
     required: Vec<String>,
+    minimum_verdict: Verdict,
+    windows: Vec<String>,
+    claim_timeout: u64,
     kexec: Kexec,
     timeout: u64,
     max_timeout: u64,
@@ -103,6 +117,9 @@ impl Default for Raw {
             socket: luod_protocol::SOCKET_PATH.into(),
             socket_group: None,
             required: Vec::new(),
+            minimum_verdict: Verdict::Unknown,
+            windows: Vec::new(),
+            claim_timeout: 0,
             kexec: Kexec::Auto,
             timeout: 30,
             max_timeout: 600,
@@ -119,6 +136,16 @@ impl Default for Raw {
     }
 }
 
+/// A limit for locked memory (`RLIMIT_MEMLOCK`), to which the kernel counts preserved memory.
+/// They are ordered: no limit is the highest one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Memlock {
+    /// A limit in bytes for all processes of the user together.
+    Bytes(u64),
+    /// No limit.
+    Unlimited,
+}
+
 /// Which sessions some clients may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -128,11 +155,18 @@ pub struct Rule {
     pub gid: Option<u32>,
     /// Patterns of names, in which `*` matches any text and `?` any character.
     pub sessions: Vec<String>,
-    /// Whether the limit for locked memory (`RLIMIT_MEMLOCK`) of these clients is removed.
-    pub unlimited_memlock: bool,
+    /// The limit for locked memory that these clients get, if it is changed.
+    pub memlock: Option<Memlock>,
+    /// The maximum number of sessions of each user.
+    pub max_sessions: Option<usize>,
 }
 
 impl Rule {
+    /// Returns whether it is about this peer.
+    fn applies_to(&self, who: Credentials) -> bool {
+        self.uid.is_none_or(|uid| uid == who.uid) && self.gid.is_none_or(|gid| gid == who.gid)
+    }
+
     /// Returns whether the name of a session matches one of the patterns.
     fn permits(&self, name: &SessionName) -> bool {
         let mut patterns = self.sessions.iter();
@@ -149,6 +183,12 @@ pub struct Config {
     pub socket_group: Option<u32>,
     /// Sessions that must be subscribed to start an update.
     pub required: Vec<SessionName>,
+    /// The minimum verdict on the loaded kernel to start an update.
+    pub minimum_verdict: Verdict,
+    /// When updates may start; any time if there are none.
+    pub windows: Vec<Window>,
+    /// How long a session may stay unclaimed without an alarm.
+    pub claim_timeout: Option<Duration>,
     /// How the next kernel is started.
     pub kexec: Kexec,
     /// The time for a client if neither the client nor the operator sets it.
@@ -261,6 +301,17 @@ impl Config {
         if raw.timeout > raw.max_timeout {
             return Err("timeout must not be longer than max-timeout".into());
         }
+        if raw.claim_timeout > 86_400 {
+            return Err("claim-timeout must be 86400 seconds at most".into());
+        }
+        if raw.minimum_verdict == Verdict::No {
+            return Err("minimum-verdict must be yes, likely or unknown".into());
+        }
+        let windows = raw.windows.iter().map(|text| {
+            let window = text.parse::<Window>();
+            window.map_err(|error| format!("windows: '{text}': {error}"))
+        });
+        let windows: Vec<Window> = windows.collect::<Result<_, _>>()?;
         if raw.device_timeout > 3_600 {
             return Err("device-timeout must be 3600 seconds at most".into());
         }
@@ -314,17 +365,32 @@ impl Config {
                     ));
                 }
             }
+            if client.max_sessions == Some(0) {
+                return Err("max-sessions of a [[client]] must be at least 1".into());
+            }
             if client.sessions.is_empty() {
                 return Err(
                     "a [[client]] without sessions permits nothing; name at least one session"
                         .into(),
                 );
             }
+            let memlock = match (client.max_bytes, client.unlimited_memlock) {
+                (Some(_), true) => {
+                    return Err("a [[client]] has max-bytes and unlimited-memlock; use one".into())
+                }
+                (Some(text), false) => Some(Memlock::Bytes(
+                    luo_check::cmdline::size(&text)
+                        .ok_or_else(|| format!("max-bytes: '{text}' is not a size like \"64G\""))?,
+                )),
+                (None, true) => Some(Memlock::Unlimited),
+                (None, false) => None,
+            };
             rules.push(Rule {
                 uid: client.user.map(|user| accounts.uid(&user)).transpose()?,
                 gid: client.group.map(|group| accounts.gid(&group)).transpose()?,
                 sessions: client.sessions,
-                unlimited_memlock: client.unlimited_memlock,
+                memlock,
+                max_sessions: client.max_sessions,
             });
         }
         let users = raw.operators.users.iter();
@@ -333,6 +399,9 @@ impl Config {
             socket: raw.socket,
             socket_group: raw.socket_group.map(|g| accounts.gid(&g)).transpose()?,
             required,
+            minimum_verdict: raw.minimum_verdict,
+            windows,
+            claim_timeout: (raw.claim_timeout > 0).then(|| Duration::from_secs(raw.claim_timeout)),
             kexec: raw.kexec,
             timeout: Duration::from_secs(raw.timeout),
             max_timeout: Duration::from_secs(raw.max_timeout),
@@ -358,24 +427,50 @@ impl Config {
 
     /// Returns whether a peer may use a session.
     pub fn may_use(&self, who: Credentials, name: &SessionName) -> bool {
-        who.uid == 0 || self.rules_for(who).any(|rule| rule.permits(name))
+        who.uid == 0 || self.rules_for(who, name).next().is_some()
     }
 
-    /// Returns whether the limit for locked memory of a client of a session is removed.
-    pub fn unlimited_memlock(&self, who: Credentials, name: &SessionName) -> bool {
-        let mut rules = self.rules_for(who);
-        rules.any(|rule| rule.unlimited_memlock && rule.permits(name))
+    /// The limit for locked memory of a client of some sessions, if it is changed: the highest one
+    /// of all rules that permit one of them.
+    pub fn memlock<'a>(
+        &self,
+        who: Credentials,
+        names: impl IntoIterator<Item = &'a SessionName>,
+    ) -> Option<Memlock> {
+        let limits = names.into_iter().flat_map(|name| {
+            let rules = self.rules_for(who, name);
+            rules.filter_map(|rule| rule.memlock)
+        });
+        limits.max()
+    }
+
+    /// The maximum number of sessions of the user of a client, if it is limited: the highest one
+    /// of all rules that permit the session.
+    pub fn max_sessions_of(&self, who: Credentials, name: &SessionName) -> Option<usize> {
+        // A rule without this limit permits any number.
+        let limits = self.rules_for(who, name).map(|rule| rule.max_sessions);
+        limits.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    /// Returns whether an update may start at a time: `CLOCK_REALTIME`, in microseconds.
+    pub fn is_in_window(&self, realtime_us: u64) -> bool {
+        let mut windows = self.windows.iter();
+        self.windows.is_empty() || windows.any(|window| window.contains(realtime_us))
     }
 
     /// Returns whether any request is permitted to a peer.
     pub fn may_connect(&self, who: Credentials) -> bool {
-        self.is_operator(who) || self.rules_for(who).next().is_some()
+        self.is_operator(who) || self.rules.iter().any(|rule| rule.applies_to(who))
     }
 
-    fn rules_for(&self, who: Credentials) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(move |rule| {
-            rule.uid.is_none_or(|uid| uid == who.uid) && rule.gid.is_none_or(|gid| gid == who.gid)
-        })
+    /// The rules that permit a session to a peer.
+    fn rules_for<'a>(
+        &'a self,
+        who: Credentials,
+        name: &'a SessionName,
+    ) -> impl Iterator<Item = &'a Rule> {
+        let rules = self.rules.iter();
+        rules.filter(move |rule| rule.applies_to(who) && rule.permits(name))
     }
 }
 
@@ -409,170 +504,4 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
         .unwrap_or_default()
         .iter()
         .all(|c| *c == b'*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn who(uid: u32, gid: u32) -> Credentials {
-        Credentials { pid: 1, uid, gid }
-    }
-
-    fn name(name: &str) -> SessionName {
-        SessionName::new(name).unwrap()
-    }
-
-    fn accounts() -> Accounts {
-        Accounts {
-            passwd: "root:x:0:0:r:/:/bin/sh\nqemu:x:64055:103::/:/bin/false\n".into(),
-            group: "kvm:x:103:qemu\n".into(),
-        }
-    }
-
-    fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(text, &accounts())
-    }
-
-    #[test]
-    fn only_root_by_default() {
-        let config = Config::default();
-        assert_eq!(parse("").unwrap(), config);
-        assert!(config.is_operator(who(0, 0)));
-        assert!(config.may_use(who(0, 5), &name("vm")));
-        for other in [who(1, 0), who(1000, 1000)] {
-            assert!(!config.is_operator(other));
-            assert!(!config.may_connect(other));
-            assert!(!config.may_use(other, &name("vm")));
-        }
-    }
-
-    /// The sample contains the defaults, and examples of all other settings.
-    #[test]
-    fn the_sample() {
-        let sample = include_str!("../luod.toml");
-        assert_eq!(parse(sample).unwrap(), Config::default());
-        let options = sample.lines().map(|line| match line.strip_prefix('#') {
-            Some(option) if !option.starts_with([' ', '!']) => option,
-            _ => "",
-        });
-        let text = options.collect::<Vec<_>>().join("\n");
-        let accounts = Accounts {
-            passwd: "admin:x:5:5:::\nlibvirt-qemu:x:6:6:::\n".into(),
-            group: "memcache:x:7:\n".into(),
-        };
-        let config = Config::parse(&text, &accounts).unwrap();
-        assert_eq!(config.rules.len(), 2);
-        assert_eq!(config.operator_gids, [27]);
-        assert_eq!(config.socket_group, Some(7));
-        assert_eq!(config.required, [name("vm-1"), name("memcached")]);
-        let defaults = Config {
-            socket_group: None,
-            required: Vec::new(),
-            operator_uids: Vec::new(),
-            operator_gids: Vec::new(),
-            rules: Vec::new(),
-            ..config
-        };
-        assert_eq!(defaults, Config::default());
-    }
-
-    #[test]
-    fn rules() {
-        let config = parse(
-            r#"
-            timeout = 5
-            kexec = "reboot"
-            [operators]
-            users = [7]
-            groups = ["kvm"]
-            [[client]]
-            user = "qemu"
-            sessions = ["vm-*", "qemu"]
-            [[client]]
-            user = 9
-            group = 10
-            sessions = ["*"]
-            unlimited-memlock = true
-            "#,
-        )
-        .unwrap();
-        assert_eq!(config.timeout, Duration::from_secs(5));
-        assert_eq!(config.kexec, Kexec::Reboot);
-        assert!(config.is_operator(who(7, 1)));
-        assert!(config.is_operator(who(8, 103)));
-        assert!(!config.is_operator(who(64055, 1)));
-        assert!(config.may_use(who(64055, 1), &name("vm-1")));
-        assert!(config.may_use(who(64055, 1), &name("qemu")));
-        assert!(!config.may_use(who(64055, 1), &name("qemu2")));
-        assert!(!config.may_use(who(9, 9), &name("a")));
-        assert!(config.may_use(who(9, 10), &name("a")));
-        assert!(config.unlimited_memlock(who(9, 10), &name("a")));
-        assert!(!config.unlimited_memlock(who(9, 9), &name("a")));
-        assert!(!config.unlimited_memlock(who(64055, 1), &name("vm-1")));
-        assert!(!config.may_use(who(7, 1), &name("a")));
-    }
-
-    #[test]
-    fn mistakes() {
-        let long = format!("socket = \"/{}\"", "x".repeat(107));
-        for (text, part) in [
-            (long.as_str(), "107 bytes"),
-            ("colour = 1", "colour"),
-            ("timeout = 0", "timeout"),
-            ("kexec = \"magic\"", "magic"),
-            ("[[client]]\nsessions = []", "needs a user"),
-            (
-                "[[client]]\nuser = \"nobody\"\nsessions = [\"a\"]",
-                "no 'nobody'",
-            ),
-            ("[operators]\ngroups = [\"x\"]", "/etc/group"),
-            ("timeout = ", "timeout"),
-            ("timeout = 700", "max-timeout"),
-            ("device-timeout = 100000000000000", "device-timeout"),
-            ("max-connections = 0", "max-connections"),
-            ("max-connections-per-user = 0", "max-connections-per-user"),
-            (
-                "max-sessions-per-connection = 0",
-                "max-sessions-per-connection",
-            ),
-            ("max-sessions = 0", "max-sessions"),
-            ("max-sessions = -1", "max-sessions"),
-            ("max-sessions = 100000000", "max-sessions"),
-            ("socket = \"\"", "absolute"),
-            ("socket = \"run/sock\"", "absolute"),
-            ("socket = \"/\"", "absolute"),
-            ("socket-group = \"x\"", "/etc/group"),
-            ("required = [\"a b\", \"\"]", "required"),
-            ("max-sessions = 1\nrequired = [\"a\", \"b\"]", "required"),
-            ("[[client]]\nuser = 1\nsessions = [\"\"]", "pattern"),
-            ("[[client]]\nuser = 1\nsessions = []", "without sessions"),
-        ] {
-            let error = parse(text).unwrap_err();
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn patterns() {
-        for (pattern, text, result) in [
-            ("*", "", true),
-            ("", "", true),
-            ("", "a", false),
-            ("a*", "a", true),
-            ("*a", "ba", true),
-            ("*ab*ab", "abxabab", true),
-            ("*ab*abc", "abxabab", false),
-            ("v?-*", "vm-1", true),
-            ("?", "", false),
-            ("a", "ab", false),
-            ("**", "x", true),
-        ] {
-            let seen = matches(pattern.as_bytes(), text.as_bytes());
-            assert_eq!(seen, result, "{pattern} {text}");
-        }
-        // The time must not be exponential.
-        let pattern = "*a".repeat(500);
-        assert!(!matches(pattern.as_bytes(), "b".repeat(5000).as_bytes()));
-    }
 }

@@ -7,13 +7,14 @@
 //! machine.
 
 use crate::{
-    config::{Config, Rule},
+    config::{Config, Memlock, Rule},
     hooks::Input,
     machine::Machine,
     server::{self, Server},
     world::{Question, QuestionId, World},
 };
 use liveupdate::{fake::Kernel, Device, IncomingSession};
+use luo_check::Verdict;
 use luod_protocol::Stamp;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -44,7 +45,8 @@ pub fn own_config() -> Config {
             uid: Some(uid),
             gid: None,
             sessions: vec!["*".into()],
-            unlimited_memlock: false,
+            memlock: None,
+            max_sessions: None,
         }],
         ..Config::default()
     }
@@ -63,6 +65,8 @@ pub struct State {
     pub image_loaded: Option<bool>,
     /// Why the loaded kernel cannot take over the preserved files.
     pub objection: Option<String>,
+    /// Why it is unknown whether it can.
+    pub doubt: Option<String>,
     /// Why the next kernel cannot be started, if it cannot.
     pub kexec_error: Option<i32>,
     /// Whether another program starts the next kernel, like systemd.
@@ -99,8 +103,8 @@ pub struct State {
     pub syncing: bool,
     /// The existing processes.
     pub alive: Vec<i32>,
-    /// The processes whose limit for locked memory was removed.
-    pub unlimited: Vec<i32>,
+    /// The processes whose limit for locked memory was changed.
+    pub limited: Vec<(i32, Memlock)>,
     /// The text that luod has saved.
     pub remembered: Option<String>,
     /// The last notification to the service manager.
@@ -128,6 +132,7 @@ impl Default for FakeWorld {
                 boots: 0,
                 image_loaded: Some(true),
                 objection: None,
+                doubt: None,
                 kexec_error: None,
                 by_manager: false,
                 kexec_under_way: false,
@@ -146,7 +151,7 @@ impl Default for FakeWorld {
                 asked: 0,
                 syncing: false,
                 alive: Vec::new(),
-                unlimited: Vec::new(),
+                limited: Vec::new(),
                 remembered: None,
                 status: String::new(),
                 has_tsc: true,
@@ -297,8 +302,10 @@ impl World for FakeWorld {
         self.state().image_loaded
     }
 
-    fn objection(&self) -> Option<String> {
-        self.state().objection.clone()
+    fn objection(&self, minimum: Verdict) -> Option<String> {
+        let state = self.state();
+        let doubt = state.doubt.clone().filter(|_| minimum < Verdict::Unknown);
+        state.objection.clone().or(doubt)
     }
 
     fn ask(&mut self, question: Question) -> QuestionId {
@@ -394,8 +401,8 @@ impl World for FakeWorld {
         self.state().alive.contains(&pid)
     }
 
-    fn unlimit_memlock(&mut self, pid: i32) -> io::Result<()> {
-        self.state().unlimited.push(pid);
+    fn limit_memlock(&mut self, pid: i32, limit: Memlock) -> io::Result<()> {
+        self.state().limited.push((pid, limit));
         Ok(())
     }
 

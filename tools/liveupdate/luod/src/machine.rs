@@ -14,6 +14,7 @@ mod incoming;
 mod known;
 mod lookup;
 mod operators;
+mod policy;
 mod update;
 mod view;
 mod witness;
@@ -33,7 +34,7 @@ use incoming::{Doubts, Incoming};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luod_protocol::{
     Direction, ErrorCode, Event, History, Inhibitor, Message, ParseError, Phase, Progress, Report,
-    Request, SessionName, Stamp, VERSION,
+    Request, SessionName, Stamp,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -216,6 +217,8 @@ pub struct Machine<W> {
     /// Earlier updates, except the one that started this kernel.
     past: History,
     problem: Option<String>,
+    /// When sessions may be unclaimed for too long.
+    alarm_at: Option<u64>,
     /// Sessions that clients were told to close, in updates that were aborted or continue without
     /// them. The kernel would hand over those that are still open.
     cancelled: BTreeSet<SessionName>,
@@ -259,6 +262,7 @@ impl<W: World> Machine<W> {
             last: None,
             past: History::default(),
             problem: None,
+            alarm_at: None,
             cancelled: BTreeSet::new(),
             outputs: VecDeque::new(),
             handovers: Vec::new(),
@@ -287,6 +291,7 @@ impl<W: World> Machine<W> {
     /// Uses another configuration. Existing connections and sessions that it does not permit stay.
     pub fn reconfigure(&mut self, config: Config) {
         self.config = config;
+        self.watch_unclaimed();
     }
 
     /// Returns the next action.
@@ -442,39 +447,6 @@ impl<W: World> Machine<W> {
         }
     }
 
-    fn hello(
-        &mut self,
-        conn: ConnId,
-        first: bool,
-        version: u32,
-        client: Option<String>,
-    ) -> Result<Answer, Refusal> {
-        if !first || version == 0 {
-            let what = if first {
-                "HELLO has the version 0, the first one is 1"
-            } else {
-                "HELLO must be the first request"
-            };
-            return Err(Refusal::new(ErrorCode::BadHello, what));
-        }
-        let phase = self.phase();
-        let Some(peer) = self.peers.get_mut(&conn) else {
-            return Ok(Answer::Sent);
-        };
-        peer.hello = true;
-        // The name is printed to logs and terminals.
-        peer.client = client.map(|name| {
-            let printable = name.chars().filter(|c| !c.is_control());
-            printable.take(64).collect()
-        });
-        let event = Event::Hello {
-            version: version.min(VERSION),
-            luod: env!("CARGO_PKG_VERSION").to_owned(),
-            phase: phase.in_version(version),
-        };
-        Ok(Answer::Event(event, None))
-    }
-
     /// The phase of luod.
     pub fn phase(&self) -> Phase {
         match &self.update {
@@ -495,7 +467,14 @@ impl<W: World> Machine<W> {
         let asks = self.handover_asked.is_some() || self.update.as_ref().is_some_and(Update::asks);
         let asks = asks || !self.endings.is_empty();
         let asks = asks.then(|| now.saturating_add(ASK_TICK_US));
-        let next = [update.flatten(), unknown, doubts, self.remember_at, asks];
+        let next = [
+            update.flatten(),
+            unknown,
+            doubts,
+            self.remember_at,
+            self.alarm_at,
+            asks,
+        ];
         let next = next.into_iter().flatten().min()?;
         let left = next.saturating_sub(now);
         Some(Duration::from_micros(left))
@@ -505,6 +484,7 @@ impl<W: World> Machine<W> {
     pub fn tick(&mut self) {
         self.look_again();
         self.settle_doubts();
+        self.alarm();
         self.deadlines();
         self.go_on();
         self.remember_subscribers();

@@ -9,12 +9,13 @@ mod notifier;
 mod workers;
 
 use crate::{
-    config::Kexec,
+    config::{Kexec, Memlock},
     hooks::{Input, DIR},
     world::{Question, QuestionId, World},
 };
 use hooks::Runner;
 use liveupdate::{raw, systemd::Manager, Device, IncomingSession, DEVICE_PATH};
+use luo_check::Verdict;
 use luod_protocol::Stamp;
 use manager::{is_systemd, systemctl};
 use notifier::{Barrier, Notifier};
@@ -142,14 +143,18 @@ fn now() -> Stamp {
     }
 }
 
-/// Removes the limit for locked memory of a process.
-fn unlimit_memlock(pid: i32) -> io::Result<()> {
+/// Sets or removes the limit for locked memory of a process.
+fn limit_memlock(pid: i32, limit: Memlock) -> io::Result<()> {
     let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-    let unlimited = Rlimit {
-        current: None,
-        maximum: None,
+    let bytes = match limit {
+        Memlock::Unlimited => None,
+        Memlock::Bytes(bytes) => Some(bytes),
     };
-    prlimit(Some(pid), Resource::Memlock, unlimited)?;
+    let limit = Rlimit {
+        current: bytes,
+        maximum: bytes,
+    };
+    prlimit(Some(pid), Resource::Memlock, limit)?;
     Ok(())
 }
 
@@ -284,10 +289,10 @@ impl World for System {
         Some(loaded.trim() == "1")
     }
 
-    fn objection(&self) -> Option<String> {
+    fn objection(&self, minimum: Verdict) -> Option<String> {
         let findings = luo_check::System::default().check_loaded();
         let against = findings.into_iter();
-        let against = against.filter(|finding| finding.verdict == luo_check::Verdict::No);
+        let against = against.filter(|finding| finding.verdict > minimum);
         let against: Vec<String> = against.map(|finding| finding.reason).collect();
         (!against.is_empty()).then(|| against.join("; "))
     }
@@ -408,8 +413,8 @@ impl World for System {
         pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 
-    fn unlimit_memlock(&mut self, pid: i32) -> io::Result<()> {
-        unlimit_memlock(pid)
+    fn limit_memlock(&mut self, pid: i32, limit: Memlock) -> io::Result<()> {
+        limit_memlock(pid, limit)
     }
 
     fn close(&mut self, sessions: Box<dyn Send>) {
@@ -461,8 +466,12 @@ mod tests {
             maximum: Some(65536),
         };
         prlimit(Pid::from_raw(pid), Resource::Memlock, low).unwrap();
-        let result = unlimit_memlock(pid);
+        let result = limit_memlock(pid, Memlock::Unlimited);
         let limits = fs::read_to_string(format!("/proc/{pid}/limits"));
+        // Lowering a limit needs no capability.
+        limit_memlock(pid, Memlock::Bytes(32768)).unwrap();
+        let lowered = fs::read_to_string(format!("/proc/{pid}/limits"));
+        assert!(lowered.unwrap().contains(" 32768 "));
         child.kill().unwrap();
         child.wait().unwrap();
         let limits = limits.unwrap();
@@ -473,6 +482,6 @@ mod tests {
             Err(error) => panic!("{error}"),
         };
         assert_eq!(line.unwrap().matches(expected).count(), 2, "{line:?}");
-        assert!(unlimit_memlock(0).is_err());
+        assert!(limit_memlock(0, Memlock::Unlimited).is_err());
     }
 }

@@ -2,8 +2,9 @@
 
 //! The interface of luod to the system that it runs on.
 
-use crate::hooks::Input;
+use crate::{config::Memlock, hooks::Input};
 use liveupdate::{Device, IncomingSession};
+use luo_check::Verdict;
 use luod_protocol::Stamp;
 use std::{io, os::fd::BorrowedFd};
 
@@ -60,7 +61,8 @@ pub trait World {
     fn image_loaded(&self) -> Option<bool>;
 
     /// Why the loaded kernel cannot take over the preserved files, if this is known.
-    fn objection(&self) -> Option<String>;
+    /// `minimum` is the worst verdict of a check that is no objection.
+    fn objection(&self, minimum: Verdict) -> Option<String>;
 
     /// Sends a question to the service manager, without waiting for the answer.
     fn ask(&mut self, question: Question) -> QuestionId;
@@ -99,12 +101,12 @@ pub trait World {
     /// Returns whether a process exists.
     fn is_alive(&self, pid: i32) -> bool;
 
-    /// Removes the limit for locked memory of a process.
+    /// Sets or removes the limit for locked memory of a process.
     ///
     /// # Errors
     ///
     /// If that is not permitted, or there is no such process.
-    fn unlimit_memlock(&mut self, pid: i32) -> io::Result<()>;
+    fn limit_memlock(&mut self, pid: i32, limit: Memlock) -> io::Result<()>;
 
     /// Closes sessions without waiting, since closing can take long.
     fn close(&mut self, sessions: Box<dyn Send>);

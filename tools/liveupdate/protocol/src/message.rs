@@ -396,6 +396,8 @@ words! {
         WrongState = "wrong-state",
         /// An update is running.
         UpdateRunning = "update-running",
+        /// The policy in the configuration does not permit an update now.
+        Policy = "policy",
         /// A program inhibits updates.
         Inhibited = "inhibited",
         /// No update is running.

@@ -82,6 +82,7 @@ impl<W: World> Machine<W> {
                 self.phase_changed = true;
             }
             self.mark_unregistered();
+            self.watch_unclaimed();
             self.finish_if_done();
             return;
         };

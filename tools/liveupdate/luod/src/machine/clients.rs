@@ -5,11 +5,16 @@
 use super::{micros, Answer, ConnId, Machine, Part, Refusal, Subscription};
 use crate::{audit, world::World};
 use liveupdate::Device;
-use luod_protocol::{Direction, ErrorCode, Event, Phase, Progress, SessionName, SessionState};
+use luod_protocol::{
+    Direction, ErrorCode, Event, Phase, Progress, SessionName, SessionState, VERSION,
+};
 use std::collections::BTreeSet;
 
 /// The maximum length of texts of clients, in characters.
 const TEXT_MAX: usize = 200;
+
+/// The maximum length of the name of a client, in characters.
+const NAME_MAX: usize = 64;
 
 /// Text of a client, made safe for a terminal.
 pub(super) fn printable(text: &str) -> String {
@@ -17,6 +22,35 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 impl<W: World> Machine<W> {
+    pub(super) fn hello(
+        &mut self,
+        conn: ConnId,
+        first: bool,
+        version: u32,
+        client: Option<String>,
+    ) -> Result<Answer, Refusal> {
+        if !first || version == 0 {
+            let what = if first {
+                "HELLO has the version 0, the first one is 1"
+            } else {
+                "HELLO must be the first request"
+            };
+            return Err(Refusal::new(ErrorCode::BadHello, what));
+        }
+        let phase = self.phase();
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            return Ok(Answer::Sent);
+        };
+        peer.hello = true;
+        peer.client = client.map(|name| crate::text::printable(&name, NAME_MAX));
+        let event = Event::Hello {
+            version: version.min(VERSION),
+            luod: env!("CARGO_PKG_VERSION").to_owned(),
+            phase: phase.in_version(version),
+        };
+        Ok(Answer::Event(event, None))
+    }
+
     pub(super) fn subscribe(
         &mut self,
         conn: ConnId,
@@ -47,6 +81,7 @@ impl<W: World> Machine<W> {
                 "there are too many sessions; the configuration of luod has the limits",
             ));
         }
+        self.is_in_quota(peer.credentials, &id)?;
         if matches!(self.phase(), Phase::Frozen | Phase::Jump) {
             return Err(Refusal::new(
                 ErrorCode::UpdateRunning,
@@ -71,12 +106,13 @@ impl<W: World> Machine<W> {
             audit::by(Some(peer.credentials))
         );
         let pid = subscription.credentials.pid;
-        if self.config.unlimited_memlock(subscription.credentials, &id) {
-            if let Err(error) = self.world.unlimit_memlock(pid) {
+        let sessions = peer.subscribed.iter().chain([&id]);
+        if let Some(limit) = self.config.memlock(peer.credentials, sessions) {
+            if let Err(error) = self.world.limit_memlock(pid, limit) {
                 tracing::warn!(
                     session = %id,
                     pid,
-                    "cannot remove the limit for locked memory of the process {pid}: {error}"
+                    "cannot set the limit for locked memory of the process {pid}: {error}"
                 );
             }
         }

@@ -41,6 +41,8 @@ pub(super) struct Incoming {
     pub(super) held: Held,
     /// Whether it is being finished: see `ending`.
     pub(super) ending: bool,
+    /// Whether an alarm was logged, since no client has claimed it.
+    pub(super) overdue: bool,
     /// Whether it is in the registry.
     pub(super) registered: bool,
     /// The user whose client preserved it, if the registry names it.
@@ -63,6 +65,7 @@ impl Incoming {
         Self {
             held,
             ending: false,
+            overdue: false,
             registered: false,
             owner: None,
             conn: None,
@@ -212,6 +215,7 @@ impl<W: World> Machine<W> {
         };
         let fd = fd.map_err(|error| Refusal::new(ErrorCode::Kernel, error.to_string()))?;
         incoming.conn = Some(conn);
+        incoming.overdue = false;
         incoming.client = client.or_else(|| incoming.client.take());
         incoming.since = now;
         incoming.claimed.get_or_insert(now);
@@ -409,6 +413,7 @@ impl<W: World> Machine<W> {
         if left.is_empty() {
             return;
         }
+        self.watch_unclaimed();
         let device = self.world.open().ok();
         for name in left {
             if self

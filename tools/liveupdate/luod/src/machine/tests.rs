@@ -10,12 +10,16 @@ mod gate;
 mod handover;
 mod known;
 mod numbers;
+mod policy;
 mod random;
 mod returning;
 mod unknown;
 
 use super::*;
-use crate::{config::Rule, fake::FakeWorld};
+use crate::{
+    config::{Memlock, Rule},
+    fake::FakeWorld,
+};
 use luod_protocol::{MarkName, Outcome, SessionInfo, SessionState};
 use rustix::fs::{memfd_create, MemfdFlags};
 use std::os::fd::AsFd;
@@ -47,7 +51,8 @@ impl Luod {
                 uid: Some(1000),
                 gid: None,
                 sessions: vec!["vm-*".into()],
-                unlimited_memlock: true,
+                memlock: Some(Memlock::Unlimited),
+                max_sessions: None,
             }],
             ..Config::default()
         };

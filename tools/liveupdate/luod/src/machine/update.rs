@@ -156,6 +156,7 @@ impl<W: World> Machine<W> {
             ));
         }
         if !force {
+            self.is_permitted(dry_run)?;
             self.nobody_inhibits()?;
             self.everybody_is_there(expect)?;
         }

@@ -144,7 +144,10 @@ impl<W: World> Machine<W> {
             kernel: self.world.release(),
             luod: env!("CARGO_PKG_VERSION").to_owned(),
             inhibitors: self.inhibitors.values().cloned().collect(),
-            problem: self.unknown_problem().or_else(|| self.problem.clone()),
+            problem: self
+                .unknown_problem()
+                .or_else(|| self.unclaimed_problem())
+                .or_else(|| self.problem.clone()),
         }
     }
 

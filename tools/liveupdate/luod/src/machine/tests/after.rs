@@ -437,7 +437,8 @@ fn claimed_by_another_user() {
         uid: Some(1001),
         gid: None,
         sessions: vec!["vm-*".into()],
-        unlimited_memlock: false,
+        memlock: None,
+        max_sessions: None,
     });
     luod.machine.reconfigure(config);
     let other = luod.connect_as(1001);

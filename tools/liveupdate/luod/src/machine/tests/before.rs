@@ -3,6 +3,8 @@
 //! Behaviour until the next kernel starts.
 
 use super::*;
+use crate::config::Memlock;
+use luod_protocol::VERSION;
 use rustix::io::Errno;
 
 #[test]
@@ -23,7 +25,7 @@ fn hello() {
     ));
     luod.send(conn, r#"{"seq":2,"cmd":"SUBSCRIBE","id":"x"}"#);
     assert!(matches!(luod.next(conn).0, Event::Ok { id: Some(_), .. }));
-    assert_eq!(luod.list()[0].client.as_deref(), Some("ab"));
+    assert_eq!(luod.list()[0].client.as_deref(), Some("a b"));
     let again = luod.error(conn, r#"{"cmd":"HELLO","version":1}"#);
     assert_eq!(again, ErrorCode::BadHello);
     let conn = luod.connect();
@@ -40,9 +42,9 @@ fn limit_for_locked_memory() {
     luod.send(root, r#"{"cmd":"SUBSCRIBE","id":"vm-root"}"#);
     let vm = luod.connect_as(1000);
     luod.send(vm, r#"{"cmd":"SUBSCRIBE","id":"cache"}"#);
-    assert!(luod.world.state().unlimited.is_empty());
+    assert!(luod.world.state().limited.is_empty());
     luod.send(vm, r#"{"cmd":"SUBSCRIBE","id":"vm-1"}"#);
-    assert_eq!(luod.world.state().unlimited, [100]);
+    assert_eq!(luod.world.state().limited, [(100, Memlock::Unlimited)]);
 }
 
 #[test]

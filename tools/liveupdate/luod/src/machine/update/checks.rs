@@ -7,6 +7,7 @@ use crate::{
     machine::{Machine, Part, Subscription},
     world::{Question, World},
 };
+use luo_check::Verdict;
 use luod_protocol::MarkName;
 use std::io;
 
@@ -67,14 +68,17 @@ impl<W: World> Machine<W> {
         self.mark(MarkName::Ready);
         let loaded = self.world.image_loaded() != Some(false);
         // The formats to be handed over are only known now.
-        let objection = self.world.objection().filter(|_| loaded);
+        let objection = self.world.objection(self.config.minimum_verdict);
+        let objection = objection.filter(|_| loaded);
         if let Some(why) = objection {
             if !force {
-                return self.abort(&format!("the loaded kernel would lose data: {why}"));
+                let certain = self.config.minimum_verdict == Verdict::Unknown;
+                let would = if certain { "would" } else { "may" };
+                return self.abort(&format!("the loaded kernel {would} lose data: {why}"));
             }
             tracing::error!(
                 update = self.number,
-                "the update continues, although data will be lost: {why}"
+                "the update continues, although data may be lost: {why}"
             );
         }
         let id = self.world.ask(Question::IsKept { handover });
