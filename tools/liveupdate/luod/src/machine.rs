@@ -420,7 +420,9 @@ impl<W: World> Machine<W> {
             Request::Subscribe { id, timeout_ms } => self.subscribe(conn, id, timeout_ms),
             Request::Unsubscribe { id } => self.unsubscribe(conn, &id),
             Request::Ready { id, bytes } => self.ready(conn, id, bytes),
-            Request::Refuse { id, reason } => self.client_refuses(conn, id, &reason),
+            Request::Refuse { id, update, reason } => {
+                self.client_refuses(conn, id, update, &reason)
+            }
             Request::Progress { id, progress } => self.progress(conn, id, &progress),
             Request::Claim { id } => self.claim(conn, id),
             Request::Finished { id } => self.finished(caller, &id),

@@ -122,6 +122,9 @@ pub enum Request {
         /// The name of the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<SessionName>,
+        /// The number of the update; without it, the running one is refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        update: Option<u64>,
         /// The reason, for display.
         #[serde(default)]
         reason: String,

@@ -151,9 +151,11 @@ class Client:
         """Reports that all files are preserved."""
         self.call("READY", id=name)
 
-    def refuse(self, name, reason):
-        """Refuses the update, which aborts it."""
-        self.call("REFUSE", id=name, reason=reason)
+    def refuse(self, name, reason, update=None):
+        """Refuses an update, which aborts it. `update` is its number, from PRESERVATION_REQUEST.
+        Without it, this refuses the running update, which may be the next one if luod has cancelled
+        the other in between."""
+        self.call("REFUSE", id=name, update=update, reason=reason)
 
     def progress(self, name, done=None, total=None, text=None):
         """Reports the progress, for display."""

@@ -284,11 +284,11 @@ class Member:
                     self._participant.prepare(name, event["deadline_ms"] / 1000)
                 except Exception as error:
                     self._refused.add(name)
-                    self._client.refuse(name, str(error))
+                    self._client.refuse(name, str(error), event.get("update"))
             case "START_PRESERVATION" if name in self._refused:
                 event["session"].close()
             case "START_PRESERVATION":
-                self._preserve(name, event["session"])
+                self._preserve(name, event)
             case "CANCELLED":
                 self._refused.discard(name)
                 self._cancel(name, event["reason"])
@@ -297,13 +297,14 @@ class Member:
                     self._held[name].frozen = True
                     self._participant.frozen(name)
 
-    def _preserve(self, name, session):
+    def _preserve(self, name, event):
+        session = event["session"]
         held = self._held[name] = _Held(session)
         try:
             self._participant.preserve(name, session)
         except Exception as error:
             try:
-                self._client.refuse(name, str(error) or repr(error))
+                self._client.refuse(name, str(error) or repr(error), event.get("update"))
             finally:
                 self._cancel(name, str(error))
             return

@@ -281,8 +281,10 @@ class Members(unittest.TestCase):
     def test_a_failure_aborts_the_update(self):
         luod, member = self.join(no_session)
         self.participant.fail = RuntimeError("the disk is on fire")
-        luod.send({"event": "START_PRESERVATION", "id": "a", "deadline_ms": 1, "fds": [null()]})
+        luod.send({"event": "START_PRESERVATION", "id": "a", "update": 7, "deadline_ms": 1,
+                   "fds": [null()]})
         self.until(member, lambda: luod.asked("REFUSE"))
+        self.assertEqual(luod.asked("REFUSE")[0]["update"], 7)
         self.assertEqual(luod.asked("REFUSE")[0]["reason"], "the disk is on fire")
         self.until(member, lambda: len(self.participant.calls) == 2)
         self.assertEqual(luod.asked("READY"), [])
@@ -290,10 +292,11 @@ class Members(unittest.TestCase):
     def test_a_session_crosses_with_a_refusal(self):
         luod, member = self.join(no_session)
         self.participant.prepare = mock.Mock(side_effect=RuntimeError("not now"))
-        luod.send({"event": "PRESERVATION_REQUEST", "id": "a", "deadline_ms": 1})
+        luod.send({"event": "PRESERVATION_REQUEST", "id": "a", "update": 7, "deadline_ms": 1})
         luod.send({"event": "START_PRESERVATION", "id": "a", "deadline_ms": 1, "fds": [null()]})
         luod.send({"event": "FROZEN", "id": "a"})
         self.until(member, lambda: luod.asked("REFUSE"))
+        self.assertEqual(luod.asked("REFUSE")[0]["update"], 7)
         for _ in range(3):
             member.step(0.1)
         self.assertEqual(self.participant.calls, [])

@@ -72,6 +72,8 @@ pub enum Notice {
     Prepare {
         /// The name of the session.
         id: SessionName,
+        /// The number of the update.
+        update: u64,
         /// The time until the client must be ready.
         deadline: Duration,
         /// Whether this is a dry run.
@@ -81,6 +83,8 @@ pub enum Notice {
     Preserve {
         /// The name of the session.
         id: SessionName,
+        /// The number of the update.
+        update: u64,
         /// The session, which must be kept open.
         session: OutgoingSession,
         /// The time left.
@@ -293,16 +297,37 @@ impl Client {
         self.call(&Request::Ready { id, bytes }).map(|_| ())
     }
 
-    /// Refuses the update, which aborts it. A client that has lost its connection after it was
-    /// ready must call this on a new connection before it continues its work.
+    /// Refuses the running update, which aborts it. A client that has lost its connection after it
+    /// was ready must call this on a new connection before it continues its work.
     ///
     /// # Errors
     ///
     /// [`Refused`] with [`ErrorCode::NoSession`] if the session is not part of an update, with
     /// [`ErrorCode::WrongState`] if it is too late to refuse.
     pub fn refuse(&mut self, id: &SessionName, reason: &str) -> io::Result<()> {
+        self.refuse_any(id, None, reason)
+    }
+
+    /// Refuses the update with the number `update`, which aborts it. Unlike [`Self::refuse`], this
+    /// cannot abort the next update if luod has cancelled that one in between.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::refuse`]; [`Refused`] with [`ErrorCode::WrongState`] if another update is
+    /// running.
+    pub fn refuse_update(&mut self, id: &SessionName, update: u64, reason: &str) -> io::Result<()> {
+        self.refuse_any(id, Some(update), reason)
+    }
+
+    fn refuse_any(
+        &mut self,
+        id: &SessionName,
+        update: Option<u64>,
+        reason: &str,
+    ) -> io::Result<()> {
         let (id, reason) = (Some(id.clone()), reason.to_owned());
-        self.call(&Request::Refuse { id, reason }).map(|_| ())
+        let refuse = Request::Refuse { id, update, reason };
+        self.call(&refuse).map(|_| ())
     }
 
     /// Reports the progress of the client, which is shown to operators.
@@ -328,18 +353,22 @@ impl Client {
             let notice = match body {
                 Event::PreservationRequest {
                     id,
+                    update,
                     deadline_ms,
                     dry_run,
-                    ..
                 } => Notice::Prepare {
                     id,
+                    update,
                     deadline: Duration::from_millis(deadline_ms),
                     dry_run,
                 },
                 Event::StartPreservation {
-                    id, deadline_ms, ..
+                    id,
+                    update,
+                    deadline_ms,
                 } => Notice::Preserve {
                     id,
+                    update,
                     session: one(fds)?.into(),
                     deadline: Duration::from_millis(deadline_ms),
                 },

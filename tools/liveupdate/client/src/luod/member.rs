@@ -467,15 +467,25 @@ impl<P: Participant> Member<P> {
             return Ok(());
         };
         match notice {
-            Notice::Prepare { id, deadline, .. } => {
+            Notice::Prepare {
+                id,
+                update,
+                deadline,
+                ..
+            } => {
                 self.refused.remove(&id);
                 if let Err(error) = self.participant.prepare(&id, deadline) {
                     self.refused.insert(id.clone());
-                    return client.refuse(&id, &error.to_string());
+                    return client.refuse_update(&id, update, &error.to_string());
                 }
             }
             Notice::Preserve { id, .. } if self.refused.contains(&id) => {}
-            Notice::Preserve { id, session, .. } => {
+            Notice::Preserve {
+                id,
+                update,
+                session,
+                ..
+            } => {
                 let preserved = self.participant.preserve(&id, &session);
                 let bytes = session.bytes();
                 let held = Held {
@@ -497,7 +507,7 @@ impl<P: Participant> Member<P> {
                     },
                     Err(error) => {
                         let reason = error.to_string();
-                        let told = client.refuse(&id, &reason);
+                        let told = client.refuse_update(&id, update, &reason);
                         self.cancel(&id, &reason);
                         told?;
                     }

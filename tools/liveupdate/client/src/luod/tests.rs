@@ -206,6 +206,14 @@ impl Participant for Unwilling {
     }
 }
 
+/// Returns the number of the update that the client refuses.
+fn refused(message: &Message<Request>) -> Option<u64> {
+    match &message.body {
+        Request::Refuse { update, .. } => *update,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// luod sends a session before it knows that the program refuses the update: nothing is preserved,
 /// and the session is closed.
 #[test]
@@ -232,7 +240,7 @@ fn a_session_crosses_with_a_refusal() {
             };
             client.say(None, event, vec![session.into()]);
             let refuse = client.hear();
-            assert!(matches!(refuse.body, Request::Refuse { .. }), "{refuse:?}");
+            assert_eq!(refused(&refuse), Some(update));
             client.ok(&refuse);
             let start = Instant::now();
             while !kernel.outgoing().is_empty() {

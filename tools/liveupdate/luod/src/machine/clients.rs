@@ -21,6 +21,13 @@ pub(super) fn printable(text: &str) -> String {
     crate::text::printable(text, TEXT_MAX)
 }
 
+fn crossed() -> Refusal {
+    Refusal::new(
+        ErrorCode::WrongState,
+        "this request is not possible in this phase; it may have crossed with CANCELLED",
+    )
+}
+
 impl<W: World> Machine<W> {
     pub(super) fn hello(
         &mut self,
@@ -211,15 +218,9 @@ impl<W: World> Machine<W> {
         id: Option<SessionName>,
         takes_part: fn(&Part) -> bool,
     ) -> Result<Vec<SessionName>, Refusal> {
-        let wrong = || {
-            Refusal::new(
-                ErrorCode::WrongState,
-                "this request is not possible in this phase; it may have crossed with CANCELLED",
-            )
-        };
         if let Some(id) = id {
             if !takes_part(&self.own(conn, &id)?.part) {
-                return Err(wrong());
+                return Err(crossed());
             }
             return Ok(vec![id]);
         }
@@ -229,7 +230,7 @@ impl<W: World> Machine<W> {
         };
         let own: Vec<_> = self.own_names(conn).filter(takes_part).cloned().collect();
         if own.is_empty() {
-            return Err(wrong());
+            return Err(crossed());
         }
         Ok(own)
     }
@@ -278,10 +279,14 @@ impl<W: World> Machine<W> {
         &mut self,
         conn: ConnId,
         id: Option<SessionName>,
+        update: Option<u64>,
         reason: &str,
     ) -> Result<Answer, Refusal> {
         let takes_part = |part: &Part| !matches!(part, Part::None | Part::Dropped);
         let names = self.concerned(conn, id, takes_part)?;
+        if update.is_some_and(|update| update != self.number) {
+            return Err(crossed());
+        }
         if matches!(self.phase(), Phase::Frozen | Phase::Jump) {
             return Err(Refusal::new(
                 ErrorCode::WrongState,

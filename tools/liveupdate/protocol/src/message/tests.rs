@@ -164,7 +164,8 @@ fn requests() -> impl Strategy<Value = Request> {
             .prop_map(|(id, timeout_ms)| Request::Subscribe { id, timeout_ms }),
         name().prop_map(|id| Request::Unsubscribe { id }),
         (some(), any::<Option<u64>>()).prop_map(|(id, bytes)| Request::Ready { id, bytes }),
-        (some(), any::<String>()).prop_map(|(id, reason)| Request::Refuse { id, reason }),
+        (some(), any::<Option<u64>>(), any::<String>())
+            .prop_map(|(id, update, reason)| Request::Refuse { id, update, reason }),
         (some(), progress()).prop_map(|(id, progress)| Request::Progress { id, progress }),
         name().prop_map(|id| Request::Claim { id }),
         name().prop_map(|id| Request::Finished { id }),

@@ -295,6 +295,27 @@ fn every_abort() {
     }
 }
 
+/// luod has cancelled an update, and started the next one, before it receives the refusal.
+#[test]
+fn a_late_refusal() {
+    let mut luod = Luod::new();
+    let a = luod.subscriber("a");
+    luod.update("");
+    let session = luod.session(a, "a");
+    luod.pass(ms(30_000));
+    luod.cancelled(a, "not ready in time");
+    luod.update("");
+    drop(session);
+    luod.pass(ms(1_000));
+    let session = luod.session(a, "a");
+    let refuse = |update: u64| format!(r#"{{"cmd":"REFUSE","id":"a","update":{update}}}"#);
+    assert_eq!(luod.error(a, &refuse(1)), ErrorCode::WrongState);
+    luod.nothing(a);
+    luod.send(a, &refuse(2));
+    luod.cancelled(a, "the client refuses");
+    drop(session);
+}
+
 #[test]
 fn a_dry_run_changes_nothing() {
     let mut luod = Luod::new();
