@@ -161,6 +161,21 @@ pub struct KexecOptions {
 }
 
 #[derive(Debug, Args)]
+pub struct ExecOptions {
+    /// The name of the session.
+    pub session: String,
+    /// Run the command in every update, to preserve its files in a new session.
+    #[arg(long)]
+    pub preserve: bool,
+    /// Finish the session if the command succeeds. Without this option, the command must do it.
+    #[arg(long, conflicts_with = "preserve")]
+    pub finish: bool,
+    /// The command with its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
 pub struct MetricsOptions {
     /// Replace this file atomically, instead of printing. For the textfile collector of
     /// node_exporter, the name must end with .prom.
@@ -196,6 +211,18 @@ pub enum Command {
     /// shutdowns. The data of clients that refuse, fail or are late is lost, since the shutdown
     /// cannot wait for them.
     Handover,
+    /// Run a command with a session.
+    ///
+    /// The session is the descriptor 3 of the command. LUO_SESSION_FD contains this number, and
+    /// LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID are set as for services of systemd. luoctl claims
+    /// the session of this name that the previous kernel handed over; the exit code is that of the
+    /// command. If the session is not finished then, it can be claimed again.
+    ///
+    /// With --preserve, luoctl subscribes the session, and runs the command in every update. If the
+    /// command succeeds, its files are handed over; if it fails, the update is aborted. A command
+    /// that does not end in time is terminated by SIGTERM. luoctl ends when the next kernel is
+    /// started.
+    Exec(ExecOptions),
     /// Run a command, and let no update start before it ends.
     ///
     /// The exit code is that of the command. An update that is running is not inhibited, and --force

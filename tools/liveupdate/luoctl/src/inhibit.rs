@@ -3,7 +3,7 @@
 //! `luoctl inhibit`.
 
 use crate::{
-    child::{Running, TICK},
+    child::{Running, Signals, TICK},
     cli::{Cli, Exit, Failure},
     output, talk,
 };
@@ -41,7 +41,8 @@ pub fn inhibit(cli: &Cli, why: &str, command: &[OsString]) -> Result<ExitCode, F
     };
     let name = program.to_string_lossy();
     let mut luod = Some(connect(cli, why, &name)?);
-    let mut running = Running::start(Command::new(program).args(arguments))?;
+    let signals = Signals::catch()?;
+    let mut running = Running::start(Command::new(program).args(arguments), &signals)?;
     loop {
         if let Some(code) = running.ended()? {
             return Ok(ExitCode::from(code));

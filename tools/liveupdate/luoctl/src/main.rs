@@ -4,6 +4,7 @@
 
 mod child;
 mod cli;
+mod exec;
 mod image;
 mod inhibit;
 mod load;
@@ -18,6 +19,7 @@ use std::{io, process::ExitCode};
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let exit = match &cli.command {
+        Command::Exec(options) => return exec::exec(cli, options),
         Command::Inhibit { why, command } => return inhibit::inhibit(cli, why, command),
         Command::Load(options) => load::load(cli, options),
         Command::Check(options) => image::check(cli, options),

@@ -11,7 +11,10 @@ use liveupdate::{
 };
 use luo_check::{record::Source, Formats, Image, Record};
 use luod::fake::{own_config, FakeWorld, Luod};
-use rustix::fs::{memfd_create, MemfdFlags};
+use rustix::{
+    fs::{memfd_create, MemfdFlags},
+    process::{kill_process, Pid, Signal},
+};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -20,7 +23,7 @@ use std::{
     io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         atomic::{AtomicBool, AtomicU32, Ordering},
         Arc,
@@ -178,6 +181,34 @@ impl Output {
         lines
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
+    }
+}
+
+/// luoctl in the background, which is killed if a test fails.
+pub struct Background(Child);
+
+impl Background {
+    pub fn start(root: &Root, socket: &Path, args: &[&str]) -> Self {
+        Self(root.luoctl(socket, args).spawn().unwrap())
+    }
+
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(mut self) -> ExitStatus {
+        wait(|| self.0.try_wait().unwrap().is_some());
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
