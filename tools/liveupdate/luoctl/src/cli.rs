@@ -66,7 +66,7 @@ impl Failure {
 be reached, 4 check: no, 5 check: unknown, 6 check: likely, 7 update aborted, 8 not confirmed."
 )]
 pub struct Cli {
-    /// Print JSON.
+    /// Print JSON, one object in a line, which luoctl schema describes.
     #[arg(long, global = true)]
     pub json: bool,
     /// The socket of luod.
@@ -265,6 +265,8 @@ pub enum Command {
     Metrics(MetricsOptions),
     /// Show events as they happen.
     Watch,
+    /// Print the JSON Schema of the output with --json.
+    Schema,
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Write the man pages to a directory.

@@ -15,7 +15,10 @@ mod update;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command, Exit, Failure};
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let exit = match &cli.command {
@@ -53,6 +56,11 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Report => talk::report(cli),
         Command::Metrics(options) => metrics::metrics(cli, options),
         Command::Watch => talk::watch(cli),
+        Command::Schema => {
+            // A closed standard output is ignored, as by the other commands.
+            let _ = io::stdout().write_all(include_bytes!("../luoctl.schema.json"));
+            Ok(Exit::Good)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "luoctl", &mut io::stdout());
             Ok(Exit::Good)

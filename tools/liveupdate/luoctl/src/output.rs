@@ -41,13 +41,25 @@ pub fn warn(text: &str) {
     let _ = writeln!(io::stderr(), "luoctl: {}", clean(text));
 }
 
-/// Prints one value as a line of JSON.
+/// The version of the JSON output, which `luoctl.schema.json` describes: see `version` there.
+const VERSION: u32 = 1;
+
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// Prints one value, which must be an object, as a line of JSON with the version.
 ///
 /// # Errors
 ///
 /// If standard output is closed.
 pub fn json(value: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_string(value)?;
+    let version = VERSION;
+    let text = serde_json::to_string(&Line { version, value })?;
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         // Outside of strings, JSON is ASCII.

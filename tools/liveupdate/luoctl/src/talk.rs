@@ -194,7 +194,10 @@ pub fn report_lines(report: &Report) -> Vec<String> {
 fn show(cli: &Cli, request: &Request) -> Result<Exit, Failure> {
     let _ = match ask(cli, request)? {
         Event::Status(status) => print(cli, &status, || status_lines(&status)),
-        Event::List { sessions } => print(cli, &sessions, || list_lines(&sessions)),
+        Event::List { sessions } => {
+            let list = serde_json::json!({ "sessions": sessions });
+            print(cli, &list, || list_lines(&sessions))
+        }
         Event::Report(report) => print(cli, &report, || report_lines(&report)),
         event => return Err(refused(&event)),
     };

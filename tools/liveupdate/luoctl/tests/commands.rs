@@ -70,7 +70,7 @@ fn status_and_list() {
     let said = ask(&["list"]).says("subscribed");
     assert!(said.out.starts_with("cache "), "{said:?}");
     let list = ask(&["list", "--json"]).json();
-    assert_eq!(list[0][0]["session"], "cache");
+    assert_eq!(list[0]["sessions"][0]["session"], "cache");
     root.run(luod.path(), &["report"])
         .expect(1)
         .says("no update");
@@ -134,7 +134,7 @@ fn an_update() {
     let _client = Client::start(&path, "cache");
     wait(|| {
         let list = root.run(&path, &["list", "--json"]).json();
-        let mut sessions = list[0].as_array().unwrap().iter();
+        let mut sessions = list[0]["sessions"].as_array().unwrap().iter();
         sessions.any(|s| s["session"] == "cache" && s["state"] == "finished")
     });
     let report = root.run(&path, &["report"]).expect(0);
@@ -218,7 +218,10 @@ fn abort_while_a_client_hangs() {
         .unwrap();
     // luod may not have read the request of a connected client.
     let said = read_until(watch.stdout.as_mut().unwrap(), "\"sessions\"");
-    assert!(said.starts_with("{\"event\":\"STATUS\""), "{said}");
+    assert!(
+        said.starts_with("{\"version\":1,\"event\":\"STATUS\""),
+        "{said}"
+    );
     drop(luod);
     Output::of(watch).expect(3);
 }
