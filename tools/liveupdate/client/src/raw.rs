@@ -253,6 +253,42 @@ pub fn kexec_file_unload() -> io::Result<()> {
     kexec_file_load_call(-1, -1, c"", UNLOAD)
 }
 
+/// The supplementary groups of the process that has connected a UNIX socket (`SO_PEERGROUPS`), as
+/// they were when it connected.
+///
+/// # Errors
+///
+/// Those of `getsockopt()`; `ENODATA` if the socket is not connected.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let bytes = size_of_val(groups.as_slice());
+        let mut length = libc::socklen_t::try_from(bytes).map_err(io::Error::other)?;
+        // SAFETY: `groups` is a buffer of `length` bytes that may have any contents, and both
+        // pointers are valid during the call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let error = io::Error::last_os_error();
+        // The length of the groups, even if the buffer is too short for them.
+        let count = usize::try_from(length).map_err(io::Error::other)? / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// Takes the descriptors that a service manager has passed to this process: see
 /// [`crate::systemd::inherited`].
 pub(crate) fn inherited() -> Vec<(String, OwnedFd)> {

@@ -8,12 +8,14 @@ mod window;
 
 pub use window::Window;
 
+use crate::command::output_in_time;
 use luo_check::Verdict;
 use luod_protocol::SessionName;
 use serde::Deserialize;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -39,8 +41,33 @@ pub struct Credentials {
     pub pid: i32,
     /// Its user.
     pub uid: u32,
-    /// Its group. Supplementary groups are not checked.
+    /// Its primary group.
     pub gid: u32,
+}
+
+/// Who a peer is, for permissions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its process.
+    pub credentials: Credentials,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+impl Identity {
+    fn is_in(&self, gid: u32) -> bool {
+        self.credentials.gid == gid || self.groups.contains(&gid)
+    }
+}
+
+/// A peer without supplementary groups.
+impl From<Credentials> for Identity {
+    fn from(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            groups: Vec::new(),
+        }
+    }
 }
 
 /// How the next kernel is started.
@@ -163,8 +190,9 @@ pub struct Rule {
 
 impl Rule {
     /// Returns whether it is about this peer.
-    fn applies_to(&self, who: Credentials) -> bool {
-        self.uid.is_none_or(|uid| uid == who.uid) && self.gid.is_none_or(|gid| gid == who.gid)
+    fn applies_to(&self, who: &Identity) -> bool {
+        self.uid.is_none_or(|uid| uid == who.credentials.uid)
+            && self.gid.is_none_or(|gid| who.is_in(gid))
     }
 
     /// Returns whether the name of a session matches one of the patterns.
@@ -224,11 +252,17 @@ impl Default for Config {
     }
 }
 
+/// How long to wait for an answer about a name of a user or a group.
+const LOOK_UP: Duration = Duration::from_secs(3);
+
 /// Names of users and groups.
 #[derive(Debug, Default)]
 struct Accounts {
     passwd: String,
     group: String,
+    /// Whether names that are not in the files are looked up by the name service switch, as that of
+    /// systemd's userdb.
+    switch: bool,
 }
 
 impl Accounts {
@@ -236,31 +270,49 @@ impl Accounts {
         Self {
             passwd: fs::read_to_string("/etc/passwd").unwrap_or_default(),
             group: fs::read_to_string("/etc/group").unwrap_or_default(),
+            switch: true,
         }
     }
 
-    /// Finds the number of a name in a file with lines of the form `NAME:PASSWORD:NUMBER:...`.
-    fn look_up(table: &str, file: &str, account: &Account) -> Result<u32, String> {
-        let name = match account {
-            Account::Number(number) => return Ok(*number),
-            Account::Name(name) => name,
-        };
-        table
+    /// Finds the number of a name in lines of the form `NAME:PASSWORD:NUMBER:...`.
+    fn find(lines: &str, name: &str) -> Option<u32> {
+        lines
             .lines()
             .map(|line| line.split(':').collect::<Vec<_>>())
             .find_map(|fields| match fields[..] {
                 [found, _, number, ..] if found == name => number.parse().ok(),
                 _ => None,
             })
-            .ok_or_else(|| format!("{file} has no '{name}'"))
+    }
+
+    /// Finds the number of a name in a file, or else by `getent`.
+    fn look_up(&self, table: &str, database: &str, account: &Account) -> Result<u32, String> {
+        let name = match account {
+            Account::Number(number) => return Ok(*number),
+            Account::Name(name) => name,
+        };
+        if let Some(number) = Self::find(table, name) {
+            return Ok(number);
+        }
+        let unknown = format!("/etc/{database} has no '{name}'");
+        if !self.switch {
+            return Err(unknown);
+        }
+        let mut getent = Command::new("getent");
+        let answer = output_in_time(getent.args([database, "--", name]), LOOK_UP);
+        let answer = answer.map_err(|error| match error.to_string() {
+            why if why.is_empty() => format!("{unknown}, and getent does not find it"),
+            why => format!("{unknown}, and getent failed: {why}"),
+        })?;
+        Self::find(&answer, name).ok_or(unknown)
     }
 
     fn uid(&self, account: &Account) -> Result<u32, String> {
-        Self::look_up(&self.passwd, "/etc/passwd", account)
+        self.look_up(&self.passwd, "passwd", account)
     }
 
     fn gid(&self, account: &Account) -> Result<u32, String> {
-        Self::look_up(&self.group, "/etc/group", account)
+        self.look_up(&self.group, "group", account)
     }
 }
 
@@ -419,22 +471,23 @@ impl Config {
     }
 
     /// Returns whether a peer may start updates and see all sessions.
-    pub fn is_operator(&self, who: Credentials) -> bool {
-        who.uid == 0
-            || self.operator_uids.contains(&who.uid)
-            || self.operator_gids.contains(&who.gid)
+    pub fn is_operator(&self, who: &Identity) -> bool {
+        let uid = who.credentials.uid;
+        uid == 0
+            || self.operator_uids.contains(&uid)
+            || self.operator_gids.iter().any(|gid| who.is_in(*gid))
     }
 
     /// Returns whether a peer may use a session.
-    pub fn may_use(&self, who: Credentials, name: &SessionName) -> bool {
-        who.uid == 0 || self.rules_for(who, name).next().is_some()
+    pub fn may_use(&self, who: &Identity, name: &SessionName) -> bool {
+        who.credentials.uid == 0 || self.rules_for(who, name).next().is_some()
     }
 
     /// The limit for locked memory of a client of some sessions, if it is changed: the highest one
     /// of all rules that permit one of them.
     pub fn memlock<'a>(
-        &self,
-        who: Credentials,
+        &'a self,
+        who: &'a Identity,
         names: impl IntoIterator<Item = &'a SessionName>,
     ) -> Option<Memlock> {
         let limits = names.into_iter().flat_map(|name| {
@@ -446,7 +499,7 @@ impl Config {
 
     /// The maximum number of sessions of the user of a client, if it is limited: the highest one
     /// of all rules that permit the session.
-    pub fn max_sessions_of(&self, who: Credentials, name: &SessionName) -> Option<usize> {
+    pub fn max_sessions_of(&self, who: &Identity, name: &SessionName) -> Option<usize> {
         // A rule without this limit permits any number.
         let limits = self.rules_for(who, name).map(|rule| rule.max_sessions);
         limits.collect::<Option<Vec<_>>>()?.into_iter().max()
@@ -459,14 +512,14 @@ impl Config {
     }
 
     /// Returns whether any request is permitted to a peer.
-    pub fn may_connect(&self, who: Credentials) -> bool {
+    pub fn may_connect(&self, who: &Identity) -> bool {
         self.is_operator(who) || self.rules.iter().any(|rule| rule.applies_to(who))
     }
 
     /// The rules that permit a session to a peer.
     fn rules_for<'a>(
         &'a self,
-        who: Credentials,
+        who: &'a Identity,
         name: &'a SessionName,
     ) -> impl Iterator<Item = &'a Rule> {
         let rules = self.rules.iter();

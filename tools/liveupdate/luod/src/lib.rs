@@ -9,10 +9,12 @@
 //! - [`registry`] is the data that luod hands over to luod in the next kernel.
 //! - [`audit`] has the identifiers of the events of the audit trail.
 //! - [`hooks`] runs programs of the administrator before and after an update.
+//! - `command` runs commands that answer a question.
 //! - [`config`] has the permissions, [`cli`] the command line.
 
 pub mod audit;
 pub mod cli;
+mod command;
 pub mod config;
 #[cfg(feature = "fake")]
 pub mod fake;

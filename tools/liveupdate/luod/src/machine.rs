@@ -24,7 +24,7 @@ mod tests;
 
 use crate::{
     audit::Asked,
-    config::{Config, Credentials},
+    config::{Config, Credentials, Identity},
     registry::Subscriber,
     world::{QuestionId, World},
 };
@@ -72,7 +72,7 @@ pub enum Output {
 /// A connected peer.
 #[derive(Debug)]
 struct Peer {
-    credentials: Credentials,
+    who: Identity,
     /// Its name in lists and logs.
     client: Option<String>,
     /// Whether it has sent HELLO, so that it supports more than the public sketch of the protocol.
@@ -300,9 +300,11 @@ impl<W: World> Machine<W> {
     }
 
     /// Handles a new connection.
-    pub fn connected(&mut self, conn: ConnId, credentials: Credentials) {
+    pub fn connected(&mut self, conn: ConnId, who: Identity) {
+        let credentials = who.credentials;
+        let permitted = self.config.may_connect(&who);
         let peer = Peer {
-            credentials,
+            who,
             client: None,
             hello: false,
             spoke: false,
@@ -310,7 +312,7 @@ impl<W: World> Machine<W> {
             claimed: BTreeSet::new(),
         };
         self.peers.insert(conn, peer);
-        if !self.config.may_connect(credentials) {
+        if !permitted {
             let refusal = Refusal::new(
                 ErrorCode::NotAllowed,
                 format!(
@@ -348,7 +350,8 @@ impl<W: World> Machine<W> {
             return;
         };
         let first = !std::mem::replace(&mut peer.spoke, true);
-        let credentials = peer.credentials;
+        let credentials = peer.who.credentials;
+        let operator = self.config.is_operator(&peer.who);
         let asked = Asked::of(&body);
         let caller = Caller {
             conn,
@@ -366,7 +369,7 @@ impl<W: World> Machine<W> {
                     caller.command
                 ),
             ))
-        } else if caller.for_operators && !self.config.is_operator(credentials) {
+        } else if caller.for_operators && !operator {
             Err(Refusal::new(
                 ErrorCode::NotAllowed,
                 format!(
@@ -501,7 +504,7 @@ impl<W: World> Machine<W> {
         };
         self.peers
             .get(&conn)
-            .map_or(nobody, |peer| peer.credentials)
+            .map_or(nobody, |peer| peer.who.credentials)
     }
 
     fn send(&mut self, to: ConnId, seq: Option<u64>, body: Event, fd: Option<OwnedFd>) {

@@ -11,7 +11,7 @@ mod socket;
 pub use socket::{listen, restrict, Socket};
 
 use crate::{
-    config::Credentials,
+    config::{Credentials, Identity},
     machine::{ConnId, Machine, Output},
     world::World,
 };
@@ -28,7 +28,10 @@ use rustix::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     time::{Duration, Instant},
 };
 
@@ -253,11 +256,19 @@ impl Server {
             uid: cred.uid.as_raw(),
             gid: cred.gid.as_raw(),
         };
+        let groups = liveupdate::raw::peer_groups(stream.as_fd()).unwrap_or_else(|error| {
+            tracing::warn!("the groups of a client are unknown: {error}");
+            Vec::new()
+        });
+        let who = Identity {
+            credentials,
+            groups,
+        };
         let now = Instant::now();
-        if !self.admission.admits(machine.config(), credentials, now) {
+        if !self.admission.admits(machine.config(), &who, now) {
             return refuse(&stream);
         }
-        let limit = match machine.config().is_operator(credentials) {
+        let limit = match machine.config().is_operator(&who) {
             true => OPERATOR_OUTBOX_MAX,
             false => OUTBOX_MAX,
         };
@@ -274,7 +285,7 @@ impl Server {
         self.next_id += 1;
         self.connections.insert(id, connection);
         self.admission.opened(credentials.uid);
-        machine.connected(id, credentials);
+        machine.connected(id, who);
         self.carry_out(machine);
         Ok(())
     }

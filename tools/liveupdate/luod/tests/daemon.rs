@@ -8,7 +8,10 @@ use std::{
     env, fs,
     os::{
         fd::OwnedFd,
-        unix::net::{UnixDatagram, UnixListener},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixListener},
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -211,6 +214,30 @@ fn configurations() {
     command.args(["--check-config", "--config", "/nonexistent"]);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// Names that are not in the files are those of the name service switch.
+#[test]
+fn names_of_the_switch() {
+    let dir = Dir::new("switch");
+    let getent = dir.path("getent");
+    let script = "#!/bin/sh\n[ \"$*\" = 'group -- remote' ] || exit 2\necho 'remote:x:4711:'\n";
+    fs::write(&getent, script).unwrap();
+    fs::set_permissions(&getent, fs::Permissions::from_mode(0o755)).unwrap();
+    let paths = format!("{}:{}", dir.0.display(), env::var("PATH").unwrap());
+    for (group, code) in [("remote", 0), ("nobody-at-all", 2)] {
+        let config = dir.config(&format!("socket-group = \"{group}\""));
+        let mut command = Command::new(LUOD);
+        command.arg("--check-config").arg("--config").arg(config);
+        let output = command.env("PATH", &paths).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            said.contains("getent does not find it"),
+            code != 0,
+            "{said}"
+        );
+    }
 }
 
 /// A process of its own syncs the file systems.

@@ -74,7 +74,7 @@ impl Luod {
             uid: 0,
             gid: 0,
         };
-        self.machine.connected(conn, credentials);
+        self.machine.connected(conn, credentials.into());
         self.send(conn, r#"{"cmd":"HELLO","version":2}"#);
     }
 

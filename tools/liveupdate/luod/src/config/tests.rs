@@ -4,8 +4,8 @@
 
 use super::*;
 
-fn who(uid: u32, gid: u32) -> Credentials {
-    Credentials { pid: 1, uid, gid }
+fn who(uid: u32, gid: u32) -> Identity {
+    Credentials { pid: 1, uid, gid }.into()
 }
 
 fn name(name: &str) -> SessionName {
@@ -16,6 +16,7 @@ fn accounts() -> Accounts {
     Accounts {
         passwd: "root:x:0:0:r:/:/bin/sh\nqemu:x:64055:103::/:/bin/false\n".into(),
         group: "kvm:x:103:qemu\n".into(),
+        switch: false,
     }
 }
 
@@ -27,12 +28,12 @@ fn parse(text: &str) -> Result<Config, String> {
 fn only_root_by_default() {
     let config = Config::default();
     assert_eq!(parse("").unwrap(), config);
-    assert!(config.is_operator(who(0, 0)));
-    assert!(config.may_use(who(0, 5), &name("vm")));
+    assert!(config.is_operator(&who(0, 0)));
+    assert!(config.may_use(&who(0, 5), &name("vm")));
     for other in [who(1, 0), who(1000, 1000)] {
-        assert!(!config.is_operator(other));
-        assert!(!config.may_connect(other));
-        assert!(!config.may_use(other, &name("vm")));
+        assert!(!config.is_operator(&other));
+        assert!(!config.may_connect(&other));
+        assert!(!config.may_use(&other, &name("vm")));
     }
 }
 
@@ -49,6 +50,7 @@ fn the_sample() {
     let accounts = Accounts {
         passwd: "admin:x:5:5:::\nlibvirt-qemu:x:6:6:::\n".into(),
         group: "memcache:x:7:\n".into(),
+        switch: false,
     };
     let config = Config::parse(&text, &accounts).unwrap();
     assert_eq!(config.rules.len(), 2);
@@ -94,15 +96,23 @@ fn rules() {
     .unwrap();
     assert_eq!(config.timeout, Duration::from_secs(5));
     assert_eq!(config.kexec, Kexec::Reboot);
-    assert!(config.is_operator(who(7, 1)));
-    assert!(config.is_operator(who(8, 103)));
-    assert!(!config.is_operator(who(64055, 1)));
-    assert!(config.may_use(who(64055, 1), &name("vm-1")));
-    assert!(config.may_use(who(64055, 1), &name("qemu")));
-    assert!(!config.may_use(who(64055, 1), &name("qemu2")));
-    assert!(!config.may_use(who(9, 9), &name("a")));
-    assert!(config.may_use(who(9, 10), &name("a")));
-    let memlock = |who, session| config.memlock(who, [&name(session)]);
+    assert!(config.is_operator(&who(7, 1)));
+    assert!(config.is_operator(&who(8, 103)));
+    assert!(!config.is_operator(&who(64055, 1)));
+    let member = |groups: &[u32]| Identity {
+        groups: groups.to_vec(),
+        ..who(9, 1)
+    };
+    assert!(config.is_operator(&member(&[5, 103])));
+    assert!(!config.is_operator(&member(&[5, 104])));
+    assert!(config.may_use(&member(&[10]), &name("a")));
+    assert!(!config.may_use(&member(&[11]), &name("a")));
+    assert!(config.may_use(&who(64055, 1), &name("vm-1")));
+    assert!(config.may_use(&who(64055, 1), &name("qemu")));
+    assert!(!config.may_use(&who(64055, 1), &name("qemu2")));
+    assert!(!config.may_use(&who(9, 9), &name("a")));
+    assert!(config.may_use(&who(9, 10), &name("a")));
+    let memlock = |who: Identity, session| config.memlock(&who, [&name(session)]);
     assert_eq!(memlock(who(9, 10), "a"), Some(Memlock::Unlimited));
     assert_eq!(memlock(who(9, 9), "a"), None);
     assert_eq!(
@@ -110,11 +120,11 @@ fn rules() {
         Some(Memlock::Bytes(1 << 30))
     );
     assert_eq!(
-        config.max_sessions_of(who(64055, 1), &name("vm-1")),
+        config.max_sessions_of(&who(64055, 1), &name("vm-1")),
         Some(2)
     );
-    assert_eq!(config.max_sessions_of(who(9, 10), &name("a")), None);
-    assert!(!config.may_use(who(7, 1), &name("a")));
+    assert_eq!(config.max_sessions_of(&who(9, 10), &name("a")), None);
+    assert!(!config.may_use(&who(7, 1), &name("a")));
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl<W: World> Machine<W> {
         let Some(peer) = self.peers.get(&conn) else {
             return Ok(Answer::Sent);
         };
-        if !self.config.may_use(peer.credentials, &id) {
+        if !self.config.may_use(&peer.who, &id) {
             return Err(self.not_allowed(conn, &id));
         }
         if let Some(existing) = self.subscriptions.get_mut(&id) {
@@ -88,7 +88,7 @@ impl<W: World> Machine<W> {
                 "there are too many sessions; the configuration of luod has the limits",
             ));
         }
-        self.is_in_quota(peer.credentials, &id)?;
+        self.is_in_quota(&peer.who, &id)?;
         if matches!(self.phase(), Phase::Frozen | Phase::Jump) {
             return Err(Refusal::new(
                 ErrorCode::UpdateRunning,
@@ -98,7 +98,7 @@ impl<W: World> Machine<W> {
         let subscription = Subscription {
             conn: Some(conn),
             client: peer.client.clone(),
-            credentials: peer.credentials,
+            credentials: peer.who.credentials,
             timeout_ms,
             part: Part::None,
             since: self.world.now(),
@@ -107,14 +107,14 @@ impl<W: World> Machine<W> {
         };
         tracing::info!(
             session = %id,
-            pid = peer.credentials.pid,
-            uid = peer.credentials.uid,
+            pid = peer.who.credentials.pid,
+            uid = peer.who.credentials.uid,
             "the session {id} is subscribed{}",
-            audit::by(Some(peer.credentials))
+            audit::by(Some(peer.who.credentials))
         );
         let pid = subscription.credentials.pid;
         let sessions = peer.subscribed.iter().chain([&id]);
-        if let Some(limit) = self.config.memlock(peer.credentials, sessions) {
+        if let Some(limit) = self.config.memlock(&peer.who, sessions) {
             if let Err(error) = self.world.limit_memlock(pid, limit) {
                 tracing::warn!(
                     session = %id,
@@ -138,7 +138,10 @@ impl<W: World> Machine<W> {
     }
 
     pub(super) fn not_allowed(&self, conn: ConnId, id: &SessionName) -> Refusal {
-        let uid = self.peers.get(&conn).map_or(0, |peer| peer.credentials.uid);
+        let uid = self
+            .peers
+            .get(&conn)
+            .map_or(0, |peer| peer.who.credentials.uid);
         Refusal::new(
             ErrorCode::NotAllowed,
             format!(

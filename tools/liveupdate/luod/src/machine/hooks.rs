@@ -49,8 +49,8 @@ impl<W: World> Machine<W> {
         let inhibitor = Inhibitor {
             why: super::clients::printable(why),
             client: peer.client.clone(),
-            pid: peer.credentials.pid,
-            uid: peer.credentials.uid,
+            pid: peer.who.credentials.pid,
+            uid: peer.who.credentials.uid,
         };
         tracing::info!(
             uid = inhibitor.uid,

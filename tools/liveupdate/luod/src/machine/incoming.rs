@@ -167,11 +167,11 @@ impl<W: World> Machine<W> {
         let Some(peer) = self.peers.get(&conn) else {
             return Ok(Answer::Sent);
         };
-        let (credentials, client) = (peer.credentials, peer.client.clone());
-        if !self.config.may_use(credentials, &id) {
+        let (credentials, client) = (peer.who.credentials, peer.client.clone());
+        if !self.config.may_use(&peer.who, &id) {
             return Err(self.not_allowed(conn, &id));
         }
-        let operator = self.config.is_operator(credentials);
+        let operator = self.config.is_operator(&peer.who);
         let incoming = self.incoming_session(&id)?;
         if !incoming.is_of(credentials) && !operator {
             return Err(Refusal::new(
@@ -364,7 +364,8 @@ impl<W: World> Machine<W> {
         id: &SessionName,
     ) -> Result<Answer, Refusal> {
         let (conn, who) = (caller.conn, caller.who);
-        let may = self.config.may_use(who, id);
+        let peer = self.peers.get(&conn);
+        let may = peer.is_some_and(|peer| self.config.may_use(&peer.who, id));
         let incoming = self.incoming_session(id)?;
         if incoming.conn == Some(conn) {
             return self.finish(id, End::Finished, Some(caller));

@@ -3,7 +3,7 @@
 //! The policy of the configuration: when updates may start, quotas, and sessions that nobody claims.
 
 use super::{Machine, Refusal};
-use crate::{audit, config::Credentials, world::World};
+use crate::{audit, config::Identity, world::World};
 use luod_protocol::{ErrorCode, SessionName};
 
 impl<W: World> Machine<W> {
@@ -33,21 +33,21 @@ impl<W: World> Machine<W> {
     }
 
     /// Refuses a session that a user may not have in addition to the others.
-    pub(super) fn is_in_quota(&self, who: Credentials, id: &SessionName) -> Result<(), Refusal> {
+    pub(super) fn is_in_quota(&self, who: &Identity, id: &SessionName) -> Result<(), Refusal> {
         let Some(most) = self.config.max_sessions_of(who, id) else {
             return Ok(());
         };
+        let uid = who.credentials.uid;
         let of_user = self.subscriptions.values();
-        let of_user = of_user.filter(|subscription| subscription.credentials.uid == who.uid);
+        let of_user = of_user.filter(|subscription| subscription.credentials.uid == uid);
         if of_user.take(most).count() < most {
             return Ok(());
         }
         Err(Refusal::new(
             ErrorCode::TooMany,
             format!(
-                "the user {} has {most} sessions, which is the limit in the configuration of luod \
-                 (max-sessions); unsubscribe one first",
-                who.uid
+                "the user {uid} has {most} sessions, which is the limit in the configuration of luod \
+                 (max-sessions); unsubscribe one first"
             ),
         ))
     }

@@ -102,7 +102,7 @@ impl Luod {
             uid,
             gid: uid,
         };
-        self.machine.connected(conn, credentials);
+        self.machine.connected(conn, credentials.into());
         self.pump();
         conn
     }

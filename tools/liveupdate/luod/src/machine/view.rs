@@ -187,7 +187,7 @@ impl<W: World> Machine<W> {
         let credentials = session
             .conn
             .and_then(|conn| self.peers.get(&conn))
-            .map(|peer| peer.credentials);
+            .map(|peer| peer.who.credentials);
         Some(SessionInfo {
             session: name.clone(),
             direction: Direction::Incoming,

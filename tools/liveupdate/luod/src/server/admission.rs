@@ -5,7 +5,7 @@
 //! Any user can connect repeatedly. The work for connections of a user is limited before
 //! luod allocates anything for the connection.
 
-use crate::config::{Config, Credentials};
+use crate::config::{Config, Identity};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -43,15 +43,16 @@ pub(super) struct Admission {
 
 impl Admission {
     /// Returns whether a peer may connect now.
-    pub(super) fn admits(&mut self, config: &Config, who: Credentials, now: Instant) -> bool {
+    pub(super) fn admits(&mut self, config: &Config, who: &Identity, now: Instant) -> bool {
         // Operators are always admitted.
         if config.is_operator(who) {
             return true;
         }
-        let good = !self.is_too_often(who.uid, now) && !self.is_too_many(config, who.uid);
+        let uid = who.credentials.uid;
+        let good = !self.is_too_often(uid, now) && !self.is_too_many(config, uid);
         if !good {
             self.refused += 1;
-            self.log(who.uid, now);
+            self.log(uid, now);
         }
         good
     }
@@ -117,13 +118,11 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Credentials;
 
-    fn who(uid: u32) -> Credentials {
-        Credentials {
-            pid: 1,
-            uid,
-            gid: 1,
-        }
+    fn who(uid: u32) -> Identity {
+        let (pid, gid) = (1, 1);
+        Credentials { pid, uid, gid }.into()
     }
 
     fn config() -> Config {
@@ -151,12 +150,12 @@ mod tests {
             for other in others {
                 admission.opened(*other);
             }
-            let seen = admission.admits(&config(), who(uid), Instant::now());
+            let seen = admission.admits(&config(), &who(uid), Instant::now());
             assert_eq!(seen, expected, "{uid} {others:?}");
             for other in others {
                 admission.closed(*other);
             }
-            assert!(admission.admits(&config(), who(uid), Instant::now()));
+            assert!(admission.admits(&config(), &who(uid), Instant::now()));
             assert!(admission.open_by_user.is_empty());
         }
     }
@@ -166,7 +165,7 @@ mod tests {
         let mut admission = Admission::default();
         let start = Instant::now();
         let admitted = |admission: &mut Admission, uid, now| {
-            let tries = (0..1000).filter(|_| admission.admits(&config(), who(uid), now));
+            let tries = (0..1000).filter(|_| admission.admits(&config(), &who(uid), now));
             tries.count()
         };
         assert_eq!(admitted(&mut admission, 1, start), RATE_MAX as usize);
@@ -179,7 +178,7 @@ mod tests {
         assert_eq!(admitted(&mut admission, 1, later), RATE_MAX as usize);
         // Entries of users without recent connections are removed.
         for uid in 10..5000 {
-            admission.admits(&config(), who(uid), later + WINDOW * uid);
+            admission.admits(&config(), &who(uid), later + WINDOW * uid);
         }
         assert!(admission.attempts.len() <= USERS_MAX);
     }

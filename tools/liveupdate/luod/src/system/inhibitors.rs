@@ -2,8 +2,8 @@
 
 //! Block inhibitors of systemd-logind.
 
-use super::manager::{is_systemd, output_in_time};
-use crate::text::printable;
+use super::manager::is_systemd;
+use crate::{command::output_in_time, text::printable};
 use serde::Deserialize;
 use std::{fs, io, process::Command, time::Duration};
 
