@@ -79,16 +79,7 @@ fn manuals(ctx: &Ctx, doc: &Path) -> Result<()> {
     fs::create_dir_all(&completions)?;
     let mut step = Step::start(ctx, "man pages and completions");
     let mut luod = programs::cargo(ctx);
-    luod.args([
-        "run",
-        "--locked",
-        "-q",
-        "-p",
-        "luod",
-        "--example",
-        "luod-doc",
-        "--",
-    ]);
+    luod.args(["run", "--locked", "-q", "-p", "luod-doc", "--"]);
     step.run(luod.arg(&man).arg(&completions), &ctx.log("doc-luod"))?;
     for program in ["luoctl", "luo-qemu"] {
         let run = |args: &[&str]| {

@@ -74,7 +74,7 @@ fn main() -> io::Result<()> {
     let mut page = Vec::new();
     Man::new(Args::command()).section("8").render(&mut page)?;
     fs::write(man.join("luod.8"), page)?;
-    let sample = include_str!("../luod.toml");
+    let sample = include_str!("../../luod/luod.toml");
     fs::write(man.join("luod.toml.5"), configuration(sample).render())?;
     fs::create_dir_all(&completions)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
