@@ -23,7 +23,7 @@ WORKSPACE := --manifest-path /luo/tools/Cargo.toml
 FUZZ := --manifest-path /luo/tools/testing/selftests/liveupdate/fuzz/Cargo.toml
 KERNEL_RS = $(addprefix /luo/,$(shell git ls-files -- 'kernel/*.rs' 'mm/*.rs' 'rust/*.rs' 'samples/*.rs' 'drivers/*.rs' 'virt/*.rs'))
 
-.PHONY: help $(TARGETS) check lint format format-check apply doctor clean distclean
+.PHONY: help $(TARGETS) check lint format format-check apply deb doctor clean distclean
 
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
@@ -33,7 +33,7 @@ help:
 	@echo 'make demo-vm    update the kernel of a Debian system under a guest of its QEMU'
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
 	@echo '                devices machines luod debian guest kunit lint)'
-	@echo 'make test-all   these and longer tests (debug kunit-debug lint-debug'
+	@echo 'make test-all   these and longer tests (hosts debug kunit-debug lint-debug'
 	@echo '                machines-all matrix-7.2 configs soak kasan); resumable; writes'
 	@echo '                Documentation/project/results.rst'
 	@echo 'make check      host tests and make lint; needs no kernel and no VM'
@@ -47,6 +47,7 @@ help:
 	@echo 'make test-peer  show the faults of the C kernel, which ours must not have'
 	@echo '                (ONLY=beginning of an item, suite or case)'
 	@echo
+	@echo 'make deb        build Debian packages of the programs and libraries, in build/deb'
 	@echo 'make kernel     build the kernel'
 	@echo 'make menuconfig choose options of our kernels (FLAVOUR=ours test debug)'
 	@echo 'make shell      start a shell in a VM with a kernel loaded for kexec'
@@ -93,6 +94,9 @@ check: lint
 apply:
 	@$(if $(KERNEL_SRC),,echo 'make apply needs KERNEL_SRC=dir, a Linux 7.3 tree.' >&2; exit 1;) \
 	$(VM) luo-vm apply
+
+deb:
+	@$(VM) deb
 
 doctor:
 	@$(VM) doctor

@@ -8,6 +8,7 @@
 #
 #   sandbox.sh luo-vm ARGS...   build luo-vm and run it in the sandbox
 #   sandbox.sh enter CMD...     run any command in the sandbox
+#   sandbox.sh deb              build the packages in build/deb
 #   sandbox.sh doctor           list missing requirements
 #   sandbox.sh distclean        remove the caches
 #
@@ -22,6 +23,11 @@ PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 ovmf patch perl
 	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
 	xz-utils zstd)
+# What builds our packages, in a tree of its own: its compilers are the same, and
+# the programs run on this and later suites.
+DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python fakeroot
+	lintian pkgconf pybuild-plugin-pyproject python3-all python3-setuptools rustc
+	systemd-dev)
 # Packages for the tests under systemd, from a newer suite. e2fsprogs creates
 # the disk.
 DEBIAN_SUITE=forky
@@ -43,6 +49,7 @@ TOP=$(cd "$(dirname "$0")/../../.." && pwd)
 CACHE=${LUO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luo}
 KEY=$(printf '%s ' $SUITE "${PACKAGES[@]}" | sha256sum | cut -c1-12)
 ROOT=$CACHE/sandbox-$KEY
+DEB_ROOT=$CACHE/deb-sandbox-$(printf '%s ' $SUITE "${DEB_PACKAGES[@]}" | sha256sum | cut -c1-12)
 DEBIAN=debian-$DEBIAN_SUITE-$(printf '%s ' "${DEBIAN_PACKAGES[@]}" | sha256sum | cut -c1-12)
 LOGS=$TOP/build/logs
 
@@ -206,7 +213,16 @@ create_debian() {
 wants_debian() {
 	case $1 in
 	demo | demo-vm | test-all) true ;;
-	test) case ${ONLY:-debian} in debian | guest) true ;; *) false ;; esac ;;
+	test) case ${ONLY:-debian} in debian | guest | hosts) true ;; *) false ;; esac ;;
+	*) false ;;
+	esac
+}
+
+# Succeeds if luo-vm with these arguments needs the packages.
+wants_packages() {
+	case $1 in
+	test-all) true ;;
+	test) [ "${ONLY:-}" = hosts ] ;;
 	*) false ;;
 	esac
 }
@@ -247,55 +263,60 @@ fetch_source() {
 	mv "$tmp/${SOURCE}_"*.deb "$CACHE/sources/"
 }
 
-create() {
-	local site tmp started=$SECONDS missing
+# create_tree ROOT NAME PACKAGES...: makes a tree of Debian, unless it exists.
+create_tree() {
+	local root=$1 name=$2 site tmp started=$SECONDS missing
 	local -a opts
+	shift 2
 
 	mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
-	[ -e "$ROOT/etc/luo-sandbox" ] && return 0
-	exec 8>"$CACHE/.sandbox.lock"
+	[ -e "$root/etc/luo-sandbox" ] && return 0
+	exec 8>"$CACHE/.$name.lock"
 	flock 8
-	if [ -e "$ROOT/etc/luo-sandbox" ]; then
+	if [ -e "$root/etc/luo-sandbox" ]; then
 		exec 8>&-
 		return 0
 	fi
 
 	[ "$(free_gb "$CACHE")" -ge 4 ] ||
-		die "No disk space: the sandbox needs 4 GB in $CACHE, and $(free_gb "$CACHE") GB are free."
+		die "No disk space: the $name needs 4 GB in $CACHE, and $(free_gb "$CACHE") GB are free."
 	missing=$(missing_packages)
 	# shellcheck disable=SC2086 # one word per package
 	[ -z "$missing" ] || install_packages $missing
 	namespaces || die "$no_namespaces"
 
 	find_site
-	step "making the sandbox: Debian $SUITE, ${#PACKAGES[@]} packages (one or two minutes)"
-	tmp=$(mktemp -d "$CACHE/.sandbox-XXXXXX") || die "The cache directory $CACHE cannot be written."
+	step "making the $name: Debian $SUITE, $# packages (one or two minutes)"
+	tmp=$(mktemp -d "$CACHE/.$name-XXXXXX") || die "The cache directory $CACHE cannot be written."
 	chmod 755 "$tmp"
-	trap 'rm -rf "$tmp"' EXIT
+	# shellcheck disable=SC2064 # tmp is not set when the shell exits
+	trap "rm -rf '$tmp'" EXIT
 	bootstrap_options
-	opts+=(--include="$(IFS=,; echo "${PACKAGES[*]}")")
+	opts+=(--include="$(IFS=,; echo "$*")")
 	if [ "$(id -u)" = 0 ]; then
-		logged sandbox mmdebstrap --mode=root --variant=apt "${opts[@]}" "$SUITE" "$tmp/root" \
+		logged "$name" mmdebstrap --mode=root --variant=apt "${opts[@]}" "$SUITE" "$tmp/root" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
 	else
 		# As a user: files belong to the user, and there are no device
 		# nodes.
-		logged sandbox mmdebstrap --mode=unshare --variant=apt "${opts[@]}" "$SUITE" "$tmp/root.tar" \
+		logged "$name" mmdebstrap --mode=unshare --variant=apt "${opts[@]}" "$SUITE" "$tmp/root.tar" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
 		mkdir "$tmp/root"
-		logged sandbox-unpack tar -xf "$tmp/root.tar" -C "$tmp/root" \
+		logged "$name-unpack" tar -xf "$tmp/root.tar" -C "$tmp/root" \
 			--no-same-owner --exclude='./dev/*'
 	fi
 	# Required mount points, and files to mount over.
 	mkdir -p "$tmp/root/luo" "$tmp/root/cache" "$tmp/root/kernel-src"
 	rm -f "$tmp/root/etc/resolv.conf"
 	touch "$tmp/root/etc/resolv.conf" "$tmp/root/etc/luo-sandbox"
-	mv "$tmp/root" "$ROOT" || die "The sandbox cannot be moved to $ROOT."
+	mv "$tmp/root" "$root" || die "The $name cannot be moved to $root."
 	rm -rf "$tmp"
 	trap - EXIT
-	step "made the sandbox in $((SECONDS - started)) s"
+	step "made the $name in $((SECONDS - started)) s"
 	exec 8>&-
 }
+
+create() { create_tree "$ROOT" sandbox "${PACKAGES[@]}"; }
 
 # The commit, and whether there are uncommitted changes.
 commit() {
@@ -306,8 +327,13 @@ commit() {
 }
 
 enter() {
-	local -a args
 	create
+	enter_tree "$@"
+}
+
+# Runs a command in the tree $ROOT.
+enter_tree() {
+	local -a args
 	have bwrap || install_packages bubblewrap
 	namespaces || die "$no_namespaces"
 	mkdir -p "$CACHE/cargo" "$CACHE/ccache"
@@ -341,6 +367,22 @@ enter() {
 		--setenv LUO_HOST_ROOT "$ROOT" \
 		--setenv LUO_COMMIT "$(commit)" \
 		"$@"
+}
+
+# Makes the source package with a network, for its crates, and the rest without.
+package() {
+	local script=/luo/tools/testing/luo-vm/packages.sh
+	(enter_tree "$script" source) && (enter_tree --unshare-net "$script" build)
+}
+
+build_packages() {
+	mkdir -p "$TOP/build/deb"
+	exec 7>"$TOP/build/deb/.lock"
+	flock 7
+	create_tree "$DEB_ROOT" deb-sandbox "${DEB_PACKAGES[@]}"
+	ROOT=$DEB_ROOT
+	logged deb package
+	exec 7>&-
 }
 
 # Runs in the sandbox, or on the host with SANDBOX=none.
@@ -412,6 +454,10 @@ luo-vm)
 		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
 		(create_debian) &
 	fi
+	if wants_packages "${1:-}"; then
+		mkdir -p "$CACHE" "$TOP/build/deb" || die "The cache directory $CACHE cannot be created."
+		(build_packages) &
+	fi
 	if [ "${SANDBOX:-}" != none ] && [ ! -e "$ROOT/etc/luo-sandbox" ] && wants_source "${1:-}"; then
 		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
 		(fetch_source) &
@@ -436,14 +482,19 @@ inside)
 enter)
 	shift
 	enter "$@" ;;
+deb)
+	step "building the packages (some minutes)"
+	build_packages
+	step "the packages are in $TOP/build/deb:"
+	(cd "$TOP/build/deb" && ls -1 ./*.deb ./*.dsc) ;;
 doctor)
 	doctor ;;
 distclean)
 	[ -d "$CACHE" ] || exit 0
 	step "removing $CACHE"
 	chmod -R u+w "$CACHE" 2>/dev/null
-	rm -rf "$CACHE"/sandbox-* "$CACHE"/.sandbox* "$CACHE"/debian-* "$CACHE"/.debian* "$CACHE"/ccache "$CACHE"/cargo \
-		"$CACHE"/linux "$CACHE"/sources
+	rm -rf "$CACHE"/sandbox-* "$CACHE"/.sandbox* "$CACHE"/deb-sandbox-* "$CACHE"/.deb-sandbox* \
+		"$CACHE"/debian-* "$CACHE"/.debian* "$CACHE"/ccache "$CACHE"/cargo "$CACHE"/linux "$CACHE"/sources
 	rmdir "$CACHE" 2>/dev/null || true ;;
 *)
 	sed -n '3,15s/^# \{0,1\}//p' "$0"

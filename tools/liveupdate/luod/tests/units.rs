@@ -88,7 +88,7 @@ fn what_is_stopped_later() {
 fn the_metrics_are_written_where_they_are_read() {
     let service = settings(include_str!("../units/luod-metrics.service"));
     let dir = &service["ConditionPathIsDirectory"];
-    let expected = format!("/usr/sbin/luoctl metrics --output {dir}/luod.prom");
+    let expected = format!("/usr/bin/luoctl metrics --output {dir}/luod.prom");
     assert_eq!(service["ExecStart"], expected);
     assert_eq!(service["ReadWritePaths"], format!("-{dir}"));
     assert_eq!(service["UMask"], "0022");

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod fuzz;
 mod guest;
 pub mod host;
+mod hosts;
 pub mod kselftest;
 pub mod kunit;
 pub mod lint;
@@ -48,7 +49,8 @@ const GROUPS: [Group; 11] = [
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 8] = [
+const LONG_GROUPS: [Group; 9] = [
+    Group::new("hosts", &[], hosts::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit-debug", &[Debug], kunit::run_debug),
     Group::new("lint-debug", &[Debug], lint::run_debug),

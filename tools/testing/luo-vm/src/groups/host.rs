@@ -3,6 +3,7 @@
 //! The group `host`: tests without a virtual machine.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -12,7 +13,7 @@ use crate::image::programs;
 use crate::report::results::Report;
 use crate::report::step::Step;
 
-/// The tests of the Cargo workspace, and a short fuzzing run.
+/// The tests of the Cargo workspace and of the Python module, and a short fuzzing run.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let mut step = Step::start(ctx, "cargo test");
     let mut results = Vec::new();
@@ -51,5 +52,18 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
         Err(error) if !failed => report.fail("cargo test", &format!("{error:#}")),
         _ => {}
     }
+    python(ctx, report);
     fuzz::short(ctx, report)
+}
+
+/// The tests of the Python module.
+fn python(ctx: &Ctx, report: &mut Report) {
+    let mut step = Step::start(ctx, "tests of the Python module");
+    let mut python = Command::new("python3");
+    python.args(["-m", "unittest", "discover", "-v", "-s", "tests"]);
+    python.current_dir(ctx.top.join("tools/liveupdate/python"));
+    python.env("PYTHONDONTWRITEBYTECODE", "1");
+    let outcome = step.run(&mut python, &ctx.log("python-test"));
+    report.attempt("the Python module liveupdate", outcome.map(|()| None));
+    step.done("");
 }

@@ -98,6 +98,20 @@ pub fn home() -> Result<PathBuf> {
     debian.context("LUO_DEBIAN is not set: start luo-vm through `make`")
 }
 
+/// The userland, an archive of files.
+pub fn archive(ctx: &Ctx) -> Result<PathBuf> {
+    // `sandbox.sh` may still be creating it.
+    drop(lock(&ctx.cache.join(".debian.lock"))?);
+    let archive = home()?.join("root.tar");
+    if !archive.exists() {
+        bail!(
+            "There is no userland for this test: {} could not be created.",
+            ctx.shown(&archive)
+        );
+    }
+    Ok(archive)
+}
+
 /// Creates the disk: the userland, the test files and programs, and the kernel that is started by
 /// kexec.
 pub fn disk(ctx: &Ctx, kernel: &Kernel) -> Result<PathBuf> {
@@ -111,18 +125,9 @@ pub fn disk_with(
     kernel: &Kernel,
     further: &[(&str, &Path)],
 ) -> Result<PathBuf> {
-    let debian = home()?;
-    // `sandbox.sh` may still be creating it.
-    drop(lock(&ctx.cache.join(".debian.lock"))?);
-    let archive = debian.join("root.tar");
-    if !archive.exists() {
-        bail!(
-            "There is no userland for this test: {} could not be created.",
-            ctx.shown(&archive)
-        );
-    }
+    let archive = archive(ctx)?;
     let programs = programs::debian(ctx)?;
-    let tools = tools(ctx, &debian, &archive)?;
+    let tools = tools(ctx, &home()?, &archive)?;
 
     let mut step = Step::start(ctx, "make the disk");
     let work = ctx.build.join(name);

@@ -156,7 +156,7 @@ pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
     let example = |name| release.join("examples").join(name);
     Ok(vec![
         ("usr/sbin/luod", release.join("luod")),
-        ("usr/sbin/luoctl", release.join("luoctl")),
+        ("usr/bin/luoctl", release.join("luoctl")),
         ("usr/lib/luo-test/memcached", example("memcached")),
         (
             "usr/lib/luo-test/systemd-service",

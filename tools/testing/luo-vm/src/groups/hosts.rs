@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The group `hosts`: the packages on a fresh Debian without a running systemd, as where images of
+//! hosts are made.
+//!
+//! `sandbox.sh` builds the packages, and `tools/testing/selftests/liveupdate/hosts` tests them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{bail, Result};
+
+use crate::ctx::Ctx;
+use crate::image::disk;
+use crate::kernel::source::lock;
+use crate::report::ktap;
+use crate::report::results::Report;
+use crate::report::step::Step;
+
+/// The packages, in any order.
+const PACKAGES: [&str; 6] = [
+    "libliveupdate-dev",
+    "libliveupdate1",
+    "luo-qemu",
+    "luoctl",
+    "luod",
+    "python3-liveupdate",
+];
+
+/// The directories of the checkout with the tests.
+const TREES: [&str; 2] = [
+    "tools/testing/selftests/liveupdate/hosts/usr/lib/luo-test",
+    "tools/testing/selftests/liveupdate/debian/usr/lib/luo-test",
+];
+
+/// Unpacks the system $1 and the files of $2 to a temporary directory, and runs the tests there.
+/// Files there belong to the user who runs this, who is root in a namespace.
+const RUN: &str = r#"set -e
+    tmp=$(mktemp -d)
+    trap 'rm -rf --one-file-system "$tmp"' EXIT
+    tar -xf "$1" -C "$tmp" --no-same-owner --exclude='./dev/*'
+    mkdir -p "$tmp/usr/lib/luo-test"
+    cp "$2"/* "$tmp/usr/lib/luo-test"
+    unshare --user --map-root-user --mount --net sh -ec '
+        busybox mount -o rbind /dev "$1/dev"
+        busybox mount -o rbind /proc "$1/proc"
+        busybox mount -t tmpfs tmpfs "$1/run"
+        exec chroot "$1" /usr/bin/python3 /usr/lib/luo-test/chroot.py' sh "$tmp""#;
+
+/// Makes a package with a higher version, and other configurations, from another one.
+const NEWER: &str = r#"set -e
+    tmp=$(mktemp -d)
+    trap 'rm -rf "$tmp"' EXIT
+    dpkg-deb -R "$1" "$tmp/tree"
+    if [ -e "$tmp/tree/DEBIAN/conffiles" ]; then
+        while read -r file; do
+            echo '# newer' >>"$tmp/tree/$file"
+        done <"$tmp/tree/DEBIAN/conffiles"
+    fi
+    sed -i -E 's/^(Version: .*)/\1+newer/; s/\(= ([^)]*)\)/(= \1+newer)/' "$tmp/tree/DEBIAN/control"
+    dpkg-deb --root-owner-group -Znone -b "$tmp/tree" "$2""#;
+
+/// Installs, upgrades, removes and purges the packages.
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    let stage = ctx.build.join("hosts");
+    if stage.exists() {
+        fs::remove_dir_all(&stage)?;
+    }
+    fs::create_dir_all(&stage)?;
+    for (name, path) in packages(ctx)? {
+        fs::copy(path, stage.join(name))?;
+    }
+    for tree in TREES {
+        for entry in fs::read_dir(ctx.top.join(tree))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                fs::copy(entry.path(), stage.join(entry.file_name()))?;
+            }
+        }
+    }
+    let archive = disk::archive(ctx)?;
+    let mut step = Step::start(ctx, "install, upgrade and purge the packages");
+    let mut lines = Vec::new();
+    let mut sh = Command::new("sh");
+    sh.args(["-c", RUN, "sh"]).arg(archive).arg(&stage);
+    let log = ctx.log("hosts");
+    step.run_with(&mut sh, &log, |_, line| lines.push(line.to_owned()))?;
+    step.done("");
+    let results = ktap::parse(lines.iter().map(String::as_str));
+    for result in &results.results {
+        report.result("", result);
+    }
+    if results.results.is_empty() || !results.problems.is_empty() {
+        let log = ctx.shown(&log);
+        report.fail("the results are complete", &format!("see {log}"));
+    }
+    Ok(())
+}
+
+/// The packages in two versions, with their names in the system.
+fn packages(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
+    let deb = ctx.build.join("deb");
+    // `sandbox.sh` may still be building them.
+    drop(lock(&deb.join(".lock"))?);
+    if !deb.join("inputs").exists() {
+        let log = ctx.shown(&ctx.log("deb"));
+        bail!("The packages could not be built: see {log}.");
+    }
+    let newer = ctx.build.join("deb-newer");
+    fs::create_dir_all(&newer)?;
+    let mut step = Step::start(ctx, "make newer packages");
+    let mut files = Vec::new();
+    for package in PACKAGES {
+        let path = find(&deb, package)?;
+        let to = newer.join(format!("newer-{package}.deb"));
+        let mut repack = Command::new("sh");
+        repack.args(["-c", NEWER, "sh"]).arg(&path).arg(&to);
+        step.run(&mut repack, &ctx.log("hosts-newer"))?;
+        files.push((format!("{package}.deb"), path));
+        files.push((format!("newer-{package}.deb"), to));
+    }
+    step.done("");
+    Ok(files)
+}
+
+/// The file of a package.
+fn find(dir: &Path, package: &str) -> Result<PathBuf> {
+    let prefix = format!("{package}_");
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&prefix) && name.ends_with(".deb") {
+            return Ok(entry.path());
+        }
+    }
+    bail!("There is no package {package} in {}.", dir.display());
+}
