@@ -278,6 +278,12 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
     let mut member = Member::join_at(socket, &session, &[session.as_str()], guest)
         .map_err(|error| format!("the guest {name}: {error} (luod at {})", socket.display()))?;
     if !member.participant().is_running() {
+        if !member.restored().is_empty() && !fresh {
+            return Err(format!(
+                "the guest {name} has run on this kernel already, and its QEMU has ended: start it anew with luo-qemu run"
+            )
+            .into());
+        }
         if !fresh {
             return Err(format!(
                 "there is no session {session}: the previous kernel has not handed over the guest {name}"
@@ -286,6 +292,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
         }
         member.participant_mut().launch(None)?;
     }
+    member.participant_mut().joined();
     println!("{name}: running");
     // If this fails, luo-qemu does not run as a service.
     if let Ok(manager) = Manager::from_env() {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A guest: its memory, its QEMU, and their handling in a live update.
+//! A guest: its memory, and its QEMU.
+
+mod update;
 
 use crate::{
     hugepages::{check_available, HugePages},
-    memory, next_kernel,
+    memory, options,
     process::Process,
     qmp::{self, Qmp},
-    run_dir::{Record, RunDir},
-    spec::{self, Spec},
+    run_dir::{Record, RunDir, State},
+    spec::Spec,
 };
-use liveupdate::luod::{Participant, Result, SessionName};
-use liveupdate::{IncomingSession, OutgoingSession};
-use luo_check::System;
+use liveupdate::luod::Result;
 use rustix::fs::{memfd_create, MemfdFlags};
 use rustix::io::{fcntl_setfd, FdFlags};
 use std::{
@@ -21,16 +21,11 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-/// The state of a guest that runs, as it is recorded.
-const RUNNING: &str = "running";
 
 /// The time limit for the start of QEMU.
 const START: Duration = Duration::from_secs(60);
-/// The time limit for saving or loading the state of devices and processors.
-const MOVE: Duration = Duration::from_secs(60);
 
 /// A guest and its QEMU.
 #[derive(Debug)]
@@ -48,6 +43,8 @@ pub struct Guest {
     paused: bool,
     frozen: bool,
     orphan: bool,
+    /// Whether a luo-qemu that was killed has not finished to restore it.
+    restoring: bool,
     updates: u64,
     gap_us: Option<u64>,
 }
@@ -92,10 +89,6 @@ impl Drop for Inherited<'_> {
     }
 }
 
-fn uri(fd: RawFd) -> String {
-    format!("file:/proc/self/fd/{fd}")
-}
-
 impl Guest {
     /// A guest that is not running yet, with zeroed memory.
     ///
@@ -121,6 +114,7 @@ impl Guest {
             paused: false,
             frozen: false,
             orphan: false,
+            restoring: false,
             updates: 0,
             gap_us: None,
         })
@@ -146,15 +140,49 @@ impl Guest {
         self.frozen
     }
 
-    /// Starts QEMU, with the state in `incoming`.
+    /// Starts QEMU, and the guest, unless its state is to be loaded from `incoming`.
+    ///
+    /// What is started is recorded first: a luo-qemu that is killed leaves no guest that the next
+    /// one does not know.
     ///
     /// # Errors
     ///
     /// If it does not start.
     pub fn launch(&mut self, incoming: Option<&File>) -> Result {
+        if self.running.is_some() {
+            return Err("its QEMU is running already".into());
+        }
         if incoming.is_none() {
             check_available(&self.spec.memory, Path::new("/sys"))?;
         }
+        let state = match incoming {
+            None => State::Starting,
+            Some(_) => State::Restoring,
+        };
+        self.directory.describe(&self.spec)?;
+        self.record(state)?;
+        let started = self.spawn(incoming).and_then(|()| {
+            self.record(state)?;
+            // With -S in its arguments, the operator starts the guest.
+            let stopped = options::options(&self.spec.arguments).any(|option| option.name == "S");
+            if incoming.is_none() && !stopped {
+                self.qmp()?.resume()?;
+            }
+            Ok(())
+        });
+        if let Err(error) = started {
+            self.kill();
+            self.directory.clear();
+            return Err(error);
+        }
+        if incoming.is_none() {
+            self.report(State::Running);
+        }
+        Ok(())
+    }
+
+    /// Starts QEMU with a stopped guest.
+    fn spawn(&mut self, incoming: Option<&File>) -> Result {
         let fds: Vec<RawFd> = self.memory.iter().map(File::as_raw_fd).collect();
         let backends: Vec<_> =
             (self.spec.memory.iter().cloned().zip(fds.iter().copied())).collect();
@@ -164,8 +192,9 @@ impl Guest {
         let mut command = Command::new(program);
         command
             .args(memory::arguments(&self.spec.arguments, &backends))
+            .arg("-S")
             .arg("-qmp")
-            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .arg(self.directory.qmp_argument())
             .env_clear()
             .envs(&self.spec.environment)
             .current_dir(&self.spec.directory);
@@ -196,25 +225,19 @@ impl Guest {
                     memory: fds,
                     state: self.state.as_raw_fd(),
                 });
+                Ok(())
             }
             Err(error) => {
                 Process::Child(child).end();
-                return Err(error.into());
+                Err(error.into())
             }
         }
-        if let Err(error) = self.directory.describe(&self.spec) {
-            eprintln!(
-                "{}: its description cannot be written: {error}",
-                self.spec.name
-            );
-        }
-        self.record(RUNNING);
-        Ok(())
     }
 
     /// Takes over a QEMU that runs still after the luo-qemu that started it was killed. It is what
     /// that one has started, whatever this guest was made from. True if there is one; if it is
-    /// paused for an update, see [`Self::is_orphan`].
+    /// paused for an update, see [`Self::is_orphan`]. A QEMU that has not run a new guest yet is
+    /// ended.
     ///
     /// # Errors
     ///
@@ -223,8 +246,14 @@ impl Guest {
         let Some((record, spec)) = self.directory.left()? else {
             return Ok(false);
         };
-        let socket = self.directory.qmp();
-        let Some(mut process) = Process::adopt(record.qemu, &socket)? else {
+        let argument = self.directory.qmp_argument();
+        if record.qemu == 0 {
+            // It was started, but not recorded yet: it has run no guest.
+            for process in Process::all(&argument)? {
+                process.end();
+            }
+        }
+        let Some(mut process) = Process::adopt(record.qemu, &argument)? else {
             self.directory.clear();
             return Ok(false);
         };
@@ -240,12 +269,18 @@ impl Guest {
             return Err("not all of the memory of the guest is known".into());
         }
         let state = process.file(record.state_fd)?;
-        let qmp = Qmp::connect(&socket, START, || match process.ended()? {
+        let mut qmp = Qmp::connect(&self.directory.qmp(), START, || match process.ended()? {
             None => Ok(()),
             Some(_) => Err(io::Error::other("QEMU has ended")),
         })?;
+        if record.state == State::Starting && qmp.status()? == "prelaunch" {
+            process.end();
+            self.directory.clear();
+            return Ok(false);
+        }
         println!("{}: taken over from a luo-qemu that was killed", spec.name);
-        self.orphan = record.state != RUNNING;
+        self.orphan = record.state == State::Paused;
+        self.restoring = record.state == State::Restoring;
         self.spec = spec;
         self.memory = files;
         self.state = state;
@@ -257,7 +292,10 @@ impl Guest {
             memory: record.memory,
             state: record.state_fd,
         });
-        self.record(&record.state);
+        self.report(match record.state {
+            State::Starting => State::Running,
+            other => other,
+        });
         Ok(true)
     }
 
@@ -276,8 +314,16 @@ impl Guest {
         self.qmp()?.go_on()?;
         self.orphan = false;
         println!("{}: continues: no update is in progress", self.spec.name);
-        self.record(RUNNING);
+        self.report(State::Running);
         Ok(())
+    }
+
+    /// Says that there is no session to restore any more. If the guest was taken over from a luo-qemu
+    /// that was restoring it, that one has finished the session.
+    pub fn joined(&mut self) {
+        if std::mem::take(&mut self.restoring) {
+            self.report(State::Running);
+        }
     }
 
     fn qmp(&mut self) -> qmp::Result<&mut Qmp> {
@@ -331,138 +377,26 @@ impl Guest {
         }
     }
 
-    /// Writes the status for other invocations.
-    fn record(&self, state: &str) {
+    /// Writes the status, for other invocations and for a luo-qemu that takes the guest over.
+    fn record(&self, state: State) -> io::Result<()> {
         let running = self.running.as_ref();
-        let record = Record {
+        self.directory.write(&Record {
             name: self.spec.name.clone(),
             pid: std::process::id(),
             qemu: running.map_or(0, |running| running.process.id()),
-            state: state.to_owned(),
+            state,
             updates: self.updates,
             gap_us: self.gap_us,
             memory: running.map_or_else(Vec::new, |running| running.memory.clone()),
             state_fd: running.map_or(-1, |running| running.state),
             arguments: self.spec.arguments.clone(),
-        };
-        if let Err(error) = self.directory.write(&record) {
-            eprintln!("{}: its status cannot be written: {error}", self.spec.name);
-        }
+        })
     }
 
-    fn save(&mut self) -> Result {
-        let state = self.running.as_ref().map(|running| running.state);
-        let uri = uri(state.ok_or("QEMU has ended")?);
-        self.state.set_len(0)?;
-        let started = Instant::now();
-        self.spec.paused_us = spec::now_us();
-        self.paused = true;
-        self.record("paused");
-        self.qmp()?.save(&uri, MOVE)?;
-        let took = started.elapsed();
-        println!(
-            "{}: paused, state of {} bytes saved within {} us",
-            self.spec.name,
-            self.state.metadata()?.len(),
-            took.as_micros()
-        );
-        Ok(())
-    }
-}
-
-impl Participant for Guest {
-    fn prepare(&mut self, _id: &SessionName, _deadline: Duration) -> Result {
-        match self.qmp()?.status()?.as_str() {
-            "running" | "paused" => {}
-            other => return Err(format!("the guest is {other}").into()),
+    /// The same, if the guest must go on whether or not that succeeds.
+    fn report(&self, state: State) {
+        if let Err(error) = self.record(state) {
+            eprintln!("{}: {error}", self.spec.name);
         }
-        if let Some(why) = next_kernel::obstacle(&System::default(), &self.spec.arguments) {
-            return Err(why.into());
-        }
-        match self.qmp()?.obstacles()?.as_slice() {
-            [] => Ok(()),
-            reasons => Err(format!(
-                "QEMU cannot save the state of the guest: {}",
-                reasons.join("; ")
-            )
-            .into()),
-        }
-    }
-
-    /// The memory is preserved first, while the guest runs: changes until the jump are handed over
-    /// as well. Then the guest is paused, and the other state is preserved.
-    fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
-        let started = Instant::now();
-        for (token, file) in (spec::MEMORY..).zip(&self.memory) {
-            session.preserve(file, token)?;
-        }
-        let took = started.elapsed().as_micros();
-        println!("{}: memory preserved within {took} us", self.spec.name);
-        self.save()?;
-        session.preserve(&self.state, spec::STATE)?;
-        self.spec.write(&self.description)?;
-        session.preserve(&self.description, spec::SPEC)?;
-        Ok(())
-    }
-
-    fn cancelled(&mut self, _id: &SessionName, reason: &str) {
-        self.frozen = false;
-        if !std::mem::take(&mut self.paused) {
-            return;
-        }
-        let went_on = self.qmp().and_then(Qmp::go_on);
-        match went_on {
-            Ok(()) => println!("{}: continues: {reason}", self.spec.name),
-            Err(error) => eprintln!("{}: does not continue: {error}", self.spec.name),
-        }
-        self.record(RUNNING);
-    }
-
-    fn frozen(&mut self, _id: &SessionName) {
-        self.frozen = true;
-    }
-
-    /// The session is finished after this, and the guest cannot be restored again: it returns only
-    /// when the guest runs.
-    fn restore(&mut self, _id: &SessionName, session: &IncomingSession) -> Result {
-        let started = Instant::now();
-        let mut spec = Spec::read(&session.retrieve(spec::SPEC)?.into())?;
-        if spec.name != self.spec.name {
-            return Err(format!("the session has the guest {}", spec.name).into());
-        }
-        let mut files = Vec::new();
-        for (token, backend) in (spec::MEMORY..).zip(&spec.memory) {
-            let file = File::from(session.retrieve(token)?);
-            if file.metadata()?.len() != backend.size {
-                return Err(format!("the memory {} has another size", backend.id).into());
-            }
-            files.push(file);
-        }
-        let incoming = File::from(session.retrieve(spec::STATE)?);
-        let paused_us = std::mem::take(&mut spec.paused_us);
-        self.spec = spec;
-        self.memory = files;
-        let retrieved = started.elapsed();
-
-        self.launch(Some(&incoming))?;
-        let launched = started.elapsed();
-        let uri = uri(incoming.as_raw_fd());
-        let loaded = self.qmp()?.load(&uri, MOVE);
-        if let Err(error) = loaded.and_then(|()| self.qmp()?.go_on()) {
-            self.kill();
-            return Err(error.into());
-        }
-        self.updates += 1;
-        self.gap_us = spec::now_us().checked_sub(paused_us);
-        println!(
-            "{}: continues; retrieved within {} us, QEMU started within {} us, all within {} us; gap {} us",
-            self.spec.name,
-            retrieved.as_micros(),
-            (launched - retrieved).as_micros(),
-            started.elapsed().as_micros(),
-            self.gap_us.unwrap_or(0),
-        );
-        self.record(RUNNING);
-        Ok(())
     }
 }

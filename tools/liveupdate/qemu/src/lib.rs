@@ -19,3 +19,4 @@ pub mod qmp;
 pub mod run_dir;
 pub mod size;
 pub mod spec;
+pub mod state;

@@ -9,11 +9,7 @@ use rustix::{
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::{
-        fd::{OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
-    },
-    path::Path,
+    os::fd::{OwnedFd, RawFd},
     process::Child,
 };
 
@@ -31,13 +27,20 @@ pub enum Process {
     },
 }
 
+/// Whether the process `pid` has the argument `argument`. It has none if it has ended.
+fn has_argument(pid: u32, argument: &str) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    arguments.any(|text| text == argument.as_bytes())
+}
+
 impl Process {
-    /// Takes over the process `pid`, if it runs and `argument` is in one of its arguments.
+    /// Takes over the process `pid`, if it runs and has the argument `argument`.
     ///
     /// # Errors
     ///
     /// If that cannot be found out.
-    pub fn adopt(pid: u32, argument: &Path) -> io::Result<Option<Self>> {
+    pub fn adopt(pid: u32, argument: &str) -> io::Result<Option<Self>> {
         let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return Ok(None);
         };
@@ -48,13 +51,26 @@ impl Process {
         };
         // The id is not used again while there is a descriptor of the process: what is read now is
         // about the process of the descriptor, unless that has ended before.
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let wanted = argument.as_os_str().as_bytes();
-        let is_it = arguments
-            .split(|byte| *byte == 0)
-            .any(|text| text.windows(wanted.len()).any(|part| part == wanted));
+        let is_it = has_argument(pid, argument);
         let process = Self::Adopted { pid, pidfd };
         Ok(Some(process).filter(|process| is_it && !process.has_ended().unwrap_or(true)))
+    }
+
+    /// Takes over all processes that have the argument `argument`.
+    ///
+    /// # Errors
+    ///
+    /// If these cannot be found out.
+    pub fn all(argument: &str) -> io::Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let pid = name.to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.filter(|pid| has_argument(*pid, argument)) {
+                found.extend(Self::adopt(pid, argument)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Its process id.

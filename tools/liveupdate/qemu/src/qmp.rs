@@ -225,13 +225,22 @@ impl Qmp {
         self.migrated("load", limit)
     }
 
+    /// Resumes the guest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if it was not resumed. After any other error, it may run.
+    pub fn resume(&mut self) -> Result {
+        self.call("cont", json!({})).map(drop)
+    }
+
     /// Resumes the guest, and checks that it runs.
     ///
     /// # Errors
     ///
     /// If it does not run.
     pub fn go_on(&mut self) -> Result {
-        self.call("cont", json!({}))?;
+        self.resume()?;
         match self.status()?.as_str() {
             "running" => Ok(()),
             other => Err(Error::Protocol(format!("the guest is {other} after cont"))),

@@ -6,6 +6,7 @@ use crate::spec::Spec;
 use rustix::fs::{flock, FlockOperation};
 use serde::{Deserialize, Serialize};
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
@@ -18,6 +19,32 @@ const ROOT: &str = "/run/luo-qemu";
 /// The file with the description of a guest.
 const SPEC: &str = "spec.json";
 
+/// What a guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its QEMU is being started, and the guest has not run yet.
+    Starting,
+    /// It runs.
+    Running,
+    /// It is paused for an update.
+    Paused,
+    /// It is being resumed after an update. Whether it has run is in the file with its state: see
+    /// [`crate::state::is_used`].
+    Restoring,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restoring => "restoring",
+        })
+    }
+}
+
 /// The status of a guest, for other invocations.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
@@ -25,10 +52,10 @@ pub struct Record {
     pub name: String,
     /// The process number of its luo-qemu.
     pub pid: u32,
-    /// The process number of its QEMU.
+    /// The process number of its QEMU, or 0 until QEMU has answered.
     pub qemu: u32,
-    /// `running`, `paused`, `restoring`.
-    pub state: String,
+    /// What it does.
+    pub state: State,
     /// The number of updates that it has survived.
     pub updates: u64,
     /// How long the guest was paused in the last update, by the clock of the host.
@@ -80,11 +107,30 @@ impl RunDir {
         self.path.join("qmp.sock")
     }
 
+    /// The argument of QEMU for that socket. No other process has it.
+    pub fn qmp_argument(&self) -> String {
+        format!("unix:{},server=on,wait=off", self.qmp().display())
+    }
+
     /// Writes the status.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let new = self.path.join("status.json.new");
-        fs::write(&new, serde_json::to_vec_pretty(record)?)?;
-        fs::rename(new, self.path.join("status.json"))
+        let text = serde_json::to_vec_pretty(record)?;
+        let written = fs::write(&new, text);
+        let written = written.and_then(|()| fs::rename(new, self.path.join("status.json")));
+        written.map_err(|error| self.unwritable(&error))
+    }
+
+    fn unwritable(&self, error: &io::Error) -> io::Error {
+        let path = self.path.display();
+        io::Error::new(
+            error.kind(),
+            format!("the status of the guest cannot be written to {path}: {error}"),
+        )
     }
 
     /// What was written down, and the description of the guest, by a luo-qemu that is not there any
@@ -112,8 +158,9 @@ impl RunDir {
         let mut options = OpenOptions::new();
         // The environment of the guest is for nobody else.
         options.write(true).create(true).truncate(true).mode(0o600);
-        spec.write(&options.open(&new)?)?;
-        fs::rename(new, self.path.join(SPEC))
+        let written = options.open(&new).and_then(|file| spec.write(&file));
+        let written = written.and_then(|()| fs::rename(new, self.path.join(SPEC)));
+        written.map_err(|error| self.unwritable(&error))
     }
 
     /// Removes the status, since the guest has ended.

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is done with a guest in a live update.
+
+use super::{Guest, Running};
+use crate::{next_kernel, qmp::Error, qmp::Qmp, run_dir::State, spec, spec::Spec, state};
+use liveupdate::luod::{Participant, Result, SessionName};
+use liveupdate::{IncomingSession, OutgoingSession};
+use luo_check::System;
+use std::{
+    fs::File,
+    os::fd::{AsRawFd, RawFd},
+    time::{Duration, Instant},
+};
+
+/// The time limit for saving or loading the state of devices and processors.
+const MOVE: Duration = Duration::from_secs(60);
+
+/// A guest whose state was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    incoming: File,
+    paused_us: u64,
+    started: Instant,
+    retrieved: Duration,
+    launched: Duration,
+}
+
+fn uri(fd: RawFd) -> String {
+    format!("file:/proc/self/fd/{fd}")
+}
+
+impl Guest {
+    fn save(&mut self) -> Result {
+        let state = self.running.as_ref().map(|running| running.state);
+        let uri = uri(state.ok_or("QEMU has ended")?);
+        self.state.set_len(0)?;
+        let started = Instant::now();
+        self.record(State::Paused)?;
+        self.spec.paused_us = spec::now_us();
+        self.paused = true;
+        self.qmp()?.save(&uri, MOVE)?;
+        let took = started.elapsed();
+        println!(
+            "{}: paused, state of {} bytes saved within {} us",
+            self.spec.name,
+            self.state.metadata()?.len(),
+            took.as_micros()
+        );
+        Ok(())
+    }
+
+    /// Whether the guest has run from the state in `incoming`: a luo-qemu was killed before it
+    /// finished the session. A QEMU that has loaded the state, but has not run the guest, is ended.
+    fn has_run(&mut self, incoming: &File) -> Result<bool> {
+        let used = state::is_used(incoming)?;
+        let restoring = std::mem::take(&mut self.restoring);
+        let name = &self.spec.name;
+        match &mut self.running {
+            None if used => println!(
+                "{name}: has run on this kernel already, and its QEMU has ended: it is not resumed again"
+            ),
+            None => return Ok(false),
+            Some(Running { qmp, .. }) if used => {
+                if restoring {
+                    self.updates += 1;
+                    // It may have been killed before it resumed the guest.
+                    if qmp.status()? == "paused" {
+                        qmp.resume()?;
+                    }
+                }
+                println!("{name}: runs already: only its session is finished");
+                self.report(State::Running);
+            }
+            Some(_) if restoring => {
+                println!("{name}: is resumed again, since it has not run yet");
+                self.kill();
+                return Ok(false);
+            }
+            Some(Running { process, .. }) => {
+                return Err(format!(
+                    "the guest {name} runs, but not from the session vm-{name}: end its QEMU (pid {}), then start the guest again",
+                    process.id()
+                )
+                .into())
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first part of a restore: retrieves the memory, starts QEMU, and loads the state. The guest
+    /// does not run yet. Public for tests.
+    ///
+    /// # Errors
+    ///
+    /// If that fails: the guest can be restored again.
+    pub fn load(&mut self, session: &IncomingSession, incoming: File) -> Result<Loaded> {
+        let started = Instant::now();
+        let mut spec = Spec::read(&session.retrieve(spec::SPEC)?.into())?;
+        if spec.name != self.spec.name {
+            return Err(format!("the session has the guest {}", spec.name).into());
+        }
+        let mut files = Vec::new();
+        for (token, backend) in (spec::MEMORY..).zip(&spec.memory) {
+            let file = File::from(session.retrieve(token)?);
+            if file.metadata()?.len() != backend.size {
+                return Err(format!("the memory {} has another size", backend.id).into());
+            }
+            files.push(file);
+        }
+        let paused_us = std::mem::take(&mut spec.paused_us);
+        self.spec = spec;
+        self.memory = files;
+        let retrieved = started.elapsed();
+
+        self.launch(Some(&incoming))?;
+        let launched = started.elapsed();
+        let uri = uri(incoming.as_raw_fd());
+        if let Err(error) = self.qmp()?.load(&uri, MOVE) {
+            self.kill();
+            return Err(error.into());
+        }
+        Ok(Loaded {
+            incoming,
+            paused_us,
+            started,
+            retrieved,
+            launched,
+        })
+    }
+
+    /// The second part: marks the state as used, and lets the guest run. Public for tests.
+    ///
+    /// # Errors
+    ///
+    /// If the guest does not run. It can be restored again only if QEMU has said so.
+    pub fn run(&mut self, loaded: Loaded) -> Result {
+        state::mark_used(&loaded.incoming)?;
+        let resumed = self.qmp()?.resume();
+        if let Err(error) = resumed {
+            if matches!(error, Error::Refused { .. }) {
+                self.kill();
+                state::mark_unused(&loaded.incoming)?;
+            }
+            return Err(error.into());
+        }
+        self.updates += 1;
+        self.gap_us = spec::now_us().checked_sub(loaded.paused_us);
+        println!(
+            "{}: continues; retrieved within {} us, QEMU started within {} us, all within {} us; gap {} us",
+            self.spec.name,
+            loaded.retrieved.as_micros(),
+            (loaded.launched - loaded.retrieved).as_micros(),
+            loaded.started.elapsed().as_micros(),
+            self.gap_us.unwrap_or(0),
+        );
+        self.report(State::Running);
+        match self.qmp()?.status()?.as_str() {
+            "running" => {}
+            other => eprintln!("{}: is {other} after it was resumed", self.spec.name),
+        }
+        Ok(())
+    }
+}
+
+impl Participant for Guest {
+    fn prepare(&mut self, _id: &SessionName, _deadline: Duration) -> Result {
+        match self.qmp()?.status()?.as_str() {
+            "running" | "paused" => {}
+            other => return Err(format!("the guest is {other}").into()),
+        }
+        if let Some(why) = next_kernel::obstacle(&System::default(), &self.spec.arguments) {
+            return Err(why.into());
+        }
+        match self.qmp()?.obstacles()?.as_slice() {
+            [] => Ok(()),
+            reasons => Err(format!(
+                "QEMU cannot save the state of the guest: {}",
+                reasons.join("; ")
+            )
+            .into()),
+        }
+    }
+
+    /// The memory is preserved first, while the guest runs: changes until the jump are handed over
+    /// as well. Then the guest is paused, and the other state is preserved.
+    fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
+        let started = Instant::now();
+        for (token, file) in (spec::MEMORY..).zip(&self.memory) {
+            session.preserve(file, token)?;
+        }
+        let took = started.elapsed().as_micros();
+        println!("{}: memory preserved within {took} us", self.spec.name);
+        self.save()?;
+        session.preserve(&self.state, spec::STATE)?;
+        self.spec.write(&self.description)?;
+        session.preserve(&self.description, spec::SPEC)?;
+        Ok(())
+    }
+
+    fn cancelled(&mut self, _id: &SessionName, reason: &str) {
+        self.frozen = false;
+        if !std::mem::take(&mut self.paused) {
+            return;
+        }
+        let went_on = self.qmp().and_then(Qmp::go_on);
+        match went_on {
+            Ok(()) => println!("{}: continues: {reason}", self.spec.name),
+            Err(error) => eprintln!("{}: does not continue: {error}", self.spec.name),
+        }
+        self.report(State::Running);
+    }
+
+    fn frozen(&mut self, _id: &SessionName) {
+        self.frozen = true;
+    }
+
+    /// The session is finished after this, and the guest cannot be restored again: it returns only
+    /// when the guest runs, or has run.
+    fn restore(&mut self, _id: &SessionName, session: &IncomingSession) -> Result {
+        let incoming = File::from(session.retrieve(spec::STATE)?);
+        if self.has_run(&incoming)? {
+            return Ok(());
+        }
+        let resuming = self.load(session, incoming)?;
+        self.run(resuming)
+    }
+}

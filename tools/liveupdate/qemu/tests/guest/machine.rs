@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine with a guest that counts, and what the tests do with them.
+
+use liveupdate::luod::Member;
+use luo_qemu::{guest::Guest, memory, process::Process, run_dir::RunDir, spec::Spec};
+use luod::fake::Luod;
+use luod_protocol::{Channel, Event, Report, Request};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// A time limit that is never reached.
+pub const LIMIT: Duration = Duration::from_secs(300);
+/// The address of the counter, and of the flag for a mismatch of register and memory.
+const COUNTER: u64 = 0x7e00;
+const WRONG: u64 = 0x7e08;
+
+/// A boot sector that counts in a register and in memory, and stops if these differ.
+const PROGRAM: [u8; 41] = [
+    0x31, 0xc0, // xor ax, ax
+    0x8e, 0xd8, // mov ds, ax
+    0x66, 0x31, 0xdb, // xor ebx, ebx
+    0x66, 0x89, 0x1e, 0x00, 0x7e, // mov [COUNTER], ebx
+    0x66, 0x43, // 1: inc ebx
+    0x66, 0xa1, 0x00, 0x7e, // mov eax, [COUNTER]
+    0x66, 0x40, // inc eax
+    0x66, 0xa3, 0x00, 0x7e, // mov [COUNTER], eax
+    0x66, 0x39, 0xd8, // cmp eax, ebx
+    0x74, 0xef, // je 1b
+    0x66, 0xc7, 0x06, 0x08, 0x7e, 0xad, 0xde, 0x00, 0x00, // mov dword [WRONG], 0xdead
+    0xeb, 0xfe, // 1: jmp 1b
+    0x90, // nop
+];
+
+pub struct Machine {
+    pub dir: TempDir,
+    pub arguments: Vec<String>,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk");
+        let mut sector = vec![0; 512 * 128];
+        sector[..PROGRAM.len()].copy_from_slice(&PROGRAM);
+        sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+        fs::write(&disk, sector).unwrap();
+        let drive = format!("file={},format=raw,if=ide,index=0", disk.display());
+        let arguments = [
+            "-machine",
+            "pc,accel=tcg",
+            "-m",
+            "16M",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-drive",
+            &drive,
+        ];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        Self { dir, arguments }
+    }
+
+    pub fn guest(&self) -> Guest {
+        let memory = memory::backends(&self.arguments, &[], None, None).unwrap();
+        let program = "qemu-system-x86_64".into();
+        let spec = Spec::new("g", program, self.arguments.clone(), memory).unwrap();
+        let directory = RunDir::take_in(self.dir.path(), "g").unwrap();
+        Guest::new(spec, directory, None).unwrap()
+    }
+
+    /// All QEMUs of the guest.
+    pub fn qemus(&self) -> Vec<Process> {
+        let socket = self.dir.path().join("g/qmp.sock");
+        Process::all(&format!("unix:{},server=on,wait=off", socket.display())).unwrap()
+    }
+
+    /// The process id of the only QEMU of the guest.
+    pub fn qemu(&self) -> u32 {
+        let all = self.qemus();
+        let [only] = all.as_slice() else {
+            panic!("there are {} QEMUs", all.len());
+        };
+        only.id()
+    }
+
+    pub fn join(&self, luod: &Path) -> Member<Guest> {
+        let mut member = Member::join_at(luod, "vm-g", &["vm-g"], self.guest()).unwrap();
+        if !member.participant().is_running() {
+            member.participant_mut().launch(None).unwrap();
+        }
+        member
+    }
+}
+
+impl Drop for Machine {
+    /// A test that fails leaves no QEMU.
+    fn drop(&mut self) {
+        for process in self.qemus() {
+            process.end();
+        }
+    }
+}
+
+/// The counter of the guest.
+pub fn count(memory: &File) -> u32 {
+    let number = |at| {
+        let mut bytes = [0; 4];
+        memory.read_exact_at(&mut bytes, at).unwrap();
+        u32::from_le_bytes(bytes)
+    };
+    assert_eq!(number(WRONG), 0, "the guest's register and memory differ");
+    number(COUNTER)
+}
+
+/// Waits until the counter increases.
+pub fn counts_on(member: &mut Member<Guest>) -> u32 {
+    let start = Instant::now();
+    let memory = member.participant().memory_file(0).unwrap();
+    let first = count(&memory);
+    loop {
+        let now = count(&memory);
+        if now != first && now > 1000 {
+            return now;
+        }
+        assert!(start.elapsed() < LIMIT, "the guest does not count");
+        assert_eq!(member.participant_mut().ended().unwrap(), None);
+        sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn update(luod: &Luod, dry_run: bool) -> Channel {
+    let mut channel = Channel::connect(luod.path()).unwrap();
+    let request = Request::Update {
+        timeout_ms: Some(600_000),
+        dry_run,
+        force: false,
+        expect: None,
+    };
+    let (answer, _) = channel.call(&request, Some(LIMIT)).unwrap();
+    assert!(matches!(answer, Event::Ok { .. }), "{answer:?}");
+    channel
+}
+
+pub fn result(mut channel: Channel) -> Report {
+    loop {
+        let (message, _) = channel.receive(Some(LIMIT)).unwrap().unwrap();
+        if let Event::Result(report) = message.body {
+            return report;
+        }
+    }
+}
+
+pub fn step_until(member: &mut Member<Guest>, so: impl Fn(&mut Member<Guest>) -> bool) {
+    let start = Instant::now();
+    while !so(member) {
+        assert!(start.elapsed() < LIMIT);
+        member.step(Some(Duration::from_millis(20))).unwrap();
+    }
+}
