@@ -69,7 +69,7 @@ enum Action {
         /// The size of the guest's memory if the arguments do not set it
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
-        /// Make the guest's memory of huge pages of this size, which must have been set aside
+        /// Make the guest's memory of huge pages of this size (2M), which must have been set aside
         #[arg(long, value_name = "SIZE")]
         hugepages: Option<HugePages>,
         /// Run the guest although parts of it do not survive a live update

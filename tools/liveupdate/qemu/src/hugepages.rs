@@ -2,31 +2,27 @@
 
 //! Huge pages of the host that are set aside for memory of guests.
 
-use crate::memory::Backend;
-use clap::ValueEnum;
+use crate::{memory::Backend, size};
 use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
-/// The size of huge pages that a live update can hand over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+/// The size of huge pages that a live update can hand over. The kernel does not preserve pages of
+/// 1 GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HugePages {
     /// 2 MiB.
-    #[value(name = "2M")]
     #[serde(rename = "2M")]
     TwoMib,
-    /// 1 GiB.
-    #[value(name = "1G")]
-    #[serde(rename = "1G")]
-    OneGib,
 }
 
 impl HugePages {
     /// All sizes.
-    pub const ALL: [Self; 2] = [Self::TwoMib, Self::OneGib];
+    pub const ALL: [Self; 1] = [Self::TwoMib];
 
     /// The pages of this size in bytes, if there are any.
     pub fn of_size(bytes: u64) -> Option<Self> {
@@ -37,7 +33,6 @@ impl HugePages {
     pub fn size(self) -> u64 {
         match self {
             Self::TwoMib => 2 << 20,
-            Self::OneGib => 1 << 30,
         }
     }
 
@@ -45,7 +40,6 @@ impl HugePages {
     pub fn flags(self) -> MemfdFlags {
         let size = match self {
             Self::TwoMib => MemfdFlags::HUGE_2MB,
-            Self::OneGib => MemfdFlags::HUGE_1GB,
         };
         MemfdFlags::HUGETLB | size
     }
@@ -85,7 +79,17 @@ impl fmt::Display for HugePages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TwoMib => "2M",
-            Self::OneGib => "1G",
+        })
+    }
+}
+
+impl FromStr for HugePages {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pages = size::parse(text, 1).and_then(Self::of_size);
+        pages.ok_or_else(|| {
+            format!("huge pages of {text} are not preserved in a live update: use those of 2M")
         })
     }
 }
@@ -148,7 +152,20 @@ mod tests {
             "{text}"
         );
         check(&[memory(1 << 40, None)]).unwrap();
-        let error = check(&[memory(1 << 30, Some(HugePages::OneGib))]).unwrap_err();
-        assert_eq!(error.to_string(), "this machine has no huge pages of 1G");
+        fs::remove_dir_all(sysfs.path().join("kernel")).unwrap();
+        let error = check(&[memory(8 << 20, two)]).unwrap_err();
+        assert_eq!(error.to_string(), "this machine has no huge pages of 2M");
+    }
+
+    #[test]
+    fn pages_that_are_not_preserved_are_refused() {
+        assert_eq!("2M".parse(), Ok(HugePages::TwoMib));
+        for other in ["1G", "16M", "x"] {
+            let error = other.parse::<HugePages>().unwrap_err();
+            assert!(
+                error.contains(other) && error.contains("use those of 2M"),
+                "{error}"
+            );
+        }
     }
 }
