@@ -5,7 +5,7 @@
 mod update;
 
 use crate::{
-    hugepages::{check_available, HugePages},
+    hugepages::{check_available, Filling, HugePages},
     memory, options,
     process::Process,
     qmp::{self, Qmp},
@@ -191,7 +191,11 @@ impl Guest {
         let program = self.program.as_ref().unwrap_or(&self.spec.program);
         let mut command = Command::new(program);
         command
-            .args(memory::arguments(&self.spec.arguments, &backends))
+            .args(memory::arguments(
+                &self.spec.arguments,
+                &backends,
+                incoming.is_some(),
+            ))
             .arg("-S")
             .arg("-qmp")
             .arg(self.directory.qmp_argument())
@@ -207,13 +211,18 @@ impl Guest {
             .spawn()
             .map_err(|error| format!("{} cannot be started: {error}", program.display()))?;
         drop(inherited);
+        let mut filling = Filling::new(&self.spec.name, &self.spec.memory, &self.memory);
+        let limit = START + filling.limit();
         let alive = || match child.try_wait()? {
-            None => Ok(()),
-            Some(status) => Err(io::Error::other(format!(
-                "it has ended immediately ({status}), see its message"
-            ))),
+            None => {
+                filling.show();
+                Ok(())
+            }
+            Some(status) => Err(io::Error::other(filling.reason().unwrap_or_else(|| {
+                format!("it has ended immediately ({status}), see its message")
+            }))),
         };
-        let qmp = Qmp::connect(&socket, START, alive).and_then(|mut qmp| {
+        let qmp = Qmp::connect(&socket, limit, alive).and_then(|mut qmp| {
             qmp.keep_memory()?;
             Ok(qmp)
         });

@@ -185,14 +185,22 @@ fn own_pages(object: &Properties, id: &str) -> Result<HugePages, Error> {
     })
 }
 
-/// Returns the arguments `args` with the memory `backends` in the files `fds`.
-pub fn arguments(args: &[String], backends: &[(Backend, RawFd)]) -> Vec<String> {
+/// Returns the arguments `args` with the memory `backends` in the files `fds`. Unless these are
+/// `filled`, QEMU allocates all huge pages before the guest runs, on the nodes that the arguments
+/// name: while a file is preserved, its holes cannot be filled.
+pub fn arguments(args: &[String], backends: &[(Backend, RawFd)], filled: bool) -> Vec<String> {
     let mut changed = args.to_vec();
-    let place = |object: &mut Properties, fd: RawFd| {
-        object.retain(|key| !OURS.contains(&key) && key != "qom-type");
+    let place = |object: &mut Properties, backend: &Backend, fd: RawFd| {
+        let fill = !filled && backend.pages.is_some();
+        object.retain(|key| {
+            !OURS.contains(&key) && key != "qom-type" && (key != "prealloc" || !(filled || fill))
+        });
         object.push("qom-type", "memory-backend-file");
         object.push("mem-path", format!("/proc/self/fd/{fd}"));
         object.push("share", "on");
+        if fill {
+            object.push("prealloc", "on");
+        }
     };
     let mut added = None;
     for (backend, fd) in backends {
@@ -200,7 +208,7 @@ pub fn arguments(args: &[String], backends: &[(Backend, RawFd)]) -> Vec<String> 
             .find(|(_, object)| is_backend(object) && object.get("id") == Some(&backend.id));
         match given {
             Some((at, mut object)) => {
-                place(&mut object, *fd);
+                place(&mut object, backend, *fd);
                 if let Some(arg) = changed.get_mut(at) {
                     *arg = object.to_text("qom-type");
                 }
@@ -212,7 +220,7 @@ pub fn arguments(args: &[String], backends: &[(Backend, RawFd)]) -> Vec<String> 
         let mut object = Properties::default();
         object.push("id", &backend.id);
         object.push("size", backend.size);
-        place(&mut object, fd);
+        place(&mut object, backend, fd);
         changed.extend(["-object".to_owned(), object.to_text("qom-type")]);
         changed.extend([
             "-machine".to_owned(),
@@ -245,7 +253,7 @@ mod tests {
                 pages: None,
             }]
         );
-        let changed = arguments(&args, &[(found[0].clone(), 7)]).join(" ");
+        let changed = arguments(&args, &[(found[0].clone(), 7)], false).join(" ");
         assert_eq!(
             changed,
             "-machine q35 -m 1G -object memory-backend-file,id=luo-ram,size=1073741824,\
@@ -271,13 +279,40 @@ mod tests {
         let found = backends(&args, &[], None, None).unwrap();
         assert_eq!(found.len(), 2);
         let fds = found.into_iter().zip([5, 6]).collect::<Vec<_>>();
-        let changed = arguments(&args, &fds).join(" ");
+        let changed = arguments(&args, &fds, false).join(" ");
         assert!(changed.contains(
             "memory-backend-file,id=a,size=1G,host-nodes=0,policy=bind,\
              mem-path=/proc/self/fd/5,share=on"
         ));
         assert!(changed.contains("memory-backend-file,id=b,size=1G,mem-path=/proc/self/fd/6"));
         assert!(!changed.contains("luo-ram"));
+    }
+
+    #[test]
+    fn qemu_fills_huge_pages_once() {
+        let args = words(
+            "-object memory-backend-ram,id=a,size=1G,prealloc=off \
+             -object memory-backend-ram,id=b,size=1G,prealloc=on",
+        );
+        let changed = |pages, filled| {
+            let found = backends(&args, &[], None, pages).unwrap();
+            let fds = found.into_iter().zip([5, 6]).collect::<Vec<_>>();
+            let changed = arguments(&args, &fds, filled);
+            ["prealloc=on", "prealloc=off"]
+                .map(|text| changed.iter().filter(|arg| arg.contains(text)).count())
+        };
+        let two = Some(HugePages::TwoMib);
+        assert_eq!(changed(two, false), [2, 0]);
+        assert_eq!(changed(two, true), [0, 0]);
+        // Other memory is filled if the operator wants that.
+        assert_eq!(changed(None, false), [1, 1]);
+        assert_eq!(changed(None, true), [0, 0]);
+        let added = backends(&[], &[], None, two).unwrap();
+        let added = arguments(&[], &[(added[0].clone(), 7)], false).join(" ");
+        assert!(
+            added.contains("mem-path=/proc/self/fd/7,share=on,prealloc=on"),
+            "{added}"
+        );
     }
 
     #[test]

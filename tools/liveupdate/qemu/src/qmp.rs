@@ -2,6 +2,10 @@
 
 //! A client of the QEMU Machine Protocol.
 
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    io::retry_on_intr,
+};
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
 use std::{
@@ -14,6 +18,12 @@ use std::{
 
 /// The interval of polling for state that QEMU does not report.
 const POLL: Duration = Duration::from_millis(1);
+
+/// How often it is checked whether QEMU still runs before it sends its greeting.
+const GREETING: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
 
 /// The time limit for an answer of QEMU. No command takes longer than a request to the medium of
 /// a disk.
@@ -91,11 +101,33 @@ impl Qmp {
             alive()?;
             sleep(POLL);
         };
+        // The socket is there before the memory of the guest, and the greeting comes after it.
+        let readable = || {
+            let ready = || poll(&mut [PollFd::new(&stream, PollFlags::IN)], Some(&GREETING));
+            retry_on_intr(ready).map_err(io::Error::from)
+        };
+        while readable()? == 0 {
+            if Instant::now() > end {
+                return Err(Error::Late("start"));
+            }
+            alive()?;
+        }
         stream.set_read_timeout(Some(ANSWER))?;
         let mut qmp = Self {
             reader: BufReader::new(stream),
         };
-        let greeting = qmp.line()?;
+        let greeting = match qmp.line() {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                // QEMU is most likely ending: then `alive` has the reason.
+                let end = Instant::now() + Duration::from_secs(1);
+                while Instant::now() < end {
+                    alive()?;
+                    sleep(POLL);
+                }
+                return Err(error);
+            }
+        };
         if !greeting.contains_key("QMP") {
             return Err(Error::Protocol(format!("{greeting:?}")));
         }
@@ -270,6 +302,30 @@ mod tests {
         let found = Qmp::connect(&path, ANSWER, || Ok(())).and_then(|mut qmp| qmp.obstacles());
         qemu.join().unwrap();
         found
+    }
+
+    #[test]
+    fn the_end_of_qemu_has_a_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let qemu = thread::spawn(move || {
+            let stream = listener.accept().unwrap();
+            sleep(Duration::from_millis(100));
+            drop(stream);
+        });
+        let mut checked = 0;
+        let found = Qmp::connect(&path, ANSWER, || {
+            checked += 1;
+            // While QEMU allocates memory, and when it has ended.
+            match qemu.is_finished() && checked > 3 {
+                true => Err(io::Error::other("there is no memory")),
+                false => Ok(()),
+            }
+        });
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains("there is no memory"), "{error}");
+        qemu.join().unwrap();
     }
 
     #[test]

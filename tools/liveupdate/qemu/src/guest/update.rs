@@ -3,7 +3,9 @@
 //! What is done with a guest in a live update.
 
 use super::{Guest, Running};
-use crate::{next_kernel, qmp::Error, qmp::Qmp, run_dir::State, spec, spec::Spec, state};
+use crate::{
+    hugepages, next_kernel, qmp::Error, qmp::Qmp, run_dir::State, spec, spec::Spec, state,
+};
 use liveupdate::luod::{Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luo_check::System;
@@ -186,6 +188,9 @@ impl Participant for Guest {
     /// as well. Then the guest is paused, and the other state is preserved.
     fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         let started = Instant::now();
+        for (file, backend) in self.memory.iter().zip(&self.spec.memory) {
+            hugepages::fill(file, backend)?;
+        }
         for (token, file) in (spec::MEMORY..).zip(&self.memory) {
             session.preserve(file, token)?;
         }

@@ -11,7 +11,7 @@ use luo_qemu::{guest::Guest, run_dir::RunDir, spec::Spec};
 use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::Outcome;
 use machine::{count, counts_on, result, step_until, update, Machine, LIMIT};
-use std::time::Instant;
+use std::{fs, os::unix::fs::MetadataExt, time::Instant};
 
 #[test]
 fn a_guest_survives() {
@@ -130,5 +130,37 @@ fn a_guest_that_cannot_go_on_is_kept() {
     }
     let mut member = machine.join(&path);
     assert!(counts_on(&mut member) > before);
+    member.participant_mut().kill();
+}
+
+#[test]
+fn holes_in_huge_pages_are_filled() {
+    let machine = Machine::new();
+    let world = FakeWorld::new();
+    let luod = Luod::start(&world, own_config()).unwrap();
+    let path = luod.path().to_owned();
+    drop(machine.join(&path));
+
+    // The memory is of usual pages, and counts as one of huge pages from now on.
+    let description = machine.dir.path().join("g/spec.json");
+    let mut spec: serde_json::Value =
+        serde_json::from_slice(&fs::read(&description).unwrap()).unwrap();
+    spec["memory"][0]["pages"] = "2M".into();
+    fs::write(&description, spec.to_string()).unwrap();
+    let mut guest = machine.guest();
+    assert!(guest.adopt().unwrap());
+    let mut member = Member::join_at(&path, "vm-g", &["vm-g"], guest).unwrap();
+    counts_on(&mut member);
+    let memory = member.participant().memory_file(0).unwrap().metadata();
+    let memory = memory.unwrap();
+    assert!(memory.blocks() * 512 < memory.len());
+
+    let operator = update(&luod, false);
+    step_until(&mut member, |member| member.participant().is_frozen());
+    let memory = member.participant().memory_file(0).unwrap().metadata();
+    let memory = memory.unwrap();
+    assert_eq!(memory.blocks() * 512, memory.len());
+    luod.wait();
+    drop(operator);
     member.participant_mut().kill();
 }
