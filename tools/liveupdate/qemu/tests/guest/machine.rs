@@ -3,13 +3,14 @@
 //! A machine with a guest that counts, and what the tests do with them.
 
 use liveupdate::luod::Member;
-use luo_qemu::{guest::Guest, memory, process::Process, run_dir::RunDir, spec::Spec};
+use luo_qemu::{guest::Guest, memory, process::Process, qmp::Qmp, run_dir::RunDir, spec::Spec};
 use luod::fake::Luod;
 use luod_protocol::{Channel, Event, Report, Request};
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -41,6 +42,8 @@ const PROGRAM: [u8; 41] = [
 pub struct Machine {
     pub dir: TempDir,
     pub arguments: Vec<String>,
+    /// The working directory and environment of the guest, if they are not those of the test.
+    pub place: Option<(PathBuf, BTreeMap<String, String>)>,
 }
 
 impl Machine {
@@ -64,13 +67,21 @@ impl Machine {
             &drive,
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
-        Self { dir, arguments }
+        Self {
+            dir,
+            arguments,
+            place: None,
+        }
     }
 
     pub fn guest(&self) -> Guest {
         let memory = memory::backends(&self.arguments, &[], None, None).unwrap();
         let program = "qemu-system-x86_64".into();
-        let spec = Spec::new("g", program, self.arguments.clone(), memory).unwrap();
+        let mut spec = Spec::new("g", program, self.arguments.clone(), memory).unwrap();
+        if let Some((directory, environment)) = &self.place {
+            spec.directory.clone_from(directory);
+            spec.environment.clone_from(environment);
+        }
         let directory = RunDir::take_in(self.dir.path(), "g").unwrap();
         Guest::new(spec, directory, None).unwrap()
     }
@@ -88,6 +99,26 @@ impl Machine {
             panic!("there are {} QEMUs", all.len());
         };
         only.id()
+    }
+
+    /// Adds arguments, separated by spaces.
+    pub fn add(&mut self, arguments: &str) {
+        let words = arguments.split_whitespace().map(str::to_owned);
+        self.arguments.extend(words);
+    }
+
+    /// The operator's own monitor, if the arguments have that of [`Self::add_monitor`].
+    pub fn monitor(&self) -> Qmp {
+        Qmp::connect(&self.dir.path().join("own.sock"), LIMIT, || Ok(())).unwrap()
+    }
+
+    /// Adds a monitor of the operator.
+    pub fn add_monitor(&mut self) {
+        let socket = self.dir.path().join("own.sock");
+        self.add(&format!(
+            "-qmp unix:{},server=on,wait=off",
+            socket.display()
+        ));
     }
 
     pub fn join(&self, luod: &Path) -> Member<Guest> {

@@ -3,6 +3,7 @@
 //! A guest under the real QEMU, with luod and a kernel in the process of the test. Needs
 //! qemu-system-x86_64.
 
+mod carried;
 mod killed;
 mod machine;
 
