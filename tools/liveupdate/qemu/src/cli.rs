@@ -35,6 +35,9 @@ const POWER_DOWN: Duration = Duration::from_secs(80);
 /// How long luod may take to say what it does.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// The interval of attempts to resume a guest that QEMU does not resume.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// How often luo-qemu checks whether QEMU has ended.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -300,6 +303,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
     }
 
     let mut asked: Option<Instant> = None;
+    let mut next_try = Instant::now();
     loop {
         member.step(Some(STEP))?;
         if let Some(success) = member.participant_mut().ended()? {
@@ -311,8 +315,12 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
                 ExitCode::FAILURE
             });
         }
-        if member.participant().is_orphan() && is_idle(socket) {
-            member.participant_mut().resume()?;
+        let idle = member.participant().is_orphan() && next_try < Instant::now();
+        if idle && is_idle(socket) {
+            next_try = Instant::now() + AGAIN;
+            if let Err(error) = member.participant_mut().resume() {
+                eprintln!("{name}: does not continue yet: {error}");
+            }
         }
         if !ended.load(Ordering::Relaxed) {
             continue;

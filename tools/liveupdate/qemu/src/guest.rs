@@ -308,8 +308,9 @@ impl Guest {
         Ok(true)
     }
 
-    /// Whether the guest was paused for an update by a luo-qemu that was killed then. It must not
-    /// run before the update is known to be aborted: see [`Self::resume`].
+    /// Whether the guest is still paused for an update: luo-qemu was killed then, or QEMU could not
+    /// resume the guest after an abort. It must not run before the update is known to be aborted:
+    /// see [`Self::resume`].
     pub fn is_orphan(&self) -> bool {
         self.orphan
     }
@@ -320,7 +321,7 @@ impl Guest {
     ///
     /// If it does not.
     pub fn resume(&mut self) -> Result {
-        self.qmp()?.go_on()?;
+        self.go_on()?;
         self.orphan = false;
         println!("{}: continues: no update is in progress", self.spec.name);
         self.report(State::Running);

@@ -3,9 +3,7 @@
 //! What is done with a guest in a live update.
 
 use super::{Guest, Running};
-use crate::{
-    hugepages, next_kernel, qmp::Error, qmp::Qmp, run_dir::State, spec, spec::Spec, state,
-};
+use crate::{hugepages, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state};
 use liveupdate::luod::{Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luo_check::System;
@@ -50,6 +48,19 @@ impl Guest {
             took.as_micros()
         );
         Ok(())
+    }
+
+    /// Resumes the guest after an update was aborted.
+    pub(super) fn go_on(&mut self) -> Result {
+        // If a disk fails to flush its cache, QEMU does not leave this state, and refuses to resume
+        // the guest, until the state was saved completely.
+        if self.qmp()?.status()? == "finish-migrate" {
+            let state = self.running.as_ref().map(|running| running.state);
+            let uri = uri(state.ok_or("QEMU has ended")?);
+            self.state.set_len(0)?;
+            self.qmp()?.save(&uri, MOVE)?;
+        }
+        Ok(self.qmp()?.go_on()?)
     }
 
     /// Whether the guest has run from the state in `incoming`: a luo-qemu was killed before it
@@ -208,12 +219,16 @@ impl Participant for Guest {
         if !std::mem::take(&mut self.paused) {
             return;
         }
-        let went_on = self.qmp().and_then(Qmp::go_on);
-        match went_on {
-            Ok(()) => println!("{}: continues: {reason}", self.spec.name),
-            Err(error) => eprintln!("{}: does not continue: {error}", self.spec.name),
+        match self.go_on() {
+            Ok(()) => {
+                println!("{}: continues: {reason}", self.spec.name);
+                self.report(State::Running);
+            }
+            Err(error) => {
+                eprintln!("{}: does not continue yet: {error}", self.spec.name);
+                self.orphan = true;
+            }
         }
-        self.report(State::Running);
     }
 
     fn frozen(&mut self, _id: &SessionName) {
