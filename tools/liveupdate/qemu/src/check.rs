@@ -54,8 +54,27 @@ fn device(device: &Properties) -> Option<Finding> {
         "nvdimm" | "pc-dimm" | "virtio-mem-pci" | "virtio-pmem-pci" => Some(note(format!(
             "the device {name} ({driver}) has memory of its own: its backend must be among those of --ram-backend"
         ))),
+        _ if driver.starts_with("vhost-user-") => Some(vhost_user(&format!("device {name} ({driver})"))),
         _ => None,
     }
+}
+
+fn vhost_user(what: &str) -> Finding {
+    note(format!(
+        "the {what} is the work of another program, which ends with this kernel: let its service start before that of the guest"
+    ))
+}
+
+/// A character device of the terminal on which luo-qemu was started, or of a new one.
+fn terminal(what: &str, backend: &str) -> Option<Finding> {
+    let reason = match backend.strip_prefix("mon:").unwrap_or(backend) {
+        "stdio" => "the terminal of luo-qemu, which ends with this kernel",
+        "pty" => "a pseudo-terminal, which is another one after an update",
+        _ => return None,
+    };
+    Some(note(format!(
+        "the {what} is {reason}: use a socket with server=on,wait=off"
+    )))
 }
 
 fn disk(option: &str, disk: &Properties) -> Option<Finding> {
@@ -78,11 +97,15 @@ fn disk(option: &str, disk: &Properties) -> Option<Finding> {
 
 fn chardev(chardev: &Properties) -> Option<Finding> {
     let id = chardev.get("id").unwrap_or("without id");
+    let backend = chardev.get("backend").unwrap_or_default();
+    if let Some(found) = terminal(&format!("character device {id}"), backend) {
+        return Some(found);
+    }
     let again = ["reconnect", "reconnect-ms"].iter().any(|key| {
         let time = chardev.get(key);
         time.is_some_and(|time| time != "0")
     });
-    let client = chardev.get("backend") == Some("socket") && !chardev.is_on("server");
+    let client = backend == "socket" && !chardev.is_on("server");
     (client && !again).then(|| {
         note(format!(
             "the character device {id} is a connection that ends: add reconnect-ms=1000 to it, or let QEMU be its server"
@@ -102,6 +125,9 @@ pub fn check(args: &[String]) -> Vec<Finding> {
             "snapshot" => found.push(fatal(
                 "-snapshot creates temporary overlays, which are lost",
             )),
+            "serial" | "parallel" | "monitor" | "qmp" | "qmp-pretty" | "debugcon" => {
+                found.extend(terminal(&format!("option -{}", option.name), option.value));
+            }
             _ => {}
         }
     }
@@ -118,6 +144,10 @@ pub fn check(args: &[String]) -> Vec<Finding> {
             found.push(note(
                 "connections through -netdev user end with the old QEMU: use a tap device",
             ));
+        }
+        if net.get("type") == Some("vhost-user") {
+            let id = net.get("id").unwrap_or("without id");
+            found.push(vhost_user(&format!("network {id}")));
         }
     }
     for (_, machine) in options::all(args, &["machine", "M"], "type") {
@@ -146,7 +176,7 @@ mod tests {
         let guest =
             "-machine q35,accel=kvm -cpu host -m 1G -drive file=disk.raw,format=raw,if=virtio \
                      -netdev tap,id=n,ifname=tap0 -device virtio-net-pci,netdev=n \
-                     -chardev socket,id=c,path=/x,server=on,wait=off -nographic";
+                     -chardev socket,id=c,path=/x,server=on,wait=off -serial chardev:c -nographic";
         assert_eq!(check_text(guest), []);
     }
 
@@ -170,6 +200,24 @@ mod tests {
             ),
             ("-chardev socket,id=c,host=h,port=1", "c ", false),
             ("-netdev user,id=n", "user", false),
+            ("-chardev pty,id=c", "device c is a pseudo-terminal", false),
+            (
+                "-chardev stdio,id=c,mux=on",
+                "device c is the terminal",
+                false,
+            ),
+            ("-serial mon:stdio", "-serial is the terminal", false),
+            ("-monitor pty", "-monitor is a pseudo-terminal", false),
+            (
+                "-netdev vhost-user,id=n,chardev=c",
+                "network n is the work",
+                false,
+            ),
+            (
+                "-device vhost-user-blk-pci,id=d,chardev=c",
+                "d (vhost-user-blk-pci) is the work",
+                false,
+            ),
         ] {
             let found = check_text(args);
             assert_eq!(found.len(), 1, "{args}: {found:?}");
