@@ -6,6 +6,7 @@
 mod carried;
 mod disk;
 mod killed;
+mod late;
 mod machine;
 
 use liveupdate::luod::Member;

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The last steps of an update: the next kernel does not start, or QEMU ends before.
+
+use crate::machine::{count, counts_on, result, step_until, update, Machine, LIMIT};
+use liveupdate::luod::{Client, Member, Notice, SessionName};
+use luod::fake::{own_config, FakeWorld, Luod};
+use luod_protocol::Outcome;
+
+/// The errno of a kernel that does not start.
+const EINVAL: i32 = 22;
+
+#[test]
+fn a_guest_goes_on_if_the_next_kernel_does_not_start() {
+    let machine = Machine::new();
+    let world = FakeWorld::new();
+    let luod = Luod::start(&world, own_config()).unwrap();
+    let mut member = machine.join(luod.path());
+    counts_on(&mut member);
+    world.state().kexec_error = Some(EINVAL);
+    let operator = update(&luod, false);
+    step_until(&mut member, |member| member.participant().is_frozen());
+    let status = member.participant_mut().status().unwrap();
+    assert_eq!(status, "postmigrate");
+    step_until(&mut member, |member| !member.participant().is_frozen());
+    assert_eq!(result(operator).outcome, Outcome::Aborted);
+    assert_eq!(member.participant_mut().status().unwrap(), "running");
+    counts_on(&mut member);
+    assert!(world.kernel.outgoing().is_empty(), "nothing is left");
+
+    world.state().kexec_error = None;
+    let operator = update(&luod, false);
+    step_until(&mut member, |member| member.participant().is_frozen());
+    luod.wait();
+    drop(operator);
+    member.participant_mut().kill();
+}
+
+#[test]
+fn a_guest_whose_state_is_saved_does_not_need_its_qemu() {
+    let machine = Machine::new();
+    let world = FakeWorld::new();
+    let luod = Luod::start(&world, own_config()).unwrap();
+    let path = luod.path().to_owned();
+    let mut member = machine.join(&path);
+    counts_on(&mut member);
+    // luod waits for another client.
+    let mut other = Client::connect_to(&path, "other").unwrap();
+    let id = SessionName::new("other").unwrap();
+    other.subscribe(&id, Some(LIMIT)).unwrap();
+    let operator = update(&luod, false);
+    step_until(&mut member, |member| {
+        member.participant_mut().status().unwrap() == "postmigrate"
+    });
+    let before = count(&member.participant().memory_file(0).unwrap());
+    for process in machine.qemus() {
+        process.end();
+    }
+    // luo-qemu ends when its QEMU has ended.
+    step_until(&mut member, |member| {
+        member.participant_mut().ended().unwrap() == Some(false)
+    });
+    drop(member);
+    // The next luo-qemu does not start the guest anew, since it is to be handed over.
+    let error = Member::join_at(&path, "vm-g", &["vm-g"], machine.guest()).unwrap_err();
+    assert!(error.to_string().contains("vm-g"), "{error}");
+
+    let session = loop {
+        match other.next(Some(LIMIT)).unwrap().unwrap() {
+            Notice::Preserve { session, .. } => break session,
+            Notice::Prepare { .. } => {}
+            notice => panic!("{notice:?}"),
+        }
+    };
+    other.ready(&id).unwrap();
+    luod.wait();
+    drop((operator, other, session));
+
+    let _luod = Luod::start_at(&world, own_config(), &path).unwrap();
+    let mut member = machine.join(&path);
+    assert_eq!(member.restored().len(), 1);
+    assert!(counts_on(&mut member) > before);
+    member.participant_mut().kill();
+}
