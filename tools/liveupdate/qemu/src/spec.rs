@@ -48,6 +48,9 @@ pub struct Spec {
     /// When the guest was paused, in microseconds since 1970.
     #[serde(default)]
     pub paused_us: u64,
+    /// The number of updates that the guest has survived before.
+    #[serde(default)]
+    pub updates: u64,
 }
 
 /// Microseconds since 1970.
@@ -79,6 +82,7 @@ impl Spec {
             directory: std::env::current_dir()?,
             memory,
             paused_us: 0,
+            updates: 0,
         })
     }
 

@@ -38,6 +38,7 @@ impl Guest {
         let started = Instant::now();
         self.record(State::Paused)?;
         self.spec.paused_us = spec::now_us();
+        self.spec.updates = self.updates;
         self.paused = true;
         self.qmp()?.save(&uri, MOVE)?;
         let took = started.elapsed();
@@ -122,6 +123,7 @@ impl Guest {
             files.push(file);
         }
         let paused_us = std::mem::take(&mut spec.paused_us);
+        self.updates = spec.updates;
         self.spec = spec;
         self.memory = files;
         let retrieved = started.elapsed();

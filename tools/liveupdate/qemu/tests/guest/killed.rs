@@ -106,22 +106,14 @@ fn is_kept(world: &FakeWorld) -> bool {
     world.kernel.incoming().iter().any(|name| name == "vm-g")
 }
 
-/// The recorded state of the guest, and the number of its updates.
-fn status(machine: &Machine) -> (State, u64) {
-    let path = machine.dir.path().join("g/status.json");
-    let record: luo_qemu::run_dir::Record =
-        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    (record.state, record.updates)
-}
-
 #[test]
 fn a_guest_that_has_not_run_is_restored_again() {
     let scene = Scene::new(Point::Loaded);
-    assert_eq!(status(&scene.machine), (State::Restoring, 0));
+    assert_eq!(scene.machine.status(), (State::Restoring, 0));
     let mut member = scene.join(true);
     assert_ne!(scene.machine.qemu(), scene.first);
     assert!(counts_on(&mut member) > scene.before);
-    assert_eq!(status(&scene.machine), (State::Running, 1));
+    assert_eq!(scene.machine.status(), (State::Running, 1));
     member.participant_mut().kill();
 }
 
@@ -132,7 +124,7 @@ fn a_guest_that_runs_is_not_started_again() {
         let mut member = scene.join(true);
         assert_eq!(scene.machine.qemu(), scene.first);
         assert!(counts_on(&mut member) > scene.before);
-        assert_eq!(status(&scene.machine), (State::Running, 1));
+        assert_eq!(scene.machine.status(), (State::Running, 1));
         member.participant_mut().kill();
     }
 }
@@ -181,7 +173,7 @@ fn what_is_started_is_recorded_first() {
     let starts = || {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("\"running\"", "\"starting\"")).unwrap();
-        assert_eq!(status(&machine).0, State::Starting);
+        assert_eq!(machine.status().0, State::Starting);
     };
     starts();
     assert!(!machine.guest().adopt().unwrap());
@@ -196,7 +188,7 @@ fn what_is_started_is_recorded_first() {
     drop(guest);
     let mut guest = machine.guest();
     assert!(guest.adopt().unwrap());
-    assert_eq!(status(&machine).0, State::Running);
+    assert_eq!(machine.status().0, State::Running);
     guest.kill();
     drop(guest);
 
@@ -226,13 +218,13 @@ fn a_guest_goes_on_if_luod_is_killed() {
     step_until(&mut member, |member| {
         member.participant_mut().status().unwrap() == "postmigrate"
     });
-    assert_eq!(status(&machine).0, State::Paused);
+    assert_eq!(machine.status().0, State::Paused);
     drop((luod, operator, other));
     step_until(&mut member, |member| {
         member.participant_mut().status().unwrap() == "running"
     });
     counts_on(&mut member);
-    assert_eq!(status(&machine).0, State::Running);
+    assert_eq!(machine.status().0, State::Running);
     assert!(world.kernel.outgoing().is_empty(), "nothing is left");
 
     // The next luod can update.

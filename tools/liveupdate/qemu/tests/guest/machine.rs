@@ -3,7 +3,14 @@
 //! A machine with a guest that counts, and what the tests do with them.
 
 use liveupdate::luod::Member;
-use luo_qemu::{guest::Guest, memory, process::Process, qmp::Qmp, run_dir::RunDir, spec::Spec};
+use luo_qemu::{
+    guest::Guest,
+    memory,
+    process::Process,
+    qmp::Qmp,
+    run_dir::{Record, RunDir, State},
+    spec::Spec,
+};
 use luod::fake::Luod;
 use luod_protocol::{Channel, Event, Report, Request};
 use std::{
@@ -84,6 +91,13 @@ impl Machine {
         }
         let directory = RunDir::take_in(self.dir.path(), "g").unwrap();
         Guest::new(spec, directory, None).unwrap()
+    }
+
+    /// The recorded state of the guest, and the number of its updates.
+    pub fn status(&self) -> (State, u64) {
+        let path = self.dir.path().join("g/status.json");
+        let record: Record = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        (record.state, record.updates)
     }
 
     /// All QEMUs of the guest.

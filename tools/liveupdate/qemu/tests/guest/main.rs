@@ -10,7 +10,11 @@ mod late;
 mod machine;
 
 use liveupdate::luod::Member;
-use luo_qemu::{guest::Guest, run_dir::RunDir, spec::Spec};
+use luo_qemu::{
+    guest::Guest,
+    run_dir::{RunDir, State},
+    spec::Spec,
+};
 use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::Outcome;
 use machine::{count, counts_on, result, step_until, update, Machine, LIMIT};
@@ -33,7 +37,7 @@ fn a_guest_survives() {
     assert_eq!(member.participant_mut().status().unwrap(), "running");
     counts_on(&mut member);
 
-    for _ in 0..2 {
+    for updates in 1..=2 {
         let operator = update(&luod, false);
         step_until(&mut member, |member| member.participant().is_frozen());
         let status = member.participant_mut().status().unwrap();
@@ -53,6 +57,7 @@ fn a_guest_survives() {
         );
         let after = counts_on(&mut member);
         assert!(after > before, "it was {before} and is {after}");
+        assert_eq!(machine.status(), (State::Running, updates));
     }
     member.participant_mut().kill();
 }
