@@ -68,7 +68,9 @@ fn guests_are_listed() {
     assert!(bad(run.path(), "start g").contains("the guest g is running already"));
     // luo-qemu has ended: its status is of no use.
     drop(directory);
-    assert_eq!(good(run.path(), "list").lines().count(), 1);
+    // A child that another test starts may have the lock for a moment.
+    let is_empty = || good(run.path(), "list").lines().count() == 1;
+    assert!((0..100).any(|_| is_empty()));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use luod_protocol::{Channel, Event, Report, Request};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     thread::sleep,
@@ -81,6 +82,20 @@ impl Machine {
         }
     }
 
+    /// The directory of the guest. A child that another test starts at this time has inherited the
+    /// lock until it executes its program.
+    pub fn directory(&self) -> RunDir {
+        let start = Instant::now();
+        loop {
+            match RunDir::take_in(self.dir.path(), "g") {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other.unwrap(),
+            }
+            assert!(start.elapsed() < LIMIT, "the directory is locked");
+            sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn guest(&self) -> Guest {
         let memory = memory::backends(&self.arguments, &[], None, None).unwrap();
         let program = "qemu-system-x86_64".into();
@@ -89,7 +104,7 @@ impl Machine {
             spec.directory.clone_from(directory);
             spec.environment.clone_from(environment);
         }
-        let directory = RunDir::take_in(self.dir.path(), "g").unwrap();
+        let directory = self.directory();
         Guest::new(spec, directory, None).unwrap()
     }
 

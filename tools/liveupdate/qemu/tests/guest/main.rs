@@ -10,11 +10,7 @@ mod late;
 mod machine;
 
 use liveupdate::luod::Member;
-use luo_qemu::{
-    guest::Guest,
-    run_dir::{RunDir, State},
-    spec::Spec,
-};
+use luo_qemu::{guest::Guest, run_dir::State, spec::Spec};
 use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::Outcome;
 use machine::{count, counts_on, result, step_until, update, Machine, LIMIT};
@@ -125,7 +121,7 @@ fn a_guest_that_cannot_go_on_is_kept() {
     let _luod = Luod::start_at(&world, own_config(), &path).unwrap();
     // There is no QEMU on the new host, and then one that ends immediately.
     for program in ["/nonexistent/qemu", "/bin/false"] {
-        let directory = RunDir::take_in(machine.dir.path(), "g").unwrap();
+        let directory = machine.directory();
         let spec = Spec::new("g", "".into(), Vec::new(), Vec::new()).unwrap();
         let guest = Guest::new(spec, directory, Some(program.into())).unwrap();
         let error = Member::join_at(&path, "vm-g", &["vm-g"], guest).unwrap_err();
