@@ -21,7 +21,7 @@ SUITE=trixie
 PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	ca-certificates cargo ccache clang clang-19 cpio file flex git gzip kmod
 	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 ovmf patch perl
-	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt
+	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt sbsigntool
 	xz-utils zstd)
 # What builds our packages, in a tree of its own: its compilers are the same, and
 # the programs run on this and later suites.

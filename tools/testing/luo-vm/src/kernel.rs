@@ -11,5 +11,6 @@ pub mod flavour;
 pub mod patched;
 pub mod patches;
 pub mod series;
+pub mod signing;
 pub mod source;
 pub mod tree;

@@ -8,8 +8,9 @@ use crate::ctx::Ctx;
 use crate::image::{initramfs, programs};
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
+use crate::kernel::signing;
 use crate::machine::named::{
-    Machine, CHECKED, CRASH, HUGE_PAGES, LARGE, NODES, Q35, SCRATCH, SMALL, UEFI,
+    Machine, CHECKED, CRASH, HUGE_PAGES, IOMMU, LARGE, LOCKED, NODES, Q35, SCRATCH, SMALL, UEFI,
 };
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
@@ -45,8 +46,16 @@ impl Row {
 }
 
 /// The machines of `make test`.
-const SOME: [Row; 3] = [
+const SOME: [Row; 5] = [
     Row::new(&UEFI),
+    Row {
+        suites: &["chain", "roundtrip", "memfd", "signed"],
+        ..Row::new(&LOCKED)
+    },
+    Row {
+        suites: &["chain", "roundtrip", "memfd", "iommu"],
+        ..Row::new(&IOMMU)
+    },
     Row::new(&HUGE_PAGES),
     Row {
         suites: &["chain", "roundtrip", "memfd", "nodes"],
@@ -82,7 +91,8 @@ pub fn others(ctx: &Ctx, report: &mut Report) -> Result<()> {
 }
 
 fn run(ctx: &Ctx, report: &mut Report, rows: &[Row]) -> Result<()> {
-    let kernel = build::kernel(ctx, Flavour::Ours)?;
+    // Some machines load only kernels that are signed.
+    let kernel = signing::signed(ctx, &build::kernel(ctx, Flavour::Ours)?)?;
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, MACHINES, &guest, &[&kernel, &kernel], None)?;
     for row in rows {

@@ -10,6 +10,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::kernel::flavour::Flavour;
+use crate::kernel::signing;
 use crate::report::step::Step;
 
 /// Options that `make menuconfig` has set, on top of the tracked ones.
@@ -66,7 +67,8 @@ pub fn configure(
     Ok(())
 }
 
-/// Configures `out`, and omits options that Kconfig does not have or cannot set.
+/// Configures `out`, and omits options that Kconfig does not have or cannot set. Makes the key that
+/// they name.
 pub fn set(
     step: &mut Step<'_>,
     make: impl Fn() -> Command,
@@ -75,6 +77,7 @@ pub fn set(
     log: &Path,
 ) -> Result<()> {
     let config = out.join(".config");
+    signing::make_key(step, out, log)?;
     step.run(make().arg("tinyconfig"), log)?;
     let mut text = fs::read_to_string(&config)?;
     text += fragments;

@@ -147,8 +147,30 @@ pub const CRASH: Machine = Machine {
     ..PC
 };
 
+/// A PC whose kernel is locked down, and measures files.
+pub const LOCKED: Machine = Machine {
+    name: "locked",
+    params: "lockdown=integrity ima_policy=tcb",
+    ..PC
+};
+
+/// A PC with an IOMMU, and a device whose accesses it translates.
+pub const IOMMU: Machine = Machine {
+    name: "iommu",
+    arguments: &[
+        "-machine",
+        "q35",
+        "-device",
+        "intel-iommu",
+        "-device",
+        "virtio-rng-pci,iommu_platform=on,disable-legacy=on",
+    ],
+    params: "intel_iommu=on iommu.strict=1",
+    ..PC
+};
+
 /// All machines. A new machine needs an entry here, and tests refer to its name.
-const MACHINES: [&Machine; 12] = [
+const MACHINES: [&Machine; 14] = [
     &PC,
     &Q35,
     &AMD,
@@ -161,6 +183,8 @@ const MACHINES: [&Machine; 12] = [
     &CHECKED,
     &SCRATCH,
     &CRASH,
+    &LOCKED,
+    &IOMMU,
 ];
 
 /// The machine called `name`; [`PC`] if there is no name.
@@ -189,7 +213,7 @@ mod tests {
         assert_eq!(
             error,
             "There is no machine abacus; the machines are pc, q35, amd, devices, uefi, nodes, small, \
-             large, huge-pages, checked, scratch, crash."
+             large, huge-pages, checked, scratch, crash, locked, iommu."
         );
     }
 }

@@ -13,6 +13,7 @@ mod crash;
 mod damage;
 mod devices;
 mod errno;
+mod guarded;
 mod handlers;
 pub mod hazards;
 mod hugetlb;
@@ -91,6 +92,8 @@ pub fn all() -> Vec<Suite> {
         devices::carried_suite(),
         nodes::suite(),
         crash::suite(),
+        guarded::signed_suite(),
+        guarded::iommu_suite(),
         devices::damage::version_suite(),
         devices::damage::missing_suite(),
         devices::damage::twice_suite(),
