@@ -312,6 +312,10 @@ impl FileHandler for Memfd {
         Ok(())
     }
 
+    fn set_dma_target(&self, ser: &mut MemfdSer) {
+        ser.flags |= MemfdSer::DMA_TARGET;
+    }
+
     fn unfreeze(&self, _file: &File, _ser: &mut MemfdSer, outgoing: &mut Outgoing) {
         outgoing.handed_over = None;
     }

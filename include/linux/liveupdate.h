@@ -46,6 +46,9 @@ struct module;
  *                   and others, in ->preserve() and ->retrieve(). NULL in all
  *                   other operations. Only for the calling task, and only
  *                   until the operation returns.
+ * @dma_target:      In ->freeze(), whether a device may write to the memory of
+ *                   the file while there is no kernel, see
+ *                   %LIVEUPDATE_DMA_TARGET. False in all other operations.
  */
 struct liveupdate_file_op_args {
 	struct liveupdate_file_handler *handler;
@@ -54,6 +57,7 @@ struct liveupdate_file_op_args {
 	u64 serialized_data;
 	void *private_data;
 	struct liveupdate_session *session;
+	bool dma_target;
 };
 
 /**
@@ -92,6 +96,15 @@ struct liveupdate_file_op_args {
 #define LIVEUPDATE_NOT_UNDERSTOOD_SILENCED	4
 
 /**
+ * LIVEUPDATE_DMA_TARGET - devices may write to the memory of preserved files
+ *
+ * ->freeze() hands over what @dma_target in its arguments says. If it is set,
+ * the next kernel leaves the memory of the file where it is, and gives it to
+ * nobody else, until ->finish(), whatever becomes of the retrieved file.
+ */
+#define LIVEUPDATE_DMA_TARGET		8
+
+/**
  * struct liveupdate_file_ops - operations of a file handler
  * @can_preserve: Whether the handler is in charge of this file. Has to be
  *                cheap: it is asked about files of all kinds.
@@ -111,8 +124,8 @@ struct liveupdate_file_op_args {
  *                their contents; only one of them can be preserved. By default,
  *                the address of the file.
  * @owner:        The module that the operations are part of.
- * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES, and at most one of
- *                %LIVEUPDATE_NOT_UNDERSTOOD_FATAL and
+ * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES, %LIVEUPDATE_DMA_TARGET, and at
+ *                most one of %LIVEUPDATE_NOT_UNDERSTOOD_FATAL and
  *                %LIVEUPDATE_NOT_UNDERSTOOD_SILENCED.
  *
  * All of them may sleep.
@@ -263,6 +276,9 @@ int liveupdate_get_file_outgoing(struct liveupdate_session *session, u64 token,
 				 struct file **filep);
 int liveupdate_get_token_outgoing(struct liveupdate_session *session,
 				  struct file *file, u64 *tokenp);
+/* The same, for a file to whose memory the device of the current one writes. */
+int liveupdate_get_dma_target_outgoing(struct liveupdate_session *session,
+				       struct file *file, u64 *tokenp);
 int liveupdate_get_file_incoming(struct liveupdate_session *session, u64 token,
 				 struct file **filep);
 
@@ -324,6 +340,13 @@ liveupdate_get_file_outgoing(struct liveupdate_session *session, u64 token,
 static inline int
 liveupdate_get_token_outgoing(struct liveupdate_session *session,
 			      struct file *file, u64 *tokenp)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline int
+liveupdate_get_dma_target_outgoing(struct liveupdate_session *session,
+				   struct file *file, u64 *tokenp)
 {
 	return -EOPNOTSUPP;
 }

@@ -15,7 +15,8 @@ use crate::{
         FlbId,
         FlbOps,
         FlbPayload,
-        HandlerId, //
+        HandlerId,
+        Peers, //
     },
     policy, //
 };
@@ -309,6 +310,30 @@ unsafe extern "C" fn liveupdate_get_file_outgoing(
     })
 }
 
+/// Stores the token of a file for the caller.
+///
+/// # Safety
+///
+/// `session` must be that of the running operation; `file` must be valid, and `tokenp` valid for
+/// writing.
+unsafe fn store_token(
+    session: *mut bindings::liveupdate_session,
+    file: *mut bindings::file,
+    tokenp: *mut u64,
+    find: impl FnOnce(&dyn Peers, &File) -> Result<u64>,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By the safety requirements. Operations are not called while the task holds a
+        // file's position lock.
+        let file = unsafe { File::from_raw_file(file) };
+        // SAFETY: By the safety requirements.
+        let token = unsafe { with_peers(session, |peers| find(peers, file)) }?;
+        // SAFETY: By the safety requirements.
+        unsafe { tokenp.write(token) };
+        Ok(0)
+    })
+}
+
 /// Gets the token of another file of a session in `->preserve()`.
 ///
 /// # Safety
@@ -321,16 +346,32 @@ unsafe extern "C" fn liveupdate_get_token_outgoing(
     file: *mut bindings::file,
     tokenp: *mut u64,
 ) -> c_int {
-    from_result(|| {
-        // SAFETY: By the safety requirements. Operations are not called while the task holds a
-        // file's position lock.
-        let file = unsafe { File::from_raw_file(file) };
-        // SAFETY: By the safety requirements.
-        let token = unsafe { with_peers(session, |peers| peers.outgoing_token(file)) }?;
-        // SAFETY: By the safety requirements.
-        unsafe { tokenp.write(token) };
-        Ok(0)
-    })
+    // SAFETY: By the safety requirements.
+    unsafe {
+        store_token(session, file, tokenp, |peers, file| {
+            peers.outgoing_token(file)
+        })
+    }
+}
+
+/// As [`liveupdate_get_token_outgoing`], for a file to whose memory a device writes while there is
+/// no kernel.
+///
+/// # Safety
+///
+/// Those of [`liveupdate_get_token_outgoing`].
+#[export]
+unsafe extern "C" fn liveupdate_get_dma_target_outgoing(
+    session: *mut bindings::liveupdate_session,
+    file: *mut bindings::file,
+    tokenp: *mut u64,
+) -> c_int {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        store_token(session, file, tokenp, |peers, file| {
+            peers.outgoing_dma_target(file)
+        })
+    }
 }
 
 /// Gets another file of a session in `->retrieve()`, with a reference.

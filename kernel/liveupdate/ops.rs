@@ -101,6 +101,11 @@ pub(crate) trait Peers {
         Err(EINVAL)
     }
 
+    /// As [`Self::outgoing_token`], for a file to whose memory a device writes.
+    fn outgoing_dma_target(&self, _file: &File) -> Result<u64> {
+        Err(EINVAL)
+    }
+
     /// Retrieves a file, if necessary.
     fn incoming_file(&self, _token: u64) -> Result<ARef<File>> {
         Err(EINVAL)
@@ -222,7 +227,13 @@ impl FileOps {
             serialized_data: payload.data,
             private_data: payload.private.0,
             session: core::ptr::null_mut(),
+            dma_target: false,
         }
+    }
+
+    /// Whether devices may write to the memory of preserved files.
+    pub(crate) fn supports_dma(&self) -> bool {
+        self.table().flags & bindings::LIVEUPDATE_DMA_TARGET != 0
     }
 
     pub(crate) fn can_preserve(&self, file: &File) -> bool {
@@ -285,8 +296,10 @@ impl FileOps {
         }
     }
 
-    pub(crate) fn freeze(&self, file: &File, payload: &mut Payload) -> Result {
+    /// `dma_target` says whether a device writes to the memory of the file.
+    pub(crate) fn freeze(&self, file: &File, payload: &mut Payload, dma_target: bool) -> Result {
         let mut args = self.args(Some(file), payload);
+        args.dma_target = dma_target;
         if let Some(op) = self.table().freeze {
             // SAFETY: The arguments are valid and only used by the callee.
             to_result(unsafe { op(&mut args) })?;

@@ -65,7 +65,7 @@ pub(crate) struct MemfdSer {
     pub(crate) size: u64,
     /// `F_SEAL_*`.
     pub(crate) seals: u32,
-    /// None are defined.
+    /// [`Self::DMA_TARGET`]. C kernels ignore flags.
     pub(crate) flags: u32,
     /// Number of entries of the array.
     pub(crate) nr_folios: u64,
@@ -211,13 +211,15 @@ pub(crate) struct Memfd {
     pub(crate) size: u64,
     pub(crate) pos: u64,
     pub(crate) seals: Seals,
+    /// Whether a device may write to the memory.
+    pub(crate) dma_target: bool,
     pub(crate) nr_folios: u64,
 }
 
 impl Memfd {
     /// Checks the data of the previous kernel, except the array.
     pub(crate) fn parse(ser: &MemfdSer) -> Result<Self, FormatError> {
-        if ser.flags != 0 {
+        if ser.flags & !MemfdSer::DMA_TARGET != 0 {
             return Err(FormatError::UnknownFlags);
         }
         let seals = Seals::parse(ser.seals)?;
@@ -235,6 +237,7 @@ impl Memfd {
             size: ser.size,
             pos: ser.pos,
             seals,
+            dma_target: ser.flags & MemfdSer::DMA_TARGET != 0,
             nr_folios: ser.nr_folios,
         })
     }
@@ -246,6 +249,10 @@ impl Memfd {
 }
 
 impl MemfdSer {
+    /// A device may write to the memory of the file: until it is finished, the folios must stay where
+    /// they are, and belong to nobody else.
+    pub(crate) const DMA_TARGET: u32 = 1 << 0;
+
     /// Number of entries that fit into the array.
     pub(crate) const fn capacity(&self) -> u64 {
         self.folios.capacity()

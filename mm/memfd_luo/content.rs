@@ -16,7 +16,10 @@ use super::{
         Kind,
         NAME, //
     },
-    ops, //
+    ops::{
+        self,
+        HeldFolios, //
+    }, //
 };
 use kernel::{
     fs::File,
@@ -68,7 +71,7 @@ impl Kind for Shmem {
         content.folios.push(folio, record.index, record.uptodate)
     }
 
-    fn make(memfd: &Memfd, content: Content) -> Result<ARef<File>, (Error, Content)> {
+    fn make(memfd: &Memfd, content: Content) -> Result<(ARef<File>, HeldFolios), (Error, Content)> {
         let Content { folios, layout } = content;
         let empty = || {
             let mut file = NewMemfd::new(NAME)?;
@@ -79,7 +82,10 @@ impl Kind for Shmem {
             Ok(file)
         };
         match empty() {
-            Ok(mut file) => folios.fill(&mut file).map(|()| file.finish()),
+            Ok(mut file) => {
+                let held = folios.fill(&mut file, memfd.dma_target);
+                held.map(|held| (file.finish(), held))
+            }
             Err(err) => Err((err, folios)),
         }
         .map_err(|(err, folios)| (err, Content { folios, layout }))
@@ -139,7 +145,7 @@ impl ClaimedFolios {
         Ok(())
     }
 
-    /// Adds the folios to `file`, which must be empty. May sleep.
+    /// Adds the folios to `file`, which must be empty, and holds those of a `dma_target`. May sleep.
     ///
     /// The memory is charged to the calling task's memory cgroup. The OOM killer is not invoked
     /// if there is not enough memory, since it would kill the task that needs the file.
@@ -147,9 +153,10 @@ impl ClaimedFolios {
     /// # Errors
     ///
     /// The errors of [`ops::fill`]. The folios are returned, and the file is empty.
-    fn fill(self, file: &mut NewMemfd) -> Result<(), (Error, Self)> {
+    fn fill(self, file: &mut NewMemfd, dma_target: bool) -> Result<HeldFolios, (Error, Self)> {
         let Self { list, pages, next } = self;
         // INVARIANT: The list is returned unchanged.
-        ops::fill(file, list, pages).map_err(|(err, list)| (err, Self { list, pages, next }))
+        ops::fill(file, list, pages, dma_target)
+            .map_err(|(err, list)| (err, Self { list, pages, next }))
     }
 }

@@ -93,6 +93,8 @@ mod layout {
     static_assert!(offset_of!(HugetlbMemfdSer, size) == offset_of!(Theirs, size));
     static_assert!(offset_of!(HugetlbMemfdSer, seals) == offset_of!(Theirs, seals));
     static_assert!(offset_of!(HugetlbMemfdSer, order) == offset_of!(Theirs, order));
+    static_assert!(offset_of!(HugetlbMemfdSer, flags) == offset_of!(Theirs, flags));
+    static_assert!(HugetlbMemfdSer::DMA_TARGET as u32 == bindings::HUGETLB_LUO_DMA_TARGET);
     static_assert!(offset_of!(HugetlbMemfdSer, nr_folios) == offset_of!(Theirs, nr_folios));
     static_assert!(offset_of!(HugetlbMemfdSer, folios) == offset_of!(Theirs, folios));
     static_assert!(size_of::<HugetlbSer>() == size_of::<bindings::hugetlb_ser>());
@@ -235,16 +237,17 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    fn describe(&self, seals: Seals) -> HugetlbMemfdSer {
+    fn describe(&self, seals: Seals) -> Result<HugetlbMemfdSer> {
         let file = self.frozen.file();
-        HugetlbMemfdSer {
+        Ok(HugetlbMemfdSer {
             pos: memfd::pos(file),
             size: file.inode().size(),
             seals: seals.bits(),
-            order: file.order(),
+            order: u16::try_from(file.order())?,
+            flags: 0,
             nr_folios: self.pages.len() as u64,
             folios: self.pages.descriptor().into(),
-        }
+        })
     }
 }
 
@@ -301,7 +304,7 @@ impl FileHandler for Hugetlb {
             _counted: counted,
             frozen,
         };
-        *ser = outgoing.describe(seals);
+        *ser = outgoing.describe(seals)?;
         Ok(outgoing)
     }
 
@@ -311,9 +314,13 @@ impl FileHandler for Hugetlb {
     fn freeze(&self, _file: &File, ser: &mut HugetlbMemfdSer, outgoing: &mut Outgoing) -> Result {
         let handed_over = HandedOver::new(&outgoing.frozen);
         let seals = Seals::parse(outgoing.frozen.file().seals())?;
-        *ser = outgoing.describe(seals);
+        *ser = outgoing.describe(seals)?;
         outgoing.handed_over = Some(handed_over);
         Ok(())
+    }
+
+    fn set_dma_target(&self, ser: &mut HugetlbMemfdSer) {
+        ser.flags |= HugetlbMemfdSer::DMA_TARGET;
     }
 
     fn unfreeze(&self, _file: &File, _ser: &mut HugetlbMemfdSer, outgoing: &mut Outgoing) {

@@ -16,7 +16,8 @@ use super::{
         FolioSer,
         FormatError, //
     },
-    checkpoint::checkpoint, //
+    checkpoint::checkpoint,
+    ops::HeldFolios, //
 };
 use core::marker::PhantomData;
 use kernel::{
@@ -69,10 +70,12 @@ pub(crate) trait Kind {
     fn add(content: &mut Self::Content, entry: FolioSer, folio: Option<ClaimedFolio>) -> Result;
 
     /// Performs the steps that can fail temporarily, and returns the content on failure.
+    ///
+    /// Returns the folios as well if a device may write to them.
     fn make(
         checked: &Self::Checked,
         content: Self::Content,
-    ) -> Result<ARef<File>, (Error, Self::Content)>;
+    ) -> Result<(ARef<File>, HeldFolios), (Error, Self::Content)>;
 
     /// Frees a folio that is not needed.
     fn discard(folio: ClaimedFolio) {
@@ -80,7 +83,8 @@ pub(crate) trait Kind {
     }
 }
 
-/// An incoming memfd. Dropping it frees everything that was not retrieved.
+/// An incoming memfd. Dropping it frees everything that was not retrieved, and lets go of the folios to
+/// which a device may write.
 pub(crate) struct Incoming<K: Kind> {
     ser: Claimed<K::Ser>,
     stage: Stage<K>,
@@ -92,7 +96,7 @@ enum Stage<K: Kind> {
     /// Some or all of the folios have been claimed.
     Claimed(Folios<K>, K::Content),
     /// The file exists and has other owners.
-    Retrieved,
+    Retrieved(HeldFolios),
     /// The file cannot be restored; its handed over memory is freed on drop.
     Broken(Error, Folios<K>, K::Content),
 }
@@ -115,8 +119,8 @@ impl<K: Kind> Incoming<K> {
             Ok(checked) => checked,
             Err(err) => return Err(refused(err.into())),
         };
-        let (mut folios, mut content) = match core::mem::replace(&mut self.stage, Stage::Retrieved)
-        {
+        let retrieved = Stage::Retrieved(HeldFolios::none());
+        let (mut folios, mut content) = match core::mem::replace(&mut self.stage, retrieved) {
             Stage::Untouched => match Folios::new(K::folios(&self.ser)) {
                 Ok(folios) => (folios, K::content(&checked)),
                 Err(err) => {
@@ -130,7 +134,10 @@ impl<K: Kind> Incoming<K> {
                 return Err(RetrieveError::Permanent(err));
             }
             // LUO does not retrieve a file twice.
-            Stage::Retrieved => return Err(RetrieveError::Permanent(EINVAL)),
+            Stage::Retrieved(held) => {
+                self.stage = Stage::Retrieved(held);
+                return Err(RetrieveError::Permanent(EINVAL));
+            }
         };
         if let Err(err) = folios.claim_all(&mut content) {
             self.stage = match err {
@@ -143,7 +150,10 @@ impl<K: Kind> Incoming<K> {
             });
         }
         match K::make(&checked, content) {
-            Ok(file) => Ok(file),
+            Ok((file, held)) => {
+                self.stage = Stage::Retrieved(held);
+                Ok(file)
+            }
             Err((err, content)) => {
                 self.stage = Stage::Claimed(folios, content);
                 Err(RetrieveError::Retry(err))

@@ -308,9 +308,59 @@ pub(crate) fn init_folio(folio: &mut ClaimedFolio, index: u64, uptodate: bool) {
     }
 }
 
+/// Folios to which a device may write, each with a reference.
+///
+/// A folio that has another user is neither moved, swapped out, nor replaced by a larger one. If it is
+/// removed from its file, nobody else gets its memory before this is dropped.
+///
+/// # Invariants
+///
+/// For each folio, there is a reference that belongs to this object.
+pub(crate) struct HeldFolios(KVVec<NonNull<bindings::folio>>);
+
+// SAFETY: References may be dropped on any thread.
+unsafe impl Send for HeldFolios {}
+
+impl HeldFolios {
+    /// No folios.
+    pub(crate) const fn none() -> Self {
+        // INVARIANT: There are none.
+        Self(KVVec::new())
+    }
+
+    /// No folios, but room for `nr`; [`ENOMEM`].
+    pub(crate) fn with_room(nr: usize) -> Result<Self> {
+        // INVARIANT: There are none.
+        Ok(Self(KVVec::with_capacity(nr, GFP_KERNEL)?))
+    }
+
+    /// Takes a reference to a folio, if there is room for it.
+    ///
+    /// # Safety
+    ///
+    /// The folio must be valid.
+    pub(crate) unsafe fn hold(&mut self, folio: NonNull<bindings::folio>) {
+        if self.0.push_within_capacity(folio).is_ok() {
+            // INVARIANT: The reference is that of the new element.
+            // SAFETY: By the safety requirements.
+            unsafe { bindings::folio_get(folio.as_ptr()) };
+        }
+    }
+}
+
+impl Drop for HeldFolios {
+    fn drop(&mut self) {
+        for folio in &self.0 {
+            // SAFETY: By the type invariant; the reference is not used any more.
+            unsafe { bindings::folio_put(folio.as_ptr()) };
+            cond_resched();
+        }
+    }
+}
+
 /// Adds folios, with `pages` pages in total, to a file. May sleep.
 ///
-/// The folios must have been set up by [`init_folio`].
+/// The folios must have been set up by [`init_folio`]. If they are a `dma_target`, they are held.
 ///
 /// # Errors
 ///
@@ -325,9 +375,19 @@ pub(crate) fn fill(
     file: &mut NewMemfd,
     folios: ClaimedList,
     pages: u64,
-) -> Result<(), (Error, ClaimedList)> {
+    dma_target: bool,
+) -> Result<HeldFolios, (Error, ClaimedList)> {
     let Ok(pages) = c_long::try_from(pages) else {
         return Err((ENOSPC, folios));
+    };
+    let nr = if dma_target {
+        folios.iter_raw().count()
+    } else {
+        0
+    };
+    let mut held = match HeldFolios::with_room(nr) {
+        Ok(held) => held,
+        Err(err) => return Err((err, folios)),
     };
     let inode = file.inode_ptr();
     // SAFETY: This is the inode of a shmem file.
@@ -339,9 +399,13 @@ pub(crate) fn fill(
     unsafe { bindings::luo_shmem_settle(inode, pages) };
     match result {
         Ok(()) => {
+            for folio in folios.iter_raw().take(nr) {
+                // SAFETY: The list has a reference to the folio.
+                unsafe { held.hold(folio) };
+            }
             // SAFETY: `insert` has succeeded for these folios.
             unsafe { release(folios) };
-            Ok(())
+            Ok(held)
         }
         Err(err) => Err((err, folios)),
     }

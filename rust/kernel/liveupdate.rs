@@ -240,6 +240,17 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Hands over that a device may write to the memory of the file while there is no kernel.
+    ///
+    /// Called after a successful [`Self::freeze`], if another file of the session has
+    /// [said so](OutgoingSession::dma_target). The next kernel leaves the memory where it is, and gives
+    /// it to nobody else, until [`Self::Incoming`] is dropped, whatever becomes of the retrieved file.
+    ///
+    /// A handler without this is not for files whose memory devices use.
+    fn set_dma_target(&self, _ser: &mut Self::Ser) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Takes ownership of the data that the previous kernel handed over.
     ///
     /// Called when the file is needed for the first time. This cannot fail: [`Self::retrieve`] must

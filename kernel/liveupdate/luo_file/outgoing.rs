@@ -45,6 +45,10 @@ use kernel::{
     str::BStr,
     sync::{
         aref::ARef,
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
         Arc, //
     },
     uapi, //
@@ -158,6 +162,7 @@ impl PreparedFile {
             needs: KVec::new(),
             level: 1,
             skipped: false,
+            dma_target: AtomicFlag::new(false),
         })
     }
 }
@@ -205,18 +210,25 @@ pub(crate) struct OutgoingFile {
     level: u32,
     /// Whether the kexec goes on without the file, which could not be frozen.
     skipped: bool,
+    /// Whether the device of a file that depends on this one writes to its memory. It stays so if
+    /// that file is not preserved any more.
+    dma_target: AtomicFlag,
 }
 
 impl OutgoingFile {
     pub(super) fn freeze(&mut self) -> Result {
         fault::point()?;
         let Self {
-            source, payload, ..
+            source,
+            payload,
+            dma_target,
+            ..
         } = self;
         let Source { handler, file, .. } = &**source;
+        let dma_target = dma_target.load(Relaxed);
         // A file whose handler has gone cannot be restored.
         handler
-            .with(|ops| ops.freeze(file, payload))
+            .with(|ops| ops.freeze(file, payload, dma_target))
             .unwrap_or(Err(ENODEV))
     }
 
@@ -450,6 +462,12 @@ struct PreservedPeers<'a> {
 }
 
 impl PreservedPeers<'_> {
+    fn find(&self, wanted: &File) -> Result<&OutgoingFile> {
+        let mut files = self.set.files.iter();
+        let file = files.find(|file| file.file().as_ptr() == wanted.as_ptr());
+        file.ok_or(ENOENT)
+    }
+
     fn need(&self, file: &OutgoingFile) -> Result {
         // The next kernel could not retrieve it.
         if file.level >= MAX_LEVELS {
@@ -469,10 +487,18 @@ impl Peers for PreservedPeers<'_> {
     }
 
     fn outgoing_token(&self, wanted: &File) -> Result<u64> {
-        let mut files = self.set.files.iter();
-        let file = files.find(|file| file.file().as_ptr() == wanted.as_ptr());
-        let file = file.ok_or(ENOENT)?;
+        let file = self.find(wanted)?;
         self.need(file)?;
+        Ok(file.token)
+    }
+
+    fn outgoing_dma_target(&self, wanted: &File) -> Result<u64> {
+        let file = self.find(wanted)?;
+        if !file.handler().with(FileOps::supports_dma).ok_or(ENODEV)? {
+            return Err(EOPNOTSUPP);
+        }
+        self.need(file)?;
+        file.dma_target.store(true, Relaxed);
         Ok(file.token)
     }
 }

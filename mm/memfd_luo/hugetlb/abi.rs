@@ -38,11 +38,19 @@ pub(crate) struct HugetlbMemfdSer {
     /// `F_SEAL_*`.
     pub(crate) seals: u32,
     /// Each huge page has `1 << order` pages.
-    pub(crate) order: u32,
+    pub(crate) order: u16,
+    /// [`Self::DMA_TARGET`].
+    pub(crate) flags: u16,
     /// Number of entries of the array.
     pub(crate) nr_folios: u64,
     /// The array, of [`FolioSer`].
     pub(crate) folios: ArraySer,
+}
+
+impl HugetlbMemfdSer {
+    /// A device may write to the memory of the file: until it is finished, its pages must belong to
+    /// nobody else.
+    pub(crate) const DMA_TARGET: u16 = 1 << 0;
 }
 
 /// The largest order of a huge page: with pages of 4 KiB, these have 16 GiB.
@@ -60,23 +68,29 @@ pub(crate) struct HugetlbMemfd {
     pub(crate) pos: u64,
     pub(crate) seals: Seals,
     pub(crate) order: u32,
+    /// Whether a device may write to the memory.
+    pub(crate) dma_target: bool,
     pub(crate) nr_folios: u64,
 }
 
 impl HugetlbMemfd {
     /// Checks the data of the previous kernel, except the array.
     pub(crate) fn parse(ser: &HugetlbMemfdSer) -> Result<Self, FormatError> {
+        if ser.flags & !HugetlbMemfdSer::DMA_TARGET != 0 {
+            return Err(FormatError::UnknownFlags);
+        }
         let seals = Seals::parse(ser.seals)?;
+        let order = u32::from(ser.order);
         if ser.size > MAX_SIZE {
             return Err(FormatError::BadSize);
         }
         if ser.pos > MAX_SIZE {
             return Err(FormatError::BadPosition);
         }
-        if ser.order == 0 || ser.order > MAX_ORDER {
+        if order == 0 || order > MAX_ORDER {
             return Err(FormatError::BadOrder);
         }
-        let huge_pages = pages(ser.size).div_ceil(1 << ser.order);
+        let huge_pages = pages(ser.size).div_ceil(1 << order);
         if ser.nr_folios > ser.folios.capacity() || ser.nr_folios > huge_pages {
             return Err(FormatError::BadCount);
         }
@@ -85,7 +99,8 @@ impl HugetlbMemfd {
             size: ser.size,
             pos: ser.pos,
             seals,
-            order: ser.order,
+            order,
+            dma_target: ser.flags & HugetlbMemfdSer::DMA_TARGET != 0,
             nr_folios: ser.nr_folios,
         })
     }

@@ -20,10 +20,13 @@ use super::{
         NewHugetlb, //
     }, //
 };
-use crate::incoming::{
-    folio_pages,
-    Kind,
-    NAME, //
+use crate::{
+    incoming::{
+        folio_pages,
+        Kind,
+        NAME, //
+    },
+    ops::HeldFolios, //
 };
 use kernel::{
     fs::File,
@@ -88,7 +91,10 @@ impl Kind for HugePages {
         }
     }
 
-    fn make(memfd: &HugetlbMemfd, content: Content) -> Result<ARef<File>, (Error, Content)> {
+    fn make(
+        memfd: &HugetlbMemfd,
+        content: Content,
+    ) -> Result<(ARef<File>, HeldFolios), (Error, Content)> {
         let Content { pages, layout } = content;
         let empty = || {
             let mut file = NewHugetlb::new(NAME, memfd.order)?;
@@ -99,7 +105,7 @@ impl Kind for HugePages {
             Ok(file)
         };
         match empty() {
-            Ok(file) => file.fill(pages, checkpoint),
+            Ok(file) => file.fill(pages, memfd.dma_target, checkpoint),
             Err(err) => Err((err, pages)),
         }
         .map_err(|(err, pages)| (err, Content { pages, layout }))

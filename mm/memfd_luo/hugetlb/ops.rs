@@ -31,6 +31,8 @@ use kernel::{
     }, //
 };
 
+use crate::ops::HeldFolios;
+
 /// A [`File`] that is known to be one of hugetlbfs.
 ///
 /// # Invariants
@@ -241,7 +243,7 @@ impl NewHugetlb {
     }
 
     /// Adds pages to the file, which must be empty, and charges them to the cgroups of the current
-    /// task. May sleep.
+    /// task. If they are a `dma_target`, they are held. May sleep.
     ///
     /// # Errors
     ///
@@ -251,9 +253,14 @@ impl NewHugetlb {
     pub(crate) fn fill(
         self,
         pages: KVVec<HugePage>,
+        dma_target: bool,
         mut checkpoint: impl FnMut() -> Result,
-    ) -> Result<ARef<File>, (Error, KVVec<HugePage>)> {
+    ) -> Result<(ARef<File>, HeldFolios), (Error, KVVec<HugePage>)> {
         let inode = self.file.inode_ptr();
+        let mut held = match HeldFolios::with_room(if dma_target { pages.len() } else { 0 }) {
+            Ok(held) => held,
+            Err(err) => return Err((err, pages)),
+        };
         let mut done = 0usize;
         let mut result = Ok(());
         for page in &pages {
@@ -285,9 +292,12 @@ impl NewHugetlb {
         for page in pages {
             let page = core::mem::ManuallyDrop::new(page);
             // SAFETY: The page was added above; the reference was that of the object.
-            unsafe { bindings::luo_hugetlb_release_folio(page.folio.as_ptr()) };
+            unsafe {
+                held.hold(page.folio);
+                bindings::luo_hugetlb_release_folio(page.folio.as_ptr());
+            }
         }
-        Ok(self.file.finish())
+        Ok((self.file.finish(), held))
     }
 }
 

@@ -95,7 +95,20 @@ impl<H: FileHandler> Table<H> {
             None
         },
         owner: this_module::<H::OwnerModule>().as_ptr(),
-        flags: H::NOT_UNDERSTOOD.flags(),
+        flags: H::NOT_UNDERSTOOD.flags() | Self::DMA_TARGET,
+    };
+
+    /// Devices may write to the memory of files.
+    const DMA_TARGET: u32 = {
+        assert!(
+            H::HAS_FREEZE || !H::HAS_SET_DMA_TARGET,
+            "a handler with `set_dma_target` needs `freeze`"
+        );
+        if H::HAS_SET_DMA_TARGET {
+            bindings::LIVEUPDATE_DMA_TARGET
+        } else {
+            0
+        }
     };
 
     /// # Safety
@@ -231,9 +244,12 @@ impl<H: FileHandler> Table<H> {
         // SAFETY: By the safety requirements.
         let (handler, file, state) = unsafe { Self::outgoing(args) };
         from_result(|| {
-            handler
-                .freeze(file, &mut state.ser, &mut state.outgoing)
-                .map(|()| 0)
+            handler.freeze(file, &mut state.ser, &mut state.outgoing)?;
+            // SAFETY: By the safety requirements.
+            if H::HAS_SET_DMA_TARGET && unsafe { (*args).dma_target } {
+                handler.set_dma_target(&mut state.ser);
+            }
+            Ok(0)
         })
     }
 

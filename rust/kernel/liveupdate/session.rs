@@ -96,6 +96,25 @@ impl OutgoingSession<'_> {
         })?;
         Ok(token)
     }
+
+    /// As [`Self::token`], for a file to whose memory the device of the current one may write while
+    /// there is no kernel.
+    ///
+    /// The next kernel leaves this memory where it is, and gives it to nobody else, until the other
+    /// file is finished. That is after the current one.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if the handler of the other file does not support this, and those of
+    /// [`Self::token`].
+    pub fn dma_target(&self, file: &File) -> Result<Token> {
+        let mut token = 0;
+        // SAFETY: By the type invariant; `file` is valid, and `token` is valid for writing.
+        to_result(unsafe {
+            bindings::liveupdate_get_dma_target_outgoing(self.raw, file.as_ptr(), &mut token)
+        })?;
+        Ok(token)
+    }
 }
 
 /// The session of a file that is being retrieved.

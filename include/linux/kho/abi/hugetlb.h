@@ -22,6 +22,12 @@
 /* The compatible string of the number of pages. */
 #define HUGETLB_LUO_FLB_COMPATIBLE	"hugetlb-v1"
 
+/*
+ * A device may write to the memory of the file: until it is finished, its pages
+ * must belong to nobody else.
+ */
+#define HUGETLB_LUO_DMA_TARGET	1
+
 /* The most sizes of huge pages. */
 #define HUGETLB_SER_HSTATES	4
 
@@ -31,6 +37,7 @@
  * @size: size of the file, in bytes
  * @seals: F_SEAL_*
  * @order: each page has (1 << order) base pages
+ * @flags: HUGETLB_LUO_DMA_TARGET
  * @nr_folios: number of pages, and of entries of the array
  * @folios: the array; the index of an entry is in base pages
  */
@@ -38,7 +45,8 @@ struct hugetlb_memfd_luo_ser {
 	u64 pos;
 	u64 size;
 	u32 seals;
-	u32 order;
+	u16 order;
+	u16 flags;
 	u64 nr_folios;
 	struct kho_vmalloc folios;
 } __packed;

@@ -14,7 +14,8 @@ fn file(pages: u64) -> HugetlbMemfdSer {
         pos: 1,
         size: pages * NR * 4096,
         seals: 0,
-        order: ORDER,
+        order: ORDER as u16,
+        flags: 0,
         nr_folios: pages,
         folios: ArraySer {
             first: 0x1000,
@@ -59,6 +60,8 @@ fn bad_properties_are_refused() {
         HugetlbMemfd::parse(&ser).err()
     };
     assert_eq!(parse(|_| ()), None);
+    assert_eq!(parse(|ser| ser.flags = 1), None);
+    assert_eq!(parse(|ser| ser.flags = 2), Some(FormatError::UnknownFlags));
     assert_eq!(
         parse(|ser| ser.seals = 0x40),
         Some(FormatError::UnknownSeals)

@@ -64,6 +64,11 @@ fn a_sane_file_is_accepted() {
         (256 * 4096, 1, 256)
     );
     assert!(Memfd::parse(&MemfdSer::default()).is_ok());
+
+    let mut ser = file(256);
+    assert!(!Memfd::parse(&ser).unwrap().dma_target);
+    ser.flags = 1;
+    assert!(Memfd::parse(&ser).unwrap().dma_target);
 }
 
 #[test]
@@ -73,7 +78,7 @@ fn bad_properties_are_refused() {
         change(&mut ser);
         Memfd::parse(&ser).err()
     };
-    assert_eq!(parse(|ser| ser.flags = 1), Some(FormatError::UnknownFlags));
+    assert_eq!(parse(|ser| ser.flags = 2), Some(FormatError::UnknownFlags));
     assert_eq!(
         parse(|ser| ser.seals = 0x40),
         Some(FormatError::UnknownSeals)

@@ -85,7 +85,7 @@ pub fn run(data: &[u8]) {
     check_seals(ser.seals);
     assert_eq!(ser.capacity(), u64::from(ser.folios.total_pages) * PER_PAGE);
     if let Ok(memfd) = Memfd::parse(&ser) {
-        assert_eq!(ser.flags, 0);
+        assert_eq!(ser.flags, u32::from(memfd.dma_target));
         assert_eq!((memfd.size, memfd.pos), (ser.size, ser.pos));
         assert!(memfd.size <= i64::MAX as u64 && memfd.pos <= i64::MAX as u64);
         assert_eq!(memfd.seals.bits(), ser.seals);

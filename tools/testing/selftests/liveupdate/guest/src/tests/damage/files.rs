@@ -279,7 +279,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "memfd_flags",
             Some("1D.7"),
-            &["memfd @ 1 flags = 1"],
+            &["memfd @ 1 flags = 2"],
             OPNOTSUPP,
         ),
     ]
