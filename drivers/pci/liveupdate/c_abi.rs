@@ -148,8 +148,8 @@ unsafe extern "C" fn pci_liveupdate_take_over(dev: *mut bindings::pci_dev) -> c_
     })
 }
 
-/// Silences a device that was handed over, before the memory to which it writes is freed. If this
-/// fails, the memory must not be freed.
+/// Silences a device that was handed over, unless a driver has taken it over, before the memory to which
+/// it writes is freed. If this fails, the memory must not be freed.
 ///
 /// # Safety
 ///

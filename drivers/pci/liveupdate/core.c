@@ -41,10 +41,13 @@ bool pci_liveupdate_is_incoming(struct pci_dev *dev)
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
 
+/* Defined in Rust. */
+EXPORT_SYMBOL_GPL(pci_liveupdate_take_over);
+
 /* Fails with -EOPNOTSUPP for what the format cannot express. */
 int pci_liveupdate_check(struct pci_dev *dev)
 {
-	if (dev->is_virtfn || pci_num_vf(dev) || pci_ari_enabled(dev->bus) ||
+	if (dev->is_virtfn || pci_num_vf(dev) ||
 	    dev->hdr_type == PCI_HEADER_TYPE_CARDBUS ||
 	    dev->non_compliant_bars || dev->current_state != PCI_D0)
 		return -EOPNOTSUPP;

@@ -135,7 +135,7 @@ impl Devices {
         }
     }
 
-    /// Silences a device.
+    /// Silences a device, unless a driver has taken it over.
     ///
     /// # Errors
     ///
@@ -143,6 +143,9 @@ impl Devices {
     /// to memory.
     pub(crate) fn silence(&self, address: Address) -> Result {
         let entry = self.find(address).ok_or(ENOENT)?;
+        if entry.state.load(Relaxed) == state::TAKEN_OVER {
+            return Ok(());
+        }
         entry.silence("no driver has taken it over")
     }
 }

@@ -21,8 +21,8 @@
 //! | [`ops`]       | devices of the PCI core                              |
 //! | [`outgoing`]  | devices that this kernel preserves                   |
 //!
-//! Not supported: virtual functions, devices below a bridge that uses ARI, CardBus, and the state of
-//! MSI; a driver sets up interrupts again.
+//! Not supported: virtual functions, CardBus, and the state of MSI; a driver sets up interrupts again.
+//! Whether a bridge forwards to functions beyond 7 (ARI) is read from the bridge.
 
 #![deny(unsafe_code)]
 
