@@ -38,7 +38,7 @@ const fn odd(name: &'static str, base: &'static str, more: &'static str) -> Odd 
 }
 
 /// Those without Rust are first, since they compile quickly.
-const CONFIGS: [Odd; 17] = [
+const CONFIGS: [Odd; 19] = [
     odd("nothing at all", "", "CONFIG_SHMEM=n\n"),
     odd(
         "memfds without shmem",
@@ -112,6 +112,19 @@ const CONFIGS: [Odd; 17] = [
          CONFIG_DEBUG_KERNEL=y\nCONFIG_RUNTIME_TESTING_MENU=y\nCONFIG_LIVEUPDATE_TEST_HANDLER=y\n",
     ),
     odd(
+        "devices of user space without live updates",
+        "",
+        "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_MODULES=y\nCONFIG_IOMMU_SUPPORT=y\n\
+         CONFIG_IOMMUFD=y\nCONFIG_VFIO=m\nCONFIG_VFIO_GROUP=y\nCONFIG_VFIO_DEVICE_CDEV=y\n\
+         CONFIG_VFIO_PCI=m\n",
+    ),
+    odd(
+        "devices of user space",
+        LIVEUPDATE,
+        "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_IOMMU_SUPPORT=y\nCONFIG_IOMMUFD=y\n\
+         CONFIG_VFIO=y\nCONFIG_VFIO_GROUP=y\nCONFIG_VFIO_DEVICE_CDEV=y\nCONFIG_VFIO_PCI=y\n",
+    ),
+    odd(
         "kunit and failures",
         LIVEUPDATE,
         "CONFIG_KUNIT=y\nCONFIG_LIVEUPDATE_KUNIT_TEST=y\nCONFIG_DEBUG_KERNEL=y\n\
@@ -124,7 +137,7 @@ const CONFIGS: [Odd; 17] = [
 type Object = (&'static str, &'static str);
 
 /// The objects of all C files and crates that belong to the overlay, or that patches change.
-const OBJECTS: [Object; 35] = [
+const OBJECTS: [Object; 37] = [
     ("mm/memblock.o", ""),
     ("mm/shmem.o", ""),
     ("mm/memfd.o", "MEMFD_CREATE"),
@@ -164,6 +177,17 @@ const OBJECTS: [Object; 35] = [
     (
         "drivers/pci/liveupdate/core.o+drivers/pci/liveupdate/pci_liveupdate.o",
         "PCI_LIVEUPDATE",
+    ),
+    (
+        "drivers/vfio/pci/liveupdate/core.o+drivers/vfio/pci/liveupdate/vfio_pci_liveupdate.o+\
+         drivers/vfio/liveupdate.o+drivers/vfio/pci/vfio_pci_liveupdate.o",
+        "VFIO_PCI_LIVEUPDATE",
+    ),
+    (
+        "drivers/iommu/iommufd/device.o+drivers/vfio/device_cdev.o+drivers/vfio/vfio_main.o+\
+         drivers/vfio/pci/vfio_pci.o+drivers/vfio/pci/vfio_pci_core.o+\
+         drivers/vfio/pci/vfio_pci_intrs.o",
+        "VFIO_PCI+IOMMUFD+VFIO_DEVICE_CDEV",
     ),
     ("samples/rust/rust_liveupdate.o", "SAMPLE_RUST_LIVEUPDATE"),
     (

@@ -22,10 +22,11 @@ use crate::report::results::Report;
 use crate::report::step::Step;
 
 /// Objects of the overlay in which no path may panic without a reason.
-const OBJECTS: [&str; 3] = [
+const OBJECTS: [&str; 4] = [
     "kernel/liveupdate/luo.o",
     "mm/memfd_luo.o",
     "drivers/pci/liveupdate/pci_liveupdate.o",
+    "drivers/vfio/pci/liveupdate/vfio_pci_liveupdate.o",
 ];
 
 /// The modules of kernel crates outside `rust/` that may have `unsafe` code.

@@ -65,7 +65,7 @@ struct Stamp {
 
 /// Objects of the overlay, and the crate that includes overlay files. They are compiled again
 /// after a build with warnings, since a compiler prints them only when it compiles.
-const OBJECTS: [&str; 10] = [
+const OBJECTS: [&str; 12] = [
     "rust/kernel.o",
     "rust/helpers/helpers.o",
     "kernel/liveupdate/luo.o",
@@ -74,6 +74,8 @@ const OBJECTS: [&str; 10] = [
     "mm/memfd_luo.o",
     "drivers/pci/liveupdate/core.o",
     "drivers/pci/liveupdate/pci_liveupdate.o",
+    "drivers/vfio/pci/liveupdate/core.o",
+    "drivers/vfio/pci/liveupdate/vfio_pci_liveupdate.o",
     "samples/rust/rust_liveupdate.o",
     "samples/rust/rust_driver_edu/rust_driver_edu.o",
 ];
@@ -158,7 +160,7 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
             steps => format!("steps; a full build has {steps}"),
         };
         let log = ctx.log(&format!("kernel-{name}"));
-        let outcome = step.run_with(command.arg("bzImage"), &log, |step, line| {
+        let outcome = step.run_with(command.args(["bzImage", "modules"]), &log, |step, line| {
             if line.starts_with("  ") {
                 objects += 1;
                 step.progress(&format!("{objects} {whole}"));

@@ -16,3 +16,6 @@ mod memfd_abi;
 mod memfd_tests;
 mod random;
 mod tests;
+#[path = "../../../../../../drivers/vfio/pci/liveupdate/abi.rs"]
+mod vfio_abi;
+mod vfio_tests;
