@@ -8,6 +8,7 @@ pub mod monitor;
 pub mod named;
 pub mod pci;
 pub mod peer;
+pub mod sender;
 pub mod silent;
 pub mod verdict;
 pub mod vm;

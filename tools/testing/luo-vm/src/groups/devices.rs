@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The group `devices`: PCI devices that go on working through a live update, on a machine with
-//! QEMU's `edu` below two bridges.
+//! QEMU's `edu` below two bridges, and on one with its `igb`, which user space drives.
+
+mod vfio;
+mod writes;
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{bail, Result};
 use serde_json::Value;
 
+use self::writes::{Write, BESIDE, BRIDGE, PORT, WRITES};
 use crate::ctx::Ctx;
 use crate::image::initramfs;
 use crate::image::programs::{self, GuestTest};
-use crate::kernel::build;
+use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::named;
 use crate::machine::pci::{self, LEFT, STOPPED};
@@ -21,6 +26,8 @@ use crate::report::step::Step;
 
 /// The group of those guest tests that need a device.
 pub const DEVICES: &str = "devices";
+
+pub use vfio::VFIO;
 
 /// What becomes of the device and the bridges above it in a suite.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,30 +77,36 @@ fn copies(test: &GuestTest) -> u32 {
 /// in time. The clock of the machine counts instructions, so that more would not help.
 const ATTEMPTS: u32 = 3;
 
-/// The event that QEMU is to log: a write to a configuration space.
-const WRITES: &str = "pci_cfg_write";
-
 /// What QEMU calls the device and the bridges above it.
 const NAMES: [&str; 3] = ["edu", BRIDGE, PORT];
-const BRIDGE: &str = "pcie-pci-bridge";
-const PORT: &str = "pcie-root-port";
-/// What it calls the device beside.
-const BESIDE: &str = "pci-testdev";
 
 /// Runs the group.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     let guest = programs::guest(ctx)?;
-    let initrd = initramfs::guest(ctx, "devices", &guest, &[&kernel, &kernel], None)?;
     let mut tests = programs::guest_tests(&guest)?;
     let suites = &ctx.settings.suites;
-    tests
-        .retain(|test| test.group == DEVICES && (suites.is_empty() || suites.contains(&test.name)));
-    if tests.is_empty() {
+    tests.retain(|test| suites.is_empty() || suites.contains(&test.name));
+    let (edu, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|t| t.group == DEVICES);
+    let (vfio, _): (Vec<_>, Vec<_>) = others.into_iter().partition(|t| t.group == vfio::VFIO);
+    if edu.is_empty() && vfio.is_empty() {
         bail!("There is no such suite in the group {DEVICES}; `luo-guest list` prints them.");
     }
-    for test in &tests {
-        let vm = Vm::new(format!("devices-{}", test.name), &kernel, &initrd)
+    run_edu(ctx, report, &kernel, &guest, &edu)?;
+    vfio::run(ctx, report, &kernel, &guest, &vfio)
+}
+
+/// Runs the suites with QEMU's `edu`.
+fn run_edu(
+    ctx: &Ctx,
+    report: &mut Report,
+    kernel: &Kernel,
+    guest: &Path,
+    tests: &[GuestTest],
+) -> Result<()> {
+    let initrd = initramfs::guest(ctx, "devices", guest, &[kernel, kernel], None)?;
+    for test in tests {
+        let vm = Vm::new(format!("devices-{}", test.name), kernel, &initrd)
             .params(test.cmdline.clone())
             .init(format!("selftest {}", test.name))
             .kexecs(test.kexecs)
@@ -120,7 +133,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
         report.check(&name, judge_writes(ctx, run, fate, test)?);
         if matches!(fate, Fate::Left | Fate::SilencedAtEnd) {
             let name = format!("{}: QEMU sees the same buses, BARs and windows", test.name);
-            report.check(&name, judge_buses(ctx, run, buses));
+            report.check(&name, judge_buses(ctx, run, buses, NAMES.len()));
         }
     }
     Ok(())
@@ -142,7 +155,7 @@ impl Attempt {
             let kexec = line.ends_with(": starting the next kernel");
             if kexec || line.starts_with("# stage ") && !line.starts_with("# stage 1 ") {
                 // The machine may have ended before it is asked.
-                buses.extend(pci::ask(&monitor));
+                buses.extend(pci::ask(&monitor, pci::EDU));
             }
         })?;
         step.done("");
@@ -161,16 +174,17 @@ impl Attempt {
     }
 }
 
-/// Compares what QEMU said before and after; returns what is wrong.
-fn judge_buses(ctx: &Ctx, run: &Run, buses: &[Value]) -> Option<String> {
+/// Compares what QEMU said of the device and the bridges above it, which are `count`, before and
+/// after; returns what is wrong.
+fn judge_buses(ctx: &Ctx, run: &Run, buses: &[Value], count: usize) -> Option<String> {
     let first = buses.first()?;
     let bridges = first.as_array().map_or(0, Vec::len);
     let came = match buses.iter().find(|later| *later != first) {
         Some(later) => format!("{first} before, {later} after"),
-        None if bridges != NAMES.len() => format!("{first}"),
+        None if bridges != count => format!("{first}"),
         None => return None,
     };
-    let expected = "the device below two bridges, each time the same";
+    let expected = "the device below its bridges, each time the same";
     Some(run.failure(ctx, expected, &came))
 }
 
@@ -227,93 +241,4 @@ fn judge_writes(ctx: &Ctx, run: &Run, fate: Fate, test: &GuestTest) -> Result<Op
         "writes that suit a device that was left working, or stopped",
         &wrong.join("; "),
     )))
-}
-
-/// A write to a configuration space.
-#[derive(Debug, PartialEq, Eq)]
-struct Write {
-    offset: u32,
-    value: u32,
-}
-
-impl Write {
-    const COMMAND: u32 = 0x04;
-    const BAR: u32 = 0x10;
-    const DECODES: u32 = 0x02;
-    const MASTER: u32 = 0x04;
-    /// In the control register of a link: the interrupts of the port itself.
-    const LINK_INTERRUPTS: u32 = 0xc00;
-
-    /// Reads `pci_cfg_write NAME BUS:DEVICE.FUNCTION @OFFSET <- VALUE`, for the device called `name`.
-    fn parse(line: &str, name: &str) -> Option<Self> {
-        let rest = line.split_once("pci_cfg_write ")?.1;
-        let rest = rest.strip_prefix(name)?.strip_prefix(' ')?;
-        let (offset, value) = rest.split_once('@')?.1.split_once(" <- ")?;
-        let number =
-            |text: &str| u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
-        Some(Self {
-            offset: number(offset)?,
-            value: number(value)?,
-        })
-    }
-
-    fn sets_master(&self) -> bool {
-        self.offset == Self::COMMAND && self.value & Self::MASTER != 0
-    }
-
-    fn clears_master(&self) -> bool {
-        self.offset == Self::COMMAND && self.value & Self::MASTER == 0
-    }
-
-    /// Whether it clears the bus master bit and changes nothing else that matters.
-    fn silences(&self) -> bool {
-        self.clears_master() && self.value & Self::DECODES != 0
-    }
-
-    /// Whether it may disturb the device called `name`: whether it is anything else than a write to
-    /// the command register that keeps decoding and DMA, or to a register that does not matter.
-    fn disturbs(&self, name: &str) -> bool {
-        let harmless = match (name, self.offset) {
-            (_, Self::COMMAND) => {
-                let kept = Self::DECODES | Self::MASTER;
-                self.value & kept == kept
-            }
-            // The timer of conventional PCI, and the number of the interrupt.
-            (_, 0x0d | 0x3c) => true,
-            // The secondary status, and the control of a bridge.
-            (BRIDGE | PORT, 0x1e | 0x3e) => true,
-            (PORT, 0x64) => self.value & !Self::LINK_INTERRUPTS == 0,
-            // The status of the link.
-            (PORT, 0x66) => true,
-            // No ARI, as before.
-            (PORT, 0x7c) => self.value == 0,
-            _ => false,
-        };
-        !harmless
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writes_are_read() {
-        let line = "pci_cfg_write edu 02:00.0 @0x4 <- 0x103";
-        let write = Write::parse(line, "edu").unwrap();
-        assert_eq!((write.offset, write.value), (4, 0x103));
-        assert!(write.clears_master() && write.disturbs("edu") && write.silences());
-        let line = "pci_cfg_write edu 02:00.0 @0x4 <- 0x100";
-        assert!(!Write::parse(line, "edu").unwrap().silences());
-        let line = "pci_cfg_write edu 02:00.0 @0x4 <- 0x103";
-        assert_eq!(Write::parse(line, "pcie-root-port"), None);
-        let line = "12@1.5:pci_cfg_write edu 02:00.0 @0x4 <- 0x506";
-        assert!(!Write::parse(line, "edu").unwrap().disturbs("edu"));
-        let line = "pci_cfg_write edu 02:00.0 @0x10 <- 0xffffffff";
-        assert!(Write::parse(line, "edu").unwrap().disturbs("edu"));
-        let line = "pci_cfg_write edu 02:00.0 @0x3c <- 0xb";
-        assert!(!Write::parse(line, "edu").unwrap().disturbs("edu"));
-        let line = "pci_cfg_write pcie-root-port 00:01.0 @0x64 <- 0x20";
-        assert!(Write::parse(line, PORT).unwrap().disturbs(PORT));
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
-use crate::groups::devices::DEVICES;
+use crate::groups::devices::{DEVICES, VFIO};
 use crate::groups::machines::MACHINES;
 use crate::groups::matrix::MATRIX;
 use crate::groups::soak;
@@ -44,7 +44,7 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         bail!("There is no suite {unknown}; `luo-guest list` prints them.");
     }
     let wanted = |test: &GuestTest| match suites.is_empty() {
-        true => ![MATRIX, DEVICES, MACHINES].contains(&test.group.as_str()),
+        true => ![MATRIX, DEVICES, VFIO, MACHINES].contains(&test.group.as_str()),
         false => suites.contains(&test.name),
     };
     let tests = tests.into_iter().filter(wanted);

@@ -99,7 +99,9 @@ pub fn guest_with(
     programs: &[(&str, &Path)],
 ) -> Result<PathBuf> {
     let mut image = Image::create(path(ctx, name))?;
-    for dir in ["/bin", "/boot", "/dev", "/proc", "/sys", "/tmp"] {
+    for dir in [
+        "/bin", "/boot", "/dev", "/lib", MODULES, "/proc", "/sys", "/tmp",
+    ] {
         image.dir(dir)?;
     }
     image.console()?;
@@ -117,6 +119,24 @@ pub fn guest_with(
         image.file(name, path)?;
     }
     image.finish()
+}
+
+/// Where the modules of a kernel are in an image.
+const MODULES: &str = "/lib/modules";
+
+/// The modules of a kernel: their names in an image, and their files.
+pub fn modules(kernel: &Kernel) -> Result<Vec<(String, PathBuf)>> {
+    let list = kernel.out.join("modules.order");
+    let text = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    let files = text
+        .lines()
+        .map(|line| kernel.out.join(line).with_extension("ko"));
+    files
+        .map(|file| {
+            let name = file.file_name().context("a module without a name")?;
+            Ok((format!("{MODULES}/{}", name.to_string_lossy()), file))
+        })
+        .collect()
 }
 
 /// The image for the base's init: a test that runs before and after a kexec.

@@ -69,6 +69,22 @@ pub const DEVICES: Machine = Machine {
     ..PC
 };
 
+/// A PC with PCI Express and a port, below which a network card can be put: see
+/// [`Sender`](crate::machine::sender::Sender).
+pub const VFIO: Machine = Machine {
+    name: "vfio",
+    arguments: &[
+        "-machine",
+        "q35",
+        "-device",
+        "pcie-root-port,id=above,chassis=1",
+        // A device to whose configuration space the program writes marks.
+        "-device",
+        "pci-testdev",
+    ],
+    ..PC
+};
+
 /// A PC with PCI Express that starts by UEFI.
 pub const UEFI: Machine = Machine {
     name: "uefi",
@@ -170,11 +186,12 @@ pub const IOMMU: Machine = Machine {
 };
 
 /// All machines. A new machine needs an entry here, and tests refer to its name.
-const MACHINES: [&Machine; 14] = [
+const MACHINES: [&Machine; 15] = [
     &PC,
     &Q35,
     &AMD,
     &DEVICES,
+    &VFIO,
     &UEFI,
     &NODES,
     &SMALL,
@@ -212,8 +229,8 @@ mod tests {
         let error = machine("abacus").unwrap_err().to_string();
         assert_eq!(
             error,
-            "There is no machine abacus; the machines are pc, q35, amd, devices, uefi, nodes, small, \
-             large, huge-pages, checked, scratch, crash, locked, iommu."
+            "There is no machine abacus; the machines are pc, q35, amd, devices, vfio, uefi, nodes, \
+             small, large, huge-pages, checked, scratch, crash, locked, iommu."
         );
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The device `edu` of the machine for devices, as QEMU and the log of the kernel show it.
+//! The devices of the machines for devices, as QEMU and the log of the kernel show them.
 
 use std::path::Path;
 
@@ -9,17 +9,34 @@ use serde_json::{json, Value};
 
 use crate::machine::monitor::Monitor;
 
-/// The vendor of the device.
-const VENDOR: u32 = 0x1234;
+/// A kind of device.
+#[derive(Debug, Clone, Copy)]
+pub struct Id {
+    vendor: u32,
+    device: u32,
+}
+
+/// QEMU's `edu`.
+pub const EDU: Id = Id {
+    vendor: 0x1234,
+    device: 0x11e8,
+};
+
+/// QEMU's `igb`.
+pub const IGB: Id = Id {
+    vendor: 0x8086,
+    device: 0x10c9,
+};
 
 /// What the sample driver logs on shutdown while the device copies.
 pub const LEFT: &str = "left working by shutdown, copying";
 pub const STOPPED: &str = "stopped by shutdown, copying";
 
-/// Asks the QEMU with the monitor at `socket` for the device and the bridges above it; see [`path`].
-pub fn ask(socket: &Path) -> Result<Value> {
+/// Asks the QEMU with the monitor at `socket` for the device `id` and the bridges above it; see
+/// [`path`].
+pub fn ask(socket: &Path, id: Id) -> Result<Value> {
     let answer = Monitor::connect(socket)?.execute(&json!({"execute": "query-pci"}))?;
-    Ok(path(&answer))
+    Ok(path(&answer, id))
 }
 
 /// Has the QEMU with the monitor at `socket` read a register of the device; `path` is the result of
@@ -33,22 +50,22 @@ pub fn register(socket: &Path, path: &Value, offset: u64) -> Result<u32> {
     value.with_context(|| format!("QEMU cannot read a register of the device: {answer}"))
 }
 
-/// The device and the bridges above it in an answer to `query-pci`, without what may change.
-fn path(answer: &Value) -> Value {
+/// The device `id` and the bridges above it in an answer to `query-pci`, without what may change.
+fn path(answer: &Value, id: Id) -> Value {
     /// The way to the device among `devices`, from the top.
-    fn find(devices: &Value) -> Option<Vec<Value>> {
+    fn find(devices: &Value, id: Id) -> Option<Vec<Value>> {
         devices.as_array()?.iter().find_map(|device| {
-            if device["id"]["vendor"] == VENDOR {
+            if device["id"]["vendor"] == id.vendor && device["id"]["device"] == id.device {
                 return Some(vec![device.clone()]);
             }
-            let mut below = find(&device["pci_bridge"]["devices"])?;
+            let mut below = find(&device["pci_bridge"]["devices"], id)?;
             below.insert(0, device.clone());
             Some(below)
         })
     }
     let buses = answer.as_array().into_iter().flatten();
     let mut path = buses
-        .filter_map(|bus| find(&bus["devices"]))
+        .filter_map(|bus| find(&bus["devices"], id))
         .next()
         .unwrap_or_default();
     for device in &mut path {
@@ -79,15 +96,15 @@ mod tests {
     fn device_is_found_below_bridges() {
         let device = |vendor: u32| {
             json!({
-                "id": {"vendor": vendor}, "irq": 11, "regions": [{"address": 0x1000}]
+                "id": {"vendor": vendor, "device": EDU.device}, "irq": 11, "regions": [{"address": 0x1000}]
             })
         };
         let bridge = json!({
             "id": {"vendor": 0x1b36},
-            "pci_bridge": {"bus": {"number": 1}, "devices": [device(0x8086), device(VENDOR)]}
+            "pci_bridge": {"bus": {"number": 1}, "devices": [device(0x8086), device(EDU.vendor)]}
         });
         let answer = json!([{"bus": 0, "devices": [device(0x8086), bridge]}]);
-        let path = path(&answer);
+        let path = path(&answer, EDU);
         assert_eq!(path.as_array().map(Vec::len), Some(2));
         assert_eq!(path[0]["pci_bridge"], json!({"bus": {"number": 1}}));
         assert_eq!(path[1]["irq"], Value::Null);

@@ -106,7 +106,7 @@ fn show(ctx: &Ctx, vm: &Vm<'_>) -> Result<Shown> {
         if let Some((_, what)) = line.split_once(PROGRESS) {
             // The device is set up, or was taken over.
             if buses.len() < kernels {
-                buses.extend(pci::ask(&socket));
+                buses.extend(pci::ask(&socket, pci::EDU));
             }
             step.say(what);
         } else if line.contains(BOOTS) {

@@ -6,6 +6,7 @@
 //!   (data for the next kernel).
 //! - Contents: [`pattern`], [`memfd`], [`mapping`].
 //! - Sessions: [`sessions`], [`test_device`], [`edu`], [`ioctl_arg`].
+//! - Devices that user space drives: [`modules`], [`pci`], [`vfio`], [`igb`].
 //! - Processes: [`agent`], [`process`], [`socket`], [`cgroup`], [`wait`].
 //! - The kernel: [`clock`], [`fault`], [`kernel_log`], [`kexec`], [`meminfo`], [`poison`],
 //!   [`userfault`].
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod edu;
 pub mod error;
 pub mod fault;
+pub mod igb;
 pub mod ioctl_arg;
 pub mod json;
 pub mod kernel_log;
@@ -24,7 +26,9 @@ pub mod kexec;
 pub mod mapping;
 pub mod memfd;
 pub mod meminfo;
+pub mod modules;
 pub mod pattern;
+pub mod pci;
 pub mod poison;
 pub mod process;
 pub mod registry;
@@ -33,4 +37,5 @@ pub mod socket;
 pub mod state;
 pub mod test_device;
 pub mod userfault;
+pub mod vfio;
 pub mod wait;

@@ -27,6 +27,7 @@ mod sessions;
 mod shared;
 mod sweep;
 mod timers;
+mod vfio;
 mod views;
 mod vital;
 
@@ -102,6 +103,15 @@ pub fn all() -> Vec<Suite> {
         devices::damage::other_suite(),
         devices::damage::off_suite(),
         devices::damage::handler_suite(),
+        vfio::plain_suite(),
+        vfio::preserved_suite(),
+        vfio::again_suite(),
+        vfio::variants::stopped_suite(),
+        vfio::variants::closed_suite(),
+        vfio::variants::forgotten_suite(),
+        vfio::variants::unbound_suite(),
+        vfio::variants::forced_suite(),
+        vfio::variants::refused_suite(),
     ]
 }
 

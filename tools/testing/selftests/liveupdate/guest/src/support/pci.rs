@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! PCI devices in sysfs.
+
+use crate::support::error::{At, Failure, Result};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+const BUS: &str = "/sys/bus/pci";
+
+/// The command register, and its bus master bit.
+const COMMAND: u64 = 4;
+const MASTER: u16 = 4;
+
+/// The register with the number of an interrupt, which the hardware does not use.
+const INTERRUPT_LINE: u64 = 0x3c;
+
+/// Vendor and device of QEMU's `pci-testdev`.
+const TEST_DEVICE: (u16, u16) = (0x1b36, 0x0005);
+
+/// A device.
+pub struct PciDevice {
+    /// Its directory.
+    path: PathBuf,
+    /// Its address.
+    name: String,
+}
+
+impl PciDevice {
+    /// Finds the only device of this kind.
+    pub fn find((vendor, device): (u16, u16)) -> Result<Self> {
+        let dir = Path::new(BUS).join("devices");
+        for entry in fs::read_dir(&dir).at(dir.display())? {
+            let entry = entry.at(dir.display())?;
+            let path = entry.path();
+            if id(&path, "vendor")? == vendor && id(&path, "device")? == device {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                return Ok(Self { path, name });
+            }
+        }
+        Err(Failure::new(format!(
+            "there is no PCI device {vendor:04x}:{device:04x}"
+        )))
+    }
+
+    /// Binds the device to the driver `driver`, and to no other one.
+    pub fn bind(&self, driver: &str) -> Result {
+        let chosen = self.path.join("driver_override");
+        fs::write(&chosen, driver).at(chosen.display())?;
+        let probe = Path::new(BUS).join("drivers_probe");
+        fs::write(&probe, &self.name).at(probe.display())?;
+        let bound = fs::read_link(self.path.join("driver"));
+        match bound.at(format_args!("{} has no driver", self.name))? {
+            path if path.ends_with(driver) => Ok(()),
+            path => Err(Failure::new(format!(
+                "{} has the driver {}",
+                self.name,
+                path.display()
+            ))),
+        }
+    }
+
+    /// Whether the device may write to memory.
+    pub fn is_master(&self) -> Result<bool> {
+        let path = self.path.join("config");
+        let mut command = [0; 2];
+        let result = File::open(&path).and_then(|file| file.read_exact_at(&mut command, COMMAND));
+        result.at(path.display())?;
+        Ok(u16::from_le_bytes(command) & MASTER != 0)
+    }
+
+    /// The character device of VFIO for the device, which must be bound to `vfio-pci`.
+    pub fn vfio_cdev(&self) -> Result<PathBuf> {
+        let dir = self.path.join("vfio-dev");
+        let entry = fs::read_dir(&dir).at(dir.display())?.next();
+        let entry = entry.at(format_args!("{} is empty", dir.display()))?;
+        let name = entry.at(dir.display())?.file_name();
+        Ok(Path::new("/dev/vfio/devices").join(name))
+    }
+}
+
+fn id(device: &Path, file: &str) -> Result<u16> {
+    let path = device.join(file);
+    let text = fs::read_to_string(&path).at(path.display())?;
+    let digits = text.trim().trim_start_matches("0x");
+    u16::from_str_radix(digits, 16).at(path.display())
+}
+
+/// Writes `value` to a register of the device `pci-testdev` that has no effect: the driver of the
+/// machine sees in its trace which writes to the configuration spaces came before.
+pub fn mark(value: u8) -> Result {
+    let path = PciDevice::find(TEST_DEVICE)?.path.join("config");
+    let config = File::options().write(true).open(&path).at(path.display())?;
+    config
+        .write_all_at(&[value], INTERRUPT_LINE)
+        .at(path.display())
+}

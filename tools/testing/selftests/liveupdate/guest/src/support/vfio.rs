@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that user space drives: character devices of VFIO.
+//!
+//! There is no IOMMU: a device gets the physical addresses of a memfd, see [`ioas`].
+
+mod ioas;
+mod ioctl;
+mod memory;
+
+pub use ioas::Ioas;
+pub use memory::{DmaMemory, PAGE};
+
+use self::ioctl::call;
+use crate::support::{
+    error::{ensure, At, Result},
+    mapping::map_shared,
+    modules,
+};
+use rustix::event::EventfdFlags;
+use std::{
+    ffi::c_void,
+    fs::File,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    path::Path,
+};
+use vfio_bindings::bindings::vfio::{
+    vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd, vfio_region_info,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
+    VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+};
+
+/// Loads the driver `vfio-pci`, for devices without an IOMMU.
+pub fn load_modules() -> Result {
+    modules::load("vfio", "enable_unsafe_noiommu_mode=1")?;
+    modules::load("vfio-pci", "")
+}
+
+/// An open device.
+pub struct VfioDevice {
+    file: File,
+    /// Where its configuration space is in the file.
+    config: u64,
+}
+
+impl VfioDevice {
+    /// Opens the character device at `path`, and attaches it to `ioas`.
+    pub fn open(path: &Path, ioas: &Ioas) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(path);
+        Self::new(file.at(path.display())?, ioas)
+    }
+
+    /// Attaches the device to `ioas` again, whose file another kernel has opened.
+    pub fn retrieved(file: OwnedFd, ioas: &Ioas) -> Result<Self> {
+        Self::new(file.into(), ioas)
+    }
+
+    fn new(file: File, ioas: &Ioas) -> Result<Self> {
+        let mut bind = vfio_device_bind_iommufd {
+            argsz: size_of::<vfio_device_bind_iommufd>() as u32,
+            iommufd: ioas.as_fd().as_raw_fd(),
+            ..Default::default()
+        };
+        call(&file, &mut bind).at("VFIO_DEVICE_BIND_IOMMUFD")?;
+        let mut attach = vfio_device_attach_iommufd_pt {
+            argsz: size_of::<vfio_device_attach_iommufd_pt>() as u32,
+            pt_id: ioas.id(),
+            ..Default::default()
+        };
+        call(&file, &mut attach).at("VFIO_DEVICE_ATTACH_IOMMUFD_PT")?;
+        let config = region(&file, VFIO_PCI_CONFIG_REGION_INDEX)?.offset;
+        Ok(Self { file, config })
+    }
+
+    /// Reads a register of the configuration space.
+    pub fn config(&self, at: u64) -> Result<u16> {
+        let mut bytes = [0; 2];
+        let result = self.file.read_exact_at(&mut bytes, self.config + at);
+        result.at("read the configuration space")?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// Writes a register of the configuration space.
+    pub fn set_config(&self, at: u64, value: u16) -> Result {
+        self.file
+            .write_all_at(&value.to_le_bytes(), self.config + at)
+            .at("write the configuration space")
+    }
+
+    /// Maps the registers of BAR 0.
+    pub fn registers(&self) -> Result<Registers> {
+        let bar = region(&self.file, VFIO_PCI_BAR0_REGION_INDEX)?;
+        Ok(Registers {
+            start: map_shared(&self.file, bar.offset, bar.size)?,
+            len: bar.size,
+        })
+    }
+
+    /// Sets up the first vector of MSI-X: each interrupt increments the returned counter.
+    pub fn enable_msix(&self) -> Result<OwnedFd> {
+        let counter = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .at("eventfd")?;
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set_irqs(flags, 1, counter.as_raw_fd())?;
+        Ok(counter)
+    }
+
+    /// Turns MSI-X off.
+    pub fn disable_msix(&self) -> Result {
+        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set_irqs(flags, 0, -1)
+    }
+
+    fn set_irqs(&self, flags: u32, count: u32, eventfd: i32) -> Result {
+        let mut set = ioctl::SetIrqs {
+            argsz: size_of::<ioctl::SetIrqs>() as u32,
+            flags,
+            index: VFIO_PCI_MSIX_IRQ_INDEX,
+            start: 0,
+            count,
+            eventfd,
+        };
+        call(&self.file, &mut set).at("VFIO_DEVICE_SET_IRQS")
+    }
+}
+
+impl AsFd for VfioDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn region(file: &File, index: u32) -> Result<vfio_region_info> {
+    let mut info = vfio_region_info {
+        argsz: size_of::<vfio_region_info>() as u32,
+        index,
+        ..Default::default()
+    };
+    call(file, &mut info).at("VFIO_DEVICE_GET_REGION_INFO")?;
+    ensure!(info.size > 0, "region {index} of the device is empty");
+    Ok(info)
+}
+
+/// The mapped registers of a device. They stay mapped until the end of the process.
+pub struct Registers {
+    start: *mut c_void,
+    len: u64,
+}
+
+impl Registers {
+    /// The address of the register at the offset `at`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such register.
+    fn register(&self, at: u32) -> *mut u32 {
+        assert!(at % 4 == 0 && u64::from(at) + 4 <= self.len);
+        self.start.wrapping_byte_add(at as usize).cast()
+    }
+
+    /// Reads a register.
+    pub fn read(&self, at: u32) -> u32 {
+        // SAFETY: `register()` returns an aligned address within the mapping, which is never removed.
+        u32::from_le(unsafe { self.register(at).read_volatile() })
+    }
+
+    /// Writes a register.
+    pub fn write(&self, at: u32, value: u32) {
+        // SAFETY: `register()` returns an aligned address within the mapping, which is never removed.
+        unsafe { self.register(at).write_volatile(value.to_le()) };
+    }
+}
