@@ -12,12 +12,18 @@ const PAGE_SIZE: usize = 4096;
 
 #[path = "../../../../../../kernel/liveupdate/abi.rs"]
 mod abi;
+#[path = "../../../../../../mm/memfd_luo/hugetlb/abi.rs"]
+mod hugetlb_abi;
 #[path = "../../../../../../mm/memfd_luo/abi.rs"]
 mod memfd_abi;
+#[path = "../../../../../../drivers/vfio/pci/liveupdate/abi.rs"]
+mod vfio_abi;
 
+pub mod hugetlb;
 pub mod image;
 mod input;
 pub mod lists;
 pub mod memfd;
 mod memory;
 pub mod pages;
+pub mod vfio;
