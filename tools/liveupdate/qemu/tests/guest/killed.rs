@@ -2,8 +2,8 @@
 
 //! luo-qemu or luod is killed, at any point: the guest is neither lost nor run twice.
 
-use crate::machine::{count, counts_on, step_until, update, Machine, LIMIT};
-use liveupdate::luod::{Client, Member, Participant, Result, SessionName};
+use crate::machine::{counts_on, jump, pause, step_until, Machine};
+use liveupdate::luod::{Member, Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luo_qemu::{guest::Guest, run_dir::State, spec, state};
 use luod::fake::{own_config, FakeWorld, Luod};
@@ -67,13 +67,7 @@ impl Scene {
         let path = luod.path().to_owned();
         let mut member = machine.join(&path);
         counts_on(&mut member);
-        let operator = update(&luod, false);
-        step_until(&mut member, |member| member.participant().is_frozen());
-        let before = count(&member.participant().memory_file(0).unwrap());
-        luod.wait();
-        drop(operator);
-        member.participant_mut().kill();
-        drop(member);
+        let before = jump(luod, member);
 
         let luod = Luod::start_at(&world, own_config(), &path).unwrap();
         let guest = machine.guest();
@@ -210,14 +204,7 @@ fn a_guest_goes_on_if_luod_is_killed() {
     let path = luod.path().to_owned();
     let mut member = machine.join(&path);
     counts_on(&mut member);
-    // The guest is paused, and luod waits for another client.
-    let mut other = Client::connect_to(&path, "other").unwrap();
-    let id = SessionName::new("other").unwrap();
-    other.subscribe(&id, Some(LIMIT)).unwrap();
-    let operator = update(&luod, false);
-    step_until(&mut member, |member| {
-        member.participant_mut().status().unwrap() == "postmigrate"
-    });
+    let (other, _, operator) = pause(&luod, &mut member);
     assert_eq!(machine.status().0, State::Paused);
     drop((luod, operator, other));
     step_until(&mut member, |member| {
@@ -230,9 +217,5 @@ fn a_guest_goes_on_if_luod_is_killed() {
     // The next luod can update.
     let luod = Luod::start_at(&world, own_config(), &path).unwrap();
     step_until(&mut member, |member| member.is_idle());
-    let operator = update(&luod, false);
-    step_until(&mut member, |member| member.participant().is_frozen());
-    luod.wait();
-    drop(operator);
-    member.participant_mut().kill();
+    jump(luod, member);
 }

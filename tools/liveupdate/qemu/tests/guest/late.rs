@@ -2,8 +2,8 @@
 
 //! The last steps of an update: the next kernel does not start, or QEMU ends before.
 
-use crate::machine::{count, counts_on, result, step_until, update, Machine, LIMIT};
-use liveupdate::luod::{Client, Member, Notice, SessionName};
+use crate::machine::{count, counts_on, jump, pause, result, step_until, update, Machine, LIMIT};
+use liveupdate::luod::{Member, Notice};
 use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::Outcome;
 
@@ -29,11 +29,7 @@ fn a_guest_goes_on_if_the_next_kernel_does_not_start() {
     assert!(world.kernel.outgoing().is_empty(), "nothing is left");
 
     world.state().kexec_error = None;
-    let operator = update(&luod, false);
-    step_until(&mut member, |member| member.participant().is_frozen());
-    luod.wait();
-    drop(operator);
-    member.participant_mut().kill();
+    jump(luod, member);
 }
 
 #[test]
@@ -44,14 +40,7 @@ fn a_guest_whose_state_is_saved_does_not_need_its_qemu() {
     let path = luod.path().to_owned();
     let mut member = machine.join(&path);
     counts_on(&mut member);
-    // luod waits for another client.
-    let mut other = Client::connect_to(&path, "other").unwrap();
-    let id = SessionName::new("other").unwrap();
-    other.subscribe(&id, Some(LIMIT)).unwrap();
-    let operator = update(&luod, false);
-    step_until(&mut member, |member| {
-        member.participant_mut().status().unwrap() == "postmigrate"
-    });
+    let (mut other, id, operator) = pause(&luod, &mut member);
     let before = count(&member.participant().memory_file(0).unwrap());
     for process in machine.qemus() {
         process.end();

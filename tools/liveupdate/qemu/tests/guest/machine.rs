@@ -2,7 +2,7 @@
 
 //! A machine with a guest that counts, and what the tests do with them.
 
-use liveupdate::luod::Member;
+use liveupdate::luod::{Client, Member, SessionName};
 use luo_qemu::{
     guest::Guest,
     memory,
@@ -215,6 +215,32 @@ pub fn result(mut channel: Channel) -> Report {
             return report;
         }
     }
+}
+
+/// Replaces the kernel: the guest is paused, and its QEMU ends with the old kernel. Returns the counter
+/// of the paused guest.
+pub fn jump(luod: Luod, mut member: Member<Guest>) -> u32 {
+    let operator = update(&luod, false);
+    step_until(&mut member, |member| member.participant().is_frozen());
+    assert_eq!(member.participant_mut().status().unwrap(), "postmigrate");
+    let paused = count(&member.participant().memory_file(0).unwrap());
+    luod.wait();
+    drop(operator);
+    member.participant_mut().kill();
+    paused
+}
+
+/// Begins an update in which the guest is paused, and luod waits for another client. Returns that client
+/// with its session, and the operator.
+pub fn pause(luod: &Luod, member: &mut Member<Guest>) -> (Client, SessionName, Channel) {
+    let mut other = Client::connect_to(luod.path(), "other").unwrap();
+    let id = SessionName::new("other").unwrap();
+    other.subscribe(&id, Some(LIMIT)).unwrap();
+    let operator = update(luod, false);
+    step_until(member, |member| {
+        member.participant_mut().status().unwrap() == "postmigrate"
+    });
+    (other, id, operator)
 }
 
 pub fn step_until(member: &mut Member<Guest>, so: impl Fn(&mut Member<Guest>) -> bool) {

@@ -13,7 +13,7 @@ use liveupdate::luod::Member;
 use luo_qemu::{guest::Guest, run_dir::State, spec::Spec};
 use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::Outcome;
-use machine::{count, counts_on, result, step_until, update, Machine, LIMIT};
+use machine::{count, counts_on, jump, result, step_until, update, Machine, LIMIT};
 use std::{fs, os::unix::fs::MetadataExt, time::Instant};
 
 #[test]
@@ -34,16 +34,7 @@ fn a_guest_survives() {
     counts_on(&mut member);
 
     for updates in 1..=2 {
-        let operator = update(&luod, false);
-        step_until(&mut member, |member| member.participant().is_frozen());
-        let status = member.participant_mut().status().unwrap();
-        assert_eq!(status, "postmigrate");
-        let before = count(&member.participant().memory_file(0).unwrap());
-        luod.wait();
-        drop(operator);
-        member.participant_mut().kill();
-        drop(member);
-
+        let before = jump(luod, member);
         luod = Luod::start_at(&world, own_config(), &path).unwrap();
         member = machine.join(&path);
         assert_eq!(member.restored().len(), 1);
@@ -111,12 +102,7 @@ fn a_guest_that_cannot_go_on_is_kept() {
     let path = luod.path().to_owned();
     let mut member = machine.join(&path);
     let before = counts_on(&mut member);
-    let operator = update(&luod, false);
-    step_until(&mut member, |member| member.participant().is_frozen());
-    luod.wait();
-    drop(operator);
-    member.participant_mut().kill();
-    drop(member);
+    jump(luod, member);
 
     let _luod = Luod::start_at(&world, own_config(), &path).unwrap();
     // There is no QEMU on the new host, and then one that ends immediately.
