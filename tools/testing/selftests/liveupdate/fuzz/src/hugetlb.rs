@@ -5,7 +5,8 @@
 use crate::{
     hugetlb_abi::{parse_entry, HugetlbMemfd, HugetlbMemfdSer, HugetlbSer},
     input::Input,
-    memfd_abi::{pages, ArraySer, FolioSer, FormatError},
+    memfd::array,
+    memfd_abi::{pages, FolioSer, FormatError},
 };
 use zerocopy::FromBytes;
 
@@ -85,12 +86,7 @@ pub fn run(data: &[u8]) {
         order: input.byte().into(),
         flags: input.byte().into(),
         nr_folios: input.number(),
-        folios: ArraySer {
-            first: input.number(),
-            total_pages: input.number() as u32,
-            flags: input.byte().into(),
-            order: input.byte().into(),
-        },
+        folios: array(&mut input),
     };
     if let Ok(memfd) = HugetlbMemfd::parse(&ser) {
         assert_eq!(ser.flags, u16::from(memfd.dma_target));

@@ -67,6 +67,16 @@ fn folios(input: &mut Input<'_>, memfd: &Memfd) {
     }
 }
 
+/// The location of an array of folios.
+pub(crate) fn array(input: &mut Input<'_>) -> ArraySer {
+    ArraySer {
+        first: input.number(),
+        total_pages: input.number() as u32,
+        flags: input.byte().into(),
+        order: input.byte().into(),
+    }
+}
+
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let ser = MemfdSer {
@@ -75,12 +85,7 @@ pub fn run(data: &[u8]) {
         seals: input.number() as u32,
         flags: input.byte().into(),
         nr_folios: input.number(),
-        folios: ArraySer {
-            first: input.number(),
-            total_pages: input.number() as u32,
-            flags: input.byte().into(),
-            order: input.byte().into(),
-        },
+        folios: array(&mut input),
     };
     check_seals(ser.seals);
     assert_eq!(ser.capacity(), u64::from(ser.folios.total_pages) * PER_PAGE);
