@@ -11,9 +11,12 @@ use std::{
 
 const BUS: &str = "/sys/bus/pci";
 
+/// The length of a header, without the number of the interrupt.
+pub const HEADER: usize = 0x3c;
+
 /// The command register, and its bus master bit.
-const COMMAND: u64 = 4;
-const MASTER: u16 = 4;
+const COMMAND: usize = 4;
+const MASTER: u8 = 4;
 
 /// The register with the number of an interrupt, which the hardware does not use.
 const INTERRUPT_LINE: u64 = 0x3c;
@@ -63,13 +66,25 @@ impl PciDevice {
         }
     }
 
+    /// The headers in the configuration space of the device, and of the bridges above it.
+    pub fn headers(&self) -> Result<Vec<[u8; HEADER]>> {
+        let real = self.path.canonicalize().at(self.path.display())?;
+        let configs = real.ancestors().map(|dir| dir.join("config"));
+        let mut headers = Vec::new();
+        for config in configs.take_while(|config| config.exists()) {
+            let mut header = [0; HEADER];
+            let result = File::open(&config).and_then(|file| file.read_exact_at(&mut header, 0));
+            result.at(config.display())?;
+            headers.push(header);
+        }
+        Ok(headers)
+    }
+
     /// Whether the device may write to memory.
     pub fn is_master(&self) -> Result<bool> {
-        let path = self.path.join("config");
-        let mut command = [0; 2];
-        let result = File::open(&path).and_then(|file| file.read_exact_at(&mut command, COMMAND));
-        result.at(path.display())?;
-        Ok(u16::from_le_bytes(command) & MASTER != 0)
+        let headers = self.headers()?;
+        let header = headers.first().at("the header of the device")?;
+        Ok(header[COMMAND] & MASTER != 0)
     }
 
     /// The character device of VFIO for the device, which must be bound to `vfio-pci`.

@@ -11,53 +11,24 @@ pub mod damage;
 
 use crate::support::{
     edu::{Edu, DEVICE, HALF},
-    error::{ensure, ensure_eq, At, Failure, Result},
+    error::{ensure, ensure_eq, Result},
+    pci::{PciDevice, HEADER},
     registry::{Case, Stage, Suite},
     sessions::{create, retrieve},
     wait::eventually,
 };
 use liveupdate::OutgoingSession;
-use std::{
-    fs::{self, File},
-    mem,
-};
+use std::{fs::File, mem};
 
 /// The group of these suites, which need a machine with the device.
 pub const GROUP: &str = "devices";
 
-const BUSES: &str = "/sys/bus/pci/devices";
+/// The vendor and the device.
+const ID: (u16, u16) = (0x1234, 0x11e8);
 
-/// The vendor and the device, as the configuration space has them.
-const ID: [u8; 4] = [0x34, 0x12, 0xe8, 0x11];
-
-/// The command register, and its bus master bit.
-const COMMAND: usize = 4;
-const MASTER: u8 = 4;
-
-/// The header in the configuration space of the device, and of the bridge above it.
-fn headers() -> Result<Vec<Vec<u8>>> {
-    let read = |path: &std::path::Path| fs::read(path.join("config")).at(path.display());
-    for entry in fs::read_dir(BUSES).at(BUSES)? {
-        let path = entry?.path();
-        let config = read(&path)?;
-        if config.starts_with(&ID) {
-            let real = path.canonicalize().at(path.display())?;
-            let above = real.ancestors().skip(1);
-            let bridges = above.take_while(|dir| dir.join("config").exists());
-            let mut all = vec![config];
-            for bridge in bridges {
-                all.push(read(bridge)?);
-            }
-            return Ok(all
-                .into_iter()
-                .map(|mut config| {
-                    config.truncate(0x3c);
-                    config
-                })
-                .collect());
-        }
-    }
-    Err(Failure::new("there is no edu device"))
+/// The headers of the device, and of the bridges above it.
+fn headers() -> Result<Vec<[u8; HEADER]>> {
+    PciDevice::find(ID)?.headers()
 }
 
 /// Bytes of a header that may change: the status, the interrupt disable bit, the secondary status.
@@ -93,9 +64,7 @@ fn check_headers(stage: &Stage<'_>) -> Result {
 
 /// Whether the device may write to memory.
 fn is_master() -> Result<bool> {
-    let headers = headers()?;
-    let command = headers.first().and_then(|header| header.get(COMMAND));
-    Ok(command.is_some_and(|command| command & MASTER != 0))
+    PciDevice::find(ID)?.is_master()
 }
 
 /// Opens the device, preserves its file, and has it copy to memory right before the kexec.
