@@ -88,7 +88,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let suites = &ctx.settings.suites;
     tests.retain(|test| suites.is_empty() || suites.contains(&test.name));
     let (edu, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|t| t.group == DEVICES);
-    let (vfio, _): (Vec<_>, Vec<_>) = others.into_iter().partition(|t| t.group == vfio::VFIO);
+    let (vfio, _): (Vec<_>, Vec<_>) = others.into_iter().partition(|t| t.group == VFIO);
     if edu.is_empty() && vfio.is_empty() {
         bail!("There is no such suite in the group {DEVICES}; `luo-guest list` prints them.");
     }
@@ -106,12 +106,7 @@ fn run_edu(
 ) -> Result<()> {
     let initrd = initramfs::guest(ctx, "devices", guest, &[kernel, kernel], None)?;
     for test in tests {
-        let vm = Vm::new(format!("devices-{}", test.name), kernel, &initrd)
-            .params(test.cmdline.clone())
-            .init(format!("selftest {}", test.name))
-            .kexecs(test.kexecs)
-            .on(named::machine("devices")?)
-            .trace(WRITES);
+        let vm = machine(kernel, &initrd, test).on(&named::DEVICES);
         let fate = Fate::of(&test.name);
         let wanted = fate.log();
         let copies = copies(test);
@@ -139,6 +134,25 @@ fn run_edu(
     Ok(())
 }
 
+/// A machine for a suite, with a trace of the writes to configuration spaces.
+fn machine<'a>(kernel: &'a Kernel, initrd: &'a Path, test: &GuestTest) -> Vm<'a> {
+    Vm::new(format!("devices-{}", test.name), kernel, initrd)
+        .params(test.cmdline.clone())
+        .init(format!("selftest {}", test.name))
+        .kexecs(test.kexecs)
+        .trace(WRITES)
+}
+
+/// Whether the line is the last one of a program before a kexec.
+fn is_kexec(line: &str) -> bool {
+    line.ends_with(": starting the next kernel")
+}
+
+/// Whether the line is the first one of the program after a kexec.
+fn is_next_program(line: &str) -> bool {
+    line.starts_with("# stage ") && !line.starts_with("# stage 1 ") && !is_kexec(line)
+}
+
 /// A run, which shows nothing if the copy was complete before the device was shut down.
 struct Attempt {
     run: Run,
@@ -152,8 +166,7 @@ impl Attempt {
         let monitor = vm.monitor(ctx);
         let mut buses = Vec::new();
         let run = vm.run_with(ctx, |line| {
-            let kexec = line.ends_with(": starting the next kernel");
-            if kexec || line.starts_with("# stage ") && !line.starts_with("# stage 1 ") {
+            if is_kexec(line) || is_next_program(line) {
                 // The machine may have ended before it is asked.
                 buses.extend(pci::ask(&monitor, pci::EDU));
             }

@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::judge_buses;
-use super::writes::{Write, BESIDE, PORT, WRITES};
+use super::writes::{Write, BESIDE, PORT};
+use super::{is_kexec, is_next_program, judge_buses, machine};
 use crate::ctx::Ctx;
 use crate::image::initramfs;
 use crate::image::programs::GuestTest;
@@ -18,7 +18,7 @@ use crate::machine::gap::BOOTS;
 use crate::machine::named;
 use crate::machine::pci;
 use crate::machine::sender::{Outcome, Sender};
-use crate::machine::vm::{Run, Vm};
+use crate::machine::vm::Run;
 use crate::report::results::{notice, Report};
 use crate::report::step::Step;
 
@@ -101,13 +101,9 @@ impl Attempt {
     fn new(ctx: &Ctx, kernel: &Kernel, initrd: &Path, test: &GuestTest, rate: u32) -> Result<Self> {
         let name = format!("devices-{}", test.name);
         let sender = Sender::start(&ctx.log(&name), rate)?;
-        let vm = Vm::new(&name, kernel, initrd)
-            .params(test.cmdline.clone())
-            .init(format!("selftest {}", test.name))
-            .kexecs(test.kexecs)
-            .on(named::machine("vfio")?)
-            .devices(sender.devices())
-            .trace(WRITES);
+        let vm = machine(kernel, initrd, test)
+            .on(&named::VFIO)
+            .devices(sender.devices());
         let step = Step::start(ctx, format!("vm {name}"));
         let monitor = vm.monitor(ctx);
         let counter = sender.counter();
@@ -115,8 +111,7 @@ impl Attempt {
         let mut booting = Vec::new();
         let (mut jumped, mut since) = (false, None);
         let run = vm.run_with(ctx, |line| {
-            let kexec = line.ends_with(": starting the next kernel");
-            let program = line.starts_with("# stage ") && !line.starts_with("# stage 1 ");
+            let (kexec, program) = (is_kexec(line), is_next_program(line));
             if kexec || program {
                 // The machine may have ended before it is asked.
                 buses.extend(pci::ask(&monitor, pci::IGB));
@@ -124,7 +119,7 @@ impl Attempt {
             jumped |= kexec;
             if line.contains(BOOTS) {
                 since = jumped.then(|| counter.get());
-            } else if program && !kexec {
+            } else if program {
                 booting.extend(since.take().map(|since| counter.get() - since));
             }
         });
@@ -167,9 +162,7 @@ impl Attempt {
         }
         Ok(())
     }
-}
 
-impl Attempt {
     /// A device that goes on takes frames while there is no program that could drive it; one that was
     /// stopped takes none.
     fn judge_booting(&self, ctx: &Ctx, test: &GuestTest) -> Option<String> {
