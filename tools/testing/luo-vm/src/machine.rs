@@ -2,6 +2,7 @@
 
 //! Virtual machines: their kinds, running them, and their output.
 
+pub mod card;
 pub mod console;
 pub mod gap;
 pub mod monitor;

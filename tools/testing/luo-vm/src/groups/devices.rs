@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The group `devices`: PCI devices that go on working through a live update, on a machine with
-//! QEMU's `edu` below two bridges, and on one with its `igb`, which user space drives.
+//! QEMU's `edu` below two bridges, and on those with its `igb` and `nvme`, which user space drives.
 
+mod nvme;
 mod vfio;
 mod writes;
 
@@ -18,6 +19,8 @@ use crate::image::initramfs;
 use crate::image::programs::{self, GuestTest};
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
+use crate::machine::card::VFIO;
+use crate::machine::console::{is_kexec, is_next_program};
 use crate::machine::named;
 use crate::machine::pci::{self, LEFT, STOPPED};
 use crate::machine::vm::{Run, Vm};
@@ -27,7 +30,8 @@ use crate::report::step::Step;
 /// The group of those guest tests that need a device.
 pub const DEVICES: &str = "devices";
 
-pub use vfio::VFIO;
+/// The group of those guest tests that need a disk of their own.
+pub const NVME: &str = "nvme";
 
 /// What becomes of the device and the bridges above it in a suite.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,12 +92,14 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let suites = &ctx.settings.suites;
     tests.retain(|test| suites.is_empty() || suites.contains(&test.name));
     let (edu, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|t| t.group == DEVICES);
-    let (vfio, _): (Vec<_>, Vec<_>) = others.into_iter().partition(|t| t.group == VFIO);
-    if edu.is_empty() && vfio.is_empty() {
+    let (vfio, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|t| t.group == VFIO);
+    let nvme: Vec<_> = others.into_iter().filter(|t| t.group == NVME).collect();
+    if edu.is_empty() && vfio.is_empty() && nvme.is_empty() {
         bail!("There is no such suite in the group {DEVICES}; `luo-guest list` prints them.");
     }
     run_edu(ctx, report, &kernel, &guest, &edu)?;
-    vfio::run(ctx, report, &kernel, &guest, &vfio)
+    vfio::run(ctx, report, &kernel, &guest, &vfio)?;
+    nvme::run(ctx, report, &kernel, &guest, &nvme)
 }
 
 /// Runs the suites with QEMU's `edu`.
@@ -140,17 +146,7 @@ fn machine<'a>(kernel: &'a Kernel, initrd: &'a Path, test: &GuestTest) -> Vm<'a>
         .params(test.cmdline.clone())
         .init(format!("selftest {}", test.name))
         .kexecs(test.kexecs)
-        .trace(WRITES)
-}
-
-/// Whether the line is the last one of a program before a kexec.
-fn is_kexec(line: &str) -> bool {
-    line.ends_with(": starting the next kernel")
-}
-
-/// Whether the line is the first one of the program after a kexec.
-fn is_next_program(line: &str) -> bool {
-    line.starts_with("# stage ") && !line.starts_with("# stage 1 ") && !is_kexec(line)
+        .trace(&[WRITES])
 }
 
 /// A run, which shows nothing if the copy was complete before the device was shut down.

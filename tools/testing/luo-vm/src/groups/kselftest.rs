@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
-use crate::groups::devices::{DEVICES, VFIO};
+use crate::groups::devices::{DEVICES, NVME};
 use crate::groups::machines::MACHINES;
 use crate::groups::matrix::MATRIX;
 use crate::groups::soak;
@@ -17,6 +17,7 @@ use crate::image::initramfs;
 use crate::image::programs::{self, GuestTest};
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
+use crate::machine::card::VFIO;
 use crate::machine::named;
 use crate::machine::vm::{Run, Vm};
 use crate::report::results::Report;
@@ -44,7 +45,7 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         bail!("There is no suite {unknown}; `luo-guest list` prints them.");
     }
     let wanted = |test: &GuestTest| match suites.is_empty() {
-        true => ![MATRIX, DEVICES, VFIO, MACHINES].contains(&test.group.as_str()),
+        true => ![MATRIX, DEVICES, VFIO, NVME, MACHINES].contains(&test.group.as_str()),
         false => suites.contains(&test.name),
     };
     let tests = tests.into_iter().filter(wanted);

@@ -121,6 +121,22 @@ pub fn guest_with(
     image.finish()
 }
 
+/// The same, with the modules of the next kernel.
+pub fn guest_with_modules(
+    ctx: &Ctx,
+    name: &str,
+    guest: &Path,
+    next: &[&Kernel],
+) -> Result<PathBuf> {
+    let modules = next.first().map(|kernel| modules(kernel)).transpose()?;
+    let modules = modules.unwrap_or_default();
+    let modules: Vec<_> = modules
+        .iter()
+        .map(|(name, path)| (name.as_str(), path.as_path()))
+        .collect();
+    guest_with(ctx, name, guest, next, &modules)
+}
+
 /// Where the modules of a kernel are in an image.
 const MODULES: &str = "/lib/modules";
 

@@ -26,6 +26,16 @@ static SPLAT: LazyLock<Regex> = LazyLock::new(|| {
 /// What begins a line about the progress of a program.
 pub const PROGRESS: &str = "@progress ";
 
+/// Whether the line is the last one of a program before a kexec.
+pub fn is_kexec(line: &str) -> bool {
+    line.ends_with(": starting the next kernel")
+}
+
+/// Whether the line is the first one of the program after a kexec.
+pub fn is_next_program(line: &str) -> bool {
+    line.starts_with("# stage ") && !line.starts_with("# stage 1 ") && !is_kexec(line)
+}
+
 /// The announcement of an intended panic by a test.
 const EXPECTS_PANIC: &str = "# expect-panic";
 

@@ -28,6 +28,12 @@ pub const IGB: Id = Id {
     device: 0x10c9,
 };
 
+/// QEMU's `nvme`.
+pub const NVME: Id = Id {
+    vendor: 0x1b36,
+    device: 0x0010,
+};
+
 /// What the sample driver logs on shutdown while the device copies.
 pub const LEFT: &str = "left working by shutdown, copying";
 pub const STOPPED: &str = "stopped by shutdown, copying";

@@ -5,7 +5,8 @@
 //!
 //! It starts with the first frame that it gets. Both sides number their frames from 1 on, and say how
 //! many they have received. If QEMU takes no frame, as the card has no buffer, does not write to
-//! memory, or as the machine is busy, frames wait: [`Counter`] tells how many QEMU has taken so far.
+//! memory, or as the machine is busy, frames wait, or are lost, see [`Refused`]. [`Counter`] tells how
+//! many QEMU has taken so far.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -33,6 +34,15 @@ const HEADER: [u8; 14] = [
 /// The time between two looks at the clock.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// What becomes of frames that QEMU does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// They wait, in order.
+    Wait,
+    /// They are lost, as in a network.
+    Lost,
+}
+
 /// What this side has sent and received.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -40,8 +50,32 @@ pub struct Outcome {
     pub sent: u64,
     /// The number of frames that came from the card.
     pub received: u64,
+    /// When QEMU took frames, and when frames came from the card.
+    pub taken: Times,
+    pub heard: Times,
+    /// The numbers of the frames that were lost.
+    lost: Vec<u64>,
     /// The first frame that was not the expected one.
     fault: Option<String>,
+}
+
+/// When something happened, in order.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Times(Vec<Instant>);
+
+impl Times {
+    fn add(&mut self) {
+        self.0.push(Instant::now());
+    }
+
+    /// The longest time without, some of which was between `from` and `to`.
+    pub fn longest_gap(&self, from: Instant, to: Instant) -> Option<Duration> {
+        let pairs = self.0.iter().zip(self.0.iter().skip(1));
+        pairs
+            .filter(|(start, end)| **start < to && **end > from)
+            .map(|(start, end)| *end - *start)
+            .max()
+    }
 }
 
 impl Outcome {
@@ -56,6 +90,11 @@ impl Outcome {
             self.fault.get_or_insert(what);
         }
         self.received = expected;
+    }
+
+    /// How many of the frames up to the one with the number `last` were lost.
+    pub fn lost(&self, last: u64) -> u64 {
+        self.lost.iter().filter(|number| **number <= last).count() as u64
     }
 
     /// Returns what was wrong with the frames from the card, if anything was.
@@ -101,7 +140,7 @@ pub struct Sender {
 impl Sender {
     /// Starts the thread, which sends `rate` frames a second. The names of its sockets begin with
     /// `path`.
-    pub fn start(path: &Path, rate: u32) -> Result<Self> {
+    pub fn start(path: &Path, rate: u32, refused: Refused) -> Result<Self> {
         let sockets = ["peer", "card"].map(|end| path.with_extension(end));
         for socket in &sockets {
             let _ = fs::remove_file(socket);
@@ -115,6 +154,7 @@ impl Sender {
             socket,
             card: sockets[1].clone(),
             rate,
+            refused,
             started: None,
             numbered: 0,
             waiting: VecDeque::new(),
@@ -171,6 +211,7 @@ struct Work {
     socket: UnixDatagram,
     card: PathBuf,
     rate: u32,
+    refused: Refused,
     /// When the first frame came.
     started: Option<Instant>,
     /// How many frames were numbered.
@@ -188,6 +229,7 @@ impl Work {
         let mut bytes = [0; FRAME + 1];
         while let Ok(length) = self.socket.recv(&mut bytes) {
             self.outcome.take(&bytes[..length]);
+            self.outcome.heard.add();
             self.started.get_or_insert_with(Instant::now);
         }
         let elapsed = self.started.map_or(Duration::ZERO, |time| time.elapsed());
@@ -195,10 +237,14 @@ impl Work {
         while let Some(number) = self.waiting.front() {
             let frame = frame(*number, self.outcome.received);
             if self.send(&frame).is_err() {
+                if self.refused == Refused::Lost {
+                    self.outcome.lost.extend(self.waiting.drain(..));
+                }
                 break;
             }
             self.waiting.pop_front();
             self.outcome.sent += 1;
+            self.outcome.taken.add();
             self.counter.0.store(self.outcome.sent, Ordering::Relaxed);
         }
     }
@@ -243,11 +289,22 @@ mod tests {
     }
 
     #[test]
+    fn gaps_are_found() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let times = Times([0, 9, 10, 13, 14].map(at).to_vec());
+        assert_eq!(times.longest_gap(at(9), at(14)), Some(at(3) - start));
+        assert_eq!(times.longest_gap(at(8), at(14)), Some(at(9) - start));
+        assert_eq!(times.longest_gap(at(14), at(20)), None);
+    }
+
+    #[test]
     fn frames_wait_for_qemu() {
         let mut work = Work {
             socket: UnixDatagram::unbound().unwrap(),
             card: PathBuf::new(),
             rate: 1000,
+            refused: Refused::Wait,
             started: None,
             numbered: 0,
             waiting: VecDeque::new(),
@@ -260,5 +317,25 @@ mod tests {
         assert_eq!(work.waiting.front(), Some(&1));
         assert_eq!(work.waiting.back(), Some(&700));
         assert_eq!(work.counter.get(), 0);
+    }
+
+    #[test]
+    fn frames_are_lost() {
+        let mut work = Work {
+            socket: UnixDatagram::unbound().unwrap(),
+            card: PathBuf::new(),
+            rate: 1,
+            refused: Refused::Lost,
+            started: Instant::now().checked_sub(Duration::from_secs(10)),
+            numbered: 0,
+            waiting: VecDeque::new(),
+            counter: Counter::default(),
+            outcome: Outcome::default(),
+        };
+        work.socket.set_nonblocking(true).unwrap();
+        work.step();
+        assert!(work.waiting.is_empty());
+        assert_eq!(work.outcome.lost(4), 4);
+        assert!(work.outcome.lost(u64::MAX) >= 10);
     }
 }

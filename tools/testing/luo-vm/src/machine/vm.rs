@@ -40,8 +40,8 @@ pub struct Vm<'a> {
     limit: Duration,
     /// Whether one of its kernels is not ours, and may [stand still](silent) at boot.
     foreign: bool,
-    /// The event of QEMU that is to be logged.
-    trace: Option<&'static str>,
+    /// The events of QEMU that are to be logged.
+    trace: &'static [&'static str],
 }
 
 /// What a machine left behind.
@@ -103,7 +103,7 @@ impl<'a> Vm<'a> {
             init: String::new(),
             limit: BOOT,
             foreign: !kernel.flavour.is_ours(),
-            trace: None,
+            trace: &[],
         }
     }
 
@@ -131,9 +131,9 @@ impl<'a> Vm<'a> {
         self
     }
 
-    /// Logs an event of QEMU, to a file beside the log that ends in `trace`.
-    pub fn trace(mut self, event: &'static str) -> Self {
-        self.trace = Some(event);
+    /// Logs events of QEMU, to a file beside the log that ends in `trace`.
+    pub fn trace(mut self, events: &'static [&'static str]) -> Self {
+        self.trace = events;
         self
     }
 
@@ -280,9 +280,11 @@ impl<'a> Vm<'a> {
         let monitor = monitor_of(log);
         let socket = format!("unix:{},server=on,wait=off", monitor.display());
         qemu.args(["-qmp", &socket]);
-        if let Some(event) = self.trace {
-            qemu.args(["-trace", event, "-D"])
-                .arg(log.with_extension("trace"));
+        for event in self.trace {
+            qemu.args(["-trace", event]);
+        }
+        if !self.trace.is_empty() {
+            qemu.arg("-D").arg(log.with_extension("trace"));
         }
         qemu.stdin(Stdio::null())
             .stdout(File::create(log)?)

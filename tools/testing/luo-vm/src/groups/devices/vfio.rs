@@ -8,32 +8,37 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::writes::{Write, BESIDE, PORT};
-use super::{is_kexec, is_next_program, judge_buses, machine};
+use super::writes::{Write, BESIDE, PORT, WRITES};
+use super::{judge_buses, machine};
 use crate::ctx::Ctx;
 use crate::image::initramfs;
 use crate::image::programs::GuestTest;
 use crate::kernel::build::Kernel;
-use crate::machine::gap::BOOTS;
-use crate::machine::named;
-use crate::machine::pci;
-use crate::machine::sender::{Outcome, Sender};
+use crate::machine::card::{CardRun, FULL, VFIO};
+use crate::machine::sender::{Outcome, Refused};
 use crate::machine::vm::Run;
 use crate::report::results::{notice, Report};
 use crate::report::step::Step;
 
-/// The group of those guest tests that need the network card.
-pub const VFIO: &str = "vfio";
-
-/// The suites whose device the old kernel stops; that of all others goes on.
-const STOPPED: [&str; 2] = ["vfio_stopped", "vfio_closed"];
+/// The suites whose device does not go on in the next kernel; that of all others does.
+const STOPPED: [&str; 4] = ["vfio_stopped", "vfio_closed", "vfio_unplugged", RESTARTED];
 
 /// How many frames are sent in a second. A run in which the ring was full shows nothing, and is
 /// repeated with the next rate.
 const RATES: [u32; 3] = [1000, 1000, 500];
 
-/// What a guest test says if the ring was full.
-const FULL: &str = "the ring was full";
+/// The rates of a suite that does not empty the ring for half a minute.
+const LATE_RATES: [u32; 3] = [250, 250, 125];
+
+/// The suite in which the device is stopped, and set up again.
+const RESTARTED: &str = "vfio_restarted";
+
+/// The suite in which frames are lost, and what it says of them.
+const FULL_SUITE: &str = "vfio_full";
+const LOST: [&str; 2] = [" frames of ", " were lost"];
+
+/// The event of QEMU that the card writes a frame to memory.
+const FRAMES: &str = "igb_rx_desc_buff_write";
 
 /// What QEMU calls the device and the bridge above it.
 const NAMES: [&str; 2] = ["igb", PORT];
@@ -56,102 +61,92 @@ pub fn run(
     if tests.is_empty() {
         return Ok(());
     }
-    let modules = initramfs::modules(kernel)?;
-    let modules: Vec<_> = modules
-        .iter()
-        .map(|(name, path)| (name.as_str(), path.as_path()))
-        .collect();
-    let initrd = initramfs::guest_with(ctx, VFIO, guest, &[kernel, kernel], &modules)?;
+    let initrd = initramfs::guest_with_modules(ctx, VFIO, guest, &[kernel, kernel])?;
     for test in tests {
-        let attempt = Attempt::repeated(ctx, kernel, &initrd, test)?;
-        attempt.judge(ctx, report, test)?;
+        let run = run_suite(ctx, kernel, &initrd, test)?;
+        Judge::new(&run).judge(ctx, report, test)?;
     }
     Ok(())
 }
 
-/// A run.
-struct Attempt {
-    run: Run,
+/// Runs a suite until the ring was not full.
+fn run_suite(ctx: &Ctx, kernel: &Kernel, initrd: &Path, test: &GuestTest) -> Result<CardRun> {
+    let rates = match test.name.as_str() {
+        "vfio_late" => LATE_RATES,
+        _ => RATES,
+    };
+    let refused = match test.name.as_str() {
+        FULL_SUITE | RESTARTED => Refused::Lost,
+        _ => Refused::Wait,
+    };
+    let mut rates = rates.into_iter();
+    loop {
+        let rate = rates.next().unwrap_or_default();
+        let vm = machine(kernel, initrd, test).trace(&[WRITES, FRAMES]);
+        let step = Step::start(ctx, format!("vm {}", vm.name));
+        let run = CardRun::new(ctx, vm, (rate, refused), |_, _| ())?;
+        step.done(&format!(
+            "{} frames sent, {} received, {:?} while the next kernel booted",
+            run.frames.sent,
+            run.frames.received,
+            run.booting()
+        ));
+        if rates.len() == 0 || !run.was_full() {
+            return Ok(run);
+        }
+        notice(&format!(
+            "vm devices-{}: {FULL} at {rate} frames a second; it is started again",
+            test.name
+        ));
+    }
+}
+
+/// What is said of a suite.
+struct Judge<'a> {
+    run: &'a Run,
     /// What QEMU said of the device and the bridge above it before and after each kexec.
-    buses: Vec<Value>,
+    buses: &'a [Value],
     /// What the sender has sent and received.
-    frames: Outcome,
+    frames: &'a Outcome,
     /// How many frames the card took while each of the next kernels booted, until its first program.
     booting: Vec<u64>,
 }
 
-impl Attempt {
-    /// Runs a suite until the ring was not full.
-    fn repeated(ctx: &Ctx, kernel: &Kernel, initrd: &Path, test: &GuestTest) -> Result<Self> {
-        let [rates @ .., last] = RATES;
-        for rate in rates {
-            let attempt = Self::new(ctx, kernel, initrd, test, rate)?;
-            let lines = &attempt.run.console.user;
-            if !lines.iter().any(|line| line.contains(FULL)) {
-                return Ok(attempt);
-            }
-            notice(&format!(
-                "vm devices-{}: {FULL} at {rate} frames a second; it is started again",
-                test.name
-            ));
+impl<'a> Judge<'a> {
+    fn new(run: &'a CardRun) -> Self {
+        Self {
+            run: &run.run,
+            buses: &run.buses,
+            frames: &run.frames,
+            booting: run.booting(),
         }
-        Self::new(ctx, kernel, initrd, test, last)
-    }
-
-    fn new(ctx: &Ctx, kernel: &Kernel, initrd: &Path, test: &GuestTest, rate: u32) -> Result<Self> {
-        let name = format!("devices-{}", test.name);
-        let sender = Sender::start(&ctx.log(&name), rate)?;
-        let vm = machine(kernel, initrd, test)
-            .on(&named::VFIO)
-            .devices(sender.devices());
-        let step = Step::start(ctx, format!("vm {name}"));
-        let monitor = vm.monitor(ctx);
-        let counter = sender.counter();
-        let mut buses = Vec::new();
-        let mut booting = Vec::new();
-        let (mut jumped, mut since) = (false, None);
-        let run = vm.run_with(ctx, |line| {
-            let (kexec, program) = (is_kexec(line), is_next_program(line));
-            if kexec || program {
-                // The machine may have ended before it is asked.
-                buses.extend(pci::ask(&monitor, pci::IGB));
-            }
-            jumped |= kexec;
-            if line.contains(BOOTS) {
-                since = jumped.then(|| counter.get());
-            } else if program {
-                booting.extend(since.take().map(|since| counter.get() - since));
-            }
-        });
-        let frames = sender.end();
-        step.done(&format!(
-            "{} frames sent, {} received, {booting:?} while the next kernel booted",
-            frames.sent, frames.received
-        ));
-        Ok(Self {
-            run: run?,
-            buses,
-            frames,
-            booting,
-        })
     }
 
     fn judge(&self, ctx: &Ctx, report: &mut Report, test: &GuestTest) -> Result<()> {
         let Self {
             run, buses, frames, ..
-        } = self;
+        } = *self;
         run.judge(ctx, report, "", &[&test.name]);
-        let complaint = frames.complaint();
-        let expected = "all frames of the card, in order";
-        let complaint = complaint.map(|came| run.failure(ctx, expected, &came));
-        report.check(&format!("{}: the frames of the card", test.name), complaint);
+        // A card that is set up again begins again.
+        if test.name != RESTARTED {
+            let complaint = frames.complaint();
+            let expected = "all frames of the card, in order";
+            let complaint = complaint.map(|came| run.failure(ctx, expected, &came));
+            report.check(&format!("{}: the frames of the card", test.name), complaint);
+        }
         if test.kexecs > 0 {
             let name = format!("{}: frames while the next kernel booted", test.name);
             report.check(&name, self.judge_booting(ctx, test));
         }
+        if test.name == FULL_SUITE {
+            let name = format!("{}: frames that were lost", test.name);
+            report.check(&name, self.judge_lost(ctx));
+        }
         if test.kexecs > 0 && !STOPPED.contains(&test.name.as_str()) {
             let name = format!("{}: writes to the configuration space", test.name);
-            report.check(&name, judge_writes(ctx, run)?);
+            report.check(&name, judge_writes(ctx, run, &NAMES)?);
+            let name = format!("{}: frames that the card wrote to memory", test.name);
+            report.check(&name, judge_frames(ctx, run)?);
             let name = format!("{}: QEMU sees the same bus, BARs and windows", test.name);
             let missing = buses.is_empty().then(|| {
                 let expected = "answers of QEMU to query-pci";
@@ -179,18 +174,43 @@ impl Attempt {
                 .failure(ctx, &expected, &format!("{:?}", self.booting)),
         )
     }
+
+    /// The program has counted as many lost frames as the sender, and there were some. The card itself
+    /// loses a frame that it took just when the ring became full.
+    fn judge_lost(&self, ctx: &Ctx) -> Option<String> {
+        let lines = &self.run.console.user;
+        let said = lines.iter().find_map(|line| lost(line));
+        let sent = said.map(|(_, last)| self.frames.lost(last));
+        let good = said.zip(sent).is_some_and(|((all, _), sent)| {
+            let card = all.checked_sub(sent);
+            sent > 0 && card.is_some_and(|card| card * 100 <= all)
+        });
+        let came = format!("(lost, of) {said:?}, the sender has lost {sent:?}");
+        let expected = "some lost frames, and the same number on both sides, within a hundredth";
+        (!good).then(|| self.run.failure(ctx, expected, &came))
+    }
 }
 
-/// Looks for writes to the configuration spaces between the marks that disturb the device or the
-/// bridge above it; returns what is wrong.
-fn judge_writes(ctx: &Ctx, run: &Run) -> Result<Option<String>> {
+/// What a program says of frames that were lost: how many, and the number of the last one it received.
+fn lost(line: &str) -> Option<(u64, u64)> {
+    let [of, lost] = LOST;
+    let (before, after) = line.strip_suffix(lost)?.split_once(of)?;
+    Some((
+        before.rsplit(' ').next()?.parse().ok()?,
+        after.parse().ok()?,
+    ))
+}
+
+/// Looks for writes to the configuration spaces between the marks that disturb the devices that QEMU
+/// calls `names`; returns what is wrong.
+pub fn judge_writes(ctx: &Ctx, run: &Run, names: &[&str]) -> Result<Option<String>> {
     let trace = fs::read_to_string(run.log.with_extension("trace"))?;
     let Some(lines) = between_marks(&trace) else {
         let expected = "both marks in the trace";
         return Ok(Some(run.failure(ctx, expected, "not both")));
     };
     let mut wrong = Vec::new();
-    for name in NAMES {
+    for name in names {
         let writes = lines.iter().filter_map(|line| Write::parse(line, name));
         let disturbing: Vec<_> = writes.filter(|write| write.disturbs(name)).collect();
         if !disturbing.is_empty() {
@@ -199,6 +219,15 @@ fn judge_writes(ctx: &Ctx, run: &Run) -> Result<Option<String>> {
     }
     let expected = "no writes that disturb a device which goes on working";
     Ok((!wrong.is_empty()).then(|| run.failure(ctx, expected, &wrong.join("; "))))
+}
+
+/// The card must write frames to memory between the marks; returns what is wrong.
+fn judge_frames(ctx: &Ctx, run: &Run) -> Result<Option<String>> {
+    let trace = fs::read_to_string(run.log.with_extension("trace"))?;
+    let lines = between_marks(&trace).unwrap_or_default();
+    let written = lines.iter().any(|line| line.contains(FRAMES));
+    let expected = "writes between the marks";
+    Ok((!written).then(|| run.failure(ctx, expected, "none")))
 }
 
 /// The lines of a trace between the marks of each live update.
@@ -227,6 +256,13 @@ fn between_marks(trace: &str) -> Option<Vec<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lost_frames_are_read() {
+        let line = "# lost_frames_are_counted: 23 frames of 4711 were lost";
+        assert_eq!(lost(line), Some((23, 4711)));
+        assert_eq!(lost("# 4711 frames before, 23 in the ring"), None);
+    }
 
     #[test]
     fn lines_between_marks_are_found() {

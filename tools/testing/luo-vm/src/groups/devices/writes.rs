@@ -28,6 +28,9 @@ impl Write {
     pub const BAR: u32 = 0x10;
     const DECODES: u32 = 0x02;
     const MASTER: u32 = 0x04;
+    /// In the control of a bridge: resets the devices below it.
+    const BUS_RESET: u32 = 0x40;
+    const MSIX_ENABLE: u32 = 0x8000;
     /// In the control register of a link: the interrupts of the port itself.
     const LINK_INTERRUPTS: u32 = 0xc00;
 
@@ -69,11 +72,14 @@ impl Write {
             }
             // The timer of conventional PCI, and the number of the interrupt.
             (_, 0x0d | 0x3c) => true,
-            // The secondary status, and the control of a bridge.
-            (BRIDGE | PORT, 0x1e | 0x3e) => true,
+            // The secondary status, and the control of a bridge without a reset.
+            (BRIDGE | PORT, 0x1e) => true,
+            (BRIDGE | PORT, 0x3e) => self.value & Self::BUS_RESET == 0,
             (PORT, 0x64) => self.value & !Self::LINK_INTERRUPTS == 0,
             // MSI-X of the port itself.
             (PORT, 0x4a) => true,
+            // MSI-X of the card is turned off; the program sets it up again.
+            ("igb", 0x72) => self.value & Self::MSIX_ENABLE == 0,
             // The status of the link.
             (PORT, 0x66) => true,
             // No ARI, as before.
@@ -104,6 +110,8 @@ mod tests {
         assert!(Write::parse(line, "edu").unwrap().disturbs("edu"));
         let line = "pci_cfg_write edu 02:00.0 @0x3c <- 0xb";
         assert!(!Write::parse(line, "edu").unwrap().disturbs("edu"));
+        let line = "pci_cfg_write pcie-root-port 00:01.0 @0x3e <- 0x43";
+        assert!(Write::parse(line, PORT).unwrap().disturbs(PORT));
         let line = "pci_cfg_write pcie-root-port 00:01.0 @0x64 <- 0x20";
         assert!(Write::parse(line, PORT).unwrap().disturbs(PORT));
     }

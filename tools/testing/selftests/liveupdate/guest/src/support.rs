@@ -27,6 +27,7 @@ pub mod mapping;
 pub mod memfd;
 pub mod meminfo;
 pub mod modules;
+pub mod nvme;
 pub mod pattern;
 pub mod pci;
 pub mod poison;

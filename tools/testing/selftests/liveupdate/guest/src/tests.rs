@@ -21,6 +21,7 @@ mod image;
 mod killed;
 mod memfd;
 mod nodes;
+mod nvme;
 mod retrieve;
 mod roundtrip;
 mod sessions;
@@ -107,11 +108,19 @@ pub fn all() -> Vec<Suite> {
         vfio::preserved_suite(),
         vfio::again_suite(),
         vfio::variants::stopped_suite(),
+        vfio::variants::restarted_suite(),
         vfio::variants::closed_suite(),
         vfio::variants::forgotten_suite(),
         vfio::variants::unbound_suite(),
-        vfio::variants::forced_suite(),
+        vfio::forced::suite_of_all(),
+        vfio::kinds::intx_suite(),
+        vfio::kinds::huge_suite(),
+        vfio::kinds::full_suite(),
+        vfio::absent::late_suite(),
+        vfio::absent::unplugged_suite(),
         vfio::variants::refused_suite(),
+        nvme::preserved_suite(),
+        nvme::stopped_suite(),
     ]
 }
 

@@ -9,12 +9,12 @@
 mod link;
 mod registers;
 
-pub use link::{Link, FULL};
+pub use link::{Link, Ring};
 
 use self::registers as reg;
 use crate::support::{
-    error::{ensure, ensure_eq, Result},
-    vfio::{DmaMemory, Registers, VfioDevice, PAGE},
+    error::{ensure_eq, Result},
+    vfio::{DmaMemory, Irq, Registers, VfioDevice, PAGE},
     wait::eventually,
 };
 use std::os::fd::OwnedFd;
@@ -39,8 +39,10 @@ mod word {
     pub const NEXT: usize = 24;
     /// How many frames were sent.
     pub const SENT: usize = 32;
-    /// How many frames were received.
+    /// The number of the last frame that was received.
     pub const RECEIVED: usize = 40;
+    /// How many frames were lost before it.
+    pub const LOST: usize = 48;
 }
 
 /// The size of a descriptor.
@@ -55,8 +57,6 @@ const SEND_LEN: usize = PAGE / FRAME;
 /// the size of two huge pages, at a boundary of huge pages.
 const SPACE: std::ops::Range<usize> = 2 << 20..6 << 20;
 
-/// The buffers of received frames.
-const BUFFERS: usize = SPACE.end;
 const BUFFER: usize = 1024;
 
 /// The number of descriptors that are given to the device at a time.
@@ -67,24 +67,28 @@ pub struct Igb {
     device: VfioDevice,
     registers: Registers,
     memory: DmaMemory,
+    irq: Irq,
     ring: usize,
     len: usize,
 }
 
 impl Igb {
+    /// Where the buffers of received frames are in the memory.
+    pub const BUFFERS: usize = SPACE.end;
+
     /// The size of the memory for a ring of `len` descriptors.
     pub const fn memory_size(len: usize) -> usize {
-        BUFFERS + len * BUFFER
+        Self::BUFFERS + len * BUFFER
     }
 
     /// Resets the device and starts it, with a ring of `len` descriptors.
-    pub fn start(device: VfioDevice, memory: DmaMemory, len: usize) -> Result<Self> {
+    pub fn start(device: VfioDevice, memory: DmaMemory, irq: Irq, len: usize) -> Result<Self> {
         let pages = (len * DESCRIPTOR).div_ceil(PAGE);
         let ring = memory.contiguous(SPACE.start / PAGE..SPACE.end / PAGE, pages)?;
         memory.write_long(word::MAGIC, MAGIC);
         memory.write_long(word::RING, ring as u64);
         memory.write_long(word::LEN, len as u64);
-        let igb = Self::attach(device, memory)?;
+        let igb = Self::attach(device, memory, irq)?;
         igb.reset()?;
         igb.start_link()?;
         igb.start_rings()?;
@@ -92,7 +96,7 @@ impl Igb {
     }
 
     /// Goes on with a device that works: its registers are not written.
-    pub fn attach(device: VfioDevice, memory: DmaMemory) -> Result<Self> {
+    pub fn attach(device: VfioDevice, memory: DmaMemory, irq: Irq) -> Result<Self> {
         ensure_eq!(memory.read_long(word::MAGIC), MAGIC, "the magic number");
         // CAST: `start` has written a `usize`.
         let [ring, len] = [word::RING, word::LEN].map(|word| memory.read_long(word) as usize);
@@ -100,6 +104,7 @@ impl Igb {
             registers: device.registers()?,
             device,
             memory,
+            irq,
             ring,
             len,
         })
@@ -140,6 +145,7 @@ impl Igb {
         self.memory.write_long(word::NEXT, 0);
         self.memory.write_long(word::SENT, 0);
         self.memory.write_long(word::RECEIVED, 0);
+        self.memory.write_long(word::LOST, 0);
         for at in 0..self.len {
             self.post(at)?;
         }
@@ -180,7 +186,7 @@ impl Igb {
         let descriptor = self.ring + at * DESCRIPTOR;
         // The second word has the flag that a frame was written.
         self.memory.write_long(descriptor + 8, 0);
-        let buffer = self.memory.physical(BUFFERS + at * BUFFER)?;
+        let buffer = self.memory.physical(Self::BUFFERS + at * BUFFER)?;
         self.memory.write_long(descriptor, buffer);
         Ok(())
     }
@@ -218,13 +224,13 @@ impl Igb {
     }
 
     /// Whether the device has no descriptor for the next frame. It gets descriptors only from
-    /// [`Igb::receive`], so that this stays true until then.
+    /// [`Igb::give_back`], so that this stays true until then.
     pub fn is_full(&self) -> bool {
         self.registers.read(reg::RDH) == self.registers.read(reg::RDT)
     }
 
-    /// Receives the next frame. Fails if the device had no descriptor left, and may have lost frames.
-    pub fn receive(&self) -> Result<Option<[u8; FRAME]>> {
+    /// Receives the next frame.
+    fn receive(&self) -> Result<Option<[u8; FRAME]>> {
         let at = self.next();
         let descriptor = self.ring + at * DESCRIPTOR;
         if self.memory.read(descriptor + 8) & reg::DESCRIPTOR_DONE == 0 {
@@ -232,21 +238,11 @@ impl Igb {
         }
         let length = self.memory.read(descriptor + 12) & 0xffff;
         ensure_eq!(length as usize, FRAME, "the length of a frame");
-        let frame = self.memory.bytes(BUFFERS + at * BUFFER);
+        let frame = self.memory.bytes(Self::BUFFERS + at * BUFFER);
         self.post(at)?;
         let next = (at + 1) % self.len;
         self.memory.write_long(word::NEXT, next as u64);
-        if next % BATCH == 0 {
-            self.replenish()?;
-        }
         Ok(Some(frame))
-    }
-
-    /// Gives the descriptors of all received frames back to the device.
-    pub fn replenish(&self) -> Result {
-        ensure!(!self.is_full(), "{FULL}");
-        self.give_back();
-        Ok(())
     }
 
     /// Sends a frame.
@@ -272,20 +268,31 @@ impl Igb {
 
     /// Turns on the interrupt for received frames, which increments the returned counter.
     pub fn enable_interrupt(&self) -> Result<OwnedFd> {
-        let counter = self.device.enable_msix()?;
-        self.write(&[
-            (reg::GPIE, reg::GPIE_MSIX),
-            (reg::EIAC, reg::VECTOR),
-            (reg::IVAR0, reg::IVAR_VALID),
-            (reg::EIMS, reg::VECTOR),
-        ]);
+        let counter = self.device.enable_irq(self.irq)?;
+        match self.irq {
+            Irq::Msix => self.write(&[
+                (reg::GPIE, reg::GPIE_MSIX),
+                (reg::EIAC, reg::VECTOR),
+                (reg::IVAR0, reg::IVAR_VALID),
+                (reg::EIMS, reg::VECTOR),
+            ]),
+            Irq::Intx => self.write(&[(reg::GPIE, 0), (reg::IMS, reg::ICR_RXDW)]),
+        }
         Ok(counter)
+    }
+
+    /// Lets the device raise the interrupt again.
+    pub fn acknowledge(&self) -> Result {
+        if self.irq == Irq::Intx {
+            self.registers.read(reg::ICR);
+        }
+        self.device.unmask_irq(self.irq)
     }
 
     /// Turns the interrupt off.
     pub fn disable_interrupt(&self) -> Result {
-        self.registers.write(reg::EIMC, reg::VECTOR);
-        self.device.disable_msix()
+        self.write(&[(reg::IMC, u32::MAX), (reg::EIMC, reg::VECTOR)]);
+        self.device.disable_irq(self.irq)
     }
 
     /// Stops the device.

@@ -7,7 +7,10 @@ use crate::support::{
     pattern::Pattern,
 };
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
-use std::{fs::File, os::fd::OwnedFd};
+use std::{
+    fs::{self, File},
+    os::fd::OwnedFd,
+};
 
 /// An empty memfd that can be sealed.
 pub fn new() -> Result<File> {
@@ -26,6 +29,12 @@ pub fn with(pattern: Pattern) -> Result<File> {
     let file = new()?;
     pattern.write(&file, 0)?;
     Ok(file)
+}
+
+/// Sets whether new memory of memfds is in transparent huge pages, if the kernel has them.
+pub fn set_huge(always: bool) -> Result {
+    const FILE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    fs::write(FILE, if always { "always" } else { "never" }).at(FILE)
 }
 
 pub fn seals(file: &File) -> Result<SealFlags> {

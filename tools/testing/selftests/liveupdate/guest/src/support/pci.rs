@@ -2,7 +2,7 @@
 
 //! PCI devices in sysfs.
 
-use crate::support::error::{At, Failure, Result};
+use crate::support::error::{ensure, At, Failure, Result};
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
@@ -17,6 +17,11 @@ pub const HEADER: usize = 0x3c;
 /// The command register, and its bus master bit.
 const COMMAND: usize = 4;
 const MASTER: u8 = 4;
+
+/// The control register of a slot, in the capability of PCI Express, and its value if the power and the
+/// power indicator are off.
+const SLOT_CONTROL: u64 = 0x18;
+const SLOT_OFF: u16 = 0x700;
 
 /// The register with the number of an interrupt, which the hardware does not use.
 const INTERRUPT_LINE: u64 = 0x3c;
@@ -80,6 +85,30 @@ impl PciDevice {
         Ok(headers)
     }
 
+    /// Whether a driver is bound to the device.
+    pub fn has_driver(&self) -> bool {
+        self.path.join("driver").exists()
+    }
+
+    /// Turns the power of the slot of a PCI Express device off: then the device is taken away.
+    pub fn unplug(&self) -> Result {
+        let real = self.path.canonicalize().at(self.path.display())?;
+        let path = real.parent().map(|port| port.join("config"));
+        let path = path.at("the port above the device")?;
+        let config = File::options().read(true).write(true).open(&path);
+        let config = config.at(path.display())?;
+        let control = pcie_capability(&config)? + SLOT_CONTROL;
+        config
+            .write_all_at(&SLOT_OFF.to_le_bytes(), control)
+            .at(path.display())?;
+        let mut vendor = [0; 2];
+        let gone = File::open(self.path.join("config"))
+            .and_then(|config| config.read_exact_at(&mut vendor, 0))
+            .is_err();
+        ensure!(gone || vendor == [0xff; 2], "the device was not taken away");
+        Ok(())
+    }
+
     /// Whether the device may write to memory.
     pub fn is_master(&self) -> Result<bool> {
         let headers = self.headers()?;
@@ -95,6 +124,30 @@ impl PciDevice {
         let name = entry.at(dir.display())?.file_name();
         Ok(Path::new("/dev/vfio/devices").join(name))
     }
+}
+
+/// Where the capability of PCI Express is in a configuration space.
+fn pcie_capability(config: &File) -> Result<u64> {
+    const FIRST: u64 = 0x34;
+    const EXPRESS: u8 = 0x10;
+
+    let mut next = [0];
+    config
+        .read_exact_at(&mut next, FIRST)
+        .at("read a pointer")?;
+    // There is room for 48 capabilities.
+    for _ in 0..48 {
+        let at = u64::from(next[0]);
+        let mut head = [0; 2];
+        config
+            .read_exact_at(&mut head, at)
+            .at("read a capability")?;
+        if head[0] == EXPRESS {
+            return Ok(at);
+        }
+        next = [head[1]];
+    }
+    Err(Failure::new("the port has no capability of PCI Express"))
 }
 
 fn id(device: &Path, file: &str) -> Result<u16> {

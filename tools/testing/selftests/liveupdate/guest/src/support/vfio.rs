@@ -9,13 +9,14 @@ mod ioctl;
 mod memory;
 
 pub use ioas::Ioas;
-pub use memory::{DmaMemory, PAGE};
+pub use memory::{DmaMemory, HUGE_PAGE, PAGE};
 
 use self::ioctl::call;
 use crate::support::{
     error::{ensure, At, Result},
     mapping::map_shared,
-    modules,
+    memfd, modules,
+    pci::PciDevice,
 };
 use rustix::event::EventfdFlags;
 use std::{
@@ -29,14 +30,48 @@ use std::{
 };
 use vfio_bindings::bindings::vfio::{
     vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd, vfio_region_info,
-    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
-    VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 
 /// Loads the driver `vfio-pci`, for devices without an IOMMU.
 pub fn load_modules() -> Result {
     modules::load("vfio", "enable_unsafe_noiommu_mode=1")?;
     modules::load("vfio-pci", "")
+}
+
+/// Binds the only device of a kind to the driver.
+pub fn bind(id: (u16, u16)) -> Result<PciDevice> {
+    // The rings of a device need memory without gaps.
+    memfd::set_huge(true)?;
+    load_modules()?;
+    let device = PciDevice::find(id)?;
+    device.bind("vfio-pci")?;
+    Ok(device)
+}
+
+/// Whether the driver was loaded.
+pub fn is_loaded() -> bool {
+    Path::new("/sys/module/vfio_pci").exists()
+}
+
+/// How a device raises interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Irq {
+    /// By a line. The kernel masks it when it is raised.
+    Intx,
+    /// By the first vector of MSI-X.
+    Msix,
+}
+
+impl Irq {
+    fn index(self) -> u32 {
+        match self {
+            Self::Intx => VFIO_PCI_INTX_IRQ_INDEX,
+            Self::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
+        }
+    }
 }
 
 /// An open device.
@@ -99,26 +134,35 @@ impl VfioDevice {
         })
     }
 
-    /// Sets up the first vector of MSI-X: each interrupt increments the returned counter.
-    pub fn enable_msix(&self) -> Result<OwnedFd> {
+    /// Sets up interrupts: each one increments the returned counter.
+    pub fn enable_irq(&self, irq: Irq) -> Result<OwnedFd> {
         let counter = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .at("eventfd")?;
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-        self.set_irqs(flags, 1, counter.as_raw_fd())?;
+        self.set_irqs(irq, flags, 1, counter.as_raw_fd())?;
         Ok(counter)
     }
 
-    /// Turns MSI-X off.
-    pub fn disable_msix(&self) -> Result {
-        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
-        self.set_irqs(flags, 0, -1)
+    /// Lets the device raise the next interrupt.
+    pub fn unmask_irq(&self, irq: Irq) -> Result {
+        if irq == Irq::Msix {
+            return Ok(());
+        }
+        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK;
+        self.set_irqs(irq, flags, 1, -1)
     }
 
-    fn set_irqs(&self, flags: u32, count: u32, eventfd: i32) -> Result {
+    /// Turns interrupts off.
+    pub fn disable_irq(&self, irq: Irq) -> Result {
+        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set_irqs(irq, flags, 0, -1)
+    }
+
+    fn set_irqs(&self, irq: Irq, flags: u32, count: u32, eventfd: i32) -> Result {
         let mut set = ioctl::SetIrqs {
             argsz: size_of::<ioctl::SetIrqs>() as u32,
             flags,
-            index: VFIO_PCI_MSIX_IRQ_INDEX,
+            index: irq.index(),
             start: 0,
             count,
             eventfd,

@@ -6,22 +6,23 @@
 //! The driver of the machine sends them. It repeats a run in which the ring was full, and checks what
 //! was written to the configuration space between two marks.
 
+pub mod absent;
+pub mod forced;
+pub mod kinds;
 pub mod variants;
 
 use crate::support::{
+    clock::{Rate, Ticks},
     error::{ensure, ensure_eq, Result},
-    igb::{Igb, Link, ID},
+    igb::{Igb, Link, Ring, ID},
     pci::{self, PciDevice},
     registry::{Case, Stage, Suite},
     sessions::{create, expect_errno, retrieve},
-    vfio::{self, DmaMemory, Ioas, VfioDevice},
+    vfio::{self, DmaMemory, Ioas, Irq, VfioDevice, PAGE},
 };
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
-use std::{
-    fs::{self, File},
-    mem,
-};
+use std::{fs::File, mem};
 
 /// The group of these suites, which need a machine with the network card.
 pub const GROUP: &str = "vfio";
@@ -40,28 +41,41 @@ const DEVICE: u64 = 2;
 const BEFORE: u8 = 0xb1;
 const AFTER: u8 = 0xb2;
 
-/// Binds the device to its driver.
-fn bind() -> Result<PciDevice> {
-    // The ring needs memory without gaps: huge pages, if the kernel has them.
-    let _ = fs::write(
-        "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
-        "always",
-    );
-    vfio::load_modules()?;
-    let device = PciDevice::find(ID)?;
-    device.bind("vfio-pci")?;
-    Ok(device)
+/// How a device is used.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    /// The number of descriptors of the ring.
+    len: usize,
+    ring: Ring,
+    irq: Irq,
+    /// Creates a memfd of at least this number of bytes.
+    memory: fn(usize) -> Result<File>,
 }
 
-/// Starts the device with a ring of `len` descriptors; then the sender starts.
+/// The usual way. The ring is not emptied while the kernel is replaced.
+const USUAL: Setup = Setup {
+    len: LONG,
+    ring: Ring::Large,
+    irq: Irq::Msix,
+    memory: DmaMemory::create,
+};
+
+/// Binds the device to its driver.
+fn bind() -> Result<PciDevice> {
+    vfio::bind(ID)
+}
+
+/// Starts the device; then the sender starts.
 ///
 /// The address space must exist as long as the device works.
-fn start(len: usize) -> Result<(Ioas, Link)> {
+fn start(setup: Setup) -> Result<(Ioas, Link)> {
     let cdev = bind()?.vfio_cdev()?;
     let ioas = Ioas::new()?;
     let device = VfioDevice::open(&cdev, &ioas)?;
-    let memory = DmaMemory::new(DmaMemory::create(Igb::memory_size(len))?, &ioas)?;
-    let link = Link(Igb::start(device, memory, len)?);
+    let memory = (setup.memory)(Igb::memory_size(setup.len))?;
+    let memory = DmaMemory::new(memory, &ioas)?;
+    let igb = Igb::start(device, memory, setup.irq, setup.len)?;
+    let link = Link::new(igb, setup.ring);
     link.send(1)?;
     Ok((ioas, link))
 }
@@ -78,20 +92,24 @@ fn suite(name: &'static str, case: Case) -> Suite {
 /// Frames are received, sent and raise interrupts, without a live update.
 pub fn plain_suite() -> Suite {
     let case = Case::one("frames_come_in_order", |_| {
-        let (_ioas, link) = start(SHORT)?;
+        let (_ioas, link) = start(Setup {
+            len: SHORT,
+            ..USUAL
+        })?;
         link.receive(2000)?;
         link.send(100)?;
         link.receive_answer()?;
         link.interrupts()?;
-        link.0.stop()
+        link.igb.stop()
     });
     suite("igb_plain", case)
 }
 
-/// A number that tells lists of physical addresses apart.
-fn digest(pages: &[u64]) -> u64 {
+/// A number that tells the physical addresses apart of the memory that the driver of a device with a
+/// ring of `len` descriptors uses.
+fn digest(memory: &DmaMemory, len: usize) -> u64 {
     let mut hash = Sha256::new();
-    for page in pages {
+    for page in memory.pages().iter().take(Igb::memory_size(len) / PAGE) {
         hash.update(page.to_le_bytes());
     }
     let bytes = hash.finalize();
@@ -99,26 +117,42 @@ fn digest(pages: &[u64]) -> u64 {
 }
 
 /// Preserves the memory and the file of a device, which works on while the kernel is replaced.
-fn before_with(stage: &mut Stage<'_>, (ioas, link): (Ioas, Link), name: &str) -> Result {
+fn before_with(
+    stage: &mut Stage<'_>,
+    (ioas, link): (Ioas, Link),
+    name: &str,
+    setup: Setup,
+) -> Result {
     link.receive(1000)?;
     link.interrupts()?;
     let session = create(name)?;
-    session.preserve(link.0.memory(), MEMORY)?;
-    session.preserve(link.0.device(), DEVICE)?;
-    stage.put("pages", digest(link.0.memory().pages()))?;
+    let started = Ticks::now();
+    session.preserve(link.igb.memory(), MEMORY)?;
+    let between = Ticks::now();
+    session.preserve(link.igb.device(), DEVICE)?;
+    let ended = Ticks::now();
+    let rate = Rate::measure();
+    let figure = |name, start, end| println!("@bench {name} {}", rate.micros(start, end));
+    figure("preserve_memory_us", started, between);
+    figure("preserve_device_us", between, ended);
+    stage.put("pages", digest(link.igb.memory(), setup.len))?;
     stage.hold(session);
+    // The device raises interrupts to the end.
+    let counter = link.igb.enable_interrupt()?;
     stage.last(move || {
         link.drain()?;
+        // The sender measures the time until the next frame.
+        link.send(1)?;
         let result = pci::mark(BEFORE);
         // To close the files would stop the device.
-        mem::forget((ioas, link));
+        mem::forget((ioas, link, counter));
         result
     });
     Ok(())
 }
 
-/// Takes the device over: all frames are in the ring.
-fn take_over(stage: &Stage<'_>, name: &str) -> Result<(Ioas, Link)> {
+/// Takes the device over: all frames are in the ring, or as many as it has room for.
+fn take_over(stage: &Stage<'_>, name: &str, setup: Setup) -> Result<(Ioas, Link)> {
     let session = retrieve(name)?;
     let early = session.retrieve(DEVICE).map(drop);
     expect_errno(early, Errno::NODEV, "RETRIEVE_FD without vfio-pci")?;
@@ -130,18 +164,23 @@ fn take_over(stage: &Stage<'_>, name: &str) -> Result<(Ioas, Link)> {
     let device = VfioDevice::retrieved(session.retrieve(DEVICE)?, &ioas)?;
     let memory = DmaMemory::new(memory.into(), &ioas)?;
     ensure_eq!(
-        digest(memory.pages()),
+        digest(&memory, setup.len),
         stage.get("pages")?,
         "the digest of the physical addresses"
     );
-    let link = Link(Igb::attach(device, memory)?);
-    ensure!(link.0.is_master()?, "the device was stopped");
-    let (received, pending) = (link.received(), link.0.pending());
+    let link = Link::new(Igb::attach(device, memory, setup.irq)?, setup.ring);
+    ensure!(link.igb.is_master()?, "the device was stopped");
+    let (received, pending) = (link.received(), link.igb.pending());
     stage.note(format_args!(
         "{received} frames before, {pending} in the ring"
     ));
     pci::mark(AFTER)?;
     ensure!(pending > 0, "no frame was received");
+    if setup.ring == Ring::Small {
+        ensure_eq!(pending, setup.len - 1, "the frames in a ring that is full");
+    }
+    link.receive(1)?;
+    link.send(1)?;
     link.drain()?;
     ensure!(
         link.received() >= received + pending as u64,
@@ -153,36 +192,49 @@ fn take_over(stage: &Stage<'_>, name: &str) -> Result<(Ioas, Link)> {
     link.interrupts()?;
     session.finish()?;
     link.receive(1000)?;
+    if setup.ring == Ring::Small {
+        // The driver of the machine reads this, and has counted itself.
+        stage.note(format_args!(
+            "{} frames of {} were lost",
+            link.lost(),
+            link.received()
+        ));
+    }
     Ok((ioas, link))
 }
 
 /// Takes the device over, and stops it.
-fn after(stage: &Stage<'_>, name: &str) -> Result {
-    let (_ioas, link) = take_over(stage, name)?;
-    link.0.stop()
+fn after(stage: &Stage<'_>, name: &str, setup: Setup) -> Result {
+    let (_ioas, link) = take_over(stage, name, setup)?;
+    link.igb.stop()
+}
+
+/// A suite in which the device goes on while the kernel is replaced, and with the next kernel.
+fn goes_on(suite_name: &'static str, case: &str, setup: Setup) -> Suite {
+    let case = Case::two(
+        case,
+        move |stage| before_with(stage, start(setup)?, "vfio", setup),
+        move |stage| after(stage, "vfio", setup),
+    );
+    suite(suite_name, case)
 }
 
 /// The device goes on receiving while the kernel is replaced, and with the next kernel.
 pub fn preserved_suite() -> Suite {
-    let case = Case::two(
-        "no_frame_is_missing",
-        |stage| before_with(stage, start(LONG)?, "vfio"),
-        |stage| after(stage, "vfio"),
-    );
-    suite("vfio_preserved", case)
+    goes_on("vfio_preserved", "no_frame_is_missing", USUAL)
 }
 
 /// The same through two live updates.
 pub fn again_suite() -> Suite {
     let mut case = Case::two(
         "two_updates",
-        |stage| before_with(stage, start(LONG)?, "vfio"),
+        |stage| before_with(stage, start(USUAL)?, "vfio", USUAL),
         |stage| {
-            let taken = take_over(stage, "vfio")?;
-            before_with(stage, taken, "vfio-again")
+            let taken = take_over(stage, "vfio", USUAL)?;
+            before_with(stage, taken, "vfio-again", USUAL)
         },
     );
     case.parts
-        .push(Box::new(|stage| after(stage, "vfio-again")));
+        .push(Box::new(|stage| after(stage, "vfio-again", USUAL)));
     suite("vfio_again", case)
 }

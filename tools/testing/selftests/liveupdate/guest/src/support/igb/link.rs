@@ -5,17 +5,18 @@
 //! It starts with the first frame that it gets. Its frames have a number that is one more than in the
 //! frame before, and the number of frames that it has received.
 
-use super::{word, Igb, FRAME};
+use super::{word, Igb, BATCH, FRAME};
 use crate::support::error::{ensure, ensure_eq, At, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
+    os::fd::OwnedFd,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 /// The message of a failure that does not tell anything about the kernel: the ring was too small for
 /// the rate of the sender. The driver of the machine repeats the run.
-pub const FULL: &str = "the ring was full";
+const FULL: &str = "the ring was full";
 
 /// When there are no frames any more.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -58,29 +59,69 @@ impl Frame {
     }
 }
 
+/// What may happen if the ring is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ring {
+    /// Nothing: the ring is large enough, and the sender keeps all frames until QEMU takes them.
+    Large,
+    /// The sender loses frames that QEMU does not take at once.
+    Small,
+}
+
 /// A device that works, and the frames that it exchanges.
-pub struct Link(pub Igb);
+pub struct Link {
+    pub igb: Igb,
+    ring: Ring,
+}
 
 impl Link {
-    fn count(&self, word: usize) -> u64 {
-        self.0.memory.read_long(word)
+    pub fn new(igb: Igb, ring: Ring) -> Self {
+        Self { igb, ring }
     }
 
-    /// How many frames were received.
+    fn count(&self, word: usize) -> u64 {
+        self.igb.memory.read_long(word)
+    }
+
+    /// The number of the last frame that was received.
     pub fn received(&self) -> u64 {
         self.count(word::RECEIVED)
     }
 
+    /// How many frames before it were lost.
+    pub fn lost(&self) -> u64 {
+        self.count(word::LOST)
+    }
+
     /// Receives the next frame, if there is one, and checks that it is the next of the sender.
     fn poll(&self) -> Result<Option<Frame>> {
-        let Some(bytes) = self.0.receive()? else {
+        let Some(bytes) = self.igb.receive()? else {
             return Ok(None);
         };
         let frame = Frame::parse(&bytes)?;
-        let number = self.received() + 1;
-        ensure_eq!(frame.number, number, "the number of a frame");
-        self.0.memory.write_long(word::RECEIVED, number);
+        let expected = self.received() + 1;
+        let memory = &self.igb.memory;
+        match self.ring {
+            Ring::Large => ensure_eq!(frame.number, expected, "the number of a frame"),
+            Ring::Small => {
+                let missing = frame.number.checked_sub(expected);
+                let missing = missing.at("a frame that is older than the one before")?;
+                memory.write_long(word::LOST, self.lost() + missing);
+            }
+        }
+        memory.write_long(word::RECEIVED, frame.number);
+        if self.igb.next() % BATCH == 0 {
+            self.replenish()?;
+        }
         Ok(Some(frame))
+    }
+
+    /// Gives the descriptors of all received frames back to the device. Fails if the device had none
+    /// left, and may have lost frames.
+    fn replenish(&self) -> Result {
+        ensure!(self.ring == Ring::Small || !self.igb.is_full(), "{FULL}");
+        self.igb.give_back();
+        Ok(())
     }
 
     /// Receives frames until one is the last one.
@@ -88,10 +129,10 @@ impl Link {
         let mut heard = Instant::now();
         loop {
             match self.poll()? {
-                Some(frame) if last(frame) => return self.0.replenish(),
+                Some(frame) if last(frame) => return self.replenish(),
                 Some(_) => heard = Instant::now(),
                 None => {
-                    self.0.replenish()?;
+                    self.replenish()?;
                     ensure!(heard.elapsed() < SILENCE, "no more frames");
                     sleep(Duration::from_millis(1));
                 }
@@ -108,7 +149,7 @@ impl Link {
     /// Receives all frames that are in the ring.
     pub fn drain(&self) -> Result {
         while self.poll()?.is_some() {}
-        self.0.replenish()
+        self.replenish()
     }
 
     /// Sends `count` frames.
@@ -118,7 +159,7 @@ impl Link {
                 number: self.count(word::SENT) + 1,
                 received: self.received(),
             };
-            self.0.send(frame.bytes())?;
+            self.igb.send(frame.bytes())?;
         }
         Ok(())
     }
@@ -129,19 +170,31 @@ impl Link {
         self.receive_until(|frame| frame.received >= sent)
     }
 
-    /// Fails unless a frame raises the interrupt.
+    /// Fails unless frames raise interrupts. If the device was taken over, the first one is not of a
+    /// frame.
     pub fn interrupts(&self) -> Result {
-        let counter = self.0.enable_interrupt()?;
-        let mut fds = [PollFd::new(&counter, PollFlags::IN)];
-        let timeout = Timespec {
-            tv_sec: SILENCE.as_secs() as i64,
-            tv_nsec: 0,
-        };
-        let ready = rustix::event::poll(&mut fds, Some(&timeout)).at("poll")?;
-        ensure!(ready == 1, "no interrupt");
-        self.0.disable_interrupt()?;
+        let counter = self.igb.enable_interrupt()?;
+        for _ in 0..2 {
+            interrupted(&counter)?;
+            self.igb.acknowledge()?;
+            self.drain()?;
+        }
+        self.igb.disable_interrupt()?;
         self.drain()
     }
+}
+
+/// Waits for an interrupt.
+fn interrupted(counter: &OwnedFd) -> Result {
+    let mut fds = [PollFd::new(counter, PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: SILENCE.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    let ready = rustix::event::poll(&mut fds, Some(&timeout)).at("poll")?;
+    ensure!(ready == 1, "no interrupt");
+    rustix::io::read(counter, &mut [0; 8]).at("read an eventfd")?;
+    Ok(())
 }
 
 #[cfg(test)]

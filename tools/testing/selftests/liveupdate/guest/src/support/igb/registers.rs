@@ -35,7 +35,12 @@ pub const MDIC: u32 = 0x0020;
 /// Writes the control register of the PHY: starts autonegotiation. QEMU's link is down until then.
 pub const MDIC_AUTONEG: u32 = bits([26, 21, 12, 9]);
 
+/// Reading it clears all causes.
+pub const ICR: u32 = 0x00c0;
+pub const IMS: u32 = 0x00d0;
 pub const IMC: u32 = 0x00d8;
+/// In these, a descriptor of a received frame was written.
+pub const ICR_RXDW: u32 = 1 << 7;
 
 pub const RCTL: u32 = 0x0100;
 /// On, for all unicast, multicast and broadcast frames, without their checksum.

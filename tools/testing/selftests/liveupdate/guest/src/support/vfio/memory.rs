@@ -8,6 +8,7 @@ use crate::support::{
     mapping::map_shared,
     memfd,
 };
+use rustix::fs::MemfdFlags;
 use std::{
     ffi::c_void,
     fs::File,
@@ -17,6 +18,9 @@ use std::{
 
 /// The size of a page.
 pub const PAGE: usize = 4096;
+
+/// The size of a huge page.
+pub const HUGE_PAGE: usize = 2 << 20;
 
 /// Where the memory is in the address space of the device.
 const IOVA: u64 = 1 << 32;
@@ -30,9 +34,18 @@ pub struct DmaMemory {
 }
 
 impl DmaMemory {
-    /// A new memfd of `len` bytes, a multiple of the size of a page.
+    /// A new memfd of at least `len` bytes, of ordinary pages.
     pub fn create(len: usize) -> Result<File> {
-        let memfd = memfd::new()?;
+        Self::sized(memfd::new()?, len.next_multiple_of(PAGE))
+    }
+
+    /// A new memfd of at least `len` bytes, of pages of 2 MiB.
+    pub fn create_huge(len: usize) -> Result<File> {
+        let memfd = memfd::create(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
+        Self::sized(memfd, len.next_multiple_of(HUGE_PAGE))
+    }
+
+    fn sized(memfd: File, len: usize) -> Result<File> {
         memfd.set_len(len as u64).at("set the size of a memfd")?;
         Ok(memfd)
     }

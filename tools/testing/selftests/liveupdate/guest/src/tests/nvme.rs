@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A PCI device that user space drives through VFIO: QEMU's disk `nvme`, which carries out reads while
+//! the kernel is replaced.
+//!
+//! The driver of the machine has the disk take its time, and checks what was written to the
+//! configuration space between two marks.
+
+use crate::support::{
+    error::{ensure, ensure_eq, Result},
+    nvme::{self, Nvme, ID, MOST_READS},
+    pci,
+    registry::{Case, Stage, Suite},
+    sessions::{create, retrieve},
+    vfio::{self, DmaMemory, Ioas, VfioDevice},
+};
+use std::{fs::File, mem, thread::sleep, time::Duration};
+
+/// The group of these suites, which need a machine with the disk.
+pub const GROUP: &str = "nvme";
+
+/// The tokens of the files.
+const MEMORY: u64 = 1;
+const DEVICE: u64 = 2;
+
+/// The marks between which nothing disturbs the device: see [`pci::mark`].
+const BEFORE: u8 = 0xb1;
+const AFTER: u8 = 0xb2;
+
+/// Starts the device. The address space must exist as long as it works.
+fn start() -> Result<(Ioas, Nvme)> {
+    let cdev = vfio::bind(ID)?.vfio_cdev()?;
+    let ioas = Ioas::new()?;
+    let device = VfioDevice::open(&cdev, &ioas)?;
+    let memory = DmaMemory::new(DmaMemory::create(Nvme::MEMORY)?, &ioas)?;
+    let nvme = Nvme::start(device, memory)?;
+    nvme.order(4)?;
+    nvme.wait_for_all()?;
+    nvme.check(4)?;
+    Ok((ioas, nvme))
+}
+
+/// Preserves the memory, and the device if `device` is set, which has many reads to carry out then.
+fn before(stage: &mut Stage<'_>, device: bool) -> Result {
+    let (ioas, nvme) = start()?;
+    let session = create("nvme")?;
+    session.preserve(nvme.memory(), MEMORY)?;
+    if device {
+        session.preserve(nvme.device(), DEVICE)?;
+    }
+    stage.hold(session);
+    stage.last(move || {
+        nvme.order(MOST_READS)?;
+        nvme.complete()?;
+        let result = pci::mark(BEFORE);
+        // To close the files would stop the device.
+        mem::forget((ioas, nvme));
+        result
+    });
+    Ok(())
+}
+
+/// The device goes on with the reads while the kernel is replaced, and with the next kernel.
+pub fn preserved_suite() -> Suite {
+    let case = Case::two(
+        "reads_are_carried_out",
+        |stage| before(stage, true),
+        |stage| {
+            let session = retrieve("nvme")?;
+            vfio::bind(ID)?;
+            let ioas = Ioas::new()?;
+            let device = VfioDevice::retrieved(session.retrieve(DEVICE)?, &ioas)?;
+            let memory = DmaMemory::new(session.retrieve(MEMORY)?.into(), &ioas)?;
+            let nvme = Nvme::attach(device, memory)?;
+            ensure!(nvme.is_master()?, "the device was stopped");
+            pci::mark(AFTER)?;
+            let (before, after) = (nvme.seen(), nvme.complete()?);
+            stage.note(format_args!(
+                "{before} of {} reads were complete before, {after} are now",
+                nvme.ordered()
+            ));
+            ensure!(before < nvme.ordered(), "all reads were complete before");
+            ensure!(after > before, "no read was carried out");
+            nvme.wait_for_all()?;
+            nvme.check(MOST_READS)?;
+            session.finish()?;
+            nvme.order(8)?;
+            nvme.wait_for_all()?;
+            nvme.check(8)?;
+            nvme.stop()
+        },
+    );
+    suite("nvme_preserved", case)
+}
+
+/// Only the memory is preserved: the device is stopped, and does not report that further reads are
+/// complete. (QEMU carries those out for which it has mapped the memory before.)
+pub fn stopped_suite() -> Suite {
+    let case = Case::two(
+        "reads_are_stopped",
+        |stage| before(stage, false),
+        |_| {
+            let session = retrieve("nvme")?;
+            let memory = File::from(session.retrieve(MEMORY)?);
+            let before = nvme::completions(&memory)?;
+            sleep(Duration::from_secs(2));
+            let now = nvme::completions(&memory)?;
+            ensure_eq!(now, before, "reads that are complete");
+            ensure!(now < MOST_READS, "all reads are complete");
+            session.finish()?;
+            start()?.1.stop()
+        },
+    );
+    suite("nvme_stopped", case)
+}
+
+fn suite(name: &'static str, case: Case) -> Suite {
+    Suite {
+        group: GROUP,
+        // With parameters, it is not among those that run if none is named.
+        cmdline: "liveupdate=on",
+        ..Suite::new(name, vec![case])
+    }
+}
