@@ -29,7 +29,7 @@ help:
 	@echo 'make run        build everything, boot it, and show a live update'
 	@echo 'make demo       update the kernel of a Debian system while memcached is in use'
 	@echo '                (MEMFD_MB=64 of data)'
-	@echo 'make demo-device  update the kernel under a PCI device that copies to memory'
+	@echo 'make demo-device  update the kernel under a network card that receives frames'
 	@echo 'make demo-vm    update the kernel of a Debian system under a guest of its QEMU'
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
 	@echo '                devices machines luod debian guest kunit lint)'

@@ -50,7 +50,7 @@ enum Action {
     },
     /// Update the kernel under a cache with load
     Demo,
-    /// Update the kernel under a device that copies to memory
+    /// Update the kernel under a network card that receives frames
     DemoDevice,
     /// Update the kernel under a guest of QEMU
     DemoVm,

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{json, Value};
 
 use crate::machine::monitor::Monitor;
@@ -45,17 +45,6 @@ pub fn ask(socket: &Path, id: Id) -> Result<Value> {
     Ok(path(&answer, id))
 }
 
-/// Has the QEMU with the monitor at `socket` read a register of the device; `path` is the result of
-/// [`ask`].
-pub fn register(socket: &Path, path: &Value, offset: u64) -> Result<u32> {
-    let address = registers(path).context("QEMU shows no registers of the device")? + offset;
-    let answer = Monitor::connect(socket)?.ask(&format!("xp /1wx {address:#x}"))?;
-    let value = answer
-        .split_whitespace()
-        .find_map(|word| u32::from_str_radix(word.strip_prefix("0x")?, 16).ok());
-    value.with_context(|| format!("QEMU cannot read a register of the device: {answer}"))
-}
-
 /// The device `id` and the bridges above it in an answer to `query-pci`, without what may change.
 fn path(answer: &Value, id: Id) -> Value {
     /// The way to the device among `devices`, from the top.
@@ -87,12 +76,6 @@ fn path(answer: &Value, id: Id) -> Value {
     Value::Array(path)
 }
 
-/// Where the registers of the device are in memory.
-fn registers(path: &Value) -> Option<u64> {
-    let device = path.as_array()?.last()?;
-    device["regions"].as_array()?.first()?["address"].as_u64()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +97,5 @@ mod tests {
         assert_eq!(path.as_array().map(Vec::len), Some(2));
         assert_eq!(path[0]["pci_bridge"], json!({"bus": {"number": 1}}));
         assert_eq!(path[1]["irq"], Value::Null);
-        assert_eq!(registers(&path), Some(0x1000));
-        assert_eq!(registers(&json!([])), None);
     }
 }

@@ -3,7 +3,7 @@
 //! The command line.
 
 use crate::{
-    bench, demo, device, exec, luod, selftest, soak, stress,
+    bench, demo, exec, luod, selftest, soak, stress,
     support::{agent, args::Args, error::Result, kexec},
     tests::hazards,
     vm,
@@ -14,7 +14,6 @@ pub const USAGE: &str = "\
 luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
 
   demo [--mb=64] [--next=/boot/next]    one live update of a memfd, with a timeline
-  device                                one live update with a device that copies by DMA
   bench WORKLOAD [--n=...]              one live update, measured; see src/bench.rs
   selftest [NAME|GROUP]...              run tests (all if none are named)
   list                                  list the tests as JSON
@@ -35,7 +34,6 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
 fn dispatch(args: &Args) -> Result<u8> {
     match args.command() {
         "demo" => demo::run(args),
-        "device" => device::run(args),
         "bench" => bench::run(args),
         "selftest" => selftest::run(args),
         "list" => {

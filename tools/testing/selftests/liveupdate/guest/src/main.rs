@@ -18,7 +18,6 @@ mod bench;
 mod boot;
 mod cli;
 mod demo;
-mod device;
 mod exec;
 mod luod;
 mod selftest;
