@@ -4,6 +4,7 @@
 //! base, with the same program, alternating, in new machines.
 
 mod catalogue;
+mod devices;
 #[cfg(feature = "plots")]
 mod plot;
 mod table;
@@ -227,6 +228,10 @@ fn machine(ctx: &Ctx) -> String {
 /// Runs the benchmarks. Returns false if a run is invalid.
 pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
     let rounds = if quick { 1 } else { 3 };
+    if only == Some(devices::NAME) {
+        devices::run(ctx, rounds, &ctx.build.join("bench"))?;
+        return Ok(true);
+    }
     let measured = collect(ctx, quick, rounds, only)?;
     let rows: Vec<Row> = RUNS
         .iter()
@@ -252,6 +257,9 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
     fs::write(dir.join("table.rst"), table::rst(&caption, &rows)).context("write the table")?;
     #[cfg(feature = "plots")]
     plot::all(&dir, &machine, &measured)?;
+    if only.is_none() {
+        devices::run(ctx, rounds, &dir)?;
+    }
     println!("The results are in {}", ctx.shown(&dir));
     Ok(measured.failures.is_empty())
 }
