@@ -33,7 +33,7 @@ const TEST_DEVICE: (u16, u16) = (0x1b36, 0x0005);
 pub struct PciDevice {
     /// Its directory.
     path: PathBuf,
-    /// Its address.
+    /// See [`Self::name`].
     name: String,
 }
 
@@ -114,6 +114,20 @@ impl PciDevice {
         let headers = self.headers()?;
         let header = headers.first().at("the header of the device")?;
         Ok(header[COMMAND] & MASTER != 0)
+    }
+
+    /// The group of VFIO for the device, without an IOMMU; it must be bound to `vfio-pci`.
+    pub fn vfio_group(&self) -> Result<PathBuf> {
+        let link = self.path.join("iommu_group");
+        let group = fs::read_link(&link).at(link.display())?;
+        let number = group.file_name().at("the number of the group")?;
+        let name = format!("noiommu-{}", number.to_string_lossy());
+        Ok(Path::new("/dev/vfio").join(name))
+    }
+
+    /// Its address.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The character device of VFIO for the device, which must be bound to `vfio-pci`.

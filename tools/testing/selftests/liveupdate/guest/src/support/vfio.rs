@@ -13,14 +13,14 @@ pub use memory::{DmaMemory, HUGE_PAGE, PAGE};
 
 use self::ioctl::call;
 use crate::support::{
-    error::{ensure, At, Result},
+    error::{ensure, At, Failure, Result},
     mapping::map_shared,
     memfd, modules,
     pci::PciDevice,
 };
 use rustix::event::EventfdFlags;
 use std::{
-    ffi::c_void,
+    ffi::{c_void, CString},
     fs::File,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -72,6 +72,17 @@ impl Irq {
             Self::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
         }
     }
+}
+
+/// Opens the device as a member of its group, by which programs had it before there were character
+/// devices. It is closed at once.
+pub fn open_by_group(device: &PciDevice, ioas: &Ioas) -> Result<rustix::io::Result<()>> {
+    let path = device.vfio_group()?;
+    let group = File::options().read(true).write(true).open(&path);
+    let group = group.at(path.display())?;
+    ioctl::set_container(&group, ioas).at("VFIO_GROUP_SET_CONTAINER")?;
+    let name = CString::new(device.name()).map_err(|_| Failure::new("a name has a null byte"))?;
+    Ok(ioctl::device_of_group(&group, &name).map(drop))
 }
 
 /// An open device.

@@ -159,6 +159,8 @@ fn take_over(stage: &Stage<'_>, name: &str, setup: Setup) -> Result<(Ioas, Link)
     let cdev = bind()?.vfio_cdev()?;
     let opened = File::options().read(true).write(true).open(cdev).map(drop);
     expect_errno(opened, Errno::BUSY, "opening the device")?;
+    let opened = vfio::open_by_group(&PciDevice::find(ID)?, &Ioas::new()?)?;
+    ensure_eq!(opened.err(), Some(Errno::BUSY), "opening it by its group");
     let memory = session.retrieve(MEMORY)?;
     let ioas = Ioas::new()?;
     let device = VfioDevice::retrieved(session.retrieve(DEVICE)?, &ioas)?;

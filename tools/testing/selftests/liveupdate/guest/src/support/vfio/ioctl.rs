@@ -4,7 +4,11 @@
 
 use iommufd_bindings::{iommu_ioas_alloc, iommu_ioas_map, iommu_ioas_map_file, iommu_ioas_unmap};
 use rustix::ioctl::{ioctl, opcode, Ioctl, IoctlOutput, Opcode};
-use std::{ffi::c_void, os::fd::AsFd, ptr};
+use std::{
+    ffi::{c_void, CStr},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
 use vfio_bindings::bindings::vfio::{
     vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd, vfio_region_info,
 };
@@ -92,4 +96,49 @@ unsafe impl<T: Argument> Ioctl for Call<'_, T> {
 pub fn call<T: Argument>(fd: impl AsFd, argument: &mut T) -> rustix::io::Result<()> {
     // SAFETY: See `Argument`.
     unsafe { ioctl(fd, Call(argument)) }
+}
+
+/// VFIO_GROUP_SET_CONTAINER, with an iommufd as the container.
+pub fn set_container(group: impl AsFd, iommufd: impl AsFd) -> rustix::io::Result<()> {
+    const SET_CONTAINER: u8 = 104;
+
+    let mut fd = iommufd.as_fd().as_raw_fd();
+    // SAFETY: The ioctl reads a descriptor.
+    unsafe {
+        ioctl(
+            group,
+            rustix::ioctl::Updater::<{ opcode::none(b';', SET_CONTAINER) }, RawFd>::new(&mut fd),
+        )
+    }
+}
+
+/// VFIO_GROUP_GET_DEVICE_FD: opens the device `name` of a group.
+pub fn device_of_group(group: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    struct GetDevice<'a>(&'a CStr);
+
+    // SAFETY: The ioctl reads a string that ends with a null byte, and returns a new descriptor.
+    unsafe impl Ioctl for GetDevice<'_> {
+        type Output = OwnedFd;
+
+        const IS_MUTATING: bool = false;
+
+        fn opcode(&self) -> Opcode {
+            opcode::none(b';', 106)
+        }
+
+        fn as_ptr(&mut self) -> *mut c_void {
+            self.0.as_ptr().cast_mut().cast()
+        }
+
+        unsafe fn output_from_ptr(
+            fd: IoctlOutput,
+            _: *mut c_void,
+        ) -> rustix::io::Result<Self::Output> {
+            // SAFETY: The ioctl has returned a new descriptor, which nobody else knows.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        }
+    }
+
+    // SAFETY: The group's ioctl of this number is as described above.
+    unsafe { ioctl(group, GetDevice(name)) }
 }
