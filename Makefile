@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# The front door of the project; not part of the kernel tree. What the targets
-# do is in tools/testing/luo-vm: a script that makes and enters the build sandbox,
-# and the program luo-vm that runs inside.
+# The entry point of the project; not part of the kernel tree. The targets are
+# implemented in tools/testing/luo-vm: a script that makes and enters the build
+# sandbox, and the program luo-vm that runs inside.
 
 VM := tools/testing/luo-vm/sandbox.sh
 
@@ -10,14 +10,16 @@ VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY SUITES LUO_CACHE FUZZ_SE
 	BUILD
 
 export $(VARIABLES)
-# Unset is not the same as empty.
+# Do not export variables that are empty: an empty value differs from an unset
+# one.
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
-# What luo-vm calls as we do.
+# Targets that are commands of luo-vm with the same name.
 TARGETS := run demo demo-device demo-vm test test-all test-debug test-peer bench fuzz soak kernel menuconfig shell \
 	patches check-patches docs htmldocs rust-analyzer
 
-# In the sandbox: what checks and formats the code without building a kernel.
+# Targets that check and format the code in the sandbox, without building a
+# kernel.
 CARGO := $(VM) enter cargo
 WORKSPACE := --manifest-path /luo/tools/Cargo.toml
 FUZZ := --manifest-path /luo/tools/testing/selftests/liveupdate/fuzz/Cargo.toml
@@ -49,7 +51,7 @@ help:
 	@echo
 	@echo 'make deb        build Debian packages of the programs and libraries, in build/deb'
 	@echo 'make kernel     build the kernel'
-	@echo 'make menuconfig choose options of our kernels (FLAVOUR=ours test debug)'
+	@echo 'make menuconfig choose options of our kernels (FLAVOUR=ours debug kasan bench)'
 	@echo 'make shell      start a shell in a VM with a kernel loaded for kexec'
 	@echo 'make patches    write series for git am to build/patches, one for each topic of'
 	@echo '                patches/order'
