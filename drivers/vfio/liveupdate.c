@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 /*
- * Files of devices that go on working while the kernel is replaced by a live
+ * Files of devices that keep working while the kernel is replaced by a live
  * update.
  */
 
@@ -34,7 +34,7 @@ EXPORT_SYMBOL_GPL(vfio_cdev_file_device);
  * vfio_cdev_file_is_bound - tell whether a file has opened its device
  * @file: a file for which vfio_cdev_file_device() returns a device
  *
- * Return: true after VFIO_DEVICE_BIND_IOMMUFD; this stays so.
+ * Return: true after VFIO_DEVICE_BIND_IOMMUFD, which cannot be undone.
  */
 bool vfio_cdev_file_is_bound(struct file *file)
 {
@@ -90,7 +90,7 @@ err_put:
 EXPORT_SYMBOL_GPL(vfio_cdev_getfile);
 
 /**
- * vfio_device_for_each_mapping - look at the memory that a device reaches
+ * vfio_device_for_each_mapping - visit the memory that a device reaches
  * @device: a device that is bound to an iommufd, or not
  * @fn: see iommufd_device_for_each_mapping()
  * @data: argument of @fn

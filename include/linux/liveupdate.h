@@ -37,11 +37,11 @@ struct module;
  * @serialized_data: Value for the next kernel. Set by ->preserve(), may be
  *                   changed by ->freeze(); in the next kernel, passed to
  *                   ->retrieve(), ->can_finish() and ->finish().
- * @private_data:    For the handler's own use. Before the kexec, what
- *                   ->prepare() left here reaches ->preserve(), and what that
- *                   left here reaches all later operations on the file. After
- *                   it, NULL at first; what ->retrieve() or ->can_finish()
- *                   leave here reaches those that follow.
+ * @private_data:    For the handler's own use. Before the kexec, a value that
+ *                   ->prepare() stores is passed to ->preserve(), and one that
+ *                   ->preserve() stores to all later operations on the file.
+ *                   After the kexec, initially NULL; a value that ->retrieve()
+ *                   or ->can_finish() stores is passed to later operations.
  * @session:         The session of the file, for liveupdate_get_file_outgoing()
  *                   and others, in ->preserve() and ->retrieve(). NULL in all
  *                   other operations. Only for the calling task, and only
@@ -71,49 +71,53 @@ struct liveupdate_file_op_args {
 #define LIVEUPDATE_RETRIEVE_RETRIES	1
 
 /**
- * LIVEUPDATE_NOT_UNDERSTOOD_FATAL - no kernel may go on without the data
+ * LIVEUPDATE_NOT_UNDERSTOOD_FATAL - no kernel may continue without the data
  *
  * A kernel may not understand data of the previous one: it has no handler or
  * shared state of that name, live updates are off, or ->retrieve() fails
- * permanently. By default, it keeps the memory and goes on. With this flag, it
- * panics instead, before any driver is probed if it does not support the name.
+ * permanently. By default, it keeps the memory and continues. With this flag,
+ * it panics instead, before any driver is probed if it does not support the
+ * name.
  *
- * For data that describes what goes on without the kernel and would destroy
- * memory if nothing is known about it. Only for built-in code whose name is in
- * the list of LIVEUPDATE_FORMAT().
+ * For data about something that keeps working while no kernel runs, and that
+ * would overwrite memory which a kernel without this data uses. Only for
+ * built-in code whose name is in the list of LIVEUPDATE_FORMAT().
  */
 #define LIVEUPDATE_NOT_UNDERSTOOD_FATAL	2
 
 /**
  * LIVEUPDATE_NOT_UNDERSTOOD_SILENCED - devices are silenced without the data
  *
- * As %LIVEUPDATE_NOT_UNDERSTOOD_FATAL, but the kernel goes on: it clears the
+ * As %LIVEUPDATE_NOT_UNDERSTOOD_FATAL, but the kernel continues: it clears the
  * bus master bit of every device that it discovers, before it frees memory to
- * which one may write. It panics only if it does not support that.
+ * which a device may write. It panics only if it does not support that.
  *
- * For data about devices that go on without the kernel.
+ * For data about devices that keep working while no kernel runs.
  */
 #define LIVEUPDATE_NOT_UNDERSTOOD_SILENCED	4
 
 /**
  * LIVEUPDATE_DMA_TARGET - devices may write to the memory of preserved files
  *
- * ->freeze() hands over what @dma_target in its arguments says. If it is set,
- * the next kernel leaves the memory of the file where it is, and gives it to
- * nobody else, until ->finish(), whatever becomes of the retrieved file.
+ * ->freeze() must hand over @dma_target of its arguments. If it is set, the
+ * next kernel must leave the memory of the file where it is, and must not use
+ * it for anything else, until ->finish(), even if the retrieved file is
+ * truncated or closed.
  */
 #define LIVEUPDATE_DMA_TARGET		8
 
 /**
  * struct liveupdate_file_ops - operations of a file handler
- * @can_preserve: Whether the handler is in charge of this file. Has to be
- *                cheap: it is asked about files of all kinds.
- * @prepare:      Optional. Waits for what @preserve needs of other tasks, until
- *                the task is killed; no kexec is delayed by that.
- * @unprepare:    Takes @prepare back. Called unless @preserve has succeeded,
- *                which takes over what @prepare left in private_data.
- * @preserve:     Saves what the next kernel needs, while the file stays in use.
- * @unpreserve:   Takes @preserve back.
+ * @can_preserve: Returns whether the handler supports this kind of file. Must
+ *                be cheap: it is called for files of all kinds.
+ * @prepare:      Optional. Waits for resources that @preserve needs and that
+ *                other tasks may hold, or until the task is killed. A kexec
+ *                does not wait for it.
+ * @unprepare:    Undoes @prepare. Not called if @preserve has succeeded, which
+ *                takes over the private_data of @prepare.
+ * @preserve:     Saves the state that the next kernel needs, while the file
+ *                stays in use.
+ * @unpreserve:   Undoes @preserve.
  * @freeze:       Optional. The last chance to save something before the jump.
  * @unfreeze:     Optional. Undoes @freeze.
  * @retrieve:     In the next kernel, creates the file again.
@@ -247,8 +251,8 @@ bool liveupdate_enabled(void);
 int liveupdate_reboot(void);
 
 /*
- * Returns whether the previous kernel may have left devices working about which
- * this one knows nothing: those who discover a device must silence it first.
+ * Returns whether the previous kernel may have left devices working that are
+ * unknown to this one: code that discovers a device must silence it first.
  * Valid after the early initcalls.
  */
 bool liveupdate_must_silence(void);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
 /*
- * PCI devices that go on working while the kernel is replaced by a live update.
+ * PCI devices that keep working while the kernel is replaced by a live update.
  *
  * See Documentation/core-api/liveupdate-pci.rst for an introduction, and
  * rust/kernel/pci/liveupdate.rs for the same interface in Rust.

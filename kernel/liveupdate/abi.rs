@@ -185,7 +185,7 @@ impl CountSer {
 pub(crate) enum Policy {
     /// It must silence all devices before it frees memory.
     Silenced,
-    /// It must not go on.
+    /// It must not continue.
     Fatal,
 }
 
@@ -220,7 +220,7 @@ impl PolicySer {
         Compatible::parse(&self.name)
     }
 
-    /// The policy. One that is not known is fatal.
+    /// The policy. An unknown policy is fatal.
     pub(crate) fn policy(&self) -> Policy {
         match self.policy {
             Self::SILENCED => Policy::Silenced,
@@ -235,7 +235,7 @@ impl PolicySer {
 }
 
 /// A separate entry in the Kexec Handover tree: the names of data that must be understood. It exists
-/// if there are any. Kernels that do not know it behave as if it were not there.
+/// if there are any. Kernels that do not support it ignore it.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct PolicyPage {

@@ -62,7 +62,7 @@ unsafe extern "C" fn liveupdate_reboot() -> c_int {
     })
 }
 
-/// Damages what is handed over, as tests have asked for.
+/// Damages the data that is handed over, as requested by tests.
 ///
 /// # Safety
 ///
@@ -171,7 +171,7 @@ unsafe extern "C" fn liveupdate_unregister_flb(
 ///
 /// # Safety
 ///
-/// `objp` has to be valid for writing.
+/// `objp` must be valid for writing.
 unsafe fn store_object(objp: *mut *mut c_void, payload: FlbPayload) {
     // SAFETY: By the safety requirements.
     unsafe { objp.write(payload.object()) };
@@ -248,7 +248,7 @@ unsafe extern "C" fn liveupdate_flb_incoming_data(
 ///
 /// # Safety
 ///
-/// `objp` has to be valid for writing.
+/// `objp` must be valid for writing.
 #[export]
 unsafe extern "C" fn liveupdate_flb_get_outgoing(
     flb: *mut bindings::liveupdate_flb,

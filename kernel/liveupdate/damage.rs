@@ -37,7 +37,7 @@ use kernel::{
     uaccess::UserSliceReader, //
 };
 
-/// Where the data that is handed over begins.
+/// The beginning of the data that is handed over.
 struct Roots {
     luo: u64,
     /// The list of vital data, if there is any.

@@ -4,8 +4,8 @@
 //! changes.
 //!
 //! An operation must not delay a kexec for long: the kexec asks operations inside the gate to stop,
-//! keeps others out, and fails if one does not leave in time. Operations that gave way are retried
-//! if the kexec fails, without a return to user space.
+//! keeps others out, and fails if one does not leave in time. Operations that have stopped for a
+//! kexec are retried if it fails, without a return to user space.
 
 use kernel::{
     alloc::AllocError,
@@ -26,7 +26,8 @@ use kernel::{
     }, //
 };
 
-/// How long a kexec waits for operations that were asked to stop, or that it needs itself.
+/// How long a kexec waits for operations that were asked to stop, and for an operation that it
+/// calls itself.
 pub(crate) const KEXEC_TIMEOUT: Msecs = 1000;
 
 /// Whether the data to be handed over may still change.
@@ -39,7 +40,8 @@ enum State {
 
 /// Why a change was not made.
 pub(crate) enum Stopped {
-    /// An operation of a handler or an FLB returned [`EBUSY`]: it gave way if a kexec waits for it.
+    /// An operation of a handler or an FLB returned [`EBUSY`]: it has stopped if a kexec waits for
+    /// it.
     GaveWay,
     /// Any other error, including [`EBUSY`] of this crate.
     Failed(Error),
@@ -194,7 +196,7 @@ impl Gate {
     }
 }
 
-/// The gate, closed. Dropping this opens it again.
+/// A closed gate. Dropping this opens it again.
 pub(crate) struct Closed<'a> {
     inside: RwSemWriteGuard<'a, State>,
     _entrance: RwSemWriteGuard<'a, ()>,

@@ -113,7 +113,7 @@ fn hand_over(luo: &'static Luo) -> Result {
             }
             let mut vital = vital_data(context, &outgoing, &incoming, carried.as_ref())?;
             let totals = serialize(&mut outgoing, context, carried.as_mut(), &mut vital)?;
-            // What is handed over stays as it is.
+            // The data that is handed over must not be freed.
             core::mem::forget(carried);
             Ok(totals)
         })
@@ -129,7 +129,7 @@ fn hand_over(luo: &'static Luo) -> Result {
     Ok(())
 }
 
-/// The vital data that may be handed over. Whether that of this kernel is, depends on what can be
+/// The vital data that may be handed over. The data of this kernel is handed over only if it can be
 /// frozen.
 fn vital_data(
     context: &Context,
@@ -137,7 +137,7 @@ fn vital_data(
     incoming: &IncomingSessions,
     carried: Option<&Carried>,
 ) -> Result<KVec<VitalData>> {
-    // A handler that has carried data over may have been registered by the previous kernel only.
+    // The handler of data that is carried over may be registered in the previous kernel only.
     let mut names = KVec::<Vital>::new();
     names.extend_from_slice(context.vital.names(), GFP_KERNEL)?;
     let handlers = &context.handlers;
@@ -253,7 +253,8 @@ fn serialize_with(
     let own = frozen.sessions.values().map(|session| session.serialize());
     let others = carried.into_iter().flat_map(Carried::serialize);
     let head = blocks.write(Iterator::chain(own, others))?;
-    // Nothing fails from here on. The FLBs of files that are not handed over are not, either.
+    // Nothing fails from here on. FLBs on which only files depend that are not handed over are not
+    // handed over either.
     for session in frozen.sessions.values() {
         session.remove_skipped();
     }
@@ -318,7 +319,7 @@ fn carry_over_unread() -> Result {
         "carrying over the unread data of the previous kernel, {} pages\n",
         memory.pages()
     );
-    // What is handed over stays as it is.
+    // The data that is handed over must not be freed.
     core::mem::forget((memory, copy));
     Ok(())
 }

@@ -8,8 +8,9 @@
  * before anything is allocated there, all others before the memory that they
  * are in is used. The format is described in include/linux/kho/abi/hwpoison.h.
  *
- * Others may rely on that list: a bad frame that they cannot preserve, as it is in
- * the scratch area, can be restored in the next kernel if it is told where it is.
+ * Other code may rely on this list: a bad frame in the scratch area cannot be
+ * preserved, but the next kernel can give it back to a file whose data has its
+ * number.
  *
  * Not covered: frames that were poisoned before kho_hwpoison_init() ran.
  */
@@ -196,8 +197,8 @@ unmap:
 /*
  * Calls @frame for each bad frame, and @done for each block after that. The list is
  * walked twice: frames are reserved before memory is allocated, when there are no
- * struct pages yet in which they could be marked, and no place to note them at.
- * It is preserved memory, and stays as it is in between.
+ * struct pages yet in which they could be marked, and no other place where they
+ * could be recorded. It is preserved memory, and stays as it is in between.
  */
 static void __init walk_frames(void (*frame)(phys_addr_t phys),
 			       void (*done)(struct kho_hwpoison_block *block))
@@ -271,7 +272,7 @@ static void __init mark_frame(phys_addr_t phys)
 	if (!TestSetPageHWPoison(page))
 		num_poisoned_pages_inc(pfn);
 	if (!PageCompound(page) && PageReserved(page) && !is_preserved(phys)) {
-		/* A file that it was a page of may get it back, and nobody else. */
+		/* Only a file that it was a page of may get it back. */
 		__ClearPageReserved(page);
 		kho_mark_restorable(page);
 	}

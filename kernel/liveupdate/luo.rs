@@ -21,7 +21,7 @@
 //! | [`luo_flb`]     | FLBs: state that files share                                  |
 //! | [`luo_session`] | sessions and their files in user space                        |
 //! | [`ops`]         | operation tables of C                                         |
-//! | [`policy`]      | data without which no kernel may go on                        |
+//! | [`policy`]      | vital data: data that a kernel must not ignore                |
 //! | [`root`]        | the root of handed over data, in both directions              |
 //! | [`sysfs`]       | formats: supported ones, and those in use                     |
 //! | [`worker`]      | work that continues when its process is killed                |

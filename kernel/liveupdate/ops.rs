@@ -112,7 +112,7 @@ pub(crate) trait Peers {
     }
 }
 
-/// What an operation gets as a pointer to `struct liveupdate_session`.
+/// An operation gets a pointer to this as `struct liveupdate_session`.
 struct Session<'a>(&'a dyn Peers);
 
 impl Session<'_> {
@@ -214,7 +214,7 @@ impl FileOps {
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
-    /// What a kernel must do that does not understand the data of the handler.
+    /// The policy for kernels that do not understand the data of the handler.
     pub(crate) fn policy(&self) -> Option<Policy> {
         policy(self.table().flags)
     }
@@ -244,8 +244,8 @@ impl FileOps {
         unsafe { op(self.0.as_ptr(), file.as_ptr()) }
     }
 
-    /// Returns what [`Self::preserve`] is to get. `retrieved` says whether the file was retrieved and
-    /// is preserved again.
+    /// Returns the value to pass to [`Self::preserve`]. `retrieved` is true if the file was
+    /// retrieved and is preserved again.
     pub(crate) fn prepare(&self, file: &File, retrieved: bool) -> Result<Payload> {
         let mut payload = Payload::incoming(0);
         if let Some(op) = self.table().prepare {
@@ -296,7 +296,7 @@ impl FileOps {
         }
     }
 
-    /// `dma_target` says whether a device writes to the memory of the file.
+    /// `dma_target` is true if a device writes to the memory of the file.
     pub(crate) fn freeze(&self, file: &File, payload: &mut Payload, dma_target: bool) -> Result {
         let mut args = self.args(Some(file), payload);
         args.dma_target = dma_target;
@@ -466,7 +466,7 @@ impl FlbOps {
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
-    /// What a kernel must do that does not understand the data of the FLB.
+    /// The policy for kernels that do not understand the data of the FLB.
     pub(crate) fn policy(&self) -> Option<Policy> {
         policy(self.table().flags)
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Vital data: no kernel may go on as if it were not there.
+//! Vital data: data that a kernel must not ignore.
 //!
 //! By default, data that a kernel does not understand is kept: its memory stays reserved, and the
-//! next kexec carries it over. That is not enough for data about something that goes on without the
-//! kernel. The names of vital data are therefore handed over in an entry of their own, with what a
-//! kernel must do that does not understand it, see [`Policy`]. A kernel reads this entry before
-//! anything else.
+//! next kexec carries it over. This is not sufficient for data about something that keeps working
+//! while no kernel runs. The names of vital data are therefore handed over in an entry of their
+//! own, with what a kernel must do that does not understand it, see [`Policy`]. A kernel reads this
+//! entry before anything else.
 
 use crate::{
     abi::{
@@ -35,7 +35,7 @@ use kernel::{
 /// The name of the entry in the Kexec Handover tree.
 const ENTRY_NAME: &CStr = c"LUO-policy";
 
-/// Whether devices may be working about which this kernel knows nothing.
+/// Whether devices may be working that are unknown to this kernel.
 static MUST_SILENCE: Atomic<bool> = Atomic::new(false);
 
 /// Returns whether devices must be silenced when they are discovered.
@@ -43,10 +43,10 @@ pub(crate) fn must_silence() -> bool {
     MUST_SILENCE.load(Relaxed)
 }
 
-/// Does what `policy` demands for data of this name that this kernel does not understand. Does not
-/// return if the policy is fatal, or cannot be carried out.
+/// Carries out `policy` for data of this name that this kernel does not understand. Does not return
+/// if the policy is fatal, or cannot be carried out.
 pub(crate) fn not_understood(policy: Policy, name: &BStr, why: &CStr) {
-    // Nothing else can silence devices.
+    // Only the code for PCI can silence devices.
     if policy == Policy::Fatal || !cfg!(CONFIG_PCI_LIVEUPDATE) {
         stop(name, why);
     }
@@ -59,7 +59,7 @@ pub(crate) fn not_understood(policy: Policy, name: &BStr, why: &CStr) {
     MUST_SILENCE.store(true, Relaxed);
 }
 
-/// Silences devices, because the data of the previous kernel could not be looked at.
+/// Silences devices, because the data of the previous kernel could not be read.
 pub(crate) fn nothing_is_known(err: Error) {
     pr_emerg!(
         "cannot read what the previous kernel handed over: error {}: all devices are silenced\n",
@@ -92,8 +92,8 @@ impl Vital {
 pub(crate) struct VitalNames(KVec<Vital>);
 
 impl VitalNames {
-    /// Reads the names. Does what their policies demand if this kernel does not support one of them,
-    /// or if live updates are not `wanted`.
+    /// Reads the names. Carries out their policies if this kernel does not support one of them, or
+    /// if live updates are not `wanted`.
     ///
     /// # Errors
     ///
@@ -142,15 +142,15 @@ impl VitalNames {
         Ok(this)
     }
 
-    /// Does what the policies demand, since the data of the previous kernel cannot be read.
+    /// Carries out the policies, since the data of the previous kernel cannot be read.
     pub(crate) fn cannot_be_read(&self) {
         for vital in &self.0 {
             vital.not_understood(c"the sessions cannot be read");
         }
     }
 
-    /// Does what the policies demand for FLBs that the previous kernel has handed over, but for which
-    /// `is_there` does not hold.
+    /// Carries out the policies for FLBs that the previous kernel has handed over, but for which
+    /// `is_there` returns false.
     pub(crate) fn check_flbs(&self, is_there: impl Fn(&Compatible) -> bool) {
         for vital in &self.0 {
             if vital.is_flb && !is_there(&vital.name) {
@@ -173,7 +173,7 @@ pub(crate) struct VitalData {
 }
 
 impl VitalData {
-    /// Adds `vital` to `list` if it is not there; `handed_over` data stays that.
+    /// Adds `vital` to `list` if it is not in the list. `handed_over` is never reset.
     ///
     /// # Errors
     ///

@@ -184,7 +184,7 @@ pub(crate) fn give_up(yes: bool) {
 pub(crate) fn hand_over_count(number: u64) -> Result {
     let mut count = Preserved::<CountSer>::new_zeroed()?;
     *count = CountSer::new(number);
-    // What is handed over stays as it is.
+    // The data that is handed over must not be freed.
     core::mem::forget(count.publish(COUNT_NAME)?);
     Ok(())
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that goes on when the task that waits for it is killed, or gives up.
+//! Work that continues when the task that waits for it is killed, or stops waiting.
 
 use kernel::{
     prelude::*,
@@ -60,7 +60,7 @@ pub(crate) fn run(work: impl Fn() -> Result + Clone + Send + 'static) -> Result 
     job.result.copy().unwrap_or(Err(EINTR))
 }
 
-/// What a task waits for that may give up.
+/// Work for which a task waits that may stop waiting.
 #[pin_data]
 struct Attempt<T> {
     #[pin]
@@ -72,7 +72,7 @@ struct Attempt<T> {
 enum Outcome<T> {
     Unknown,
     Known(Result<T>),
-    /// The task that waited has looked.
+    /// The task has stopped waiting.
     Taken,
 }
 
@@ -82,19 +82,19 @@ impl<T: Unpin> Attempt<T> {
         core::mem::replace(&mut *self.outcome.lock(), outcome)
     }
 
-    /// Notes the result. If nobody wants it, it is dropped with the attempt.
+    /// Stores the result. If the task has stopped waiting, the result is dropped with the attempt.
     fn end(&self, result: Result<T>) {
         self.set(Outcome::Known(result));
         self.done.complete_all();
     }
 }
 
-/// Lets a worker do `work`, and waits for it, but not longer than `patience`.
+/// Runs `work` in a worker, and waits for its result, but not longer than `patience`.
 ///
 /// # Errors
 ///
-/// [`EBUSY`] if it takes longer and [`EINTR`] if the task is killed: `work` goes on, and what it
-/// returns is dropped. [`ENOMEM`] if there is no memory for a worker. Otherwise, those of `work`.
+/// [`EBUSY`] if it takes longer and [`EINTR`] if the task is killed: `work` continues, and its
+/// result is dropped. [`ENOMEM`] if there is no memory for a worker. Otherwise, those of `work`.
 ///
 /// # Context
 ///

@@ -103,7 +103,7 @@ void __init kho_timers_init(void)
 /**
  * kho_timers_have_lapic_period - whether lapic_timer_period was handed over
  *
- * It has to be checked then: a virtual machine may have moved since.
+ * If so, the period must be checked: a virtual machine may have been migrated.
  */
 bool __init kho_timers_have_lapic_period(void)
 {

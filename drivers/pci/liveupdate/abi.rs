@@ -55,7 +55,7 @@ impl TableSer {
 pub(crate) struct DeviceSer {
     domain: u32,
     bdf: u16,
-    /// How many preserved devices need it: itself, and those below.
+    /// The number of preserved devices that need it: itself, and those below.
     pub(crate) refs: u16,
     /// Vendor and device, as in the configuration space.
     id: u32,
@@ -87,14 +87,15 @@ mod at {
 /// Bits of the command register that may change: the interrupt disable bit.
 const COMMAND_MAY_CHANGE: u16 = 0x400;
 
-/// The bits of `registers` of a device that must be the same: BARs, subsystem and ROM.
+/// The bits of `registers` of a device that must not differ: BARs, subsystem and ROM.
 const DEVICE_BITS: [u32; 11] = [!0, !0, !0, !0, !0, !0, 0, !0, !0, 0, 0];
 
-/// The same of a bridge: BARs, bus numbers, windows and ROM; neither timer nor status.
+/// The bits of a bridge that must not differ: BARs, bus numbers, windows and ROM; neither timer
+/// nor status.
 const BRIDGE_BITS: [u32; 11] = [!0, !0, 0x00ff_ffff, 0x0000_ffff, !0, !0, !0, !0, !0, 0, !0];
 
 impl DeviceSer {
-    /// Describes `device`, which is needed once.
+    /// Describes `device`, which one preserved device needs.
     pub(crate) fn of(device: &Device<'_>) -> Self {
         let (bar_sizes, rom_size) = device.bar_sizes();
         Self {
@@ -105,7 +106,7 @@ impl DeviceSer {
         }
     }
 
-    /// What the hardware says of `device`. Does not write to it.
+    /// Reads the description of `device` from the hardware. Does not write to the device.
     fn observe(device: &Device<'_>, address: Address) -> Self {
         let mut registers = [0; 11];
         let mut offset = at::REGISTERS;
@@ -130,7 +131,7 @@ impl DeviceSer {
         }
     }
 
-    /// Where it is.
+    /// Its address.
     pub(crate) fn address(&self) -> Address {
         Address {
             domain: self.domain,
@@ -143,14 +144,14 @@ impl DeviceSer {
         self.header & 0x7f == 1
     }
 
-    /// Takes note of the registers as they are now.
+    /// Records the current values of the registers.
     pub(crate) fn update(&mut self, device: &Device<'_>) {
         let now = Self::observe(device, self.address());
         self.command = now.command;
         self.registers = now.registers;
     }
 
-    /// Compares this with the hardware. Returns what differs.
+    /// Compares this with the hardware. Returns the first difference.
     pub(crate) fn mismatch(&self, device: &Device<'_>) -> Option<&'static str> {
         let found = Self::observe(device, self.address());
         if found.id != self.id || found.class != self.class || found.header != self.header {

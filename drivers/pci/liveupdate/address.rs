@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a device is.
+//! The address of a device.
 
 use kernel::fmt;
 
@@ -15,13 +15,13 @@ pub(crate) struct Address {
 impl Address {
     /// The number of the bus.
     pub(crate) fn bus(self) -> u8 {
-        // CAST: 8 bits are left.
+        // CAST: The upper byte, which has 8 bits.
         (self.bdf >> 8) as u8
     }
 
     /// The number of the device and the function.
     pub(crate) fn devfn(self) -> u8 {
-        // CAST: The upper byte is not wanted.
+        // CAST: Discards the upper byte.
         self.bdf as u8
     }
 }

@@ -41,7 +41,7 @@ unsafe extern "C" fn pci_liveupdate_attach(
 ///
 /// # Safety
 ///
-/// `dev` must be bound to the calling driver, and stay that until it is unpreserved.
+/// `dev` must be bound to the calling driver, and stay bound until it is unpreserved.
 #[export]
 unsafe extern "C" fn pci_liveupdate_preserve(dev: *mut bindings::pci_dev) -> c_int {
     from_result(|| {
@@ -66,7 +66,7 @@ unsafe extern "C" fn pci_liveupdate_unpreserve(dev: *mut bindings::pci_dev) {
     }
 }
 
-/// Takes note of the registers of a preserved device, which is not touched any more.
+/// Records the registers of a preserved device, which must not be accessed afterwards.
 ///
 /// # Safety
 ///
@@ -100,7 +100,8 @@ unsafe extern "C" fn pci_liveupdate_setup(dev: *mut bindings::pci_dev) {
     }
 }
 
-/// Gets the sizes of the BARs of a device that is working, instead of asking it for them.
+/// Gets the sizes of the BARs of a working device from its description, without writing to the
+/// BARs.
 ///
 /// # Safety
 ///

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * What the code in Rust needs of the PCI core.
+ * Functions of the PCI core for the code in Rust.
  *
- * Two flags of a device say that it goes on working: while this kernel
- * preserves it (outgoing), and from its discovery in the next kernel until the
- * last file is finished that depends on such devices (incoming).
+ * Two flags of a device mean that it keeps working: while this kernel preserves
+ * it (outgoing), and from its discovery in the next kernel until the last file
+ * is finished that depends on such devices (incoming).
  */
 
 #include <linux/device.h>
@@ -18,8 +18,8 @@
  * pci_liveupdate_is_outgoing - tell whether this kernel preserves a device
  * @dev: the device
  *
- * It must be left as it is then: the next kernel takes it over. The shutdown
- * operation of its driver is called, and must not stop it.
+ * Such a device must be left as it is: the next kernel takes it over. The
+ * shutdown operation of its driver is called, and must not stop it.
  */
 bool pci_liveupdate_is_outgoing(struct pci_dev *dev)
 {
@@ -32,8 +32,9 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_is_outgoing);
  * over
  * @dev: the device
  *
- * It is working then. Its driver must not reset it, and not set it up anew. The
- * flag stays until all files are finished that depend on PCI devices.
+ * Such a device is working. Its driver must neither reset it nor set it up
+ * again. The flag stays until all files are finished that depend on PCI
+ * devices.
  */
 bool pci_liveupdate_is_incoming(struct pci_dev *dev)
 {
@@ -54,7 +55,10 @@ int pci_liveupdate_check(struct pci_dev *dev)
 	return 0;
 }
 
-/* Keeps a device, which must be present, as it is, or no longer. */
+/*
+ * Sets whether a device, which must be present, is left as it is. If so, the
+ * device is resumed, and a reference to it is held.
+ */
 void pci_liveupdate_hold(struct pci_dev *dev, bool hold)
 {
 	if (hold) {
@@ -87,10 +91,10 @@ int pci_liveupdate_domain(struct pci_dev *dev)
 	return pci_domain_nr(dev->bus);
 }
 
-/* Also before the device is known to drivers. */
+/* May be called before the device is registered. */
 void pci_liveupdate_master_off(struct pci_dev *dev)
 {
 	pci_clear_master(dev);
-	/* Writes that the device has sent before arrive before the answer. */
+	/* Flushes earlier writes of the device. */
 	pci_read_config_word(dev, PCI_COMMAND, &(u16){ 0 });
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
 /*
- * What the PCI core and the code for live updates call of one another.
+ * Functions that the PCI core and the code for live updates provide to each
+ * other.
  */
 #ifndef _DRIVERS_PCI_LIVEUPDATE_CORE_H
 #define _DRIVERS_PCI_LIVEUPDATE_CORE_H
@@ -44,7 +45,7 @@ static inline bool pci_liveupdate_bar_sizes(struct pci_dev *dev,
 
 #endif /* CONFIG_PCI_LIVEUPDATE */
 
-/* Whether @dev goes on working, and must be left as it is. */
+/* Returns whether @dev keeps working, and must be left as it is. */
 static inline bool pci_liveupdate_is_kept(struct pci_dev *dev)
 {
 	return pci_liveupdate_is_outgoing(dev) || pci_liveupdate_is_incoming(dev);

@@ -30,7 +30,7 @@ use kernel::{
 mod state {
     /// It was not found yet.
     pub(super) const UNKNOWN: u32 = 0;
-    /// It is what the previous kernel says, and was left as it is.
+    /// It matches its description, and was left as it is.
     pub(super) const CHECKED: u32 = 1;
     /// A driver has taken it over.
     pub(super) const TAKEN_OVER: u32 = 2;
@@ -48,7 +48,7 @@ struct Entry {
 pub(crate) struct Devices(KVec<Entry>);
 
 impl Devices {
-    /// Reads what the previous kernel says.
+    /// Reads the descriptions of the previous kernel.
     pub(crate) fn read(root: &RootSer) -> Self {
         let entries = Self::try_read(root).unwrap_or_else(|err| {
             pr_emerg!(
@@ -103,7 +103,7 @@ impl Devices {
         }
     }
 
-    /// Looks at the bridge above a device. Returns what is wrong with it.
+    /// Checks the bridge above a device. Returns the reason if it must not be used.
     fn bridge_mismatch(&self, device: &Device<'_>) -> Option<&'static str> {
         let bridge = device.bridge()?;
         match self.checked(bridge.address()) {
@@ -119,7 +119,7 @@ impl Devices {
         (state == state::CHECKED || state == state::TAKEN_OVER).then_some(&entry.ser)
     }
 
-    /// A driver takes the device over.
+    /// Records that a driver takes the device over.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it cannot be reached: it may go on to write
+    /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it cannot be reached: it may still write
     /// to memory.
     pub(crate) fn silence(&self, address: Address) -> Result {
         let entry = self.find(address).ok_or(ENOENT)?;
@@ -158,7 +158,7 @@ impl Entry {
         let address = self.ser.address();
         let Some(device) = OwnedDevice::find(address) else {
             pr_emerg!(
-                "{}: cannot be silenced, it is not there: it may go on to write to memory\n",
+                "{}: cannot be silenced, it is not there: it may still write to memory\n",
                 address
             );
             return Err(ENODEV);
@@ -184,7 +184,7 @@ fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
     match result {
         Ok(()) => pr_err!("{}: silenced: {}\n", address, why),
         Err(_) => pr_emerg!(
-            "{}: cannot be silenced ({}): it may go on to write to memory\n",
+            "{}: cannot be silenced ({}): it may still write to memory\n",
             address,
             why
         ),

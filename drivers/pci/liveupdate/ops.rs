@@ -17,13 +17,13 @@ use kernel::{
     prelude::*, //
 };
 
-/// Returns whether the previous kernel may have left devices working about which nothing is known.
+/// Returns whether the previous kernel may have left devices working that are unknown to this one.
 pub(crate) fn must_silence() -> bool {
     // SAFETY: Always safe to call.
     unsafe { bindings::liveupdate_must_silence() }
 }
 
-/// A device, which may be unknown to drivers yet.
+/// A device, which may not be registered yet.
 ///
 /// # Invariants
 ///
@@ -81,7 +81,7 @@ impl<'a> Device<'a> {
         })
     }
 
-    /// Where the device is.
+    /// The address of the device.
     pub(crate) fn address(&self) -> Address {
         let raw = self.raw.as_ptr();
         // SAFETY: By the type invariant.
@@ -124,7 +124,8 @@ impl<'a> Device<'a> {
         to_result(unsafe { bindings::pci_liveupdate_check(self.raw.as_ptr()) })
     }
 
-    /// Keeps the device as it is, and a reference to it, until the same with `false`.
+    /// Sets whether the device is left as it is. If so, the device is resumed, and a reference to
+    /// it is held.
     pub(crate) fn hold(&self, hold: bool) {
         // SAFETY: By the type invariant.
         unsafe { bindings::pci_liveupdate_hold(self.raw.as_ptr(), hold) };
@@ -172,7 +173,7 @@ impl<'a> Device<'a> {
                 let mask = !size.wrapping_sub(1);
                 let at = bar as usize;
                 if let Some(low) = sizes.get_mut(at) {
-                    // CAST: The low half, and the bits that say what kind of BAR it is.
+                    // CAST: The low half, and the bits for the type of the BAR.
                     *low = (mask as u32 & !0xf) | (flags & 0xf) as u32;
                     if flags & u64::from(bindings::IORESOURCE_IO) != 0 {
                         // CAST: The low half.

@@ -19,7 +19,7 @@ use kernel::{
     }, //
 };
 
-/// The preserved devices and the bridges above them. Each is held as it is.
+/// The preserved devices and the bridges above them, each of which is held.
 #[pin_data]
 pub(crate) struct Devices {
     #[pin]
@@ -67,7 +67,7 @@ impl Devices {
         }
     }
 
-    /// Takes note of the registers of a device for the last time, if it is preserved.
+    /// Records the registers of a device for the last time, if it is preserved.
     pub(crate) fn update(&self, device: Device<'_>) {
         if let Some(ser) = self.table.lock().find(device.address()) {
             ser.update(&device);

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! PCI devices that go on working while the kernel is replaced by a live update.
+//! PCI devices that keep working while the kernel is replaced by a live update.
 //!
 //! The driver of a device preserves it on behalf of a file. The old kernel then neither stops nor
 //! resets the device and the bridges above it, and describes them in an FLB. The next kernel compares
 //! the description with the hardware before it trusts it; then it enumerates the device without
 //! writing to its registers, and only lets a driver bind that takes over working devices.
 //!
-//! A device that is not what the description says, or that nobody has taken over when the last file
-//! is finished, is *silenced*: its bus master bit is cleared. So are devices that are not described
-//! but may write to memory, which the previous kernel has not left to any; if there is no description
-//! that can be read, although there should be one, this applies to all devices.
+//! A device that does not match its description, or that no driver has taken over when the last
+//! file is finished, is *silenced*: its bus master bit is cleared. The same applies to devices that
+//! are not described but may write to memory, since the previous kernel has cleared the bus master
+//! bit of all devices that it does not describe. If there should be a description but none can be
+//! read, all devices are silenced.
 //!
 //! | module        | subject                                              |
 //! |---------------|------------------------------------------------------|
@@ -52,7 +53,7 @@ use kernel::{
 
 kernel::builtin_crate!(c"pci_liveupdate");
 
-/// What is handed over for all devices together.
+/// The data that is handed over for all devices together.
 struct Devices;
 
 static DEVICES: Instance<Devices> = Instance::new();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 /*
- * PCI devices of user space that go on working while the kernel is replaced by
- * a live update.
+ * PCI devices of user space that keep working while the kernel is replaced by a
+ * live update.
  *
  * The handler of their files is drivers/vfio/pci/liveupdate/, which is built in.
  * It calls the operations below.
@@ -107,7 +107,7 @@ vfio_pci_liveupdate_create(struct pci_dev *pdev,
 		kfree(handed_over);
 		return file;
 	}
-	/* Nobody can have bound a file before */
+	/* No other file can have been bound */
 	kfree(vdev->handed_over);
 	vdev->handed_over = handed_over;
 
@@ -155,7 +155,7 @@ void vfio_pci_liveupdate_release(struct vfio_pci_core_device *vdev)
 	kfree(vdev->handed_over);
 }
 
-/* Whether the device that is being opened is working, and stays so. */
+/* Returns whether the device that is being opened is working. */
 bool vfio_pci_is_working(struct vfio_pci_core_device *vdev)
 {
 	return vdev->handed_over && pci_liveupdate_is_incoming(vdev->pdev);
@@ -173,7 +173,7 @@ int vfio_pci_take_over(struct vfio_pci_core_device *vdev)
 	vdev->taken_over = true;
 	vdev->reset_works = vdev->handed_over->reset_works;
 
-	/* What is restored when it is closed */
+	/* The state to restore when the device is closed */
 	pci_save_state(pdev);
 	pdev->saved_config_space[PCI_COMMAND / 4] &= ~PCI_COMMAND_MASTER;
 	vdev->pci_saved_state = pci_store_saved_state(pdev);
@@ -193,7 +193,7 @@ void vfio_pci_restore_config(struct vfio_pci_core_device *vdev)
 	memcpy(vdev->vconfig, from->config,
 	       min_t(int, from->cfg_size, pdev->cfg_size));
 
-	/* Interrupts are set up again */
+	/* User space sets up interrupts again */
 	if (pdev->msi_cap) {
 		flags = (__le16 *)&vdev->vconfig[pdev->msi_cap + PCI_MSI_FLAGS];
 		*flags &= ~cpu_to_le16(PCI_MSI_FLAGS_ENABLE);

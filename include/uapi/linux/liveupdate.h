@@ -248,20 +248,19 @@ struct liveupdate_session_get_name {
 
 /* What a kexec does if a file of a session cannot be handed over */
 #define LIVEUPDATE_POLICY_ABORT		0	/* It fails. */
-#define LIVEUPDATE_POLICY_SKIP		1	/* It goes on without the file. */
+#define LIVEUPDATE_POLICY_SKIP		1	/* It continues without the file. */
 
 /**
  * struct liveupdate_session_set_policy - ioctl(LIVEUPDATE_SESSION_SET_POLICY)
  * @size:   In: the size of this structure.
  * @policy: In: %LIVEUPDATE_POLICY_ABORT or %LIVEUPDATE_POLICY_SKIP.
  *
- * Says what becomes of reboot(LINUX_REBOOT_CMD_KEXEC) if a file that was preserved
- * in this outgoing session turns out at the last moment not to be fit for the
- * next kernel: it fails with the error of the file's handler, which is the
- * default, or it goes on, and the next kernel gets the session without that file.
- * The kernel log names the file in both cases. The policy does not go to the next
- * kernel: if the session is carried over unfinished to the kernel after that,
- * the kexec fails.
+ * Sets what reboot(LINUX_REBOOT_CMD_KEXEC) does if a file that was preserved in
+ * this outgoing session cannot be frozen: it fails with the error of the
+ * file's handler, which is the default, or continues, in which case the next
+ * kernel gets the session without that file. The kernel log names the file in
+ * both cases. The policy is not handed over: if the session is still unfinished
+ * at the next kexec, and a file cannot be carried over, that kexec fails.
  *
  * Kernels that do not have this ioctl fail with %ENOTTY.
  *

@@ -114,9 +114,9 @@ enum Object {
     Flb(Entry),
     /// An entry of the list of vital data.
     Policy(Entry),
-    /// Anything at a physical address.
+    /// Memory at a physical address.
     Memory(u64),
-    /// What is a number of bytes after the address in another field.
+    /// Memory at an offset from the address in another field.
     After(KBox<Locator>, u64),
 }
 
@@ -390,7 +390,7 @@ impl Memory<'_> {
         Ok(pa)
     }
 
-    /// Finds the entry of a list for which `is_wanted`.
+    /// Finds the entry of a list for which `is_wanted` returns true.
     fn search(
         &self,
         mut block: u64,

@@ -3,7 +3,8 @@
 //! Files that depend on other files of the same session.
 //!
 //! The handler of a file asks for the others, by their tokens, when the file is preserved and when
-//! it is retrieved. It saves the tokens in its own data; the format of sessions does not know them.
+//! it is retrieved. It saves the tokens in its own data; the format of sessions has no field for
+//! them.
 //!
 //! A file can only depend on files that were preserved before it. In both kernels the list of files
 //! is in that order, so that a file can only ask for those before it: there are no cycles, and

@@ -258,8 +258,8 @@ impl Handlers {
 
     /// Unregisters a handler.
     ///
-    /// Waits until none of its operations runs. Callers hold a module reference while files depend
-    /// on the handler. Files that still depend on it cannot be handed over any more.
+    /// Waits until no operation of the handler runs. Callers hold a module reference while files
+    /// depend on the handler. Files that still depend on it cannot be handed over any more.
     pub(crate) fn unregister(&self, id: HandlerId) {
         let entry = {
             let mut registry = self.registry.write();

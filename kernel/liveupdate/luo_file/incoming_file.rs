@@ -323,7 +323,7 @@ impl IncomingFile {
             ),
             _ => return Err(Stopped::Failed(ENOENT)),
         };
-        // Others may use the file, and keep it busy.
+        // Other users of the file may delay this.
         let prepare = move || PreparedFile::with(source, flbs);
         let mut prepared = worker::run_within(KEXEC_TIMEOUT, prepare)?;
         prepared.preserve(self.token, peers)

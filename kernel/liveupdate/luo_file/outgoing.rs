@@ -54,11 +54,11 @@ use kernel::{
     uapi, //
 };
 
-/// A file that is preserved or about to be, and what that depends on.
+/// A file that is preserved or about to be preserved, with the references that this needs.
 ///
 /// Declared in the order of its release.
 pub(super) struct Source {
-    /// [`None`] if an incoming file has the same contents, and takes note of them.
+    /// [`None`] if an incoming file has the same contents, and has recorded them.
     id: Option<ContentId>,
     handler: Arc<Handler>,
     _module: ModuleRef,
@@ -83,15 +83,16 @@ impl Source {
         Ok(Arc::new(source, GFP_KERNEL)?)
     }
 
-    /// Whether this is about a file [that was retrieved](Self::of_retrieved).
+    /// Whether the file [was retrieved](Self::of_retrieved).
     fn is_retrieved(&self) -> bool {
         self.id.is_none()
     }
 }
 
-/// A file that is about to be preserved. Dropping it undoes what the handler did for that.
+/// A file that is about to be preserved. Dropping it undoes the `prepare` operation of the handler.
 ///
-/// Making one may take as long as other tasks like, so nothing that a kexec waits for may be held.
+/// Creating one may have to wait for other tasks for an unlimited time, so the caller must not hold
+/// a lock that a kexec waits for.
 pub(crate) struct PreparedFile {
     /// [`None`] once the file is preserved.
     payload: Option<Payload>,
@@ -100,12 +101,12 @@ pub(crate) struct PreparedFile {
 }
 
 impl PreparedFile {
-    /// Finds the handler for a file, and lets it wait for what it needs.
+    /// Finds the handler for a file, and calls its `prepare` operation.
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if no handler is in charge of the file, [`EBUSY`] if its contents are preserved
-    /// already, [`ENOMEM`], and the errors of the handler.
+    /// [`ENOENT`] if no handler supports the file, [`EBUSY`] if its contents are preserved already,
+    /// [`ENOMEM`], and the errors of the handler.
     pub(crate) fn new(handlers: &'static Handlers, file: ARef<File>) -> Result<Self> {
         let PinnedHandler {
             handler,
@@ -176,12 +177,12 @@ impl Drop for PreparedFile {
     }
 }
 
-/// What becomes of a kexec if a file cannot be frozen.
+/// What a kexec does if a file cannot be frozen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
     /// It fails.
     Abort,
-    /// It goes on without the file.
+    /// It continues without the file.
     Skip,
 }
 
@@ -196,7 +197,7 @@ impl Policy {
     }
 }
 
-/// A preserved file. Dropping it takes its preservation back.
+/// A preserved file. Dropping it unpreserves the file.
 ///
 /// The fields are declared in the order of their release.
 pub(crate) struct OutgoingFile {
@@ -208,10 +209,10 @@ pub(crate) struct OutgoingFile {
     needs: KVec<Token>,
     /// The length of the longest chain of dependent files that begins here.
     level: u32,
-    /// Whether the kexec goes on without the file, which could not be frozen.
+    /// Whether the kexec continues without the file, which could not be frozen.
     skipped: bool,
-    /// Whether the device of a file that depends on this one writes to its memory. It stays so if
-    /// that file is not preserved any more.
+    /// Whether the device of a file that depends on this one writes to its memory. This does not
+    /// change if that file is unpreserved.
     dma_target: AtomicFlag,
 }
 
@@ -226,7 +227,7 @@ impl OutgoingFile {
         } = self;
         let Source { handler, file, .. } = &**source;
         let dma_target = dma_target.load(Relaxed);
-        // A file whose handler has gone cannot be restored.
+        // A file whose handler was unregistered cannot be restored.
         handler
             .with(|ops| ops.freeze(file, payload, dma_target))
             .unwrap_or(Err(ENODEV))
@@ -379,7 +380,7 @@ impl OutgoingFiles {
         drop(Frozen { set: self, count });
     }
 
-    /// Ends the preservation of the files that were skipped. No file can be added afterwards.
+    /// Unpreserves the files that were skipped. No file can be added afterwards.
     pub(crate) fn remove_skipped(&mut self) {
         let mut kept: usize = 0;
         for at in 0..self.files.len() {
@@ -390,7 +391,7 @@ impl OutgoingFiles {
             if file.skipped {
                 self.by_token.remove(&file.token);
             } else {
-                // Nothing is there if no file before it was skipped.
+                // `before` has no gap if no file was skipped yet.
                 if let Some(gap) = before.get_mut(kept) {
                     core::mem::swap(gap, file);
                 }
@@ -436,7 +437,7 @@ impl Vacant<'_> {
         let mut file = prepared.preserve(token, &peers)?;
         file.level = peers.level.get().saturating_add(1);
         file.needs = peers.needs.into_tokens();
-        // Dropping the file takes its preservation back.
+        // Dropping the file unpreserves it.
         fault::point()?;
         set.files.push_within_capacity(file).map_err(Error::from)?;
         // INVARIANT: The file was just added at `index`, for which there is room in `blocks`.

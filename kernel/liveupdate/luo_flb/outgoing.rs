@@ -85,7 +85,7 @@ impl Flb {
         *self.ops.lock()
     }
 
-    /// What a kernel must do that does not understand the state.
+    /// The policy for kernels that do not understand the state.
     pub(crate) fn policy(&self) -> Option<Policy> {
         self.ops()?.policy()
     }

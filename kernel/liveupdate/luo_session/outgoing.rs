@@ -118,12 +118,13 @@ impl OutgoingSession {
         contents.serialized = FileSetSer::EMPTY;
     }
 
-    /// Ends the preservation of the files that the next kernel does not get, as there is no way back.
+    /// Unpreserves the files that are not handed over. Must be called only when the kexec cannot be
+    /// aborted any more.
     pub(crate) fn remove_skipped(&self) {
         self.contents.write().files.remove_skipped();
     }
 
-    /// What the next kernel is told about the session, once it is [frozen](Self::freeze).
+    /// The entry of the session for the next kernel, once it is [frozen](Self::freeze).
     pub(crate) fn serialize(&self) -> SessionSer {
         SessionSer {
             name: *self.name.field(),
@@ -361,7 +362,7 @@ impl SessionFile {
         let Listed {
             session, context, ..
         } = listed;
-        // A file is not touched for what cannot succeed.
+        // Check this before the handler does anything with the file.
         if session
             .contents
             .read_killable()?
@@ -370,7 +371,8 @@ impl SessionFile {
         {
             return Err(EEXIST);
         }
-        // Before the gate: a kexec must not wait for what others do with the file.
+        // This comes before entering the gate, since a kexec must not wait for other users of the
+        // file.
         let mut prepared = PreparedFile::new(&context.handlers, file?)?;
         context.gate.mutate(|| {
             let mut contents = session.contents.write_killable()?;

@@ -12,10 +12,10 @@ use zerocopy_derive::{
     KnownLayout, //
 };
 
-/// The most files to whose memory a device can write.
+/// The maximum number of files to whose memory a device can write.
 pub(crate) const MAX_MEMORIES: usize = 32;
 
-/// The most bytes of configuration space.
+/// The maximum number of bytes of configuration space.
 pub(crate) const CONFIG: usize = 4096;
 
 /// Why data of the previous kernel was refused.
@@ -25,7 +25,7 @@ pub(crate) enum FormatError {
     UnknownFlags,
     /// A size of the configuration space that no device has.
     BadSize,
-    /// More files than there is room for.
+    /// More files than the structure has room for.
     BadCount,
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
 /*
- * What vfio-pci and the handler of its files call of one another. The handler is
- * built in, and vfio-pci may be a module that is loaded later, or never.
+ * Functions that vfio-pci and the handler of its files provide to each other.
+ * The handler is built in, and vfio-pci may be a module that is loaded later,
+ * or never.
  */
 #ifndef _DRIVERS_VFIO_PCI_LIVEUPDATE_CORE_H
 #define _DRIVERS_VFIO_PCI_LIVEUPDATE_CORE_H
@@ -12,7 +13,7 @@
 struct file;
 struct pci_dev;
 
-/* The most bytes of configuration space. */
+/* The maximum number of bytes of configuration space. */
 #define VFIO_PCI_LIVEUPDATE_CONFIG	4096
 
 /**

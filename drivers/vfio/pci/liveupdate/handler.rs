@@ -49,7 +49,7 @@ impl From<FormatError> for Error {
     }
 }
 
-/// What this kernel keeps for a preserved file.
+/// The state of a preserved file in this kernel.
 pub(crate) struct Outgoing {
     _device: PreservedDevice,
     config: Preserved<ConfigSer>,

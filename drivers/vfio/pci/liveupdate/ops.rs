@@ -35,7 +35,7 @@ pub(crate) struct VfioFile<'a> {
 }
 
 impl<'a> VfioFile<'a> {
-    /// Returns [`None`] for files of others.
+    /// Returns [`None`] for other files.
     pub(crate) fn of(file: &'a File) -> Option<Self> {
         // SAFETY: The file is valid.
         let raw = unsafe { bindings::vfio_pci_liveupdate_get_device(file.as_ptr()) };
@@ -67,11 +67,12 @@ impl<'a> VfioFile<'a> {
     ///
     /// # Errors
     ///
-    /// What `visit` fails with, [`EBUSY`] if a mapping is being changed.
+    /// Errors of `visit`; [`EBUSY`] if a mapping is being changed.
     pub(crate) fn for_each_mapping<F: FnMut(Option<&File>) -> Result>(&self, visit: F) -> Result {
         /// # Safety
         ///
-        /// `data` must point to the closure, which nobody else uses; `file` must be null or valid.
+        /// `data` must point to the closure, which must not be used otherwise; `file` must be null
+        /// or valid.
         unsafe extern "C" fn call<F: FnMut(Option<&File>) -> Result>(
             file: *mut bindings::file,
             data: *mut c_void,

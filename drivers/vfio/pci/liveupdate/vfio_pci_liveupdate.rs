@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Devices of user space (vfio-pci) that go on working while the kernel is replaced by a live update.
+//! Devices of user space (vfio-pci) that keep working while the kernel is replaced by a live
+//! update.
 //!
 //! A file of `/dev/vfio/devices/` is preserved together with its device: neither kernel stops or resets
 //! it. The memory that it reaches must be files of the same session, which the next kernel leaves where

@@ -10,8 +10,8 @@
  *
  * A memfd with ``MFD_HUGETLB`` is handed over as a &struct hugetlb_memfd_luo_ser,
  * whose array contains one &struct memfd_luo_folio_ser for each of its pages, in the
- * order of the file. All files together have a &struct hugetlb_ser, the number of
- * pages that they have taken from the pools.
+ * order of the file. All files together have a &struct hugetlb_ser, the number
+ * of pages that they have taken from the huge-page pools.
  *
  * A change of a structure requires another compatible string.
  */
@@ -24,11 +24,11 @@
 
 /*
  * A device may write to the memory of the file: until it is finished, its pages
- * must belong to nobody else.
+ * must not be used for anything else.
  */
 #define HUGETLB_LUO_DMA_TARGET	1
 
-/* The most sizes of huge pages. */
+/* The maximum number of sizes of huge pages. */
 #define HUGETLB_SER_HSTATES	4
 
 /**
