@@ -8,8 +8,8 @@
  * it is controlled by /proc/PID/task/TID/fail-nth, which counts all of
  * them, and by the directory fail_liveupdate in debugfs.
  *
- * What tests want to be damaged of the data that is handed over is damaged from
- * here as well.
+ * This file also starts the damage to handed over data that tests have
+ * requested.
  */
 
 #include <linux/debugfs.h>

@@ -10,8 +10,8 @@
  *   delay-preserve MS          to delay ->preserve()
  *   fail-preserve ERRNO        to make ->preserve() fail
  *   fail-freeze ERRNO          to make ->freeze() fail
- *   fail-retrieve ERRNO        to have ->retrieve() fail in the next kernel,
- *                              for good
+ *   fail-retrieve ERRNO        to make ->retrieve() fail permanently in the
+ *                              next kernel
  *   fail-retrieve-once ERRNO   the same, but it succeeds when it is called again
  *   fail-can-finish N          to have ->can_finish() refuse N times in the next
  *                              kernel
@@ -24,8 +24,8 @@
  *                              which the file depends is vital, and not supported;
  *                              if N is 4, it is not supported, and devices are
  *                              silenced instead
- *   rollback                   to see whether a failure of kho_preserve_folios()
- *                              takes back what was preserved before
+ *   rollback                   to test whether a failure of kho_preserve_folios()
+ *                              unpreserves folios that were preserved before
  *   access-late ADDRESS        to write a byte to memory of the caller, between
  *                              the moment when everything is serialized and the
  *                              jump, with a lock held that the shutdown of a
@@ -93,7 +93,7 @@ static const char * const luo_test_knobs[NR_KNOBS] = {
 	[VITAL]			= "vital",
 };
 
-/* What is handed over. */
+/* The data that is handed over. */
 struct luo_test_ser {
 	u64 value;
 	u32 fail_retrieve;
@@ -106,7 +106,7 @@ struct luo_test_ser {
 struct luo_test_file {
 	u64 value;
 	u32 knobs[NR_KNOBS];
-	/* While it is preserved. */
+	/* The state of a file while it is preserved. */
 	struct luo_test_ser *ser;
 };
 
@@ -148,7 +148,7 @@ static int luo_test_rollback(void)
 	unsigned long pfn = 0;
 	int err;
 
-	/* There, that failure causes a warning. */
+	/* With this option, the failure causes a warning. */
 	if (IS_ENABLED(CONFIG_KEXEC_HANDOVER_DEBUG))
 		return -EOPNOTSUPP;
 
@@ -178,7 +178,10 @@ put:
 #endif
 }
 
-/* As RTNL, or the lock of a USB device: held for an access, taken by a shutdown. */
+/*
+ * Like RTNL, or the lock of a USB device: held during an access, and taken by a
+ * shutdown.
+ */
 static DECLARE_RWSEM(luo_test_lock);
 static DECLARE_COMPLETION(luo_test_rebooting);
 static DECLARE_WAIT_QUEUE_HEAD(luo_test_locked);
@@ -565,7 +568,7 @@ static struct liveupdate_flb luo_test_vital_flb = {
 
 static unsigned int reboot_delay_ms;
 module_param(reboot_delay_ms, uint, 0644);
-MODULE_PARM_DESC(reboot_delay_ms, "How much longer a reboot takes");
+MODULE_PARM_DESC(reboot_delay_ms, "Delay of a reboot in milliseconds");
 
 static int luo_test_reboot(struct notifier_block *nb, unsigned long action,
 			   void *data)

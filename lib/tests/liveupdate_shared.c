@@ -7,14 +7,16 @@
  * a state of its own, so that tests are independent. Files that are opened from
  * a device can be preserved. Write
  *
- *   register, unregister                  to have the files depend on the state
- *                                         or not, which they do not at first
+ *   register, unregister                  to make the files depend on the state,
+ *                                         or end that; at first, they do not
  *   get-outgoing, put-outgoing,           to make the kernel use the state
  *   get-incoming, put-incoming
- *   get-twin, put-twin                    to do so by another implementation of
- *                                         the incoming state, which has the same
- *                                         name but objects of another kind
- *   register-handler, unregister-handler  to do so; it is registered at first
+ *   get-twin, put-twin                    to use the incoming state by another
+ *                                         implementation (the twin), which has
+ *                                         the same name but objects of another
+ *                                         kind
+ *   register-handler, unregister-handler  to register or unregister the handler,
+ *                                         which is registered at first
  *
  * Read to get the number of calls of each operation of the state.
  */
@@ -280,14 +282,14 @@ static void luo_twin_flb_finish(struct liveupdate_flb_op_args *argp)
 	struct luo_twin *twin = argp->obj;
 
 	if (twin->kind != LUO_TWIN_KIND) {
-		pr_err("a twin is to finish what is none\n");
+		pr_err("the twin got an object of another kind\n");
 		return;
 	}
 	folio_put(twin->folio);
 	kfree(twin);
 }
 
-/* Its state is only used, never registered. */
+/* This implementation is only used, never registered. */
 static const struct liveupdate_flb_ops luo_twin_flb_ops = {
 	.preserve	= luo_shared_flb_preserve,
 	.unpreserve	= luo_shared_flb_unpreserve,

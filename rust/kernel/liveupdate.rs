@@ -92,18 +92,18 @@ const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
 /// that name, live updates are off, the data cannot be found, or it cannot be retrieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotUnderstood {
-    /// The memory stays reserved, and the kernel goes on.
+    /// The memory stays reserved, and the kernel continues.
     Kept,
-    /// The same, but every device that may write to memory is silenced when it is discovered, as
-    /// nothing is known about it: its bus master bit is cleared. A kernel that cannot do so panics.
+    /// The same, but every device that may write to memory is silenced when it is discovered: its
+    /// bus master bit is cleared. A kernel that cannot do this panics.
     ///
-    /// For data about devices that go on without the kernel.
+    /// For data about devices that keep working while no kernel runs.
     Silenced,
     /// The kernel panics: before any driver is probed if it does not support the format, or when the
     /// data cannot be retrieved.
     ///
-    /// For data about something else that goes on without the kernel, and would destroy memory if
-    /// nothing is known about it.
+    /// For data about something else that keeps working while no kernel runs, and that would
+    /// overwrite memory which a kernel without this data uses.
     Fatal,
 }
 
@@ -149,8 +149,8 @@ pub enum Origin {
     /// It was preserved by the previous kernel and retrieved, and its session is not finished: it is
     /// preserved again on behalf of a kexec.
     ///
-    /// What its users have done to it since must not call the kexec off. Its properties are those
-    /// with which it was preserved.
+    /// Changes that its users have made since then must not abort the kexec. Its properties are
+    /// those with which it was preserved.
     Retrieved,
 }
 
@@ -169,19 +169,20 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// The next kernel uses the handler of the same name. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
-    /// What a kernel does that does not understand the data, for instance because [`Self::retrieve`]
-    /// fails permanently.
+    /// The policy of a kernel that does not understand the data, for instance because
+    /// [`Self::retrieve`] fails permanently.
     const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory. It may refer to further preserved memory.
     type Ser: Handover + Send + Sync;
 
-    /// What [`Self::prepare`] makes for [`Self::preserve`]. Dropping it undoes the former.
+    /// The result of [`Self::prepare`], which is passed to [`Self::preserve`]. Dropping it undoes
+    /// [`Self::prepare`].
     ///
     /// A handler without [`Self::prepare`] gets the default, `()` for instance.
     type Prepared: Default + Send;
 
-    /// What this kernel keeps for a preserved file. Dropping it undoes [`Self::preserve`].
+    /// The state of a preserved file in this kernel. Dropping it undoes [`Self::preserve`].
     type Outgoing: Send;
 
     /// The state of a file in the next kernel, which owns all handed over data that was not
@@ -193,10 +194,11 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// Returns whether this handler supports `file`. Must be fast.
     fn can_preserve(&self, file: &File) -> bool;
 
-    /// Waits for what [`Self::preserve`] needs of other tasks, and keeps it.
+    /// Waits for resources that [`Self::preserve`] needs and that other tasks may hold, and
+    /// acquires them.
     ///
-    /// No kexec is delayed by this, however long it takes; so it must not have changed anything that
-    /// the next kernel would miss. Waits must end on a fatal signal.
+    /// A kexec does not wait for this operation, which therefore must not change anything that has
+    /// to be handed over. Waits must end on a fatal signal.
     ///
     /// For a file that is preserved again on behalf of a kexec, this runs in a kernel thread. If it
     /// takes more than a second, the kexec fails.
@@ -208,10 +210,10 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Saves what the next kernel needs, while the file stays in use.
+    /// Saves the state that the next kernel needs, while the file stays in use.
     ///
-    /// `ser` is zeroed at first. `prepared` may be used up if this succeeds. If it does not, because a
-    /// kexec waits, this is called again with the same `prepared` if the kexec fails.
+    /// `ser` is zeroed at first. This may consume `prepared` if it succeeds. If it fails because a
+    /// kexec waits, it is called again with the same `prepared` after the kexec has failed.
     ///
     /// If the file depends on others, this asks `session` for them.
     ///
@@ -240,13 +242,14 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Hands over that a device may write to the memory of the file while there is no kernel.
+    /// Hands over that a device may write to the memory of the file while no kernel runs.
     ///
-    /// Called after a successful [`Self::freeze`], if another file of the session has
-    /// [said so](OutgoingSession::dma_target). The next kernel leaves the memory where it is, and gives
-    /// it to nobody else, until [`Self::Incoming`] is dropped, whatever becomes of the retrieved file.
+    /// Called after a successful [`Self::freeze`], if another file of the session has [requested
+    /// it](OutgoingSession::dma_target). The next kernel must leave the memory where it is, and
+    /// must not use it for anything else, until [`Self::Incoming`] is dropped, even if the
+    /// retrieved file is truncated or closed.
     ///
-    /// A handler without this is not for files whose memory devices use.
+    /// Required for files to whose memory devices may write.
     fn set_dma_target(&self, _ser: &mut Self::Ser) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

@@ -10,7 +10,7 @@ use crate::{
     task::Task, //
 };
 
-/// Lets other tasks run if the current one has run for long enough.
+/// Lets other tasks run if the time slice of the current one has ended.
 ///
 /// # Context
 ///

@@ -21,11 +21,11 @@ use core::ptr::NonNull;
 #[cfg(CONFIG_SYSFS)]
 use bindings::sysfs_create_file_ns;
 
-/// The function of C, which is inline then. Never called, since there is no [`Dir`].
+/// Without `CONFIG_SYSFS`, the C function is inline. Never called, since there is no [`Dir`].
 ///
 /// # Safety
 ///
-/// None.
+/// Always safe to call.
 #[cfg(not(CONFIG_SYSFS))]
 unsafe fn sysfs_create_file_ns(
     _kobj: *mut bindings::kobject,

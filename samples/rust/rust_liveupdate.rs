@@ -135,7 +135,8 @@ impl Number {
         let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
         let (value, other) = text.split_once(" of ").unwrap_or((text, "0"));
         // PANIC: The overflow checks that this adds to the object file are those of `core`, whose
-        // parser knows that so short a number cannot overflow, or checks the arithmetic itself.
+        // parser either needs no check for a number of this length, or checks the arithmetic
+        // itself.
         let value = value.trim().parse().map_err(|_| EINVAL)?;
         let other = other.trim().parse().map_err(|_| EINVAL)?;
         self.value.store(value, Relaxed);
@@ -198,7 +199,7 @@ impl anon_inode::FileOperations for Retrieved {
     }
 }
 
-/// What is handed over for a file.
+/// The data that is handed over for a file.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct NumberSer {
@@ -269,7 +270,7 @@ impl FileHandler for Handler {
     }
 }
 
-/// What is handed over for all files together.
+/// The data that is handed over for all files together.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct GenerationSer {

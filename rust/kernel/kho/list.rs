@@ -165,7 +165,7 @@ pub struct ClaimBatch {
 }
 
 impl ClaimBatch {
-    /// Most folios in a batch.
+    /// The maximum number of folios in a batch.
     pub const LEN: usize = 32;
 
     /// Creates an empty batch.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that others read and write at any time: devices, and programs that have mapped them.
+//! Pages that devices, and programs that have mapped them, read and write at any time.
 
 use super::{
     ClaimedFolio,
@@ -16,7 +16,7 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// A page to which others have access as well.
+/// A page to which devices or programs have access as well.
 ///
 /// Its contents may change at any time; dropping it frees the page once no program maps it.
 ///
@@ -27,7 +27,8 @@ pub struct SharedPage(NonNull<bindings::folio>);
 
 // SAFETY: A page may be used and freed on any thread.
 unsafe impl Send for SharedPage {}
-// SAFETY: The methods copy the contents by accesses that may race with others.
+// SAFETY: The methods copy the contents by accesses that may race with those of devices and
+// programs.
 unsafe impl Sync for SharedPage {}
 
 impl SharedPage {
@@ -99,7 +100,7 @@ impl Drop for SharedPage {
     }
 }
 
-/// A page that is preserved for the next kernel. Dropping this ends that.
+/// A page that is preserved for the next kernel. Dropping this unpreserves it.
 ///
 /// # Invariants
 ///

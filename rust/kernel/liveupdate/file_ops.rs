@@ -191,7 +191,7 @@ impl<H: FileHandler> Table<H> {
     ///
     /// `args` has to belong to a file that was prepared by `Self::prepare` and not preserved since.
     unsafe extern "C" fn unprepare(args: *mut Args) {
-        // SAFETY: `Self::prepare` stored the pointer, and nobody uses it from now on.
+        // SAFETY: `Self::prepare` stored the pointer, and it is not used from now on.
         drop(unsafe { KBox::<H::Prepared>::from_raw((*args).private_data.cast()) });
     }
 
@@ -203,7 +203,7 @@ impl<H: FileHandler> Table<H> {
         let (handler, file) = unsafe { Self::new_file(args) };
         let mut unprepared = H::Prepared::default();
         let prepared = if H::HAS_PREPARE {
-            // SAFETY: `Self::prepare` stored the pointer, and nobody else uses it.
+            // SAFETY: `Self::prepare` stored the pointer, and it has no other users.
             unsafe { &mut *(*args).private_data.cast() }
         } else {
             &mut unprepared

@@ -58,8 +58,8 @@ pub trait Flb: Sized + 'static {
     /// Names the FLB and the format of [`Self::Ser`]. At most 47 bytes.
     const COMPATIBLE: &'static CStr;
 
-    /// What a kernel does that does not understand the data, for instance because [`Self::retrieve`]
-    /// fails.
+    /// The policy of a kernel that does not understand the data, for instance because
+    /// [`Self::retrieve`] fails.
     const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory.
@@ -176,7 +176,7 @@ impl<F: Flb> Instance<F> {
 
     /// Copies the data that the previous kernel handed over, without retrieving the FLB.
     ///
-    /// For what must be known before handlers can be registered.
+    /// For data that is needed before handlers can be registered.
     ///
     /// # Errors
     ///

@@ -2,9 +2,9 @@
 
 //! The other files of a session, for a file that depends on them.
 //!
-//! A handler whose file needs another preserved file, such as a device its memory, asks for it
-//! both when the file is preserved and when it is retrieved. It saves the token of the other file
-//! in its own data. The rules:
+//! A handler whose file needs another preserved file, as the file of a device needs that of its
+//! memory, asks for it both when the file is preserved and when it is retrieved. It saves the token
+//! of the other file in its own data. The rules:
 //!
 //! - The other file must be preserved before. A file can therefore not depend on itself, and there
 //!   are no cycles.
@@ -12,7 +12,8 @@
 //!   retrieved yet, asking for it does that.
 //! - FINISH fails as long as user space has retrieved a file, but not another one on which it
 //!   depends.
-//! - If the kexec goes on without a file, it goes on without those that depend on it.
+//! - If a file is left out of a kexec because it cannot be frozen, the files that depend on it are
+//!   left out as well.
 
 use crate::{
     bindings,
@@ -98,10 +99,10 @@ impl OutgoingSession<'_> {
     }
 
     /// As [`Self::token`], for a file to whose memory the device of the current one may write while
-    /// there is no kernel.
+    /// no kernel runs.
     ///
-    /// The next kernel leaves this memory where it is, and gives it to nobody else, until the other
-    /// file is finished. That is after the current one.
+    /// The next kernel leaves this memory where it is, and does not use it for anything else, until
+    /// the other file is finished, which is after the current one.
     ///
     /// # Errors
     ///

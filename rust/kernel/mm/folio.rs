@@ -66,7 +66,7 @@ impl Folio {
         unsafe { bindings::folio_contain_hwpoisoned_page(self.as_ptr()) }
     }
 
-    /// Returns whether the memory of page `n` of the folio is known to be broken.
+    /// Returns whether page `n` of the folio is known to be bad.
     fn page_is_hwpoisoned(&self, n: u64) -> bool {
         if n >= self.nr_pages() {
             return false;
@@ -139,8 +139,7 @@ impl LockedFolio<'_> {
         unsafe { bindings::folio_mark_dirty(self.folio.as_ptr()) };
     }
 
-    /// Fills the folio with zeroes if nothing has been stored in it yet, but for what is known to be
-    /// broken.
+    /// Fills the folio with zeroes, except for bad pages, if nothing has been stored in it yet.
     ///
     /// This applies to shared memory that was only allocated by `fallocate()`.
     pub fn ensure_uptodate(&self) {

@@ -16,7 +16,8 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// The most pages that the current task may lock, together with all others of its user.
+/// The maximum number of pages that the current task may lock, together with all others of its
+/// user.
 ///
 /// [`None`] if there is no limit.
 fn limit() -> Option<isize> {
@@ -38,7 +39,7 @@ fn limit() -> Option<isize> {
 /// `user` is a reference that belongs to this object.
 struct LimitedUser {
     user: NonNull<bindings::user_struct>,
-    /// The most pages that may be locked.
+    /// The maximum number of pages that may be locked.
     limit: isize,
 }
 
@@ -52,7 +53,7 @@ impl LimitedUser {
     fn current(limit: isize) -> Result<Self> {
         // SAFETY: The current task has a user; the callee returns a new reference.
         let user = unsafe { bindings::get_current_user() };
-        // INVARIANT: The reference is ours.
+        // INVARIANT: This object owns the reference.
         Ok(Self {
             user: NonNull::new(user).ok_or(EINVAL)?,
             limit,
@@ -81,16 +82,16 @@ impl Clone for LimitedUser {
 
 impl Drop for LimitedUser {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant, the reference is ours.
+        // SAFETY: By the type invariant, the reference belongs to this object.
         unsafe { bindings::free_uid(self.user.as_ptr()) };
     }
 }
 
-/// Pages that are locked, as long-term pins do.
+/// Pages that are counted as locked, as those with long-term pins are.
 ///
 /// They count against the `RLIMIT_MEMLOCK` of the user whose task has made this object, unless that
-/// task has no limit: it must not use up the limit of others. They belong to the user, not to a
-/// process, since they may outlive it. Dropping the object gives them back.
+/// task has no limit: it must not reduce the limit of other tasks. They are counted for the user,
+/// not for a process, since they may outlive it. Dropping the object ends the count.
 ///
 /// # Invariants
 ///

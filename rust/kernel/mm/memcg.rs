@@ -9,14 +9,15 @@ use crate::types::NotThreadSafe;
 #[cfg(CONFIG_MEMCG)]
 use crate::bindings;
 
-/// Charges what the current task allocates to the root memory cgroup, which has no limit, until this
-/// is dropped.
+/// Charges allocations of the current task to the root memory cgroup, which has no limit, until
+/// this is dropped.
 ///
 /// For work that a task does on behalf of the whole system.
 ///
 /// # Invariants
 ///
-/// `old` is what the task charged before, or null for its own memory cgroup; it is valid.
+/// `old` is the memory cgroup to which allocations of the task were charged before, or null for the
+/// task's own one; it is valid.
 #[must_use = "the memory cgroup of the task is charged again when this is dropped"]
 pub struct RootCharge {
     #[cfg(CONFIG_MEMCG)]
@@ -36,8 +37,8 @@ impl RootCharge {
         let old =
             // SAFETY: The root memory cgroup is set up at boot, and exists as long as the kernel runs.
             unsafe { bindings::set_active_memcg((&raw const bindings::root_mem_cgroup).read()) };
-        // INVARIANT: The callee returns what was set before, by somebody who keeps it valid until the
-        // scope of this object ends.
+        // INVARIANT: The callee returns the old value, which the code that set it keeps valid until
+        // the scope of this object ends.
         Self {
             #[cfg(CONFIG_MEMCG)]
             old,

@@ -125,8 +125,9 @@ pub struct MappingFreeze {
 impl MappingFreeze {
     /// Freezes the mapping of `file`. May sleep.
     ///
-    /// Waits in line for the lock of the file. A task that writes to the file holds that lock, for as
-    /// long as user space makes it wait for a page; the caller must not keep others waiting for that.
+    /// Queues for the lock of the file. A task that writes to the file holds this lock while it
+    /// waits for a page, whose duration user space determines; the caller must not make other tasks
+    /// wait for this.
     ///
     /// # Errors
     ///

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! PCI devices that go on working while the kernel is replaced by a live update.
+//! PCI devices that keep working while the kernel is replaced by a live update.
 //!
 //! A driver preserves its device together with a file, by a [`PreservedDevice`] in the
 //! [`Outgoing`](crate::liveupdate::FileHandler::Outgoing) state of the file. The handler of the file
 //! must depend on [`DEVICES`]. In the next kernel, the driver must set
 //! [`TAKES_OVER`](super::Driver::TAKES_OVER); its `probe` finds out by [`Device::is_handed_over`] that
 //! the device is working, and leaves it as it is. The memory to which the device writes is handed over
-//! with the file: in the next kernel it belongs to a [`WorkingDevice`], which only gives it away when
-//! the driver takes the device over, and otherwise silences the device first.
+//! with the file: in the next kernel it belongs to a [`WorkingDevice`], which gives it to the
+//! driver that takes the device over. If no driver does, the device is silenced before the memory
+//! is freed.
 //!
 //! See `samples/rust/rust_driver_edu/`.
 //!
@@ -27,14 +28,14 @@ use crate::{
     sync::aref::ARef, //
 };
 
-/// What is handed over for all PCI devices together; see [`Devices::attach`].
+/// The data that is handed over for all PCI devices together; see [`Devices::attach`].
 pub static DEVICES: Devices = Devices(());
 
 /// The type of [`DEVICES`].
 pub struct Devices(());
 
 impl Devices {
-    /// Makes all files of a handler depend on what is handed over for PCI devices.
+    /// Makes all files of a handler depend on the data that is handed over for PCI devices.
     ///
     /// [`builtin_file_handler!`](crate::builtin_file_handler) calls this for `flbs: [DEVICES]`.
     ///
@@ -50,7 +51,7 @@ impl Devices {
     }
 }
 
-/// Where a device is.
+/// The address of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The domain.
@@ -60,7 +61,7 @@ pub struct Address {
 }
 
 impl Device {
-    /// Where the device is.
+    /// The address of the device.
     pub fn address(&self) -> Address {
         Address {
             // CAST: Domains are not negative.
@@ -70,7 +71,7 @@ impl Device {
         }
     }
 
-    /// Whether this kernel preserves the device. A driver must not stop it on shutdown then.
+    /// Whether this kernel preserves the device. If so, its driver must not stop it on shutdown.
     pub fn is_preserved(&self) -> bool {
         // SAFETY: By the type invariant.
         unsafe { bindings::pci_liveupdate_is_outgoing(self.as_raw()) }
@@ -78,7 +79,7 @@ impl Device {
 
     /// Whether the previous kernel left the device working.
     ///
-    /// This stays so until all files are finished that depend on PCI devices.
+    /// This does not change until all files that depend on PCI devices are finished.
     pub fn is_handed_over(&self) -> bool {
         // SAFETY: By the type invariant.
         unsafe { bindings::pci_liveupdate_is_incoming(self.as_raw()) }
@@ -102,7 +103,7 @@ impl Device<device::Bound> {
     }
 }
 
-/// A device that this kernel preserves. Dropping it ends that.
+/// A device that this kernel preserves. Dropping this unpreserves the device.
 ///
 /// # Invariants
 ///
@@ -112,8 +113,8 @@ pub struct PreservedDevice(ARef<Device>);
 impl PreservedDevice {
     /// Preserves the device, and the bridges above it.
     ///
-    /// Must be called while a file is preserved whose handler depends on [`DEVICES`], and the object
-    /// must be dropped before the preservation of that file has ended.
+    /// Must be called while a file is preserved whose handler depends on [`DEVICES`], and the
+    /// object must be dropped before that file is unpreserved.
     ///
     /// # Errors
     ///
@@ -156,8 +157,8 @@ impl<M> WorkingDevice<M> {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if it is another device or was taken over before, [`ENODEV`] if the device is not
-    /// what the previous kernel said, and was silenced.
+    /// [`EINVAL`] if it is another device or was taken over before, [`ENODEV`] if the device did
+    /// not match the description of the previous kernel, and was silenced.
     pub fn take_over(&mut self, dev: &Device) -> Result<M> {
         if dev.address() != self.address || self.memory.is_none() {
             return Err(EINVAL);

@@ -296,7 +296,7 @@ unsafe impl<T: ?Sized + Sync> Sync for RwSemReadGuard<'_, T> {}
 impl<'a, T: ?Sized> RwSemReadGuard<'a, T> {
     /// # Safety
     ///
-    /// The current task has to hold `sem` for reading, and must not release it by other means.
+    /// The current task must hold `sem` for reading, and must not release it by other means.
     #[inline]
     unsafe fn new(sem: &'a RwSemaphore<T>) -> Self {
         // INVARIANT: By the safety requirements.
@@ -342,7 +342,7 @@ unsafe impl<T: ?Sized + Sync> Sync for RwSemWriteGuard<'_, T> {}
 impl<'a, T: ?Sized> RwSemWriteGuard<'a, T> {
     /// # Safety
     ///
-    /// The current task has to hold `sem` for writing, and must not release it by other means.
+    /// The current task must hold `sem` for writing, and must not release it by other means.
     #[inline]
     unsafe fn new(sem: &'a RwSemaphore<T>) -> Self {
         // INVARIANT: By the safety requirements.

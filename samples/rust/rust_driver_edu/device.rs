@@ -49,11 +49,11 @@ pub(crate) mod regs {
     pub(crate) const TO_RAM: u32 = 2;
     /// In `DMA_COMMAND`: interrupt when the copy is complete.
     pub(crate) const INTERRUPT: u32 = 4;
-    /// Where the memory of the device is, for its DMA.
+    /// The address of the memory of the device for DMA.
     pub(crate) const MEMORY: u64 = 0x40000;
 }
 
-/// How much is copied: half a page.
+/// The number of bytes that a copy transfers: half a page.
 pub(crate) const LENGTH: u64 = 2048;
 
 /// The device.
@@ -133,7 +133,7 @@ impl Edu {
     }
 }
 
-/// The place of the device, if there is one.
+/// The slot of the device, if there is one.
 pub(crate) type Slot = Mutex<Option<Arc<Edu>>>;
 
 pub(crate) static EDU: SetOnce<Pin<KBox<Slot>>> = SetOnce::new();
@@ -145,7 +145,7 @@ pub(crate) fn edu() -> Result<Arc<Edu>> {
     edu.ok_or(ENODEV)
 }
 
-/// The right to be the only file of a device. Dropping it ends that.
+/// The right to be the only file of a device. Dropping it permits another file.
 pub(crate) struct Claim(Arc<Edu>);
 
 impl Claim {
@@ -185,7 +185,7 @@ impl irq::Handler for Interrupt {
     }
 }
 
-/// The entry in the slot. Dropping it ends the use by new files.
+/// The entry in the slot. Once it is dropped, no new file can use the device.
 pub(crate) struct Listed(pub(crate) Arc<Edu>);
 
 impl Listed {

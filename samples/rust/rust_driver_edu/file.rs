@@ -53,7 +53,8 @@ pub(crate) fn register() -> Result {
     Ok(())
 }
 
-/// All that a file needs but its buffer. With it, nothing fails any more.
+/// Everything that a file needs except its buffer. Once this exists, no step
+/// fails.
 pub(crate) struct NewFile {
     edu: Claim,
     buffer: UniqueArc<MaybeUninit<SharedPage>>,
@@ -70,7 +71,8 @@ impl NewFile {
         })
     }
 
-    /// Makes the file. The device must not write to memory other than `buffer`.
+    /// Creates the file. The device must not write to memory other than
+    /// `buffer`.
     pub(crate) fn with(self, buffer: SharedPage) -> KBox<EduFile> {
         let file = EduFile {
             edu: self.edu,
@@ -90,7 +92,7 @@ pub(crate) struct EduFile {
 }
 
 impl EduFile {
-    /// The file of a `struct file`; [`None`] for files of others.
+    /// The file of a `struct file`; [`None`] for other files.
     pub(crate) fn of(file: &File) -> Option<&Self> {
         let opened = DEVICE.as_ref().and_then(|device| device.data(file));
         opened.or_else(|| anon_inode::data::<Retrieved>(file))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handler of files: what a live update hands over.
+//! The handler of files, and the data that it hands over.
 
 use crate::{
     device::edu,
@@ -51,19 +51,20 @@ use zerocopy_derive::{
     KnownLayout, //
 };
 
-/// What is handed over for a file.
+/// The data that is handed over for a file.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct EduSer {
     domain: u32,
     bdf: u16,
-    /// Whether the device goes on.
+    /// Whether the device keeps working.
     kept: u16,
     /// The physical address of the buffer.
     buffer: u64,
 }
 
-/// What is preserved for a file. The device is released before the memory to which it writes.
+/// The state of a preserved file. The device is released before the memory to which it
+/// writes.
 struct Outgoing {
     _device: Option<PreservedDevice>,
     _buffer: PreservedPage,
@@ -71,7 +72,7 @@ struct Outgoing {
 
 /// A file in the next kernel, until it is retrieved.
 enum Incoming {
-    /// The device goes on, and may write to the buffer.
+    /// The device keeps working, and may write to the buffer.
     Working(WorkingDevice<SharedPage>),
     /// The device was stopped.
     Stopped(Option<SharedPage>, Address),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Rust driver of QEMU's `edu` device, which goes on working through a live update.
+//! Rust driver of QEMU's `edu` device, which keeps working through a live update.
 //!
 //! QEMU must be run with `-device edu,dma_mask=0xffffffffffffffff`. The driver supports one device.
 //!
@@ -11,13 +11,14 @@
 //! - `send`: copy the first half of the buffer to the memory of the device
 //! - `receive`: copy the memory of the device to the second half of the buffer
 //! - `wait`: wait until the last copy is complete
-//! - `keep off`: have the device stopped by a live update, `keep on`: have it go on (the default)
+//! - `keep off`: have the device stopped by a live update, `keep on`: let it keep working (the
+//!   default)
 //!
 //! The device copies by DMA, about 100 ms after the order. When the file is preserved, the device is
-//! as well: a copy that was ordered before the live update is carried out while there is no kernel,
-//! or during the boot of the next one. It interrupts when it is complete. If this happens before the
-//! driver of the next kernel has its handler, the interrupt may be lost, so that the driver looks for
-//! it once. The information about a file in /proc counts the interrupts.
+//! as well: a copy that was ordered before the live update is carried out while no kernel runs, or
+//! during the boot of the next one. It interrupts when it is complete. If this happens before the
+//! driver of the next kernel has its handler, the interrupt may be lost, so the driver checks the
+//! device once. The information about a file in /proc counts the interrupts.
 //!
 //! | module       | subject                                                      |
 //! |--------------|--------------------------------------------------------------|
@@ -61,7 +62,7 @@ kernel::pci_device_table!(
     )]
 );
 
-/// What exists while the driver is bound.
+/// The state of a bound driver.
 #[pin_data]
 struct Bound<'a> {
     #[pin]
@@ -93,7 +94,8 @@ impl pci::Driver for EduDriver {
             if pdev.is_handed_over() {
                 dev_info!(pdev, "goes on working\n");
             } else {
-                // A copy that was ordered by the previous kernel must not come to anything.
+                // Wait for the end of a copy that the previous kernel has started, before the
+                // device may write to memory.
                 edu.wait_for(regs::DMA_COMMAND, regs::START)?;
                 pdev.set_master();
             }
@@ -101,7 +103,8 @@ impl pci::Driver for EduDriver {
             let handler = Interrupt(edu.clone());
             Ok(try_pin_init!(Bound {
                 _interrupt <- pdev.register_intx(c"rust_driver_edu", Ok(handler)),
-                // The interrupt controller was set up again since the device went on.
+                // Acknowledge interrupts that the device has raised before its handler was
+                // registered.
                 _: {
                     edu.acknowledge();
                 },
