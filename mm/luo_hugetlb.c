@@ -19,7 +19,7 @@
 #include "luo_folio.h"
 #include "luo_hugetlb.h"
 
-/* What the previous kernel has announced, before there are pools. */
+/* The pages that the previous kernel has announced, before there are pools. */
 static struct {
 	unsigned int order;
 	unsigned long nr;
@@ -27,8 +27,8 @@ static struct {
 
 static struct {
 	/*
-	 * Announced pages that have not come yet: pages of the pool that are in
-	 * use, and of no node. Protected by hugetlb_lock.
+	 * Announced pages that were not taken over yet: pages of the pool that
+	 * are in use, and on no node. Protected by hugetlb_lock.
 	 */
 	unsigned long expected;
 	/* Size of the pool according to the command line. */
@@ -84,7 +84,7 @@ void luo_hugetlb_set_handed_over(struct inode *inode, bool handed_over)
 }
 
 /**
- * luo_hugetlb_new_file - make an empty memfd of huge pages
+ * luo_hugetlb_new_file - create an empty memfd of huge pages
  * @name: name of the file
  * @order: order of the pages
  *
@@ -129,7 +129,7 @@ static void luo_hugetlb_count(struct folio *folio, long sign)
 }
 
 /**
- * luo_hugetlb_take_over - make memory of the previous kernel a page of the pool
+ * luo_hugetlb_take_over - add a page of the previous kernel to the pool
  * @folio: folio without other users, which has content
  *
  * The page is in use, and goes to the pool when its last reference is put. If it
@@ -153,7 +153,7 @@ int luo_hugetlb_take_over(struct folio *folio)
 	folio_change_private(folio, NULL);
 	init_new_hugetlb_folio(folio);
 	if (luo_folio_has_bad_page(folio)) {
-		/* Never to be given to anybody, and its parts stay marked. */
+		/* Must never be allocated again, and its parts stay marked. */
 		folio_set_hugetlb_raw_hwp_unreliable(folio);
 		folio_set_hwpoison(folio);
 	} else {
@@ -270,7 +270,7 @@ void luo_hugetlb_remove_folio(struct folio *folio)
 }
 
 /**
- * luo_hugetlb_forget - make a file that could not be filled ready to be freed
+ * luo_hugetlb_forget - prepare a file that could not be filled to be freed
  * @inode: inode of a new file of hugetlbfs without pages
  */
 void luo_hugetlb_forget(struct inode *inode)
@@ -336,9 +336,10 @@ void __init luo_hugetlb_count_expected(struct hstate *h)
 }
 
 /**
- * luo_hugetlb_expect_no_more - all pages of the previous kernel have come
+ * luo_hugetlb_expect_no_more - end the takeover of pages of the previous kernel
  *
- * If some have not, they are replaced, as far as the command line asks for them.
+ * Announced pages that were not taken over are replaced by others, up to the
+ * number on the command line.
  *
  * Context: May sleep.
  */

@@ -16,7 +16,7 @@
 #include "luo_folio.h"
 #include "luo_shmem.h"
 
-/* Bad memory that cannot be moved from where it cannot be pinned. */
+/* Bad memory, which cannot be moved, at an address where it cannot be pinned. */
 static bool luo_shmem_is_stuck(void *entry)
 {
 	struct folio *folio = entry;
@@ -124,9 +124,9 @@ unsigned long luo_shmem_nr_pages(struct inode *inode)
  * @nr: number of folios
  *
  * khugepaged and MADV_COLLAPSE copy folios into a large one, which replaces
- * them. They have looked for other users of a folio before that: one that is
- * pinned afterwards is lost to the file. They hold the lock of the folio all the
- * time, so a folio that is not locked, and is part of the file, stays there.
+ * them. They check for other users of a folio before that: one that is pinned
+ * afterwards is lost to the file. They hold the lock of the folio all the time,
+ * so a folio that is not locked, and is part of the file, stays there.
  *
  * Context: May sleep.
  * Return: false if a folio was replaced; there is another one in its place.
@@ -134,7 +134,7 @@ unsigned long luo_shmem_nr_pages(struct inode *inode)
 bool luo_shmem_in_place(struct address_space *mapping, struct folio **folios,
 			unsigned int nr)
 {
-	/* Either the lock is seen here, or the pin by who has the lock. */
+	/* Either this sees the lock, or the holder of the lock sees the pin. */
 	smp_mb();
 
 	for (unsigned int i = 0; i < nr; i++) {
@@ -157,8 +157,8 @@ bool luo_shmem_in_place(struct address_space *mapping, struct folio **folios,
  * @index: page of the file for the folio
  * @uptodate: the folio has content
  *
- * The folio is dirty, whatever the previous kernel says: what it contains is
- * nowhere else, so it must not be dropped.
+ * The folio is marked as dirty, even if the previous kernel has recorded it as
+ * clean: there is no other copy of its content, so it must not be dropped.
  */
 void luo_shmem_init_folio(struct folio *folio, pgoff_t index, bool uptodate)
 {

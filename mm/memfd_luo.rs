@@ -175,16 +175,16 @@ const MAX_FOLIOS: u64 =
 
 struct Memfd;
 
-/// What is needed to preserve a memfd.
+/// The result of preparing a memfd to be preserved.
 struct Prepared {
-    /// What [`check_expressible`] has to know.
+    /// The argument for [`check_expressible`].
     origin: Origin,
     /// Empty. The limit is that of the task which asks for the file to be preserved.
     locked: LockedPages,
     freeze: MappingFreeze,
 }
 
-/// A memfd in the kernel that is left. Dropping this ends its preservation.
+/// A preserved memfd in this kernel. Dropping this unpreserves it.
 struct Outgoing {
     // The order of the fields is relevant: while there are pins, the mapping must not change.
     handed_over: Option<HandedOver>,
@@ -212,8 +212,8 @@ impl Outgoing {
 /// Checks whether the format can express all properties of `file` on which user space relies.
 ///
 /// In particular, the file in the next kernel must not have more permissions. For a file that was
-/// retrieved, these are the properties with which it was preserved, whatever its users have made of
-/// them since; but seals that were added must not make it executable.
+/// retrieved, these are the properties with which it was preserved, even if its users have changed
+/// them since then; but seals that were added must not make it executable.
 fn check_expressible(file: &File, seals: u32, origin: Origin) -> Result<Seals> {
     let flags = file.flags();
     let inode = Inode::from_file(file);
@@ -256,7 +256,7 @@ impl FileHandler for Memfd {
         ShmemFile::from_file(file).is_some_and(|file| file.inode().nlink() == 0)
     }
 
-    /// Waits for those who write to the file.
+    /// Waits for tasks that write to the file.
     ///
     /// Errors: EOPNOTSUPP (not expressible), EBUSY (already frozen), EINTR (fatal signal).
     fn prepare(&self, file: &File, origin: Origin) -> Result<Option<Prepared>> {
@@ -284,7 +284,7 @@ impl FileHandler for Memfd {
             locked,
             freeze,
         } = prepared.as_ref().ok_or(EINVAL)?;
-        // From now on, the mode stays as it is, and what was opened is not looked at again.
+        // From now on, the mode cannot change, and the open flags are not checked again.
         let file = freeze.file();
         let seals = check_expressible(file, file.seals(), *origin)?;
         let folios = PreservedFolios::new(freeze, locked.another())?;
@@ -303,8 +303,8 @@ impl FileHandler for Memfd {
     /// Errors: EOPNOTSUPP (unknown seals), ENOMEM, EFBIG.
     fn freeze(&self, _file: &File, ser: &mut MemfdSer, outgoing: &mut Outgoing) -> Result {
         let handed_over = HandedOver::new(&outgoing.freeze);
-        // Nothing can be added from here on. What the file was opened for, and its mode, are those at
-        // PRESERVE_FD: a task that shares the file must not be able to call the kexec off.
+        // Nothing can be added from here on. The open flags of the file and its mode are those at
+        // PRESERVE_FD: a task that shares the file must not be able to abort the kexec.
         let seals = Seals::parse(outgoing.freeze.file().seals())?;
         outgoing.folios.update(&handed_over)?;
         *ser = outgoing.describe(seals)?;

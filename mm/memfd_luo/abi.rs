@@ -249,8 +249,8 @@ impl Memfd {
 }
 
 impl MemfdSer {
-    /// A device may write to the memory of the file: until it is finished, the folios must stay where
-    /// they are, and belong to nobody else.
+    /// A device may write to the memory of the file: until it is finished, the folios must stay
+    /// where they are, and must not be used for anything else.
     pub(crate) const DMA_TARGET: u32 = 1 << 0;
 
     /// Number of entries that fit into the array.

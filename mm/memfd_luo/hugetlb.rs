@@ -6,9 +6,9 @@
 //! preserved, a file can be read and written, but its size and its holes do not change: a page fault at a
 //! hole fails. Its pages are pinned.
 //!
-//! The pages of all files are counted, for each size, in an FLB. The next kernel counts them as pages of
-//! its pool from the beginning, so that the pool is filled up to the size that the command line asks
-//! for, and not beyond it. Pages of files that are not retrieved go to the pool.
+//! The pages of all files are counted, for each size, in an FLB. The next kernel counts them as
+//! pages of its huge-page pool from the beginning, so that the pool gets exactly the size on the
+//! command line. Pages of files that are not retrieved return to the pool.
 //!
 //! Not supported: sizes that can only be allocated at boot (1 GiB), and pages with bad memory.
 //!
@@ -196,7 +196,7 @@ impl Drop for Counted {
 /// # Errors
 ///
 /// [`ENOMEM`] if there is no memory for the records, or to move pages that must stay movable;
-/// [`EHWPOISON`] if there is bad memory; what [`checkpoint`] and KHO fail with.
+/// [`EHWPOISON`] if there is bad memory; and the errors of [`checkpoint`] and KHO.
 fn preserve_pages(frozen: &Frozen) -> Result<PinnedRecords> {
     let file = frozen.file();
     let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
@@ -220,14 +220,14 @@ fn preserve_pages(frozen: &Frozen) -> Result<PinnedRecords> {
 /// The handler, which the root of the crate registers.
 pub(crate) struct Hugetlb;
 
-/// What is needed to preserve a file.
+/// The result of preparing a file to be preserved.
 pub(crate) struct Prepared {
-    /// What [`check_expressible`] has to know.
+    /// The argument for [`check_expressible`].
     origin: Origin,
     frozen: Frozen,
 }
 
-/// A file in the kernel that is left. Dropping this ends its preservation.
+/// A preserved file in this kernel. Dropping this unpreserves it.
 pub(crate) struct Outgoing {
     // The order of the fields is relevant: while there are pins, the file must not change.
     handed_over: Option<HandedOver>,
@@ -264,12 +264,12 @@ impl FileHandler for Hugetlb {
         HugetlbFile::from_file(file).is_some_and(|file| file.inode().nlink() == 0)
     }
 
-    /// Waits for those who change the file.
+    /// Waits for tasks that change the file.
     ///
     /// Errors: EOPNOTSUPP (not expressible), EBUSY (already frozen), EINTR (fatal signal).
     fn prepare(&self, file: &File, origin: Origin) -> Result<Option<Prepared>> {
         let file = HugetlbFile::from_file(file).ok_or(EOPNOTSUPP)?;
-        // The next kernel has to know how many there are before the handler can tell it.
+        // The next kernel needs the number of pages before the handler can retrieve the file.
         if file.order() > bindings::MAX_PAGE_ORDER {
             return Err(EOPNOTSUPP);
         }
@@ -293,7 +293,7 @@ impl FileHandler for Hugetlb {
         let Prepared { origin, frozen } = prepared.as_ref().ok_or(EINVAL)?;
         let file = frozen.file();
         let order = file.order();
-        // From now on, the mode stays as it is, and what was opened is not looked at again.
+        // From now on, the mode cannot change, and the open flags are not checked again.
         let seals = check_expressible(file, file.seals(), *origin)?;
         let pages = preserve_pages(frozen)?;
         let counted = Counted::new(order, pages.len() as u64)?;

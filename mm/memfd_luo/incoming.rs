@@ -7,8 +7,8 @@
 //! does its size accounting and its charges. If it fails, the folios are unchanged, nothing is charged,
 //! and another task can try again.
 //!
-//! Handed over memory is claimed before it is read. The two kinds of memfds differ in the size of their
-//! pages and in who charges for them: see [`Kind`].
+//! Memory that was handed over is claimed before it is read. The two kinds of memfds differ in the
+//! size of their pages and in their charges: see [`Kind`].
 
 use super::{
     abi::{
@@ -83,8 +83,8 @@ pub(crate) trait Kind {
     }
 }
 
-/// An incoming memfd. Dropping it frees everything that was not retrieved, and lets go of the folios to
-/// which a device may write.
+/// An incoming memfd. Dropping it frees everything that was not retrieved, and drops the references
+/// to folios to which a device may write.
 pub(crate) struct Incoming<K: Kind> {
     ser: Claimed<K::Ser>,
     stage: Stage<K>,

@@ -84,7 +84,7 @@ pub(crate) fn nr_pages(file: &ShmemFile) -> u64 {
 }
 
 /// Whether all of the folios, which were found in the page cache of a file that cannot be truncated,
-/// are part of the file, and stay so.
+/// are part of the file, and stay in it.
 ///
 /// If not, one was replaced by a larger one just before it was pinned. May sleep.
 pub(crate) fn in_place(file: &File, folios: &[PinnedFolio]) -> bool {
@@ -145,7 +145,7 @@ fn preserve(folios: &[PinnedFolio]) -> Result {
     to_result(unsafe { bindings::kho_preserve_folios(folios, nr) })
 }
 
-/// Makes the record of the folio at `pfn`, for page `index` of a file.
+/// Creates the record of the folio at `pfn`, for page `index` of a file.
 ///
 /// # Errors
 ///
@@ -169,7 +169,7 @@ fn record(pfn: u64, index: u64) -> Result<FolioSer> {
 /// the file.
 pub(crate) struct PinnedRecords {
     records: PreservedArray<FolioSer>,
-    /// Bad page frames that the next kernel knows anyway. Hardly ever there is one.
+    /// Bad page frames, of which the next kernel has a list. Nearly always, there are none.
     stuck: KVVec<u64>,
 }
 
@@ -239,8 +239,9 @@ impl PinnedRecords {
 
     /// Records the bad page frame `pfn`, for page `index` of the file, at its place.
     ///
-    /// It is not preserved: the next kernel knows it as bad, and keeps it for who asks for it. One
-    /// that does not know it refuses the file, which is better than a page of zeroes.
+    /// It is not preserved: the next kernel has it in its list of bad frames, from which the file
+    /// gets it back. A kernel without this list refuses the file, instead of replacing the page by
+    /// zeroes.
     ///
     /// # Errors
     ///
@@ -254,7 +255,7 @@ impl PinnedRecords {
         Ok(())
     }
 
-    /// The folio that one of the records is about, if it is pinned.
+    /// The folio of a record, if it is pinned.
     fn folio(&self, record: &FolioSer) -> Option<&Folio> {
         let pfn = record.raw_pfn()?;
         if self.stuck.contains(&pfn) {
@@ -300,8 +301,7 @@ impl Drop for PinnedRecords {
 
 /// Sets up a folio for page `index` of a file. If it is not `uptodate`, it reads as zeroes.
 pub(crate) fn init_folio(folio: &mut ClaimedFolio, index: u64, uptodate: bool) {
-    // SAFETY: The folio is valid, and nobody else uses it.
-    // CAST: `pgoff_t` has 64 bits.
+    // SAFETY: The folio is valid, and has no other users. CAST: `pgoff_t` has 64 bits.
     unsafe {
         let (folio, index) = (folio.as_raw().as_ptr(), index as c_ulong);
         bindings::luo_shmem_init_folio(folio, index, uptodate);
@@ -310,8 +310,8 @@ pub(crate) fn init_folio(folio: &mut ClaimedFolio, index: u64, uptodate: bool) {
 
 /// Folios to which a device may write, each with a reference.
 ///
-/// A folio that has another user is neither moved, swapped out, nor replaced by a larger one. If it is
-/// removed from its file, nobody else gets its memory before this is dropped.
+/// A folio that has another user is neither moved, swapped out, nor replaced by a larger one. If it
+/// is removed from its file, its memory is not used for anything else before this is dropped.
 ///
 /// # Invariants
 ///

@@ -46,13 +46,13 @@ pub(crate) fn stuck_page(file: &File, index: u64) -> Option<u64> {
 /// - [`ENOMEM`] if there is no memory to read back what was swapped out, or to move folios to.
 /// - [`ENOENT`] if none of the pages has memory any more; [`EBUSY`] in a file that is handed over, if
 ///   one of them has just lost it.
-/// - What [`checkpoint`] fails with.
+/// - The errors of [`checkpoint`].
 pub(crate) fn pin_folios(file: &File, pages: Range<u64>, batch: &mut PinBatch) -> Result<bool> {
     checkpoint()?;
     let run = next_run(file, pages.start, BATCH)
         .filter(|run| run.pages.start < pages.end)
         .ok_or(ENOENT)?;
-    // To pin it would be tried for ever.
+    // Otherwise, pinning it would be retried forever.
     if run.stuck.is_some() {
         return Err(EHWPOISON);
     }

@@ -38,8 +38,8 @@ use kernel::{
 
 /// Prepares a folio for the kexec.
 ///
-/// If some of its memory is broken, it is handed over like any other: the next kernel knows which
-/// page frames are bad, and the file has no other place for what is left of its content.
+/// A folio with bad memory is handed over like any other: the next kernel knows which page frames
+/// are bad, and there is no other copy of the remaining content.
 fn prepare(pinned: &PinnedFolio) {
     if !pinned.is_dirty_and_uptodate() {
         let locked = pinned.lock();
@@ -62,7 +62,7 @@ fn prepare_all(folios: &[PinnedFolio]) -> Result<(u64, u64)> {
     Ok((pages, next))
 }
 
-/// What [`for_each_batch`] finds in a file.
+/// The items that [`for_each_batch`] finds in a file.
 enum Found<'a> {
     /// Folios that are pinned now.
     Folios(&'a mut PinBatch),
@@ -154,9 +154,9 @@ impl PreservedFolios {
     ///
     /// - [`ENOMEM`] if there is no memory for the records or to swap folios in, or if the user locks
     ///   more memory than `RLIMIT_MEMLOCK` allows.
-    /// - What [`checkpoint`] fails with.
-    /// - [`EIO`] if the file is not what it should be.
-    /// - What KHO fails with.
+    /// - The errors of [`checkpoint`].
+    /// - [`EIO`] if the file is inconsistent.
+    /// - The errors of KHO.
     pub(crate) fn new(freeze: &MappingFreeze, locked: LockedPages) -> Result<Self> {
         let mut this = Self {
             records: PinnedRecords::new(),
@@ -186,7 +186,8 @@ impl PreservedFolios {
     ///
     /// # Errors
     ///
-    /// As for [`Self::new`], but without regard to `RLIMIT_MEMLOCK`. What was preserved stays so.
+    /// As for [`Self::new`], but without regard to `RLIMIT_MEMLOCK`. Folios that were preserved
+    /// before stay preserved.
     pub(crate) fn update(&mut self, handed_over: &HandedOver) -> Result {
         let file = handed_over.file();
         // No folios are being added, and recorded folios are pinned, so that equal numbers mean

@@ -48,8 +48,8 @@ pub(crate) struct HugetlbMemfdSer {
 }
 
 impl HugetlbMemfdSer {
-    /// A device may write to the memory of the file: until it is finished, its pages must belong to
-    /// nobody else.
+    /// A device may write to the memory of the file: until it is finished, its pages must not be
+    /// used for anything else.
     pub(crate) const DMA_TARGET: u16 = 1 << 0;
 }
 
@@ -163,7 +163,7 @@ pub(crate) struct HugetlbSer {
 }
 
 impl HugetlbSer {
-    /// The most sizes of huge pages.
+    /// The maximum number of sizes of huge pages.
     pub(crate) const SIZES: usize = 4;
 
     /// Adds `nr` huge pages. Returns whether there is room for their size, and it was changed.
@@ -190,7 +190,7 @@ impl HugetlbSer {
         }
     }
 
-    /// The sizes of huge pages, as orders, and how many there are of each.
+    /// The sizes of huge pages, as orders, and the number of pages of each size.
     ///
     /// # Errors
     ///

@@ -45,7 +45,7 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Checks an entry and its folio. Only the order of the latter is looked at.
+    /// Checks an entry and the order of its folio.
     fn admit(&mut self, entry: FolioSer, folio: &ClaimedFolio) -> Result<u64> {
         let record = parse_entry(&entry)?;
         self.layout.admit(&record, folio_pages(folio))?;

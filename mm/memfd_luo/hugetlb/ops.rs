@@ -66,8 +66,8 @@ impl HugetlbFile {
 
     /// Seals (`F_SEAL_*`). More may be added at any time unless the file is handed over.
     pub(crate) fn seals(&self) -> u32 {
-        // CAST: Bits, of which the sign is none for a file that can be sealed.
-        // SAFETY: The file is valid.
+        // CAST: A set of bits, which is not negative for a file that can be sealed. SAFETY: The
+        // file is valid.
         unsafe { bindings::memfd_get_seals(self.0.as_ptr()) as u32 }
     }
 }
@@ -93,7 +93,7 @@ impl Deref for HugetlbFile {
     }
 }
 
-/// Keeps the size, the pages and the mode of a file as they are, until this is dropped.
+/// Prevents changes of the size, the pages and the mode of a file until this is dropped.
 ///
 /// Attempts of user space to change them fail with `EPERM`, and page faults at holes with `SIGBUS`.
 /// Seals can be added.
@@ -106,7 +106,7 @@ pub(crate) struct Frozen {
 }
 
 impl Frozen {
-    /// Freezes `file`. May sleep, and waits in line for the lock of the file.
+    /// Freezes `file`. May sleep, and queues for the lock of the file.
     ///
     /// # Errors
     ///
@@ -188,7 +188,7 @@ impl HugePage {
         // SAFETY: The folio has no other users.
         let result = to_result(unsafe { bindings::luo_hugetlb_take_over(folio.as_ptr()) });
         if let Err(err) = result {
-            // SAFETY: The reference is ours, and the folio has not changed.
+            // SAFETY: The reference belongs to this function, and the folio has not changed.
             unsafe { bindings::folio_put(folio.as_ptr()) };
             return Err(err);
         }
@@ -226,7 +226,7 @@ impl NewHugetlb {
         let file = unsafe {
             NewFile::from_raw(bindings::luo_hugetlb_new_file(name.as_char_ptr(), order))
         }?;
-        // INVARIANT: The callee has made the file.
+        // INVARIANT: The callee has created the file.
         Ok(Self { file, order })
     }
 
@@ -237,7 +237,7 @@ impl NewHugetlb {
     /// [`EBUSY`] if writing is sealed and there is a writable mapping.
     pub(crate) fn set_seals(&mut self, seals: u32) -> Result {
         let inode = self.file.inode_ptr();
-        // SAFETY: By the type invariant, this is an inode of hugetlbfs. Nobody else uses it, so that
+        // SAFETY: By the type invariant, this is an inode of hugetlbfs. It has no other users, so
         // it need not be locked.
         to_result(unsafe { bindings::luo_hugetlb_set_seals(inode, seals) })
     }
@@ -322,7 +322,7 @@ pub(crate) fn expect(order: u32, nr: u64) {
     unsafe { bindings::luo_hugetlb_expect(order, nr as c_ulong) };
 }
 
-/// Replaces announced pages that have not come. May sleep.
+/// Replaces announced pages that were not taken over. May sleep.
 pub(crate) fn expect_no_more() {
     // SAFETY: Always safe to call.
     unsafe { bindings::luo_hugetlb_expect_no_more() };
