@@ -231,7 +231,7 @@ impl Manager {
             [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
             path => SocketAddrUnix::new(path)?,
         };
-        // The service must not wait forever for a peer that does not read.
+        // The service must not wait forever for a systemd that does not read.
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         Ok(Self { socket, address })

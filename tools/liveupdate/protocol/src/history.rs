@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// An update that has ended, in short.
 ///
-/// All durations are in microseconds, and missing if the update has not come so far, or if no
-/// clock measures them.
+/// All durations are in microseconds. They are missing if the update has ended before, or if
+/// no clock measures them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastUpdate {
     /// Its number.

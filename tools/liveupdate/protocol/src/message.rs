@@ -399,7 +399,7 @@ words! {
         WrongState = "wrong-state",
         /// An update is running.
         UpdateRunning = "update-running",
-        /// The policy in the configuration does not permit an update now.
+        /// A restriction in the configuration does not permit an update now.
         Policy = "policy",
         /// A program inhibits updates.
         Inhibited = "inhibited",

@@ -30,7 +30,7 @@ class Participant:
         raise NotImplementedError
 
     def cancelled(self, name, reason):
-        """The update was aborted, also because preserve() has failed: the program goes on."""
+        """The update was aborted, also because preserve() has failed: the program continues."""
 
     def prepare(self, name, deadline):
         """An update begins; preserve() is called next. `deadline` is in seconds from now."""

@@ -96,7 +96,7 @@ def no_session(request):
 
 
 class Recorder(liveupdate.Participant):
-    """Notes what it is asked for."""
+    """Records its calls."""
 
     def __init__(self):
         self.calls = []
