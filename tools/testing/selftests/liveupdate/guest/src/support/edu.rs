@@ -15,7 +15,7 @@ use std::{
 
 pub const DEVICE: &str = "/dev/rust_edu";
 
-/// How many bytes a copy has; the buffer has twice as many.
+/// The number of bytes of a copy; the buffer has twice that size.
 pub const HALF: usize = 2048;
 
 /// An open file of the device, and its buffer.
@@ -43,7 +43,7 @@ impl Edu {
         self.buffer.wrapping_add(at)
     }
 
-    /// What the first half of the buffer has at `at`.
+    /// The byte at `at` in the first half of the buffer.
     fn pattern(seed: u8, at: usize) -> u8 {
         // CAST: Any byte is fine.
         (at as u8).wrapping_mul(7).wrapping_add(seed)
@@ -59,7 +59,7 @@ impl Edu {
         self.device.write("wait")
     }
 
-    /// How many bytes of the second half are those of the pattern.
+    /// The number of bytes of the second half that match the pattern.
     pub fn received(&self, seed: u8) -> usize {
         let same = |at: &usize| {
             // SAFETY: Within the mapping; the device may access it at the same time.

@@ -4,7 +4,7 @@
 //! that are received, one for frames to be sent, and one interrupt.
 //!
 //! All its state is in the memory that the device uses. The driver of another process, or of the next
-//! kernel, can therefore go on with a device that works, see [`Igb::attach`].
+//! kernel, can therefore continue to use a working device, see [`Igb::attach`].
 
 mod link;
 mod registers;
@@ -25,19 +25,19 @@ pub const ID: (u16, u16) = (0x8086, 0x10c9);
 /// The length of the frames that are sent and expected.
 pub const FRAME: usize = 64;
 
-/// What the first word of the memory has.
+/// The first word of the memory.
 const MAGIC: u64 = 0x6962_6720_6c75_6f31;
 
-/// Where the words of the state are in the memory.
+/// Offsets of the words of the state in the memory.
 mod word {
     pub const MAGIC: usize = 0;
-    /// Where the ring of received frames is in the memory.
+    /// The offset of the ring of received frames in the memory.
     pub const RING: usize = 8;
     /// The number of its descriptors.
     pub const LEN: usize = 16;
     /// The descriptor of the next frame.
     pub const NEXT: usize = 24;
-    /// How many frames were sent.
+    /// The number of frames that were sent.
     pub const SENT: usize = 32;
     /// The number of the last frame that was received.
     pub const RECEIVED: usize = 40;
@@ -217,7 +217,7 @@ impl Igb {
         Ok(self.device.config(reg::COMMAND)? & reg::COMMAND_MASTER != 0)
     }
 
-    /// How many frames were written to the ring that were not received.
+    /// The number of frames that were written to the ring and not received yet.
     pub fn pending(&self) -> usize {
         let head = self.registers.read(reg::RDH) as usize;
         (head + self.len - self.next()) % self.len

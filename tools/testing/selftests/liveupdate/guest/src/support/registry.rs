@@ -112,7 +112,7 @@ impl Suite {
     }
 }
 
-/// What is done right before the next kernel is started.
+/// The functions to call right before the next kernel is started.
 pub type Last = Box<dyn FnOnce() -> Result>;
 
 /// The context of a part of a case.
@@ -132,7 +132,7 @@ impl<'a> Stage<'a> {
         self.held.push(Box::new(thing));
     }
 
-    /// Does something when the next kernel is loaded, right before it is started.
+    /// Calls a function when the next kernel is loaded, right before it is started.
     pub fn last(&mut self, act: impl FnOnce() -> Result + 'static) {
         self.last.push(Box::new(act));
     }

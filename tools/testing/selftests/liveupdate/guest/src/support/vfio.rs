@@ -88,7 +88,7 @@ pub fn open_by_group(device: &PciDevice, ioas: &Ioas) -> Result<rustix::io::Resu
 /// An open device.
 pub struct VfioDevice {
     file: File,
-    /// Where its configuration space is in the file.
+    /// The offset of its configuration space in the file.
     config: u64,
 }
 

@@ -124,11 +124,11 @@ fn killed_after_preserve() -> Case {
 }
 
 /// Another process holds the session: the files of the dead agent are kept as well.
-fn killed_after_preserve_with_custodian() -> Case {
+fn killed_while_another_process_holds_the_session() -> Case {
     Case::two(
-        "killed_after_preserve_with_custodian",
+        "killed_while_another_process_holds_the_session",
         |stage| {
-            let session = create("agent-custodian")?;
+            let session = create("agent-holder")?;
             let agent = Agent::start()?;
             agent.give(Order::AdoptOutgoing, &session)?;
             for (token, pattern) in FILES {
@@ -138,7 +138,7 @@ fn killed_after_preserve_with_custodian() -> Case {
             stage.hold(session);
             Ok(())
         },
-        |_| new_agent_gets_all("agent-custodian"),
+        |_| new_agent_gets_all("agent-holder"),
     )
 }
 
@@ -309,7 +309,7 @@ pub fn suite() -> Suite {
     let cases = vec![
         killed_before_preserve(),
         killed_after_preserve(),
-        killed_after_preserve_with_custodian(),
+        killed_while_another_process_holds_the_session(),
         killed_after(unused, &[]),
         killed_after(
             open,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A kernel that crashes after an update: its memory can be examined, with what was handed over.
+//! A kernel that crashes after an update: its memory can be examined, including the memory that
+//! was handed over.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -81,7 +82,7 @@ impl Core {
         Ok(false)
     }
 
-    /// Where the file has a physical address.
+    /// The position of a physical address in the file.
     fn find(&self, address: u64) -> Result<u64> {
         const LOAD: u32 = 1;
         let segments = self.segments(LOAD)?.into_iter();

@@ -26,8 +26,8 @@ use liveupdate::Device;
 use rustix::io::Errno;
 use std::fs;
 
-/// A memfd refers to memory of another one. The kernel cannot know which of them is right, but
-/// neither may get the memory of both.
+/// A memfd refers to memory of another one. The kernel cannot decide which of them is correct, but
+/// no file may get the memory of both.
 fn stolen_folio() -> Case {
     const NAME: &str = "folio_of_another_file";
     Case::two(

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A PCI device that goes on working through a live update: QEMU's `edu`, with the sample driver.
+//! A PCI device that keeps working through a live update: QEMU's `edu`, with the sample driver.
 //!
-//! Each suite orders a copy by DMA right before the kexec. It takes 100 ms, so that the device carries
-//! it out while there is no kernel, or during the boot of the next one. The driver of the machine
-//! checks that it was not complete when the kernel shut the device down, and what was written to the
-//! configuration space.
+//! Each suite orders a copy by DMA right before the kexec. It takes 100 ms, so that the device
+//! carries it out while no kernel runs, or during the boot of the next one. The driver of the
+//! machine checks that it was not complete when the kernel shut the device down, and what was
+//! written to the configuration space.
 
 pub mod damage;
 
@@ -90,7 +90,7 @@ fn begin_with(
     put_headers(stage)?;
     stage.last(move || {
         let result = edu.device.write("receive");
-        // To close the file would wait for the copy.
+        // Closing the file would wait for the copy.
         mem::forget(edu);
         result
     });
@@ -114,7 +114,8 @@ fn suite(name: &'static str, case: Case) -> Suite {
     }
 }
 
-/// Retrieves the file of a device that went on, to whose buffer the copy has arrived.
+/// Retrieves the file of a device that kept working, and checks that the copy has arrived in its
+/// buffer.
 fn take_working(stage: &Stage<'_>, name: &str) -> Result<Edu> {
     check_headers(stage)?;
     let busy = File::open(DEVICE).err().and_then(|e| e.raw_os_error());
@@ -131,7 +132,7 @@ fn take_working(stage: &Stage<'_>, name: &str) -> Result<Edu> {
     Ok(edu)
 }
 
-/// The device goes on, and the copy arrives in the buffer: through two live updates.
+/// The device keeps working, and the copy arrives in the buffer, through two live updates.
 pub fn preserved_suite() -> Suite {
     let mut case = Case::two(
         "dma_arrives",
@@ -187,7 +188,7 @@ pub fn closed_suite() -> Suite {
     suite("edu_closed", case)
 }
 
-/// Nobody retrieves the file: the device is silenced when the session is finished.
+/// The file is not retrieved: the device is silenced when the session is finished.
 pub fn forgotten_suite() -> Suite {
     let case = Case::two(
         "device_is_silenced",
@@ -207,7 +208,8 @@ pub fn forgotten_suite() -> Suite {
     suite("edu_forgotten", case)
 }
 
-/// Nobody asks for the file in the second kernel: it is preserved once more, and the device goes on.
+/// The file is not retrieved in the second kernel: it is carried over, and the device keeps
+/// working.
 pub fn carried_suite() -> Suite {
     let mut case = Case::two(
         "device_is_carried_over",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernels that are guarded: by signatures and lockdown, by measurements, and by an IOMMU.
+//! Kernels with signatures and lockdown, with measurements, and with an IOMMU.
 
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -39,9 +39,9 @@ fn mount_securityfs() -> Result {
     .at(SECURITYFS)
 }
 
-/// The part of a PE image that says where its signature is: an address and a size.
+/// The part of a PE image with the address and the size of its signature.
 fn signature(image: &mut [u8]) -> Result<&mut [u8; 8]> {
-    /// Where the offset of the PE header is.
+    /// The location of the offset of the PE header.
     const POINTER: usize = 0x3c;
     /// After the PE header: the entry for certificates, the fifth directory of a 64-bit image.
     const CERTIFICATES: usize = 24 + 112 + 4 * 8;

@@ -123,7 +123,7 @@ pub const ITEMS: &[Item] = &[
     ("5.11", "the physical address of the kernel is not random",
         Otherwise("it is not, within the scratch area: patches/kexec/x86-vmlinux.patch says why")),
     ("5.12", "updates without sessions are not counted", Cases),
-    ("5.13", "reading a list changes what is carried over; memory without an owner is carried over for ever", Cases),
+    ("5.13", "reading a list changes what is carried over; memory without an owner is carried over forever", Cases),
     ("5.14", "a failure of KHO unpreserves memory of others", Cases),
     ("5.15", "a timer period of the previous kernel is not checked", Cases),
     ("5.16", "an image that cannot be loaded keeps its memory", Cases),
@@ -137,7 +137,7 @@ pub mod not_in_c {
     pub const FILLED: &str = "C fills all holes at PRESERVE_FD";
     pub const NO_POLICY: &str = "C has no policies: it always aborts the kexec";
     pub const NOT_COUNTED: &str = "C does not count locked memory, see 1B.3";
-    pub const IN_LINE: &str = "C waits in line, with all sessions locked, see 1C.2";
+    pub const IN_LINE: &str = "C queues with all sessions locked, see 1C.2";
     pub const BOOT_CODE: &str = "C starts all images by their boot code";
     pub const COUNTS: &str = "C counts all updates, since it always hands over an entry, see 1A.13";
     pub const NO_BATCHES: &str = "C has no batches, and no device to test them";

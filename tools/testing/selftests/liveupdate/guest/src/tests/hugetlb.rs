@@ -164,7 +164,7 @@ fn check(file: &File, pages: u64, seed: u64, which: &[u64]) -> Result {
     Ok(())
 }
 
-/// Operations that fail while a file is preserved, and succeed afterwards: the update is called off.
+/// Operations that fail while a file is preserved, and succeed afterwards: the update is aborted.
 fn frozen() -> Case {
     Case::one("size_and_holes_are_fixed_while_preserved", |_| {
         set_pool(POOL)?;
@@ -335,11 +335,11 @@ fn hand_over(stage: &mut Stage<'_>) -> Result {
     }
     let taken = (KEPT.len() + LOST.len() + LATE.len() + 2 * DAMAGED.len()) as u64;
     ensure_eq!(Counts::now()?, Counts::with_free(POOL - taken), "the pool");
-    // What an administrator has on the command line of all kernels.
+    // Parameters that an administrator would use for all kernels.
     kexec::add_param(&format!("hugepages={POOL} hugetlb_free_vmemmap=on"))
 }
 
-/// One file comes back, one is dropped, and one is left for another update.
+/// One file is retrieved, one is dropped, and one is left for another update.
 fn take_over(stage: &mut Stage<'_>) -> Result {
     let others = (LOST.len() + LATE.len() + 2 * DAMAGED.len()) as u64;
     let kept = KEPT.len() as u64;
@@ -401,7 +401,7 @@ fn take_over(stage: &mut Stage<'_>) -> Result {
     Ok(())
 }
 
-/// The file that nobody has asked for is left alone once more, and there is another one.
+/// The file that was not retrieved is carried over once more, and another one is preserved.
 fn leave(stage: &mut Stage<'_>) -> Result {
     let late = LATE.len() as u64;
     ensure_eq!(Counts::now()?, Counts::with_free(POOL - late), "the pool");

@@ -33,7 +33,7 @@ fn bind(memory: *mut c_void, nodes: u64) -> Result {
     }
 }
 
-/// How many pages are on each node.
+/// The number of pages on each node.
 fn nodes(memory: *mut c_void) -> Result<[usize; 2]> {
     let pages: Vec<_> = (0..PAGES)
         .map(|page| memory.wrapping_byte_add(page * PAGE))

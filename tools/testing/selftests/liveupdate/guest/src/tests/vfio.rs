@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A PCI device that user space drives through VFIO, and that goes on working through a live update:
+//! A PCI device that user space drives through VFIO, and that keeps working through a live update:
 //! QEMU's network card `igb`, which receives numbered frames all the time.
 //!
 //! The driver of the machine sends them. It repeats a run in which the ring was full, and checks what
@@ -221,7 +221,7 @@ fn goes_on(suite_name: &'static str, case: &str, setup: Setup) -> Suite {
     suite(suite_name, case)
 }
 
-/// The device goes on receiving while the kernel is replaced, and with the next kernel.
+/// The device keeps receiving while the kernel is replaced, and with the next kernel.
 pub fn preserved_suite() -> Suite {
     goes_on("vfio_preserved", "no_frame_is_missing", USUAL)
 }

@@ -2,7 +2,7 @@
 
 """The items of memcached, and the load generator.
 
-    cache.py load    asks for one item after the other, until it is stopped
+    cache.py load    requests one item after the other, until it is stopped
 """
 
 import hashlib
@@ -152,7 +152,7 @@ def slots(boot):
 class Gap:
     """The time without an answer: from the last one of a kernel to the first one of the next.
 
-    The clocks of the two kernels are tied together by luod's report of the update.
+    luod's report of the update relates the clocks of the two kernels.
     """
 
     def __init__(self, boot, report):

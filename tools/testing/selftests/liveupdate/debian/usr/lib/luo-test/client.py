@@ -2,7 +2,7 @@
 
 """A client of luod in plain Python.
 
-Keeps a memfd that says how many updates it has seen.
+Keeps a memfd that counts the updates.
 """
 
 import fcntl
@@ -89,7 +89,7 @@ class Client:
     def claim(self):
         """The memfd from before the update; a new one if there was none.
 
-        That luod cannot tell, or is restarted, does not mean that there was none.
+        If luod does not know yet, or is restarted, there may be one.
         """
         while True:
             self.luod.send("CLAIM", id=ID)
@@ -116,8 +116,8 @@ class Client:
         if data != content(updates):
             raise SystemExit("the content has changed")
         fcntl.ioctl(session, FINISH, struct.pack("=II", 8, 0))
-        # The file now belongs to this program. If luod cannot be told, it is
-        # told again later.
+        # The file now belongs to this program. If the report to luod fails, it
+        # is repeated later.
         self.restored = True
         os.close(session)
         self.luod.send("FINISHED", id=ID)
@@ -133,7 +133,7 @@ class Client:
     def connect_again(self):
         """If the session may be part of an update, luod must first confirm that it is not.
 
-        Otherwise the next kernel may come while we go on.
+        Otherwise the next kernel may be started while this program continues.
         """
         while True:
             self.luod, was_there = connect()

@@ -2,7 +2,7 @@
 
 """The demonstration of `make demo`: an update of the kernel under memcached.
 
-Runs once with each kernel, as root on any machine would type it.
+Runs once with each kernel, with the commands that an operator would use.
 """
 
 import json

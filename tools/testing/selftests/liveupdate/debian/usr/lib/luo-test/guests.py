@@ -17,9 +17,9 @@ from results import Boot, Results, run
 KERNEL = "/boot/next"
 CONSOLE = "/var/lib/luo-one.console"
 DISK = "/var/lib/luo-one.raw"
-# What both were when the guest was about to be started, or to go on.
+# Copies of both from the time before the guest was started or resumed.
 BEFORE = "/run/luo-guest-before/"
-# What makes the units wait for the rest of the machine, as most services do.
+# Units that wait for the rest of the machine, as most services do.
 UNITS = "/usr/lib/systemd/system/"
 SLOW_UNITS = "/etc/systemd/system/"
 EARLY = {
@@ -28,19 +28,20 @@ EARLY = {
     "luo-qemu@.service": ["DefaultDependencies=no", "Slice=system.slice"],
 }
 UNIT = "luo-qemu@one.service"
-# Has the guest on huge pages.
+# Places the memory of the guest on huge pages.
 HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
 HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 BLOCK, BLOCKS = 4096, 256
-# What the guest says of its memory: the digest, and which processor has found it.
+# The output of the guest about its memory: the digest, and the processor that
+# has computed it.
 MEMORY = r"\d+ good ([0-9a-f]{8}) on processor 1"
-# Seconds after which something that was waited for does not come any more. A guest in a virtual
+# Seconds after which an event is considered missing. A guest in a virtual
 # machine that is itself emulated takes a minute to start.
 PATIENCE = 900
 
 
 def console(path=CONSOLE):
-    """What the guest has said, in whole lines."""
+    """The output of the guest, in whole lines."""
     try:
         with open(path, errors="replace") as file:
             text = file.read()
@@ -50,7 +51,7 @@ def console(path=CONSOLE):
 
 
 def said(what, rest=r"(\d+)", path=CONSOLE):
-    """What comes after a word that the guest has said, in order."""
+    """The text after a word in the output of the guest, in order."""
     return re.findall(rf"^vm: {what} {rest}\s*$", console(path), re.M)
 
 
@@ -60,13 +61,13 @@ def last(what, path=CONSOLE):
 
 
 def network():
-    """How many lines of the guest its peer has received, and the other way round."""
+    """The numbers of lines that the peer and the guest have received from each other."""
     numbers = said("network", r"(\d+) (\d+)")
     return [int(number) for number in numbers[-1]] if numbers else [0, 0]
 
 
 def until(so):
-    """Waits until something is so: as long as the guest's unit is there, and not for ever."""
+    """Waits until a condition is true, up to a limit, as long as the guest's unit exists."""
     end = time.monotonic() + PATIENCE
     while not so() and time.monotonic() < end:
         time.sleep(0.3)
@@ -81,7 +82,7 @@ def logs():
 
 
 def start(tests):
-    """luod and the guest, which is new, or goes on."""
+    """luod and the guest, which is new or was resumed."""
     for unit in ["luod.socket", "luod.service", UNIT]:
         status, why = run("systemctl", "start", unit)
         tests.check(f"{unit} starts", status == 0, why if status == 0 else why + logs())
@@ -125,7 +126,7 @@ def goes_on(tests):
 
 
 def disk(tests):
-    """What the guest saw stored before the jump is on the disk, as the next kernel reads it."""
+    """The next kernel finds on the disk what the guest had stored before the jump."""
     stored = last("stored", BEFORE + os.path.basename(CONSOLE))
     before = tests.memory["stored"]
     tests.check("the guest's last words are there", stored >= before, f"{stored}, not {before}")
@@ -155,7 +156,7 @@ def report(tests):
 
 
 def field(name):
-    """Something that luo-qemu knows of the guest."""
+    """A field of the status of the guest."""
     status, text = run("luo-qemu", "status", "one", "--json")
     if status:
         print(f"# luo-qemu status one: {status}: {text}", flush=True)
@@ -168,7 +169,7 @@ def load(tests, cmdline):
 
 
 def abort(tests, cmdline):
-    """An update that another client hinders, while the guest is paused: it goes on."""
+    """An update that another client aborts while the guest is paused: the guest continues."""
     load(tests, cmdline)
     starts, known = len(said("starts", r"with seed .*")), last("count")
     run("systemctl", "start", "luo-bad@hang.service")
@@ -234,7 +235,7 @@ def slow(wanted):
 
 
 def update(tests, cmdline, slowly):
-    """What an operator does. True if the next kernel is on its way."""
+    """The commands of an operator. True if the next kernel is being started."""
     status, text = run("luo-qemu", "check", "one")
     tests.check("luo-qemu check one", status == 0, text)
     load(tests, cmdline)
@@ -274,7 +275,8 @@ def main():
     except Exception as error:
         tests.check("the tests come to their end", False, repr(error))
     tests.check("all updates were done", boot.number == updates, f"{boot.number} of {updates}")
-    # It has no use for its power button, and must not write between the results.
+    # The guest ignores its power button, and must not write between the
+    # results.
     status, text = run("luo-qemu", "stop", "one", "--timeout", "1")
     tests.check("the guest is stopped", "stopped" in text, text)
     tests.end()

@@ -38,7 +38,7 @@ class Results:
         self.prefix, self.boot = prefix, boot
         self.path = f"/var/lib/luo-{prefix}.json"
         self.results = []
-        # What a test wants to know in the next kernel.
+        # Data of a test for the next kernel.
         self.memory = {}
         if boot.number:
             with open(self.path) as file:

@@ -18,7 +18,7 @@ use std::{
 /// the rate of the sender. The driver of the machine repeats the run.
 const FULL: &str = "the ring was full";
 
-/// When there are no frames any more.
+/// The time after which no further frame is expected.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// Broadcast, from a local address, of the first type for local experiments.
@@ -31,7 +31,7 @@ const HEADER: [u8; 14] = [
 struct Frame {
     /// Its number, from 1 on.
     number: u64,
-    /// How many frames its sender has received.
+    /// The number of frames that its sender has received.
     received: u64,
 }
 
@@ -164,7 +164,7 @@ impl Link {
         Ok(())
     }
 
-    /// Receives frames until the sender says that it has all frames that were sent to it.
+    /// Receives frames until the sender reports that it has all frames that were sent to it.
     pub fn receive_answer(&self) -> Result {
         let sent = self.count(word::SENT);
         self.receive_until(|frame| frame.received >= sent)

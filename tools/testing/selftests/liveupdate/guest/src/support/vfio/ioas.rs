@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An address space of iommufd for devices without an IOMMU: it pins memory and tells the physical
-//! addresses.
+//! An address space of iommufd for devices without an IOMMU: it pins memory and returns the
+//! physical addresses.
 
 use super::ioctl::{call, GetPa};
 use crate::support::error::{At, Result};
@@ -89,8 +89,8 @@ impl Ioas {
         call(&self.iommufd, &mut map).at("IOMMU_IOAS_MAP_FILE")
     }
 
-    /// The physical address of `iova`, and how many of the next `length` bytes follow it in physical
-    /// memory. A device must be attached.
+    /// The physical address of `iova`, and the number of the next `length` bytes that follow it in
+    /// physical memory. A device must be attached.
     pub fn physical(&self, iova: u64, length: u64) -> Result<(u64, u64)> {
         let mut get = GetPa {
             size: size_of::<GetPa>() as u32,

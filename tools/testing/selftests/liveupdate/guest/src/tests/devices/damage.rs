@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is handed over for a working device cannot be understood, or is wrong.
+//! The data of a working device cannot be used, or is wrong.
 //!
-//! The next kernel must silence what it cannot account for before it frees memory, and boot. The
-//! driver of the machine checks which devices were silenced, and that they were before anything else
-//! was written to them.
+//! The next kernel must boot, and must silence devices for which it has no valid data before it
+//! frees memory. The driver of the machine checks which devices were silenced, and that nothing
+//! else was written to them before.
 
 use super::{begin, suite};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 use rustix::io::Errno;
 use std::fs::File;
 
-/// What the table of devices is called.
+/// The name of the FLB with the table of devices.
 const FLB: &str = "luo-pci-v1";
 
 /// The fields of an entry of the table of devices, by the number of the entry: the device is the
@@ -71,7 +71,7 @@ fn case(
     )
 }
 
-/// The next kernel does not know the format of the devices: it has no FLB of this name.
+/// The next kernel does not support the format of the devices: it has no FLB of this name.
 pub fn version_suite() -> Suite {
     let lines = ["flb", "policy"].map(|list| format!("{list} {FLB} name = \"luo-pci-v9\""));
     let words = &["cannot use 'luo-pci-v9'", "does not support"];
@@ -105,7 +105,8 @@ pub fn twice_suite() -> Suite {
     )
 }
 
-/// The bridge has no bus numbers in its entry: the device below it cannot be trusted, either.
+/// The bridge has no bus numbers in its entry: the entry of the device below it is not used
+/// either.
 pub fn bus_zero_suite() -> Suite {
     let lines = [format!("{} = 0", field("u32", 1, BUSES))];
     let words = &["the bridge above it is not as described"];
@@ -151,7 +152,8 @@ pub fn off_suite() -> Suite {
     suite("edu_off", case)
 }
 
-/// The next kernel has no handler for the file: the device goes on, and the memory stays reserved.
+/// The next kernel has no handler for the file: the device keeps working, and the memory stays
+/// reserved.
 pub fn handler_suite() -> Suite {
     let case = Case::two(
         "handler_is_missing",

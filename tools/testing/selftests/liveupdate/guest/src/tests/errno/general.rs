@@ -240,7 +240,7 @@ fn zero_tail() -> Case {
             )?;
             arg.ioctl(&device, create_session.request)
                 .at("CREATE_SESSION")?;
-            // SAFETY: The kernel has just made this descriptor for us.
+            // SAFETY: The kernel has just created this descriptor for this process.
             let session = unsafe { adopt(&arg.bytes()) };
             let fd = file.as_raw_fd() as u32;
             let arg = longer(preserve_fd, numbers(size(preserve_fd), fd, &[TOKEN]), 24, 0)?;
@@ -259,11 +259,11 @@ fn zero_tail() -> Case {
             let arg = longer(retrieve_session, fields, 24, 0)?;
             arg.ioctl(&device, retrieve_session.request)
                 .at("RETRIEVE_SESSION")?;
-            // SAFETY: The kernel has just made this descriptor for us.
+            // SAFETY: The kernel has just created this descriptor for this process.
             let session = unsafe { adopt(&arg.bytes()) };
             let arg = longer(retrieve_fd, numbers(size(retrieve_fd), 0, &[TOKEN]), 24, 0)?;
             arg.ioctl(&session, retrieve_fd.request).at("RETRIEVE_FD")?;
-            // SAFETY: The kernel has just made this descriptor for us.
+            // SAFETY: The kernel has just created this descriptor for this process.
             memfd::check(unsafe { adopt(&arg.bytes()) }, FILE)?;
             let arg = longer(finish, numbers(size(finish), 0, &[]), 24, 0)?;
             arg.ioctl(&session, finish.request).at("FINISH")

@@ -72,7 +72,7 @@ fn keep_in_pipe(memory: *mut c_void, pages: usize) -> Result<[OwnedFd; 2]> {
         iov_base: memory,
         iov_len: pages * PAGE,
     };
-    // SAFETY: The memory is mapped and nobody unmaps it.
+    // SAFETY: The memory is mapped, and is never unmapped.
     let done = unsafe { libc::vmsplice(write.as_raw_fd(), &all, 1, libc::SPLICE_F_NONBLOCK) };
     if done < 0 {
         return Err(io::Error::last_os_error()).at("vmsplice");
@@ -104,7 +104,7 @@ fn filled_in_scratch() -> Case {
                 let pages = round * PAGES..(round + 1) * PAGES;
                 for page in pages.clone() {
                     for memory in [memory, others] {
-                        // SAFETY: Within the mappings, which nobody else uses.
+                        // SAFETY: Within the mappings, which have no other users.
                         unsafe { word(memory, page).write_volatile(page as u64 + 1) };
                     }
                 }
@@ -173,7 +173,7 @@ fn take_elsewhere(session: &OutgoingSession, left: u64) -> Result<Vec<File>> {
 fn nowhere_to_move() -> Case {
     const NAME: &str = "nowhere_to_move";
     const PAGES: usize = 65536;
-    /// What the kernel keeps for itself, and more, but less than has to be moved.
+    /// More than the kernel reserves for itself, but less than has to be moved.
     const LEFT: u64 = 64 << 20;
     Case::two(
         NAME,
@@ -305,7 +305,8 @@ fn collapsed() -> Case {
                     scope.spawn(|| {
                         while !done.load(Relaxed) {
                             let memory = start as *mut c_void;
-                            // SAFETY: The mapping is ours; its content does not change.
+                            // SAFETY: The mapping belongs to this function; its content does not
+                            // change.
                             unsafe { libc::madvise(memory, LEN, libc::MADV_COLLAPSE) };
                         }
                     });
@@ -318,7 +319,7 @@ fn collapsed() -> Case {
                     // SAFETY: Within the mapping, which nobody else uses.
                     unsafe { word(memory, page).write_volatile(late(token, page)) };
                 }
-                // SAFETY: Nobody refers to the mapping.
+                // SAFETY: There are no references to the mapping.
                 unsafe { rustix::mm::munmap(memory, LEN) }.at("munmap")?;
                 stage.hold(file);
             }

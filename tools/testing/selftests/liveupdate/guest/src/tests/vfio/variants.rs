@@ -19,7 +19,7 @@ fn is_master() -> Result<bool> {
     PciDevice::find(ID)?.is_master()
 }
 
-/// Opens the device, which resets it: it is one like any other again.
+/// Opens the device, which resets it: it is an ordinary device again.
 fn open_again() -> Result {
     let cdev = bind()?.vfio_cdev()?;
     VfioDevice::open(&cdev, &Ioas::new()?).map(drop)
@@ -28,7 +28,7 @@ fn open_again() -> Result {
 /// Lets the device receive frames until the kexec.
 fn run_until_the_end<T: 'static>(stage: &mut Stage<'_>, things: T) {
     stage.last(move || {
-        // To close the files would stop the device.
+        // Closing the files would stop the device.
         mem::forget(things);
         Ok(())
     });

@@ -11,7 +11,7 @@ HERE = "/usr/lib/luo-test"
 PACKAGES = ["libliveupdate1", "libliveupdate-dev", "luoctl", "luod", "luo-qemu", "python3-liveupdate"]
 CONFIG = "/etc/luod.toml"
 SNIPPET = "/etc/default/grub.d/luod.cfg"
-# What the packages must not leave behind.
+# Files that must not exist after the packages are purged.
 OURS = ["/etc/luod*", "/etc/luo-qemu", "/etc/default/grub.d/luod*", "/etc/systemd/system/*/luod*",
         "/usr/lib/luod", "/usr/lib/systemd/system/luod*", "/usr/lib/kernel/install.d/*luod*", "/usr/sbin/luod", "/usr/bin/luo*",
         "/usr/lib/*-linux-gnu/libliveupdate*", "/usr/lib/*/pkgconfig/liveupdate.pc",
@@ -32,7 +32,7 @@ def dpkg(tests, what, *command):
 
 
 def install(tests):
-    """From nothing, with all dependencies, which the system has."""
+    """A first installation, with all dependencies, which the system has."""
     dpkg(tests, "apt installs", "apt-get", "install", "-y", "--no-install-recommends",
          "-o", "APT::Sandbox::User=root", *debs())
     # This system has no pages of any package.
@@ -86,7 +86,7 @@ def remove(tests):
 
 
 def purge(tests):
-    """Nothing stays."""
+    """All files are removed."""
     dpkg(tests, "dpkg purges", "dpkg", "-P", *PACKAGES)
     left = [path for pattern in OURS for path in glob.glob(pattern)]
     tests.check("nothing is left", not left, str(left))
