@@ -36,7 +36,7 @@ fn source(path: &Path, file: &File) -> Result<Source, Failure> {
 fn restore(system: &System, mut before: Record, start: Option<u32>, error: &io::Error) {
     let now = system.loads_left();
     let permitted = Errno::from_io_error(error) != Some(Errno::PERM);
-    // Has only this program tried to load an image since then?
+    // Returns whether only this program has tried to load an image since then.
     let alone = now == start || (permitted && now == start.and_then(|left| left.checked_sub(1)));
     if before.loads_left == start && alone {
         before.loads_left = now;
@@ -109,8 +109,7 @@ pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
         return Err(Failure::new(
             Exit::No,
             format!(
-                "{name} was not loaded: an update to it would lose data; --force loads it all \
-                the same"
+                "{name} was not loaded: an update to it would lose data; --force loads it anyway"
             ),
         ));
     }

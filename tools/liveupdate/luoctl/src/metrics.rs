@@ -77,8 +77,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     written
 }
 
-/// Prints the metrics, or writes them to a file. If luod cannot be reached, the metrics say so, and
-/// the command fails.
+/// Prints the metrics, or writes them to a file. If luod cannot be reached, the metrics show this,
+/// and the command fails.
 pub fn metrics(cli: &Cli, options: &MetricsOptions) -> Result<Exit, Failure> {
     let luod = ask_all(cli);
     let (luod, failure) = match luod {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Printing, without control characters of others.
+//! Printing, without control characters in the text of other programs.
 
 use serde::Serialize;
 use std::{

@@ -114,7 +114,7 @@ fn an_update_in_figures() {
     assert!(metrics.value("luo_last_blackout_seconds", None) > 0.0);
 }
 
-/// The file is replaced, and says so if luod does not run.
+/// The file is replaced, and shows it if luod does not run.
 #[test]
 fn a_file_for_node_exporter() {
     let (root, world) = (Root::new(), FakeWorld::new());
