@@ -22,16 +22,16 @@ use std::{
 /// The default path of the configuration.
 pub const PATH: &str = "/etc/luod.toml";
 
-/// The most connections that can be configured.
+/// The maximum number of connections that can be configured.
 const CONNECTIONS_MAX: usize = 60_000;
 
-/// The most sessions that can be configured.
+/// The maximum number of sessions that can be configured.
 const SESSIONS_MAX: usize = 1_000_000;
 
-/// The longest path of a socket, in bytes; the kernel accepts 107.
+/// The maximum length of the path of a socket, in bytes; the kernel accepts 107.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// The longest pattern of names of sessions, in bytes; names have 63 at most.
+/// The maximum length of a pattern of names of sessions, in bytes; names have 63 at most.
 const PATTERN_MAX: usize = 255;
 
 /// The peer of a connection, as reported by the kernel.
@@ -45,7 +45,7 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// Who a peer is, for permissions.
+/// The identity of a peer, for permissions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its process.
@@ -173,7 +173,7 @@ pub enum Memlock {
     Unlimited,
 }
 
-/// Which sessions some clients may use.
+/// The sessions that some clients may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Applies to this user only.
@@ -189,7 +189,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Returns whether it is about this peer.
+    /// Returns whether the rule applies to this peer.
     fn applies_to(&self, who: &Identity) -> bool {
         self.uid.is_none_or(|uid| uid == who.credentials.uid)
             && self.gid.is_none_or(|gid| who.is_in(gid))

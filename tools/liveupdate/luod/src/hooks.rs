@@ -65,7 +65,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What a hook is told, as JSON on its standard input.
+/// The input of a hook, as JSON on its standard input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// The version of this format.

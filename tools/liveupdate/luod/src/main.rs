@@ -190,7 +190,7 @@ fn run(args: &Args, config: Config) -> io::Result<()> {
         server.flush(Duration::from_secs(1));
         machine.world().flush();
         if !activated {
-            // A missing text has a clear meaning.
+            // A missing text shows that this has failed.
             let _ = std::fs::remove_file(&socket);
         }
         return Ok(());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Text of others in messages.
+//! Text of other programs in messages.
 
 /// The first `max` characters of a text, made safe for a terminal.
 pub fn printable(text: &str, max: usize) -> String {

@@ -31,7 +31,7 @@ fn client(socket: &Path, groups: &str) -> Output {
     command.env(SOCKET, socket).output().unwrap()
 }
 
-/// What the test does as another user.
+/// The part of the test that runs as another user.
 fn ask(socket: &Path) {
     let mut channel = Channel::connect(socket).unwrap();
     let (answer, _) = channel.call(&Request::Status, Some(SOON)).unwrap();

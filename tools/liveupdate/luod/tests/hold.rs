@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// Tells the test that it runs in a network of its own.
+/// Set if the test runs in a network of its own.
 const INSIDE: &str = "LUOD_TEST_NETWORK";
 
 struct Hook(PathBuf);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The policy of the configuration: when updates may start, quotas, and sessions that nobody claims.
+//! The restrictions of the configuration: when updates may start, quotas, and the alarm about
+//! unclaimed sessions.
 
 use super::{Machine, Refusal};
 use crate::{audit, config::Identity, world::World};
 use luod_protocol::{ErrorCode, SessionName};
 
 impl<W: World> Machine<W> {
-    /// Refuses an update that the policy does not permit now.
+    /// Refuses an update that the restrictions do not permit now.
     pub(super) fn is_permitted(&self, dry_run: bool) -> Result<(), Refusal> {
         let refuse = |why: String| Err(Refusal::new(ErrorCode::Policy, why));
         if !self.config.is_in_window(self.world.now().realtime_us) {
@@ -23,7 +24,7 @@ impl<W: World> Machine<W> {
         let minimum = self.config.minimum_verdict;
         match self.world.objection(minimum) {
             None => Ok(()),
-            // The verdict "no" is known better when all clients are ready.
+            // The verdict "no" is only certain when all clients are ready.
             Some(_) if self.world.objection(luo_check::Verdict::Unknown).is_some() => Ok(()),
             Some(why) => refuse(format!(
                 "the configuration of luod requires the verdict {minimum} on the loaded kernel \
@@ -52,8 +53,8 @@ impl<W: World> Machine<W> {
         ))
     }
 
-    /// Sets when it is checked whether sessions are unclaimed for too long: at the latest when one
-    /// that is unclaimed since now is.
+    /// Sets the time of the next check for sessions that are unclaimed for too long: at the latest
+    /// when a session that has just become unclaimed would be.
     pub(super) fn watch_unclaimed(&mut self) {
         let timeout = self
             .config

@@ -25,7 +25,7 @@ const SYNC_MAX_US: u64 = 60_000_000;
 /// The step of an update.
 #[derive(Debug)]
 enum Step {
-    /// The update waits for what must agree to it.
+    /// The update waits for inhibitors and hooks.
     Gate(Gate),
     /// File systems are synced, before clients are asked.
     Syncing { until: u64, retry: u64 },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must agree before clients are asked: inhibitors of the shutdown, and hooks.
+//! Checks before clients are asked: inhibitors of the shutdown, and hooks.
 
 use super::{Step, Update, SYNC_MAX_US};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 use std::io;
 
-/// What an update waits for before it begins.
+/// A check for which an update waits before it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
     /// The service manager is asked for inhibitors.
