@@ -61,7 +61,7 @@ fn device(device: &Properties) -> Option<Finding> {
 
 fn vhost_user(what: &str) -> Finding {
     note(format!(
-        "the {what} is the work of another program, which ends with this kernel: let its service start before that of the guest"
+        "the {what} is implemented by another program, which ends with this kernel: let its service start before that of the guest"
     ))
 }
 
@@ -210,12 +210,12 @@ mod tests {
             ("-monitor pty", "-monitor is a pseudo-terminal", false),
             (
                 "-netdev vhost-user,id=n,chardev=c",
-                "network n is the work",
+                "network n is implemented",
                 false,
             ),
             (
                 "-device vhost-user-blk-pci,id=d,chardev=c",
-                "d (vhost-user-blk-pci) is the work",
+                "d (vhost-user-blk-pci) is implemented",
                 false,
             ),
         ] {

@@ -32,7 +32,7 @@ use std::{
 /// How long a guest may take to power down; less than the unit gives to luo-qemu.
 const POWER_DOWN: Duration = Duration::from_secs(80);
 
-/// How long luod may take to say what it does.
+/// The time limit for the status of luod.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// The interval of attempts to resume a guest that QEMU does not resume.
@@ -87,7 +87,7 @@ enum Action {
     },
     /// Resume a guest that the previous kernel has handed over, with the same arguments
     Start {
-        /// What the guest is called
+        /// The name of the guest
         name: String,
         /// Use another QEMU
         #[arg(long, value_name = "PATH")]
@@ -114,14 +114,14 @@ enum Action {
     },
     /// Show a guest
     Status {
-        /// What the guest is called
+        /// The name of the guest
         name: String,
         #[command(flatten)]
         json: Json,
     },
     /// Ask a guest to power down, and wait for it
     Stop {
-        /// What the guest is called
+        /// The name of the guest
         name: String,
         /// End QEMU after this number of seconds
         #[arg(long, default_value_t = 60)]
@@ -135,7 +135,7 @@ enum Action {
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man {
-        /// The directory, which is made if it is not there
+        /// The directory, which is created if it does not exist
         dir: PathBuf,
     },
 }
@@ -308,7 +308,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
         member.step(Some(STEP))?;
         if let Some(success) = member.participant_mut().ended()? {
             println!("{name}: QEMU has ended");
-            // Its end was asked for if it was killed after a request to power down.
+            // If it was killed after a request to power down, this end was requested.
             return Ok(if success || ended.load(Ordering::Relaxed) {
                 ExitCode::SUCCESS
             } else {
@@ -346,7 +346,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
     }
 }
 
-/// Whether luod says that no update is under way. It is not known if luod does not answer.
+/// Whether luod reports that no update is running. It is not known if luod does not answer.
 fn is_idle(socket: &std::path::Path) -> bool {
     let asked = Channel::connect(socket)
         .and_then(|mut channel| channel.call(&Request::Status, Some(ANSWER)));

@@ -43,7 +43,7 @@ pub struct Guest {
     paused: bool,
     frozen: bool,
     orphan: bool,
-    /// Whether a luo-qemu that was killed has not finished to restore it.
+    /// Whether a luo-qemu was killed while it restored the guest.
     restoring: bool,
     updates: u64,
     gap_us: Option<u64>,
@@ -54,7 +54,7 @@ pub struct Guest {
 struct Running {
     process: Process,
     qmp: Qmp,
-    /// What descriptors it has for [`Guest::memory`] and [`Guest::state`].
+    /// Its descriptors of [`Guest::memory`] and [`Guest::state`].
     memory: Vec<RawFd>,
     state: RawFd,
 }
@@ -142,8 +142,8 @@ impl Guest {
 
     /// Starts QEMU, and the guest, unless its state is to be loaded from `incoming`.
     ///
-    /// What is started is recorded first: a luo-qemu that is killed leaves no guest that the next
-    /// one does not know.
+    /// The guest is recorded before it is started, so that the next luo-qemu finds it if this one
+    /// is killed.
     ///
     /// # Errors
     ///
@@ -243,10 +243,10 @@ impl Guest {
         }
     }
 
-    /// Takes over a QEMU that runs still after the luo-qemu that started it was killed. It is what
-    /// that one has started, whatever this guest was made from. True if there is one; if it is
-    /// paused for an update, see [`Self::is_orphan`]. A QEMU that has not run a new guest yet is
-    /// ended.
+    /// Takes over a QEMU that runs still after the luo-qemu that started it was killed. It is the
+    /// guest that the killed luo-qemu has started, even if this object was created from other
+    /// arguments. True if there is one; if it is paused for an update, see [`Self::is_orphan`]. A
+    /// QEMU that has not run a new guest yet is ended.
     ///
     /// # Errors
     ///
@@ -315,7 +315,7 @@ impl Guest {
         self.orphan
     }
 
-    /// Lets a guest go on of which [`Self::is_orphan`] is true.
+    /// Resumes a guest for which [`Self::is_orphan`] returns true.
     ///
     /// # Errors
     ///
@@ -328,8 +328,8 @@ impl Guest {
         Ok(())
     }
 
-    /// Says that there is no session to restore any more. If the guest was taken over from a luo-qemu
-    /// that was restoring it, that one has finished the session.
+    /// Records that there is no session to restore any more. If the guest was taken over from a
+    /// luo-qemu that was restoring it, that one has finished the session.
     pub fn joined(&mut self) {
         if std::mem::take(&mut self.restoring) {
             self.report(State::Running);
@@ -403,7 +403,7 @@ impl Guest {
         })
     }
 
-    /// The same, if the guest must go on whether or not that succeeds.
+    /// The same, if the guest must continue whether or not that succeeds.
     fn report(&self, state: State) {
         if let Err(error) = self.record(state) {
             eprintln!("{}: {error}", self.spec.name);

@@ -20,7 +20,7 @@ use std::{
 
 /// How often the number of allocated pages is shown.
 const SHOWN: Duration = Duration::from_secs(2);
-/// The least that is allocated in a second, in bytes.
+/// The minimum that is allocated in a second, in bytes.
 const SPEED: u64 = 128 << 20;
 
 /// The size of huge pages that a live update can hand over. The kernel does not preserve pages of
@@ -48,7 +48,7 @@ impl HugePages {
         }
     }
 
-    /// What a file with these pages is created with.
+    /// The flags with which a file with these pages is created.
     pub fn flags(self) -> MemfdFlags {
         let size = match self {
             Self::TwoMib => MemfdFlags::HUGE_2MB,
@@ -106,8 +106,8 @@ impl FromStr for HugePages {
     }
 }
 
-/// Checks that there are huge pages for all of the memory of a guest. QEMU would say no more than
-/// that it cannot allocate memory. `sysfs` is where sysfs is mounted.
+/// Checks that there are huge pages for all of the memory of a guest. The message of QEMU would
+/// only be that it cannot allocate memory. `sysfs` is where sysfs is mounted.
 ///
 /// # Errors
 ///
@@ -186,7 +186,7 @@ impl<'a> Filling<'a> {
         Duration::from_secs(bytes.div_ceil(SPEED))
     }
 
-    /// What is allocated so far of the first file that is not complete.
+    /// The allocated part of the first file that is not complete.
     fn incomplete(&self) -> Option<(u64, &'a Backend, HugePages)> {
         self.files.iter().find_map(|(file, backend, pages)| {
             let allocated = file.metadata().ok()?.blocks() * 512;
@@ -194,7 +194,7 @@ impl<'a> Filling<'a> {
         })
     }
 
-    /// Says how far it is, from time to time.
+    /// Reports the progress periodically.
     pub fn show(&mut self) {
         if self.shown.elapsed() < SHOWN {
             return;

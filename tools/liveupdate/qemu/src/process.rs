@@ -22,7 +22,7 @@ pub enum Process {
     Adopted {
         /// Its process id.
         pid: u32,
-        /// What keeps the id from being that of another process.
+        /// A descriptor, which prevents that another process gets the id.
         pidfd: OwnedFd,
     },
 }
@@ -114,7 +114,7 @@ impl Process {
         }
     }
 
-    /// Ends it, whatever it does, and waits for its end.
+    /// Kills it, and waits for its end.
     pub fn end(self) {
         // These fail only if it has ended already.
         match self {

@@ -19,7 +19,7 @@ const ROOT: &str = "/run/luo-qemu";
 /// The file with the description of a guest.
 const SPEC: &str = "spec.json";
 
-/// What a guest does.
+/// The state of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -54,7 +54,7 @@ pub struct Record {
     pub pid: u32,
     /// The process number of its QEMU, or 0 until QEMU has answered.
     pub qemu: u32,
-    /// What it does.
+    /// Its state.
     pub state: State,
     /// The number of updates that it has survived.
     pub updates: u64,
@@ -133,8 +133,8 @@ impl RunDir {
         )
     }
 
-    /// What was written down, and the description of the guest, by a luo-qemu that is not there any
-    /// more; [`None`] if it left nothing.
+    /// The status and the description of the guest that an earlier luo-qemu has written; [`None`]
+    /// if there are none.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl RunDir {
         Ok(Some((record, spec)))
     }
 
-    /// Writes down how the guest was started.
+    /// Writes the description of the guest.
     ///
     /// # Errors
     ///
@@ -156,7 +156,7 @@ impl RunDir {
     pub fn describe(&self, spec: &Spec) -> io::Result<()> {
         let new = self.path.join("spec.json.new");
         let mut options = OpenOptions::new();
-        // The environment of the guest is for nobody else.
+        // Other users must not read the environment of the guest.
         options.write(true).create(true).truncate(true).mode(0o600);
         let written = options.open(&new).and_then(|file| spec.write(&file));
         let written = written.and_then(|()| fs::rename(new, self.path.join(SPEC)));

@@ -4,9 +4,9 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-/// What the state begins with when QEMU has saved it.
+/// The first bytes of a state that QEMU has saved.
 const SAVED: [u8; 4] = *b"QEVM";
-/// What it begins with when the guest may have run from it. No QEMU loads such a file.
+/// The first bytes if the guest may have run from the state. QEMU does not load such a file.
 const USED: [u8; 4] = *b"USED";
 
 /// Whether the guest may have run from the state in `file`. Its memory does not match that state any

@@ -17,14 +17,14 @@ fn luo_qemu(run: &Path, arguments: &str) -> Output {
         .unwrap()
 }
 
-/// What a command prints that succeeds.
+/// The output of a command that succeeds.
 fn good(run: &Path, arguments: &str) -> String {
     let output = luo_qemu(run, arguments);
     assert!(output.status.success(), "{arguments}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a command says that fails.
+/// The message of a command that fails.
 fn bad(run: &Path, arguments: &str) -> String {
     let output = luo_qemu(run, arguments);
     assert!(!output.status.success(), "{arguments}: {output:?}");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is done with a guest in a live update.
+//! The steps of a live update for a guest.
 
 use super::{Guest, Running};
 use crate::{hugepages, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state};
@@ -148,7 +148,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// If the guest does not run. It can be restored again only if QEMU has said so.
+    /// If the guest does not run. It can be restored again only if QEMU has reported that.
     pub fn run(&mut self, loaded: Loaded) -> Result {
         state::mark_used(&loaded.incoming)?;
         let resumed = self.qmp()?.resume();

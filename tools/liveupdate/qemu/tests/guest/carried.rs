@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What of a guest is the same after an update.
+//! Properties of a guest that an update does not change.
 
 use crate::machine::{counts_on, step_until, update, Machine};
 use liveupdate::luod::Member;

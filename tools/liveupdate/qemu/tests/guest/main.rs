@@ -50,7 +50,7 @@ fn a_guest_survives() {
 }
 
 #[test]
-fn a_guest_outlives_its_custodian() {
+fn a_guest_outlives_its_luo_qemu() {
     let machine = Machine::new();
     let world = FakeWorld::new();
     let luod = Luod::start(&world, own_config()).unwrap();
@@ -63,7 +63,7 @@ fn a_guest_outlives_its_custodian() {
         Member::join_at(&path, "vm-g", &["vm-g"], guest).unwrap()
     };
 
-    // As if luo-qemu were killed: nothing is said to QEMU.
+    // As if luo-qemu were killed: it sends nothing to QEMU.
     drop(member);
     member = adopt();
     assert!(!member.participant().is_orphan());
@@ -90,7 +90,7 @@ fn a_guest_outlives_its_custodian() {
     guest.kill();
     drop(guest);
 
-    // There is nobody to take over any more.
+    // There is no QEMU to take over any more.
     assert!(!machine.guest().adopt().unwrap());
 }
 
