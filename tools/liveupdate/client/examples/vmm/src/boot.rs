@@ -2,7 +2,7 @@
 
 //! Starts Linux in the guest, by its 32-bit boot protocol (Documentation/arch/x86/boot.rst).
 //!
-//! None of this is of interest for live updates: a guest that was handed over does not boot.
+//! Live updates do not need this code: a guest that was handed over does not boot.
 
 use crate::ram::Ram;
 use kvm_bindings::{kvm_lapic_state, kvm_regs, kvm_segment, kvm_sregs};
@@ -18,7 +18,7 @@ use std::{
 };
 use vm_memory::{Bytes, GuestAddress};
 
-/// Where things are in the RAM of a new guest.
+/// Addresses in the RAM of a new guest.
 const ZERO_PAGE: u64 = 0x7000;
 const CMDLINE: u64 = 0x2_0000;
 /// The last KiB of the low memory, where kernels search for [`mp_table`].

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// is none here.
 const TSS: usize = 0xfffb_d000;
 
-/// What the machine must be able to do, with the names of the interface.
+/// The required capabilities of KVM, with their names.
 const NEEDED: [(Cap, &str); 5] = [
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
@@ -101,7 +101,7 @@ impl Machine {
             vm.set_irqchip(chip)?;
         }
         vm.set_pit2(&state.pit)?;
-        // It goes on where it stood. With KVM_CLOCK_REALTIME, it would include the pause.
+        // It continues with the saved value. With KVM_CLOCK_REALTIME, it would include the pause.
         vm.set_clock(&kvm_clock_data {
             clock: state.clock.clock,
             ..Default::default()

@@ -10,9 +10,9 @@ use rustix::{
 use std::fs::File;
 use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 
-/// The most that the guest can have. Above it are the interrupt controllers.
+/// The maximum size. Above it are the interrupt controllers.
 pub const MAX: u64 = 3 << 30;
-/// The least that a kernel starts with.
+/// The minimum size with which a kernel starts.
 const MIN: u64 = 64 << 20;
 
 /// Mapped RAM, from the guest's address 0.

@@ -16,7 +16,7 @@ pub const PORTS: usize = 2;
 /// The first I/O port and the interrupt of each.
 const PLACES: [(u16, u32); PORTS] = [(0x3f8, 4), (0x2f8, 3)];
 
-/// The most bytes of a line that are kept.
+/// The maximum number of bytes of a line that are kept.
 pub const LINE: usize = 4096;
 
 /// The interrupt of a port.

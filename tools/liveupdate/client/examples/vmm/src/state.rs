@@ -18,7 +18,7 @@ use liveupdate::luod::Result;
 use rustix::fs::{memfd_create, MemfdFlags};
 use std::{fs::File, mem::size_of, os::unix::fs::FileExt};
 
-/// The most processors of a guest.
+/// The maximum number of processors of a guest.
 pub const MAX_CPUS: u8 = 8;
 /// The interrupt controllers: two PICs and the IOAPIC.
 pub const CHIPS: usize = 3;
@@ -29,8 +29,8 @@ const VERSION: u32 = 1;
 /// More than a guest with [`MAX_CPUS`] processors needs.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// Where the header says whether the guest was started from this state (0 or 1). Its RAM has changed
-/// since then.
+/// The offset in the header of the mark that the guest was started from this state (0 or 1). Its
+/// RAM has changed since then.
 const USED: usize = 12;
 
 /// The state of a processor.

@@ -44,7 +44,7 @@ struct Threads {
     end: Option<String>,
 }
 
-/// What the threads and their owner share.
+/// The state that the threads and their owner share.
 struct Gate {
     threads: Mutex<Threads>,
     changed: Condvar,
@@ -207,7 +207,7 @@ impl Drop for Vcpus {
         let threads = self.gate.set(Mode::Over);
         self.kick_until(threads, |threads| threads.active == 0, KICK);
         for thread in self.threads.drain(..) {
-            // A thread that has panicked has said so.
+            // A thread that has panicked has printed a message.
             let _ = thread.join();
         }
     }
