@@ -17,7 +17,7 @@ OUT=$TOP/build/deb
 # In memory: there are thousands of files.
 WORK=/tmp/deb
 DEBIAN=$TOP/tools/liveupdate/debian
-# What the source package has of the repository, besides tools/liveupdate.
+# The files of the repository in the source package, besides tools/liveupdate.
 FILES=(COPYING LICENSES Documentation/admin-guide/liveupdate include/uapi/linux/liveupdate.h
 	tools/Cargo.lock tools/liveupdate)
 

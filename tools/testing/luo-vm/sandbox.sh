@@ -23,8 +23,8 @@ PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 ovmf patch perl
 	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt sbsigntool
 	xz-utils zstd)
-# What builds our packages, in a tree of its own: its compilers are the same, and
-# the programs run on this and later suites.
+# Packages of the tree in which our packages are built: its compilers are the
+# same, and the programs run on this and later suites.
 DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python fakeroot
 	lintian pkgconf pybuild-plugin-pyproject python3-all python3-setuptools rustc
 	systemd-dev)

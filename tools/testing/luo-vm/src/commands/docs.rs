@@ -110,7 +110,7 @@ fn manuals(ctx: &Ctx, doc: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that rustdoc has no warnings about the kernel crates of the overlay.
+/// Checks that rustdoc prints no warnings about the kernel crates of the overlay.
 pub fn check(ctx: &Ctx, kernel: &Kernel) -> Result<Option<String>> {
     let doc = ctx.build.join("doc-check");
     for (name, object) in CRATES {

@@ -33,7 +33,7 @@ pub const DEVICES: &str = "devices";
 /// The group of those guest tests that need a disk of their own.
 pub const NVME: &str = "nvme";
 
-/// What becomes of the device and the bridges above it in a suite.
+/// The expected state of the device and the bridges above it in a suite.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// The shutdown stops the device.
@@ -59,7 +59,7 @@ impl Fate {
         }
     }
 
-    /// What the driver logs when it is shut down.
+    /// The message of the driver when it is shut down.
     fn log(self) -> &'static str {
         match self {
             Self::Stopped => STOPPED,
@@ -68,7 +68,7 @@ impl Fate {
     }
 }
 
-/// How often the device copies when a kernel of this suite shuts it down.
+/// The number of shutdowns in this suite during which the device copies.
 fn copies(test: &GuestTest) -> u32 {
     match test.name.as_str() {
         // The second kernel does not use it.
@@ -77,11 +77,11 @@ fn copies(test: &GuestTest) -> u32 {
     }
 }
 
-/// How often a run is tried in which the copy was complete before the shutdown, or QEMU was not asked
-/// in time. The clock of the machine counts instructions, so that more would not help.
+/// The number of attempts of a run in which the copy was complete before the shutdown, or QEMU was
+/// not asked in time. The clock of the machine counts instructions, so that more would not help.
 const ATTEMPTS: u32 = 3;
 
-/// What QEMU calls the device and the bridges above it.
+/// The names of the device and of the bridges above it in QEMU.
 const NAMES: [&str; 3] = ["edu", BRIDGE, PORT];
 
 /// Runs the group.
@@ -149,10 +149,10 @@ fn machine<'a>(kernel: &'a Kernel, initrd: &'a Path, test: &GuestTest) -> Vm<'a>
         .trace(&[WRITES])
 }
 
-/// A run, which shows nothing if the copy was complete before the device was shut down.
+/// A run, which proves nothing if the copy was complete before the device was shut down.
 struct Attempt {
     run: Run,
-    /// What QEMU said of the device and the bridges above it before and after each kexec.
+    /// The answers of QEMU about the device and the bridges above it before and after each kexec.
     buses: Vec<Value>,
 }
 
@@ -171,7 +171,8 @@ impl Attempt {
         Ok(Self { run, buses })
     }
 
-    /// What this run lacks to show something, if `wanted` has to be in the log `copies` times.
+    /// The reason why this run proves nothing, if there is one. `wanted` must be in the log
+    /// `copies` times.
     fn missing(&self, wanted: &str, copies: u32, kexecs: u32) -> Option<String> {
         let log = self.run.console.kernel.iter();
         let copied = log.filter(|line| line.contains(wanted)).count() as u32;
@@ -183,8 +184,8 @@ impl Attempt {
     }
 }
 
-/// Compares what QEMU said of the device and the bridges above it, which are `count`, before and
-/// after; returns what is wrong.
+/// Compares the answers of QEMU about the device and the bridges above it, which are `count`,
+/// before and after; returns the difference.
 fn judge_buses(ctx: &Ctx, run: &Run, buses: &[Value], count: usize) -> Option<String> {
     let first = buses.first()?;
     let bridges = first.as_array().map_or(0, Vec::len);
@@ -197,8 +198,8 @@ fn judge_buses(ctx: &Ctx, run: &Run, buses: &[Value], count: usize) -> Option<St
     Some(run.failure(ctx, expected, &came))
 }
 
-/// Compares the writes to the configuration space of the device and the bridges above it with what
-/// is expected; returns what is wrong.
+/// Compares the writes to the configuration space of the device and the bridges above it with the
+/// expected ones; returns the differences.
 fn judge_writes(ctx: &Ctx, run: &Run, fate: Fate, test: &GuestTest) -> Result<Option<String>> {
     let trace = fs::read_to_string(run.log.with_extension("trace"))?;
     let mut wrong = Vec::new();
@@ -235,7 +236,7 @@ fn judge_writes(ctx: &Ctx, run: &Run, fate: Fate, test: &GuestTest) -> Result<Op
             }
         }
     }
-    // The firmware and each kernel ask the device beside for the size of its BAR, as ever.
+    // The firmware and each kernel read the size of the BAR of the other device, as usual.
     let beside = trace.lines().filter_map(|line| Write::parse(line, BESIDE));
     let asked = |write: &Write| write.offset == Write::BAR && write.value == u32::MAX;
     let asked = beside.filter(asked).count() as u32;

@@ -21,14 +21,14 @@ use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::{print, Step};
 
-/// How many updates the guest of QEMU survives.
+/// The number of updates of the guest of QEMU.
 const UPDATES: u32 = 2;
 
-/// How many updates the guest of the example survives.
+/// The number of updates of the guest of the example.
 const VMM_UPDATES: u32 = 3;
 
-/// When a machine is taken to hang: after more than ten times the usual time. The programs in it notice
-/// a guest that stands still earlier.
+/// The time after which a machine is considered hung: more than ten times the usual time. The
+/// programs in it notice a guest that stands still earlier.
 const LIMIT: Duration = BOOT.saturating_mul(4);
 
 /// Runs the group.
@@ -61,7 +61,7 @@ fn vmm(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with the numbers that the guest prints, seen from outside of its host. Some may be
+/// The first fault in the numbers that the guest prints, seen from outside of its host. Some may be
 /// missing: their lines can get lost with the host's kernel.
 fn repeated(lines: &[String]) -> Option<String> {
     let mut last = 0;
@@ -109,7 +109,7 @@ fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// An update under a guest whose memory is made of huge pages: more are set aside than it
+/// An update under a guest whose memory consists of huge pages, of which more are set aside than it
 /// needs.
 fn qemu_on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk_on_huge_pages(ctx, host)?;

@@ -114,7 +114,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What Clippy says of the kernel code.
+/// The messages of Clippy about the kernel code.
 pub fn run_debug(ctx: &Ctx, report: &mut Report) -> Result<()> {
     // Built with CLIPPY=1.
     let checked = build::kernel(ctx, Flavour::Debug);

@@ -24,9 +24,9 @@ const SUITES: [&str; 3] = ["chain", "roundtrip", "memfd"];
 /// The number of updates of the longest suite.
 const UPDATES: u32 = 3;
 
-/// A machine, and what runs on it.
+/// A machine, and the suites that run on it.
 struct Row {
-    /// What it is called in results.
+    /// Its name in results.
     name: &'static str,
     machine: &'static Machine,
     suites: &'static [&'static str],

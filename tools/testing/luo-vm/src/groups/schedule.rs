@@ -42,8 +42,8 @@ impl Group {
         }
     }
 
-    /// The same, to be run after all other groups, with nothing beside it: for machines that emulate
-    /// machines, for which a busy host is slow beyond measure.
+    /// The same, to be run after all other groups, with nothing beside it: for machines that
+    /// emulate machines, which are too slow on a busy host.
     pub const fn alone(self) -> Self {
         Self {
             alone: true,
@@ -66,7 +66,7 @@ struct State {
     built: HashSet<Flavour>,
     /// Numbers of groups.
     waiting: Vec<usize>,
-    /// How many groups run.
+    /// The number of running groups.
     running: usize,
 }
 

@@ -75,7 +75,7 @@ fn run_on(ctx: &Ctx, kernel: &Kernel, count: u64, seed: u64) -> Result<Outcome> 
         let Some(rest) = line.strip_prefix("@soak ") else {
             continue;
         };
-        // A message of the kernel may be in between.
+        // A message of the kernel may interrupt the line.
         let rest = rest.split('[').next().unwrap_or_default();
         match rest.split_whitespace().collect::<Vec<_>>()[..] {
             [_, "files", files, "bytes", bytes, "free", free] => {

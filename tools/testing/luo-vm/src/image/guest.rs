@@ -17,8 +17,7 @@ pub fn disk(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
     disk_with(ctx, "guest", host, &[])
 }
 
-/// The same, with another kernel in `/boot`, which is never started: its configuration says that it
-/// has no KVM.
+/// The same, with another kernel in `/boot`, which is never started: its configuration has no KVM.
 pub fn disk_with_refused(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
     let config = ctx.build.join("images/config-without-kvm");
     let text = fs::read_to_string(host.out.join(".config"))?;
@@ -51,11 +50,11 @@ fn disk_with(ctx: &Ctx, name: &str, host: &Kernel, more: &[(&str, &Path)]) -> Re
     disk::disk_with(ctx, name, host, &files)
 }
 
-/// How the guest is started on huge pages.
+/// The settings of the unit that start the guest on huge pages.
 const HUGE_PAGES: &str = "[Service]\nExecStart=\n\
     ExecStart=/usr/bin/luo-qemu run %i --hugepages 2M -- $QEMU\n";
 
-/// What the configuration of a kernel says of KVM.
+/// The setting of KVM in the configuration of a kernel.
 const KVM: &str = "\nCONFIG_KVM=y\n";
 const NO_KVM: &str = "\n# CONFIG_KVM is not set\n";
 
@@ -74,11 +73,12 @@ pub fn initramfs(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
     initramfs::guest_with(ctx, "vmm", &guest, &[host], &files)
 }
 
-/// What the kernel is told so that a guest of QEMU runs, and survives a number of updates.
+/// The kernel parameters for a guest of QEMU and a number of updates.
 ///
-/// A busy host measures the frequency of the time-stamp counter badly at first. KVM, which is built in,
-/// gives guests this first value, and refuses it once it is corrected by more than the usual tolerance
-/// of 250 parts per million: the guest then stands still when it starts its second processor.
+/// On a busy host, the first measurement of the frequency of the time-stamp counter is inaccurate.
+/// KVM, which is built in, gives guests this first value, and refuses it once it is corrected by
+/// more than the usual tolerance of 250 parts per million: the guest then stands still when it
+/// starts its second processor.
 pub fn params(updates: u32) -> String {
     format!(
         "{} luo_updates={updates} kvm.tsc_tolerance_ppm=20000",

@@ -17,7 +17,7 @@ const CERTIFICATE: &str = "signing.pem";
 /// The private key beside it.
 const KEY: &str = "signing.key";
 
-/// Makes a key, and a certificate for it that the kernel in `out` trusts, unless they are there.
+/// Creates a key, and a certificate for it that the kernel in `out` trusts, unless they exist.
 pub fn make_key(step: &mut Step<'_>, out: &Path, log: &Path) -> Result<()> {
     if out.join(CERTIFICATE).exists() && out.join(KEY).exists() {
         return Ok(());

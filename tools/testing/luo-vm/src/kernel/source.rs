@@ -48,7 +48,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// The unchanged tree. Only output directories are added to it.
+    /// The unchanged tree, to which only output directories are added.
     pub fn pristine(&self) -> PathBuf {
         self.home.join("base")
     }

@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! For how long a guest of a virtual machine is silent, seen from outside of its host.
+//! The time for which a guest of a virtual machine prints nothing, seen from outside
+//! of its host.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// What begins a heartbeat of the guest, on the host's console.
+/// The beginning of a heartbeat of the guest, on the host's console.
 pub const BEAT: &str = "vm: beat ";
 
-/// What a kernel of the host says first.
+/// A part of the first line of a kernel of the host.
 pub const BOOTS: &str = "] Linux version ";
 
-/// What it says when it has started: this follows the name of init.
+/// The text that follows the name of init in the line about its start.
 const INIT: &str = "init as init process";
 
 /// A time in which the guest did not run, as it is seen from outside of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
-    /// Until the next kernel of the host spoke.
+    /// Until the first line of the next kernel of the host.
     pub stop: Duration,
     /// Until the first program ran on it.
     pub boot: Duration,
-    /// Until the guest was heard again.
+    /// Until the next heartbeat of the guest.
     pub start: Duration,
 }
 
@@ -36,7 +37,7 @@ impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.1} s: {:.1} s until the next kernel spoke, {:.1} s until its init, {:.1} s until the \
+            "{:.1} s: {:.1} s until the next kernel prints, {:.1} s until its init, {:.1} s until the \
              guest",
             self.all().as_secs_f64(),
             self.stop.as_secs_f64(),
@@ -51,15 +52,16 @@ impl fmt::Display for Gap {
 pub struct Listener {
     /// The last heartbeat.
     beat: Option<Instant>,
-    /// The last heartbeat with the kernel before, and when the next kernel spoke.
+    /// The last heartbeat with the kernel before, and the time of the first line of
+    /// the next kernel.
     silent: Option<(Instant, Instant)>,
     init: Option<Instant>,
-    /// What was found.
+    /// The gaps that were found.
     pub gaps: Vec<Gap>,
 }
 
 impl Listener {
-    /// Takes a line of the console, and when it came.
+    /// Takes a line of the console, and its time.
     pub fn hear(&mut self, line: &str, now: Instant) {
         // Another program's line may begin before it, and end after it.
         if line.contains(BEAT) {

@@ -13,7 +13,7 @@ pub struct Machine {
     pub arguments: &'static [&'static str],
     /// Kernel parameters that it needs.
     pub params: &'static str,
-    /// Its memory, if a test needs more, or less, than usual.
+    /// Its memory, if it differs from the usual size.
     pub memory: Option<&'static str>,
     /// Whether each processor is in a socket of its own.
     pub sockets: bool,

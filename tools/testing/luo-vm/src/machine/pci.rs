@@ -47,7 +47,7 @@ pub fn ask(socket: &Path, id: Id) -> Result<Value> {
 
 /// The device `id` and the bridges above it in an answer to `query-pci`, without what may change.
 fn path(answer: &Value, id: Id) -> Value {
-    /// The way to the device among `devices`, from the top.
+    /// The path to the device among `devices`, from the top.
     fn find(devices: &Value, id: Id) -> Option<Vec<Value>> {
         devices.as_array()?.iter().find_map(|device| {
             if device["id"]["vendor"] == id.vendor && device["id"]["device"] == id.device {

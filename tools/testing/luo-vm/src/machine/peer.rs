@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// What the program prints to the machine's console when it waits for a connection.
+/// The text that the program prints to the machine's console when it waits for a connection.
 pub const LISTENS: &str = "vm: listens";
 
 /// The address of the program in the network that QEMU emulates, and its port.
@@ -26,18 +26,19 @@ const LINE: usize = 1024;
 /// The time between two lines.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How many lines this side sends before the program must have received one. They fit into its
-/// buffer: the network that QEMU emulates may not notice when a full buffer has room again.
+/// The number of lines that this side sends before the program must have received one. They fit
+/// into its buffer: the network that QEMU emulates may not notice when a full buffer has room
+/// again.
 const AHEAD: u64 = 16;
 
-/// What this side has seen.
+/// The results of this side.
 #[derive(Default)]
 struct Seen {
     /// The number of connections that were made.
     connections: u32,
     /// The number of lines that were received.
     lines: u64,
-    /// How many lines the program has received, as it says.
+    /// The number of lines that the program has received, as reported by it.
     answered: u64,
     /// The first line that was not the expected one.
     fault: Option<String>,
@@ -60,7 +61,7 @@ impl Peer {
         })
     }
 
-    /// The QEMU options for a network card, behind which the program is reached.
+    /// The QEMU options for the network card through which the program is reached.
     pub fn devices(&self) -> [String; 4] {
         let (host, port) = (Ipv4Addr::LOCALHOST, self.port);
         [
@@ -112,7 +113,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Returns what was wrong, if anything was.
+    /// Returns the first fault, if there was one.
     pub fn complaint(&self) -> Option<String> {
         self.seen(|seen| seen.complaint())
     }

@@ -31,7 +31,7 @@ const HEADER: [u8; 14] = [
     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0x4c, 0x55, 0x4f, 0x88, 0xb5,
 ];
 
-/// The time between two looks at the clock.
+/// The time between two readings of the clock.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What becomes of frames that QEMU does not take.
@@ -79,7 +79,7 @@ impl Times {
 }
 
 impl Outcome {
-    /// Takes what came from the card.
+    /// Takes a frame from the card.
     fn take(&mut self, bytes: &[u8]) {
         let expected = self.received + 1;
         let number = bytes
@@ -177,7 +177,7 @@ impl Sender {
         })
     }
 
-    /// Tells how many frames QEMU has taken.
+    /// Counts the frames that QEMU has taken.
     pub fn counter(&self) -> Counter {
         self.counter.clone()
     }
@@ -206,7 +206,7 @@ impl Sender {
     }
 }
 
-/// What the thread works on.
+/// The state of the thread.
 struct Work {
     socket: UnixDatagram,
     card: PathBuf,
@@ -214,7 +214,7 @@ struct Work {
     refused: Refused,
     /// When the first frame came.
     started: Option<Instant>,
-    /// How many frames were numbered.
+    /// The number of frames that were numbered.
     numbered: u64,
     /// The numbers of those that were not sent.
     waiting: VecDeque<u64>,
@@ -223,7 +223,7 @@ struct Work {
 }
 
 impl Work {
-    /// Receives and sends what can be at the moment.
+    /// Receives and sends without blocking.
     fn step(&mut self) {
         // One byte more than a frame: a longer one is a fault.
         let mut bytes = [0; FRAME + 1];

@@ -3,10 +3,10 @@
 //! Machines that have stopped: the time limits for output, and the state of a machine that exceeds
 //! them.
 //!
-//! The unchanged base can hang at boot: its clocksource watchdog waits for another processor without
-//! a limit, see `patches/time`. On a busy host, this happens about once in 300 boots. A machine that
-//! boots such a kernel is therefore restarted, once. A machine that only boots kernels with the
-//! overlay is not: if it hangs, that is a fault.
+//! The unchanged base can hang at boot: its clocksource watchdog can wait forever for another
+//! processor, see `patches/time`. On a busy host, this happens about once in 300 boots. A machine
+//! that boots such a kernel is therefore restarted, once. A machine that only boots kernels with
+//! the overlay is not: if it hangs, that is a fault.
 
 use std::fmt::Write as _;
 use std::fs;

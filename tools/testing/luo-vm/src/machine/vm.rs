@@ -23,9 +23,9 @@ use crate::report::step::Step;
 
 /// A virtual machine to be run.
 pub struct Vm<'a> {
-    /// What it is for; names its log.
+    /// Its purpose, which is the name of its log.
     pub name: String,
-    /// What kind of machine it is.
+    /// The kind of machine.
     machine: &'static Machine,
     pub kernel: &'a Kernel,
     /// The initramfs; or the disk, if its name ends in [`DISK`].
@@ -36,7 +36,7 @@ pub struct Vm<'a> {
     params: String,
     /// Arguments of init.
     init: String,
-    /// When it is taken to hang.
+    /// The time after which it is considered hung.
     limit: Duration,
     /// Whether one of its kernels is not ours, and may [stand still](silent) at boot.
     foreign: bool,
@@ -44,20 +44,21 @@ pub struct Vm<'a> {
     trace: &'static [&'static str],
 }
 
-/// What a machine left behind.
+/// The output of a machine that has ended.
 pub struct Run {
     pub console: Console,
     pub log: PathBuf,
     pub timed_out: Option<Duration>,
 }
 
-/// How many machines may run at a time. More need more memory than a small host has.
+/// The maximum number of machines that run at a time. More of them need more memory than a small
+/// host has.
 const MACHINES: usize = 2;
 
-/// How many machines run.
+/// The number of running machines.
 static RUNNING: Mutex<usize> = Mutex::new(0);
 
-/// Says that a machine has ended.
+/// Signals that a machine has ended.
 static ENDED: Condvar = Condvar::new();
 
 /// The right to run a machine.
@@ -82,12 +83,13 @@ impl Drop for Slot {
     }
 }
 
-/// How long a boot with its test may take: much more than on the slowest machine, as it only tells
-/// apart what hangs.
+/// The time limit for a boot with its test: much more than on the slowest machine, since it only
+/// detects hangs.
 pub const BOOT: Duration = Duration::from_secs(600);
 
-/// Whatever can be emulated, but for fast `rep movsb` and `rep stosb`: real processors are best at
-/// these, whereas the emulator takes a step for each byte. Without, the kernel uses whole words.
+/// All features that can be emulated, except fast `rep movsb` and `rep stosb`: they are fast on
+/// real processors, but the emulator executes them byte by byte. Without them, the kernel uses
+/// whole words.
 const CPU: &str = "max,-erms,-fsrm,-fsrs,-fzrm";
 
 impl<'a> Vm<'a> {
@@ -137,25 +139,26 @@ impl<'a> Vm<'a> {
         self
     }
 
-    /// What init is told.
+    /// The arguments of init.
     pub fn init(mut self, arguments: impl Into<String>) -> Self {
         self.init = arguments.into();
         self
     }
 
-    /// How many kexecs follow the first boot.
+    /// The number of kexecs after the first boot.
     pub fn kexecs(mut self, kexecs: u32) -> Self {
         self.limit = BOOT * (1 + kexecs);
         self
     }
 
-    /// When it is taken to hang, if the number of boots does not say.
+    /// The time after which it is considered hung, instead of the one that follows from the number
+    /// of boots.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Where its QEMU is asked while it runs; see [`Monitor`](crate::machine::monitor::Monitor).
+    /// The socket of the monitor of its QEMU; see [`Monitor`](crate::machine::monitor::Monitor).
     pub fn monitor(&self, ctx: &Ctx) -> PathBuf {
         monitor_of(&self.log(ctx))
     }
@@ -191,18 +194,19 @@ impl<'a> Vm<'a> {
         qemu.arg("-kernel").arg(&self.kernel.image);
         if self.initrd.extension().is_some_and(|end| end == DISK) {
             let drive = format!("if=virtio,format=raw,file={}", self.initrd.display());
-            // What a run writes is not for the next one.
+            // The next run must not see what this one writes.
             qemu.args(["-snapshot", "-drive", &drive]);
         } else {
             qemu.arg("-initrd").arg(self.initrd);
         }
-        // A busy host delays the timer such that the kernel takes it for broken.
+        // A busy host delays the timer, so that the kernel would consider it broken.
         let mut line = "console=ttyS0 panic=-1 no_timer_check liveupdate=on kho=on".to_owned();
         if self.kernel.flavour == Flavour::Kasan {
-            // The map of KASAN takes an eighth of the memory, twice which is too much for scratch.
+            // The map of KASAN needs an eighth of the memory; a scratch area of twice this size
+            // would be too large.
             line.push_str(" kho_scratch=32M,32M,450M");
-            // The kernel forgets for a moment at boot how many levels its page tables have; if an
-            // interrupt comes then, KASAN takes an address for a wrong one.
+            // For a moment at boot, the kernel has a wrong number of page table levels; if an
+            // interrupt comes at this time, KASAN reports a correct address as wrong.
             line.push_str(" no5lvl");
         }
         for part in [
@@ -227,12 +231,12 @@ impl<'a> Vm<'a> {
         Ok(run)
     }
 
-    /// Runs the machine until it stops by itself or its time is over.
+    /// Runs the machine until it stops by itself or its time limit is reached.
     pub fn run(&self, ctx: &Ctx) -> Result<Run> {
         self.run_within(ctx, Limits::ALWAYS, |_| {})
     }
 
-    /// The same; `seen` sees each line of the console at once.
+    /// The same; `seen` is called for each line of the console immediately.
     pub fn run_with(&self, ctx: &Ctx, seen: impl FnMut(&str)) -> Result<Run> {
         self.run_within(ctx, Limits::BEFORE_INIT, seen)
     }
@@ -255,7 +259,8 @@ impl<'a> Vm<'a> {
         run.context("a machine that is not started again has ended")
     }
 
-    /// How much slower the kernel is than usual: one that checks is several times slower.
+    /// The factor by which the kernel is slower than usual: a kernel with checks is several times
+    /// slower.
     fn slowness(&self) -> u32 {
         match self.kernel.flavour {
             Flavour::Kasan => 6,
@@ -264,8 +269,8 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Runs the machine once. What is to be seen of one that is silent for longer than `silence` goes
-    /// to a file beside its log. [`None`] if it then remains silent and `give_up` is set.
+    /// Runs the machine once. The state of a machine that is silent for longer than `silence` is
+    /// written to a file beside its log. [`None`] if it then remains silent and `give_up` is set.
     fn start(
         &self,
         ctx: &Ctx,
@@ -347,7 +352,7 @@ impl<'a> Vm<'a> {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        // One that was killed leaves its socket.
+        // A QEMU that was killed leaves its socket.
         let _ = fs::remove_file(&monitor);
         if status.is_some_and(|s| !s.success()) {
             let mut said = String::new();
@@ -384,7 +389,7 @@ fn monitor_of(log: &Path) -> PathBuf {
     log.with_extension("monitor")
 }
 
-/// Whether a line of the console comes from init, or says that it is started.
+/// Whether a line of the console comes from init, or is the line about its start.
 fn starts_init(line: &str) -> bool {
     let line = line.trim();
     line.ends_with(" as init process") || !(line.is_empty() || line.starts_with('['))

@@ -154,7 +154,7 @@ pub fn summary(reports: &[Report]) -> bool {
     for line in reports.iter().flat_map(|report| &report.failures) {
         println!("{line}");
     }
-    // Once more in short, for those who see only the last lines.
+    // Repeats the failures in short, in the last lines of the output.
     for line in reports.iter().flat_map(|report| &report.failures) {
         let short: String = line.split_whitespace().collect::<Vec<_>>().join(" ");
         println!("failed: {}", short.chars().take(SHORT).collect::<String>());

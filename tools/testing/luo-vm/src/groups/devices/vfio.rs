@@ -23,8 +23,8 @@ use crate::report::step::Step;
 /// The suites whose device does not go on in the next kernel; that of all others does.
 const STOPPED: [&str; 4] = ["vfio_stopped", "vfio_closed", "vfio_unplugged", RESTARTED];
 
-/// How many frames are sent in a second. A run in which the ring was full shows nothing, and is
-/// repeated with the next rate.
+/// The number of frames that are sent in a second. A run in which the ring was full proves nothing,
+/// and is repeated with the next rate.
 const RATES: [u32; 3] = [1000, 1000, 500];
 
 /// The rates of a suite that does not empty the ring for half a minute.
@@ -40,7 +40,7 @@ const LOST: [&str; 2] = [" frames of ", " were lost"];
 /// The event of QEMU that the card writes a frame to memory.
 const FRAMES: &str = "igb_rx_desc_buff_write";
 
-/// What QEMU calls the device and the bridge above it.
+/// The names of the device and of the bridge above it in QEMU.
 const NAMES: [&str; 2] = ["igb", PORT];
 
 /// The marks in the trace between which nothing disturbs these.
@@ -158,7 +158,7 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// A device that goes on takes frames while there is no program that could drive it; one that was
+    /// A working device takes frames while there is no program that could drive it; one that was
     /// stopped takes none.
     fn judge_booting(&self, ctx: &Ctx, test: &GuestTest) -> Option<String> {
         let stopped = STOPPED.contains(&test.name.as_str());
@@ -217,7 +217,7 @@ pub fn judge_writes(ctx: &Ctx, run: &Run, names: &[&str]) -> Result<Option<Strin
             wrong.push(format!("{name} was disturbed: {disturbing:?}"));
         }
     }
-    let expected = "no writes that disturb a device which goes on working";
+    let expected = "no writes that disturb a working device";
     Ok((!wrong.is_empty()).then(|| run.failure(ctx, expected, &wrong.join("; "))))
 }
 

@@ -5,12 +5,12 @@
 /// The event that QEMU is to log.
 pub const WRITES: &str = "pci_cfg_write";
 
-/// What QEMU calls bridges.
+/// The name of bridges in QEMU.
 pub const BRIDGE: &str = "pcie-pci-bridge";
 /// See [`BRIDGE`].
 pub const PORT: &str = "pcie-root-port";
 
-/// What it calls a device beside the one that is preserved.
+/// The name of another device, which is not preserved.
 pub const BESIDE: &str = "pci-testdev";
 
 /// A write to a configuration space.
@@ -18,7 +18,7 @@ pub const BESIDE: &str = "pci-testdev";
 pub struct Write {
     /// The register.
     pub offset: u32,
-    /// What was written.
+    /// The value.
     pub value: u32,
 }
 
@@ -57,7 +57,7 @@ impl Write {
         self.offset == Self::COMMAND && self.value & Self::MASTER == 0
     }
 
-    /// Whether it clears the bus master bit and changes nothing else that matters.
+    /// Whether it clears the bus master bit and changes no other relevant bit.
     pub fn silences(&self) -> bool {
         self.clears_master() && self.value & Self::DECODES != 0
     }
