@@ -92,7 +92,7 @@ impl pci::Driver for EduDriver {
             pdev.direct_dma_address(0)?;
             let edu = Edu::new(pdev, regs.into_devres()?);
             if pdev.is_handed_over() {
-                dev_info!(pdev, "goes on working\n");
+                dev_info!(pdev, "keeps working\n");
             } else {
                 // Wait for the end of a copy that the previous kernel has started, before the
                 // device may write to memory.
