@@ -103,7 +103,7 @@ impl Guest {
         self.machine = Some(machine);
         self.paused = false;
         self.say(&format!(
-            "goes on; restored within {} us, gap {gap} us",
+            "continues; restored within {} us, gap {gap} us",
             started.elapsed().as_micros()
         ));
         Ok(())
@@ -151,8 +151,8 @@ impl Participant for Guest {
             return;
         }
         match self.machine().and_then(Machine::resume) {
-            Ok(()) => self.say(&format!("goes on: {reason}")),
-            Err(error) => eprintln!("{}: does not go on: {error}", self.options.name),
+            Ok(()) => self.say(&format!("continues: {reason}")),
+            Err(error) => eprintln!("{}: does not continue: {error}", self.options.name),
         }
     }
 

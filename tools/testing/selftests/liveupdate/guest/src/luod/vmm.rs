@@ -62,8 +62,8 @@ impl Heard {
         if line.contains("vm: memory ") && line.ends_with("on processor 1") {
             self.checks += 1;
         }
-        self.restored += u64::from(line.contains(": goes on; restored"));
-        self.continued += u64::from(line.contains(": goes on: "));
+        self.restored += u64::from(line.contains(": continues; restored"));
+        self.continued += u64::from(line.contains(": continues: "));
         if line.contains("BAD") || line.contains("Kernel panic") {
             self.bad = Some(line.to_owned());
         }
@@ -184,12 +184,12 @@ fn subscribed() -> Result {
     wait(|| Ok(sessions()?.iter().any(is)), "luo-vmm has subscribed")
 }
 
-/// The guest goes on after an update that another client refuses.
+/// The guest continues after an update that another client refuses.
 fn aborts(vmm: &Vmm) -> Result {
     subscribed()?;
     let bad = counter("bad", &["refuse"])?;
     aborted(begin_update(None, false)?, "bad")?;
-    vmm.wait("the guest goes on", |heard| heard.continued > 0)?;
+    vmm.wait("the guest continues", |heard| heard.continued > 0)?;
     drop(bad);
     vmm.runs().map(drop)
 }
