@@ -39,12 +39,22 @@ fn words(list: &str) -> Result<Vec<Word>> {
         .collect()
 }
 
-/// The findings in `text`, line by line.
+/// The words of a line, without the marks of comments and of text that continues.
+fn content(line: &str) -> &str {
+    line.trim_matches(|c: char| c.is_whitespace() || "/!*#+\\".contains(c))
+}
+
+/// The findings in `text`, line by line. A finding of several words can continue in the next line.
 fn find(words: &[Word], name: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for (number, line) in text.lines().enumerate() {
+    let mut lines = text.lines().enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
+        let line = content(line);
+        let next = lines.peek().map_or("", |(_, next)| content(next));
+        let both = format!("{line} {next}");
         for word in words {
-            if let Some(hit) = word.pattern.find(line) {
+            let mut hits = word.pattern.find_iter(&both);
+            if let Some(hit) = hits.find(|hit| hit.start() < line.len()) {
                 let (number, hit) = (number + 1, hit.as_str());
                 found.push(format!("{name}:{number}: {hit:?}: {}", word.instead));
             }
@@ -86,13 +96,19 @@ mod tests {
 
     #[test]
     fn they_are_found() -> Result<()> {
-        let words = words("# a comment\nwho(?:so)?ever\tname the actor\n")?;
+        let words = words("# a comment\nwho(?:so)?ever\tname the actor\nonce and again\tagain\n")?;
         let found = find(
             &words,
             "a.rs",
-            "fine\n// Whosoever reads this\nwhoeverness\n",
+            "fine\n// Whosoever reads this\nwhoeverness\n/// Try it once\n/// and again.\n",
         );
-        assert_eq!(found, [r#"a.rs:2: "Whosoever": name the actor"#]);
+        assert_eq!(
+            found,
+            [
+                r#"a.rs:2: "Whosoever": name the actor"#,
+                r#"a.rs:4: "once and again": again"#
+            ]
+        );
         assert!(super::words("no tab").is_err());
         Ok(())
     }
