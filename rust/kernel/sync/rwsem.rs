@@ -358,7 +358,7 @@ impl<T: ?Sized> Deref for RwSemWriteGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariant, nobody else accesses the data.
+        // SAFETY: By the type invariant, no other code accesses the data.
         unsafe { &*self.sem.data.get() }
     }
 }
@@ -367,7 +367,7 @@ impl<T: ?Sized> Deref for RwSemWriteGuard<'_, T> {
 impl<T: ?Sized + Unpin> DerefMut for RwSemWriteGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: By the type invariant, nobody else accesses the data.
+        // SAFETY: By the type invariant, no other code accesses the data.
         unsafe { &mut *self.sem.data.get() }
     }
 }

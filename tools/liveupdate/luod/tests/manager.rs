@@ -153,7 +153,7 @@ fn what_systemd_keeps() {
     let mut waits = fs::OpenOptions::new().write(true).open(&fifo).unwrap();
     assert!(system.answer().is_none());
     fs::remove_file(&fifo).unwrap();
-    waits.write_all(b"go on\n").unwrap();
+    waits.write_all(b"continue\n").unwrap();
     woken.read_exact(&mut [0]).unwrap();
     assert!(answer(&mut system, id).unwrap());
     assert!(dir.join("kexec").exists());

@@ -233,7 +233,7 @@ fn filled_beyond_limit() -> Case {
             let child = Child::start(|| {
                 group.enter()?;
                 for page in 0..PAGES {
-                    // SAFETY: Within the mapping, which nobody else uses.
+                    // SAFETY: Within the mapping, which has no other users.
                     unsafe { word(memory, page).write_volatile(page as u64 + 1) };
                 }
                 Ok(())
@@ -297,7 +297,7 @@ fn collapsed() -> Case {
                 file.set_len(LEN as u64).at("set the size")?;
                 let memory = map_aligned(&file, LEN)?;
                 for page in 0..PAGES {
-                    // SAFETY: Within the mapping, which nobody else uses.
+                    // SAFETY: Within the mapping, which has no other users.
                     unsafe { word(memory, page).write_volatile(1) };
                 }
                 let (start, done) = (memory.addr(), AtomicBool::new(false));
@@ -316,7 +316,7 @@ fn collapsed() -> Case {
                     result
                 })?;
                 for page in 0..PAGES {
-                    // SAFETY: Within the mapping, which nobody else uses.
+                    // SAFETY: Within the mapping, which has no other users.
                     unsafe { word(memory, page).write_volatile(late(token, page)) };
                 }
                 // SAFETY: There are no references to the mapping.
