@@ -180,7 +180,8 @@ impl CountSer {
     }
 }
 
-/// What a kernel must do if it does not understand data, other than to keep the memory.
+/// The action that a kernel must take if it does not understand data, in addition to keeping the
+/// memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
     /// It must silence all devices before it frees memory.
@@ -189,7 +190,7 @@ pub(crate) enum Policy {
     Fatal,
 }
 
-/// What a kernel must do if it does not understand data of this name.
+/// The policy for data of one name.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct PolicySer {

@@ -226,7 +226,8 @@ impl OutgoingRoot {
         Ok(())
     }
 
-    /// Tells the next kernel which of `data` is handed over. There must be room; needs no memory.
+    /// Writes the names of the `data` that is handed over for the next kernel. There must be room;
+    /// needs no memory.
     pub(crate) fn set_vital(&mut self, data: &[VitalData]) {
         if let Some(policy) = &mut self.policy {
             policy.fill(data);

@@ -75,7 +75,7 @@ enum Found<'a> {
 ///
 /// Swapped out pages are read back. The pages of the ranges `known`, which must be sorted, are
 /// skipped. A worker moves a part of the folios that must be moved, unless the file is `handed_over`:
-/// it would have to wait if it wants a page of the file that is missing.
+/// it would have to wait for a page of the file that is missing.
 fn for_each_batch(
     file: &ShmemFile,
     handed_over: bool,

@@ -88,8 +88,8 @@ const fn compatible<const N: usize>(name: &CStr) -> [u8; N] {
     field
 }
 
-/// What a kernel does if it does not understand data of the previous one: it has no handler or FLB of
-/// that name, live updates are off, the data cannot be found, or it cannot be retrieved.
+/// The policy for data of the previous kernel that a kernel does not understand: it has no handler
+/// or FLB of that name, live updates are off, the data cannot be found, or it cannot be retrieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotUnderstood {
     /// The memory stays reserved, and the kernel continues.
@@ -141,7 +141,7 @@ impl From<crate::alloc::AllocError> for RetrieveError {
     }
 }
 
-/// Where a file that is to be preserved comes from.
+/// The origin of a file that is to be preserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// User space has asked for it to be preserved.

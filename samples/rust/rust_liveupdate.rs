@@ -100,7 +100,7 @@ struct Number {
     value: Atomic<u64>,
     /// The token of the file on which this one depends; 0 if there is none.
     other: Atomic<Token>,
-    /// That file, after it was retrieved.
+    /// The file on which this one depends, after it was retrieved.
     retrieved: Option<ARef<File>>,
 }
 

@@ -67,7 +67,7 @@ pub(crate) struct DeviceSer {
     reserved: u8,
     /// The rest of the header, from offset 0x10 to 0x3b.
     registers: [u32; 11],
-    /// What the BARs read after all-ones were written to them.
+    /// The values of the BARs after all-ones were written to them.
     bar_sizes: [u32; 6],
     /// The same for the BAR of the expansion ROM.
     rom_size: u32,

@@ -159,7 +159,8 @@ impl<'a> Device<'a> {
         self.read(COMMAND) & 4 != 0 && (class != BRIDGE || self.is_bridge())
     }
 
-    /// What the BARs, and that of the ROM, would read after all-ones were written to them.
+    /// The values that the BARs, and that of the ROM, would have after all-ones were written to
+    /// them.
     pub(crate) fn bar_sizes(&self) -> ([u32; 6], u32) {
         let mut sizes = [0; 6];
         let bars: u32 = match self.is_bridge() {

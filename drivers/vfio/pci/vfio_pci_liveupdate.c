@@ -17,7 +17,7 @@
 #include "liveupdate/core.h"
 #include "vfio_pci_priv.h"
 
-/* What the previous kernel has handed over for a device */
+/* The data that the previous kernel has handed over for a device */
 struct vfio_pci_handed_over {
 	bool reset_works;
 	u16 cfg_size;
@@ -182,7 +182,7 @@ int vfio_pci_take_over(struct vfio_pci_core_device *vdev)
 	return 0;
 }
 
-/* Restores what user space has seen in the configuration space. */
+/* Restores the configuration space as user space has read it. */
 void vfio_pci_restore_config(struct vfio_pci_core_device *vdev)
 {
 	const struct vfio_pci_handed_over *from = vdev->handed_over;

@@ -329,7 +329,7 @@ impl IncomingFile {
         prepared.preserve(self.token, peers)
     }
 
-    /// Returns whether the handler agrees to release the handed over data.
+    /// Returns whether the handler permits to release the handed over data.
     pub(super) fn can_finish(&self, handlers: &Handlers) -> bool {
         let mut guard = self.state.write();
         let State { payload, progress } = &mut *guard;

@@ -322,8 +322,9 @@ impl OutgoingFiles {
 
     /// Freezes all files. Their data for the next kernel does not change any more.
     ///
-    /// Needs no memory. If a handler fails, `policy` says whether its file is skipped, or this fails and
-    /// the files before it are unfrozen. A file that depends on a skipped one is skipped as well.
+    /// Needs no memory. If a handler fails, `policy` decides whether its file is skipped, or this
+    /// fails and the files before it are unfrozen. A file that depends on a skipped one is skipped
+    /// as well.
     pub(crate) fn freeze(&mut self, session: &BStr, policy: Policy) -> Result<Frozen<'_>> {
         let mut frozen = Frozen {
             set: self,

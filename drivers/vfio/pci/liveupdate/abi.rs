@@ -55,7 +55,7 @@ impl VfioPciSer {
     pub(crate) const RESET_WORKS: u16 = 1 << 0;
 }
 
-/// What user space sees in the configuration space of a device.
+/// The configuration space of a device as user space reads it.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct ConfigSer(pub(crate) [u8; CONFIG]);

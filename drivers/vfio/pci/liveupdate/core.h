@@ -20,8 +20,8 @@ struct pci_dev;
  * struct vfio_pci_liveupdate_state - what one kernel hands over to the next
  * @reset_works: whether the device can be reset
  * @cfg_size:    bytes of @config, %VFIO_PCI_LIVEUPDATE_CONFIG at most
- * @config:      what user space sees in the configuration space; it has room
- *               for %VFIO_PCI_LIVEUPDATE_CONFIG bytes
+ * @config:      the configuration space as user space reads it; it has room for
+ *               %VFIO_PCI_LIVEUPDATE_CONFIG bytes
  */
 struct vfio_pci_liveupdate_state {
 	bool reset_works;

@@ -132,7 +132,7 @@ impl FileHandler for Handler {
         })
     }
 
-    /// Saves what user space sees in the configuration space.
+    /// Saves the configuration space as user space reads it.
     ///
     /// Errors: EBUSY (memory was mapped since the file was preserved).
     fn freeze(&self, file: &File, ser: &mut VfioPciSer, outgoing: &mut Outgoing) -> Result {

@@ -99,8 +99,8 @@ impl<'a> VfioFile<'a> {
         })
     }
 
-    /// Copies what user space sees in the configuration space. Returns its size, and whether the device
-    /// can be reset. The file must have passed [`Self::check`] since it was bound.
+    /// Copies the configuration space as user space reads it. Returns its size, and whether the
+    /// device can be reset. The file must have passed [`Self::check`] since it was bound.
     ///
     /// # Errors
     ///
