@@ -204,7 +204,8 @@ pub unsafe extern "C" fn liveupdate_join(
         if size < size_of::<liveupdate_participant>() {
             return Err(error(EINVAL));
         }
-        // SAFETY: The caller guarantees that it is valid, and says that it has all fields.
+        // SAFETY: The caller guarantees that it is valid, and its size shows that it has all
+        // fields.
         let participant = unsafe { participant.read() };
         if participant.preserve.is_none() || participant.restore.is_none() {
             return Err(error(EINVAL));

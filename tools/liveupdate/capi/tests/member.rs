@@ -31,7 +31,7 @@ struct Program {
     file: RefCell<OwnedFd>,
     member: Cell<*mut liveupdate_member>,
     calls: RefCell<Vec<String>>,
-    /// What `liveupdate_leave` has returned in a callback.
+    /// The value that `liveupdate_leave` has returned in a callback.
     left: Cell<Option<c_int>>,
 }
 

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// How often it is checked whether a command has ended.
+/// The time between two checks whether a command has ended.
 pub const TICK: Duration = Duration::from_millis(50);
 
 /// The signals that end luoctl. While a command runs, they do not.

@@ -146,7 +146,7 @@ fn restore(cli: &Cli, mut runner: Runner<'_>, id: &SessionName) -> Result<ExitCo
 /// Runs the command in updates.
 struct Preserver<'a> {
     runner: Runner<'a>,
-    /// When the command must have ended.
+    /// The deadline of the command.
     end: Option<Instant>,
     /// Its last exit code.
     code: u8,

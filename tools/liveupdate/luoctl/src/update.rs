@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the bar is redrawn without events.
+/// The time after which the bar is redrawn without events.
 const TICK: Duration = Duration::from_millis(250);
 
 /// A session, and the time since which it has its state.

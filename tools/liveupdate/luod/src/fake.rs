@@ -73,7 +73,7 @@ pub struct State {
     pub by_manager: bool,
     /// Whether another program is about to start the next kernel.
     pub kexec_under_way: bool,
-    /// How many times the next kernel was started.
+    /// The number of times that the next kernel was started.
     pub kexecs: u32,
     /// The contents of the file descriptor store, if there is one. Several can have the same name.
     pub store: Option<BTreeMap<String, Vec<OwnedFd>>>,

@@ -38,7 +38,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The interval of attempts to resume a guest that QEMU does not resume.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// How often luo-qemu checks whether QEMU has ended.
+/// The time between two checks whether QEMU has ended.
 const STEP: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]

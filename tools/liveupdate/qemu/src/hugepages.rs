@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the number of allocated pages is shown.
+/// The time between two reports of the number of allocated pages.
 const SHOWN: Duration = Duration::from_secs(2);
 /// The minimum that is allocated in a second, in bytes.
 const SPEED: u64 = 128 << 20;
@@ -56,7 +56,7 @@ impl HugePages {
         MemfdFlags::HUGETLB | size
     }
 
-    /// Where the kernel shows the pages of this size, below `sysfs`.
+    /// The directory of the pages of this size, below `sysfs`.
     fn directory(self, sysfs: &Path) -> PathBuf {
         sysfs.join(format!(
             "kernel/mm/hugepages/hugepages-{}kB",

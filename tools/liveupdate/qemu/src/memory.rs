@@ -176,7 +176,7 @@ pub fn backends(
 
 /// The huge pages of a backend with `hugetlb=on`.
 fn own_pages(object: &Properties, id: &str) -> Result<HugePages, Error> {
-    // What x86-64 has by default.
+    // The default of x86-64.
     let text = object.get("hugetlbsize").unwrap_or("2M");
     let pages = size::parse(text, 1).and_then(HugePages::of_size);
     pages.ok_or_else(|| Error::Pages {
@@ -304,7 +304,7 @@ mod tests {
         let two = Some(HugePages::TwoMib);
         assert_eq!(changed(two, false), [2, 0]);
         assert_eq!(changed(two, true), [0, 0]);
-        // Other memory is filled if the operator wants that.
+        // Other memory is filled if the arguments request it.
         assert_eq!(changed(None, false), [1, 1]);
         assert_eq!(changed(None, true), [0, 0]);
         let added = backends(&[], &[], None, two).unwrap();

@@ -19,7 +19,7 @@ use std::{
 /// The interval of polling for state that QEMU does not report.
 const POLL: Duration = Duration::from_millis(1);
 
-/// How often it is checked whether QEMU still runs before it sends its greeting.
+/// The time between two checks whether QEMU still runs before it sends its greeting.
 const GREETING: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,

@@ -62,7 +62,7 @@ pub struct Record {
     pub gap_us: Option<u64>,
     /// The memory of the guest: descriptors in the QEMU.
     pub memory: Vec<i32>,
-    /// Where its state is saved to: a descriptor in the QEMU.
+    /// The file to which its state is saved: a descriptor in the QEMU.
     pub state_fd: i32,
     /// Its command line.
     pub arguments: Vec<String>,

@@ -23,7 +23,7 @@ const BUCKETS: [f64; 14] = [
 type Labels = Vec<(&'static str, String)>;
 type Float = Gauge<f64, AtomicU64>;
 
-/// What luod reports.
+/// The reports of luod.
 #[derive(Debug)]
 pub struct Luod {
     pub status: Status,

@@ -7,7 +7,7 @@ use crate::{command::output_in_time, text::printable};
 use serde::Deserialize;
 use std::{fs, io, process::Command, time::Duration};
 
-/// Where logind keeps its inhibitors. Without files here there are none.
+/// The directory in which logind has a file for each inhibitor.
 const DIR: &str = "/run/systemd/inhibit";
 
 /// The time limit for an answer of logind.
@@ -22,7 +22,7 @@ struct Answer {
     data: (Vec<Lock>,),
 }
 
-/// What is inhibited, who inhibits it, why, the mode, the user, the process.
+/// The inhibited actions, the program, the reason, the mode, the user, the process.
 type Lock = (String, String, String, String, u32, u32);
 
 /// Checks that no program blocks the shutdown, which a live update is for it.

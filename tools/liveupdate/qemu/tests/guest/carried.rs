@@ -9,7 +9,8 @@ use luod::fake::{own_config, FakeWorld, Luod};
 use serde_json::{json, Value};
 use std::{collections::BTreeMap, fs, os::unix::fs::FileExt, path::PathBuf};
 
-/// Where the test writes into the memory of the guest, which does not use it.
+/// The address at which the test writes into the memory of the guest, which does not use
+/// it.
 const PATTERN: u64 = 0x80_0000;
 
 /// The memory backends of the guest, as QEMU sees them: the size, and whether it is shared.

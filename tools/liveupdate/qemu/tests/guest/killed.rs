@@ -9,7 +9,7 @@ use luo_qemu::{guest::Guest, run_dir::State, spec, state};
 use luod::fake::{own_config, FakeWorld, Luod};
 use std::fs::File;
 
-/// Where luo-qemu is killed.
+/// The step at which luo-qemu is killed.
 #[derive(Debug, Clone, Copy)]
 enum Point {
     /// The new QEMU has loaded the state.
@@ -84,7 +84,7 @@ impl Scene {
         }
     }
 
-    /// The next luo-qemu; `adopts` says whether it finds a QEMU.
+    /// The next luo-qemu; `adopts` is true if it must find a QEMU.
     fn join(&self, adopts: bool) -> Member<Guest> {
         let mut guest = self.machine.guest();
         assert_eq!(guest.adopt().unwrap(), adopts);

@@ -23,7 +23,7 @@ static SPLAT: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a constant pattern")
 });
 
-/// What begins a line about the progress of a program.
+/// The beginning of a line about the progress of a program.
 pub const PROGRESS: &str = "@progress ";
 
 /// Whether the line is the last one of a program before a kexec.

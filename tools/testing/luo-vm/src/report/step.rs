@@ -21,7 +21,7 @@ static RELEVANT: LazyLock<Regex> = LazyLock::new(|| {
         .expect("the pattern is constant")
 });
 
-/// How often a step prints that it is still running, without a terminal.
+/// The time between two messages that a step is still running, without a terminal.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// The steps in progress on a terminal; several threads may have one.

@@ -16,8 +16,8 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use liveupdate::luod::Result;
 use std::sync::Arc;
 
-/// Where KVM may place pages of its own on processors of Intel: below the firmware, of which there
-/// is none here.
+/// The address at which KVM may place pages of its own on processors of Intel: below the firmware,
+/// of which there is none here.
 const TSS: usize = 0xfffb_d000;
 
 /// The required capabilities of KVM, with their names.

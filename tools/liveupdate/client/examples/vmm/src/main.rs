@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often it looks whether the guest has ended.
+/// The time between two checks whether the guest has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// The time between rehearsals.
 const REHEARSE: Duration = Duration::from_secs(1);

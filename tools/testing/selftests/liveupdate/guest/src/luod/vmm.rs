@@ -34,11 +34,11 @@ const INITRD: &str = "/boot/guest.cpio";
 /// After this time, a guest is considered hung. Its processor is emulated by an emulated processor.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Where the last count is kept for the next kernel.
+/// The file with the last count, for the next kernel.
 const STATE: &str = "vmm";
 const COUNT: &str = "count";
 
-/// What the guest and its monitor have printed.
+/// The output of the guest and its monitor.
 #[derive(Clone, Default)]
 struct Heard {
     count: u64,

@@ -53,8 +53,8 @@ const SEND_RING: usize = PAGE;
 const SEND_BUFFERS: usize = 2 * PAGE;
 const SEND_LEN: usize = PAGE / FRAME;
 
-/// Where the ring of received frames may be: it must not have gaps in physical memory. The space has
-/// the size of two huge pages, at a boundary of huge pages.
+/// The space for the ring of received frames, which must not have gaps in physical memory. The
+/// space has the size of two huge pages, at a boundary of huge pages.
 const SPACE: std::ops::Range<usize> = 2 << 20..6 << 20;
 
 const BUFFER: usize = 1024;

@@ -39,8 +39,8 @@ fn nodes(memory: *mut c_void) -> Result<[usize; 2]> {
         .map(|page| memory.wrapping_byte_add(page * PAGE))
         .collect();
     let mut found = vec![-1_i32; PAGES];
-    // SAFETY: Both lists have the length that the kernel is told. Without a list of nodes, it only
-    // tells where the pages are.
+    // SAFETY: Both lists have the length that is passed. Without a list of nodes, the kernel only
+    // returns the locations of the pages.
     let status = unsafe {
         libc::syscall(
             libc::SYS_move_pages,

@@ -91,5 +91,5 @@ pub const DESCRIPTOR_DONE: u32 = 1;
 /// In a descriptor of a frame to be sent: data, of the advanced kind, the end of a frame, with a
 /// checksum, and the status is to be reported.
 pub const SEND_COMMAND: u32 = bits([20, 21, 24, 25, 27, 29]);
-/// Where the length of the frame is.
+/// The position of the length of the frame.
 pub const SEND_LENGTH_SHIFT: u32 = 14;

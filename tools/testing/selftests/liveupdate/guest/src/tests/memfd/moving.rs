@@ -42,7 +42,7 @@ fn word(memory: *mut c_void, page: usize) -> *mut u64 {
     memory.wrapping_byte_add(page * PAGE).cast()
 }
 
-/// How many of the pages lie in a scratch area.
+/// The number of pages that lie in a scratch area.
 fn pages_in_scratch(memory: *mut c_void, pages: usize) -> Result<usize> {
     let areas = scratch()?;
     let frames = frames(memory, pages)?;
