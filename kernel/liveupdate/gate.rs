@@ -12,7 +12,11 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            ordering::Relaxed,
+            ordering::{
+                Acquire,
+                Relaxed,
+                Release, //
+            },
             Atomic, //
         },
         new_rwsem,
@@ -126,11 +130,13 @@ impl Gate {
     /// the errors of `change`.
     pub(crate) fn mutate<R>(&self, mut change: impl FnMut() -> Result<R, Stopped>) -> Result<R> {
         loop {
-            let mutating = {
+            let (mutating, requests) = {
                 let _entrance = self.entrance.read_killable()?;
-                Mutating::new(self.inside.read_killable()?)?
+                let mutating = Mutating::new(self.inside.read_killable()?)?;
+                // The request of a kexec that comes later is not counted: it is made with the
+                // entrance held for writing.
+                (mutating, self.requests.load(Relaxed))
             };
-            let requests = self.requests.load(Relaxed);
             let result = change();
             drop(mutating);
             match result {
@@ -161,7 +167,8 @@ impl Gate {
     ///
     /// Does not sleep.
     pub(crate) fn kexec_waiting(&self) -> bool {
-        self.kexec_waiting.load(Relaxed)
+        // An operation that sees the flag must see the request in `mutate` as well.
+        self.kexec_waiting.load(Acquire)
     }
 
     /// Whether everything is serialized. False while a kexec is still serializing.
@@ -180,7 +187,7 @@ impl Gate {
     pub(crate) fn close(&self) -> Result<Closed<'_>> {
         let entrance = self.entrance.write_killable()?;
         self.requests.fetch_add(1, Relaxed);
-        self.kexec_waiting.store(true, Relaxed);
+        self.kexec_waiting.store(true, Release);
         let patience = Delta::from_millis(KEXEC_TIMEOUT.into());
         let inside = self.inside.write_killable_timeout(patience);
         self.kexec_waiting.store(false, Relaxed);
