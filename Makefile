@@ -7,7 +7,7 @@
 VM := tools/testing/luo-vm/sandbox.sh
 
 VARIABLES := KERNEL_SRC SMP MEM MEMFD_MB SANDBOX V ONLY SUITES LUO_CACHE FUZZ_SECONDS QUICK N SEED STRESS_SECONDS FLAVOUR \
-	BUILD
+	BUILD ARCH
 
 export $(VARIABLES)
 # Do not export variables that are empty: an empty value differs from an unset
@@ -69,6 +69,7 @@ help:
 	@echo
 	@echo 'Variables: KERNEL_SRC=tree|tarball|git  SMP=2  MEM=2G  MEMFD_MB=64  V=1'
 	@echo '           SANDBOX=none (use the tools of this machine)'
+	@echo '           ARCH=arm64 (for run, kernel, shell and test; a sandbox of its own)'
 	@echo '           LUO_CACHE=~/.cache/luo'
 
 $(TARGETS):

@@ -23,6 +23,11 @@ PACKAGES=(bc bindgen binutils bison build-essential busybox-static
 	libclang-dev libelf-dev libncurses-dev libssl-dev lld lld-19 llvm llvm-19 ovmf patch perl
 	python3 python3-venv qemu-system-x86 rsync rust-clippy rust-src rustc rustfmt sbsigntool
 	xz-utils zstd)
+# For ARCH=arm64, in a tree of its own: the compilers are the same and run on this machine. Left out
+# is what serves x86 only, or occupies the place of a package of the other architecture.
+ARM64_WITHOUT=(busybox-static ovmf qemu-system-x86 sbsigntool)
+ARM64_PACKAGES=(busybox-static:arm64 libc6-dev:arm64 libgcc-14-dev:arm64 libstd-rust-dev:arm64
+	qemu-system-arm)
 # Packages of the tree in which our packages are built: its compilers are the
 # same, and the programs run on this and later suites.
 DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python fakeroot
@@ -46,6 +51,25 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 SUITE_KEY=/usr/share/keyrings/debian-archive-$SUITE-stable.gpg
 
 TOP=$(cd "$(dirname "$0")/../../.." && pwd)
+# The architecture that kernels and their programs are built for. Inside the sandbox its name is
+# LUO_ARCH, since every make of a kernel would read ARCH.
+LUO_ARCH=${ARCH:-${LUO_ARCH:-x86}}
+unset ARCH
+QEMU=qemu-system-x86_64 QEMU_PACKAGE=qemu-system-x86
+case $LUO_ARCH in
+x86_64 | amd64) LUO_ARCH=x86 ;;
+aarch64) LUO_ARCH=arm64 ;;
+esac
+if [ "$LUO_ARCH" = arm64 ]; then
+	for package in "${PACKAGES[@]}"; do
+		case " ${ARM64_WITHOUT[*]} " in
+		*" $package "*) ;;
+		*) ARM64_PACKAGES+=("$package") ;;
+		esac
+	done
+	PACKAGES=("${ARM64_PACKAGES[@]}")
+	QEMU=qemu-system-aarch64 QEMU_PACKAGE=qemu-system-arm
+fi
 CACHE=${LUO_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luo}
 KEY=$(printf '%s ' $SUITE "${PACKAGES[@]}" | sha256sum | cut -c1-12)
 ROOT=$CACHE/sandbox-$KEY
@@ -211,6 +235,7 @@ create_debian() {
 # Succeeds if luo-vm with these arguments needs the userland of the tests under
 # systemd.
 wants_debian() {
+	[ "$LUO_ARCH" = x86 ] || return 1
 	case $1 in
 	demo | demo-vm | test-all) true ;;
 	test) case ${ONLY:-debian} in debian | guest | hosts) true ;; *) false ;; esac ;;
@@ -220,6 +245,7 @@ wants_debian() {
 
 # Succeeds if luo-vm with these arguments needs the packages.
 wants_packages() {
+	[ "$LUO_ARCH" = x86 ] || return 1
 	case $1 in
 	test-all) true ;;
 	test) [ "${ONLY:-}" = hosts ] ;;
@@ -293,6 +319,10 @@ create_tree() {
 	trap "rm -rf '$tmp'" EXIT
 	bootstrap_options
 	opts+=(--include="$(IFS=,; echo "$*")")
+	# Libraries of another architecture, beside those of this machine.
+	case " $* " in
+	*:arm64\ *) opts+=(--architectures="$(dpkg --print-architecture),arm64") ;;
+	esac
 	if [ "$(id -u)" = 0 ]; then
 		logged "$name" mmdebstrap --mode=root --variant=apt "${opts[@]}" "$SUITE" "$tmp/root" \
 			"deb $site $SUITE main" "deb $site $SUITE-backports main"
@@ -364,7 +394,7 @@ enter_tree() {
 		--setenv CCACHE_DIR /cache/ccache --setenv CCACHE_MAXSIZE 4G \
 		--setenv LUO_DEBIAN "/cache/$DEBIAN" --setenv LUO_CACHE /cache --setenv LUO_TOP /luo \
 		--setenv LUO_HOST_TOP "$TOP" --setenv LUO_HOST_CACHE "$CACHE" \
-		--setenv LUO_HOST_ROOT "$ROOT" \
+		--setenv LUO_HOST_ROOT "$ROOT" --setenv LUO_ARCH "$LUO_ARCH" \
 		--setenv LUO_COMMIT "$(commit)" \
 		"$@"
 }
@@ -411,11 +441,11 @@ doctor() {
 	local problems=0 pkg gb tool
 	if [ "${SANDBOX:-}" = none ]; then
 		for tool in cargo rustc bindgen clang ld.lld llvm-nm make bison flex bc perl python3 \
-			gcc patch rsync xz zstd git cpio ccache qemu-system-x86_64; do
+			gcc patch rsync xz zstd git cpio ccache $QEMU; do
 			if have $tool; then report ok "$tool"
 			else report MISSING "$tool: apt-get install $(case $tool in
 				clang) echo clang ;; ld.lld) echo lld ;; llvm-nm) echo llvm ;;
-				xz) echo xz-utils ;; qemu-system-x86_64) echo qemu-system-x86 ;;
+				xz) echo xz-utils ;; "$QEMU") echo $QEMU_PACKAGE ;;
 				*) echo $tool ;; esac)"
 			fi
 		done
@@ -438,6 +468,11 @@ doctor() {
 	else report MISSING "disk space: $gb GB free in $CACHE; 'make run' needs 8 GB, 'make test' 16 GB (LUO_CACHE=dir moves it)"; fi
 	[ $problems = 0 ] && echo "Nothing is missing." || { echo "Problems found: $problems."; return 1; }
 }
+
+case $LUO_ARCH in
+x86 | arm64) ;;
+*) die "ARCH=$LUO_ARCH is not supported: x86 or arm64." ;;
+esac
 
 case ${1:-} in
 luo-vm)
@@ -466,7 +501,7 @@ luo-vm)
 	if [ "${SANDBOX:-}" = none ]; then
 		LUO_COMMIT=$(commit)
 		export LUO_COMMIT
-		export LUO_DEBIAN=$CACHE/$DEBIAN
+		export LUO_ARCH LUO_DEBIAN=$CACHE/$DEBIAN
 		export LUO_TOP=$TOP LUO_HOST_TOP=$TOP LUO_CACHE=$CACHE LUO_HOST_CACHE=$CACHE
 		export CARGO_TARGET_DIR=$TOP/build/target CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=4G
 		unset MAKEFLAGS MFLAGS MAKELEVEL

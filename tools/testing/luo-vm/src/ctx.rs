@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 use clap::Args;
 
+use crate::arch::{Arch, Description};
+
 /// Settings; each can be a variable on `make`'s command line.
 #[derive(Args, Debug, Clone)]
 pub struct Settings {
@@ -26,6 +28,9 @@ pub struct Settings {
     /// Only these suites of the kselftests of the overlay, separated by commas
     #[arg(long, env = "SUITES", value_delimiter = ',', global = true)]
     pub suites: Vec<String>,
+    /// The architecture of kernels and machines
+    #[arg(long, env = "LUO_ARCH", default_value = "x86", global = true)]
+    pub arch: Arch,
     /// Show all output (1) instead of one line per step
     #[arg(long = "verbose", env = "V", default_value = "0", global = true)]
     pub v: String,
@@ -72,6 +77,11 @@ impl Ctx {
             settings,
             prefault: false,
         })
+    }
+
+    /// The architecture of kernels and machines.
+    pub fn arch(&self) -> &'static Description {
+        self.settings.arch.describe()
     }
 
     /// Converts a path to its name outside the sandbox.

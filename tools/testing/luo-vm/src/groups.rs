@@ -36,15 +36,15 @@ use crate::report::results::{summary, Report};
 /// group starts when its kernels are built.
 const GROUPS: [Group; 11] = [
     Group::new("host", &[], host::run),
-    Group::new("matrix", &[Ours, Peer], matrix::run),
-    Group::new("kselftest-base", &[Ours], base::run),
-    Group::new("kselftest", &[Ours], kselftest::run),
+    Group::new("matrix", &[Ours, Peer], matrix::run).everywhere(),
+    Group::new("kselftest-base", &[Ours], base::run).everywhere(),
+    Group::new("kselftest", &[Ours], kselftest::run).everywhere(),
     Group::new("devices", &[Ours], devices::run),
     Group::new("machines", &[Ours], machines::some),
     Group::new("luod", &[Ours, Peer], luod::run),
     Group::new("debian", &[Ours], debian::run),
     Group::new("guest", &[Ours], guest::run).alone(),
-    Group::new("kunit", &[Ours], kunit::run),
+    Group::new("kunit", &[Ours], kunit::run).everywhere(),
     Group::new("lint", &[Ours], lint::run),
 ];
 
@@ -71,9 +71,10 @@ pub fn run_all(ctx: &Ctx) -> Result<bool> {
 
 /// Runs the groups of `make test`, or one. Returns true if nothing failed.
 pub fn run(ctx: &Ctx, only: Option<&str>) -> Result<bool> {
-    let mut groups: Vec<&Group> = GROUPS.iter().collect();
+    let here = |group: &&Group| group.is_of(ctx.settings.arch);
+    let mut groups: Vec<&Group> = GROUPS.iter().filter(here).collect();
     if let Some(only) = only {
-        groups.extend(&LONG_GROUPS);
+        groups.extend(LONG_GROUPS.iter().filter(here));
         let names: Vec<&str> = groups.iter().map(|group| group.name).collect();
         groups.retain(|group| group.name == only);
         if groups.is_empty() {

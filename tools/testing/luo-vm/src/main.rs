@@ -4,6 +4,7 @@
 //! images, runs them in QEMU and evaluates their output. The top-level Makefile starts it in the
 //! build sandbox.
 
+mod arch;
 mod commands;
 mod ctx;
 mod files;
@@ -18,9 +19,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::arch::Arch;
 use crate::commands::{analyzer, bench, demo, docs, menuconfig, pages, peer};
 use crate::ctx::{Ctx, Settings};
 use crate::groups::{base, debug, fuzz, lint, soak, words};
@@ -147,8 +149,30 @@ enum Action {
     Docs,
 }
 
+impl Action {
+    /// Returns whether it is done for the architecture `arch`.
+    fn is_of(&self, arch: Arch) -> bool {
+        arch == Arch::X86
+            || matches!(
+                self,
+                Action::Run { .. }
+                    | Action::Test { .. }
+                    | Action::BaseTests { .. }
+                    | Action::Kernel { .. }
+                    | Action::Menuconfig { .. }
+                    | Action::Shell { .. }
+            )
+    }
+}
+
 fn run(cli: Cli) -> Result<bool> {
     let ctx = Ctx::new(cli.settings)?;
+    if !cli.command.is_of(ctx.settings.arch) {
+        bail!(
+            "This is not done for ARCH={}: only `run`, `test`, `kernel`, `menuconfig` and `shell` are.",
+            ctx.arch().name
+        );
+    }
     match cli.command {
         Action::Run { from, to } => {
             ctx.need_space(8, 3)?;

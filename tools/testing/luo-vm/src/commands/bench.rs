@@ -82,7 +82,7 @@ fn ratio(ours: u64, c: u64) -> f64 {
 
 /// The output of the guest, if the run is valid.
 fn measure(ctx: &Ctx, kernel: &Kernel, what: &Run, round: u32) -> Result<BTreeMap<String, u64>> {
-    let guest = programs::guest_path()?;
+    let guest = programs::guest_path(ctx)?;
     let initrd = initramfs::guest(
         ctx,
         &format!("bench-{}", kernel.flavour.name()),

@@ -182,8 +182,8 @@ pub fn run(ctx: &Ctx, options: Options<'_>) -> Result<bool> {
     } = options;
     ctx.need_space(12, 4)?;
     let guest = programs::guest(ctx)?;
-    let items = programs::hazard_items(&guest)?;
-    let tests = programs::guest_tests(&guest)?;
+    let items = programs::hazard_items(ctx)?;
+    let tests = programs::guest_tests(ctx)?;
     let wanted = |test: &GuestTest, case: &HazardCase| {
         only.is_none_or(|only| {
             let mut items = case.items.iter();

@@ -28,7 +28,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
 
 /// The verdict of `luoctl check` on a kernel that was built without LUO, and on ours.
 fn checks(ctx: &Ctx, report: &mut Report, ours: &Kernel) -> Result<()> {
-    let luoctl = programs::luoctl()?;
+    let luoctl = programs::luoctl(ctx)?;
     let debian = disk::home()?.join("vmlinuz");
     if !debian.exists() {
         bail!("{} could not be created.", ctx.shown(&debian));

@@ -88,7 +88,7 @@ const NAMES: [&str; 3] = ["edu", BRIDGE, PORT];
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     let guest = programs::guest(ctx)?;
-    let mut tests = programs::guest_tests(&guest)?;
+    let mut tests = programs::guest_tests(ctx)?;
     let suites = &ctx.settings.suites;
     tests.retain(|test| suites.is_empty() || suites.contains(&test.name));
     let (edu, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|t| t.group == DEVICES);

@@ -39,7 +39,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
 pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, kernel.flavour.name(), &guest, &[kernel, kernel], None)?;
-    let tests = programs::guest_tests(&guest)?;
+    let tests = programs::guest_tests(ctx)?;
     let suites = &ctx.settings.suites;
     if let Some(unknown) = suites.iter().find(|s| !tests.iter().any(|t| &t.name == *s)) {
         bail!("There is no suite {unknown}; `luo-guest list` prints them.");
@@ -48,7 +48,18 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
         true => ![MATRIX, DEVICES, VFIO, NVME, MACHINES].contains(&test.group.as_str()),
         false => suites.contains(&test.name),
     };
-    let tests = tests.into_iter().filter(wanted);
+    let (tests, elsewhere): (Vec<_>, Vec<_>) = tests.into_iter().filter(wanted).partition(|test| {
+        named::machine(&test.machine).map_or(true, |m| m.is_of(ctx.settings.arch))
+    });
+    for test in elsewhere {
+        let why = format!(
+            "there is no machine {} for {}",
+            test.machine,
+            ctx.arch().name
+        );
+        report.not_run(&test.name, &why);
+    }
+    let tests = tests.into_iter();
     let (alone, together): (Vec<_>, Vec<_>) = tests.partition(|test| test.kexecs > 0);
 
     // Tests without a kexec share a boot if they need the same machine and parameters.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::arch::Arch;
 use crate::ctx::Ctx;
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
@@ -24,6 +25,8 @@ pub struct Group {
     kernels: &'static [Flavour],
     /// Whether it runs after the others, with nothing beside it.
     alone: bool,
+    /// Whether it runs on all architectures, and not on x86 only.
+    everywhere: bool,
     run: fn(&Ctx, &mut Report) -> Result<()>,
 }
 
@@ -38,6 +41,7 @@ impl Group {
             name,
             kernels,
             alone: false,
+            everywhere: false,
             run,
         }
     }
@@ -49,6 +53,19 @@ impl Group {
             alone: true,
             ..self
         }
+    }
+
+    /// The same, to be run on all architectures.
+    pub const fn everywhere(self) -> Self {
+        Self {
+            everywhere: true,
+            ..self
+        }
+    }
+
+    /// Returns whether it runs on the architecture `arch`.
+    pub fn is_of(&self, arch: Arch) -> bool {
+        self.everywhere || arch == Arch::X86
     }
 
     fn report(&self, ctx: &Ctx) -> Report {
@@ -174,6 +191,13 @@ mod tests {
         state.built.insert(Flavour::Ours);
         assert_eq!(state.take(&groups), Some(0));
         assert_eq!(state.take(&groups), None);
+    }
+
+    #[test]
+    fn groups_are_for_an_architecture() {
+        const BOTH: Group = Group::new("both", &[], nothing).everywhere();
+        assert!(FIRST.is_of(Arch::X86) && !FIRST.is_of(Arch::Arm64));
+        assert!(BOTH.is_of(Arch::X86) && BOTH.is_of(Arch::Arm64));
     }
 
     #[test]

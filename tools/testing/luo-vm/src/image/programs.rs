@@ -3,7 +3,7 @@
 //! Programs for the virtual machine: the guest program, and the base's kselftests.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -68,9 +68,6 @@ pub struct HazardItem {
     pub otherwise: Option<String>,
 }
 
-/// The target of the guest program.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// Builds the guest program, linked statically.
 pub fn guest(ctx: &Ctx) -> Result<PathBuf> {
     static BUILT: Once<PathBuf> = Once::new();
@@ -83,23 +80,25 @@ fn build_guest(ctx: &Ctx) -> Result<PathBuf> {
     cargo.args(["-p", "luo-guest"]);
     step.run(&mut cargo, &ctx.log("guest"))?;
     step.done("");
-    guest_path()
+    guest_path(ctx)
 }
 
 /// The path of the program that [`guest`] builds.
-pub fn guest_path() -> Result<PathBuf> {
-    Ok(release()?.join("luo-guest"))
+pub fn guest_path(ctx: &Ctx) -> Result<PathBuf> {
+    Ok(release(ctx)?.join("luo-guest"))
 }
 
 /// The directory of programs for the virtual machine.
-fn release() -> Result<PathBuf> {
+fn release(ctx: &Ctx) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").context("CARGO_TARGET_DIR is not set")?;
-    Ok(PathBuf::from(target).join(TARGET).join("release"))
+    Ok(PathBuf::from(target)
+        .join(ctx.arch().triple)
+        .join("release"))
 }
 
 /// The path of luoctl that [`luod`] and [`debian`] build.
-pub fn luoctl() -> Result<PathBuf> {
-    Ok(release()?.join("luoctl"))
+pub fn luoctl(ctx: &Ctx) -> Result<PathBuf> {
+    Ok(release(ctx)?.join("luoctl"))
 }
 
 /// Builds luod, luoctl and clients in Rust and in C, linked statically; returns them with their
@@ -120,10 +119,10 @@ fn build_luod(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
         cargo.args(what);
         step.run(&mut cargo, &ctx.log("luod"))?;
     }
-    let release = release()?;
+    let release = release(ctx)?;
     let capi = ctx.top.join("tools/liveupdate/capi");
     let client = release.join("luod-client-c");
-    let mut gcc = Command::new("gcc");
+    let mut gcc = compiler(ctx);
     gcc.args(["-static", "-s", "-std=c11", "-O2"]);
     gcc.args(["-Wall", "-Wextra", "-Werror", "-I"]);
     gcc.arg(capi.join("include")).arg("-o").arg(&client);
@@ -152,7 +151,7 @@ pub fn debian(ctx: &Ctx) -> Result<Vec<(&'static str, PathBuf)>> {
         step.run(&mut cargo, &ctx.log("luod"))?;
     }
     step.done("");
-    let release = release()?;
+    let release = release(ctx)?;
     let example = |name| release.join("examples").join(name);
     Ok(vec![
         ("usr/sbin/luod", release.join("luod")),
@@ -173,7 +172,7 @@ pub fn qemu(ctx: &Ctx) -> Result<(&'static str, PathBuf)> {
     cargo.args(["-p", "luo-qemu", "--bins"]);
     step.run(&mut cargo, &ctx.log("luo-qemu"))?;
     step.done("");
-    Ok(("usr/bin/luo-qemu", release()?.join("luo-qemu")))
+    Ok(("usr/bin/luo-qemu", release(ctx)?.join("luo-qemu")))
 }
 
 /// The example of a virtual machine monitor, linked statically, and its name in an image.
@@ -183,19 +182,30 @@ pub fn vmm(ctx: &Ctx) -> Result<(&'static str, PathBuf)> {
     cargo.args(["-p", "luo-vmm"]);
     step.run(&mut cargo, &ctx.log("luo-vmm"))?;
     step.done("");
-    Ok(("/bin/luo-vmm", release()?.join("luo-vmm")))
+    Ok(("/bin/luo-vmm", release(ctx)?.join("luo-vmm")))
 }
 
 /// `cargo build` for the virtual machine.
 fn static_build(ctx: &Ctx) -> Command {
+    let arch = ctx.arch();
     let mut cargo = cargo(ctx);
-    cargo.args(["build", "--locked", "--release", "--target", TARGET]);
-    // Only for the target: build scripts are linked dynamically.
-    cargo.env(
-        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-        "-Ctarget-feature=+crt-static",
-    );
+    cargo.args(["build", "--locked", "--release", "--target", arch.triple]);
+    // Only for the target: build scripts are linked dynamically, and run on this machine.
+    let target = arch.triple.replace('-', "_").to_uppercase();
+    let mut flags = vec!["-Ctarget-feature=+crt-static"];
+    flags.extend(arch.link);
+    cargo.env(format!("CARGO_TARGET_{target}_RUSTFLAGS"), flags.join(" "));
     cargo
+}
+
+/// The compiler of C programs for the virtual machine.
+fn compiler(ctx: &Ctx) -> Command {
+    let [program, options @ ..] = ctx.arch().cc else {
+        unreachable!("an architecture without a compiler");
+    };
+    let mut compiler = Command::new(program);
+    compiler.args(options);
+    compiler
 }
 
 /// `cargo` in the workspace.
@@ -206,18 +216,25 @@ pub fn cargo(ctx: &Ctx) -> Command {
 }
 
 /// The tests that the guest program has.
-pub fn guest_tests(guest: &Path) -> Result<Vec<GuestTest>> {
-    ask(guest, "list")
+pub fn guest_tests(ctx: &Ctx) -> Result<Vec<GuestTest>> {
+    ask(ctx, "list")
 }
 
 /// The faults of the implementation in C.
-pub fn hazard_items(guest: &Path) -> Result<Vec<HazardItem>> {
-    ask(guest, "hazards")
+pub fn hazard_items(ctx: &Ctx) -> Result<Vec<HazardItem>> {
+    ask(ctx, "hazards")
 }
 
 /// Runs the guest program on this machine, and parses its JSON output.
-fn ask<T: DeserializeOwned>(guest: &Path, command: &str) -> Result<T> {
-    let output = Command::new(guest)
+fn ask<T: DeserializeOwned>(ctx: &Ctx, command: &str) -> Result<T> {
+    let mut program = if ctx.arch().native {
+        Command::new(guest(ctx)?)
+    } else {
+        let mut cargo = cargo(ctx);
+        cargo.args(["run", "--quiet", "--locked", "-p", "luo-guest", "--"]);
+        cargo
+    };
+    let output = program
         .arg(command)
         .output()
         .with_context(|| format!("luo-guest {command}"))?;
@@ -247,7 +264,7 @@ impl BaseTests {
         let log = ctx.log("base-selftests");
 
         for name in BASE_KEXEC_TESTS.into_iter().chain(["init"]) {
-            let mut gcc = Command::new("gcc");
+            let mut gcc = compiler(ctx);
             gcc.args([
                 "-static",
                 "-O2",
@@ -265,7 +282,7 @@ impl BaseTests {
             }
             step.run(&mut gcc, &log)?;
         }
-        let mut gcc = Command::new("gcc");
+        let mut gcc = compiler(ctx);
         gcc.args(["-static", "-O2", "-Wall", "-D_GNU_SOURCE=", "-I"])
             .arg(&headers);
         gcc.arg("-I").arg(tests.join("lib/include"));

@@ -24,7 +24,7 @@ use crate::report::step::Step;
 pub struct Kernel {
     pub flavour: Flavour,
     pub version: String,
-    /// The bzImage; a copy that other runs do not replace.
+    /// The bzImage or Image; a copy that other runs do not replace.
     pub image: PathBuf,
     /// The output directory.
     pub out: PathBuf,
@@ -88,6 +88,7 @@ pub fn make(ctx: &Ctx, out: &Path) -> Command {
         .arg(out.parent().unwrap_or(out))
         .arg(format!("O={}", out.display()));
     make.args(["LLVM=1", "CC=ccache clang"])
+        .args(ctx.arch().kbuild)
         .arg(format!("-j{}", ctx.jobs));
     make.env("KBUILD_BUILD_USER", "luo")
         .env("KBUILD_BUILD_HOST", "sandbox");
@@ -110,7 +111,8 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         (base.pristine(), base.version.clone(), String::new())
     };
     let tools = toolchain()?;
-    let name = flavour.name();
+    let arch = ctx.arch();
+    let name = &arch.suffixed(flavour.name());
     let out = tree.join(format!(
         "{OUT_PREFIX}{name}-{}",
         &digest([tools.as_bytes()])[..6]
@@ -124,7 +126,11 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
-    let image = out.join("arch/x86/boot/bzImage");
+    let image = out
+        .join("arch")
+        .join(arch.name)
+        .join("boot")
+        .join(arch.image);
     let local = flavour.is_ours() && ctx.top.join(config::LOCAL).exists();
     let with = if local { " with local.config" } else { "" };
     let title = format!("kernel {name} (Linux {}){with}", base.version);
@@ -154,13 +160,14 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
             // The same code; Clippy prints its warnings during the compilation.
             command.arg("CLIPPY=1");
         }
+        let usual = flavour.usual_steps() - arch.fewer_steps;
         // An incremental build has fewer steps; their number is not known.
         let whole = match stamp.objects {
-            0 => format!("of about {}", flavour.usual_steps()),
+            0 => format!("of about {usual}"),
             steps => format!("steps; a full build has {steps}"),
         };
         let log = ctx.log(&format!("kernel-{name}"));
-        let outcome = step.run_with(command.args(["bzImage", "modules"]), &log, |step, line| {
+        let outcome = step.run_with(command.args([arch.image, "modules"]), &log, |step, line| {
             if line.starts_with("  ") {
                 objects += 1;
                 step.progress(&format!("{objects} {whole}"));
@@ -174,7 +181,7 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         stamp = Stamp {
             digest: want,
             config,
-            objects: if outcome.is_ok() && is_whole(objects, flavour.usual_steps()) {
+            objects: if outcome.is_ok() && is_whole(objects, usual) {
                 objects
             } else {
                 stamp.objects
@@ -188,7 +195,10 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         outcome?;
         step.done(&format!("{objects} steps"));
     }
-    let copy = ctx.build.join("kernels").join(format!("bzImage-{name}"));
+    let copy = ctx
+        .build
+        .join("kernels")
+        .join(format!("{}-{name}", arch.image));
     let content = fs::read(&image)?;
     write_if_changed(&copy, &content)?;
     let findings = stamp.findings;
@@ -215,12 +225,13 @@ fn write_stamp(file: &Path, stamp: &Stamp) -> Result<()> {
 pub fn headers(ctx: &Ctx, base: &Base) -> Result<PathBuf> {
     // The lock of the trees is held during kernel builds, so that another lock is used here.
     let _lock = lock(&base.home.join("headers.lock"))?;
-    let headers = base.home.join("headers");
+    let name = ctx.arch().suffixed("headers");
+    let headers = base.home.join(&name);
     if !headers.is_dir() {
         let mut step = Step::start(ctx, "install the base's headers");
-        let out = base.pristine().join(format!("{OUT_PREFIX}headers"));
+        let out = base.pristine().join(format!("{OUT_PREFIX}{name}"));
         fs::create_dir_all(&out)?;
-        let tmp = base.home.join(".headers");
+        let tmp = base.home.join(format!(".{name}"));
         let mut command = make(ctx, &out);
         command
             .arg(format!("INSTALL_HDR_PATH={}", tmp.display()))

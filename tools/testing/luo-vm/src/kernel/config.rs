@@ -26,12 +26,19 @@ pub fn fragments(ctx: &Ctx, flavour: Flavour) -> Result<String> {
     Ok(all)
 }
 
-/// The text of the tracked fragments of `flavour`.
+/// The text of the tracked fragments of `flavour`: after each, what the architecture adds to it.
 pub fn tracked(ctx: &Ctx, flavour: Flavour) -> Result<String> {
     let dir = ctx.top.join("tools/testing/luo-vm/configs");
+    let arch = ctx.arch();
     let mut all = String::new();
-    for name in flavour.fragments() {
-        all += &fs::read_to_string(dir.join(name)).with_context(|| ctx.shown(&dir.join(name)))?;
+    let names = flavour.fragments().iter();
+    for name in names.filter(|name| !arch.without.contains(name)) {
+        let common = dir.join(name).with_extension("config");
+        all += &fs::read_to_string(&common).with_context(|| ctx.shown(&common))?;
+        let own = dir.join(arch.name).join(name).with_extension("config");
+        if own.exists() {
+            all += &fs::read_to_string(&own).with_context(|| ctx.shown(&own))?;
+        }
     }
     Ok(all)
 }

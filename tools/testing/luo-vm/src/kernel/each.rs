@@ -64,7 +64,7 @@ pub fn build(ctx: &Ctx) -> Result<Option<String>> {
         let make = || build::make(ctx, &out);
         // The options of later patches are omitted.
         config::set(&mut step, make, &out, &fragments, &log)?;
-        let outcome = step.run_with(make().arg("bzImage"), &log, |step, line| {
+        let outcome = step.run_with(make().arg(ctx.arch().image), &log, |step, line| {
             step.progress(&format!("{} of {count}, {name}: {line}", number + 1));
         });
         if let Err(error) = outcome {

@@ -54,26 +54,15 @@ impl Flavour {
     /// kernel serves all tests, and the others share what the compiler cache has of it.
     pub fn fragments(self) -> &'static [&'static str] {
         match self {
-            Flavour::Ours => &["base.config", "debian.config", "rust.config"],
-            Flavour::Bench => &["base.config", "debian.config", "bench.config"],
-            Flavour::Debug => &[
-                "base.config",
-                "debian.config",
-                "rust.config",
-                "debug.config",
-            ],
-            Flavour::Kasan => &[
-                "base.config",
-                "debian.config",
-                "rust.config",
-                "debug.config",
-                "kasan.config",
-            ],
-            Flavour::Peer | Flavour::Peer72 => &["base.config", "debian.config"],
+            Flavour::Ours => &["base", "debian", "rust"],
+            Flavour::Bench => &["base", "debian", "bench"],
+            Flavour::Debug => &["base", "debian", "rust", "debug"],
+            Flavour::Kasan => &["base", "debian", "rust", "debug", "kasan"],
+            Flavour::Peer | Flavour::Peer72 => &["base", "debian"],
         }
     }
 
-    /// The number of steps of a full build, for the progress of the first build: counted for
+    /// The number of steps of a full build on x86, for the progress of the first build: counted for
     /// `ours`, and estimated for the others from the differences of their configurations.
     pub fn usual_steps(self) -> usize {
         match self {

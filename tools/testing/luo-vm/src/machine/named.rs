@@ -4,11 +4,17 @@
 
 use anyhow::{Context, Result};
 
+use crate::arch::Arch;
+
 /// A kind of machine.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Its name in tests.
     pub name: &'static str,
+    /// Its type in QEMU, if it is not the usual one of the architecture. Such machines are PCs.
+    pub board: Option<&'static str>,
+    /// Its processor, if it is not the usual one of the architecture.
+    pub cpu: Option<&'static str>,
     /// Its QEMU options, in addition to the common ones.
     pub arguments: &'static [&'static str],
     /// Kernel parameters that it needs.
@@ -22,10 +28,13 @@ pub struct Machine {
     pub counts: bool,
 }
 
-/// An old PC (i440FX) that starts the kernel directly. Tests that name no machine run on it.
-pub const PC: Machine = Machine {
-    name: "pc",
-    arguments: &["-machine", "pc"],
+/// The usual machine of an architecture, which starts the kernel directly: an old PC (i440FX), or
+/// QEMU's `virt`. Tests that name no machine run on it.
+pub const USUAL: Machine = Machine {
+    name: "usual",
+    board: None,
+    cpu: None,
+    arguments: &[],
     params: "",
     memory: None,
     sockets: false,
@@ -35,8 +44,8 @@ pub const PC: Machine = Machine {
 /// A PC with PCI Express (Q35) that starts the kernel directly.
 pub const Q35: Machine = Machine {
     name: "q35",
-    arguments: &["-machine", "q35"],
-    ..PC
+    board: Some("q35"),
+    ..USUAL
 };
 
 /// A PC with a server processor of AMD, for hosts of virtual machines. Their guests must not run on
@@ -45,16 +54,16 @@ pub const Q35: Machine = Machine {
 /// an exit from the guest, and is reset.
 pub const AMD: Machine = Machine {
     name: "amd",
-    arguments: &["-machine", "pc", "-cpu", "EPYC-v1"],
-    ..PC
+    board: Some("pc"),
+    cpu: Some("EPYC-v1"),
+    ..USUAL
 };
 
 /// A PC with PCI Express and a device that copies by DMA, below two bridges.
 pub const DEVICES: Machine = Machine {
     name: "devices",
+    board: Some("q35"),
     arguments: &[
-        "-machine",
-        "q35",
         "-device",
         "pcie-root-port,id=above,chassis=1",
         "-device",
@@ -66,45 +75,42 @@ pub const DEVICES: Machine = Machine {
         "pci-testdev,bus=below",
     ],
     counts: true,
-    ..PC
+    ..USUAL
 };
 
 /// A PC with PCI Express and a port, below which a network card can be put: see
 /// [`Sender`](crate::machine::sender::Sender).
 pub const VFIO: Machine = Machine {
     name: "vfio",
+    board: Some("q35"),
     arguments: &[
-        "-machine",
-        "q35",
         "-device",
         "pcie-root-port,id=above,chassis=1",
         // A device to whose configuration space the program writes marks.
         "-device",
         "pci-testdev",
     ],
-    ..PC
+    ..USUAL
 };
 
 /// A PC with PCI Express that starts by UEFI.
 pub const UEFI: Machine = Machine {
     name: "uefi",
+    board: Some("q35"),
     arguments: &[
-        "-machine",
-        "q35",
         "-drive",
         "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
         "-drive",
         "if=pflash,unit=1,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd",
     ],
-    ..PC
+    ..USUAL
 };
 
 /// A PC with two nodes of memory, each with a processor.
 pub const NODES: Machine = Machine {
     name: "nodes",
+    board: Some("q35"),
     arguments: &[
-        "-machine",
-        "q35",
         "-object",
         "memory-backend-ram,id=first,size=1G",
         "-object",
@@ -116,78 +122,77 @@ pub const NODES: Machine = Machine {
     ],
     memory: Some("2G"),
     sockets: true,
-    ..PC
+    ..USUAL
 };
 
-/// A PC with little memory.
+/// One with little memory.
 pub const SMALL: Machine = Machine {
     name: "small",
     memory: Some("800M"),
-    ..PC
+    ..USUAL
 };
 
-/// A PC with memory above four GiB.
+/// One with memory above four GiB.
 pub const LARGE: Machine = Machine {
     name: "large",
     memory: Some("8G"),
-    ..PC
+    ..USUAL
 };
 
-/// A PC some of whose memory is taken by huge pages of both sizes at boot.
+/// One some of whose memory is taken by huge pages of both sizes at boot.
 pub const HUGE_PAGES: Machine = Machine {
     name: "huge-pages",
     params: "hugepages=64 hugepagesz=1G hugepages=1",
     memory: Some("4G"),
-    ..PC
+    ..USUAL
 };
 
-/// A PC on which freed and allocated memory is overwritten, and its owners are recorded.
+/// One on which freed and allocated memory is overwritten, and its owners are recorded.
 pub const CHECKED: Machine = Machine {
     name: "checked",
     params: "page_owner=on init_on_alloc=1 init_on_free=1 page_poison=1 kfence.sample_interval=10",
-    ..PC
+    ..USUAL
 };
 
-/// A PC whose scratch areas have a given size.
+/// One whose scratch areas have a given size.
 pub const SCRATCH: Machine = Machine {
     name: "scratch",
     params: "kho_scratch=64M,96M,64M",
-    ..PC
+    ..USUAL
 };
 
-/// A PC with a crash kernel in memory of its own.
+/// One with a crash kernel in memory of its own.
 pub const CRASH: Machine = Machine {
     name: "crash",
     params: "crashkernel=512M",
     memory: Some("3G"),
-    ..PC
+    ..USUAL
 };
 
-/// A PC whose kernel is locked down, and measures files.
+/// One whose kernel is locked down, and measures files.
 pub const LOCKED: Machine = Machine {
     name: "locked",
     params: "lockdown=integrity ima_policy=tcb",
-    ..PC
+    ..USUAL
 };
 
 /// A PC with an IOMMU, and a device whose accesses it translates.
 pub const IOMMU: Machine = Machine {
     name: "iommu",
+    board: Some("q35"),
     arguments: &[
-        "-machine",
-        "q35",
         "-device",
         "intel-iommu",
         "-device",
         "virtio-rng-pci,iommu_platform=on,disable-legacy=on",
     ],
     params: "intel_iommu=on iommu.strict=1",
-    ..PC
+    ..USUAL
 };
 
 /// All machines. A new machine needs an entry here, and tests refer to its name.
 const MACHINES: [&Machine; 15] = [
-    &PC,
+    &USUAL,
     &Q35,
     &AMD,
     &DEVICES,
@@ -204,16 +209,23 @@ const MACHINES: [&Machine; 15] = [
     &IOMMU,
 ];
 
-/// The machine called `name`; [`PC`] if there is no name.
+/// The machine called `name`; [`USUAL`] if there is no name.
 pub fn machine(name: &str) -> Result<&'static Machine> {
     if name.is_empty() {
-        return Ok(&PC);
+        return Ok(&USUAL);
     }
     let found = MACHINES.iter().find(|machine| machine.name == name);
     found.copied().with_context(|| {
         let names = MACHINES.map(|machine| machine.name).join(", ");
         format!("There is no machine {name}; the machines are {names}.")
     })
+}
+
+impl Machine {
+    /// Returns whether the architecture has such machines.
+    pub fn is_of(&self, arch: Arch) -> bool {
+        self.board.is_none() || arch == Arch::X86
+    }
 }
 
 #[cfg(test)]
@@ -225,11 +237,13 @@ mod tests {
         for known in MACHINES {
             assert_eq!(machine(known.name).unwrap(), known);
         }
-        assert_eq!(machine("").unwrap(), &PC);
+        assert_eq!(machine("").unwrap(), &USUAL);
+        assert!(LARGE.is_of(Arch::Arm64) && LARGE.is_of(Arch::X86));
+        assert!(!UEFI.is_of(Arch::Arm64) && UEFI.is_of(Arch::X86));
         let error = machine("abacus").unwrap_err().to_string();
         assert_eq!(
             error,
-            "There is no machine abacus; the machines are pc, q35, amd, devices, vfio, uefi, nodes, \
+            "There is no machine abacus; the machines are usual, q35, amd, devices, vfio, uefi, nodes, \
              small, large, huge-pages, checked, scratch, crash, locked, iommu."
         );
     }

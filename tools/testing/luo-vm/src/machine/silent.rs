@@ -88,7 +88,7 @@ pub fn look(monitor: &Path, qemu: u32, processors: u32) -> String {
 /// The lines of the output of [`look`] that show whether a processor is halted, and its interrupts:
 /// for the summary of a run.
 pub fn essence(seen: &str) -> String {
-    const LINES: [&str; 5] = ["RIP=", "LVTT", "Timer", "ISR", "IRR"];
+    const LINES: [&str; 6] = ["RIP=", "PC=", "LVTT", "Timer", "ISR", "IRR"];
     let lines = seen.lines().map(str::trim);
     let told = lines.filter(|line| {
         LINES.iter().any(|start| line.starts_with(start)) || line.starts_with("no answer")

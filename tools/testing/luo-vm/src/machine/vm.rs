@@ -16,7 +16,7 @@ use crate::image::disk::DISK;
 use crate::kernel::build::Kernel;
 use crate::kernel::flavour::Flavour;
 use crate::machine::console::Console;
-use crate::machine::named::{Machine, PC};
+use crate::machine::named::{Machine, USUAL};
 use crate::machine::silent::{self, Limits};
 use crate::report::results::notice;
 use crate::report::step::Step;
@@ -87,17 +87,12 @@ impl Drop for Slot {
 /// detects hangs.
 pub const BOOT: Duration = Duration::from_secs(600);
 
-/// All features that can be emulated, except fast `rep movsb` and `rep stosb`: they are fast on
-/// real processors, but the emulator executes them byte by byte. Without them, the kernel uses
-/// whole words.
-const CPU: &str = "max,-erms,-fsrm,-fsrs,-fzrm";
-
 impl<'a> Vm<'a> {
     /// A machine of the usual kind, which boots once.
     pub fn new(name: impl Into<String>, kernel: &'a Kernel, initrd: &'a Path) -> Self {
         Self {
             name: name.into(),
-            machine: &PC,
+            machine: &USUAL,
             kernel,
             initrd,
             devices: Vec::new(),
@@ -168,13 +163,17 @@ impl<'a> Vm<'a> {
     }
 
     fn qemu(&self, ctx: &Ctx) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let arch = ctx.arch();
+        let mut qemu = Command::new(arch.qemu);
         if self.machine.counts {
             qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0"]);
         } else {
             qemu.args(["-accel", "tcg,thread=multi"]);
         }
-        qemu.args(["-cpu", CPU, "-no-reboot", "-display", "none"]);
+        let board = self.machine.board.unwrap_or(arch.board);
+        let cpu = self.machine.cpu.unwrap_or(arch.cpu);
+        qemu.args(["-machine", board, "-cpu", cpu]);
+        qemu.args(["-no-reboot", "-display", "none"]);
         qemu.args(self.machine.arguments);
         let memory = self.machine.memory.unwrap_or(&ctx.settings.mem);
         qemu.args(["-nodefaults", "-no-user-config", "-m", memory]);
@@ -199,8 +198,7 @@ impl<'a> Vm<'a> {
         } else {
             qemu.arg("-initrd").arg(self.initrd);
         }
-        // A busy host delays the timer, so that the kernel would consider it broken.
-        let mut line = "console=ttyS0 panic=-1 no_timer_check liveupdate=on kho=on".to_owned();
+        let mut line = format!("console={} panic=-1 liveupdate=on kho=on", arch.console);
         if self.kernel.flavour == Flavour::Kasan {
             // The map of KASAN needs an eighth of the memory; a scratch area of twice this size
             // would be too large.
@@ -210,6 +208,7 @@ impl<'a> Vm<'a> {
             line.push_str(" no5lvl");
         }
         for part in [
+            arch.params,
             self.machine.params,
             self.params.as_str(),
             "--",
@@ -294,7 +293,7 @@ impl<'a> Vm<'a> {
         qemu.stdin(Stdio::null())
             .stdout(File::create(log)?)
             .stderr(Stdio::piped());
-        let mut child = spawn(&mut qemu)?;
+        let mut child = spawn(ctx, &mut qemu)?;
         let limit = self.limit * self.slowness();
         let nudge = silent::AFTER_NUDGE * self.slowness();
         let mut heard = started;
@@ -379,7 +378,7 @@ impl<'a> Vm<'a> {
             "chardev:tty",
         ]);
         qemu.args(["-mon", "chardev=tty"]);
-        spawn(&mut qemu)?.wait()?;
+        spawn(ctx, &mut qemu)?.wait()?;
         Ok(())
     }
 }
@@ -395,11 +394,14 @@ fn starts_init(line: &str) -> bool {
     line.ends_with(" as init process") || !(line.is_empty() || line.starts_with('['))
 }
 
-fn spawn(qemu: &mut Command) -> Result<std::process::Child> {
-    qemu.spawn().context(
-        "QEMU is missing (qemu-system-x86_64): `make doctor` says how to get it \
-         (apt-get install qemu-system-x86).",
-    )
+fn spawn(ctx: &Ctx, qemu: &mut Command) -> Result<std::process::Child> {
+    let arch = ctx.arch();
+    qemu.spawn().with_context(|| {
+        format!(
+            "QEMU is missing ({}): `make doctor` says how to get it (apt-get install {}).",
+            arch.qemu, arch.qemu_package
+        )
+    })
 }
 
 #[cfg(test)]
