@@ -59,11 +59,10 @@ pub fn shell() -> Result<u8> {
     unsafe {
         command.pre_exec(|| {
             // Job control needs a controlling terminal; the shell also works without it.
-            if let Ok(tty) = std::fs::File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/ttyS0")
-            {
+            let ports = ["/dev/ttyS0", "/dev/ttyAMA0"].into_iter();
+            let mut ports =
+                ports.flat_map(|port| std::fs::File::options().read(true).write(true).open(port));
+            if let Some(tty) = ports.next() {
                 let _ = rustix::process::setsid();
                 let _ = rustix::process::ioctl_tiocsctty(&tty);
                 rustix::stdio::dup2_stdin(&tty)?;
