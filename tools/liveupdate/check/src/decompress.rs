@@ -22,7 +22,7 @@ const LENGTH: ImageError = ImageError::Damaged("the compressed kernel has anothe
 
 /// A kernel.
 pub(crate) struct Kernel<'a> {
-    /// An ELF file, and the data that the kernel's build adds.
+    /// An ELF file, and the data that the kernel's build adds; or an arm64 Image.
     pub(crate) bytes: Cow<'a, [u8]>,
     /// Why damage to it may be undetected; [`None`] if there is a correct checksum.
     pub(crate) unverified: Option<&'static str>,
@@ -97,7 +97,7 @@ fn zstd(payload: &[u8], length: usize) -> Result<(Vec<u8>, bool), ImageError> {
     Ok((out, checksum.is_some()))
 }
 
-/// Decompresses the payload of a bzImage, to `limit` bytes at most.
+/// Decompresses a kernel as the kernel's build compresses it, to `limit` bytes at most.
 ///
 /// Its last four bytes are the length of the kernel. Data between them and the compressed data is
 /// ignored.

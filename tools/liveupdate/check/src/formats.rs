@@ -72,6 +72,25 @@ pub(crate) fn find(kernel: &[u8]) -> (Formats, BTreeMap<String, Features>) {
     (formats, masks.unwrap_or_default())
 }
 
+/// Finds the formats of a kernel without sections: what begins like the list, up to the end of its
+/// names, which are followed by something else.
+pub(crate) fn find_raw(kernel: &[u8]) -> Formats {
+    let header = [MAGIC.to_le_bytes(), VERSION.to_le_bytes()].concat();
+    let mut found = kernel
+        .chunks_exact(8)
+        .enumerate()
+        .filter(|(_, part)| *part == header)
+        .filter_map(|(index, _)| kernel.get(index * 8 + 8..));
+    let (Some(entries), other) = (found.next(), found.next()) else {
+        return Formats::Strings(strings(kernel));
+    };
+    let masked = |entry: &[u8]| masks(&[&header, entry].concat()).is_ok();
+    if other.is_some() || entries.get(..MASKS).is_some_and(masked) {
+        return Formats::Unreadable("the list of formats cannot be found in the image".to_owned());
+    }
+    Formats::List(entries.chunks_exact(NAME).map_while(name).collect())
+}
+
 /// Checks and removes the header of a section, which must consist of entries of `size` bytes.
 fn entries<'a>(section: &'a [u8], size: usize, what: &str) -> Result<Vec<&'a [u8]>, String> {
     let damaged = || format!("the list of {what} is damaged");

@@ -3,10 +3,12 @@
 //! Properties of a kernel from its image.
 
 use crate::{
+    arm64::{self, Arm64Image},
     bzimage::{is_bzimage, BzImage},
     decompress::decompress,
     elf,
     formats::{self, Features, Formats},
+    Machine,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, error::Error, fmt, io::Read};
@@ -35,7 +37,7 @@ pub enum ImageError {
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAKernel => write!(f, "the file is neither a bzImage nor a vmlinux"),
+            Self::NotAKernel => write!(f, "the file is not a bzImage, vmlinux or arm64 Image"),
             Self::Damaged(what) => write!(f, "the image is damaged: {what}"),
             Self::Unbootable(why) => write!(f, "the image cannot be started: {why}"),
             Self::Unsupported(what) => {
@@ -51,7 +53,10 @@ impl Error for ImageError {}
 /// Properties of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// The version in the header of a bzImage.
+    /// The machines that it is for.
+    #[serde(default)]
+    pub machine: Machine,
+    /// The version in the header of a bzImage, or in the first message of an arm64 Image.
     pub version: Option<String>,
     /// The length of the file.
     pub file_size: u64,
@@ -70,7 +75,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Examines an image for x86-64.
+    /// Examines an image for x86-64 or arm64.
     ///
     /// Time and memory are bounded by [`KERNEL_MAX`] and the length of the file.
     ///
@@ -100,6 +105,7 @@ impl Image {
             let (formats, features) = formats::find(&kernel.bytes);
             let unverified = kernel.unverified.filter(|_| !header.crc_matches);
             Ok(Self {
+                machine: Machine::X86_64,
                 version: header.version,
                 file_size,
                 init_size: header.init_size,
@@ -112,6 +118,7 @@ impl Image {
             elf::check_kernel(file)?;
             let (formats, features) = formats::find(file);
             Ok(Self {
+                machine: Machine::X86_64,
                 version: None,
                 file_size,
                 init_size: file_size,
@@ -123,9 +130,38 @@ impl Image {
                 ),
                 config: config(file),
             })
+        } else if arm64::is_zboot(file) {
+            let kernel = arm64::unpack(file, limit)?;
+            let unverified = kernel.unverified.map(str::to_owned);
+            if !arm64::is_arm64(&kernel.bytes) {
+                return Err(ImageError::Unsupported(
+                    "a compressed kernel that is not an arm64 Image".to_owned(),
+                ));
+            }
+            Self::arm64(&kernel.bytes, unverified)
+        } else if arm64::is_arm64(file) {
+            let without = "an Image has no checksum: damage would not be detected";
+            Self::arm64(file, Some(without.to_owned()))
         } else {
             Err(other_kind(file))
         }
+    }
+
+    /// Examines an Image.
+    fn arm64(kernel: &[u8], unverified: Option<String>) -> Result<Self, ImageError> {
+        let header = Arm64Image::parse(kernel)?;
+        Ok(Self {
+            machine: Machine::Arm64 {
+                page_size: header.page_size,
+            },
+            version: banner(kernel),
+            file_size: u64::try_from(kernel.len()).unwrap_or(u64::MAX),
+            init_size: header.image_size,
+            formats: formats::find_raw(kernel),
+            features: BTreeMap::new(),
+            unverified,
+            config: config(kernel),
+        })
     }
 
     /// Uses `text` as the configuration of the kernel, if it has none embedded: distributions install
@@ -141,11 +177,40 @@ impl Image {
     }
 }
 
-/// The error for a file that is neither a bzImage nor an ELF file.
+/// The image that `kexec_file_load()` takes, from one that it does not take: the kernel of an EFI
+/// program (zboot). [`None`] if the image is another one, which is loaded as it is.
+///
+/// # Errors
+///
+/// See [`ImageError`].
+pub fn unpack(file: &[u8]) -> Result<Option<Vec<u8>>, ImageError> {
+    if !arm64::is_zboot(file) {
+        return Ok(None);
+    }
+    let kernel = arm64::unpack(file, KERNEL_MAX)?;
+    Ok(Some(kernel.bytes.into_owned()))
+}
+
+/// The version in the first message of a kernel.
+fn banner(kernel: &[u8]) -> Option<String> {
+    const BEGIN: &[u8] = b"Linux version ";
+    let mut rest = kernel;
+    while let Some(at) = rest.windows(BEGIN.len()).position(|part| part == BEGIN) {
+        rest = rest.get(at + BEGIN.len()..)?;
+        let text = rest.get(..rest.len().min(256))?;
+        let word = text.split(|byte| *byte == b' ').next()?;
+        // Formats of messages begin like this as well.
+        if word.first().is_some_and(u8::is_ascii_digit) && word.iter().all(u8::is_ascii_graphic) {
+            return Some(String::from_utf8_lossy(word).into_owned());
+        }
+    }
+    None
+}
+
+/// The error for a file of another kind.
 fn other_kind(file: &[u8]) -> ImageError {
     let unsupported = |what: &str| ImageError::Unsupported(what.to_owned());
     match (file, file.get(56..60)) {
-        (_, Some(b"ARM\x64")) => unsupported("an arm64 Image"),
         (_, Some(b"RSC\x05")) => unsupported("a RISC-V Image"),
         ([b'M', b'Z', ..], _) => unsupported("an EFI program, such as a unified kernel image,"),
         (

@@ -14,6 +14,7 @@
 //! assert!(findings.iter().all(|finding| finding.verdict == Verdict::Yes));
 //! ```
 
+pub mod arm64;
 pub mod bzimage;
 pub mod cmdline;
 mod decompress;
@@ -21,12 +22,14 @@ mod elf;
 mod formats;
 mod image;
 mod loads;
+mod machine;
 pub mod record;
 pub mod system;
 mod verdict;
 
 pub use formats::{Features, Formats};
-pub use image::{Image, ImageError, IMAGE_MAX, KERNEL_MAX};
+pub use image::{unpack, Image, ImageError, IMAGE_MAX, KERNEL_MAX};
+pub use machine::Machine;
 pub use record::Record;
 pub use system::{Needs, System};
 pub use verdict::{check_formats, worst, Finding, Verdict};

@@ -99,7 +99,7 @@ impl Cli {
 
 #[derive(Debug, Args)]
 pub struct LoadOptions {
-    /// The kernel image, a bzImage.
+    /// The kernel image: a bzImage, or an arm64 Image, which may be compressed for EFI (zboot).
     pub image: PathBuf,
     /// The initial RAM file system.
     #[arg(long)]
@@ -193,7 +193,7 @@ pub enum Command {
     Load(LoadOptions),
     /// Check whether a kernel supports the formats that would be handed over.
     ///
-    /// The verdict "yes" requires a complete bzImage with a correct checksum and a list of formats
+    /// The verdict "yes" requires a complete image with a correct checksum and a list of formats
     /// that contains all formats in use, and, without IMAGE, that no other program has loaded an
     /// image since luoctl load.
     Check(CheckOptions),

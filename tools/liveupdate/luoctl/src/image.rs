@@ -7,12 +7,12 @@ use crate::{
     output,
 };
 use luo_check::{check_formats, worst, Finding, Image, ImageError, Needs, Verdict, IMAGE_MAX};
-use rustix::fs::OFlags;
+use rustix::fs::{memfd_create, MemfdFlags, OFlags};
 use std::{
     fmt::Display,
     fs::{self, File, OpenOptions},
-    io::{IsTerminal, Read},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, IsTerminal, Read, Seek, Write},
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::Path,
 };
 
@@ -94,6 +94,26 @@ pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failu
     }
 }
 
+/// A copy of the kernel in `file`, without a name, if it is one that `kexec_file_load()` only takes
+/// unpacked; [`None`] for others.
+pub fn unpacked(path: &Path, file: &File) -> Result<Option<File>, Failure> {
+    let mut content = Vec::new();
+    let limit = u64::try_from(IMAGE_MAX).unwrap_or(u64::MAX);
+    let mut read = || -> io::Result<Option<File>> {
+        let mut start = file;
+        start.rewind()?;
+        start.take(limit).read_to_end(&mut content)?;
+        let Some(kernel) = luo_check::unpack(&content).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let mut copy = File::from(memfd_create("kernel", MemfdFlags::CLOEXEC)?);
+        copy.write_all(&kernel)?;
+        // The kernel reads from no file that is open for writing.
+        File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())).map(Some)
+    };
+    read().map_err(|error| failed(path, error))
+}
+
 /// The findings about an image.
 pub fn findings(
     cli: &Cli,
@@ -107,10 +127,8 @@ pub fn findings(
             let mut findings = check_formats(image, &Needs::of_system(&system.sysfs));
             findings.extend(luo_check::cmdline::check(cmdline, Some(image)));
             findings.push(system.check_memory(image, initrd));
-            if std::env::consts::ARCH != "x86_64" {
-                let reason = "the image is for x86-64, and this machine is another one";
-                findings.push(Finding::new("image", Verdict::No, reason));
-            }
+            let arch = std::env::consts::ARCH;
+            findings.extend(image.machine.check(arch, rustix::param::page_size()));
             findings
         }
         Err(finding) => {

@@ -57,12 +57,14 @@ fn load_and_record(
     let system = cli.system();
     let cmdline = CString::new(record.cmdline.as_str())
         .map_err(|_| Failure::new(Exit::Usage, "the command line contains a null byte"))?;
+    let unpacked = image::unpacked(&record.source.path, kernel)?;
     let before = system.record().ok().flatten();
     // Without it, later checks cannot know which image is loaded.
     let start = system.count_loads().ok();
     // At no time may the record describe another image than the loaded one.
     record::remove(&system.record).map_err(|error| failed(&system.record, error))?;
-    if let Err(error) = raw::kexec_file_load(kernel.as_fd(), initrd.map(AsFd::as_fd), &cmdline) {
+    let loaded = unpacked.as_ref().unwrap_or(kernel);
+    if let Err(error) = raw::kexec_file_load(loaded.as_fd(), initrd.map(AsFd::as_fd), &cmdline) {
         // The previous image is still loaded.
         if let Some(before) = before {
             restore(&system, before, start, &error);

@@ -122,8 +122,10 @@ fn verdicts() {
     check(&root, &old, &[]).expect(4).says("memfd-v2");
     check(&root, b"#!/bin/sh\n", &[])
         .expect(1)
-        .says("neither a bzImage");
-    check(&root, b"", &[]).expect(1).says("neither a bzImage");
+        .says("not a bzImage, vmlinux or arm64 Image");
+    check(&root, b"", &[])
+        .expect(1)
+        .says("not a bzImage, vmlinux or arm64 Image");
     check(&root, &vmlinux(Some(&FORMATS), &[]), &[])
         .expect(6)
         .says("a vmlinux has no checksum");
@@ -198,17 +200,28 @@ fn images_that_do_not_boot() {
 #[test]
 fn images_of_other_kinds() {
     let root = Root::new();
-    let mut arm64 = vec![0; 4096];
-    arm64[..2].copy_from_slice(b"MZ");
-    arm64[56..60].copy_from_slice(b"ARMd");
     let unified = [b"MZ".to_vec(), vec![0; 4094], kernel(Some(&FORMATS), &[])].concat();
     for (file, what) in [
-        (arm64, "an arm64 Image"),
         (unified, "unified kernel image"),
         (bzimage(b"\xfd7zXZ\0rest"), "xz"),
     ] {
         check(&root, &file, &[]).expect(5).says(what);
     }
+}
+
+/// An Image of arm64 is examined, and not for another architecture.
+#[test]
+fn images_of_arm64() {
+    let root = Root::new();
+    let mut image = vec![0; 4096];
+    image[16..24].copy_from_slice(&8192_u64.to_le_bytes());
+    image[24] = 0b010;
+    image[56..60].copy_from_slice(b"ARMd");
+    let expected = match cfg!(target_arch = "x86_64") {
+        true => "the image is for arm64, and this machine is another one",
+        false => "there is no luo-v5 in the image",
+    };
+    check(&root, &image, &[]).expect(4).says(expected);
 }
 
 /// All kinds of files are handled.

@@ -79,6 +79,7 @@ mod tests {
             loads_left: None,
             source: Source::new(path, &fs::metadata(root.join("vmlinuz")).unwrap()),
             image: Some(Image {
+                machine: luo_check::Machine::default(),
                 version: None,
                 file_size: 0,
                 init_size: 0,

@@ -25,9 +25,7 @@ pub fn reason(system: &System, sizes: Sizes, error: &io::Error) -> String {
     let text = match Errno::from_io_error(error).unwrap_or(Errno::IO) {
         Errno::ADDRNOTAVAIL => return too_small(system, sizes),
         Errno::PERM => return not_permitted(system),
-        Errno::NOEXEC => {
-            "the kernel finds no bzImage for this machine in the file: use another one"
-        }
+        Errno::NOEXEC => "the kernel finds no image for this machine in the file: use another one",
         Errno::KEYREJECTED
         | Errno::KEYEXPIRED
         | Errno::KEYREVOKED

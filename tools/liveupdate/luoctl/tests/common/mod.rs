@@ -90,6 +90,7 @@ impl Root {
                 changed: (4, 5),
             },
             image: Some(Image {
+                machine: luo_check::Machine::default(),
                 version: None,
                 file_size: 3,
                 init_size: 3,
