@@ -10,7 +10,7 @@ use crate::{
     task::Task, //
 };
 
-/// Lets other tasks run if the time slice of the current one has ended.
+/// Lets other tasks run if the scheduler has requested it.
 ///
 /// # Context
 ///
