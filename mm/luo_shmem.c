@@ -218,7 +218,12 @@ static int luo_shmem_add_folio(struct address_space *mapping,
 		return err;
 
 	__folio_set_locked(folio);
-	err = shmem_add_to_page_cache(folio, mapping, folio->index, NULL, gfp);
+	if (shmem_mapping(mapping))
+		err = shmem_add_to_page_cache(folio, mapping, folio->index,
+					      NULL, gfp);
+	else
+		err = __filemap_add_folio(mapping, folio, folio->index, gfp,
+					  NULL);
 	if (err) {
 		mem_cgroup_uncharge(folio);
 		folio_unlock(folio);
@@ -229,8 +234,9 @@ static int luo_shmem_add_folio(struct address_space *mapping,
 
 /**
  * luo_shmem_add_folios - add folios to the page cache of a new file
- * @inode: inode of a shmem file
- * @folios: folios without other users, set up by luo_shmem_init_folio()
+ * @inode: inode of a shmem file, or of a guest_memfd
+ * @folios: folios without other users, set up by luo_shmem_init_folio() or
+ *	    luo_gmem_init_folio()
  * @nr: number of folios
  *
  * The folios are charged to the memory cgroup of the current task, locked, and

@@ -16,6 +16,7 @@
 //! | [`incoming`]   | files in the next kernel                                  |
 //! | [`content`]    | their content, before there is a file                     |
 //! | [`mod@hugetlb`] | memfds of huge pages                                     |
+//! | [`mod@guest_memfd`] | memory of guests                                     |
 //! | [`mod@checkpoint`] | interruption of long operations                           |
 //! | [`ops`]        | shmem, page cache and KHO; the only `unsafe` code         |
 //!
@@ -56,14 +57,17 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-// Some errors are about huge pages only.
-#[cfg_attr(not(CONFIG_HUGETLBFS), allow(dead_code))]
+// Some errors are about huge pages only, or about memory of guests.
+#[cfg_attr(not(all(CONFIG_HUGETLBFS, CONFIG_KVM_LIVEUPDATE)), allow(dead_code))]
 #[path = "memfd_luo/abi.rs"]
 mod abi;
 #[path = "memfd_luo/checkpoint.rs"]
 mod checkpoint;
 #[path = "memfd_luo/content.rs"]
 mod content;
+#[cfg(CONFIG_KVM_LIVEUPDATE)]
+#[path = "memfd_luo/guest_memfd.rs"]
+mod guest_memfd;
 #[cfg(CONFIG_HUGETLBFS)]
 #[path = "memfd_luo/hugetlb.rs"]
 mod hugetlb;
@@ -78,6 +82,8 @@ mod pages;
 #[path = "memfd_luo/preserved.rs"]
 mod preserved;
 
+#[cfg(CONFIG_KVM_LIVEUPDATE)]
+use self::guest_memfd::GuestMemfd;
 #[cfg(CONFIG_HUGETLBFS)]
 use self::hugetlb::{
     Hugetlb,
@@ -242,6 +248,8 @@ fn check_expressible(file: &File, seals: u32, origin: Origin) -> Result<Seals> {
 kernel::builtin_file_handler!(Memfd);
 #[cfg(CONFIG_HUGETLBFS)]
 kernel::builtin_file_handler!(Hugetlb, flbs: [POOL]);
+#[cfg(CONFIG_KVM_LIVEUPDATE)]
+kernel::builtin_file_handler!(GuestMemfd);
 
 #[vtable]
 impl FileHandler for Memfd {
@@ -329,7 +337,7 @@ impl FileHandler for Memfd {
         incoming: &mut Incoming<Shmem>,
         _session: &IncomingSession<'_>,
     ) -> Result<ARef<File>, RetrieveError> {
-        incoming.retrieve()
+        incoming.retrieve(&())
     }
 
     fn file_id(file: &File) -> usize {

@@ -46,6 +46,7 @@ impl Kind for Shmem {
     type Ser = MemfdSer;
     type Checked = Memfd;
     type Content = Content;
+    type Context = ();
 
     fn parse(ser: &MemfdSer) -> Result<Memfd, FormatError> {
         Memfd::parse(ser)
@@ -71,7 +72,11 @@ impl Kind for Shmem {
         content.folios.push(folio, record.index, record.uptodate)
     }
 
-    fn make(memfd: &Memfd, content: Content) -> Result<(ARef<File>, HeldFolios), (Error, Content)> {
+    fn make(
+        memfd: &Memfd,
+        content: Content,
+        _context: &(),
+    ) -> Result<(ARef<File>, HeldFolios), (Error, Content)> {
         let Content { folios, layout } = content;
         let empty = || {
             let mut file = NewMemfd::new(NAME)?;

@@ -340,7 +340,7 @@ impl FileHandler for Hugetlb {
         incoming: &mut Incoming<HugePages>,
         _session: &IncomingSession<'_>,
     ) -> Result<ARef<File>, RetrieveError> {
-        incoming.retrieve()
+        incoming.retrieve(&())
     }
 
     fn file_id(file: &File) -> usize {

@@ -7,8 +7,8 @@
 //! does its size accounting and its charges. If it fails, the folios are unchanged, nothing is charged,
 //! and another task can try again.
 //!
-//! Memory that was handed over is claimed before it is read. The two kinds of memfds differ in the
-//! size of their pages and in their charges: see [`Kind`].
+//! Memory that was handed over is claimed before it is read. The kinds of files differ in the size of
+//! their pages and in their charges: see [`Kind`].
 
 use super::{
     abi::{
@@ -39,7 +39,7 @@ use kernel::{
 /// The name of files in the next kernel; the format does not have the original one.
 pub(crate) const NAME: &CStr = c"memfd:luo";
 
-/// A kind of memfds.
+/// A kind of files.
 pub(crate) trait Kind {
     /// The description that is handed over.
     type Ser: Handover;
@@ -49,6 +49,9 @@ pub(crate) trait Kind {
 
     /// Claimed folios with their positions. Dropping it frees them.
     type Content;
+
+    /// What else a file needs.
+    type Context;
 
     /// Checks the description, except the array.
     fn parse(ser: &Self::Ser) -> Result<Self::Checked, FormatError>;
@@ -75,6 +78,7 @@ pub(crate) trait Kind {
     fn make(
         checked: &Self::Checked,
         content: Self::Content,
+        context: &Self::Context,
     ) -> Result<(ARef<File>, HeldFolios), (Error, Self::Content)>;
 
     /// Frees a folio that is not needed.
@@ -109,10 +113,15 @@ impl<K: Kind> Incoming<K> {
         }
     }
 
+    /// The description, which is not checked.
+    pub(crate) fn ser(&self) -> &K::Ser {
+        &self.ser
+    }
+
     /// Creates the file again.
     ///
     /// Malformed data is a permanent error; other errors are temporary.
-    pub(crate) fn retrieve(&mut self) -> Result<ARef<File>, RetrieveError> {
+    pub(crate) fn retrieve(&mut self, context: &K::Context) -> Result<ARef<File>, RetrieveError> {
         // Another kernel may support a flag or seal that this one does not, so that nothing is
         // claimed before these are checked.
         let checked = match K::parse(&self.ser) {
@@ -149,7 +158,7 @@ impl<K: Kind> Incoming<K> {
                 err => err,
             });
         }
-        match K::make(&checked, content) {
+        match K::make(&checked, content, context) {
             Ok((file, held)) => {
                 self.stage = Stage::Retrieved(held);
                 Ok(file)

@@ -394,7 +394,8 @@ pub(crate) fn fill(
     if let Err(err) = to_result(unsafe { bindings::luo_shmem_account(inode, pages) }) {
         return Err((err, folios));
     }
-    let result = insert(file, &folios);
+    // SAFETY: This is the inode of a shmem file, to which the pages are accounted.
+    let result = unsafe { insert(inode, &folios) };
     // SAFETY: The inode is that of a shmem file, and `pages` were accounted to it above.
     unsafe { bindings::luo_shmem_settle(inode, pages) };
     match result {
@@ -411,8 +412,17 @@ pub(crate) fn fill(
     }
 }
 
-/// Adds all folios to the page cache, locked and not on the LRU lists, or none of them.
-fn insert(file: &NewMemfd, folios: &ClaimedList) -> Result {
+/// Adds all folios to the page cache, charged, locked and not on the LRU lists, or none of them. They
+/// must be set up. May sleep.
+///
+/// # Errors
+///
+/// Those of [`fill`].
+///
+/// # Safety
+///
+/// `inode` must be that of a new file of shmem, to which the pages are accounted, or of a guest_memfd.
+pub(crate) unsafe fn insert(inode: *mut bindings::inode, folios: &ClaimedList) -> Result {
     let mut rest = folios.iter_raw().map(NonNull::as_ptr);
     let mut done = 0usize;
     let mut batch = RawBatch::new();
@@ -420,9 +430,9 @@ fn insert(file: &NewMemfd, folios: &ClaimedList) -> Result {
     while batch.refill(&mut rest) {
         let result = checkpoint().and_then(|()| {
             let (folios, nr) = batch.as_raw();
-            // SAFETY: This is the inode of a shmem file, and by the type invariant of
-            // `ClaimedList`, the folios have no other users.
-            to_result(unsafe { bindings::luo_shmem_add_folios(file.inode_ptr(), folios, nr) })
+            // SAFETY: By the safety requirements, and by the type invariant of `ClaimedList`, the
+            // folios have no other users.
+            to_result(unsafe { bindings::luo_shmem_add_folios(inode, folios, nr) })
         });
         if let Err(err) = result {
             let mut inserted = folios.iter_raw().map(NonNull::as_ptr).take(done);
@@ -444,7 +454,7 @@ fn insert(file: &NewMemfd, folios: &ClaimedList) -> Result {
 /// # Safety
 ///
 /// [`insert`] must have succeeded for the folios.
-unsafe fn release(mut folios: ClaimedList) {
+pub(crate) unsafe fn release(mut folios: ClaimedList) {
     let mut rest = core::iter::from_fn(|| folios.pop_raw().map(NonNull::as_ptr));
     let mut batch = RawBatch::new();
 

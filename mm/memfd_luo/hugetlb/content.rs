@@ -57,6 +57,7 @@ impl Kind for HugePages {
     type Ser = HugetlbMemfdSer;
     type Checked = HugetlbMemfd;
     type Content = Content;
+    type Context = ();
 
     fn parse(ser: &HugetlbMemfdSer) -> Result<HugetlbMemfd, FormatError> {
         HugetlbMemfd::parse(ser)
@@ -94,6 +95,7 @@ impl Kind for HugePages {
     fn make(
         memfd: &HugetlbMemfd,
         content: Content,
+        _context: &(),
     ) -> Result<(ARef<File>, HeldFolios), (Error, Content)> {
         let Content { pages, layout } = content;
         let empty = || {

@@ -15,7 +15,7 @@ use crate::kernel::flavour::Flavour;
 use crate::report::step::Step;
 
 /// Kernel crates of the overlay: the name in rustdoc, and the object.
-const CRATES: [(&str, &str); 6] = [
+const CRATES: [(&str, &str); 7] = [
     ("luo", "kernel/liveupdate/luo.o"),
     ("memfd_luo", "mm/memfd_luo.o"),
     ("pci_liveupdate", "drivers/pci/liveupdate/pci_liveupdate.o"),
@@ -23,6 +23,7 @@ const CRATES: [(&str, &str); 6] = [
         "vfio_pci_liveupdate",
         "drivers/vfio/pci/liveupdate/vfio_pci_liveupdate.o",
     ),
+    ("kvm_liveupdate", "virt/kvm/liveupdate/kvm_liveupdate.o"),
     ("rust_liveupdate", "samples/rust/rust_liveupdate.o"),
     (
         "rust_driver_edu",

@@ -22,11 +22,12 @@ use crate::report::results::Report;
 use crate::report::step::Step;
 
 /// Objects of the overlay in which no path may panic without a reason.
-const OBJECTS: [&str; 4] = [
+const OBJECTS: [&str; 5] = [
     "kernel/liveupdate/luo.o",
     "mm/memfd_luo.o",
     "drivers/pci/liveupdate/pci_liveupdate.o",
     "drivers/vfio/pci/liveupdate/vfio_pci_liveupdate.o",
+    "virt/kvm/liveupdate/kvm_liveupdate.o",
 ];
 
 /// The modules of kernel crates outside `rust/` that may have `unsafe` code.

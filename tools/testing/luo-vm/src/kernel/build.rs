@@ -65,10 +65,11 @@ struct Stamp {
 
 /// Objects of the overlay, and the crate that includes overlay files. They are compiled again
 /// after a build with warnings, since a compiler prints them only when it compiles.
-const OBJECTS: [&str; 12] = [
+const OBJECTS: [&str; 15] = [
     "rust/kernel.o",
     "rust/helpers/helpers.o",
     "kernel/liveupdate/luo.o",
+    "mm/luo_guest_memfd.o",
     "mm/luo_hugetlb.o",
     "mm/luo_shmem.o",
     "mm/memfd_luo.o",
@@ -76,6 +77,8 @@ const OBJECTS: [&str; 12] = [
     "drivers/pci/liveupdate/pci_liveupdate.o",
     "drivers/vfio/pci/liveupdate/core.o",
     "drivers/vfio/pci/liveupdate/vfio_pci_liveupdate.o",
+    "virt/kvm/liveupdate/core.o",
+    "virt/kvm/liveupdate/kvm_liveupdate.o",
     "samples/rust/rust_liveupdate.o",
     "samples/rust/rust_driver_edu/rust_driver_edu.o",
 ];

@@ -19,7 +19,7 @@ use crate::kernel::source::{version, Base, OUT_PREFIX};
 use crate::report::step::Step;
 
 /// Directories of the checkout that are copied over the base tree.
-const OVERLAY: [&str; 9] = [
+const OVERLAY: [&str; 10] = [
     "arch",
     "drivers",
     "kernel",
@@ -28,6 +28,7 @@ const OVERLAY: [&str; 9] = [
     "include",
     "lib",
     "samples",
+    "virt",
     "Documentation",
 ];
 
