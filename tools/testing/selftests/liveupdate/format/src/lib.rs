@@ -8,9 +8,14 @@ const PAGE_SIZE: usize = 4096;
 
 #[path = "../../../../../../kernel/liveupdate/abi.rs"]
 mod abi;
+#[path = "../../../../../../mm/memfd_luo/guest_memfd/abi.rs"]
+mod guest_memfd_abi;
 #[path = "../../../../../../mm/memfd_luo/hugetlb/abi.rs"]
 mod hugetlb_abi;
 mod hugetlb_tests;
+#[path = "../../../../../../virt/kvm/liveupdate/abi.rs"]
+mod kvm_abi;
+mod kvm_tests;
 #[path = "../../../../../../mm/memfd_luo/abi.rs"]
 mod memfd_abi;
 mod memfd_tests;
