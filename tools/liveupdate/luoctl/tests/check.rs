@@ -135,6 +135,30 @@ fn verdicts() {
         .expect(1);
 }
 
+/// A kernel that reads memfds only, while other memory is preserved.
+#[test]
+fn kinds_of_memory() {
+    let root = Root::new();
+    for name in [
+        "hugetlb-memfd-v1",
+        "hugetlb-v1",
+        "kvm-vm-v1",
+        "guest-memfd-v1",
+    ] {
+        let all = [&FORMATS[..], &[name]].concat();
+        root.put("sys/kernel/liveupdate/compatible", all.join("\n"));
+        root.put(
+            "sys/kernel/liveupdate/in_use",
+            format!("{}\n", all.join("\n")),
+        );
+        let ours = kernel(Some(&FORMATS), &[]);
+        check(&root, &ours, &[]).expect(4).says(name);
+        let in_c = kernel(None, &FORMATS);
+        check(&root, &in_c, &[]).expect(4).says(name);
+        check(&root, &kernel(Some(&all), &[]), &[]).expect(0);
+    }
+}
+
 /// Distributions install the configuration as a file beside the image.
 #[test]
 fn configuration_beside_the_image() {
