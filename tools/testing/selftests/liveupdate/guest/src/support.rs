@@ -6,6 +6,7 @@
 //!   (data for the next kernel).
 //! - Contents: [`pattern`], [`memfd`], [`mapping`].
 //! - Sessions: [`sessions`], [`test_device`], [`edu`], [`ioctl_arg`].
+//! - Virtual machines: [`kvm`].
 //! - Devices that user space drives: [`modules`], [`pci`], [`vfio`], [`igb`].
 //! - Processes: [`agent`], [`process`], [`socket`], [`cgroup`], [`wait`].
 //! - The kernel: [`clock`], [`fault`], [`kernel_log`], [`kexec`], [`meminfo`], [`poison`],
@@ -23,6 +24,7 @@ pub mod ioctl_arg;
 pub mod json;
 pub mod kernel_log;
 pub mod kexec;
+pub mod kvm;
 pub mod mapping;
 pub mod memfd;
 pub mod meminfo;

@@ -19,6 +19,7 @@ pub mod hazards;
 mod hugetlb;
 mod image;
 mod killed;
+mod kvm;
 mod memfd;
 mod nodes;
 mod nvme;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Suite> {
         memfd::holes::suite(),
         memfd::changes::suite(),
         hugetlb::suite(),
+        kvm::suite(),
         sessions::suite(),
         views::suite(),
         agents::suite(),
