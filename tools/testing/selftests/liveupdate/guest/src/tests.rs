@@ -49,6 +49,7 @@ pub fn all() -> Vec<Suite> {
         memfd::holes::suite(),
         memfd::changes::suite(),
         hugetlb::suite(),
+        hugetlb::retriever::suite(),
         kvm::suite(),
         sessions::suite(),
         views::suite(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory cgroups.
+//! Cgroups of memory and of huge pages.
 
 use crate::support::error::{At, Failure, Result};
 use rustix::mount::MountFlags;
@@ -18,19 +18,32 @@ pub fn set(path: impl AsRef<Path>, value: &str) -> io::Result<()> {
 
 const CGROUPS: &str = "/tmp/cgroup";
 
-/// A memory cgroup. Dropping it removes it, if nothing is charged to it.
+/// A cgroup. Dropping it removes it, if nothing is charged to it.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
+    /// A cgroup that accounts memory.
     pub fn new(name: &str) -> Result<Self> {
+        Self::with("memory", name)
+    }
+
+    /// A cgroup that accounts huge pages.
+    pub fn of_huge_pages(name: &str) -> Result<Self> {
+        Self::with("hugetlb", name)
+    }
+
+    fn with(controller: &str, name: &str) -> Result<Self> {
         let root = Path::new(CGROUPS);
         if !root.join("cgroup.procs").exists() {
             fs::create_dir_all(root).at(CGROUPS)?;
             rustix::mount::mount("cgroup2", root, "cgroup2", MountFlags::empty(), None)
                 .at("mount cgroup2")?;
         }
-        set(root.join("cgroup.subtree_control"), "+memory")
-            .map_err(|error| Failure::skip(format!("no memory cgroups: {error}")))?;
+        set(
+            root.join("cgroup.subtree_control"),
+            &format!("+{controller}"),
+        )
+        .map_err(|error| Failure::skip(format!("no {controller} cgroups: {error}")))?;
         let path = root.join(name);
         fs::create_dir_all(&path).at(path.display())?;
         Ok(Self(path))
@@ -47,7 +60,25 @@ impl Cgroup {
 
     /// The number of charged bytes.
     pub fn current(&self) -> Result<u64> {
-        let text = fs::read_to_string(self.0.join("memory.current")).at("memory.current")?;
+        self.number("memory.current")
+    }
+
+    /// Sets the limits in bytes of huge pages of 2 MiB, used and reserved.
+    pub fn limit_huge_pages(&self, used: &str, reserved: &str) -> io::Result<()> {
+        set(self.0.join("hugetlb.2MB.max"), used)?;
+        set(self.0.join("hugetlb.2MB.rsvd.max"), reserved)
+    }
+
+    /// The number of charged bytes of huge pages of 2 MiB, used and reserved.
+    pub fn huge_pages(&self) -> Result<[u64; 2]> {
+        Ok([
+            self.number("hugetlb.2MB.current")?,
+            self.number("hugetlb.2MB.rsvd.current")?,
+        ])
+    }
+
+    fn number(&self, name: &str) -> Result<u64> {
+        let text = fs::read_to_string(self.0.join(name)).at(name)?;
         Ok(text.trim().parse()?)
     }
 

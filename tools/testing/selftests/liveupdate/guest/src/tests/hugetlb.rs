@@ -2,6 +2,8 @@
 
 //! Memfds of huge pages, and the pool that they come from.
 
+pub mod retriever;
+
 use super::damage::fate::{check_fate, damage, Fate};
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure, Result},
