@@ -6,34 +6,64 @@ use crate::options::{self, Properties};
 use serde::Serialize;
 use std::fmt;
 
+/// What a finding means for a live update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The guest is resumed; a part of it is not as before.
+    Note,
+    /// The guest is resumed, but its data may be lost if the update fails. The operator can accept
+    /// that.
+    Risk,
+    /// The guest cannot be resumed, or not with its data.
+    Fatal,
+}
+
 /// A feature that does not survive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Whether the guest would be lost, or its data.
-    pub fatal: bool,
+    /// What it means for a live update.
+    pub severity: Severity,
     /// The problem and its solution.
     pub text: String,
 }
 
+impl Finding {
+    /// Whether the guest cannot take part in a live update. `forced` is whether its operator accepts
+    /// risks.
+    pub fn forbids(&self, forced: bool) -> bool {
+        match self.severity {
+            Severity::Note => false,
+            Severity::Risk => !forced,
+            Severity::Fatal => true,
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.fatal { "no" } else { "note" };
+        let kind = match self.severity {
+            Severity::Note => "note",
+            Severity::Risk => "risk",
+            Severity::Fatal => "no",
+        };
         write!(f, "{kind}: {}", self.text)
     }
 }
 
-fn fatal(text: impl Into<String>) -> Finding {
+fn finding(severity: Severity, text: impl Into<String>) -> Finding {
     Finding {
-        fatal: true,
+        severity,
         text: text.into(),
     }
 }
 
+fn fatal(text: impl Into<String>) -> Finding {
+    finding(Severity::Fatal, text)
+}
+
 fn note(text: impl Into<String>) -> Finding {
-    Finding {
-        fatal: false,
-        text: text.into(),
-    }
+    finding(Severity::Note, text)
 }
 
 fn device(device: &Properties) -> Option<Finding> {
@@ -84,7 +114,7 @@ fn disk(option: &str, disk: &Properties) -> Option<Finding> {
         || disk.is_on("cache.no-flush")
         || disk.is_on("file.cache.no-flush");
     if unsafe_cache {
-        return Some(fatal(format!(
+        return Some(finding(Severity::Risk, format!(
             "the disk {name} never waits for its medium (cache=unsafe): what the guest wrote can be lost; use another cache mode"
         )));
     }
@@ -181,48 +211,62 @@ mod tests {
     }
 
     #[test]
+    fn risks_can_be_accepted() {
+        for (severity, unforced, forced) in [
+            (Severity::Note, false, false),
+            (Severity::Risk, true, false),
+            (Severity::Fatal, true, true),
+        ] {
+            let found = finding(severity, "");
+            assert_eq!(found.forbids(false), unforced);
+            assert_eq!(found.forbids(true), forced);
+        }
+    }
+
+    #[test]
     fn each_obstacle_is_named() {
-        for (args, what, is_fatal) in [
-            ("-device vfio-pci,host=01:00.0,id=gpu", "gpu", true),
-            ("-drive file=a.raw,cache=unsafe", "a.raw", true),
+        use Severity::{Fatal, Note, Risk};
+        for (args, what, severity) in [
+            ("-device vfio-pci,host=01:00.0,id=gpu", "gpu", Fatal),
+            ("-drive file=a.raw,cache=unsafe", "a.raw", Risk),
             (
                 "-blockdev driver=file,node-name=d,filename=a,cache.no-flush=on",
                 "d ",
-                true,
+                Risk,
             ),
-            ("-drive file=a.raw,snapshot=on", "overlay", true),
-            ("-daemonize", "-daemonize", true),
-            ("-incoming defer", "-incoming", true),
+            ("-drive file=a.raw,snapshot=on", "overlay", Fatal),
+            ("-daemonize", "-daemonize", Fatal),
+            ("-incoming defer", "-incoming", Fatal),
             (
                 "-machine q35,confidential-guest-support=sev0",
                 "encrypted",
-                true,
+                Fatal,
             ),
-            ("-chardev socket,id=c,host=h,port=1", "c ", false),
-            ("-netdev user,id=n", "user", false),
-            ("-chardev pty,id=c", "device c is a pseudo-terminal", false),
+            ("-chardev socket,id=c,host=h,port=1", "c ", Note),
+            ("-netdev user,id=n", "user", Note),
+            ("-chardev pty,id=c", "device c is a pseudo-terminal", Note),
             (
                 "-chardev stdio,id=c,mux=on",
                 "device c is the terminal",
-                false,
+                Note,
             ),
-            ("-serial mon:stdio", "-serial is the terminal", false),
-            ("-monitor pty", "-monitor is a pseudo-terminal", false),
+            ("-serial mon:stdio", "-serial is the terminal", Note),
+            ("-monitor pty", "-monitor is a pseudo-terminal", Note),
             (
                 "-netdev vhost-user,id=n,chardev=c",
                 "network n is implemented",
-                false,
+                Note,
             ),
             (
                 "-device vhost-user-blk-pci,id=d,chardev=c",
                 "d (vhost-user-blk-pci) is implemented",
-                false,
+                Note,
             ),
         ] {
             let found = check_text(args);
             assert_eq!(found.len(), 1, "{args}: {found:?}");
             assert!(found[0].text.contains(what), "{args}: {found:?}");
-            assert_eq!(found[0].fatal, is_fatal, "{args}: {found:?}");
+            assert_eq!(found[0].severity, severity, "{args}: {found:?}");
         }
     }
 }

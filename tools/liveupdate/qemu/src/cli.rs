@@ -75,7 +75,8 @@ enum Action {
         /// Make the guest's memory of huge pages of this size (2M), which must have been set aside
         #[arg(long, value_name = "SIZE")]
         hugepages: Option<HugePages>,
-        /// Run the guest although parts of it do not survive a live update
+        /// Run the guest although it cannot take part in live updates, and let it take part if it
+        /// only risks data (cache=unsafe)
         #[arg(long)]
         force: bool,
         /// luod's socket
@@ -158,11 +159,12 @@ pub fn run() -> Result<ExitCode> {
             let (program, arguments) = command.split_first().ok_or("there is no QEMU to run")?;
             let found = check::check(arguments);
             show(&found);
-            if !force && found.iter().any(|finding| finding.fatal) {
+            if !force && found.iter().any(|finding| finding.forbids(false)) {
                 return Err("the guest is not started, since it would not survive a live update (--force starts it)".into());
             }
             let backends = memory::backends(arguments, &ram_backend, memory, hugepages)?;
-            let spec = Spec::new(&name, program.into(), arguments.to_vec(), backends)?;
+            let mut spec = Spec::new(&name, program.into(), arguments.to_vec(), backends)?;
+            spec.forced = force;
             custody(Guest::new(spec, take(&name)?, None)?, &socket, true)
         }
         Action::Start { name, qemu, socket } => {
@@ -187,7 +189,7 @@ pub fn run() -> Result<ExitCode> {
                 show(&found);
             }
             Ok(ExitCode::from(u8::from(
-                found.iter().any(|finding| finding.fatal),
+                found.iter().any(|finding| finding.forbids(false)),
             )))
         }
         Action::List { json } => {

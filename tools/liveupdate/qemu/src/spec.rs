@@ -45,6 +45,9 @@ pub struct Spec {
     pub directory: PathBuf,
     /// The guest's memory.
     pub memory: Vec<Backend>,
+    /// Whether the operator accepts the risks of [`crate::check`] in updates.
+    #[serde(default)]
+    pub forced: bool,
     /// When the guest was paused, in microseconds since 1970.
     #[serde(default)]
     pub paused_us: u64,
@@ -81,6 +84,7 @@ impl Spec {
                 .collect(),
             directory: std::env::current_dir()?,
             memory,
+            forced: false,
             paused_us: 0,
             updates: 0,
         })

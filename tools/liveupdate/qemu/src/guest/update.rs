@@ -3,7 +3,7 @@
 //! The steps of a live update for a guest.
 
 use super::{Guest, Running};
-use crate::{hugepages, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state};
+use crate::{check, hugepages, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state};
 use liveupdate::luod::{Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luo_check::System;
@@ -183,6 +183,10 @@ impl Participant for Guest {
         match self.qmp()?.status()?.as_str() {
             "running" | "paused" => {}
             other => return Err(format!("the guest is {other}").into()),
+        }
+        let found = check::check(&self.spec.arguments);
+        if let Some(why) = found.iter().find(|one| one.forbids(self.spec.forced)) {
+            return Err(why.text.clone().into());
         }
         if let Some(why) = next_kernel::obstacle(&System::default(), &self.spec.arguments) {
             return Err(why.into());

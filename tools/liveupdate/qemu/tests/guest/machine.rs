@@ -52,6 +52,8 @@ pub struct Machine {
     pub arguments: Vec<String>,
     /// The working directory and environment of the guest, if they are not those of the test.
     pub place: Option<(PathBuf, BTreeMap<String, String>)>,
+    /// Whether the operator accepts risks.
+    pub forced: bool,
 }
 
 impl Machine {
@@ -79,6 +81,7 @@ impl Machine {
             dir,
             arguments,
             place: None,
+            forced: false,
         }
     }
 
@@ -100,6 +103,7 @@ impl Machine {
         let memory = memory::backends(&self.arguments, &[], None, None).unwrap();
         let program = "qemu-system-x86_64".into();
         let mut spec = Spec::new("g", program, self.arguments.clone(), memory).unwrap();
+        spec.forced = self.forced;
         if let Some((directory, environment)) = &self.place {
             spec.directory.clone_from(directory);
             spec.environment.clone_from(environment);

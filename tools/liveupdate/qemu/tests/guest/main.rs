@@ -8,6 +8,7 @@ mod disk;
 mod killed;
 mod late;
 mod machine;
+mod refused;
 
 use liveupdate::luod::Member;
 use luo_qemu::{guest::Guest, run_dir::State, spec::Spec};
