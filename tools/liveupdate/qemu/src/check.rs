@@ -2,9 +2,13 @@
 
 //! Checks the command line of a guest for features that do not survive a live update.
 
-use crate::options::{self, Properties};
+use crate::{
+    hugepages,
+    memory::Backend,
+    options::{self, Properties},
+};
 use serde::Serialize;
-use std::fmt;
+use std::{fmt, path::Path};
 
 /// What a finding means for a live update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -140,6 +144,18 @@ fn chardev(chardev: &Properties) -> Option<Finding> {
         note(format!(
             "the character device {id} is a connection that ends: add reconnect-ms=1000 to it, or let QEMU be its server"
         ))
+    })
+}
+
+/// Checks the host of a guest with the memory `memory`. `sysfs` is where sysfs is mounted.
+pub fn check_host(memory: &[Backend], sysfs: &Path) -> Option<Finding> {
+    let usual = memory.iter().any(|backend| backend.pages.is_none());
+    let slow = usual && hugepages::is_transparent(sysfs) == Some(false);
+    slow.then(|| {
+        note(
+            "the kernel makes no huge pages of the guest's memory, so that an update takes longer: \
+             write advise to /sys/kernel/mm/transparent_hugepage/shmem_enabled before the guest starts",
+        )
     })
 }
 

@@ -19,7 +19,7 @@ use rustix::process::{kill_process, Pid, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::{
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -37,6 +37,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// The interval of attempts to resume a guest that QEMU does not resume.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Where sysfs is mounted.
+const SYSFS: &str = "/sys";
 
 /// The time between two checks whether QEMU has ended.
 const STEP: Duration = Duration::from_millis(100);
@@ -163,6 +166,7 @@ pub fn run() -> Result<ExitCode> {
                 return Err("the guest is not started, since it would not survive a live update (--force starts it)".into());
             }
             let backends = memory::backends(arguments, &ram_backend, memory, hugepages)?;
+            show(check::check_host(&backends, Path::new(SYSFS)).as_slice());
             let mut spec = Spec::new(&name, program.into(), arguments.to_vec(), backends)?;
             spec.forced = force;
             custody(Guest::new(spec, take(&name)?, None)?, &socket, true)
@@ -176,21 +180,25 @@ pub fn run() -> Result<ExitCode> {
             json,
             command,
         } => {
-            let arguments = match name {
-                Some(name) => known(&name)?.arguments,
-                None => command.get(1..).unwrap_or_default().to_vec(),
+            let found = match name {
+                Some(name) => check::check(&known(&name)?.arguments),
+                None => {
+                    let arguments = command.get(1..).unwrap_or_default();
+                    let backends = memory::backends(arguments, &[], None, None)?;
+                    let host = check::check_host(&backends, Path::new(SYSFS));
+                    check::check(arguments).into_iter().chain(host).collect()
+                }
             };
-            let found = check::check(&arguments);
+            let forbidden = found.iter().any(|finding| finding.forbids(false));
             if json.json {
                 println!("{}", serde_json::to_string_pretty(&found)?);
-            } else if found.is_empty() {
-                println!("yes: the guest survives a live update, as far as known");
             } else {
                 show(&found);
+                if !forbidden {
+                    println!("yes: the guest survives a live update, as far as known");
+                }
             }
-            Ok(ExitCode::from(u8::from(
-                found.iter().any(|finding| finding.forbids(false)),
-            )))
+            Ok(ExitCode::from(u8::from(forbidden)))
         }
         Action::List { json } => {
             let found = run_dir::list()?;

@@ -135,6 +135,18 @@ pub fn check_available(memory: &[Backend], sysfs: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the kernel shows whether it makes huge pages of shared memory by itself, below sysfs.
+const TRANSPARENT: &str = "kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// Whether the kernel makes huge pages of the usual memory of guests, for which QEMU asks. If it does
+/// not, an update takes longer. [`None`] if that is not known. `sysfs` is where sysfs is mounted.
+pub fn is_transparent(sysfs: &Path) -> Option<bool> {
+    let text = fs::read_to_string(sysfs.join(TRANSPARENT)).ok()?;
+    let (_, rest) = text.split_once('[')?;
+    let (chosen, _) = rest.split_once(']')?;
+    Some(!matches!(chosen, "never" | "deny"))
+}
+
 /// Fills the holes in memory of a guest that is made of huge pages. A guest makes them when it gives
 /// memory back, by a balloon.
 ///
@@ -256,6 +268,29 @@ mod tests {
         fs::remove_dir_all(sysfs.path().join("kernel")).unwrap();
         let error = check(&[memory(8 << 20, two)]).unwrap_err();
         assert_eq!(error.to_string(), "this machine has no huge pages of 2M");
+    }
+
+    #[test]
+    fn transparent_pages_are_a_choice() {
+        let sysfs = tempfile::tempdir().unwrap();
+        assert_eq!(is_transparent(sysfs.path()), None);
+        let file = sysfs.path().join(TRANSPARENT);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        for (text, expected) in [
+            (
+                "always within_size advise [never] deny force\n",
+                Some(false),
+            ),
+            ("always within_size [advise] never deny force\n", Some(true)),
+            (
+                "always within_size advise never [deny] force\n",
+                Some(false),
+            ),
+            ("?", None),
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(is_transparent(sysfs.path()), expected, "{text}");
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::os::fd::RawFd;
 const ADDED: &str = "luo-ram";
 /// The default size of QEMU, in bytes.
 const DEFAULT_SIZE: u64 = 128 << 20;
+/// What QEMU aligns memory to, so that the kernel can make it of huge pages, in bytes.
+const ALIGNMENT: u64 = 2 << 20;
 /// Properties of memory backends about the location of the memory, which luo-qemu sets.
 const OURS: [&str; 11] = [
     "share",
@@ -201,6 +203,10 @@ pub fn arguments(args: &[String], backends: &[(Backend, RawFd)], filled: bool) -
         if fill {
             object.push("prealloc", "on");
         }
+        // Files of huge pages are aligned anyway.
+        if backend.pages.is_none() && backend.size >= ALIGNMENT {
+            object.push("align", ALIGNMENT);
+        }
     };
     let mut added = None;
     for (backend, fd) in backends {
@@ -257,7 +263,7 @@ mod tests {
         assert_eq!(
             changed,
             "-machine q35 -m 1G -object memory-backend-file,id=luo-ram,size=1073741824,\
-             mem-path=/proc/self/fd/7,share=on -machine memory-backend=luo-ram"
+             mem-path=/proc/self/fd/7,share=on,align=2097152 -machine memory-backend=luo-ram"
         );
         assert_eq!(
             backends(&[], &[], None, None).unwrap()[0].size,
@@ -282,7 +288,7 @@ mod tests {
         let changed = arguments(&args, &fds, false).join(" ");
         assert!(changed.contains(
             "memory-backend-file,id=a,size=1G,host-nodes=0,policy=bind,\
-             mem-path=/proc/self/fd/5,share=on"
+             mem-path=/proc/self/fd/5,share=on,align=2097152"
         ));
         assert!(changed.contains("memory-backend-file,id=b,size=1G,mem-path=/proc/self/fd/6"));
         assert!(!changed.contains("luo-ram"));

@@ -85,9 +85,10 @@ fn arguments_are_checked() {
     assert!(!output.status.success());
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let found = found.as_array().unwrap().iter();
-    let mut severities: Vec<_> = found.map(|one| one["severity"].as_str().unwrap()).collect();
-    severities.sort_unstable();
-    assert_eq!(severities, ["fatal", "note"]);
+    // The host may be worth a note as well.
+    let severities: Vec<_> = found.map(|one| one["severity"].as_str().unwrap()).collect();
+    assert_eq!(severities.iter().filter(|one| **one == "fatal").count(), 1);
+    assert!(severities.contains(&"note"));
     let _directory = guest(run.path());
     let said = bad(run.path(), "check g");
     assert!(said.contains("a.raw"), "{said}");

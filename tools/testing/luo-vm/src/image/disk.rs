@@ -32,10 +32,11 @@ pub const DISK: &str = "ext4";
 const DISK_SIZE: u64 = 2 << 30;
 
 /// Directories of the checkout that are copied to the disk, and their destinations.
-const TREES: [(&str, &str); 3] = [
+const TREES: [(&str, &str); 4] = [
     ("tools/testing/selftests/liveupdate/debian", ""),
     ("tools/liveupdate/luod/units", "usr/lib/systemd/system"),
     ("tools/liveupdate/qemu/units", "usr/lib/systemd/system"),
+    ("tools/liveupdate/qemu/tmpfiles.d", "usr/lib/tmpfiles.d"),
 ];
 
 /// The directories for the test programs and the configuration of luo-qemu.
