@@ -9,7 +9,9 @@ use luo_qemu::{
     check::{self, Finding},
     guest::Guest,
     hugepages::HugePages,
-    memory, run_dir,
+    memory,
+    moved::Moved,
+    run_dir,
     run_dir::{Record, RunDir},
     size,
     spec::Spec,
@@ -96,6 +98,9 @@ enum Action {
         /// Use another QEMU
         #[arg(long, value_name = "PATH")]
         qemu: Option<PathBuf>,
+        /// Use the path NEW instead of OLD, and of what is below, in QEMU's arguments; can be repeated
+        #[arg(long, value_name = "OLD=NEW")]
+        replace: Vec<Moved>,
         /// luod's socket
         #[arg(long, default_value = SOCKET_PATH)]
         socket: PathBuf,
@@ -171,9 +176,16 @@ pub fn run() -> Result<ExitCode> {
             spec.forced = force;
             custody(Guest::new(spec, take(&name)?, None)?, &socket, true)
         }
-        Action::Start { name, qemu, socket } => {
+        Action::Start {
+            name,
+            qemu,
+            replace,
+            socket,
+        } => {
             let spec = Spec::new(&name, PathBuf::new(), Vec::new(), Vec::new())?;
-            custody(Guest::new(spec, take(&name)?, qemu)?, &socket, false)
+            let mut guest = Guest::new(spec, take(&name)?, qemu)?;
+            guest.replace(replace);
+            custody(guest, &socket, false)
         }
         Action::Check {
             name,

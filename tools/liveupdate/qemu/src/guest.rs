@@ -6,7 +6,9 @@ mod update;
 
 use crate::{
     hugepages::{check_available, Filling, HugePages},
-    memory, options,
+    memory,
+    moved::Moved,
+    options,
     process::Process,
     qmp::{self, Qmp},
     run_dir::{Record, RunDir, State},
@@ -39,6 +41,8 @@ pub struct Guest {
     directory: RunDir,
     /// Another program than in the spec.
     program: Option<PathBuf>,
+    /// Paths that are others than in the session.
+    moved: Vec<Moved>,
     running: Option<Running>,
     paused: bool,
     frozen: bool,
@@ -110,6 +114,7 @@ impl Guest {
             description: memfd("description")?,
             directory,
             program,
+            moved: Vec::new(),
             running: None,
             paused: false,
             frozen: false,
@@ -118,6 +123,11 @@ impl Guest {
             updates: 0,
             gap_us: None,
         })
+    }
+
+    /// Replaces paths of the guest when it is restored. The next kernel gets the new ones.
+    pub fn replace(&mut self, moved: Vec<Moved>) {
+        self.moved = moved;
     }
 
     /// The name of the guest.

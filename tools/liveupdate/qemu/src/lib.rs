@@ -12,6 +12,7 @@ pub mod check;
 pub mod guest;
 pub mod hugepages;
 pub mod memory;
+pub mod moved;
 pub mod next_kernel;
 pub mod options;
 pub mod process;

@@ -107,9 +107,11 @@ fn what_cannot_run_is_refused() {
     assert!(said.contains("not a valid name"), "{said}");
     let said = bad(run.path(), &format!("run g --hugepages 1G {tail}"));
     assert!(said.contains("use those of 2M"), "{said}");
+    let said = bad(run.path(), "start g --replace a=b");
+    assert!(said.contains("does not name two absolute paths"), "{said}");
     let said = bad(
         run.path(),
-        &format!("start g --socket {}", socket.display()),
+        &format!("start g --replace /a=/b --socket {}", socket.display()),
     );
     assert!(
         said.contains("the guest g: ") && said.contains("luod at"),

@@ -3,7 +3,9 @@
 //! The steps of a live update for a guest.
 
 use super::{Guest, Running};
-use crate::{check, hugepages, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state};
+use crate::{
+    check, hugepages, moved, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state,
+};
 use liveupdate::luod::{Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
 use luo_check::System;
@@ -114,6 +116,7 @@ impl Guest {
         if spec.name != self.spec.name {
             return Err(format!("the session has the guest {}", spec.name).into());
         }
+        moved::replace(&mut spec, &self.moved)?;
         let mut files = Vec::new();
         for (token, backend) in (spec::MEMORY..).zip(&spec.memory) {
             let file = File::from(session.retrieve(token)?);
