@@ -301,6 +301,7 @@ impl Guest {
         self.orphan = record.state == State::Paused;
         self.restoring = record.state == State::Restoring;
         self.spec = spec;
+        self.spec.held = record.held;
         self.memory = files;
         self.state = state;
         self.updates = record.updates;
@@ -331,10 +332,8 @@ impl Guest {
     ///
     /// If it does not.
     pub fn resume(&mut self) -> Result {
-        self.go_on()?;
+        self.go_on("no update is in progress")?;
         self.orphan = false;
-        println!("{}: continues: no update is in progress", self.spec.name);
-        self.report(State::Running);
         Ok(())
     }
 
@@ -405,6 +404,7 @@ impl Guest {
             pid: std::process::id(),
             qemu: running.map_or(0, |running| running.process.id()),
             state,
+            held: self.spec.held,
             updates: self.updates,
             gap_us: self.gap_us,
             memory: running.map_or_else(Vec::new, |running| running.memory.clone()),

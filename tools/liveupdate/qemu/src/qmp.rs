@@ -77,6 +77,8 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Qmp {
     reader: BufReader<UnixStream>,
+    /// Whether the guest may have run since [`Self::save`].
+    has_run: bool,
 }
 
 impl Qmp {
@@ -115,6 +117,7 @@ impl Qmp {
         stream.set_read_timeout(Some(ANSWER))?;
         let mut qmp = Self {
             reader: BufReader::new(stream),
+            has_run: true,
         };
         let greeting = match qmp.line() {
             Ok(greeting) => greeting,
@@ -148,7 +151,7 @@ impl Qmp {
         serde_json::from_str(&line).map_err(|_| Error::Protocol(line))
     }
 
-    /// Runs a command and returns its result. Events are ignored.
+    /// Runs a command and returns its result. Of events, only that the guest runs is of interest.
     ///
     /// # Errors
     ///
@@ -160,6 +163,8 @@ impl Qmp {
         self.reader.get_mut().write_all(&bytes)?;
         loop {
             let mut answer = self.line()?;
+            // Events are sent in order, before the answer to a later command.
+            self.has_run |= answer.get("event").is_some_and(|name| name == "RESUME");
             if let Some(value) = answer.remove("return") {
                 return Ok(value);
             }
@@ -244,7 +249,20 @@ impl Qmp {
     /// If QEMU cannot do it. The caller must resume the guest with [`Self::go_on`].
     pub fn save(&mut self, uri: &str, limit: Duration) -> Result {
         self.call("migrate", json!({ "uri": uri }))?;
-        self.migrated("save", limit)
+        self.migrated("save", limit)?;
+        self.has_run = false;
+        Ok(())
+    }
+
+    /// Whether the state that [`Self::save`] has saved is still that of the guest, which is stopped:
+    /// nobody has resumed it since.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not answer.
+    pub fn is_saved(&mut self) -> Result<bool> {
+        let stopped = self.status()? == "postmigrate";
+        Ok(stopped && !self.has_run)
     }
 
     /// Loads the state that [`Self::save`] has saved. The guest is not running yet.

@@ -56,6 +56,9 @@ pub struct Record {
     pub qemu: u32,
     /// Its state.
     pub state: State,
+    /// Whether its operator had paused it before the last update.
+    #[serde(default)]
+    pub held: bool,
     /// The number of updates that it has survived.
     pub updates: u64,
     /// How long the guest was paused in the last update, by the clock of the host.

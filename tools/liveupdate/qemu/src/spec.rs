@@ -48,6 +48,9 @@ pub struct Spec {
     /// Whether the operator accepts the risks of [`crate::check`] in updates.
     #[serde(default)]
     pub forced: bool,
+    /// Whether the guest was paused by its operator when the update began: it is not resumed.
+    #[serde(default)]
+    pub held: bool,
     /// When the guest was paused, in microseconds since 1970.
     #[serde(default)]
     pub paused_us: u64,
@@ -85,6 +88,7 @@ impl Spec {
             directory: std::env::current_dir()?,
             memory,
             forced: false,
+            held: false,
             paused_us: 0,
             updates: 0,
         })

@@ -40,6 +40,7 @@ fn guest(run: &Path) -> RunDir {
         pid: std::process::id(),
         qemu: 7,
         state: State::Restoring,
+        held: false,
         updates: 3,
         gap_us: Some(1_500_000),
         memory: vec![4],

@@ -36,13 +36,17 @@ impl Guest {
     fn save(&mut self) -> Result {
         let state = self.running.as_ref().map(|running| running.state);
         let uri = uri(state.ok_or("QEMU has ended")?);
-        self.state.set_len(0)?;
         let started = Instant::now();
+        let saved = self.qmp()?.is_saved()?;
+        self.spec.held = saved || self.qmp()?.status()? == "paused";
         self.record(State::Paused)?;
         self.spec.paused_us = spec::now_us();
         self.spec.updates = self.updates;
         self.paused = true;
-        self.qmp()?.save(&uri, MOVE)?;
+        if !saved {
+            self.state.set_len(0)?;
+            self.qmp()?.save(&uri, MOVE)?;
+        }
         let took = started.elapsed();
         println!(
             "{}: paused, state of {} bytes saved within {} us",
@@ -53,8 +57,10 @@ impl Guest {
         Ok(())
     }
 
-    /// Resumes the guest after an update was aborted.
-    pub(super) fn go_on(&mut self) -> Result {
+    /// Resumes the guest after an update was aborted, unless its operator had paused it. QEMU refuses
+    /// to save the state of such a guest again, which is the same until somebody resumes it: see
+    /// [`Qmp::is_saved`](crate::qmp::Qmp::is_saved).
+    pub(super) fn go_on(&mut self, reason: &str) -> Result {
         // If a disk fails to flush its cache, QEMU does not leave this state, and refuses to resume
         // the guest, until the state was saved completely.
         if self.qmp()?.status()? == "finish-migrate" {
@@ -63,7 +69,20 @@ impl Guest {
             self.state.set_len(0)?;
             self.qmp()?.save(&uri, MOVE)?;
         }
-        Ok(self.qmp()?.go_on()?)
+        if !self.spec.held {
+            self.qmp()?.go_on()?;
+        }
+        println!("{}: {}: {reason}", self.spec.name, self.continues());
+        self.report(State::Running);
+        Ok(())
+    }
+
+    /// What the guest does after an update.
+    fn continues(&self) -> &'static str {
+        match self.spec.held {
+            true => "stays paused, as it was before the update",
+            false => "continues",
+        }
     }
 
     /// Whether the guest has run from the state in `incoming`: a luo-qemu was killed before it
@@ -81,7 +100,7 @@ impl Guest {
                 if restoring {
                     self.updates += 1;
                     // It may have been killed before it resumed the guest.
-                    if qmp.status()? == "paused" {
+                    if qmp.status()? == "paused" && !self.spec.held {
                         qmp.resume()?;
                     }
                 }
@@ -147,14 +166,19 @@ impl Guest {
         })
     }
 
-    /// The second part: marks the state as used, and lets the guest run. Public for tests.
+    /// The second part: marks the state as used, and lets the guest run, unless its operator had
+    /// paused it and may resume it from now on. Public for tests.
     ///
     /// # Errors
     ///
     /// If the guest does not run. It can be restored again only if QEMU has reported that.
     pub fn run(&mut self, loaded: Loaded) -> Result {
         state::mark_used(&loaded.incoming)?;
-        let resumed = self.qmp()?.resume();
+        let held = self.spec.held;
+        let resumed = match held {
+            true => Ok(()),
+            false => self.qmp()?.resume(),
+        };
         if let Err(error) = resumed {
             if matches!(error, Error::Refused { .. }) {
                 self.kill();
@@ -165,8 +189,9 @@ impl Guest {
         self.updates += 1;
         self.gap_us = spec::now_us().checked_sub(loaded.paused_us);
         println!(
-            "{}: continues; retrieved within {} us, QEMU started within {} us, all within {} us; gap {} us",
+            "{}: {}; retrieved within {} us, QEMU started within {} us, all within {} us; gap {} us",
             self.spec.name,
+            self.continues(),
             loaded.retrieved.as_micros(),
             (loaded.launched - loaded.retrieved).as_micros(),
             loaded.started.elapsed().as_micros(),
@@ -175,6 +200,7 @@ impl Guest {
         self.report(State::Running);
         match self.qmp()?.status()?.as_str() {
             "running" => {}
+            "paused" if held => {}
             other => eprintln!("{}: is {other} after it was resumed", self.spec.name),
         }
         Ok(())
@@ -183,9 +209,17 @@ impl Guest {
 
 impl Participant for Guest {
     fn prepare(&mut self, _id: &SessionName, _deadline: Duration) -> Result {
-        match self.qmp()?.status()?.as_str() {
-            "running" | "paused" => {}
-            other => return Err(format!("the guest is {other}").into()),
+        if !self.qmp()?.is_saved()? {
+            match self.qmp()?.status()?.as_str() {
+                "running" | "paused" => {}
+                "postmigrate" => {
+                    return Err(
+                        "the guest is paused since an update that was aborted, and luo-qemu was killed after that: resume the guest"
+                            .into(),
+                    )
+                }
+                other => return Err(format!("the guest is {other}").into()),
+            }
         }
         let found = check::check(&self.spec.arguments);
         if let Some(why) = found.iter().find(|one| one.forbids(self.spec.forced)) {
@@ -228,15 +262,9 @@ impl Participant for Guest {
         if !std::mem::take(&mut self.paused) {
             return;
         }
-        match self.go_on() {
-            Ok(()) => {
-                println!("{}: continues: {reason}", self.spec.name);
-                self.report(State::Running);
-            }
-            Err(error) => {
-                eprintln!("{}: does not continue yet: {error}", self.spec.name);
-                self.orphan = true;
-            }
+        if let Err(error) = self.go_on(reason) {
+            eprintln!("{}: does not continue yet: {error}", self.spec.name);
+            self.orphan = true;
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod carried;
 mod disk;
+mod held;
 mod killed;
 mod late;
 mod machine;
