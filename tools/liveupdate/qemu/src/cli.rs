@@ -246,6 +246,9 @@ pub fn run() -> Result<ExitCode> {
                 if let Some(gap) = record.gap_us {
                     println!("last gap   {} ms", gap / 1000);
                 }
+                if let Some(lag) = record.lag_us {
+                    println!("clock lag  {} ms", lag / 1000);
+                }
                 println!("arguments  {}", record.arguments.join(" "));
             }
             Ok(ExitCode::SUCCESS)
@@ -337,6 +340,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
                 ExitCode::FAILURE
             });
         }
+        member.participant_mut().clock_set();
         let idle = member.participant().is_orphan() && next_try < Instant::now();
         if idle && is_idle(socket) {
             next_try = Instant::now() + AGAIN;

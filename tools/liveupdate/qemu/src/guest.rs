@@ -2,6 +2,7 @@
 
 //! A guest: its memory, and its QEMU.
 
+mod clock;
 mod update;
 
 use crate::{
@@ -51,6 +52,9 @@ pub struct Guest {
     restoring: bool,
     updates: u64,
     gap_us: Option<u64>,
+    /// By how much its real-time clock lags since the last update.
+    lag_us: Option<i64>,
+    setting: Option<clock::Setting>,
 }
 
 /// A running QEMU.
@@ -122,6 +126,8 @@ impl Guest {
             restoring: false,
             updates: 0,
             gap_us: None,
+            lag_us: None,
+            setting: None,
         })
     }
 
@@ -306,6 +312,7 @@ impl Guest {
         self.state = state;
         self.updates = record.updates;
         self.gap_us = record.gap_us;
+        self.lag_us = record.lag_us;
         self.running = Some(Running {
             process,
             qmp,
@@ -407,6 +414,7 @@ impl Guest {
             held: self.spec.held,
             updates: self.updates,
             gap_us: self.gap_us,
+            lag_us: self.lag_us,
             memory: running.map_or_else(Vec::new, |running| running.memory.clone()),
             state_fd: running.map_or(-1, |running| running.state),
             arguments: self.spec.arguments.clone(),

@@ -8,6 +8,7 @@
 //! gets the same memory and the saved state, and the guest is resumed. The program is `luo-qemu`; this
 //! library contains its code, for tests.
 
+pub mod agent;
 pub mod check;
 pub mod guest;
 pub mod hugepages;

@@ -43,6 +43,7 @@ fn guest(run: &Path) -> RunDir {
         held: false,
         updates: 3,
         gap_us: Some(1_500_000),
+        lag_us: Some(1_400_000),
         memory: vec![4],
         state_fd: 5,
         arguments: arguments.map(str::to_owned).to_vec(),
@@ -64,6 +65,7 @@ fn guests_are_listed() {
     assert_eq!(list[0]["state"], "restoring");
     let status = good(run.path(), "status g");
     assert!(status.contains("last gap   1500 ms"), "{status}");
+    assert!(status.contains("clock lag  1400 ms"), "{status}");
     let status: Value = serde_json::from_str(&good(run.path(), "status g --json")).unwrap();
     assert_eq!(status["updates"], 3);
     assert!(bad(run.path(), "start g").contains("the guest g is running already"));

@@ -197,6 +197,9 @@ impl Guest {
             loaded.started.elapsed().as_micros(),
             self.gap_us.unwrap_or(0),
         );
+        if !held {
+            self.set_clock();
+        }
         self.report(State::Running);
         match self.qmp()?.status()?.as_str() {
             "running" => {}

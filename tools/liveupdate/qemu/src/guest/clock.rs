@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The real-time clock of a guest, which lags after an update.
+
+use super::Guest;
+use crate::{agent, run_dir::State};
+use std::{io, thread, thread::JoinHandle};
+
+/// What sets the clock, while the guest runs.
+pub(super) type Setting = JoinHandle<io::Result<i64>>;
+
+impl Guest {
+    /// Begins to set the clock of a guest that runs again, if it has an agent.
+    pub(super) fn set_clock(&mut self) {
+        let name = &self.spec.name;
+        self.lag_us = self.gap_us.and_then(|gap| i64::try_from(gap).ok());
+        match agent::socket(&self.spec.arguments) {
+            None => println!(
+                "{name}: its clock lags by {} ms: there is no guest agent that could set it",
+                self.lag_us.unwrap_or(0) / 1000
+            ),
+            Some(socket) => {
+                let socket = self.spec.directory.join(socket);
+                // It uses nothing of this guest, and starts no child.
+                self.setting = Some(thread::spawn(move || agent::set_clock(&socket)));
+            }
+        }
+    }
+
+    /// Says whether the clock of the guest was set, once that is known.
+    pub fn clock_set(&mut self) {
+        let Some(setting) = self.setting.take_if(|setting| setting.is_finished()) else {
+            return;
+        };
+        let name = &self.spec.name;
+        let ended = || io::Error::other("a thread has panicked");
+        match setting.join().unwrap_or_else(|_| Err(ended())) {
+            Ok(lag) => {
+                println!("{name}: its clock was set, it lagged by {} ms", lag / 1000);
+                self.lag_us = Some(0);
+            }
+            Err(error) => eprintln!(
+                "{name}: its clock lags by {} ms: the guest agent has not set it: {error}",
+                self.lag_us.unwrap_or(0) / 1000
+            ),
+        }
+        // In an update, it is recorded with the next state.
+        if !self.paused && !self.orphan {
+            self.report(State::Running);
+        }
+    }
+}
