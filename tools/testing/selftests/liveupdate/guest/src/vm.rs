@@ -4,7 +4,8 @@
 //!
 //! The program is the init of a guest of `luo-qemu`, independent of the host. It prints to its console
 //! what the tests on the host check: a continuing count, whether its memory is unchanged, the number
-//! of blocks written to its disk, and the number of lines exchanged with a peer outside of the host.
+//! of blocks written to its disk, the number of lines exchanged with a peer outside of the host, and
+//! its clocks.
 //! The count is also written to a second serial port, as a heartbeat.
 
 mod network;
@@ -16,6 +17,7 @@ use crate::support::{
 use rustix::{
     fs::OFlags,
     thread::{sched_getcpu, sched_setaffinity, CpuSet},
+    time::{clock_gettime, ClockId},
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -37,6 +39,9 @@ const BLOCK: usize = 4096;
 
 /// The number of blocks that are written repeatedly.
 const BLOCKS: u64 = 256;
+
+/// The clock that the kernel uses.
+const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 
 /// The start and the size of the part of the disk that is written through the guest's own cache.
 const CACHED: (u64, usize) = (2 << 20, 2 << 20);
@@ -106,8 +111,31 @@ fn count() -> Result<()> {
             }
             println!("vm: stored {count}");
         }
+        if count % 5 == 0 {
+            print_clocks()?;
+        }
         sleep(Duration::from_millis(100));
     }
+    Ok(())
+}
+
+/// Prints the monotonic and the real-time clock in nanoseconds, read at the same time.
+fn print_clocks() -> Result<()> {
+    let now = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
+    };
+    let source = fs::read_to_string(CLOCK).at("read the name of the clock")?;
+    // Between two other readings, until no interrupt was in between.
+    let (monotonic, real) = loop {
+        let before = now(ClockId::Monotonic);
+        let real = now(ClockId::Realtime);
+        let after = now(ClockId::Monotonic);
+        if after - before < 10_000_000 {
+            break (before, real);
+        }
+    };
+    println!("vm: clock {monotonic} {real} {}", source.trim());
     Ok(())
 }
 

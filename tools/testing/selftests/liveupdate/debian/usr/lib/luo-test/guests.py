@@ -32,6 +32,11 @@ UNIT = "luo-qemu@one.service"
 HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
 HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 BLOCK, BLOCKS = 4096, 256
+# The least amount of the guest's memory in huge pages, in KiB: it checks a part of this size all the
+# time.
+HUGE = 64 << 10
+# The number of updates in which everything else is tested, too.
+USUAL = 2
 # The output of the guest about its memory: the digest, and the processor that
 # has computed it.
 MEMORY = r"\d+ good ([0-9a-f]{8}) on processor 1"
@@ -99,6 +104,39 @@ def huge_pages(tests):
         wanted = int(re.search(r" hugepages=(\d+)", file.read())[1])
     tests.check("the machine has its huge pages", total == wanted, f"{total}, not {wanted}")
     tests.check("the guest has 128 huge pages", total - free == 128, f"{free} of {total} are free")
+
+
+def transparent_pages(tests):
+    """The memory of the guest is of huge pages, and QEMU maps them as such."""
+    with open(f"/proc/{field('qemu')}/smaps") as file:
+        sizes = re.findall(r"^ShmemPmdMapped:\s+(\d+) kB", file.read(), re.M)
+    mapped = sum(int(size) for size in sizes)
+    tests.check("the memory of the guest is in huge pages", mapped >= HUGE, f"{mapped} KiB are")
+
+
+def clocks():
+    """By how much the guest's real-time clock lags, and how far it is from the monotonic one, in
+    seconds. What the guest says is seen some time later: the smallest of several lags is the best."""
+    lags = []
+    for _ in range(4):
+        number = len(said("clock", r"(\d+) (\d+) .*"))
+        if not until(lambda: len(said("clock", r"(\d+) (\d+) .*")) > number):
+            break
+        monotonic, real = map(int, said("clock", r"(\d+) (\d+) .*")[-1])
+        lags.append(time.time() - real / 1e9)
+    return min(lags), (real - monotonic) / 1e9
+
+
+def time_stands_still(tests):
+    """The guest has not seen the time for which it was paused, on any clock."""
+    lag, apart = clocks()
+    before = tests.memory["clocks"]
+    gap = field("gap_us") / 1e6
+    print(f"# clocks {set(said('clock', r'.* ([a-z-]+)'))}, gap {gap:.1f} s, lag {before[0]:.1f} s, then {lag:.1f} s", flush=True)
+    tests.check("the guest's real-time clock lags by the gap", lag - before[0] > gap / 2, f"{before[0]}, {lag}, {gap}")
+    # Both go on from where they were: neither has jumped.
+    tests.check("so does its monotonic clock", abs(apart - before[1]) < gap / 2, f"{before[1]}, {apart}, {gap}")
+    tests.check("luo-qemu says so", field("lag_us") == field("gap_us"), f"{field('lag_us')}")
 
 
 def goes_on(tests):
@@ -240,7 +278,7 @@ def update(tests, cmdline, slowly):
     tests.check("luo-qemu check one", status == 0, text)
     load(tests, cmdline)
     slow(slowly)
-    tests.memory = {"stored": last("stored")}
+    tests.memory = {"stored": last("stored"), "clocks": clocks()}
     tests.save()
     # The guest is emulated twice: luod waits longer for it than for other clients of tests.
     status, text = run("luoctl", "kexec", "--yes", "--expect", "1", "--timeout", "500")
@@ -262,15 +300,18 @@ def main():
         goes_on(tests)
         if os.path.exists(HUGE_UNIT):
             huge_pages(tests)
+        else:
+            transparent_pages(tests)
         if boot.number:
+            time_stands_still(tests)
             report(tests)
-        elif updates > 1:
+        elif updates == USUAL:
             without_kvm(tests, boot.cmdline)
             abort(tests, boot.cmdline)
             killed(tests)
         if boot.number < updates and tests.results[-1][1]:
-            # The first of several is for comparison: the units wait for the rest of the machine.
-            if update(tests, boot.next(), slowly=not boot.number and updates > 1):
+            # The first one is for comparison: the units wait for the rest of the machine.
+            if update(tests, boot.next(), slowly=not boot.number and updates == USUAL):
                 return
     except Exception as error:
         tests.check("the tests come to their end", False, repr(error))
