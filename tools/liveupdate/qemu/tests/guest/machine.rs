@@ -48,6 +48,8 @@ const PROGRAM: [u8; 41] = [
 ];
 
 pub struct Machine {
+    /// The name of the guest.
+    name: &'static str,
     pub dir: TempDir,
     pub arguments: Vec<String>,
     /// The working directory and environment of the guest, if they are not those of the test.
@@ -57,7 +59,12 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A machine with a guest `g`.
     pub fn new() -> Self {
+        Self::named("g")
+    }
+
+    pub fn named(name: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk");
         let mut sector = vec![0; 512 * 128];
@@ -78,6 +85,7 @@ impl Machine {
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         Self {
+            name,
             dir,
             arguments,
             place: None,
@@ -90,7 +98,7 @@ impl Machine {
     pub fn directory(&self) -> RunDir {
         let start = Instant::now();
         loop {
-            match RunDir::take_in(self.dir.path(), "g") {
+            match RunDir::take_in(self.dir.path(), self.name) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other.unwrap(),
             }
@@ -102,7 +110,7 @@ impl Machine {
     pub fn guest(&self) -> Guest {
         let memory = memory::backends(&self.arguments, &[], None, None).unwrap();
         let program = "qemu-system-x86_64".into();
-        let mut spec = Spec::new("g", program, self.arguments.clone(), memory).unwrap();
+        let mut spec = Spec::new(self.name, program, self.arguments.clone(), memory).unwrap();
         spec.forced = self.forced;
         if let Some((directory, environment)) = &self.place {
             spec.directory.clone_from(directory);
@@ -114,14 +122,14 @@ impl Machine {
 
     /// The recorded state of the guest, and the number of its updates.
     pub fn status(&self) -> (State, u64) {
-        let path = self.dir.path().join("g/status.json");
+        let path = self.dir.path().join(self.name).join("status.json");
         let record: Record = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
         (record.state, record.updates)
     }
 
     /// All QEMUs of the guest.
     pub fn qemus(&self) -> Vec<Process> {
-        let socket = self.dir.path().join("g/qmp.sock");
+        let socket = self.dir.path().join(self.name).join("qmp.sock");
         Process::all(&format!("unix:{},server=on,wait=off", socket.display())).unwrap()
     }
 
@@ -155,7 +163,9 @@ impl Machine {
     }
 
     pub fn join(&self, luod: &Path) -> Member<Guest> {
-        let mut member = Member::join_at(luod, "vm-g", &["vm-g"], self.guest()).unwrap();
+        let session = format!("vm-{}", self.name);
+        let mut member =
+            Member::join_at(luod, &session, &[session.as_str()], self.guest()).unwrap();
         if !member.participant().is_running() {
             member.participant_mut().launch(None).unwrap();
         }
@@ -200,11 +210,15 @@ pub fn counts_on(member: &mut Member<Guest>) -> u32 {
 }
 
 pub fn update(luod: &Luod, dry_run: bool) -> Channel {
+    update_with(luod, dry_run, false)
+}
+
+pub fn update_with(luod: &Luod, dry_run: bool, force: bool) -> Channel {
     let mut channel = Channel::connect(luod.path()).unwrap();
     let request = Request::Update {
         timeout_ms: Some(600_000),
         dry_run,
-        force: false,
+        force,
         expect: None,
     };
     let (answer, _) = channel.call(&request, Some(LIMIT)).unwrap();

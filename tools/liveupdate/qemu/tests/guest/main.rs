@@ -10,6 +10,7 @@ mod killed;
 mod late;
 mod machine;
 mod refused;
+mod two;
 
 use liveupdate::luod::Member;
 use luo_qemu::{guest::Guest, run_dir::State, spec::Spec};
