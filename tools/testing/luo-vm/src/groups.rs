@@ -49,7 +49,7 @@ const GROUPS: [Group; 11] = [
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 9] = [
+const LONG_GROUPS: [Group; 10] = [
     Group::new("hosts", &[], hosts::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit-debug", &[Debug], kunit::run_debug),
@@ -58,6 +58,7 @@ const LONG_GROUPS: [Group; 9] = [
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
     Group::new("soak", &[Ours], soak::long),
+    Group::new("guest-long", &[Ours], guest::run_long).alone(),
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];
 

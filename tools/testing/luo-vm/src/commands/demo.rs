@@ -101,7 +101,7 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
 /// true if the guest has continued, and all tests in the machine have passed.
 pub fn guest(ctx: &Ctx) -> Result<bool> {
     let host = build::kernel(ctx, Flavour::Ours)?;
-    let image = guest::disk(ctx, &host)?;
+    let image = guest::disk(ctx, &host, "guest")?;
     let vm = Vm::new("demo-vm", &host, &image)
         .on(&AMD)
         .params(guest::params(1))

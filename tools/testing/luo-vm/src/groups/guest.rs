@@ -6,6 +6,7 @@
 //! Debian and Debian's QEMU. Its processor is emulated, and has AMD's extensions for virtual machines,
 //! so its guests run with KVM.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -27,25 +28,70 @@ const UPDATES: u32 = 2;
 /// The number of updates of the guest of the example.
 const VMM_UPDATES: u32 = 3;
 
+/// The number of updates of both in `make test-all`.
+const LONG_UPDATES: u32 = 20;
+const LONG_VMM_UPDATES: u32 = 10;
+
 /// The time after which a machine is considered hung: more than ten times the usual time. The
 /// programs in it notice a guest that stands still earlier.
 const LIMIT: Duration = BOOT.saturating_mul(4);
 
-/// Runs the group.
+/// A suite, which is a machine: its name, and what runs it.
+type Suite = (&'static str, fn(&Ctx, &mut Report, &Kernel) -> Result<()>);
+
+/// The suites of `make test`.
+const SUITES: [Suite; 3] = [
+    ("vmm", vmm),
+    ("guest", qemu),
+    ("guest-huge-pages", qemu_on_huge_pages),
+];
+
+/// The suites of `make test-all`: many updates in a row.
+const LONG_SUITES: [Suite; 2] = [("vmm-soak", vmm_soak), ("guest-soak", qemu_soak)];
+
+/// Runs the group of `make test`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    run_suites(ctx, report, &SUITES)
+}
+
+/// Runs the group of `make test-all`.
+pub fn run_long(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    run_suites(ctx, report, &LONG_SUITES)
+}
+
+/// Runs those of `suites` that are wanted.
+fn run_suites(ctx: &Ctx, report: &mut Report, suites: &[Suite]) -> Result<()> {
     let host = build::kernel(ctx, Flavour::Ours)?;
-    vmm(ctx, report, &host)?;
-    qemu(ctx, report, &host)?;
-    qemu_on_huge_pages(ctx, report, &host)
+    let wanted = &ctx.settings.suites;
+    for (name, suite) in suites {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            suite(ctx, report, &host)?;
+        }
+    }
+    Ok(())
 }
 
 /// Updates under a guest of the example `luo-vmm`, on a host with nothing else.
 fn vmm(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    vmm_updates(ctx, report, host, "vmm", VMM_UPDATES)
+}
+
+fn vmm_soak(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    vmm_updates(ctx, report, host, "vmm-soak", LONG_VMM_UPDATES)
+}
+
+fn vmm_updates(
+    ctx: &Ctx,
+    report: &mut Report,
+    host: &Kernel,
+    name: &str,
+    updates: u32,
+) -> Result<()> {
     let image = guest::initramfs(ctx, host)?;
-    let vm = Vm::new("vmm", host, &image)
+    let vm = Vm::new(name, host, &image)
         .on(&AMD)
-        .init(format!("vmm --updates={VMM_UPDATES}"))
-        .limit(LIMIT);
+        .init(format!("vmm --updates={updates}"))
+        .limit(LIMIT.saturating_mul(updates.div_ceil(VMM_UPDATES)));
     let mut listener = Listener::default();
     let step = Step::start(ctx, format!("vm {}", vm.name));
     let run = vm.run_with(ctx, |line| listener.hear(line, Instant::now()))?;
@@ -56,8 +102,8 @@ fn vmm(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
         ));
     }
     run.judge(ctx, report, "", &["vmm"]);
-    let name = "vmm: the guest does not count a number twice";
-    report.check(name, repeated(&run.console.user));
+    let what = "the guest does not count a number twice";
+    report.check(&format!("{name}: {what}"), repeated(&run.console.user));
     Ok(())
 }
 
@@ -113,16 +159,41 @@ fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
 /// needs.
 fn qemu_on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk_on_huge_pages(ctx, host)?;
+    let params = format!("{} hugepages=160", guest::params(1));
+    updates(ctx, report, "guest-huge-pages", host, &image, params, 1)
+}
+
+/// Many updates: the memory of the guest, its disk and its connection are checked after each.
+fn qemu_soak(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let image = guest::disk(ctx, host, "guest-soak")?;
+    let params = guest::params(LONG_UPDATES);
+    let name = "guest-soak";
+    updates(ctx, report, name, host, &image, params, LONG_UPDATES)
+}
+
+/// Runs the tests in the machine `name`, which begins with the kernel `first`. `times` is by how much it
+/// may take longer than one update under one guest.
+fn updates(
+    ctx: &Ctx,
+    report: &mut Report,
+    name: &str,
+    first: &Kernel,
+    image: &Path,
+    params: String,
+    times: u32,
+) -> Result<()> {
     let peer = Peer::new()?;
-    let vm = Vm::new("guest-huge-pages", host, &image)
+    let vm = Vm::new(name, first, image)
         .on(&AMD)
         .devices(peer.devices())
-        .params(format!("{} hugepages=160", guest::params(1)))
-        .limit(LIMIT);
+        .params(params)
+        .limit(LIMIT.saturating_mul(times));
     let step = Step::start(ctx, format!("vm {}", vm.name));
     let run = vm.run_with(ctx, |line| peer.hear(line))?;
     step.done("");
-    run.judge(ctx, report, "huge pages: ", &["guest"]);
+    run.judge(ctx, report, &format!("{name}: "), &["guest"]);
+    let what = "a peer outside gets each line once";
+    report.check(&format!("{name}: {what}"), peer.complaint());
     Ok(())
 }
 

@@ -12,9 +12,10 @@ use crate::files::write_if_changed;
 use crate::image::{disk, initramfs, programs};
 use crate::kernel::build::Kernel;
 
-/// Makes the disk. The guests have the same kernel as their host, and a program that is their init.
-pub fn disk(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
-    disk_with(ctx, "guest", host, &[])
+/// Makes the disk `name`. The guests have the kernel that is started by kexec, and a program that is
+/// their init.
+pub fn disk(ctx: &Ctx, next: &Kernel, name: &str) -> Result<PathBuf> {
+    disk_with(ctx, name, next, &[])
 }
 
 /// The same, with another kernel in `/boot`, which is never started: its configuration has no KVM.
