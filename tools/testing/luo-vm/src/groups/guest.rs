@@ -46,8 +46,12 @@ const SUITES: [Suite; 3] = [
     ("guest-huge-pages", qemu_on_huge_pages),
 ];
 
-/// The suites of `make test-all`: many updates in a row.
-const LONG_SUITES: [Suite; 2] = [("vmm-soak", vmm_soak), ("guest-soak", qemu_soak)];
+/// The suites of `make test-all`: many updates in a row, and several guests.
+const LONG_SUITES: [Suite; 3] = [
+    ("guest-two", two),
+    ("vmm-soak", vmm_soak),
+    ("guest-soak", qemu_soak),
+];
 
 /// Runs the group of `make test`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
@@ -169,6 +173,13 @@ fn qemu_soak(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let params = guest::params(LONG_UPDATES);
     let name = "guest-soak";
     updates(ctx, report, name, host, &image, params, LONG_UPDATES)
+}
+
+/// An update under two guests with a connection between them.
+fn two(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let image = guest::disk(ctx, host, "guest-two")?;
+    let params = format!("{} luo_two=1", guest::params(1));
+    updates(ctx, report, "guest-two", host, &image, params, 2)
 }
 
 /// Runs the tests in the machine `name`, which begins with the kernel `first`. `times` is by how much it

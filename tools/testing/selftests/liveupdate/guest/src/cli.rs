@@ -25,7 +25,7 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   luoctl [--to=c]                       luoctl and luod, in one live update, to C or not
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
-  vm [--mb=64]                          count, and check memory, in a guest of luo-qemu or luo-vmm
+  vm [--mb=64] [--pair=ADDRESS]         count, and check memory, in a guest of luo-qemu or luo-vmm
   vmm [--updates=3]                     luo-vmm with a guest, in that number of live updates
   shell                                 busybox sh
   kexec [--next=/boot/next]             start the next kernel with the command line of this one

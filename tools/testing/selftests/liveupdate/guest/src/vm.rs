@@ -64,8 +64,12 @@ pub fn run(args: &Args) -> Result<u8> {
     } else {
         println!("vm: no disk");
     }
-    if network::exists() {
+    if let Some(address) = args.option("pair") {
+        let address = address.parse().ok().at("--pair is no address")?;
+        thread::spawn(move || pinned(1, || network::talk_to_guest(address)));
+    } else if network::exists() {
         thread::spawn(|| pinned(1, || network::talk(PORT)));
+        thread::spawn(|| pinned(1, network::wait_for_guest));
     }
     pinned(0, count)?;
     Ok(0)

@@ -16,6 +16,9 @@ from results import Boot, Results, run
 
 KERNEL = "/boot/next"
 CONSOLE = "/var/lib/luo-one.console"
+# The other guest, in the machine that has one, and its console.
+OTHER = "luo-qemu@two.service"
+OTHER_CONSOLE = "/var/lib/luo-two.console"
 DISK = "/var/lib/luo-one.raw"
 # Copies of both from the time before the guest was started or resumed.
 BEFORE = "/run/luo-guest-before/"
@@ -65,9 +68,9 @@ def last(what, path=CONSOLE):
     return int((said(what, path=path) or [0])[-1])
 
 
-def network():
+def network(what="network", path=CONSOLE):
     """The numbers of lines that the peer and the guest have received from each other."""
-    numbers = said("network", r"(\d+) (\d+)")
+    numbers = said(what, r"(\d+) (\d+)", path)
     return [int(number) for number in numbers[-1]] if numbers else [0, 0]
 
 
@@ -161,6 +164,21 @@ def goes_on(tests):
     digests = set(said("memory", MEMORY))
     tests.check("the memory of the guest has one digest", len(digests) == 1, digests)
     tests.check("all that the guest checks is good", "BAD" not in console(), logs())
+
+
+def other_goes_on(tests):
+    """The other guest is where it was, and so is its connection to the first one."""
+    status, why = run("systemctl", "start", OTHER)
+    tests.check("the other guest is started", status == 0, why + logs())
+    for path in [CONSOLE, OTHER_CONSOLE]:
+        sent, received = network("pair", path)
+        good = until(lambda: min(network("pair", path)) > max(sent, received) + 20)
+        tests.check(f"{path}: the guests talk to each other", good, f"{sent}, {received}; " + console(OTHER_CONSOLE)[-500:])
+    counts = [int(count) for count in said("count", path=OTHER_CONSOLE)]
+    tests.check("the other guest counts on", counts == list(range(1, len(counts) + 1)), counts)
+    starts = said("starts", r"with seed ([0-9a-f]{16})", OTHER_CONSOLE)
+    tests.check("the other guest has started once", len(starts) == 1, starts)
+    tests.check("all that it checks is good", "BAD" not in console(OTHER_CONSOLE), console(OTHER_CONSOLE)[-500:])
 
 
 def disk(tests):
@@ -272,7 +290,7 @@ def slow(wanted):
     run("systemctl", "daemon-reload")
 
 
-def update(tests, cmdline, slowly):
+def update(tests, cmdline, slowly, guests):
     """The commands of an operator. True if the next kernel is being started."""
     status, text = run("luo-qemu", "check", "one")
     tests.check("luo-qemu check one", status == 0, text)
@@ -281,7 +299,7 @@ def update(tests, cmdline, slowly):
     tests.memory = {"stored": last("stored"), "clocks": clocks()}
     tests.save()
     # The guest is emulated twice: luod waits longer for it than for other clients of tests.
-    status, text = run("luoctl", "kexec", "--yes", "--expect", "1", "--timeout", "500")
+    status, text = run("luoctl", "kexec", "--yes", "--expect", str(guests), "--timeout", "500")
     # It ends with luod, or is ended.
     if status > 0:
         tests.check("luoctl kexec", False, text + logs())
@@ -290,7 +308,7 @@ def update(tests, cmdline, slowly):
 
 def main():
     boot = Boot()
-    updates = boot.parameter("luo_updates", 2)
+    updates, two = boot.parameter("luo_updates", 2), boot.parameter("luo_two", 0)
     tests = Results("guest", boot)
     print(f"# boot {boot.number} is up", flush=True)
     try:
@@ -298,6 +316,8 @@ def main():
         if boot.number:
             disk(tests)
         goes_on(tests)
+        if two:
+            other_goes_on(tests)
         if os.path.exists(HUGE_UNIT):
             huge_pages(tests)
         else:
@@ -311,7 +331,7 @@ def main():
             killed(tests)
         if boot.number < updates and tests.results[-1][1]:
             # The first one is for comparison: the units wait for the rest of the machine.
-            if update(tests, boot.next(), slowly=not boot.number and updates == USUAL):
+            if update(tests, boot.next(), not boot.number and updates == USUAL, 1 + two):
                 return
     except Exception as error:
         tests.check("the tests come to their end", False, repr(error))
