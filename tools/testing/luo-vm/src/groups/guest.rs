@@ -46,9 +46,11 @@ const SUITES: [Suite; 3] = [
     ("guest-huge-pages", qemu_on_huge_pages),
 ];
 
-/// The suites of `make test-all`: many updates in a row, and several guests.
-const LONG_SUITES: [Suite; 3] = [
+/// The suites of `make test-all`: many updates in a row, several guests, and other kernels.
+const LONG_SUITES: [Suite; 5] = [
     ("guest-two", two),
+    ("guest-from-c", from_c),
+    ("guest-to-c", to_c),
     ("vmm-soak", vmm_soak),
     ("guest-soak", qemu_soak),
 ];
@@ -180,6 +182,22 @@ fn two(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk(ctx, host, "guest-two")?;
     let params = format!("{} luo_two=1", guest::params(1));
     updates(ctx, report, "guest-two", host, &image, params, 2)
+}
+
+/// An update from the kernel with the implementation in C.
+fn from_c(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let peer = build::kernel(ctx, Flavour::Peer)?;
+    let image = guest::disk(ctx, host, "guest-from-c")?;
+    let params = guest::params(1);
+    updates(ctx, report, "guest-from-c", &peer, &image, params, 1)
+}
+
+/// An update to that kernel.
+fn to_c(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let peer = build::kernel(ctx, Flavour::Peer)?;
+    let image = guest::disk(ctx, &peer, "guest-to-c")?;
+    let params = guest::params(1);
+    updates(ctx, report, "guest-to-c", host, &image, params, 1)
 }
 
 /// Runs the tests in the machine `name`, which begins with the kernel `first`. `times` is by how much it
