@@ -4,30 +4,39 @@
 
 use crate::{Finding, Image, Verdict};
 
-/// Splits a command line like the kernel: at spaces that are not between quotation marks; text
-/// after `--` is for init.
-fn words(cmdline: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
+/// Splits a command line like the kernel: at spaces that are not between quotation marks, which the
+/// words still have.
+fn split(cmdline: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
-    for c in cmdline.chars().chain([' ']) {
-        match c {
-            '"' => quoted = !quoted,
-            c if c.is_whitespace() && !quoted => {
-                if word == "--" {
-                    return words;
-                }
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-            }
-            c => word.push(c),
-        }
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
+    let space = move |c: char| {
+        quoted ^= c == '"';
+        c.is_whitespace() && !quoted
+    };
+    cmdline.split(space).filter(|word| !word.is_empty())
+}
+
+/// The words for the kernel, without quotation marks; text after `--` is for init.
+fn words(cmdline: &str) -> Vec<String> {
+    let words = split(cmdline).map(|word| word.replace('"', ""));
+    words.take_while(|word| word != "--").collect()
+}
+
+/// A command line without the parameters of some names. What is for init is kept.
+///
+/// ```
+/// use luo_check::cmdline::without;
+///
+/// let cmdline = "BOOT_IMAGE=/vmlinuz-7.3.4 ro quiet -- BOOT_IMAGE=x";
+/// assert_eq!(without(cmdline, &["BOOT_IMAGE"]), "ro quiet -- BOOT_IMAGE=x");
+/// ```
+pub fn without(cmdline: &str, names: &[&str]) -> String {
+    let mut for_kernel = true;
+    let kept = split(cmdline).filter(|word| {
+        for_kernel &= *word != "--";
+        let name = word.split('=').next().unwrap_or_default();
+        !(for_kernel && names.contains(&name.trim_start_matches('"')))
+    });
+    kept.collect::<Vec<_>>().join(" ")
 }
 
 /// `kstrtobool()` of the kernel.

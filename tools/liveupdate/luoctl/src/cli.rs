@@ -2,6 +2,7 @@
 
 //! The command line. Man pages and completions are generated from it.
 
+use crate::boot::{EntryId, Version};
 use clap::{Args, Parser, Subcommand};
 use luo_check::System;
 use luod_protocol::{SessionName, SOCKET_PATH};
@@ -98,17 +99,29 @@ impl Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["image", "kernel", "entry"]))]
 pub struct LoadOptions {
     /// The kernel image: a bzImage, or an arm64 Image, which may be compressed for EFI (zboot).
-    pub image: PathBuf,
+    pub image: Option<PathBuf>,
+    /// Load an installed kernel: /boot/vmlinuz-VERSION with /boot/initrd.img-VERSION.
+    #[arg(long, value_name = "VERSION")]
+    pub kernel: Option<Version>,
+    /// Load a boot entry in /boot, /efi or /boot/efi: ID.conf in loader/entries, or the unified
+    /// kernel image ID.efi in EFI/Linux. Its command line is the default.
+    #[arg(long, value_name = "ID")]
+    pub entry: Option<EntryId>,
     /// The initial RAM file system.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["kernel", "entry"], value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Use the command line of the running kernel (the default).
-    #[arg(long, conflicts_with = "cmdline")]
-    pub reuse_cmdline: bool,
-    /// Use this command line.
+    /// Use the command line of the running kernel. This is the default for IMAGE, and for --kernel
+    /// without what the boot loader has added.
     #[arg(long)]
+    pub reuse_cmdline: bool,
+    /// Use the command line of the first entry for the kernel in /boot/grub/grub.cfg.
+    #[arg(long, conflicts_with_all = ["image", "entry", "reuse_cmdline"])]
+    pub grub_cmdline: bool,
+    /// Use this command line.
+    #[arg(long, conflicts_with_all = ["reuse_cmdline", "grub_cmdline"])]
     pub cmdline: Option<String>,
     /// Load the image even if the verdict of the check is "no".
     #[arg(long)]

@@ -5,6 +5,7 @@
 mod refusal;
 
 use crate::{
+    boot::Boot,
     cli::{Cli, Exit, Failure, LoadOptions},
     image::{self, failed},
     output,
@@ -49,22 +50,22 @@ fn restore(system: &System, mut before: Record, start: Option<u32>, error: &io::
 /// Loads an image, and writes a record of it.
 fn load_and_record(
     cli: &Cli,
-    kernel: &File,
-    initrd: Option<&File>,
+    boot: &Boot,
     sizes: Sizes,
     mut record: Record,
 ) -> Result<(), Failure> {
     let system = cli.system();
     let cmdline = CString::new(record.cmdline.as_str())
         .map_err(|_| Failure::new(Exit::Usage, "the command line contains a null byte"))?;
-    let unpacked = image::unpacked(&record.source.path, kernel)?;
+    let unpacked = image::unpacked(&record.source.path, boot.kernel())?;
     let before = system.record().ok().flatten();
     // Without it, later checks cannot know which image is loaded.
     let start = system.count_loads().ok();
     // At no time may the record describe another image than the loaded one.
     record::remove(&system.record).map_err(|error| failed(&system.record, error))?;
-    let loaded = unpacked.as_ref().unwrap_or(kernel);
-    if let Err(error) = raw::kexec_file_load(loaded.as_fd(), initrd.map(AsFd::as_fd), &cmdline) {
+    let loaded = unpacked.as_ref().unwrap_or(boot.kernel());
+    let initrd = boot.initrd.as_ref().map(AsFd::as_fd);
+    if let Err(error) = raw::kexec_file_load(loaded.as_fd(), initrd, &cmdline) {
         // The previous image is still loaded.
         if let Some(before) = before {
             restore(&system, before, start, &error);
@@ -80,7 +81,7 @@ fn load_and_record(
             now is not known; try again";
         return Err(failed(&record.source.path, message));
     }
-    if source(&record.source.path, kernel)? != record.source {
+    if source(&record.source.path, &boot.file)? != record.source {
         let _ = raw::kexec_file_unload();
         let message = "it was changed while it was loaded, and is not loaded; try again";
         return Err(failed(&record.source.path, message));
@@ -93,19 +94,14 @@ fn load_and_record(
     })
 }
 
-/// `luoctl load IMAGE`.
+/// `luoctl load`.
 pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
-    let cmdline = cli.cmdline(options.cmdline.as_deref())?;
-    let path = &options.image;
-    let name = path.display();
-    let kernel = image::open(path)?;
-    let initrd = options.initrd.as_deref().map(image::open).transpose()?;
-    let initrd_len = initrd.as_ref().and_then(|file| file.metadata().ok());
-    let initrd_len = initrd_len.map_or(0, |metadata| metadata.len());
+    let boot = Boot::find(cli, options)?;
+    let name = boot.path.display();
 
-    let source = source(path, &kernel)?;
-    let image = image::examine(path, &kernel)?;
-    let findings = image::findings(cli, &image, initrd_len, &cmdline);
+    let source = source(&boot.path, &boot.file)?;
+    let image = image::examine(&boot.path, boot.kernel())?;
+    let findings = image::findings(cli, &image, boot.initrd_len(), &boot.cmdline);
     image::show(cli, &findings);
     if worst(&findings) == Verdict::No && !options.force {
         return Err(Failure::new(
@@ -117,17 +113,17 @@ pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
     }
     let sizes = Sizes {
         kernel: image.as_ref().map_or(0, |image| image.init_size),
-        initrd: initrd_len,
+        initrd: boot.initrd_len(),
     };
     let record = Record {
         boot_id: cli.system().boot_id(),
         loads_left: None,
         source,
         image: image.ok(),
-        cmdline,
+        cmdline: boot.cmdline.clone(),
         findings,
     };
-    load_and_record(cli, &kernel, initrd.as_ref(), sizes, record)?;
+    load_and_record(cli, &boot, sizes, record)?;
 
     let loaded = cli.system().check_loaded();
     if worst(&loaded) == Verdict::No && !options.force {

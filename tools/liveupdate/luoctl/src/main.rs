@@ -2,6 +2,7 @@
 
 //! `luoctl`: runs and watches live updates from the command line.
 
+mod boot;
 mod child;
 mod cli;
 mod exec;

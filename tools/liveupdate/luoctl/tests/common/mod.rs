@@ -5,6 +5,8 @@
 // Not every test uses all items.
 #![allow(dead_code)]
 
+pub mod kernel;
+
 use liveupdate::{
     luod::{Member, Participant, Result, SessionName},
     IncomingSession, OutgoingSession,
