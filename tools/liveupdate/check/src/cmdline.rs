@@ -39,6 +39,43 @@ pub fn without(cmdline: &str, names: &[&str]) -> String {
     kept.collect::<Vec<_>>().join(" ")
 }
 
+/// The parameters with which a kernel keeps its log for the next one: ramoops in memory of a name.
+///
+/// Kexec Handover preserves that memory if both kernels have the same `reserve_mem=`.
+fn log_parameters(cmdline: &str) -> Option<String> {
+    let name = value(cmdline, "ramoops.mem_name")?;
+    let of_kernel = split(cmdline).take_while(|word| *word != "--");
+    let wanted = of_kernel.filter(|word| match word.strip_prefix("reserve_mem=") {
+        Some(memory) => memory.rsplit(':').next() == Some(&name),
+        None => word.starts_with("ramoops."),
+    });
+    Some(wanted.collect::<Vec<_>>().join(" "))
+}
+
+/// The command line `next` with the parameters with which the next kernel can read the log of a
+/// kernel that was started with `running`.
+///
+/// Nothing is added if the running kernel keeps no log, or if `next` has a log of its own.
+///
+/// ```
+/// use luo_check::cmdline::with_log;
+///
+/// let running = "ro reserve_mem=1M:4096:log ramoops.mem_name=log";
+/// assert_eq!(with_log("rw", running), "rw reserve_mem=1M:4096:log ramoops.mem_name=log");
+/// ```
+pub fn with_log(next: &str, running: &str) -> String {
+    let Some(log) = log_parameters(running) else {
+        return next.to_owned();
+    };
+    if value(next, "ramoops.mem_name").is_some() {
+        return next.to_owned();
+    }
+    let mut words: Vec<&str> = split(next).collect();
+    let end = words.iter().position(|word| *word == "--");
+    words.insert(end.unwrap_or(words.len()), &log);
+    words.join(" ")
+}
+
 /// `kstrtobool()` of the kernel.
 fn parse_bool(value: &str) -> Option<bool> {
     let mut chars = value.bytes().map(|byte| byte.to_ascii_lowercase());

@@ -68,7 +68,20 @@ impl Boot {
     }
 
     /// Finds what the options name.
+    ///
+    /// A command line of a boot loader's configuration need not have the parameters with which the
+    /// next kernel reads the log of this one. A command line that the operator gives is not changed.
     pub fn find(cli: &Cli, options: &LoadOptions) -> Result<Self, Failure> {
+        let mut boot = Self::find_files(cli, options)?;
+        if options.cmdline.is_none() {
+            if let Ok(running) = cli.system().cmdline() {
+                boot.cmdline = cmdline::with_log(&boot.cmdline, &running);
+            }
+        }
+        Ok(boot)
+    }
+
+    fn find_files(cli: &Cli, options: &LoadOptions) -> Result<Self, Failure> {
         let wanted = options.cmdline.as_deref();
         if let Some(version) = &options.kernel {
             let kernel = installed::find(&cli.root, version)?;

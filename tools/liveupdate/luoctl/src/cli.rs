@@ -189,6 +189,17 @@ pub struct ExecOptions {
 }
 
 #[derive(Debug, Args)]
+pub struct ReportOptions {
+    /// Print the last lines of the log of the previous kernel instead. This does not need luod; both
+    /// kernels must have been started with reserve_mem= and ramoops, as by Debian's package.
+    #[arg(long)]
+    pub log: bool,
+    /// The number of lines.
+    #[arg(long, value_name = "N", default_value_t = 40, requires = "log")]
+    pub lines: usize,
+}
+
+#[derive(Debug, Args)]
 pub struct MetricsOptions {
     /// Replace this file atomically, instead of printing. For the textfile collector of
     /// node_exporter, the name must end with .prom.
@@ -268,8 +279,8 @@ pub enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Show the timeline of the last update.
-    Report,
+    /// Show the timeline of the last update, or the log of the previous kernel.
+    Report(ReportOptions),
     /// Print metrics in OpenMetrics text.
     ///
     /// If luod cannot be reached, luo_up is 0, and the exit code is 3. The metrics are described in

@@ -9,6 +9,7 @@ mod exec;
 mod image;
 mod inhibit;
 mod load;
+mod log;
 mod metrics;
 mod output;
 mod talk;
@@ -54,7 +55,8 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
             };
             talk::simple(cli, request)
         }
-        Command::Report => talk::report(cli),
+        Command::Report(options) if options.log => log::show(cli, options.lines),
+        Command::Report(_) => talk::report(cli),
         Command::Metrics(options) => metrics::metrics(cli, options),
         Command::Watch => talk::watch(cli),
         Command::Schema => {

@@ -10,6 +10,8 @@ from results import run
 HERE = "/usr/lib/luo-test"
 PACKAGES = ["libliveupdate1", "libliveupdate-dev", "luoctl", "luod", "luo-qemu", "python3-liveupdate"]
 CONFIG = "/etc/luod.toml"
+# With these parameters, each kernel keeps its log for the next one.
+LOG = "reserve_mem=1M:4096:luo_log ramoops.mem_name=luo_log ramoops.console_size=0x80000"
 SNIPPET = "/etc/default/grub.d/luod.cfg"
 # Files that must not exist after the packages are purged.
 OURS = ["/etc/luod*", "/etc/luo-qemu", "/etc/default/grub.d/luod*", "/etc/systemd/system/*/luod*",
@@ -100,7 +102,9 @@ def grub(more):
 
 def parameters(tests):
     """The snippet adds parameters, once; those of the administrator stay."""
-    for more, expected in [("", "a=b kho=on liveupdate=on"), (" kho=off", "a=b kho=off liveupdate=on")]:
+    for more, expected in [("", f"a=b kho=on liveupdate=on {LOG}"),
+                           (" kho=off", f"a=b kho=off liveupdate=on {LOG}"),
+                           (" ramoops.mem_name=x", "a=b ramoops.mem_name=x kho=on liveupdate=on")]:
         said = grub(more)
         tests.check(f"GRUB gets the parameters after a=b{more}", said == expected, said)
 
@@ -122,4 +126,5 @@ def boot_entries(tests):
     entries = glob.glob(f"{boot}/loader/entries/*.conf")
     words = [word for path in entries for line in open(path) if line.startswith("options") for word in line.split()]
     good = words.count("kho=on") == 1 and words.count("liveupdate=off") == 1 and "liveupdate=on" not in words
+    good = good and all(words.count(word) == 1 for word in LOG.split())
     tests.check("boot entries get the parameters that are not set", status == 0 and good, f"{words} {said}")
