@@ -2,6 +2,9 @@
 
 //! The results of tests in a run of a machine.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+
 use crate::ctx::Ctx;
 use crate::machine::vm::Run;
 use crate::report::ktap::{self, Status};
@@ -9,6 +12,15 @@ use crate::report::results::Report;
 
 /// The expected end of a machine with the guest program.
 pub const GOOD: &str = "luo-guest exits with 0, and the kernel log has no warning";
+
+/// The maximum length of the result in the message about a failure, in characters.
+const CAME: usize = 300;
+
+/// The first `max` characters of `text`; [`None`] if it is not longer.
+fn beginning(text: &str, max: usize) -> Option<&str> {
+    let (end, _) = text.char_indices().nth(max)?;
+    text.get(..end)
+}
 
 impl Run {
     /// Why this run has failed, independent of the results of its tests.
@@ -31,9 +43,18 @@ impl Run {
         })
     }
 
-    /// A failure in three lines: the expectation, the result, and the log of the console.
+    /// A failure in three lines: the expectation, the result, and the log of the console. The rest
+    /// of a long result is written to the end of the log.
     pub fn failure(&self, ctx: &Ctx, expected: &str, came: &str) -> String {
         let mut came = came.lines().collect::<Vec<_>>().join("; ");
+        if let Some(first) = beginning(&came, CAME) {
+            let log = OpenOptions::new().append(true).open(&self.log);
+            let rest = match log.and_then(|mut log| writeln!(log, "\nluo-vm: got: {came}")) {
+                Ok(()) => "all of it is at the end of the log".to_owned(),
+                Err(error) => format!("the rest cannot be written: {error}"),
+            };
+            came = format!("{first}... ({rest})");
+        }
         if let Some(last) = self.console.tail(1).first() {
             came = format!("{came} (last line of the console: {last})");
         }
@@ -81,5 +102,16 @@ impl Run {
             let name = format!("{prefix}the machine of {}", expected.join(", "));
             report.fail(&name, &self.failure(ctx, GOOD, &came));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beginning;
+
+    #[test]
+    fn long_results_are_shortened() {
+        assert_eq!(beginning("äbc", 3), None);
+        assert_eq!(beginning("äbcd", 3), Some("äbc"));
     }
 }
