@@ -220,3 +220,32 @@ pub fn check(cmdline: &str, image: Option<&Image>) -> Vec<Finding> {
         .chain(check_scratch(cmdline, image))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines_without_parameters() {
+        let kept = |cmdline| without(cmdline, &["BOOT_IMAGE", "initrd"]);
+        assert_eq!(kept("a  BOOT_IMAGE=/x b initrd=y"), "a b");
+        assert_eq!(kept("a=\"b c\" \"initrd=x y\" d"), "a=\"b c\" d");
+        assert_eq!(kept("initrd_x=1 a -- initrd=z"), "initrd_x=1 a -- initrd=z");
+        assert_eq!(kept(""), "");
+    }
+
+    /// The next kernel finds the log of the running one only with the same parameters.
+    #[test]
+    fn the_log_is_carried_over() {
+        let log = "reserve_mem=1M:4096:log ramoops.mem_name=log ramoops.console_size=0x80000";
+        let running = format!("ro reserve_mem=2M:4096:other {log} quiet -- ramoops.ecc=1");
+        let extended = |next| with_log(next, &running);
+        assert_eq!(extended("rw"), format!("rw {log}"));
+        assert_eq!(extended("rw -- single"), format!("rw {log} -- single"));
+        assert_eq!(extended("a=\"b  c\""), format!("a=\"b  c\" {log}"));
+        // One of its own, and none at all.
+        let own = "rw  ramoops.mem_name=x";
+        assert_eq!(extended(own), own);
+        assert_eq!(with_log("rw  a", "ro reserve_mem=1M:4096:log"), "rw  a");
+    }
+}
