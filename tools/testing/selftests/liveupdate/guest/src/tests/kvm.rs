@@ -214,6 +214,7 @@ fn refused() -> Case {
         expect_errno(result, Errno::NOENT, "memory whose VM is closed")?;
         // Nothing has become of them.
         punch(&memory).at("punch a hole")?;
+        drop(session);
         guest.preserve(&create("kvm-refused-not")?)?;
         Ok(())
     })
@@ -272,7 +273,7 @@ fn hand_over(stage: &mut Stage<'_>) -> Result {
     Ok(())
 }
 
-/// One VM goes on, one is dropped, one is left alone, and one is handed over once more.
+/// One VM continues, one is dropped, one is left alone, and one is handed over once more.
 fn take_over(stage: &mut Stage<'_>) -> Result {
     let session = retrieve("kvm-kept")?;
     let guest = Guest::retrieve(&session)?;
