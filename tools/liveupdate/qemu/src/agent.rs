@@ -160,7 +160,7 @@ mod tests {
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut flush = Vec::new();
             reader.read_until(DELIMITER, &mut flush).unwrap();
-            // An answer to somebody else.
+            // An answer to another program.
             stream.write_all(b"{\"return\": {}}\n").unwrap();
             let mut commands = Vec::new();
             for line in reader.lines() {

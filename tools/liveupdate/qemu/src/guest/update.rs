@@ -58,7 +58,7 @@ impl Guest {
     }
 
     /// Resumes the guest after an update was aborted, unless its operator had paused it. QEMU refuses
-    /// to save the state of such a guest again, which is the same until somebody resumes it: see
+    /// to save the state of such a guest again, which is the same until its operator resumes it: see
     /// [`Qmp::is_saved`](crate::qmp::Qmp::is_saved).
     pub(super) fn go_on(&mut self, reason: &str) -> Result {
         // If a disk fails to flush its cache, QEMU does not leave this state, and refuses to resume

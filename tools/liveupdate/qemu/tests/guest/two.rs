@@ -27,7 +27,7 @@ fn step_both(
     }
 }
 
-/// An update is aborted, unless it is forced: then it goes on without the guest. The session of that
+/// An update is aborted, unless it is forced: then it continues without the guest. The session of that
 /// guest can be one that the configuration requires.
 fn one_cannot_go(required: bool) {
     let machine = Machine::new();

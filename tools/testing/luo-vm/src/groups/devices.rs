@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The group `devices`: PCI devices that go on working through a live update, on a machine with
+//! The group `devices`: PCI devices that keep working through a live update, on a machine with
 //! QEMU's `edu` below two bridges, and on those with its `igb` and `nvme`, which user space drives.
 
 mod nvme;

@@ -20,7 +20,7 @@ use crate::machine::vm::Run;
 use crate::report::results::{notice, Report};
 use crate::report::step::Step;
 
-/// The suites whose device does not go on in the next kernel; that of all others does.
+/// The suites whose device does not keep working in the next kernel; that of all others does.
 const STOPPED: [&str; 4] = ["vfio_stopped", "vfio_closed", "vfio_unplugged", RESTARTED];
 
 /// The number of frames that are sent in a second. A run in which the ring was full proves nothing,

@@ -95,7 +95,7 @@ impl Igb {
         Ok(igb)
     }
 
-    /// Goes on with a device that works: its registers are not written.
+    /// Continues to use a working device: its registers are not written.
     pub fn attach(device: VfioDevice, memory: DmaMemory, irq: Irq) -> Result<Self> {
         ensure_eq!(memory.read_long(word::MAGIC), MAGIC, "the magic number");
         // CAST: `start` has written a `usize`.

@@ -3,7 +3,7 @@
 //! A driver in user space for NVMe disks: one pair of queues, for reads, without interrupts.
 //!
 //! All its state is in the memory that the device uses. The driver of another process, or of the next
-//! kernel, can therefore go on with a device that works, see [`Nvme::attach`].
+//! kernel, can therefore continue to use a working device, see [`Nvme::attach`].
 
 use crate::support::{
     error::{ensure_eq, At, Result},
@@ -98,7 +98,7 @@ impl Nvme {
         Ok(nvme)
     }
 
-    /// Goes on with a device that works: its registers are not written.
+    /// Continues to use a working device: its registers are not written.
     pub fn attach(device: VfioDevice, memory: DmaMemory) -> Result<Self> {
         Ok(Self {
             registers: device.registers()?,

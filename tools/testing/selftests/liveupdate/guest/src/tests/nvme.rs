@@ -60,7 +60,7 @@ fn before(stage: &mut Stage<'_>, device: bool) -> Result {
     Ok(())
 }
 
-/// The device goes on with the reads while the kernel is replaced, and with the next kernel.
+/// The device continues the reads while the kernel is replaced, and with the next kernel.
 pub fn preserved_suite() -> Suite {
     let case = Case::two(
         "reads_are_carried_out",

@@ -211,7 +211,7 @@ fn after(stage: &Stage<'_>, name: &str, setup: Setup) -> Result {
     link.igb.stop()
 }
 
-/// A suite in which the device goes on while the kernel is replaced, and with the next kernel.
+/// A suite in which the device keeps working while the kernel is replaced, and with the next kernel.
 fn goes_on(suite_name: &'static str, case: &str, setup: Setup) -> Suite {
     let case = Case::two(
         case,

@@ -137,7 +137,7 @@ def time_stands_still(tests):
     gap = field("gap_us") / 1e6
     print(f"# clocks {set(said('clock', r'.* ([a-z-]+)'))}, gap {gap:.1f} s, lag {before[0]:.1f} s, then {lag:.1f} s", flush=True)
     tests.check("the guest's real-time clock lags by the gap", lag - before[0] > gap / 2, f"{before[0]}, {lag}, {gap}")
-    # Both go on from where they were: neither has jumped.
+    # Both continue from where they were: neither has jumped.
     tests.check("so does its monotonic clock", abs(apart - before[1]) < gap / 2, f"{before[1]}, {apart}, {gap}")
     tests.check("luo-qemu says so", field("lag_us") == field("gap_us"), f"{field('lag_us')}")
 

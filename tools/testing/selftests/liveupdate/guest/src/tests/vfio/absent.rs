@@ -17,7 +17,7 @@ use std::{mem, thread::sleep, time::Duration};
 /// How long the driver is not loaded.
 const LATE: Duration = Duration::from_secs(30);
 
-/// The device goes on without a driver, until one is loaded.
+/// The device keeps working without a driver, until one is loaded.
 pub fn late_suite() -> Suite {
     let case = Case::two(
         "driver_is_loaded_late",

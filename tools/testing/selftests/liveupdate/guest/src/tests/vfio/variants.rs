@@ -59,7 +59,7 @@ pub fn stopped_suite() -> Suite {
 }
 
 /// Nothing is preserved: the device is stopped, and the program of the next kernel starts it again, and
-/// has lost frames. What is measured of a device that goes on is compared with this.
+/// has lost frames. What is measured of a device that keeps working is compared with this.
 pub fn restarted_suite() -> Suite {
     let setup = Setup {
         ring: Ring::Small,
@@ -114,8 +114,8 @@ pub fn closed_suite() -> Suite {
     suite("vfio_closed", case)
 }
 
-/// Nobody retrieves the device, nor loads its driver: it goes on until the session is finished, and is
-/// silenced then.
+/// The device is not retrieved, and its driver is not loaded: it keeps working until the session is
+/// finished, and is silenced then.
 pub fn forgotten_suite() -> Suite {
     let case = Case::two(
         "never_retrieved",
