@@ -39,9 +39,7 @@ fn memory_monitors_and_environment_are_the_same() {
     let environment = BTreeMap::from([("A".to_owned(), "b = c".to_owned())]);
     machine.place = Some((directory.clone(), environment));
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, path, mut member) = machine.start(&world);
     counts_on(&mut member);
     let mut monitor = machine.monitor();
     assert_eq!(memory(&mut monitor), [(16 << 20, true); 2]);

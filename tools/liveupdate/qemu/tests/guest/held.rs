@@ -38,9 +38,7 @@ fn a_paused_guest_stays_paused() {
     let mut machine = Machine::new();
     machine.add_monitor();
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, path, mut member) = machine.start(&world);
     counts_on(&mut member);
     operator(&machine, "stop");
     let paused = stands_still(&member);
@@ -74,9 +72,7 @@ fn the_next_luo_qemu_leaves_it_paused() {
     let mut machine = Machine::new();
     machine.add_monitor();
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, _, mut member) = machine.start(&world);
     counts_on(&mut member);
     operator(&machine, "stop");
     let paused = stands_still(&member);

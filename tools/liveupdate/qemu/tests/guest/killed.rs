@@ -63,9 +63,7 @@ impl Scene {
     fn new(at: Point) -> Self {
         let machine = Machine::new();
         let world = FakeWorld::new();
-        let luod = Luod::start(&world, own_config()).unwrap();
-        let path = luod.path().to_owned();
-        let mut member = machine.join(&path);
+        let (luod, path, mut member) = machine.start(&world);
         counts_on(&mut member);
         let before = jump(luod, member);
 
@@ -200,9 +198,7 @@ fn what_is_started_is_recorded_first() {
 fn a_guest_goes_on_if_luod_is_killed() {
     let machine = Machine::new();
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, path, mut member) = machine.start(&world);
     counts_on(&mut member);
     let (other, _, operator) = pause(&luod, &mut member);
     assert_eq!(machine.status().0, State::Paused);

@@ -36,9 +36,7 @@ fn a_guest_goes_on_if_the_next_kernel_does_not_start() {
 fn a_guest_whose_state_is_saved_does_not_need_its_qemu() {
     let machine = Machine::new();
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, path, mut member) = machine.start(&world);
     counts_on(&mut member);
     let (mut other, id, operator) = pause(&luod, &mut member);
     let before = count(&member.participant().memory_file(0).unwrap());

@@ -11,7 +11,7 @@ use luo_qemu::{
     run_dir::{Record, RunDir, State},
     spec::Spec,
 };
-use luod::fake::Luod;
+use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::{Channel, Event, Report, Request};
 use std::{
     collections::BTreeMap,
@@ -160,6 +160,14 @@ impl Machine {
             "-qmp unix:{},server=on,wait=off",
             socket.display()
         ));
+    }
+
+    /// Starts luod, and the guest as its client. Returns the path of luod's socket as well.
+    pub fn start(&self, world: &FakeWorld) -> (Luod, PathBuf, Member<Guest>) {
+        let luod = Luod::start(world, own_config()).unwrap();
+        let path = luod.path().to_owned();
+        let member = self.join(&path);
+        (luod, path, member)
     }
 
     pub fn join(&self, luod: &Path) -> Member<Guest> {

@@ -23,9 +23,7 @@ use std::{fs, os::unix::fs::MetadataExt, time::Instant};
 fn a_guest_survives() {
     let machine = Machine::new();
     let world = FakeWorld::new();
-    let mut luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (mut luod, path, mut member) = machine.start(&world);
     counts_on(&mut member);
 
     // An update that is aborted.
@@ -56,9 +54,7 @@ fn a_guest_survives() {
 fn a_guest_outlives_its_luo_qemu() {
     let machine = Machine::new();
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, path, mut member) = machine.start(&world);
     let before = counts_on(&mut member);
     let adopt = || {
         let mut guest = machine.guest();
@@ -101,9 +97,7 @@ fn a_guest_outlives_its_luo_qemu() {
 fn a_guest_that_cannot_go_on_is_kept() {
     let machine = Machine::new();
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, path, mut member) = machine.start(&world);
     let before = counts_on(&mut member);
     jump(luod, member);
 

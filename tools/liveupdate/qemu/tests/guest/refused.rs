@@ -54,9 +54,7 @@ fn a_risk_must_be_accepted() {
 
     machine.forced = true;
     let world = FakeWorld::new();
-    let mut luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (mut luod, path, mut member) = machine.start(&world);
     // The next luo-qemu knows that it was accepted.
     machine.forced = false;
     for _ in 0..2 {
@@ -104,9 +102,7 @@ fn start(
 fn another_qemu_resumes_what_the_first_one_refuses() {
     let machine = Machine::new();
     let world = FakeWorld::new();
-    let luod = Luod::start(&world, own_config()).unwrap();
-    let path = luod.path().to_owned();
-    let mut member = machine.join(&path);
+    let (luod, path, mut member) = machine.start(&world);
     let before = counts_on(&mut member);
     jump(luod, member);
 
