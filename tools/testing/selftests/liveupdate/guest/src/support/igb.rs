@@ -127,9 +127,7 @@ impl Igb {
             Ok(self.registers.read(reg::CTRL) & reg::CTRL_RST == 0)
         })?;
         self.write(&[(reg::IMC, u32::MAX), (reg::EIMC, u32::MAX)]);
-        let command = self.device.config(reg::COMMAND)?;
-        let command = command | reg::COMMAND_MEMORY | reg::COMMAND_MASTER;
-        self.device.set_config(reg::COMMAND, command)
+        self.device.turn_on()
     }
 
     fn start_link(&self) -> Result {
@@ -210,11 +208,6 @@ impl Igb {
     /// The memory.
     pub fn memory(&self) -> &DmaMemory {
         &self.memory
-    }
-
-    /// Whether the device may write to memory.
-    pub fn is_master(&self) -> Result<bool> {
-        Ok(self.device.config(reg::COMMAND)? & reg::COMMAND_MASTER != 0)
     }
 
     /// The number of frames that were written to the ring and not received yet.

@@ -33,11 +33,6 @@ mod reg {
     pub const DOORBELLS: u32 = 0x1000;
 }
 
-/// In the command register of the configuration space: memory and bus master.
-const COMMAND: u64 = 0x04;
-const COMMAND_ON: u16 = (1 << 1) | (1 << 2);
-const COMMAND_MASTER: u16 = 1 << 2;
-
 /// Commands.
 const CREATE_SUBMISSION: u32 = 0x01;
 const READ: u32 = 0x02;
@@ -127,8 +122,7 @@ impl Nvme {
     }
 
     fn enable(&self) -> Result {
-        let command = self.device.config(COMMAND)?;
-        self.device.set_config(COMMAND, command | COMMAND_ON)?;
+        self.device.turn_on()?;
         self.registers.write(reg::CC, 0);
         self.wait(0)?;
         let size = ADMIN_ENTRIES - 1;
@@ -188,11 +182,6 @@ impl Nvme {
     /// The memory.
     pub fn memory(&self) -> &DmaMemory {
         &self.memory
-    }
-
-    /// Whether the device may write to memory.
-    pub fn is_master(&self) -> Result<bool> {
-        Ok(self.device.config(COMMAND)? & COMMAND_MASTER != 0)
     }
 
     /// How many reads were ordered.

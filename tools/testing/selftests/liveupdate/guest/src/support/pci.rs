@@ -29,6 +29,11 @@ const INTERRUPT_LINE: u64 = 0x3c;
 /// Vendor and device of QEMU's `pci-testdev`.
 const TEST_DEVICE: (u16, u16) = (0x1b36, 0x0005);
 
+/// The marks between which the configuration space of a device that keeps working is not disturbed; see
+/// [`mark`].
+pub const BEFORE: u8 = 0xb1;
+pub const AFTER: u8 = 0xb2;
+
 /// A device.
 pub struct PciDevice {
     /// Its directory.

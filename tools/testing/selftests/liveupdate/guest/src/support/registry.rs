@@ -105,6 +105,16 @@ impl Suite {
         }
     }
 
+    /// A suite of one case that needs the machine of `group`.
+    pub fn on_machine(group: &'static str, name: &'static str, case: Case) -> Self {
+        Self {
+            group,
+            // With parameters, it is not among those that run if none is named.
+            cmdline: "liveupdate=on",
+            ..Self::new(name, vec![case])
+        }
+    }
+
     /// The number of kernels of the suite.
     pub fn stages(&self) -> usize {
         let parts = self.cases.iter().map(|case| case.parts.len());

@@ -35,6 +35,11 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 
+/// The command register of the configuration space, and its bits.
+const COMMAND: u64 = 0x04;
+const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_MASTER: u16 = 1 << 2;
+
 /// Loads the driver `vfio-pci`, for devices without an IOMMU.
 pub fn load_modules() -> Result {
     modules::load("vfio", "enable_unsafe_noiommu_mode=1")?;
@@ -121,8 +126,19 @@ impl VfioDevice {
         Ok(Self { file, config })
     }
 
+    /// Whether the device may write to memory.
+    pub fn is_master(&self) -> Result<bool> {
+        Ok(self.config(COMMAND)? & COMMAND_MASTER != 0)
+    }
+
+    /// Lets the device decode its registers and write to memory.
+    pub fn turn_on(&self) -> Result {
+        let command = self.config(COMMAND)?;
+        self.set_config(COMMAND, command | COMMAND_MEMORY | COMMAND_MASTER)
+    }
+
     /// Reads a register of the configuration space.
-    pub fn config(&self, at: u64) -> Result<u16> {
+    fn config(&self, at: u64) -> Result<u16> {
         let mut bytes = [0; 2];
         let result = self.file.read_exact_at(&mut bytes, self.config + at);
         result.at("read the configuration space")?;
@@ -130,7 +146,7 @@ impl VfioDevice {
     }
 
     /// Writes a register of the configuration space.
-    pub fn set_config(&self, at: u64, value: u16) -> Result {
+    fn set_config(&self, at: u64, value: u16) -> Result {
         self.file
             .write_all_at(&value.to_le_bytes(), self.config + at)
             .at("write the configuration space")

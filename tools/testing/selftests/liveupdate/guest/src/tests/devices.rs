@@ -106,12 +106,7 @@ fn take(name: &str) -> Result<(liveupdate::IncomingSession, Edu)> {
 }
 
 fn suite(name: &'static str, case: Case) -> Suite {
-    Suite {
-        group: GROUP,
-        // With parameters, it is not among those that run if none is named.
-        cmdline: "liveupdate=on",
-        ..Suite::new(name, vec![case])
-    }
+    Suite::on_machine(GROUP, name, case)
 }
 
 /// Retrieves the file of a device that kept working, and checks that the copy has arrived in its

@@ -23,10 +23,6 @@ pub const GROUP: &str = "nvme";
 const MEMORY: u64 = 1;
 const DEVICE: u64 = 2;
 
-/// The marks between which nothing disturbs the device: see [`pci::mark`].
-const BEFORE: u8 = 0xb1;
-const AFTER: u8 = 0xb2;
-
 /// Starts the device. The address space must exist as long as it works.
 fn start() -> Result<(Ioas, Nvme)> {
     let cdev = vfio::bind(ID)?.vfio_cdev()?;
@@ -52,7 +48,7 @@ fn before(stage: &mut Stage<'_>, device: bool) -> Result {
     stage.last(move || {
         nvme.order(MOST_READS)?;
         nvme.complete()?;
-        let result = pci::mark(BEFORE);
+        let result = pci::mark(pci::BEFORE);
         // To close the files would stop the device.
         mem::forget((ioas, nvme));
         result
@@ -72,8 +68,8 @@ pub fn preserved_suite() -> Suite {
             let device = VfioDevice::retrieved(session.retrieve(DEVICE)?, &ioas)?;
             let memory = DmaMemory::new(session.retrieve(MEMORY)?.into(), &ioas)?;
             let nvme = Nvme::attach(device, memory)?;
-            ensure!(nvme.is_master()?, "the device was stopped");
-            pci::mark(AFTER)?;
+            ensure!(nvme.device().is_master()?, "the device was stopped");
+            pci::mark(pci::AFTER)?;
             let (before, after) = (nvme.seen(), nvme.complete()?);
             stage.note(format_args!(
                 "{before} of {} reads were complete before, {after} are now",
@@ -115,10 +111,5 @@ pub fn stopped_suite() -> Suite {
 }
 
 fn suite(name: &'static str, case: Case) -> Suite {
-    Suite {
-        group: GROUP,
-        // With parameters, it is not among those that run if none is named.
-        cmdline: "liveupdate=on",
-        ..Suite::new(name, vec![case])
-    }
+    Suite::on_machine(GROUP, name, case)
 }

@@ -37,10 +37,6 @@ const LONG: usize = 32768;
 const MEMORY: u64 = 1;
 const DEVICE: u64 = 2;
 
-/// The marks between which nothing disturbs the device: see [`pci::mark`].
-const BEFORE: u8 = 0xb1;
-const AFTER: u8 = 0xb2;
-
 /// How a device is used.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
@@ -81,12 +77,7 @@ fn start(setup: Setup) -> Result<(Ioas, Link)> {
 }
 
 fn suite(name: &'static str, case: Case) -> Suite {
-    Suite {
-        group: GROUP,
-        // With parameters, it is not among those that run if none is named.
-        cmdline: "liveupdate=on",
-        ..Suite::new(name, vec![case])
-    }
+    Suite::on_machine(GROUP, name, case)
 }
 
 /// Frames are received, sent and raise interrupts, without a live update.
@@ -143,7 +134,7 @@ fn before_with(
         link.drain()?;
         // The sender measures the time until the next frame.
         link.send(1)?;
-        let result = pci::mark(BEFORE);
+        let result = pci::mark(pci::BEFORE);
         // To close the files would stop the device.
         mem::forget((ioas, link, counter));
         result
@@ -171,12 +162,12 @@ fn take_over(stage: &Stage<'_>, name: &str, setup: Setup) -> Result<(Ioas, Link)
         "the digest of the physical addresses"
     );
     let link = Link::new(Igb::attach(device, memory, setup.irq)?, setup.ring);
-    ensure!(link.igb.is_master()?, "the device was stopped");
+    ensure!(link.igb.device().is_master()?, "the device was stopped");
     let (received, pending) = (link.received(), link.igb.pending());
     stage.note(format_args!(
         "{received} frames before, {pending} in the ring"
     ));
-    pci::mark(AFTER)?;
+    pci::mark(pci::AFTER)?;
     ensure!(pending > 0, "no frame was received");
     if setup.ring == Ring::Small {
         ensure_eq!(pending, setup.len - 1, "the frames in a ring that is full");

@@ -13,11 +13,6 @@ const fn bits<const N: usize>(bits: [u32; N]) -> u32 {
     value
 }
 
-/// The command register of the configuration space.
-pub const COMMAND: u64 = 0x04;
-pub const COMMAND_MEMORY: u16 = 1 << 1;
-pub const COMMAND_MASTER: u16 = 1 << 2;
-
 pub const CTRL: u32 = 0x0000;
 /// Sets the link up.
 pub const CTRL_SLU: u32 = 1 << 6;

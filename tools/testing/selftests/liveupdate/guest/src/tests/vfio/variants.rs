@@ -2,7 +2,7 @@
 
 //! The device is not preserved, or nobody takes it over; refusals.
 
-use super::{before_with, bind, start, suite, Setup, AFTER, DEVICE, MEMORY, SHORT, USUAL};
+use super::{before_with, bind, start, suite, Setup, DEVICE, MEMORY, SHORT, USUAL};
 use crate::support::{
     error::{ensure, At, Result},
     igb::{Ring, ID},
@@ -123,7 +123,7 @@ pub fn forgotten_suite() -> Suite {
         |_| {
             let session = retrieve("vfio")?;
             ensure!(is_master()?, "the device was stopped");
-            pci::mark(AFTER)?;
+            pci::mark(pci::AFTER)?;
             ensure!(!vfio::is_loaded(), "the driver is loaded");
             session.finish()?;
             ensure!(!is_master()?, "the device was not silenced");
@@ -145,7 +145,7 @@ pub fn unbound_suite() -> Suite {
             // This has retrieved the memory on which it depends.
             session.retrieve(MEMORY)?;
             ensure!(is_master()?, "the device was stopped");
-            pci::mark(AFTER)?;
+            pci::mark(pci::AFTER)?;
             session.finish()?;
             ensure!(!is_master()?, "the device was not silenced");
             drop(file);
