@@ -20,9 +20,8 @@ use crate::image::programs::{self, GuestTest};
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::card::VFIO;
-use crate::machine::console::{is_kexec, is_next_program};
 use crate::machine::named;
-use crate::machine::pci::{self, LEFT, STOPPED};
+use crate::machine::pci::{self, Buses, LEFT, STOPPED};
 use crate::machine::vm::{Run, Vm};
 use crate::report::results::Report;
 use crate::report::step::Step;
@@ -159,16 +158,13 @@ struct Attempt {
 impl Attempt {
     fn new(ctx: &Ctx, vm: &Vm<'_>, name: &str) -> Result<Self> {
         let step = Step::start(ctx, format!("vm devices-{name}"));
-        let monitor = vm.monitor(ctx);
-        let mut buses = Vec::new();
-        let run = vm.run_with(ctx, |line| {
-            if is_kexec(line) || is_next_program(line) {
-                // The machine may have ended before it is asked.
-                buses.extend(pci::ask(&monitor, pci::EDU));
-            }
-        })?;
+        let mut buses = Buses::new(vm.monitor(ctx), pci::EDU);
+        let run = vm.run_with(ctx, |line| buses.hear(line))?;
         step.done("");
-        Ok(Self { run, buses })
+        Ok(Self {
+            run,
+            buses: buses.answers,
+        })
     }
 
     /// The reason why this run proves nothing, if there is one. `wanted` must be in the log

@@ -12,7 +12,7 @@ use crate::ctx::Ctx;
 use crate::machine::console::{is_kexec, is_next_program};
 use crate::machine::gap::BOOTS;
 use crate::machine::named;
-use crate::machine::pci;
+use crate::machine::pci::{self, Buses};
 use crate::machine::sender::{Counter, Outcome, Refused, Sender};
 use crate::machine::vm::{Run, Vm};
 
@@ -56,16 +56,12 @@ impl CardRun {
         let sender = Sender::start(&monitor, rate, refused)?;
         let vm = vm.on(&named::VFIO).devices(sender.devices());
         let counter = sender.counter();
-        let mut buses = Vec::new();
+        let mut buses = Buses::new(monitor, pci::IGB);
         let mut updates: Vec<Update> = Vec::new();
         let run = vm.run_with(ctx, |line| {
-            let (kexec, program) = (is_kexec(line), is_next_program(line));
-            if kexec || program {
-                // The machine may have ended before it is asked.
-                buses.extend(pci::ask(&monitor, pci::IGB));
-            }
+            buses.hear(line);
             let now = (Instant::now(), counter.get());
-            if kexec {
+            if is_kexec(line) {
                 updates.push(Update {
                     kexec: now.0,
                     boot: None,
@@ -74,7 +70,7 @@ impl CardRun {
             } else if let Some(update) = updates.last_mut() {
                 if line.contains(BOOTS) {
                     update.boot.get_or_insert(now);
-                } else if program {
+                } else if is_next_program(line) {
                     update.program.get_or_insert(now);
                 }
             }
@@ -83,7 +79,7 @@ impl CardRun {
         let frames = sender.end();
         Ok(Self {
             run: run?,
-            buses,
+            buses: buses.answers,
             frames,
             updates,
         })

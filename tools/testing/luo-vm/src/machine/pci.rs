@@ -2,11 +2,12 @@
 
 //! The devices of the machines for devices, as QEMU and the log of the kernel show them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{json, Value};
 
+use crate::machine::console::{is_kexec, is_next_program};
 use crate::machine::monitor::Monitor;
 
 /// A kind of device.
@@ -40,9 +41,35 @@ pub const STOPPED: &str = "stopped by shutdown, copying";
 
 /// Asks the QEMU with the monitor at `socket` for the device `id` and the bridges above it; see
 /// [`path`].
-pub fn ask(socket: &Path, id: Id) -> Result<Value> {
+fn ask(socket: &Path, id: Id) -> Result<Value> {
     let answer = Monitor::connect(socket)?.execute(&json!({"execute": "query-pci"}))?;
     Ok(path(&answer, id))
+}
+
+/// What a QEMU says of a device and the bridges above it before and after each kexec.
+pub struct Buses {
+    monitor: PathBuf,
+    id: Id,
+    /// The answers, in order; one is missing if the machine had ended before it was asked.
+    pub answers: Vec<Value>,
+}
+
+impl Buses {
+    /// Asks the QEMU with the monitor at `monitor` for the device `id`.
+    pub fn new(monitor: PathBuf, id: Id) -> Self {
+        Self {
+            monitor,
+            id,
+            answers: Vec::new(),
+        }
+    }
+
+    /// Takes a line of the console.
+    pub fn hear(&mut self, line: &str) {
+        if is_kexec(line) || is_next_program(line) {
+            self.answers.extend(ask(&self.monitor, self.id));
+        }
+    }
 }
 
 /// The device `id` and the bridges above it in an answer to `query-pci`, without what may change.

@@ -15,9 +15,8 @@ use crate::ctx::Ctx;
 use crate::image::initramfs;
 use crate::image::programs::GuestTest;
 use crate::kernel::build::Kernel;
-use crate::machine::console::{is_kexec, is_next_program};
 use crate::machine::named;
-use crate::machine::pci;
+use crate::machine::pci::{self, Buses};
 use crate::report::results::Report;
 use crate::report::step::Step;
 
@@ -71,22 +70,16 @@ fn run_suite(
     let vm = machine(kernel, initrd, test)
         .on(&named::VFIO)
         .devices(devices(disk));
-    let monitor = vm.monitor(ctx);
+    let mut buses = Buses::new(vm.monitor(ctx), pci::NVME);
     let step = Step::start(ctx, format!("vm {}", vm.name));
-    let mut buses = Vec::new();
-    let run = vm.run_with(ctx, |line| {
-        if is_kexec(line) || is_next_program(line) {
-            // The machine may have ended before it is asked.
-            buses.extend(pci::ask(&monitor, pci::NVME));
-        }
-    })?;
+    let run = vm.run_with(ctx, |line| buses.hear(line))?;
     step.done("");
     run.judge(ctx, report, "", &[&test.name]);
     if test.name != STOPPED {
         let name = format!("{}: writes to the configuration space", test.name);
         report.check(&name, judge_writes(ctx, &run, &NAMES)?);
         let name = format!("{}: QEMU sees the same bus, BARs and windows", test.name);
-        report.check(&name, judge_buses(ctx, &run, &buses, NAMES.len()));
+        report.check(&name, judge_buses(ctx, &run, &buses.answers, NAMES.len()));
     }
     Ok(())
 }
