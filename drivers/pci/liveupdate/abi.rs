@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The format of handed over data, `luo-pci-v1`.
+//! The format of handed over data, `luo-pci-v2`.
 
 use crate::{
     address::Address,
@@ -33,7 +33,7 @@ pub(crate) struct TableSer {
 
 impl TableSer {
     /// The maximum number of devices and bridges.
-    pub(crate) const CAPACITY: usize = 88;
+    pub(crate) const CAPACITY: usize = 85;
 
     /// The devices; [`EINVAL`] if their number is too large, or two have the same address.
     pub(crate) fn devices(&self) -> Result<&[DeviceSer]> {
@@ -71,6 +71,8 @@ pub(crate) struct DeviceSer {
     bar_sizes: [u32; 6],
     /// The same for the BAR of the expansion ROM.
     rom_size: u32,
+    /// How requests are routed, see [`Device::routing`].
+    routing: u32,
 }
 
 static_assert!(size_of::<TableSer>() <= 2 * kernel::page::PAGE_SIZE);
@@ -128,6 +130,7 @@ impl DeviceSer {
             registers,
             bar_sizes: [0; 6],
             rom_size: 0,
+            routing: device.routing(),
         }
     }
 
@@ -149,6 +152,7 @@ impl DeviceSer {
         let now = Self::observe(device, self.address());
         self.command = now.command;
         self.registers = now.registers;
+        self.routing = now.routing;
     }
 
     /// Compares this with the hardware. Returns the first difference.
@@ -169,6 +173,9 @@ impl DeviceSer {
             if (found ^ handed_over) & bits != 0 {
                 return Some("its header has changed");
             }
+        }
+        if found.routing != self.routing {
+            return Some("its ACS or ARI control has changed");
         }
         if self.is_bridge() && !self.has_sane_buses() {
             return Some("its bus numbers are wrong");

@@ -91,6 +91,23 @@ int pci_liveupdate_domain(struct pci_dev *dev)
 	return pci_domain_nr(dev->bus);
 }
 
+/*
+ * The ACS control register in the low half, and the ARI bit of the device
+ * control 2 register in the high half; zero if there is no such register.
+ * May be called before the device is registered.
+ */
+u32 pci_liveupdate_routing(struct pci_dev *dev)
+{
+	u16 acs = 0, ctl2 = 0;
+	int pos;
+
+	pos = pci_find_ext_capability(dev, PCI_EXT_CAP_ID_ACS);
+	if (pos)
+		pci_read_config_word(dev, pos + PCI_ACS_CTRL, &acs);
+	pcie_capability_read_word(dev, PCI_EXP_DEVCTL2, &ctl2);
+	return acs | (u32)(ctl2 & PCI_EXP_DEVCTL2_ARI) << 16;
+}
+
 /* May be called before the device is registered. */
 void pci_liveupdate_master_off(struct pci_dev *dev)
 {

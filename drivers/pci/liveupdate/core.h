@@ -24,6 +24,7 @@ void pci_liveupdate_hold(struct pci_dev *dev, bool hold);
 void pci_liveupdate_set_incoming(struct pci_dev *dev, bool incoming);
 struct pci_dev *pci_liveupdate_bridge(struct pci_dev *dev);
 int pci_liveupdate_domain(struct pci_dev *dev);
+u32 pci_liveupdate_routing(struct pci_dev *dev);
 void pci_liveupdate_master_off(struct pci_dev *dev);
 
 #else

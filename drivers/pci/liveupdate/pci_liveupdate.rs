@@ -23,7 +23,6 @@
 //! | [`outgoing`]  | devices that this kernel preserves                   |
 //!
 //! Not supported: virtual functions, CardBus, and the state of MSI; a driver sets up interrupts again.
-//! Whether a bridge forwards to functions beyond 7 (ARI) is read from the bridge.
 
 #![deny(unsafe_code)]
 
@@ -62,7 +61,7 @@ kernel::declare_compatible!(<Devices as Flb>::COMPATIBLE);
 
 #[vtable]
 impl Flb for Devices {
-    const COMPATIBLE: &'static CStr = c"luo-pci-v1";
+    const COMPATIBLE: &'static CStr = c"luo-pci-v2";
 
     // A kernel that does not know which devices write to memory must stop all of them.
     const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Silenced;

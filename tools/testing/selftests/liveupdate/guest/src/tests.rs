@@ -103,6 +103,7 @@ pub fn all() -> Vec<Suite> {
         devices::damage::missing_suite(),
         devices::damage::twice_suite(),
         devices::damage::bus_zero_suite(),
+        devices::damage::routing_suite(),
         devices::damage::bus_range_suite(),
         devices::damage::other_suite(),
         devices::damage::off_suite(),

@@ -21,13 +21,13 @@ use rustix::io::Errno;
 use std::fs::File;
 
 /// The name of the FLB with the table of devices.
-const FLB: &str = "luo-pci-v1";
+const FLB: &str = "luo-pci-v2";
 
 /// The fields of an entry of the table of devices, by the number of the entry: the device is the
 /// first one, then come the bridge above it and the root port.
 fn field(size: &str, entry: usize, offset: usize) -> String {
     const HEADER: usize = 8;
-    const ENTRY: usize = 92;
+    const ENTRY: usize = 96;
     let offset = HEADER + entry * ENTRY + offset;
     format!("{size} {offset} u64 0 flb {FLB} data")
 }
@@ -36,6 +36,8 @@ fn field(size: &str, entry: usize, offset: usize) -> String {
 const BDF: usize = 4;
 /// Vendor and device.
 const ID: usize = 8;
+/// How requests are routed: the ACS control register.
+const ROUTING: usize = 92;
 /// The bus numbers of a bridge.
 const BUSES: usize = 28;
 
@@ -84,7 +86,7 @@ pub fn version_suite() -> Suite {
 /// The list of vital data names the FLB of the devices, but there is none of this name.
 pub fn missing_suite() -> Suite {
     let lines = [format!("flb {FLB} name = \"luo-pci-v9\"")];
-    let words = &["cannot use 'luo-pci-v1'", "not in the list of FLBs"];
+    let words = &["cannot use 'luo-pci-v2'", "not in the list of FLBs"];
     suite(
         "edu_missing",
         case("flb_is_missing", lines, Errno::NOENT, words),
@@ -113,6 +115,16 @@ pub fn bus_zero_suite() -> Suite {
     suite(
         "edu_bus_zero",
         case("bus_numbers_are_zero", lines, Errno::NODEV, words),
+    )
+}
+
+/// The root port has another ACS control register than its entry says: nothing below it is used.
+pub fn routing_suite() -> Suite {
+    let lines = [format!("{} = 0x7f", field("u32", 2, ROUTING))];
+    let words = &["its ACS or ARI control has changed"];
+    suite(
+        "edu_routing",
+        case("other_routing", lines, Errno::NODEV, words),
     )
 }
 
@@ -145,7 +157,7 @@ pub fn off_suite() -> Suite {
             before(stage, &[])
         },
         |_| {
-            reported(&["cannot use 'luo-pci-v1'", "liveupdate=on is missing"])?;
+            reported(&["cannot use 'luo-pci-v2'", "liveupdate=on is missing"])?;
             Edu::open()?.works(3)
         },
     );
