@@ -48,6 +48,10 @@ impl Kind for Shmem {
     type Content = Content;
     type Context = ();
 
+    fn is_dma_target(ser: &MemfdSer) -> bool {
+        ser.flags & MemfdSer::DMA_TARGET != 0
+    }
+
     fn parse(ser: &MemfdSer) -> Result<Memfd, FormatError> {
         Memfd::parse(ser)
     }

@@ -30,7 +30,10 @@ use kernel::{
         Handover,
         PhysAddr, //
     },
-    liveupdate::RetrieveError,
+    liveupdate::{
+        dma,
+        RetrieveError, //
+    },
     page::PAGE_SHIFT,
     prelude::*,
     sync::aref::ARef, //
@@ -52,6 +55,9 @@ pub(crate) trait Kind {
 
     /// What else a file needs.
     type Context;
+
+    /// Whether a device may write to the folios, by the description.
+    fn is_dma_target(ser: &Self::Ser) -> bool;
 
     /// Checks the description, except the array.
     fn parse(ser: &Self::Ser) -> Result<Self::Checked, FormatError>;
@@ -88,7 +94,7 @@ pub(crate) trait Kind {
 }
 
 /// An incoming memfd. Dropping it frees everything that was not retrieved, and drops the references
-/// to folios to which a device may write.
+/// to folios to which a device may write, unless that device is out of control.
 pub(crate) struct Incoming<K: Kind> {
     ser: Claimed<K::Ser>,
     stage: Stage<K>,
@@ -173,6 +179,12 @@ impl<K: Kind> Incoming<K> {
 
 impl<K: Kind> Drop for Incoming<K> {
     fn drop(&mut self) {
+        if K::is_dma_target(&self.ser) && dma::is_out_of_control() {
+            pr_err!("memory of a memfd stays reserved: a device may still write to it\n");
+            let nothing = Stage::Retrieved(HeldFolios::none());
+            core::mem::forget(core::mem::replace(&mut self.stage, nothing));
+            return;
+        }
         if let Stage::Untouched = &self.stage {
             if Folios::<K>::new(K::folios(&self.ser)).is_err() {
                 pr_warn!("memory of a memfd stays reserved: its description is malformed\n");

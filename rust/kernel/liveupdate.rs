@@ -14,6 +14,7 @@
 //!
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
+pub mod dma;
 mod file_ops;
 pub mod flb;
 pub mod format;
@@ -247,7 +248,8 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// Called after a successful [`Self::freeze`], if another file of the session has [requested
     /// it](OutgoingSession::dma_target). The next kernel must leave the memory where it is, and
     /// must not use it for anything else, until [`Self::Incoming`] is dropped, even if the
-    /// retrieved file is truncated or closed.
+    /// retrieved file is truncated or closed; and never, if a device is [out of
+    /// control](dma::is_out_of_control) then.
     ///
     /// Required for files to whose memory devices may write.
     fn set_dma_target(&self, _ser: &mut Self::Ser) {

@@ -19,6 +19,7 @@ use kernel::{
         Claimed,
         PhysAddr, //
     },
+    liveupdate::dma,
     prelude::*,
     sync::atomic::{
         ordering::Relaxed,
@@ -142,7 +143,18 @@ impl Devices {
     /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it cannot be reached: it may still write
     /// to memory.
     pub(crate) fn silence(&self, address: Address) -> Result {
-        let entry = self.find(address).ok_or(ENOENT)?;
+        let Some(entry) = self.find(address) else {
+            // Without a table, all devices were silenced when they were discovered.
+            if !self.0.is_empty() {
+                pr_emerg!(
+                    "{}: cannot be silenced, it is not described: a device may still write to \
+                     memory, which stays reserved\n",
+                    address
+                );
+                dma::set_out_of_control();
+            }
+            return Err(ENOENT);
+        };
         if entry.state.load(Relaxed) == state::TAKEN_OVER {
             return Ok(());
         }
@@ -158,9 +170,11 @@ impl Entry {
         let address = self.ser.address();
         let Some(device) = OwnedDevice::find(address) else {
             pr_emerg!(
-                "{}: cannot be silenced, it is not there: it may still write to memory\n",
+                "{}: cannot be silenced, it is not there: it may still write to memory, which stays \
+                 reserved\n",
                 address
             );
+            dma::set_out_of_control();
             return Err(ENODEV);
         };
         silence(&device.get(), address, why)?;
@@ -183,11 +197,14 @@ fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
     let result = device.silence();
     match result {
         Ok(()) => pr_err!("{}: silenced: {}\n", address, why),
-        Err(_) => pr_emerg!(
-            "{}: cannot be silenced ({}): it may still write to memory\n",
-            address,
-            why
-        ),
+        Err(_) => {
+            pr_emerg!(
+                "{}: cannot be silenced ({}): it may still write to memory, which stays reserved\n",
+                address,
+                why
+            );
+            dma::set_out_of_control();
+        }
     }
     result
 }

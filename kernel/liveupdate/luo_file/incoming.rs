@@ -26,6 +26,7 @@ use crate::{
 };
 use kernel::{
     fs::File,
+    liveupdate::dma,
     prelude::*,
     rbtree::{
         RBTree,
@@ -237,6 +238,10 @@ impl IncomingFiles {
         }
         if !self.files.iter().all(|file| file.can_finish(handlers)) {
             return Err(EBUSY);
+        }
+        if self.damaged {
+            // A file that could not be read may be that of a device that writes to the memory of others.
+            dma::set_out_of_control();
         }
         while let Some(file) = self.files.pop() {
             self.by_token.remove(&file.token());

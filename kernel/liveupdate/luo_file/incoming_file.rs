@@ -38,7 +38,10 @@ use crate::{
 };
 use kernel::{
     fs::File,
-    liveupdate::RetrieveError,
+    liveupdate::{
+        dma,
+        RetrieveError, //
+    },
     prelude::*,
     rbtree::RBTree,
     str::BStr,
@@ -368,6 +371,8 @@ impl IncomingFile {
                     self.token,
                     self.compatible()
                 );
+                // It may be that of a device that writes to the memory of other files.
+                dma::set_out_of_control();
                 return;
             }
             Progress::Finished => return,

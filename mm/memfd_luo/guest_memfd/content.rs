@@ -52,6 +52,11 @@ impl Kind for GuestMemory {
     /// The file of the VM.
     type Context = ARef<File>;
 
+    /// VFIO does not map such memory.
+    fn is_dma_target(_ser: &GuestMemfdSer) -> bool {
+        false
+    }
+
     fn parse(ser: &GuestMemfdSer) -> Result<GuestMemfd, FormatError> {
         GuestMemfd::parse(ser)
     }

@@ -59,6 +59,10 @@ impl Kind for HugePages {
     type Content = Content;
     type Context = ();
 
+    fn is_dma_target(ser: &HugetlbMemfdSer) -> bool {
+        ser.flags & HugetlbMemfdSer::DMA_TARGET != 0
+    }
+
     fn parse(ser: &HugetlbMemfdSer) -> Result<HugetlbMemfd, FormatError> {
         HugetlbMemfd::parse(ser)
     }

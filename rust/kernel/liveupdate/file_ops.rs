@@ -4,6 +4,7 @@
 
 use super::{
     compatible,
+    dma,
     session::{
         IncomingSession,
         OutgoingSession, //
@@ -349,10 +350,14 @@ impl<H: FileHandler> Table<H> {
         // SAFETY: By the safety requirements.
         match unsafe { Self::claim(args) } {
             Ok(ser) => drop(handler.adopt(ser)),
-            Err(_) => pr_warn!(
-                "liveupdate: no data was handed over for a file of {}\n",
-                H::COMPATIBLE
-            ),
+            Err(_) => {
+                pr_warn!(
+                    "liveupdate: no data was handed over for a file of {}\n",
+                    H::COMPATIBLE
+                );
+                // It may be that of a device that writes to the memory of other files.
+                dma::set_out_of_control();
+            }
         }
     }
 

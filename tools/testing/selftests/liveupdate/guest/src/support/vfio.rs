@@ -35,6 +35,9 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 
+/// The interrupt line of the configuration space, which the kernel keeps for user space.
+const INTERRUPT_LINE: u64 = 0x3c;
+
 /// The command register of the configuration space, and its bits.
 const COMMAND: u64 = 0x04;
 const COMMAND_MEMORY: u16 = 1 << 1;
@@ -135,6 +138,18 @@ impl VfioDevice {
     pub fn turn_on(&self) -> Result {
         let command = self.config(COMMAND)?;
         self.set_config(COMMAND, command | COMMAND_MEMORY | COMMAND_MASTER)
+    }
+
+    /// The number in the configuration space that user space can set as it likes.
+    pub fn interrupt_line(&self) -> Result<u8> {
+        let [line, _pin] = self.config(INTERRUPT_LINE)?.to_le_bytes();
+        Ok(line)
+    }
+
+    /// Sets this number. The device does not get it.
+    pub fn set_interrupt_line(&self, line: u8) -> Result {
+        let [_, pin] = self.config(INTERRUPT_LINE)?.to_le_bytes();
+        self.set_config(INTERRUPT_LINE, u16::from_le_bytes([line, pin]))
     }
 
     /// Reads a register of the configuration space.

@@ -7,6 +7,7 @@
 //! was written to the configuration space between two marks.
 
 pub mod absent;
+pub mod faults;
 pub mod forced;
 pub mod kinds;
 pub mod variants;
@@ -32,6 +33,9 @@ const SHORT: usize = 4096;
 
 /// A ring that is not emptied while the kernel is replaced.
 const LONG: usize = 32768;
+
+/// What user space writes to its interrupt line, which the next kernel must know.
+const LINE: u8 = 0xa7;
 
 /// The tokens of the files.
 const MEMORY: u64 = 1;
@@ -116,6 +120,7 @@ fn before_with(
 ) -> Result {
     link.receive(1000)?;
     link.interrupts()?;
+    link.igb.device().set_interrupt_line(LINE)?;
     let session = create(name)?;
     let started = Ticks::now();
     session.preserve(link.igb.memory(), MEMORY)?;
@@ -161,6 +166,7 @@ fn take_over(stage: &Stage<'_>, name: &str, setup: Setup) -> Result<(Ioas, Link)
         stage.get("pages")?,
         "the digest of the physical addresses"
     );
+    ensure_eq!(device.interrupt_line()?, LINE, "the interrupt line");
     let link = Link::new(Igb::attach(device, memory, setup.irq)?, setup.ring);
     ensure!(link.igb.device().is_master()?, "the device was stopped");
     let (received, pending) = (link.received(), link.igb.pending());

@@ -2,7 +2,7 @@
 
 //! The driver comes late, or the device does not come at all.
 
-use super::{after, before_with, start, suite, DEVICE, MEMORY, USUAL};
+use super::{after, before_with, forced, start, suite, DEVICE, MEMORY, USUAL};
 use crate::support::{
     error::{ensure, Result},
     igb::ID,
@@ -12,7 +12,7 @@ use crate::support::{
     vfio,
 };
 use rustix::io::Errno;
-use std::{mem, thread::sleep, time::Duration};
+use std::{fs::File, mem, thread::sleep, time::Duration};
 
 /// How long the driver is not loaded.
 const LATE: Duration = Duration::from_secs(30);
@@ -56,10 +56,14 @@ pub fn unplugged_suite() -> Suite {
         ensure!(PciDevice::find(ID).is_err(), "the device is there");
         vfio::load_modules()?;
         let session = retrieve("vfio")?;
-        session.retrieve(MEMORY)?;
+        let memory = forced::Mapped::new(&File::from(session.retrieve(MEMORY)?))?;
+        let frames = memory.frames()?;
         let retrieved = session.retrieve(DEVICE).map(drop);
         expect_errno(retrieved, Errno::NODEV, "RETRIEVE_FD of the device")?;
-        Ok(session.finish()?)
+        drop(memory);
+        session.finish()?;
+        // A device that is not there cannot be stopped either: its memory stays reserved.
+        forced::fill(&frames)
     });
     suite("vfio_unplugged", case)
 }

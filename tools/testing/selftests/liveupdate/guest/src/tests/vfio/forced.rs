@@ -38,13 +38,13 @@ fn fill_with_small_pages(file: &File, start: usize, end: usize) -> Result {
 }
 
 /// Memory that is mapped, all of whose pages are there.
-struct Mapped {
+pub(super) struct Mapped {
     start: *mut c_void,
     len: usize,
 }
 
 impl Mapped {
-    fn new(file: &File) -> Result<Self> {
+    pub(super) fn new(file: &File) -> Result<Self> {
         // CAST: Less than the memory of the machine.
         let len = memfd::len(file)? as usize;
         Ok(Self {
@@ -59,7 +59,7 @@ impl Mapped {
     }
 
     /// The page frames, after all pages were mapped again.
-    fn frames(&self) -> Result<Vec<u64>> {
+    pub(super) fn frames(&self) -> Result<Vec<u64>> {
         for word in self.words() {
             // SAFETY: Within the mapping, to which there are no references.
             unsafe { word.read_volatile() };
@@ -132,7 +132,7 @@ fn looked_at() -> Result<u64> {
 }
 
 /// Fills most of the free memory: none of it is at `before`, and nobody writes to it.
-fn fill(before: &[u64]) -> Result {
+pub(super) fn fill(before: &[u64]) -> Result {
     const PATTERN: u64 = 0xa5a5_5a5a_a5a5_5a5a;
 
     let kib = meminfo::line("MemAvailable")?;

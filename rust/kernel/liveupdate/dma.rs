@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices that could not be stopped.
+//!
+//! A device that the previous kernel left working, and that no driver takes over, is stopped before
+//! the memory to which it writes is freed. If this fails, for instance because the device does not
+//! respond, that memory must never be freed. It belongs to files of other handlers, which therefore
+//! ask here before they free [such memory](super::FileHandler::set_dma_target).
+
+use crate::sync::atomic::{
+    ordering::{
+        Acquire,
+        Release, //
+    },
+    AtomicFlag, //
+};
+
+static OUT_OF_CONTROL: AtomicFlag = AtomicFlag::new(false);
+
+/// Records that a device may still write to memory that the previous kernel handed over. From now on,
+/// no such memory is freed.
+///
+/// Must be called before the device's file is finished: a file is finished before those on which it
+/// depends.
+///
+/// # Context
+///
+/// Any. Does not sleep.
+pub fn set_out_of_control() {
+    OUT_OF_CONTROL.store(true, Release);
+}
+
+/// Returns whether the memory must stay allocated that the previous kernel handed over as one to which
+/// a device may write, because such a device could not be stopped.
+///
+/// # Context
+///
+/// Any. Does not sleep.
+pub fn is_out_of_control() -> bool {
+    OUT_OF_CONTROL.load(Acquire)
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What goes wrong with the file of a device: it cannot be frozen, or the next kernel cannot use it.
+
+use super::{before_with, forced, start, suite, DEVICE, MEMORY, USUAL};
+use crate::{
+    support::{
+        error::{ensure, ensure_eq, At, Result},
+        igb::ID,
+        kexec, memfd,
+        pci::{self, PciDevice},
+        registry::{Case, Suite},
+        sessions::{create, expect_errno, retrieve},
+        vfio::PAGE,
+    },
+    tests::damage::fate::damage,
+};
+use rustix::io::Errno;
+use std::{fs::File, io};
+
+/// Where memory is mapped that is not preserved.
+const ELSEWHERE: u64 = 1 << 40;
+
+/// Memory is mapped that was not when the device was preserved: the kexec is refused, and the device
+/// works on. Without this memory, it can be preserved again.
+pub fn mapped_suite() -> Suite {
+    let case = Case::two(
+        "memory_is_mapped_later",
+        |stage| {
+            let (ioas, link) = start(USUAL)?;
+            link.receive(1000)?;
+            let session = create("vfio-mapped")?;
+            session.preserve(link.igb.memory(), MEMORY)?;
+            session.preserve(link.igb.device(), DEVICE)?;
+            let later = memfd::new()?;
+            later.set_len(PAGE as u64).at("set the size of a memfd")?;
+            ioas.map(&later, PAGE as u64, ELSEWHERE)?;
+            kexec::Plan::dry()?.load()?;
+            let jump: io::Result<()> = Err(kexec::try_jump());
+            expect_errno(jump, Errno::BUSY, "reboot(KEXEC)")?;
+            link.receive(1000)?;
+            ioas.unmap(ELSEWHERE, PAGE as u64)?;
+            drop(session);
+            before_with(stage, (ioas, link), "vfio", USUAL)
+        },
+        |stage| super::after(stage, "vfio", USUAL),
+    );
+    suite("vfio_mapped", case)
+}
+
+/// The next kernel cannot use the file of the device after this `damage`; RETRIEVE_FD fails with
+/// `errno`. At the end, the device is a `master` or not. Its memory stays reserved.
+fn damaged(name: &'static str, case: &str, line: &'static str, errno: Errno, master: bool) -> Suite {
+    let case = Case::two(
+        case,
+        move |stage| {
+            damage("vfio", &[line])?;
+            before_with(stage, start(USUAL)?, "vfio", USUAL)
+        },
+        move |_| {
+            let session = retrieve("vfio")?;
+            let is_master = || PciDevice::find(ID)?.is_master();
+            ensure!(is_master()?, "the device was stopped");
+            pci::mark(pci::AFTER)?;
+            let memory = forced::Mapped::new(&File::from(session.retrieve(MEMORY)?))?;
+            let frames = memory.frames()?;
+            let retrieved = session.retrieve(DEVICE).map(drop);
+            expect_errno(retrieved, errno, "RETRIEVE_FD of the device")?;
+            drop(memory);
+            session.finish()?;
+            ensure_eq!(is_master()?, master, "the bus master bit");
+            forced::fill(&frames)
+        },
+    );
+    suite(name, case)
+}
+
+/// The next kernel has no handler for the file: the device keeps working.
+pub fn handler_suite() -> Suite {
+    let line = "file @ 2 compatible = \"vfio-pci-v9\"";
+    let errno = Errno::OPNOTSUPP;
+    damaged("vfio_handler", "handler_is_missing", line, errno, true)
+}
+
+/// The data of the file is lost: the device is silenced when the last file of a device is finished.
+pub fn lost_suite() -> Suite {
+    let line = "file @ 2 data = 0";
+    damaged("vfio_lost", "data_is_lost", line, Errno::INVAL, false)
+}
