@@ -128,6 +128,8 @@ pub fn all() -> Vec<Suite> {
         vfio::variants::refused_suite(),
         nvme::preserved_suite(),
         nvme::stopped_suite(),
+        nvme::closed_suite(),
+        nvme::forgotten_suite(),
     ]
 }
 

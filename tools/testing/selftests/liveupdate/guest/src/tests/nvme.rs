@@ -9,7 +9,7 @@
 use crate::support::{
     error::{ensure, ensure_eq, Result},
     nvme::{self, Nvme, ID, MOST_READS},
-    pci,
+    pci::{self, PciDevice},
     registry::{Case, Stage, Suite},
     sessions::{create, retrieve},
     vfio::{self, DmaMemory, Ioas, VfioDevice},
@@ -36,15 +36,28 @@ fn start() -> Result<(Ioas, Nvme)> {
     Ok((ioas, nvme))
 }
 
-/// Preserves the memory, and the device if `device` is set, which has many reads to carry out then.
-fn before(stage: &mut Stage<'_>, device: bool) -> Result {
+/// What of a device is preserved when the kernel is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preserved {
+    /// The memory and the device.
+    All,
+    /// The memory only.
+    Memory,
+    /// Nothing: the session with both is closed.
+    Nothing,
+}
+
+/// Preserves what is asked for, and has the device carry out many reads.
+fn before(stage: &mut Stage<'_>, what: Preserved) -> Result {
     let (ioas, nvme) = start()?;
     let session = create("nvme")?;
     session.preserve(nvme.memory(), MEMORY)?;
-    if device {
+    if what != Preserved::Memory {
         session.preserve(nvme.device(), DEVICE)?;
     }
-    stage.hold(session);
+    if what != Preserved::Nothing {
+        stage.hold(session);
+    }
     stage.last(move || {
         nvme.order(MOST_READS)?;
         nvme.complete()?;
@@ -60,7 +73,7 @@ fn before(stage: &mut Stage<'_>, device: bool) -> Result {
 pub fn preserved_suite() -> Suite {
     let case = Case::two(
         "reads_are_carried_out",
-        |stage| before(stage, true),
+        |stage| before(stage, Preserved::All),
         |stage| {
             let session = retrieve("nvme")?;
             vfio::bind(ID)?;
@@ -94,7 +107,7 @@ pub fn preserved_suite() -> Suite {
 pub fn stopped_suite() -> Suite {
     let case = Case::two(
         "reads_are_stopped",
-        |stage| before(stage, false),
+        |stage| before(stage, Preserved::Memory),
         |_| {
             let session = retrieve("nvme")?;
             let memory = File::from(session.retrieve(MEMORY)?);
@@ -108,6 +121,40 @@ pub fn stopped_suite() -> Suite {
         },
     );
     suite("nvme_stopped", case)
+}
+
+/// The session is closed before the kexec: the device is stopped.
+pub fn closed_suite() -> Suite {
+    let case = Case::two(
+        "closed_session",
+        |stage| before(stage, Preserved::Nothing),
+        |_| {
+            ensure!(!PciDevice::find(ID)?.is_master()?, "it was not stopped");
+            ensure!(retrieve("nvme").is_err(), "there is a session");
+            start()?.1.stop()
+        },
+    );
+    suite("nvme_closed", case)
+}
+
+/// The device is not retrieved, and its driver is not loaded: it keeps working until the session is
+/// finished, and is silenced then.
+pub fn forgotten_suite() -> Suite {
+    let case = Case::two(
+        "never_retrieved",
+        |stage| before(stage, Preserved::All),
+        |_| {
+            let session = retrieve("nvme")?;
+            let device = PciDevice::find(ID)?;
+            ensure!(device.is_master()?, "the device was stopped");
+            pci::mark(pci::AFTER)?;
+            ensure!(!vfio::is_loaded(), "the driver is loaded");
+            session.finish()?;
+            ensure!(!device.is_master()?, "the device was not silenced");
+            start()?.1.stop()
+        },
+    );
+    suite("nvme_forgotten", case)
 }
 
 fn suite(name: &'static str, case: Case) -> Suite {
