@@ -23,7 +23,7 @@ void pci_liveupdate_unpreserve(struct pci_dev *dev);
 bool pci_liveupdate_is_outgoing(struct pci_dev *dev);
 bool pci_liveupdate_is_incoming(struct pci_dev *dev);
 int pci_liveupdate_take_over(struct pci_dev *dev);
-int pci_liveupdate_silence(u32 domain, u16 bdf);
+int pci_liveupdate_finish(u32 domain, u16 bdf, bool stop);
 
 #else
 
@@ -57,7 +57,7 @@ static inline int pci_liveupdate_take_over(struct pci_dev *dev)
 	return -EOPNOTSUPP;
 }
 
-static inline int pci_liveupdate_silence(u32 domain, u16 bdf)
+static inline int pci_liveupdate_finish(u32 domain, u16 bdf, bool stop)
 {
 	return -EOPNOTSUPP;
 }

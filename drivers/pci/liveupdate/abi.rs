@@ -174,6 +174,9 @@ impl DeviceSer {
                 return Some("its header has changed");
             }
         }
+        if !self.has_sane_bars() {
+            return Some("the size of a BAR is wrong");
+        }
         if found.routing != self.routing {
             return Some("its ACS or ARI control has changed");
         }
@@ -181,6 +184,41 @@ impl DeviceSer {
             return Some("its bus numbers are wrong");
         }
         None
+    }
+
+    /// Whether the sizes of BARs are possible for their addresses and types.
+    fn has_sane_bars(&self) -> bool {
+        let number = match self.is_bridge() {
+            true => 2,
+            false => 6,
+        };
+        let mut bars = self.registers.iter().zip(&self.bar_sizes).take(number);
+        while let Some((bar, size)) = bars.next() {
+            let flags = match size & 1 {
+                0 => 0xf,
+                _ => 0x3,
+            };
+            // A BAR of 64 bits has a second half.
+            let high = match size & 0x7 {
+                0x4 => bars.next(),
+                _ => None,
+            };
+            if *size == 0 {
+                continue;
+            }
+            let mask = size & !flags;
+            let sane = match high {
+                Some((high_bar, high_mask)) => fits(
+                    join(*high_bar, bar & !flags),
+                    join(*high_mask, mask),
+                ),
+                None => fits(join(0, bar & !flags), join(!0, mask)),
+            };
+            if !sane || bar & flags != size & flags {
+                return false;
+            }
+        }
+        true
     }
 
     fn has_sane_buses(&self) -> bool {
@@ -193,4 +231,14 @@ impl DeviceSer {
     pub(crate) fn bar_sizes(&self) -> (&[u32; 6], u32) {
         (&self.bar_sizes, self.rom_size)
     }
+}
+
+/// Whether `mask` is one of a size that is a power of two, and `address` is a multiple of it.
+fn fits(address: u64, mask: u64) -> bool {
+    let size = (!mask).wrapping_add(1);
+    size.is_power_of_two() && address & !mask == 0
+}
+
+fn join(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }

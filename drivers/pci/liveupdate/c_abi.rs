@@ -149,16 +149,19 @@ unsafe extern "C" fn pci_liveupdate_take_over(dev: *mut bindings::pci_dev) -> c_
     })
 }
 
-/// Silences a device that was handed over, unless a driver has taken it over, before the memory to which
-/// it writes is freed. If this fails, the memory must not be freed.
+/// A device that was handed over becomes an ordinary one, before the memory to which it writes is
+/// freed. It is silenced first if no driver has taken it over, or if `stop` is set. If this fails, the
+/// memory must not be freed.
 ///
 /// # Safety
 ///
 /// Always safe to call.
 #[export]
-unsafe extern "C" fn pci_liveupdate_silence(domain: u32, bdf: u16) -> c_int {
+unsafe extern "C" fn pci_liveupdate_finish(domain: u32, bdf: u16, stop: bool) -> c_int {
     from_result(|| {
-        DEVICES.incoming()?.silence(Address { domain, bdf })?;
+        DEVICES
+            .incoming()?
+            .finish(Address { domain, bdf }, stop)?;
         Ok(0)
     })
 }

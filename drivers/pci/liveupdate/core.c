@@ -74,10 +74,19 @@ void pci_liveupdate_hold(struct pci_dev *dev, bool hold)
 
 void pci_liveupdate_set_incoming(struct pci_dev *dev, bool incoming)
 {
-	if (incoming)
-		set_bit(PCI_DEV_INCOMING, &dev->priv_flags);
-	else
+	u16 command;
+
+	if (!incoming) {
 		clear_bit(PCI_DEV_INCOMING, &dev->priv_flags);
+		return;
+	}
+	set_bit(PCI_DEV_INCOMING, &dev->priv_flags);
+	if (pci_is_bridge(dev))
+		return;
+	/* MSI is turned off soon. There is no handler for the line yet. */
+	pci_read_config_word(dev, PCI_COMMAND, &command);
+	pci_write_config_word(dev, PCI_COMMAND,
+			      command | PCI_COMMAND_INTX_DISABLE);
 }
 
 /* The bridge above a device, or NULL. */

@@ -52,12 +52,15 @@ static inline bool pci_liveupdate_is_kept(struct pci_dev *dev)
 	return pci_liveupdate_is_outgoing(dev) || pci_liveupdate_is_incoming(dev);
 }
 
-/* Whether @drv must not be bound to @dev, which it does not take over. */
+/* Whether @drv must not be bound to @dev, which is working for another. */
 static inline bool pci_liveupdate_is_foreign(const struct pci_driver *drv,
 					     struct pci_dev *dev)
 {
-	return pci_liveupdate_is_incoming(dev) && !pci_is_bridge(dev) &&
-	       !drv->takes_over;
+	if (pci_is_bridge(dev))
+		return false;
+	/* Its driver must stay, also when it is unbound */
+	return pci_liveupdate_is_outgoing(dev) ||
+	       (pci_liveupdate_is_incoming(dev) && !drv->takes_over);
 }
 
 #endif /* _DRIVERS_PCI_LIVEUPDATE_CORE_H */

@@ -22,7 +22,10 @@ use kernel::{
     liveupdate::dma,
     prelude::*,
     sync::atomic::{
-        ordering::Relaxed,
+        ordering::{
+            Full,
+            Relaxed, //
+        },
         Atomic, //
     }, //
 };
@@ -35,7 +38,7 @@ mod state {
     pub(super) const CHECKED: u32 = 1;
     /// A driver has taken it over.
     pub(super) const TAKEN_OVER: u32 = 2;
-    /// Its bus master bit was cleared.
+    /// Its bus master bit was cleared, or is being cleared.
     pub(super) const SILENCED: u32 = 3;
 }
 
@@ -127,22 +130,20 @@ impl Devices {
     /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it is not there or was silenced.
     pub(crate) fn take_over(&self, address: Address) -> Result {
         let entry = self.find(address).ok_or(ENOENT)?;
-        match entry.state.load(Relaxed) {
-            state::CHECKED | state::TAKEN_OVER => {
-                entry.state.store(state::TAKEN_OVER, Relaxed);
-                Ok(())
-            }
-            _ => Err(ENODEV),
+        match entry.change(state::CHECKED, state::TAKEN_OVER) {
+            Ok(()) | Err(state::TAKEN_OVER) => Ok(()),
+            Err(_) => Err(ENODEV),
         }
     }
 
-    /// Silences a device, unless a driver has taken it over.
+    /// The file of a device is finished: the device becomes an ordinary one. It is silenced first if no
+    /// driver has taken it over, or if `stop` is set.
     ///
     /// # Errors
     ///
     /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it cannot be reached: it may still write
     /// to memory.
-    pub(crate) fn silence(&self, address: Address) -> Result {
+    pub(crate) fn finish(&self, address: Address, stop: bool) -> Result {
         let Some(entry) = self.find(address) else {
             // Without a table, all devices were silenced when they were discovered.
             if !self.0.is_empty() {
@@ -155,16 +156,36 @@ impl Devices {
             }
             return Err(ENOENT);
         };
-        if entry.state.load(Relaxed) == state::TAKEN_OVER {
-            return Ok(());
+        if stop && entry.change(state::TAKEN_OVER, state::CHECKED).is_ok() {
+            entry.silence("its memory is not mapped")?;
+        } else {
+            entry.silence("no driver has taken it over")?;
         }
-        entry.silence("no driver has taken it over")
+        entry.release();
+        Ok(())
     }
 }
 
 impl Entry {
+    /// Changes the state from `old` to `new`; fails with the current one if it is another.
+    fn change(&self, old: u32, new: u32) -> Result<(), u32> {
+        self.state.cmpxchg(old, new, Full).map(drop)
+    }
+
+    /// The device is an ordinary one from now on.
+    fn release(&self) {
+        if let Some(device) = OwnedDevice::find(self.ser.address()) {
+            device.get().set_incoming(false);
+        }
+    }
+
+    /// Silences the device, unless a driver has taken it over.
     fn silence(&self, why: &str) -> Result {
-        if self.state.load(Relaxed) == state::SILENCED {
+        // From here on, no driver can take it over.
+        if let Err(state::TAKEN_OVER | state::SILENCED) =
+            self.change(state::UNKNOWN, state::SILENCED)
+                .or_else(|_| self.change(state::CHECKED, state::SILENCED))
+        {
             return Ok(());
         }
         let address = self.ser.address();
@@ -177,9 +198,7 @@ impl Entry {
             dma::set_out_of_control();
             return Err(ENODEV);
         };
-        silence(&device.get(), address, why)?;
-        self.state.store(state::SILENCED, Relaxed);
-        Ok(())
+        silence(&device.get(), address, why)
     }
 }
 
@@ -212,15 +231,12 @@ fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
 impl Drop for Devices {
     fn drop(&mut self) {
         for entry in &self.0 {
-            let state = entry.state.load(Relaxed);
             // Bridges do not write to memory by themselves.
-            if !entry.ser.is_bridge() && state != state::TAKEN_OVER {
+            if !entry.ser.is_bridge() {
                 // Logs its errors.
                 let _ = entry.silence("no driver has taken it over");
             }
-            if let Some(device) = OwnedDevice::find(entry.ser.address()) {
-                device.get().set_incoming(false);
-            }
+            entry.release();
         }
     }
 }

@@ -140,7 +140,13 @@ impl<'a> Device<'a> {
         unsafe { bindings::pci_liveupdate_hold(self.raw.as_ptr(), hold) };
     }
 
-    /// Sets whether the previous kernel handed the device over.
+    /// Whether this kernel leaves the device as it is.
+    pub(crate) fn is_outgoing(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::pci_liveupdate_is_outgoing(self.raw.as_ptr()) }
+    }
+
+    /// Sets whether the previous kernel handed the device over. If so, its interrupt line is masked.
     pub(crate) fn set_incoming(&self, incoming: bool) {
         // SAFETY: By the type invariant.
         unsafe { bindings::pci_liveupdate_set_incoming(self.raw.as_ptr(), incoming) };

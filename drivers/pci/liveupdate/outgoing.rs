@@ -85,6 +85,10 @@ impl TableSer {
     fn add(&mut self, device: &Device<'_>) -> Result {
         device.check()?;
         if let Some(ser) = self.find(device.address()) {
+            // It may have been removed, and another one discovered at its address.
+            if !device.is_outgoing() {
+                return Err(EBUSY);
+            }
             ser.refs = ser.refs.checked_add(1).ok_or(EOVERFLOW)?;
             return Ok(());
         }

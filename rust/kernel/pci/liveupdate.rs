@@ -79,7 +79,7 @@ impl Device {
 
     /// Whether the previous kernel left the device working.
     ///
-    /// This does not change until all files that depend on PCI devices are finished.
+    /// This does not change until the file is finished with which the device was handed over.
     pub fn is_handed_over(&self) -> bool {
         // SAFETY: By the type invariant.
         unsafe { bindings::pci_liveupdate_is_incoming(self.as_raw()) }
@@ -137,11 +137,13 @@ impl Drop for PreservedDevice {
 
 /// A device that the previous kernel left working, and the memory to which it writes.
 ///
-/// Dropping this silences the device, unless a driver has taken it over, before the memory is
-/// dropped. If the device cannot be reached, the memory stays allocated.
+/// Dropping this makes the device an ordinary one: [`Device::is_handed_over`] does not hold any more.
+/// Unless a driver has taken it over, it is silenced, before the memory is dropped. If the device
+/// cannot be reached, the memory stays allocated.
 pub struct WorkingDevice<M> {
     address: Address,
     memory: Option<M>,
+    must_stop: bool,
 }
 
 impl<M> WorkingDevice<M> {
@@ -150,7 +152,13 @@ impl<M> WorkingDevice<M> {
         Self {
             address,
             memory: Some(memory),
+            must_stop: false,
         }
+    }
+
+    /// Has the device silenced when this is dropped, even if a driver has taken it over.
+    pub fn must_stop(&mut self) {
+        self.must_stop = true;
     }
 
     /// Takes over `dev`, which must be this device, and returns its memory.
@@ -171,14 +179,12 @@ impl<M> WorkingDevice<M> {
 
 impl<M> Drop for WorkingDevice<M> {
     fn drop(&mut self) {
-        let Some(memory) = self.memory.take() else {
-            return;
-        };
         let Address { domain, bdf } = self.address;
         // SAFETY: Always safe to call.
-        if to_result(unsafe { bindings::pci_liveupdate_silence(domain, bdf) }).is_err() {
+        let ret = unsafe { bindings::pci_liveupdate_finish(domain, bdf, self.must_stop) };
+        if ret != 0 {
             // The device may still write to it.
-            core::mem::forget(memory);
+            core::mem::forget(self.memory.take());
         }
     }
 }

@@ -116,6 +116,7 @@ pub fn all() -> Vec<Suite> {
         vfio::variants::closed_suite(),
         vfio::variants::forgotten_suite(),
         vfio::variants::unbound_suite(),
+        vfio::variants::unmapped_suite(),
         vfio::forced::suite_of_all(),
         vfio::kinds::intx_suite(),
         vfio::kinds::huge_suite(),

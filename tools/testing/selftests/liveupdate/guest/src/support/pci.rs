@@ -5,6 +5,7 @@
 use crate::support::error::{ensure, At, Failure, Result};
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -93,6 +94,11 @@ impl PciDevice {
     /// Whether a driver is bound to the device.
     pub fn has_driver(&self) -> bool {
         self.path.join("driver").exists()
+    }
+
+    /// Resets the device by its file in sysfs.
+    pub fn reset(&self) -> io::Result<()> {
+        fs::write(self.path.join("reset"), "1")
     }
 
     /// Turns the power of the slot of a PCI Express device off: then the device is taken away.
