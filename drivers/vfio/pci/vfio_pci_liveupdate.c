@@ -20,6 +20,8 @@
 /* The data that the previous kernel has handed over for a device */
 struct vfio_pci_handed_over {
 	bool reset_works;
+	/* The device was taken over */
+	bool used;
 	u16 cfg_size;
 	u8 config[] __counted_by(cfg_size);
 };
@@ -94,6 +96,9 @@ vfio_pci_liveupdate_create(struct pci_dev *pdev,
 	    pdev->dev.driver->pm != &vfio_pci_core_pm_ops)
 		return ERR_PTR(-ENODEV);
 	vdev = dev_get_drvdata(&pdev->dev);
+	/* A second description of the same device */
+	if (vdev->handed_over)
+		return ERR_PTR(-EBUSY);
 
 	handed_over = kzalloc_flex(*handed_over, config, state->cfg_size);
 	if (!handed_over)
@@ -107,8 +112,6 @@ vfio_pci_liveupdate_create(struct pci_dev *pdev,
 		kfree(handed_over);
 		return file;
 	}
-	/* No other file can have been bound */
-	kfree(vdev->handed_over);
 	vdev->handed_over = handed_over;
 
 	return file;
@@ -158,32 +161,25 @@ void vfio_pci_liveupdate_release(struct vfio_pci_core_device *vdev)
 /* Returns whether the device that is being opened is working. */
 bool vfio_pci_is_working(struct vfio_pci_core_device *vdev)
 {
-	return vdev->handed_over && pci_liveupdate_is_incoming(vdev->pdev);
+	return vdev->handed_over && !vdev->handed_over->used &&
+	       pci_liveupdate_is_incoming(vdev->pdev);
 }
 
-/* Takes over a device that is working, instead of resetting it. */
-int vfio_pci_take_over(struct vfio_pci_core_device *vdev)
+/* Saves the state to restore when the device is closed; does not reset it. */
+void vfio_pci_save_working(struct vfio_pci_core_device *vdev)
 {
 	struct pci_dev *pdev = vdev->pdev;
-	int ret;
 
-	ret = pci_liveupdate_take_over(pdev);
-	if (ret)
-		return ret;
-	vdev->taken_over = true;
 	vdev->reset_works = vdev->handed_over->reset_works;
-
-	/* The state to restore when the device is closed */
 	pci_save_state(pdev);
 	pdev->saved_config_space[PCI_COMMAND / 4] &= ~PCI_COMMAND_MASTER;
 	vdev->pci_saved_state = pci_store_saved_state(pdev);
 	if (!vdev->pci_saved_state)
 		pci_dbg(pdev, "%s: Couldn't store saved state\n", __func__);
-	return 0;
 }
 
 /* Restores the configuration space as user space has read it. */
-void vfio_pci_restore_config(struct vfio_pci_core_device *vdev)
+static void vfio_pci_restore_config(struct vfio_pci_core_device *vdev)
 {
 	const struct vfio_pci_handed_over *from = vdev->handed_over;
 	struct pci_dev *pdev = vdev->pdev;
@@ -205,4 +201,21 @@ void vfio_pci_restore_config(struct vfio_pci_core_device *vdev)
 	}
 	cmd = le16_to_cpu(*(__le16 *)&vdev->vconfig[PCI_COMMAND]);
 	vdev->virq_disabled = cmd & PCI_COMMAND_INTX_DISABLE;
+}
+
+/*
+ * Takes over a device that is working. Nothing can fail after this: otherwise
+ * nobody would stop it.
+ */
+int vfio_pci_take_over(struct vfio_pci_core_device *vdev)
+{
+	int ret;
+
+	ret = pci_liveupdate_take_over(vdev->pdev);
+	if (ret)
+		return ret;
+	vdev->handed_over->used = true;
+	vdev->taken_over = true;
+	vfio_pci_restore_config(vdev);
+	return 0;
 }

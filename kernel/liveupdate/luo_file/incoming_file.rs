@@ -377,7 +377,14 @@ impl IncomingFile {
             }
             Progress::Finished => return,
         };
-        found.handler.with(|ops| ops.finish(payload, retrieval));
+        if found
+            .handler
+            .with(|ops| ops.finish(payload, retrieval))
+            .is_none()
+        {
+            // The handler was unregistered.
+            dma::set_out_of_control();
+        }
         handlers
             .flbs
             .incoming

@@ -62,9 +62,44 @@ pub(crate) struct Incoming {
     ser: Claimed<VfioPciSer>,
     /// [`None`] if it was not handed over.
     config: Option<Claimed<ConfigSer>>,
-    /// Silenced when this is dropped, unless user space has opened it. The memory to which it writes
-    /// belongs to files that are finished later.
-    _device: WorkingDevice<()>,
+    /// Silenced when this is dropped, unless user space uses it. The memory to which it writes belongs
+    /// to files that are finished later.
+    device: WorkingDevice<()>,
+    /// [`None`] if it was not retrieved.
+    retrieved: Option<Retrieved>,
+}
+
+/// A retrieved file.
+struct Retrieved {
+    file: ARef<File>,
+    /// The files to whose memory the device may write.
+    memories: KVec<ARef<File>>,
+}
+
+impl Retrieved {
+    /// Whether user space has bound the file, and has mapped the memory again, so that it stays where it
+    /// is after the files are finished.
+    fn is_mapped(&self) -> bool {
+        let Some(vfio) = VfioFile::of(&self.file).filter(|vfio| vfio.check().is_ok()) else {
+            return false;
+        };
+        let mut mapped = [false; MAX_MEMORIES];
+        let visited = vfio.for_each_mapping(|memory| {
+            for (known, mapped) in self.memories.iter().zip(&mut mapped) {
+                *mapped |= memory.is_some_and(|memory| memory.as_ptr() == known.as_ptr());
+            }
+            Ok(())
+        });
+        visited.is_ok() && self.memories.iter().zip(&mapped).all(|(_, mapped)| *mapped)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !self.retrieved.as_ref().is_some_and(Retrieved::is_mapped) {
+            self.device.must_stop();
+        }
+    }
 }
 
 impl Incoming {
@@ -154,7 +189,8 @@ impl FileHandler for Handler {
         let config = PhysAddr::new(ser.config).ok_or(EINVAL);
         Incoming {
             config: config.and_then(Claimed::new).ok(),
-            _device: WorkingDevice::new(Incoming::address(&ser), ()),
+            device: WorkingDevice::new(Incoming::address(&ser), ()),
+            retrieved: None,
             ser,
         }
     }
@@ -171,11 +207,17 @@ impl FileHandler for Handler {
         let permanent = RetrieveError::Permanent;
         let vfio = VfioPci::parse(&incoming.ser).map_err(|err| permanent(err.into()))?;
         let config = incoming.config.as_ref().ok_or(permanent(EINVAL))?;
+        let mut memories = KVec::new();
         for token in vfio.memories {
-            session.file(*token)?;
+            memories.push(session.file(*token)?, GFP_KERNEL)?;
         }
         let address = Incoming::address(&incoming.ser);
-        Ok(create_file(address, &vfio, &config.0)?)
+        let file = create_file(address, &vfio, &config.0)?;
+        incoming.retrieved = Some(Retrieved {
+            file: file.clone(),
+            memories,
+        });
+        Ok(file)
     }
 }
 

@@ -212,9 +212,15 @@ pub fn judge_writes(ctx: &Ctx, run: &Run, names: &[&str]) -> Result<Option<Strin
     let mut wrong = Vec::new();
     for name in names {
         let writes = lines.iter().filter_map(|line| Write::parse(line, name));
-        let disturbing: Vec<_> = writes.filter(|write| write.disturbs(name)).collect();
+        let writes: Vec<_> = writes.collect();
+        let disturbing: Vec<_> = writes.iter().filter(|write| write.disturbs(name)).collect();
         if !disturbing.is_empty() {
             wrong.push(format!("{name} was disturbed: {disturbing:?}"));
+        }
+        let commands: Vec<_> = writes.iter().filter(|write| write.is_command()).collect();
+        let mut pairs = commands.iter().zip(commands.iter().skip(1));
+        if pairs.any(|(one, next)| one.changes_more_than_interrupts(next)) {
+            wrong.push(format!("the command register of {name} was changed: {commands:?}"));
         }
     }
     let expected = "no writes that disturb a working device";

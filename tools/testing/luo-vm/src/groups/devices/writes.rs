@@ -27,6 +27,7 @@ impl Write {
     /// The first BAR.
     pub const BAR: u32 = 0x10;
     const DECODES: u32 = 0x02;
+    const INTERRUPTS_DISABLE: u32 = 0x400;
     const MASTER: u32 = 0x04;
     /// In the control of a bridge: resets the devices below it.
     const BUS_RESET: u32 = 0x40;
@@ -45,6 +46,17 @@ impl Write {
             offset: number(offset)?,
             value: number(value)?,
         })
+    }
+
+    /// Whether it is one to the command register.
+    pub fn is_command(&self) -> bool {
+        self.offset == Self::COMMAND
+    }
+
+    /// Whether it and `other`, both to the command register, differ in more than that interrupts are
+    /// disabled.
+    pub fn changes_more_than_interrupts(&self, other: &Self) -> bool {
+        (self.value ^ other.value) & 0xffff & !Self::INTERRUPTS_DISABLE != 0
     }
 
     /// Whether it sets the bus master bit.

@@ -175,6 +175,8 @@ fn take_over(stage: &Stage<'_>, name: &str, setup: Setup) -> Result<(Ioas, Link)
     ));
     pci::mark(pci::AFTER)?;
     ensure!(pending > 0, "no frame was received");
+    let reset = PciDevice::find(ID)?.reset();
+    expect_errno(reset, Errno::BUSY, "a reset of the device through sysfs")?;
     if setup.ring == Ring::Small {
         ensure_eq!(pending, setup.len - 1, "the frames in a ring that is full");
     }

@@ -155,6 +155,29 @@ pub fn unbound_suite() -> Suite {
     suite("vfio_unbound", case)
 }
 
+/// The retrieved file is bound to an iommufd, but the memory is never mapped, so that nothing keeps it
+/// when the session is finished: the device is silenced, although user space has it open.
+pub fn unmapped_suite() -> Suite {
+    let case = Case::two(
+        "never_mapped",
+        |stage| before_with(stage, start(USUAL)?, "vfio", USUAL),
+        |_| {
+            bind()?;
+            let session = retrieve("vfio")?;
+            let ioas = Ioas::new()?;
+            let device = VfioDevice::retrieved(session.retrieve(DEVICE)?, &ioas)?;
+            session.retrieve(MEMORY)?;
+            ensure!(is_master()?, "the device was stopped");
+            pci::mark(pci::AFTER)?;
+            session.finish()?;
+            ensure!(!is_master()?, "the device was not silenced");
+            drop(device);
+            open_again()
+        },
+    );
+    suite("vfio_unmapped", case)
+}
+
 /// What cannot be preserved.
 pub fn refused_suite() -> Suite {
     let case = Case::one("refusals", |_| {
