@@ -313,3 +313,37 @@ impl Layout {
         }
     }
 }
+
+/// The pages of a file whose folios all have the same size, and content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UniformLayout {
+    layout: Layout,
+    nr_pages: u64,
+}
+
+impl UniformLayout {
+    /// The pages of a file of `size` bytes, none of which has a folio yet. Folios must have `nr_pages`
+    /// pages.
+    pub(crate) const fn new(size: u64, nr_pages: u64) -> Self {
+        Self {
+            layout: Layout::new(size),
+            nr_pages,
+        }
+    }
+
+    /// Admits a folio of `nr` pages.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::BadOrder`] if it has another size, [`FormatError::NoContent`], and the errors of
+    /// [`Layout::admit`].
+    pub(crate) fn admit(&mut self, record: &Record, nr: u64) -> Result<(), FormatError> {
+        if nr != self.nr_pages {
+            return Err(FormatError::BadOrder);
+        }
+        if !record.uptodate {
+            return Err(FormatError::NoContent);
+        }
+        self.layout.admit(record.index, nr)
+    }
+}

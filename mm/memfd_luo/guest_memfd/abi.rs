@@ -11,8 +11,7 @@ use super::memfd_abi::{
     pages,
     ArraySer,
     FormatError,
-    Layout,
-    Record,
+    UniformLayout,
     MAX_SIZE, //
 };
 use super::PAGE_SIZE;
@@ -84,24 +83,8 @@ impl GuestMemfd {
         })
     }
 
-    /// The pages of the file, none of which has a folio yet.
-    pub(crate) const fn layout(&self) -> Layout {
-        Layout::new(self.size)
+    /// The pages of the file, none of which has a folio yet. Each folio has one page.
+    pub(crate) const fn layout(&self) -> UniformLayout {
+        UniformLayout::new(self.size, 1)
     }
-}
-
-/// Admits a folio of `nr` pages.
-///
-/// # Errors
-///
-/// [`FormatError::BadOrder`] if it does not have one page, [`FormatError::NoContent`], and the errors of
-/// [`Layout::admit`].
-pub(crate) fn admit(layout: &mut Layout, record: &Record, nr: u64) -> Result<(), FormatError> {
-    if nr != 1 {
-        return Err(FormatError::BadOrder);
-    }
-    if !record.uptodate {
-        return Err(FormatError::NoContent);
-    }
-    layout.admit(record.index, nr)
 }

@@ -4,7 +4,6 @@
 
 use super::{
     abi::{
-        admit,
         GuestMemfd,
         GuestMemfdSer, //
     },
@@ -12,7 +11,7 @@ use super::{
         ArraySer,
         FolioSer,
         FormatError,
-        Layout, //
+        UniformLayout, //
     },
     ops::{
         init_folio,
@@ -42,7 +41,7 @@ pub(crate) enum GuestMemory {}
 /// Claimed folios with a valid position in the file. Dropping this frees them.
 pub(crate) struct Content {
     folios: ClaimedList,
-    layout: Layout,
+    layout: UniformLayout,
 }
 
 impl Kind for GuestMemory {
@@ -77,7 +76,7 @@ impl Kind for GuestMemory {
             return Ok(());
         };
         let mut folio = folio.ok_or(EINVAL)?;
-        admit(&mut content.layout, &record, folio_pages(&folio))?;
+        content.layout.admit(&record, folio_pages(&folio))?;
         init_folio(&mut folio, record.index);
         content.folios.push(folio);
         Ok(())

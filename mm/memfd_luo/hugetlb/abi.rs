@@ -13,9 +13,9 @@ use super::memfd_abi::{
     ArraySer,
     FolioSer,
     FormatError,
-    Layout,
     Record,
     Seals,
+    UniformLayout,
     MAX_SIZE, //
 };
 use zerocopy_derive::{
@@ -106,37 +106,9 @@ impl HugetlbMemfd {
     }
 
     /// The pages of the file, none of which has a folio yet.
-    pub(crate) const fn layout(&self) -> HugeLayout {
-        HugeLayout {
-            layout: Layout::new(self.size),
-            // By the type invariant, the shift is in range.
-            nr_pages: 1u64.wrapping_shl(self.order),
-        }
-    }
-}
-
-/// The huge pages of a file that have a folio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HugeLayout {
-    layout: Layout,
-    nr_pages: u64,
-}
-
-impl HugeLayout {
-    /// Admits a folio of `nr` pages.
-    ///
-    /// # Errors
-    ///
-    /// [`FormatError::BadOrder`] if it has another size than the huge pages of the file,
-    /// [`FormatError::NoContent`], and the errors of [`Layout::admit`].
-    pub(crate) fn admit(&mut self, record: &Record, nr: u64) -> Result<(), FormatError> {
-        if nr != self.nr_pages {
-            return Err(FormatError::BadOrder);
-        }
-        if !record.uptodate {
-            return Err(FormatError::NoContent);
-        }
-        self.layout.admit(record.index, nr)
+    pub(crate) const fn layout(&self) -> UniformLayout {
+        // By the type invariant, the shift is in range.
+        UniformLayout::new(self.size, 1u64.wrapping_shl(self.order))
     }
 }
 

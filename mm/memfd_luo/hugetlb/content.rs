@@ -5,7 +5,6 @@
 use super::{
     abi::{
         parse_entry,
-        HugeLayout,
         HugetlbMemfd,
         HugetlbMemfdSer, //
     },
@@ -13,7 +12,8 @@ use super::{
     memfd_abi::{
         ArraySer,
         FolioSer,
-        FormatError, //
+        FormatError,
+        UniformLayout, //
     },
     ops::{
         HugePage,
@@ -41,7 +41,7 @@ pub(crate) enum HugePages {}
 /// Claimed pages with a valid position in the file. Dropping this returns them to the pool.
 pub(crate) struct Content {
     pages: KVVec<HugePage>,
-    layout: HugeLayout,
+    layout: UniformLayout,
 }
 
 impl Content {

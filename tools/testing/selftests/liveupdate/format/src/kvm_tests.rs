@@ -82,29 +82,17 @@ fn folios_have_one_page_and_their_own_place() {
         uptodate: true,
     };
     let mut layout = GuestMemfd::parse(&file(4)).unwrap().layout();
-    assert_eq!(
-        admit(&mut layout, &record(0), 2),
-        Err(FormatError::BadOrder)
-    );
-    assert_eq!(
-        admit(&mut layout, &record(0), 0),
-        Err(FormatError::BadOrder)
-    );
-    assert_eq!(admit(&mut layout, &record(1), 1), Ok(()));
-    assert_eq!(
-        admit(&mut layout, &record(1), 1),
-        Err(FormatError::BadIndex)
-    );
-    assert_eq!(
-        admit(&mut layout, &record(4), 1),
-        Err(FormatError::BadIndex)
-    );
+    assert_eq!(layout.admit(&record(0), 2), Err(FormatError::BadOrder));
+    assert_eq!(layout.admit(&record(0), 0), Err(FormatError::BadOrder));
+    assert_eq!(layout.admit(&record(1), 1), Ok(()));
+    assert_eq!(layout.admit(&record(1), 1), Err(FormatError::BadIndex));
+    assert_eq!(layout.admit(&record(4), 1), Err(FormatError::BadIndex));
     let empty = Record {
         uptodate: false,
         ..record(3)
     };
-    assert_eq!(admit(&mut layout, &empty, 1), Err(FormatError::NoContent));
-    assert_eq!(admit(&mut layout, &record(3), 1), Ok(()));
+    assert_eq!(layout.admit(&empty, 1), Err(FormatError::NoContent));
+    assert_eq!(layout.admit(&record(3), 1), Ok(()));
 }
 
 /// No bytes may cause a panic.
