@@ -19,21 +19,38 @@
 #include "luo_folio.h"
 #include "luo_hugetlb.h"
 
-/* The pages that the previous kernel has announced, before there are pools. */
-static struct {
+/* The pages of one size that the previous kernel has announced. */
+static struct luo_hugetlb_pool {
+	/* 0 if this is not used. */
 	unsigned int order;
-	unsigned long nr;
-} announcements[HUGE_MAX_HSTATE];
-
-static struct {
-	/*
-	 * Announced pages that were not taken over yet: pages of the pool that
-	 * are in use, and on no node. Protected by hugetlb_lock.
-	 */
-	unsigned long expected;
 	/* Size of the pool according to the command line. */
 	unsigned long wanted;
+	/*
+	 * Pages on each node that were not taken over yet: pages of the pool that
+	 * are in use. Protected by hugetlb_lock as soon as there are pools.
+	 */
+	unsigned long expected[MAX_NUMNODES];
 } pools[HUGE_MAX_HSTATE];
+
+/* Returns the first pool that has this order, or NULL. */
+static struct luo_hugetlb_pool *luo_hugetlb_pool(unsigned int order)
+{
+	for (int i = 0; i < HUGE_MAX_HSTATE; i++)
+		if (pools[i].order == order)
+			return &pools[i];
+
+	return NULL;
+}
+
+static unsigned long luo_hugetlb_expected(const struct luo_hugetlb_pool *pool)
+{
+	unsigned long nr = 0;
+
+	for (int nid = 0; nid < MAX_NUMNODES; nid++)
+		nr += pool->expected[nid];
+
+	return nr;
+}
 
 /**
  * luo_hugetlb_is_file - whether a file belongs to hugetlbfs
@@ -51,6 +68,15 @@ bool luo_hugetlb_is_file(const struct file *file)
 unsigned int luo_hugetlb_order(struct inode *inode)
 {
 	return huge_page_order(hstate_inode(inode));
+}
+
+/**
+ * luo_hugetlb_node - NUMA node of a page
+ * @folio: any folio
+ */
+int luo_hugetlb_node(const struct folio *folio)
+{
+	return folio_nid(folio);
 }
 
 /**
@@ -142,6 +168,7 @@ static void luo_hugetlb_count(struct folio *folio, long sign)
 int luo_hugetlb_take_over(struct folio *folio)
 {
 	struct hstate *h = size_to_hstate(folio_size(folio));
+	struct luo_hugetlb_pool *pool = luo_hugetlb_pool(folio_order(folio));
 	int nid = folio_nid(folio);
 
 	if (!h)
@@ -162,11 +189,12 @@ int luo_hugetlb_take_over(struct folio *folio)
 	__folio_mark_uptodate(folio);
 
 	spin_lock_irq(&hugetlb_lock);
-	if (pools[hstate_index(h)].expected)
-		pools[hstate_index(h)].expected--;
-	else
+	if (pool && pool->expected[nid]) {
+		pool->expected[nid]--;
+	} else {
 		h->nr_huge_pages++;
-	h->nr_huge_pages_node[nid]++;
+		h->nr_huge_pages_node[nid]++;
+	}
 	list_add(&folio->lru, &h->hugepage_activelist);
 	folio_ref_unfreeze(folio, 1);
 	spin_unlock_irq(&hugetlb_lock);
@@ -294,24 +322,26 @@ void luo_hugetlb_release_folio(struct folio *folio)
 /**
  * luo_hugetlb_expect - announce pages of the previous kernel
  * @order: order of the pages
+ * @nid: node of the pages
  * @nr: number of pages
  *
- * Must be called before hugetlb_init(), once for each order.
+ * Must be called before hugetlb_init(). If this kernel does not have the node, as
+ * with numa=off, they are expected on the first node.
  */
-void luo_hugetlb_expect(unsigned int order, unsigned long nr)
+void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr)
 {
-	if (order >= BITS_PER_LONG || nr > totalram_pages() >> order) {
+	struct luo_hugetlb_pool *pool = luo_hugetlb_pool(order) ?: luo_hugetlb_pool(0);
+	unsigned long limit = order < BITS_PER_LONG ? totalram_pages() >> order : 0;
+
+	if (!pool || nr > limit || luo_hugetlb_expected(pool) > limit - nr) {
 		pr_warn("HugeTLB: the previous kernel announced more pages than there is memory\n");
 		return;
 	}
+	if (nid >= MAX_NUMNODES || !node_state(nid, N_MEMORY))
+		nid = first_memory_node;
 
-	for (int i = 0; i < HUGE_MAX_HSTATE; i++) {
-		if (announcements[i].nr)
-			continue;
-		announcements[i].order = order;
-		announcements[i].nr = nr;
-		return;
-	}
+	pool->order = order;
+	pool->expected[nid] += nr;
 }
 
 /**
@@ -320,19 +350,61 @@ void luo_hugetlb_expect(unsigned int order, unsigned long nr)
  */
 void __init luo_hugetlb_count_expected(struct hstate *h)
 {
-	unsigned long flags, nr = 0;
+	struct luo_hugetlb_pool *pool = luo_hugetlb_pool(huge_page_order(h));
+	unsigned long flags;
+	int nid;
 
-	for (int i = 0; i < HUGE_MAX_HSTATE; i++)
-		if (announcements[i].order == huge_page_order(h))
-			nr += announcements[i].nr;
+	if (!pool)
+		return;
 
 	/* Interrupts are still disabled when the pool of gigantic pages is filled. */
 	spin_lock_irqsave(&hugetlb_lock, flags);
-	pools[hstate_index(h)].wanted = h->max_huge_pages;
-	pools[hstate_index(h)].expected = nr;
-	h->nr_huge_pages += nr;
+	pool->wanted = h->max_huge_pages;
+	for_each_node_state(nid, N_MEMORY) {
+		unsigned long nr = pool->expected[nid];
+		unsigned int wanted = h->max_huge_pages_node[nid];
+
+		h->nr_huge_pages += nr;
+		h->nr_huge_pages_node[nid] += nr;
+		if (!wanted)
+			continue;
+		/* They are among those that the command line wants here. */
+		h->max_huge_pages_node[nid] -= min(nr, wanted);
+		if (nr > wanted)
+			h->max_huge_pages += nr - wanted;
+	}
 	h->max_huge_pages = max(h->max_huge_pages, h->nr_huge_pages);
 	spin_unlock_irqrestore(&hugetlb_lock, flags);
+}
+
+/**
+ * luo_hugetlb_behind - find the nodes that have fewer pages than others
+ * @h: pool that is being filled
+ * @nodes: set to the nodes with the fewest pages
+ *
+ * Return: the number of pages to allocate on these nodes until others have as few,
+ * or until the pool is complete; 0 if all nodes have the same number.
+ */
+unsigned long __init luo_hugetlb_behind(struct hstate *h, nodemask_t *nodes)
+{
+	unsigned long fewest = ULONG_MAX, next = ULONG_MAX;
+	int nid;
+
+	for_each_node_state(nid, N_MEMORY)
+		fewest = min(fewest, h->nr_huge_pages_node[nid]);
+
+	nodes_clear(*nodes);
+	for_each_node_state(nid, N_MEMORY) {
+		if (h->nr_huge_pages_node[nid] == fewest)
+			node_set(nid, *nodes);
+		else
+			next = min(next, h->nr_huge_pages_node[nid]);
+	}
+	if (next == ULONG_MAX)
+		return 0;
+
+	return min((next - fewest) * nodes_weight(*nodes),
+		   h->max_huge_pages - h->nr_huge_pages);
 }
 
 /**
@@ -348,18 +420,25 @@ void luo_hugetlb_expect_no_more(void)
 	struct hstate *h;
 
 	for_each_hstate(h) {
+		struct luo_hugetlb_pool *pool = luo_hugetlb_pool(huge_page_order(h));
 		unsigned long lost, size;
 
+		if (!pool)
+			continue;
+
 		spin_lock_irq(&hugetlb_lock);
-		lost = pools[hstate_index(h)].expected;
-		pools[hstate_index(h)].expected = 0;
+		lost = luo_hugetlb_expected(pool);
 		size = h->nr_huge_pages - h->surplus_huge_pages;
 		h->nr_huge_pages -= lost;
+		for (int nid = 0; nid < MAX_NUMNODES; nid++) {
+			h->nr_huge_pages_node[nid] -= pool->expected[nid];
+			pool->expected[nid] = 0;
+		}
 		spin_unlock_irq(&hugetlb_lock);
 		if (!lost)
 			continue;
 
-		size = min(size, pools[hstate_index(h)].wanted);
+		size = min(size, pool->wanted);
 		pr_warn("HugeTLB: %lu pages of the previous kernel have not come\n",
 			lost);
 		if (h->nr_huge_pages - h->surplus_huge_pages < size)

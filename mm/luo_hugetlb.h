@@ -10,6 +10,7 @@ struct inode;
 
 bool luo_hugetlb_is_file(const struct file *file);
 unsigned int luo_hugetlb_order(struct inode *inode);
+int luo_hugetlb_node(const struct folio *folio);
 int luo_hugetlb_freeze(struct inode *inode);
 void luo_hugetlb_thaw(struct inode *inode);
 void luo_hugetlb_set_handed_over(struct inode *inode, bool handed_over);
@@ -23,7 +24,7 @@ void luo_hugetlb_remove_folio(struct folio *folio);
 void luo_hugetlb_forget(struct inode *inode);
 void luo_hugetlb_release_folio(struct folio *folio);
 
-void luo_hugetlb_expect(unsigned int order, unsigned long nr);
+void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr);
 void luo_hugetlb_expect_no_more(void);
 
 #endif /* _MM_LUO_HUGETLB_H */

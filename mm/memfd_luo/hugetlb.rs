@@ -6,9 +6,10 @@
 //! preserved, a file can be read and written, but its size and its holes do not change: a page fault at a
 //! hole fails. Its pages are pinned.
 //!
-//! The pages of all files are counted, for each size, in an FLB. The next kernel counts them as
-//! pages of its huge-page pool from the beginning, so that the pool gets exactly the size on the
-//! command line. Pages of files that are not retrieved return to the pool.
+//! The pages of all files are counted, for each size and node, in an FLB. The next kernel counts them
+//! as pages of its huge-page pool from the beginning, so that the pool gets exactly the size on the
+//! command line, and is distributed over the nodes as without them. Pages of files that are not
+//! retrieved return to the pool.
 //!
 //! Not supported: sizes that can only be allocated at boot (1 GiB), and pages with bad memory.
 //!
@@ -69,8 +70,10 @@ mod ops;
 
 use self::{
     abi::{
+        CountSer,
         HugetlbMemfdSer,
-        HugetlbSer, //
+        HugetlbSer,
+        Kind, //
     },
     content::HugePages,
     ops::{
@@ -98,7 +101,11 @@ mod layout {
     static_assert!(offset_of!(HugetlbMemfdSer, nr_folios) == offset_of!(Theirs, nr_folios));
     static_assert!(offset_of!(HugetlbMemfdSer, folios) == offset_of!(Theirs, folios));
     static_assert!(size_of::<HugetlbSer>() == size_of::<bindings::hugetlb_ser>());
-    static_assert!(HugetlbSer::SIZES == bindings::HUGETLB_SER_HSTATES as usize);
+    static_assert!(offset_of!(HugetlbSer, counts) == offset_of!(bindings::hugetlb_ser, counts));
+    static_assert!(HugetlbSer::COUNTS == bindings::HUGETLB_SER_COUNTS as usize);
+    static_assert!(size_of::<CountSer>() == size_of::<bindings::hugetlb_count_ser>());
+    static_assert!(offset_of!(CountSer, node) == offset_of!(bindings::hugetlb_count_ser, node));
+    static_assert!(offset_of!(CountSer, order) == offset_of!(bindings::hugetlb_count_ser, order));
 }
 
 /// The pages of all preserved files.
@@ -119,7 +126,7 @@ impl Drop for Expected {
 
 #[vtable]
 impl Flb for Pool {
-    const COMPATIBLE: &'static CStr = c"hugetlb-v1";
+    const COMPATIBLE: &'static CStr = c"hugetlb-v2";
 
     type Ser = HugetlbSer;
     type Outgoing = ();
@@ -145,7 +152,7 @@ fn expect_pages() -> Result {
         }
     };
     match ser.parse() {
-        Ok(sizes) => sizes.for_each(|(order, nr)| ops::expect(order, nr)),
+        Ok(counts) => counts.for_each(|(kind, nr)| ops::expect(kind, nr)),
         Err(err) => pr_err!(
             "the number of preserved huge pages is malformed: {:?}\n",
             err
@@ -155,6 +162,22 @@ fn expect_pages() -> Result {
 }
 kernel::initcall!(arch, expect_pages);
 
+/// The number of pages of a file on each node that has some of them.
+#[derive(Default)]
+struct Nodes(KVec<(u16, u64)>);
+
+impl Nodes {
+    /// Counts one more page on a node; [`ENOMEM`].
+    fn add(&mut self, node: u16) -> Result {
+        // Most pages are on the same node as the one before.
+        match self.0.iter_mut().rev().find(|(other, _)| *other == node) {
+            Some((_, nr)) => *nr = nr.saturating_add(1),
+            None => self.0.push((node, 1), GFP_KERNEL)?,
+        }
+        Ok(())
+    }
+}
+
 /// Pages that are counted as preserved. Dropping this removes them from the count.
 ///
 /// # Invariants
@@ -163,33 +186,46 @@ kernel::initcall!(arch, expect_pages);
 struct Counted {
     pool: OutgoingRef<Pool>,
     order: u8,
-    pages: u64,
+    nodes: Nodes,
 }
 
 impl Counted {
-    /// Counts `pages` of `order`.
+    /// Counts pages of `order`.
     ///
     /// # Errors
     ///
-    /// [`EOPNOTSUPP`] if there are files with too many sizes of pages.
-    fn new(order: u32, pages: u64) -> Result<Self> {
+    /// [`EOPNOTSUPP`] if files have pages of too many sizes on too many nodes.
+    fn new(order: u32, mut nodes: Nodes) -> Result<Self> {
         let pool = POOL.outgoing()?;
         let order = u8::try_from(order)?;
-        if !OutgoingRef::update(&pool, |ser| ser.add(order, pages)) {
-            return Err(EOPNOTSUPP);
+        let added = OutgoingRef::update(&pool, |ser| {
+            let added = |&&(node, nr): &&(u16, u64)| ser.add(Kind { order, node }, nr);
+            nodes.0.iter().take_while(added).count()
+        });
+        let complete = added == nodes.0.len();
+        nodes.0.truncate(added);
+        // INVARIANT: Those that are left were just added.
+        let counted = Self { pool, order, nodes };
+        if complete {
+            Ok(counted)
+        } else {
+            Err(EOPNOTSUPP)
         }
-        // INVARIANT: Just added.
-        Ok(Self { pool, order, pages })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        OutgoingRef::update(&self.pool, |ser| ser.remove(self.order, self.pages));
+        let order = self.order;
+        OutgoingRef::update(&self.pool, |ser| {
+            for &(node, nr) in &self.nodes.0 {
+                ser.remove(Kind { order, node }, nr);
+            }
+        });
     }
 }
 
-/// Pins and preserves all pages of a file. May sleep.
+/// Pins and preserves all pages of a file, and counts them. May sleep.
 ///
 /// Pages beyond the end of the file, which `fallocate()` can allocate, are skipped.
 ///
@@ -197,10 +233,11 @@ impl Drop for Counted {
 ///
 /// [`ENOMEM`] if there is no memory for the records, or to move pages that must stay movable;
 /// [`EHWPOISON`] if there is bad memory; and the errors of [`checkpoint`] and KHO.
-fn preserve_pages(frozen: &Frozen) -> Result<PinnedRecords> {
+fn preserve_pages(frozen: &Frozen) -> Result<(PinnedRecords, Nodes)> {
     let file = frozen.file();
     let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
     let mut records = PinnedRecords::new();
+    let mut nodes = Nodes::default();
     let huge_pages = limit.checked_shr(file.order()).ok_or(EINVAL)?;
     let mut batch = PinBatch::new(usize::try_from(huge_pages.min(BATCH.into()))?)?;
     let mut scratch = KVVec::new();
@@ -210,11 +247,14 @@ fn preserve_pages(frozen: &Frozen) -> Result<PinnedRecords> {
         if batch.folios().iter().any(|page| page.contains_hwpoison()) {
             return Err(EHWPOISON);
         }
+        for page in batch.folios() {
+            nodes.add(ops::node(page))?;
+        }
         let last = batch.folios().last().ok_or(EIO)?;
         next = last.index().checked_add(last.nr_pages()).ok_or(EFBIG)?;
         records.append(&mut batch, &mut scratch)?;
     }
-    Ok(records)
+    Ok((records, nodes))
 }
 
 /// The handler, which the root of the crate registers.
@@ -295,8 +335,8 @@ impl FileHandler for Hugetlb {
         let order = file.order();
         // From now on, the mode cannot change, and the open flags are not checked again.
         let seals = check_expressible(file, file.seals(), *origin)?;
-        let pages = preserve_pages(frozen)?;
-        let counted = Counted::new(order, pages.len() as u64)?;
+        let (pages, nodes) = preserve_pages(frozen)?;
+        let counted = Counted::new(order, nodes)?;
         let Prepared { frozen, .. } = prepared.take().ok_or(EINVAL)?;
         let outgoing = Outgoing {
             handed_over: None,

@@ -2,7 +2,7 @@
 
 //! The data of memfds of huge pages that one kernel hands over to the next.
 //!
-//! Structures of the formats `hugetlb-memfd-v1` and `hugetlb-v1`, and parsers that convert them to
+//! Structures of the formats `hugetlb-memfd-v1` and `hugetlb-v2`, and parsers that convert them to
 //! checked values. Like the format of other memfds, which has the array of folios in common, it also
 //! compiles for the host.
 //!
@@ -112,79 +112,109 @@ impl HugetlbMemfd {
     }
 }
 
-/// `struct hugetlb_hstate_ser`: the huge pages of one size that preserved files have.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+/// `struct hugetlb_count_ser`: the huge pages of one size on one node that preserved files have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct HstateSer {
-    nr_pages: u64,
-    order: u8,
-    _pad: [u8; 7],
+pub(crate) struct CountSer {
+    pub(crate) nr_pages: u64,
+    pub(crate) node: u16,
+    pub(crate) order: u8,
+    _pad: [u8; 5],
+}
+
+/// The size and the node of huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) order: u8,
+    pub(crate) node: u16,
+}
+
+impl CountSer {
+    const fn kind(&self) -> Kind {
+        Kind {
+            order: self.order,
+            node: self.node,
+        }
+    }
 }
 
 /// `struct hugetlb_ser`: the huge pages that preserved files have.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct HugetlbSer {
-    hstates: [HstateSer; Self::SIZES],
-    nr_hstates: u8,
-    _pad: [u8; 7],
+    pub(crate) nr_counts: u64,
+    pub(crate) counts: [CountSer; Self::COUNTS],
 }
 
 impl HugetlbSer {
-    /// The maximum number of sizes of huge pages.
-    pub(crate) const SIZES: usize = 4;
+    /// The maximum number of sizes and nodes.
+    pub(crate) const COUNTS: usize = 63;
 
-    /// Adds `nr` huge pages. Returns whether there is room for their size, and it was changed.
-    pub(crate) fn add(&mut self, order: u8, nr: u64) -> bool {
-        let used = usize::from(self.nr_hstates);
-        let known = self.hstates.iter_mut().take(used);
-        if let Some(hstate) = known.into_iter().find(|hstate| hstate.order == order) {
-            hstate.nr_pages = hstate.nr_pages.saturating_add(nr);
+    /// The counts that are used.
+    fn used(&self) -> Option<&[CountSer]> {
+        self.counts.get(..usize::try_from(self.nr_counts).ok()?)
+    }
+
+    /// Adds `nr` huge pages. Returns whether there is room for their kind, and it was changed.
+    pub(crate) fn add(&mut self, kind: Kind, nr: u64) -> bool {
+        let used = self.used().map_or(0, <[_]>::len);
+        let known = self.counts.iter_mut().take(used);
+        if let Some(count) = known.into_iter().find(|count| count.kind() == kind) {
+            count.nr_pages = count.nr_pages.saturating_add(nr);
             return true;
         }
-        let Some(hstate) = self.hstates.get_mut(used) else {
+        let Some(count) = self.counts.get_mut(used) else {
             return false;
         };
-        hstate.order = order;
-        hstate.nr_pages = nr;
-        self.nr_hstates = self.nr_hstates.saturating_add(1);
+        *count = CountSer {
+            nr_pages: nr,
+            node: kind.node,
+            order: kind.order,
+            _pad: [0; 5],
+        };
+        self.nr_counts = self.nr_counts.saturating_add(1);
         true
     }
 
     /// Removes `nr` huge pages that were added.
-    pub(crate) fn remove(&mut self, order: u8, nr: u64) {
-        if let Some(hstate) = self.hstates.iter_mut().find(|hstate| hstate.order == order) {
-            hstate.nr_pages = hstate.nr_pages.saturating_sub(nr);
+    pub(crate) fn remove(&mut self, kind: Kind, nr: u64) {
+        let Some(used) = self.used() else {
+            return;
+        };
+        let (Some(at), Some(&last)) = (
+            used.iter().position(|count| count.kind() == kind),
+            used.last(),
+        ) else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(at) {
+            count.nr_pages = count.nr_pages.saturating_sub(nr);
+            if count.nr_pages == 0 {
+                // There must be room for other kinds.
+                *count = last;
+                self.nr_counts = self.nr_counts.saturating_sub(1);
+            }
         }
     }
 
-    /// The sizes of huge pages, as orders, and the number of pages of each size.
+    /// The kinds of huge pages, and the number of pages of each.
     ///
     /// # Errors
     ///
-    /// [`FormatError::BadCount`] if there are more sizes than fit; [`FormatError::BadOrder`] if one is
+    /// [`FormatError::BadCount`] if there are more kinds than fit; [`FormatError::BadOrder`] if one is
     /// invalid or appears twice.
-    pub(crate) fn parse(&self) -> Result<impl Iterator<Item = (u32, u64)> + '_, FormatError> {
-        let used = self
-            .hstates
-            .get(..usize::from(self.nr_hstates))
-            .ok_or(FormatError::BadCount)?;
-        for (n, hstate) in used.iter().enumerate() {
-            let order = hstate.order;
-            if order == 0
-                || u32::from(order) > MAX_ORDER
-                || used.iter().take(n).any(|other| other.order == order)
+    pub(crate) fn parse(&self) -> Result<impl Iterator<Item = (Kind, u64)> + '_, FormatError> {
+        let used = self.used().ok_or(FormatError::BadCount)?;
+        for (n, count) in used.iter().enumerate() {
+            let kind = count.kind();
+            if kind.order == 0
+                || u32::from(kind.order) > MAX_ORDER
+                || used.iter().take(n).any(|other| other.kind() == kind)
             {
                 return Err(FormatError::BadOrder);
             }
         }
-        Ok(used
-            .iter()
-            .map(|hstate| (u32::from(hstate.order), hstate.nr_pages)))
+        Ok(used.iter().map(|count| (count.kind(), count.nr_pages)))
     }
 }
 

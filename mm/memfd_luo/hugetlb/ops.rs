@@ -23,7 +23,10 @@ use kernel::{
         File, //
     },
     kho::ClaimedFolio,
-    mm::memfd::NewFile,
+    mm::{
+        folio::Folio,
+        memfd::NewFile, //
+    },
     prelude::*,
     sync::aref::{
         ARef,
@@ -31,6 +34,7 @@ use kernel::{
     }, //
 };
 
+use super::abi::Kind;
 use crate::ops::HeldFolios;
 
 /// A [`File`] that is known to be one of hugetlbfs.
@@ -315,11 +319,17 @@ impl DerefMut for NewHugetlb {
     }
 }
 
-/// Announces `nr` pages of `order`, before there are pools: these have room for them.
-pub(crate) fn expect(order: u32, nr: u64) {
+/// The node of a page.
+pub(crate) fn node(page: &Folio) -> u16 {
+    // SAFETY: The folio is valid. CAST: There are at most 1024 nodes.
+    unsafe { bindings::luo_hugetlb_node(page.as_ptr()) as u16 }
+}
+
+/// Announces `nr` pages, before there are pools: these have room for them.
+pub(crate) fn expect(kind: Kind, nr: u64) {
     // CAST: `unsigned long` has 64 bits. The callee checks the values.
-    // SAFETY: Called in an initcall before `subsys_initcall()`, once for each order.
-    unsafe { bindings::luo_hugetlb_expect(order, nr as c_ulong) };
+    // SAFETY: Called in an initcall before `subsys_initcall()`.
+    unsafe { bindings::luo_hugetlb_expect(kind.order.into(), kind.node.into(), nr as c_ulong) };
 }
 
 /// Replaces announced pages that were not taken over. May sleep.

@@ -20,7 +20,7 @@
 #define HUGETLB_LUO_FH_COMPATIBLE	"hugetlb-memfd-v1"
 
 /* The compatible string of the number of pages. */
-#define HUGETLB_LUO_FLB_COMPATIBLE	"hugetlb-v1"
+#define HUGETLB_LUO_FLB_COMPATIBLE	"hugetlb-v2"
 
 /*
  * A device may write to the memory of the file: until it is finished, its pages
@@ -28,8 +28,8 @@
  */
 #define HUGETLB_LUO_DMA_TARGET	1
 
-/* The maximum number of sizes of huge pages. */
-#define HUGETLB_SER_HSTATES	4
+/* The maximum number of sizes and nodes of huge pages. */
+#define HUGETLB_SER_COUNTS	63
 
 /**
  * struct hugetlb_memfd_luo_ser - a memfd of huge pages
@@ -52,23 +52,25 @@ struct hugetlb_memfd_luo_ser {
 } __packed;
 
 /**
- * struct hugetlb_hstate_ser - pages of one size
+ * struct hugetlb_count_ser - pages of one size on one node
  * @nr_pages: number of pages that preserved files have
+ * @node: NUMA node of the pages, as the kernel that preserves them counts nodes
  * @order: each of them has (1 << order) base pages
  */
-struct hugetlb_hstate_ser {
+struct hugetlb_count_ser {
 	u64 nr_pages;
+	u16 node;
 	u8 order;
 };
 
 /**
  * struct hugetlb_ser - pages of all preserved files
- * @hstates: the sizes of pages
- * @nr_hstates: number of entries that are used
+ * @nr_counts: number of entries that are used
+ * @counts: the pages of each size on each node
  */
 struct hugetlb_ser {
-	struct hugetlb_hstate_ser hstates[HUGETLB_SER_HSTATES];
-	u8 nr_hstates;
+	u64 nr_counts;
+	struct hugetlb_count_ser counts[HUGETLB_SER_COUNTS];
 };
 
 #endif /* _LINUX_KHO_ABI_HUGETLB_H */

@@ -74,7 +74,7 @@ fn kinds_of_memory() {
     let root = Root::new();
     for name in [
         "hugetlb-memfd-v1",
-        "hugetlb-v1",
+        "hugetlb-v2",
         "kvm-vm-v1",
         "guest-memfd-v1",
     ] {

@@ -3,10 +3,17 @@
 //! The formats of memfds of huge pages.
 
 use super::{hugetlb_abi::*, memfd_abi::*, random::Random};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 const ORDER: u32 = 9;
 const NR: u64 = 1 << ORDER;
+
+/// The size of the numbers of huge pages, in bytes.
+const POOL_SIZE: usize = 1016;
+
+fn kind(order: u8, node: u16) -> Kind {
+    Kind { order, node }
+}
 
 /// A file of `pages` huge pages of 2 MiB, none of which is a hole.
 fn file(pages: u64) -> HugetlbMemfdSer {
@@ -41,14 +48,15 @@ fn golden_bytes() {
     bytes[44] = 1;
     assert_eq!(ser.as_bytes(), bytes);
 
-    let mut pool = HugetlbSer::default();
-    assert!(pool.add(9, 0x0304) && pool.add(18, 2));
-    let mut bytes = [0; 72];
-    bytes[..2].copy_from_slice(&[0x04, 0x03]);
-    bytes[8] = 9;
-    bytes[16] = 2;
-    bytes[24] = 18;
-    bytes[64] = 2;
+    let mut pool = HugetlbSer::new_zeroed();
+    assert!(pool.add(kind(9, 0x0201), 0x0304) && pool.add(kind(18, 1), 2));
+    let mut bytes = [0; POOL_SIZE];
+    bytes[0] = 2;
+    bytes[8..10].copy_from_slice(&[0x04, 0x03]);
+    bytes[16..19].copy_from_slice(&[0x01, 0x02, 9]);
+    bytes[24] = 2;
+    bytes[32] = 1;
+    bytes[34] = 18;
     assert_eq!(pool.as_bytes(), bytes);
 }
 
@@ -115,48 +123,70 @@ fn pages_have_their_own_place_and_the_right_size() {
 
 #[test]
 fn the_pool_is_counted() {
-    let mut pool = HugetlbSer::default();
-    let sizes = |pool: &HugetlbSer| pool.parse().unwrap().collect::<Vec<_>>();
-    assert!(sizes(&pool).is_empty());
-    assert!(pool.add(9, 3) && pool.add(18, 1) && pool.add(9, 4));
-    assert_eq!(sizes(&pool), [(9, 7), (18, 1)]);
-    pool.remove(9, 3);
-    assert_eq!(sizes(&pool), [(9, 4), (18, 1)]);
-    assert!(pool.add(4, 1) && pool.add(5, 1) && !pool.add(6, 1) && pool.add(5, 1));
-    assert_eq!(sizes(&pool).len(), HugetlbSer::SIZES);
+    let mut pool = HugetlbSer::new_zeroed();
+    let counts = |pool: &HugetlbSer| pool.parse().unwrap().collect::<Vec<_>>();
+    assert!(counts(&pool).is_empty());
+    assert!(pool.add(kind(9, 0), 3) && pool.add(kind(18, 0), 1));
+    assert!(pool.add(kind(9, 1), 5) && pool.add(kind(9, 0), 4));
+    assert_eq!(
+        counts(&pool),
+        [(kind(9, 0), 7), (kind(18, 0), 1), (kind(9, 1), 5)]
+    );
+    pool.remove(kind(9, 0), 3);
+    pool.remove(kind(9, 2), 3);
+    assert_eq!(counts(&pool)[0], (kind(9, 0), 4));
+    // Without pages, it needs no room.
+    pool.remove(kind(9, 0), 4);
+    assert_eq!(counts(&pool), [(kind(9, 1), 5), (kind(18, 0), 1)]);
 
-    let parse = |bytes: &[u8; 72]| {
+    let mut node = 2;
+    while pool.add(kind(9, node), 1) {
+        node += 1;
+    }
+    assert_eq!(counts(&pool).len(), HugetlbSer::COUNTS);
+    assert!(pool.add(kind(9, 5), 1) && !pool.add(kind(9, node), 1));
+    pool.remove(kind(9, node - 1), 1);
+    assert!(pool.add(kind(9, node), 1));
+}
+
+#[test]
+fn bad_numbers_of_pages_are_refused() {
+    let parse = |bytes: &[u8; POOL_SIZE]| {
         let ser = HugetlbSer::read_from_bytes(bytes).unwrap();
-        ser.parse().map(|sizes| sizes.count())
+        ser.parse().map(|counts| counts.count())
     };
-    let mut bytes = [0; 72];
-    bytes[64] = 5;
+    let mut bytes = [0; POOL_SIZE];
+    bytes[0] = 64;
     assert_eq!(parse(&bytes), Err(FormatError::BadCount));
-    bytes[64] = 2;
+    bytes[..8].fill(0xff);
+    assert_eq!(parse(&bytes), Err(FormatError::BadCount));
+    bytes[..8].fill(0);
+    bytes[0] = 2;
     assert_eq!(parse(&bytes), Err(FormatError::BadOrder));
-    (bytes[8], bytes[24]) = (9, 9);
+    (bytes[18], bytes[34]) = (9, 9);
     assert_eq!(parse(&bytes), Err(FormatError::BadOrder), "twice");
-    bytes[24] = 99;
-    assert_eq!(parse(&bytes), Err(FormatError::BadOrder));
-    bytes[24] = 18;
+    bytes[32] = 1;
     assert_eq!(parse(&bytes), Ok(2));
+    bytes[34] = 99;
+    assert_eq!(parse(&bytes), Err(FormatError::BadOrder));
 }
 
 /// No bytes may cause a panic.
 #[test]
 fn random_bytes() {
     let mut random = Random::new();
-    for _ in 0..300_000 {
-        let mut words = [0u64; 9];
+    for _ in 0..100_000 {
+        let mut words = [0u64; POOL_SIZE / 8];
         for word in &mut words {
             // Small numbers as well: otherwise no input would be accepted.
             *word = random.next() >> (random.next() % 64);
         }
-        if let Ok(sizes) = HugetlbSer::read_from_bytes(words.as_bytes())
+        words[0] %= 80;
+        if let Ok(counts) = HugetlbSer::read_from_bytes(words.as_bytes())
             .unwrap()
             .parse()
         {
-            assert!(sizes.count() <= HugetlbSer::SIZES);
+            assert!(counts.count() <= HugetlbSer::COUNTS);
         }
         let ser = HugetlbMemfdSer::read_from_bytes(words[..6].as_bytes()).unwrap();
         let Ok(memfd) = HugetlbMemfd::parse(&ser) else {

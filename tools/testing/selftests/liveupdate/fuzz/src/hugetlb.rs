@@ -3,17 +3,22 @@
 //! A memfd of huge pages with its array of folios, and the number of pages of all.
 
 use crate::{
-    hugetlb_abi::{parse_entry, HugetlbMemfd, HugetlbMemfdSer, HugetlbSer},
+    hugetlb_abi::{parse_entry, CountSer, HugetlbMemfd, HugetlbMemfdSer, HugetlbSer, Kind},
     input::Input,
     memfd::array,
-    memfd_abi::{pages, FolioSer, FormatError},
+    memfd_abi::{pages, FolioSer, FormatError, Record, UniformLayout},
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, FromZeros};
 
-fn folios(input: &mut Input<'_>, memfd: &HugetlbMemfd) {
-    let mut layout = memfd.layout();
+/// Folios of a file of `limit` pages, all of which must have `1 << wanted` pages.
+pub(crate) fn folios(
+    input: &mut Input<'_>,
+    mut layout: UniformLayout,
+    limit: u64,
+    wanted: u32,
+    parse: impl Fn(&FolioSer) -> Option<Record>,
+) {
     let mut taken: Vec<u64> = Vec::new();
-    let limit = pages(memfd.size);
 
     for _ in 0..64 {
         if input.is_empty() {
@@ -22,16 +27,16 @@ fn folios(input: &mut Input<'_>, memfd: &HugetlbMemfd) {
         let (pfn, flags, index) = (input.number(), u64::from(input.byte()), input.number());
         let order = match input.byte() {
             other @ 0..=22 => u32::from(other),
-            _ => memfd.order,
+            _ => wanted,
         };
-        let Ok(record) = parse_entry(&FolioSer::new(pfn, flags, index)) else {
+        let Some(record) = parse(&FolioSer::new(pfn, flags, index)) else {
             continue;
         };
         assert!(record.pfn != 0 && record.index == index);
         let before = layout;
         match layout.admit(&record, 1 << order) {
             Ok(()) => {
-                assert_eq!(order, memfd.order);
+                assert_eq!(order, wanted);
                 assert!(record.uptodate && index < limit);
                 assert_eq!(index % (1 << order), 0);
                 assert!(taken.iter().all(|other| *other < index));
@@ -39,7 +44,7 @@ fn folios(input: &mut Input<'_>, memfd: &HugetlbMemfd) {
             }
             Err(err) => {
                 let reason = match err {
-                    FormatError::BadOrder => order != memfd.order,
+                    FormatError::BadOrder => order != wanted,
                     FormatError::NoContent => !record.uptodate,
                     FormatError::BadIndex => true,
                     _ => false,
@@ -52,27 +57,42 @@ fn folios(input: &mut Input<'_>, memfd: &HugetlbMemfd) {
 }
 
 fn pool(input: &mut Input<'_>) {
-    let bytes: [u8; size_of::<HugetlbSer>()] = input.array();
-    let mut ser = HugetlbSer::read_from_bytes(&bytes).expect("any bytes are a structure");
-    let Ok(sizes) = ser.parse() else {
+    let mut ser = HugetlbSer::new_zeroed();
+    // Otherwise, few inputs would have a valid number of entries.
+    ser.nr_counts = (input.byte() % 68).into();
+    for count in ser.counts.iter_mut().take(ser.nr_counts as usize) {
+        if input.is_empty() {
+            break;
+        }
+        let bytes: [u8; size_of::<CountSer>()] = input.array();
+        *count = CountSer::read_from_bytes(&bytes).expect("any bytes are a structure");
+    }
+    let Ok(counts) = ser.parse() else {
         return;
     };
-    let sizes: Vec<_> = sizes.collect();
-    assert!(sizes.len() <= HugetlbSer::SIZES);
-    for (n, (order, _)) in sizes.iter().enumerate() {
-        assert!((1..=22).contains(order));
-        assert!(sizes[..n].iter().all(|(other, _)| other != order));
+    let counts: Vec<_> = counts.collect();
+    assert!(counts.len() <= HugetlbSer::COUNTS);
+    for (n, (kind, _)) in counts.iter().enumerate() {
+        assert!((1..=22).contains(&kind.order));
+        assert!(counts[..n].iter().all(|(other, _)| other != kind));
     }
-    let order = input.byte() % 23;
+    let kind = Kind {
+        order: input.byte() % 22 + 1,
+        node: (input.byte() % 4).into(),
+    };
     let more = input.number();
-    let known = sizes.iter().find(|(o, _)| *o == u32::from(order));
-    if order != 0 && ser.add(order, more) {
-        let now = ser.parse().expect("one more size is valid");
-        let (_, nr) = now
-            .into_iter()
-            .find(|(o, _)| *o == u32::from(order))
-            .expect("was added");
-        assert_eq!(nr, known.map_or(0, |(_, nr)| *nr).saturating_add(more));
+    let find = |ser: &HugetlbSer| {
+        let mut counts = ser.parse().expect("one more kind is valid");
+        counts.find(|(k, _)| *k == kind).map(|(_, nr)| nr)
+    };
+    let before = find(&ser);
+    if ser.add(kind, more) {
+        let after = before.unwrap_or(0).saturating_add(more);
+        assert_eq!(find(&ser), Some(after));
+        ser.remove(kind, after);
+        assert_eq!(find(&ser), None);
+    } else {
+        assert_eq!((before, counts.len()), (None, HugetlbSer::COUNTS));
     }
 }
 
@@ -97,6 +117,9 @@ pub fn run(data: &[u8]) {
         assert!((1..=22).contains(&memfd.order));
         assert!(memfd.nr_folios <= ser.folios.capacity());
         assert!(memfd.nr_folios <= pages(memfd.size).div_ceil(1 << memfd.order));
-        folios(&mut input, &memfd);
+        let (layout, limit) = (memfd.layout(), pages(memfd.size));
+        folios(&mut input, layout, limit, memfd.order, |entry| {
+            parse_entry(entry).ok()
+        });
     }
 }

@@ -2,7 +2,12 @@
 
 //! Fault injection: makes the kernel fail at the Nth possible place.
 
-use crate::support::error::{At, Failure, Result};
+use crate::support::{
+    error::{ensure, At, Failure, Result},
+    registry::Stage,
+};
+use liveupdate::IncomingSession;
+use rustix::io::Errno;
 use std::{
     fs::{self, File},
     io,
@@ -105,4 +110,52 @@ impl Faults {
         }
         Ok(result)
     }
+}
+
+/// Calls `act` with the numbers of places, until no failure was injected. Returns how many were.
+///
+/// `act` makes one system call with [`Faults::call`], checks its result, and returns whether a failure
+/// was injected.
+pub fn sweep(mut act: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
+    /// Exceeds the number of places at which any of the operations can fail.
+    const LIMIT: u64 = 400;
+
+    for nth in 1..LIMIT {
+        if !act(nth).at(format_args!("failure {nth}"))? {
+            return Ok(nth - 1);
+        }
+    }
+    Err(Failure::new("there is no end of failures"))
+}
+
+/// Retrieves a file, which fails at one place after the other. `check` is called after each failure.
+pub fn sweep_retrieve(
+    stage: &Stage<'_>,
+    session: &IncomingSession,
+    token: u64,
+    mut check: impl FnMut() -> Result,
+) -> Result<File> {
+    let faults = Faults::new()?;
+    let mut found = None;
+    let places = sweep(|nth| {
+        let outcome = faults.call(nth, || session.retrieve(token))?;
+        match outcome.result {
+            Ok(file) => {
+                // It may have succeeded in spite of a failure.
+                found = Some(file);
+                Ok(false)
+            }
+            Err(error) => {
+                let errno = liveupdate::errno(&error).map(Errno::from_raw_os_error);
+                // Without memory for its inode, creating a memfd fails with ENOSPC.
+                let expected = [Some(Errno::NOMEM), Some(Errno::NOSPC)].contains(&errno);
+                ensure!(expected, "it leads to {error}");
+                check()?;
+                Ok(true)
+            }
+        }
+    })?;
+    stage.note(format_args!("RETRIEVE_FD: {places} places to fail"));
+    ensure!(places != 0, "no place could be made to fail");
+    found.map(File::from).at("there is no file")
 }

@@ -2,19 +2,20 @@
 
 //! Memfds of huge pages, and the pool that they come from.
 
+pub mod damage;
+pub mod nodes;
 pub mod retriever;
 
 use super::damage::fate::{check_fate, damage, Fate};
 use crate::support::{
-    error::{ensure, ensure_eq, At, Failure, Result},
-    fault::Faults,
+    error::{ensure, ensure_eq, At, Result},
+    fault::{sweep, sweep_retrieve, Faults},
     kexec, memfd, meminfo,
     pattern::Pattern,
     process::{Child, End},
     registry::{Case, Stage, Suite},
     sessions::{create, expect_errno, retrieve},
 };
-use liveupdate::IncomingSession;
 use rustix::{
     fs::{FallocateFlags, MemfdFlags, SealFlags},
     io::Errno,
@@ -238,9 +239,6 @@ fn refused() -> Case {
     })
 }
 
-/// A limit that exceeds the number of places at which an operation can fail.
-const LIMIT: u64 = 200;
-
 /// Preserving a file fails at each possible place. Nothing has changed after that, and another attempt
 /// succeeds.
 fn failures() -> Case {
@@ -249,7 +247,7 @@ fn failures() -> Case {
         let faults = Faults::new()?;
         let file = filled(MemfdFlags::EXEC, 4, 6, &[0, 3])?;
         let before = Counts::now()?;
-        for nth in 1..LIMIT {
+        let places = sweep(|nth| {
             let session = create("hugetlb-sweep")?;
             let outcome = faults.call(nth, || session.preserve(&file, 1))?;
             if outcome.result.is_err() {
@@ -259,40 +257,12 @@ fn failures() -> Case {
                 session.preserve(&file, 1).at("the second try")?;
             }
             ensure_eq!(Counts::now()?, before, "the pool after failure {nth}");
-            drop(session);
-            if !outcome.failed {
-                stage.note(format_args!("PRESERVE_FD: {} places to fail", nth - 1));
-                ensure!(nth > 5, "there are only {nth} places to fail");
-                return check(&file, 4, 6, &[0, 3]);
-            }
-        }
-        Err(Failure::new("PRESERVE_FD never succeeded"))
+            Ok(outcome.failed)
+        })?;
+        stage.note(format_args!("PRESERVE_FD: {places} places to fail"));
+        ensure!(places > 4, "there are only {places} places to fail");
+        check(&file, 4, 6, &[0, 3])
     })
-}
-
-/// Retrieves file 1 of a session, which fails at one place after the other.
-fn retrieve_with_failures(stage: &Stage<'_>, session: &IncomingSession) -> Result<File> {
-    let faults = Faults::new()?;
-    let before = Counts::now()?;
-    for nth in 1..LIMIT {
-        let outcome = faults.call(nth, || session.retrieve(1))?;
-        match outcome.result {
-            Ok(file) => {
-                stage.note(format_args!("RETRIEVE_FD: {} places to fail", nth - 1));
-                // It may have succeeded in spite of a failure.
-                ensure!(nth != 1, "no place could be made to fail");
-                return Ok(file.into());
-            }
-            Err(error) => {
-                let errno = liveupdate::errno(&error).map(Errno::from_raw_os_error);
-                // Without memory for its inode, creating a memfd fails with ENOSPC.
-                let expected = [Some(Errno::NOMEM), Some(Errno::NOSPC)].contains(&errno);
-                ensure!(expected, "failure {nth} leads to {error}");
-            }
-        }
-        ensure_eq!(Counts::now()?, before, "the pool after failure {nth}");
-    }
-    Err(Failure::new("RETRIEVE_FD never succeeded"))
 }
 
 /// Damage to files of two pages, after which they cannot be retrieved. The structures have the layout of
@@ -352,7 +322,11 @@ fn take_over(stage: &mut Stage<'_>) -> Result {
     );
 
     let session = retrieve("hugetlb-kept")?;
-    let file = retrieve_with_failures(stage, &session)?;
+    let before = Counts::now()?;
+    let file = sweep_retrieve(stage, &session, 1, || {
+        ensure_eq!(Counts::now()?, before, "the pool after a failure");
+        Ok(())
+    })?;
     check(&file, 6, 2, KEPT)?;
     ensure_eq!(memfd::position(&file)?, 12345, "the position");
     ensure_eq!(

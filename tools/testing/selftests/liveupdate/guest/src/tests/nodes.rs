@@ -15,18 +15,18 @@ const PAGE: usize = 4096;
 const PAGES: usize = 4096;
 const LEN: usize = PAGES * PAGE;
 
-/// The group of this suite, which needs a machine with two nodes.
-const GROUP: &str = "machines";
+/// The group of suites that need a machine with two nodes.
+pub const GROUP: &str = "machines";
 
 /// Lets memory come from the nodes in the mask, one after the other if there are several.
-fn bind(memory: *mut c_void, nodes: u64) -> Result {
+pub fn bind(memory: *mut c_void, len: usize, nodes: u64) -> Result {
     let policy = match nodes.count_ones() {
         1 => libc::MPOL_BIND,
         _ => libc::MPOL_INTERLEAVE,
     };
     // SAFETY: The kernel reads one word of the mask. What it does to the mapping does not change the
     // contents.
-    let status = unsafe { libc::syscall(libc::SYS_mbind, memory, LEN, policy, &nodes, 64, 0) };
+    let status = unsafe { libc::syscall(libc::SYS_mbind, memory, len, policy, &nodes, 64, 0) };
     match status {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()).at("mbind"),
@@ -73,7 +73,7 @@ fn stays(name: &'static str, mask: u64) -> Case {
             let file = memfd::new()?;
             file.set_len(LEN as u64).at("set the size")?;
             let map = Map::new(&file, LEN)?;
-            bind(map.start(), mask)?;
+            bind(map.start(), LEN, mask)?;
             map.fill();
             let before = nodes(map.start())?;
             let wanted = match mask {
