@@ -13,7 +13,7 @@ use crate::report::results::Report;
 use crate::report::step::Step;
 
 /// The programs of the crate, one for each kind of input.
-const TARGETS: [&str; 6] = ["pages", "lists", "memfd", "hugetlb", "vfio", "image"];
+const TARGETS: [&str; 7] = ["pages", "lists", "memfd", "hugetlb", "kvm", "vfio", "image"];
 pub const CRATE: &str = "tools/testing/selftests/liveupdate/fuzz";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 

@@ -25,7 +25,7 @@ coverage() {
 		sed -n 's/^#[0-9]*[[:space:]]*DONE[[:space:]]*cov: \([0-9]*\).*/\1/p'
 }
 
-for name in pages lists memfd hugetlb vfio image; do
+for name in pages lists memfd hugetlb kvm vfio image; do
 	[ -x "$programs/$name" ] || { echo "$programs/$name is missing: run make fuzz first." >&2; exit 1; }
 	corpus=$here/corpus/$name
 	inputs=("$corpus")

@@ -12,8 +12,12 @@ const PAGE_SIZE: usize = 4096;
 
 #[path = "../../../../../../kernel/liveupdate/abi.rs"]
 mod abi;
+#[path = "../../../../../../mm/memfd_luo/guest_memfd/abi.rs"]
+mod guest_memfd_abi;
 #[path = "../../../../../../mm/memfd_luo/hugetlb/abi.rs"]
 mod hugetlb_abi;
+#[path = "../../../../../../virt/kvm/liveupdate/abi.rs"]
+mod kvm_abi;
 #[path = "../../../../../../mm/memfd_luo/abi.rs"]
 mod memfd_abi;
 #[path = "../../../../../../drivers/vfio/pci/liveupdate/abi.rs"]
@@ -22,6 +26,7 @@ mod vfio_abi;
 pub mod hugetlb;
 pub mod image;
 mod input;
+pub mod kvm;
 pub mod lists;
 pub mod memfd;
 mod memory;
