@@ -5,6 +5,7 @@
 use super::damage::fate::{damage, file_line};
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
+    fault::{sweep, sweep_retrieve, Faults},
     kexec,
     kvm::{Map, Vm, INIT_SHARED, MMAP, PAGE},
     pattern::Pattern,
@@ -220,6 +221,57 @@ fn refused() -> Case {
     })
 }
 
+/// Preserving a VM and its memory fails at each possible place, and another attempt succeeds.
+fn preserve_failures() -> Case {
+    Case::one("preserve_fd_fails_at_each_place", |stage| {
+        let faults = Faults::new()?;
+        let guest = Guest::new(6)?;
+        let places = |what: &str, token| {
+            sweep(|nth| {
+                let session = create("kvm-sweep")?;
+                let act: &dyn Fn() -> io::Result<()> = if token == VM {
+                    &|| session.preserve(&guest.vm, VM)
+                } else {
+                    session.preserve(&guest.vm, VM)?;
+                    &|| session.preserve(&guest.memory, MEMORY)
+                };
+                let outcome = faults.call(nth, act)?;
+                if outcome.result.is_err() {
+                    expect_errno(outcome.result, Errno::NOMEM, what)?;
+                    act().at("the second try")?;
+                }
+                Ok(outcome.failed)
+            })
+        };
+        for (what, token) in [("a VM", VM), ("memory", MEMORY)] {
+            let nr = places(what, token)?;
+            stage.note(format_args!("PRESERVE_FD of {what}: {nr} places to fail"));
+            ensure!(nr != 0, "no place could be made to fail");
+        }
+        guest.check(6, &[])
+    })
+}
+
+/// The same for retrieving memory, which retrieves its VM.
+fn retrieve_failures() -> Case {
+    Case::two(
+        "retrieve_fd_fails_at_each_place",
+        |stage| {
+            Faults::new()?;
+            hold(stage, "failures", 21)
+        },
+        |stage| {
+            let session = retrieve("kvm-failures")?;
+            let memory = sweep_retrieve(stage, &session, MEMORY, || Ok(()))?;
+            let vm = Vm::from_fd(session.retrieve(VM)?)?;
+            let guest = Guest { vm, memory };
+            guest.check(21, &[])?;
+            guest.store(4, 0xa8)?.at("KVM_RUN")?;
+            Ok(session.finish()?)
+        },
+    )
+}
+
 /// The kexec is called off.
 fn aborted() -> Case {
     Case::one("kexec_is_called_off", |_| {
@@ -368,6 +420,8 @@ pub fn suite() -> Suite {
         frozen(),
         running(),
         refused(),
+        preserve_failures(),
+        retrieve_failures(),
         aborted(),
         updates(),
         killed(),
