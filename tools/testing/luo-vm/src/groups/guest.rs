@@ -40,8 +40,10 @@ const LIMIT: Duration = BOOT.saturating_mul(4);
 type Suite = (&'static str, fn(&Ctx, &mut Report, &Kernel) -> Result<()>);
 
 /// The suites of `make test`.
-const SUITES: [Suite; 3] = [
+const SUITES: [Suite; 5] = [
     ("vmm", vmm),
+    ("vmm-hugetlb", vmm_on_hugetlb),
+    ("vmm-guest-memfd", vmm_on_guest_memfd),
     ("guest", qemu),
     ("guest-huge-pages", qemu_on_huge_pages),
 ];
@@ -79,11 +81,22 @@ fn run_suites(ctx: &Ctx, report: &mut Report, suites: &[Suite]) -> Result<()> {
 
 /// Updates under a guest of the example `luo-vmm`, on a host with nothing else.
 fn vmm(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
-    vmm_updates(ctx, report, host, "vmm", VMM_UPDATES)
+    vmm_updates(ctx, report, host, "vmm", VMM_UPDATES, "")
+}
+
+/// One update under a guest whose RAM consists of huge pages, of which more are set aside than it
+/// needs.
+fn vmm_on_hugetlb(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    vmm_updates(ctx, report, host, "vmm-hugetlb", 1, "hugetlb")
+}
+
+/// One update under a guest whose RAM is a guest_memfd.
+fn vmm_on_guest_memfd(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    vmm_updates(ctx, report, host, "vmm-guest-memfd", 1, "guest-memfd")
 }
 
 fn vmm_soak(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
-    vmm_updates(ctx, report, host, "vmm-soak", LONG_VMM_UPDATES)
+    vmm_updates(ctx, report, host, "vmm-soak", LONG_VMM_UPDATES, "")
 }
 
 fn vmm_updates(
@@ -92,11 +105,18 @@ fn vmm_updates(
     host: &Kernel,
     name: &str,
     updates: u32,
+    ram: &str,
 ) -> Result<()> {
     let image = guest::initramfs(ctx, host)?;
+    let mut init = format!("vmm --updates={updates}");
+    if !ram.is_empty() {
+        init = format!("{init} --memory={ram}");
+    }
+    let params = if ram == "hugetlb" { "hugepages=80" } else { "" };
     let vm = Vm::new(name, host, &image)
         .on(&AMD)
-        .init(format!("vmm --updates={updates}"))
+        .params(params)
+        .init(init)
         .limit(LIMIT.saturating_mul(updates.div_ceil(VMM_UPDATES)));
     let mut listener = Listener::default();
     let step = Step::start(ctx, format!("vm {}", vm.name));
@@ -107,7 +127,11 @@ fn vmm_updates(
             "the guest of luo-vmm was silent in update {number} for {gap}"
         ));
     }
-    run.judge(ctx, report, "", &["vmm"]);
+    let prefix = match ram {
+        "" => String::new(),
+        _ => format!("{name}: "),
+    };
+    run.judge(ctx, report, &prefix, &["vmm"]);
     let what = "the guest does not count a number twice";
     report.check(&format!("{name}: {what}"), repeated(&run.console.user));
     Ok(())

@@ -5,7 +5,7 @@
 use crate::{
     boot,
     machine::Machine,
-    ram::Ram,
+    ram::Kind,
     state::{self, State},
     Options,
 };
@@ -13,18 +13,19 @@ use liveupdate::{
     luod::{Participant, Result, SessionName},
     IncomingSession, OutgoingSession,
 };
-use std::{fs::File, time::Duration, time::Instant};
+use std::{fs::File, os::fd::OwnedFd, time::Duration, time::Instant};
 
 /// The tokens of the files in the session.
 const RAM: u64 = 1;
 const STATE: u64 = 2;
+/// If the RAM is a guest_memfd: the VM that it belongs to.
+const VM: u64 = 3;
 
 /// A guest.
 pub struct Guest {
     options: Options,
     /// [`None`] until it is started or restored.
     machine: Option<Machine>,
-    huge: bool,
     paused: bool,
 }
 
@@ -32,7 +33,6 @@ impl Guest {
     /// A guest that is not started yet.
     pub fn new(options: Options) -> Self {
         Self {
-            huge: options.huge,
             options,
             machine: None,
             paused: false,
@@ -51,8 +51,8 @@ impl Guest {
                 "there is no guest to restore: start one with --kernel and --initrd".into(),
             );
         };
-        let ram = Ram::new(options.memory << 20, options.huge)?;
-        let machine = Machine::new(ram, options.cpus, |ram, first, khz| {
+        let memory = (options.memory << 20, options.ram);
+        let machine = Machine::new(memory, options.cpus, |ram, first, khz| {
             // There is neither ACPI nor PCI, and a busy host delays the timer.
             let cmdline = format!(
                 "acpi=off pci=off no_timer_check reboot=t tsc_early_khz={khz} {}",
@@ -79,7 +79,7 @@ impl Guest {
     fn save(&mut self) -> Result<File> {
         let started = Instant::now();
         self.paused = true;
-        let file = self.machine()?.pause(self.huge)?.write()?;
+        let file = self.machine()?.pause()?.write()?;
         self.say(&format!(
             "paused; {} bytes of state within {} us",
             file.metadata()?.len(),
@@ -89,12 +89,9 @@ impl Guest {
     }
 
     /// Lets a guest run that was [saved](Self::save).
-    fn load(&mut self, ram: File, file: &File) -> Result {
+    fn load(&mut self, ram: File, vm: Option<OwnedFd>, state: &State, file: &File) -> Result {
         let started = Instant::now();
-        let state = State::read(file)?;
-        let ram = Ram::map(ram, state.ram_size, state.huge)?;
-        self.huge = state.huge;
-        let machine = Machine::restore(ram, &state)?;
+        let machine = Machine::restore(ram, vm, state)?;
         // Until now, the guest can be restored again. An error from here on loses it, but it never
         // runs twice.
         state::mark_used(file)?;
@@ -118,10 +115,10 @@ impl Guest {
         if self.paused {
             return Ok(());
         }
-        let state = self.save()?;
+        let file = self.save()?;
         let ram = self.machine()?.ram().file.try_clone()?;
         self.machine = None;
-        self.load(ram, &state)
+        self.load(ram, None, &State::read(&file)?, &file)
     }
 
     fn say(&self, what: &str) {
@@ -140,7 +137,11 @@ impl Participant for Guest {
     /// The RAM is preserved while the guest runs: the kernel collects what changes until the jump.
     /// Then the guest is paused, for the rest of the update.
     fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
-        session.preserve(&self.machine()?.ram().file, RAM)?;
+        let machine = self.machine()?;
+        if machine.ram().kind == Kind::GuestMemfd {
+            session.preserve(machine.vm(), VM)?;
+        }
+        session.preserve(&machine.ram().file, RAM)?;
         let state = self.save()?;
         session.preserve(&state, STATE)?;
         Ok(())
@@ -158,7 +159,12 @@ impl Participant for Guest {
 
     /// The session is finished when this returns: the guest has run by then.
     fn restore(&mut self, _id: &SessionName, session: &IncomingSession) -> Result {
-        let state = session.retrieve(STATE)?.into();
-        self.load(session.retrieve(RAM)?.into(), &state)
+        let file = session.retrieve(STATE)?.into();
+        let state = State::read(&file)?;
+        let vm = match state.ram {
+            Kind::GuestMemfd => Some(session.retrieve(VM)?),
+            _ => None,
+        };
+        self.load(session.retrieve(RAM)?.into(), vm, &state, &file)
     }
 }

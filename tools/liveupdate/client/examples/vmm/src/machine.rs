@@ -3,18 +3,23 @@
 //! The virtual machine: what KVM has of it, and the serial ports.
 
 use crate::{
-    ram::Ram,
+    ram::{Kind, Ram},
     serial::Ports,
     state::{State, CHIPS},
     vcpu::{self, Vcpus},
 };
 use kvm_bindings::{
-    kvm_clock_data, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region, CpuId,
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    kvm_clock_data, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
+    kvm_userspace_memory_region2, CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_GUEST_MEMFD,
+    KVM_PIT_SPEAKER_DUMMY,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use liveupdate::luod::Result;
-use std::sync::Arc;
+use std::{
+    fs::File,
+    os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd},
+    sync::Arc,
+};
 
 /// The address at which KVM may place pages of its own on processors of Intel: below the firmware,
 /// of which there is none here.
@@ -49,18 +54,20 @@ fn now() -> u64 {
 }
 
 impl Machine {
-    /// A paused machine that `boot` has prepared: it gets the first processor, and the frequency
-    /// of the time-stamp counter in kHz.
+    /// A paused machine with `size` bytes of RAM, which `boot` has prepared: it gets the first
+    /// processor, and the frequency of the time-stamp counter in kHz.
     ///
     /// # Errors
     ///
     /// If KVM does not provide it.
     pub fn new(
-        ram: Ram,
+        (size, kind): (u64, Kind),
         cpus: u8,
         boot: impl FnOnce(&Ram, &VcpuFd, u32) -> Result,
     ) -> Result<Self> {
-        let (kvm, vm) = create(&ram)?;
+        let (kvm, vm) = create(None)?;
+        let ram = Ram::new(&vm, size, kind)?;
+        set_memory(&vm, &ram)?;
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         let mut fds = Vec::new();
         for id in 0..cpus {
@@ -84,13 +91,16 @@ impl Machine {
         })
     }
 
-    /// A paused machine with the state of another one.
+    /// A paused machine with the RAM and the state of another one, and its VM if the RAM belongs to
+    /// that.
     ///
     /// # Errors
     ///
     /// If KVM does not provide it, or refuses a part of the state.
-    pub fn restore(ram: Ram, state: &State) -> Result<Self> {
-        let (kvm, vm) = create(&ram)?;
+    pub fn restore(ram: File, vm: Option<OwnedFd>, state: &State) -> Result<Self> {
+        let (kvm, vm) = create(vm)?;
+        let ram = Ram::map(ram, state.ram_size, state.ram)?;
+        set_memory(&vm, &ram)?;
         let mut fds = Vec::new();
         for id in 0..state.vcpus.len() {
             let fd = vm.create_vcpu(id as u64)?;
@@ -127,7 +137,7 @@ impl Machine {
     /// # Errors
     ///
     /// If the guest has ended, or KVM does not return it. The guest is paused then as well.
-    pub fn pause(&self, huge: bool) -> Result<State> {
+    pub fn pause(&self) -> Result<State> {
         let paused_at = now();
         self.vcpus.pause()?;
         let mut chips: [kvm_irqchip; CHIPS] = Default::default();
@@ -136,7 +146,7 @@ impl Machine {
         }
         let mut state = State {
             ram_size: self.ram.size(),
-            huge,
+            ram: self.ram.kind,
             paused_at,
             // First, since this may still change interrupt controllers.
             vcpus: self.vcpus.save(&self.kvm)?,
@@ -170,38 +180,63 @@ impl Machine {
         now().saturating_sub(then).saturating_mul(1000) / u64::from(self.khz.max(1))
     }
 
+    /// The file of the VM.
+    pub fn vm(&self) -> BorrowedFd<'_> {
+        // SAFETY: The descriptor stays open as long as the object.
+        unsafe { BorrowedFd::borrow_raw(self.vm.as_raw_fd()) }
+    }
+
     /// The RAM.
     pub fn ram(&self) -> &Ram {
         &self.ram
     }
 }
 
-/// A machine without processors.
-fn create(ram: &Ram) -> Result<(Kvm, Arc<VmFd>)> {
+/// A machine without processors and RAM, in a new VM or one that was retrieved.
+fn create(vm: Option<OwnedFd>) -> Result<(Kvm, Arc<VmFd>)> {
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm cannot be used: {error}"))?;
     for (capability, name) in NEEDED {
         if !kvm.check_extension(capability) {
             return Err(format!("KVM of this kernel has no {name}").into());
         }
     }
-    let vm = kvm.create_vm()?;
+    let vm = match vm {
+        // SAFETY: The descriptor has no other owner.
+        Some(vm) => unsafe { kvm.create_vmfd_from_rawfd(vm.into_raw_fd())? },
+        None => kvm.create_vm()?,
+    };
     vm.set_tss_address(TSS)?;
     vm.create_irq_chip()?;
     vm.create_pit2(kvm_pit_config {
         flags: KVM_PIT_SPEAKER_DUMMY,
         ..Default::default()
     })?;
-    let region = kvm_userspace_memory_region {
-        slot: 0,
-        flags: 0,
-        guest_phys_addr: 0,
-        memory_size: ram.size(),
-        userspace_addr: ram.start()? as u64,
-    };
+    Ok((kvm, Arc::new(vm)))
+}
+
+/// Gives a machine its RAM.
+fn set_memory(vm: &VmFd, ram: &Ram) -> Result {
+    let (memory_size, userspace_addr) = (ram.size(), ram.start()? as u64);
     // SAFETY: The mapping has that size. `Machine` keeps it until all descriptors of KVM are closed,
     // and nothing in this process has references into it.
-    unsafe { vm.set_user_memory_region(region)? };
-    Ok((kvm, Arc::new(vm)))
+    unsafe {
+        if ram.kind == Kind::GuestMemfd {
+            vm.set_user_memory_region2(kvm_userspace_memory_region2 {
+                flags: KVM_MEM_GUEST_MEMFD,
+                memory_size,
+                userspace_addr,
+                guest_memfd: u32::try_from(ram.file.as_raw_fd())?,
+                ..Default::default()
+            })?;
+        } else {
+            vm.set_user_memory_region(kvm_userspace_memory_region {
+                memory_size,
+                userspace_addr,
+                ..Default::default()
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// The features of the processor `id`: all that KVM supports, except for virtual machines in the

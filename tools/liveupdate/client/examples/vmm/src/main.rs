@@ -56,9 +56,9 @@ pub struct Options {
     /// The number of processors of a new guest.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(state::MAX_CPUS)))]
     cpus: u8,
-    /// Asks for huge pages for the RAM of a new guest.
-    #[arg(long)]
-    huge: bool,
+    /// What the RAM of a new guest consists of.
+    #[arg(long, value_enum, default_value_t = ram::Kind::Memfd)]
+    ram: ram::Kind,
     /// The socket of luod.
     #[arg(long, default_value = SOCKET_PATH)]
     socket: PathBuf,
@@ -68,6 +68,9 @@ pub struct Options {
 }
 
 fn run(options: Options) -> Result {
+    if options.rehearse > 0 && options.ram == ram::Kind::GuestMemfd {
+        return Err("--rehearse needs another kind of RAM: a guest_memfd belongs to one VM".into());
+    }
     let name = options.name.clone();
     let mut rehearsals = options.rehearse;
     let socket = options.socket.clone();

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The RAM of the guest: a memfd, which is mapped by this process.
+//! The RAM of the guest: a file, which is mapped by this process.
 
+use clap::ValueEnum;
+use kvm_bindings::kvm_create_guest_memfd;
+use kvm_ioctls::VmFd;
 use liveupdate::luod::Result;
 use rustix::{
-    fs::{memfd_create, MemfdFlags},
+    fs::{fallocate, memfd_create, FallocateFlags, MemfdFlags},
     mm::{madvise, Advice},
 };
-use std::fs::File;
+use std::{
+    fs::File,
+    os::fd::{FromRawFd, OwnedFd},
+};
 use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 
 /// The maximum size. Above it are the interrupt controllers.
@@ -15,33 +21,88 @@ pub const MAX: u64 = 3 << 30;
 /// The minimum size with which a kernel starts.
 const MIN: u64 = 64 << 20;
 
+/// `GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED`: this process maps all of it.
+const SHARED: u64 = 3;
+
+/// What the RAM consists of. The values are part of the format of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A memfd, with any pages.
+    Memfd,
+    /// A memfd, with huge pages where the kernel has some: it hands over each of them as fast as a small
+    /// one.
+    Transparent,
+    /// A memfd with huge pages of 2 MiB from the pool of the host (hugepages=).
+    Hugetlb,
+    /// A guest_memfd, which belongs to a VM.
+    GuestMemfd,
+}
+
+impl Kind {
+    /// The kind with a number in the state.
+    pub fn from_number(number: u32) -> Option<Self> {
+        let mut kinds = Self::value_variants().iter();
+        kinds.find(|kind| **kind as u32 == number).copied()
+    }
+
+    /// A new file of `size` bytes. Of the last two kinds, all memory is allocated: while they are
+    /// preserved, the guest cannot get more.
+    fn create(self, vm: &VmFd, size: u64) -> Result<File> {
+        let (flags, fill) = match self {
+            Self::Memfd | Self::Transparent => (MemfdFlags::empty(), false),
+            Self::Hugetlb => (MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, true),
+            Self::GuestMemfd => {
+                let request = kvm_create_guest_memfd {
+                    size,
+                    flags: SHARED,
+                    ..Default::default()
+                };
+                let fd = vm
+                    .create_guest_memfd(request)
+                    .map_err(|error| format!("KVM provides no guest_memfd: {error}"))?;
+                // SAFETY: The descriptor is new.
+                let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+                fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size)?;
+                return Ok(file);
+            }
+        };
+        let file = File::from(memfd_create("guest-ram", MemfdFlags::CLOEXEC | flags)?);
+        file.set_len(size)?;
+        if fill {
+            fallocate(&file, FallocateFlags::empty(), 0, size).map_err(|error| {
+                format!("there are not enough huge pages (see vm.nr_hugepages): {error}")
+            })?;
+        }
+        Ok(file)
+    }
+}
+
 /// Mapped RAM, from the guest's address 0.
 pub struct Ram {
     /// The file, which is preserved in an update.
     pub file: File,
     /// The mapping.
     pub memory: GuestMemoryMmap,
+    /// What the file is.
+    pub kind: Kind,
 }
 
 impl Ram {
-    /// New RAM of `size` bytes, all zero.
+    /// New RAM of `size` bytes for a VM, all zero.
     ///
     /// # Errors
     ///
-    /// If the size is not supported, or there is no memory.
-    pub fn new(size: u64, huge: bool) -> Result<Self> {
-        let file = File::from(memfd_create("guest-ram", MemfdFlags::CLOEXEC)?);
-        file.set_len(size)?;
-        Self::map(file, size, huge)
+    /// If the size or the kind is not supported, or there is no memory.
+    pub fn new(vm: &VmFd, size: u64, kind: Kind) -> Result<Self> {
+        Self::map(kind.create(vm, size)?, size, kind)
     }
 
-    /// Maps the RAM in `file`. `huge` asks for huge pages: the kernel hands over each of them as
-    /// fast as a small one.
+    /// Maps the RAM in `file`.
     ///
     /// # Errors
     ///
     /// If the file does not have `size` bytes, or this is no valid size.
-    pub fn map(file: File, size: u64, huge: bool) -> Result<Self> {
+    pub fn map(file: File, size: u64, kind: Kind) -> Result<Self> {
         if file.metadata()?.len() != size {
             return Err(format!("the RAM of the guest does not have {size} bytes").into());
         }
@@ -52,8 +113,8 @@ impl Ram {
         let offset = FileOffset::new(file.try_clone()?, 0);
         let range = (GuestAddress(0), len, Some(offset));
         let memory = GuestMemoryMmap::from_ranges_with_files([range])?;
-        let ram = Self { file, memory };
-        if huge {
+        let ram = Self { file, memory, kind };
+        if kind == Kind::Transparent {
             let start = ram.start()?;
             // SAFETY: The mapping has `len` bytes, and this advice does not change contents.
             unsafe { madvise(start.cast(), len, Advice::LinuxHugepage)? };

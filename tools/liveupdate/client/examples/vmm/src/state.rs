@@ -8,6 +8,7 @@
 //! integers), and the structures. They are those of KVM's interface, which never change.
 
 use crate::plain::Plain;
+use crate::ram::Kind;
 use crate::serial::{PortState, LINE, PORTS};
 use kvm_bindings::{
     kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
@@ -25,7 +26,7 @@ pub const CHIPS: usize = 3;
 
 const MAGIC: [u8; 8] = *b"luo-vmm\0";
 /// Must change with any change of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// More than a guest with [`MAX_CPUS`] processors needs.
 const MAX_SIZE: u64 = 1 << 20;
 
@@ -52,8 +53,8 @@ pub struct Vcpu {
 /// The state of a guest.
 pub struct State {
     pub ram_size: u64,
-    /// Whether its RAM shall have huge pages.
-    pub huge: bool,
+    /// What its RAM consists of.
+    pub ram: Kind,
     /// The host's time-stamp counter when the guest was paused. A kexec does not reset it.
     pub paused_at: u64,
     pub chips: [kvm_irqchip; CHIPS],
@@ -76,7 +77,7 @@ impl State {
         out.number(VERSION);
         out.number(0);
         out.number(u32::try_from(self.vcpus.len())?);
-        out.number(self.huge.into());
+        out.number(self.ram as u32);
         out.long(self.ram_size);
         out.long(self.paused_at);
         out.put(&self.chips)?;
@@ -133,10 +134,9 @@ impl State {
         if input.number()? != 0 {
             return Err("the guest has already run from this state".into());
         }
-        let (cpus, huge) = (input.number()?, input.number()?);
-        if !(1..=u32::from(MAX_CPUS)).contains(&cpus) || huge > 1 {
-            return Err("the state of the guest has an invalid header".into());
-        }
+        let (cpus, ram) = (input.number()?, Kind::from_number(input.number()?));
+        let known = ram.filter(|_| (1..=u32::from(MAX_CPUS)).contains(&cpus));
+        let ram = known.ok_or("the state of the guest has an invalid header")?;
         let (ram_size, paused_at) = (input.long()?, input.long()?);
         let chips: [kvm_irqchip; CHIPS] = input.array()?;
         if (0..).zip(&chips).any(|(id, chip)| chip.chip_id != id) {
@@ -144,7 +144,7 @@ impl State {
         }
         let state = Self {
             ram_size,
-            huge: huge == 1,
+            ram,
             paused_at,
             chips,
             pit: input.one()?,
@@ -268,7 +268,7 @@ mod tests {
     fn example(cpus: usize) -> Vec<u8> {
         let state = State {
             ram_size: 64 << 20,
-            huge: true,
+            ram: Kind::GuestMemfd,
             paused_at: 7,
             chips: [0, 1, 2].map(|chip_id| kvm_irqchip {
                 chip_id,
@@ -309,7 +309,7 @@ mod tests {
     fn what_was_written_is_read() {
         let state = State::parse(&example(2)).unwrap();
         assert_eq!((state.ram_size, state.paused_at), (64 << 20, 7));
-        assert!(state.huge);
+        assert_eq!(state.ram, Kind::GuestMemfd);
         assert_eq!(state.vcpus.len(), 2);
         assert_eq!(state.vcpus[1].regs.rip, 1);
         assert_eq!(state.vcpus[1].msrs.len(), 5);
@@ -329,7 +329,7 @@ mod tests {
             (8, 9, "version 9"),
             (USED, 1, "already run"),
             (16, 200, "header"),
-            (20, 2, "header"),
+            (20, 4, "header"),
             (40, 1, "structures of"),
             (48, 1, "order"),
         ] {

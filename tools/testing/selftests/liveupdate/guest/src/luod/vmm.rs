@@ -159,12 +159,16 @@ fn boots(args: &Args, vmm: &mut Option<Vmm>) -> Result {
         args.option("guest-params").unwrap_or_default(),
         args.number("mb", 4)?
     );
-    let rehearsals = args.number("rehearsals", 10)?;
+    let ram = args.option("memory").unwrap_or("memfd");
+    // A guest_memfd belongs to one VM.
+    let usual = if ram == "guest-memfd" { 0 } else { 10 };
+    let rehearsals = args.number("rehearsals", usual)?;
     let arguments = [
         ("--kernel", KERNEL.to_owned()),
         ("--initrd", INITRD.to_owned()),
         ("--cmdline", inner),
         ("--memory", args.number("ram", 128)?.to_string()),
+        ("--ram", ram.to_owned()),
         ("--cpus", args.number("cpus", 2)?.to_string()),
         ("--rehearse", rehearsals.to_string()),
     ];
