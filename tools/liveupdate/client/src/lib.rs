@@ -44,6 +44,7 @@ mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod luod;
+mod memory;
 pub mod raw;
 mod session;
 pub mod systemd;
@@ -52,6 +53,7 @@ mod transport;
 pub use crate::{
     device::{Device, DEVICE_PATH},
     error::errno,
+    memory::{collapse, Collapsed},
     raw::{Policy, Token},
     session::{FinishError, IncomingSession, OutgoingSession, NAME_MAX},
 };

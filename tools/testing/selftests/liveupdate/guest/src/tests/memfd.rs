@@ -4,6 +4,7 @@
 
 mod broken;
 pub mod changes;
+mod collapse;
 pub mod holes;
 mod moving;
 
@@ -363,5 +364,6 @@ pub fn suite() -> Suite {
     cases.extend(seal_cases());
     cases.push(huge("huge_folios_always", "always"));
     cases.push(huge("huge_folios_advise", "advise"));
+    cases.push(collapse::case());
     Suite::new("memfd", cases)
 }

@@ -65,7 +65,7 @@ fn check_words(file: OwnedFd, pages: usize) -> Result {
 }
 
 /// Puts references to the pages into a pipe, so that they cannot be moved until it is read.
-fn keep_in_pipe(memory: *mut c_void, pages: usize) -> Result<[OwnedFd; 2]> {
+pub(super) fn keep_in_pipe(memory: *mut c_void, pages: usize) -> Result<[OwnedFd; 2]> {
     let (read, write) = rustix::pipe::pipe().at("pipe")?;
     rustix::pipe::fcntl_setpipe_size(&write, pages * PAGE).at("F_SETPIPE_SZ")?;
     let all = libc::iovec {
