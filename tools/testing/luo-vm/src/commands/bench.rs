@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod devices;
+mod kinds;
 #[cfg(feature = "plots")]
 mod plot;
 mod table;
@@ -232,6 +233,10 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
         devices::run(ctx, rounds, &ctx.build.join("bench"))?;
         return Ok(true);
     }
+    if only == Some(kinds::NAME) {
+        kinds::run(ctx, rounds, &ctx.build.join("bench"))?;
+        return Ok(true);
+    }
     let measured = collect(ctx, quick, rounds, only)?;
     let rows: Vec<Row> = RUNS
         .iter()
@@ -259,6 +264,7 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
     plot::all(&dir, &machine, &measured)?;
     if only.is_none() {
         devices::run(ctx, rounds, &dir)?;
+        kinds::run(ctx, rounds, &dir)?;
     }
     println!("The results are in {}", ctx.shown(&dir));
     Ok(measured.failures.is_empty())

@@ -3,7 +3,10 @@
 //! Contents that can be created and compared quickly: all words of a benchmark differ, so that
 //! lost and misplaced pages are detected.
 
-use crate::support::error::{ensure, At, Result};
+use crate::support::{
+    error::{ensure, At, Result},
+    mapping::map_shared,
+};
 use std::{fs::File, os::unix::fs::FileExt};
 
 const CHUNK: u64 = 1 << 20;
@@ -35,6 +38,17 @@ pub fn fill(file: &File, number: u64, at: u64, len: u64) -> Result {
         }
         file.write_all_at(piece, offset).at("write")
     })
+}
+
+/// Writes the same contents as [`fill`] to all of a file that can only be written in a mapping.
+pub fn fill_mapped(file: &File, number: u64, len: u64) -> Result {
+    let start: *mut u64 = map_shared(file, 0, len)?.cast();
+    for index in 0..len / WORD {
+        // SAFETY: Within the mapping, which has no other users.
+        unsafe { start.add(index as usize).write(word(number, index)) };
+    }
+    // SAFETY: As above; it is not used any more.
+    unsafe { rustix::mm::munmap(start.cast(), len as usize) }.at("munmap")
 }
 
 /// Compares each byte of a range with `expected`, a function of the number of a word.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files with much memory: `--files` of `--mb` MiB each, in folios of 2 MiB with `--huge=1`,
-//! retrieved by one thread for each file.
+//! Files with much memory: `--files` of `--mb` MiB each, retrieved by one thread for each file. The memory
+//! is in folios of 2 MiB with `--huge=1`, in pages of 4 KiB that are moved into such folios with
+//! `--collapse=1`, and in huge pages with `--hugetlb=1`.
 
 use super::{
     data,
@@ -12,7 +13,8 @@ use crate::support::{
     error::{ensure, At, Failure, Result},
     memfd, meminfo,
 };
-use liveupdate::Device;
+use liveupdate::{collapse, Device};
+use rustix::fs::MemfdFlags;
 use std::{
     fs::{self, File},
     thread,
@@ -25,11 +27,34 @@ pub const WORKLOAD: Workload = Workload {
 };
 
 const SESSION: &str = "bench-memory";
+const POOL: &str = "/proc/sys/vm/nr_hugepages";
 const HUGE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// Moves all memory into folios of 2 MiB.
+fn collapse_all(files: &[File], len: u64) -> Result {
+    for file in files {
+        let large = collapse(file)?.large;
+        ensure!(large == len, "{large} of {len} bytes are in large folios");
+    }
+    Ok(())
+}
+
+/// A file of huge pages, which can only be written in a mapping.
+fn of_huge_pages(number: u64, len: u64) -> Result<File> {
+    let file = memfd::create(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
+    file.set_len(len).at("set the size of a memfd")?;
+    data::fill_mapped(&file, number, len)?;
+    Ok(file)
+}
 
 fn before(args: &Args) -> Result<Held> {
     let (number, len) = (args.number("files", 1)?, args.number("mb", 256)? << 20);
     let huge = args.number("huge", 0)? != 0;
+    if args.number("hugetlb", 0)? != 0 {
+        fs::write(POOL, ((number * len) >> 21).to_string()).at(POOL)?;
+        let files = (0..number).map(|number| of_huge_pages(number, len));
+        return preserve_all(SESSION, files.collect::<Result<_>>()?);
+    }
     fs::write(HUGE, if huge { "always" } else { "never" }).at(HUGE)?;
     let mut files = Vec::new();
     for i in 0..number {
@@ -45,6 +70,9 @@ fn before(args: &Args) -> Result<Held> {
         "{} KiB instead of {expected} are in large folios",
         meminfo::line("ShmemHugePages")?
     );
+    if args.number("collapse", 0)? != 0 {
+        timed("collapse_us", || collapse_all(&files, len))?;
+    }
     preserve_all(SESSION, files)
 }
 
