@@ -14,12 +14,17 @@ use crate::kernel::flavour::Flavour;
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
 
+/// The parameters with which each kernel keeps its log for the next one, as the package luod adds
+/// them.
+const LOG: &str =
+    "reserve_mem=1M:4096:luo_log ramoops.mem_name=luo_log ramoops.console_size=0x80000";
+
 /// Four consecutive updates: two by `systemctl kexec`, two by `luoctl kexec`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     let image = disk::disk(ctx, &kernel)?;
     let vm = Vm::new("debian", &kernel, &image)
-        .params(disk::params("luo-test.target"))
+        .params(format!("{} {LOG}", disk::params("luo-test.target")))
         .kexecs(disk::UPDATES);
     let run = vm.boot(ctx)?;
     run.judge(ctx, report, "", &["debian"]);

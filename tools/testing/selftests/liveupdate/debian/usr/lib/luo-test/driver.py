@@ -15,9 +15,15 @@ import subprocess
 import time
 
 import cache
+import hooks
+import uki
 from results import Boot, Results, run
 
 KERNEL = "/boot/next"
+# The kernel KERNEL as an installed one, and as a unified kernel image.
+VERSION = "0-luo"
+UKI = "/boot/EFI/Linux/luo.efi"
+LOG_MARK = "luo-test: this is the log of boot "
 CLIENTS = ["python", "counter", "memcached"]
 # Seconds after which an event is considered missing: a hundred times the usual
 # time.
@@ -180,6 +186,27 @@ def audit_trail(tests):
     tests.check("the journal says who finished a session", logged(), said[-1])
 
 
+def mark_log(tests):
+    """Logs a line that luoctl finds in the next kernel."""
+    with open("/dev/kmsg", "w") as file:
+        file.write(f"<1>{LOG_MARK}{tests.boot.number}\n")
+
+
+def log_of_previous(tests):
+    """What the previous kernel has logged until its end."""
+    if not tests.boot.number:
+        return
+    status, said = run("luoctl", "report", "--log", "--lines", "100000")
+    # The kernel's own last words are after all of systemd's.
+    start = said.rfind(f"{LOG_MARK}{tests.boot.number - 1}\n")
+    good = status == 0 and start >= 0 and f"{LOG_MARK}{tests.boot.number}" not in said
+    tests.check("luoctl shows the log of the previous kernel", good, said[-2000:])
+    last = run("luoctl", "report", "--log")[1]
+    good = "Starting new kernel" in last and len(last.splitlines()) == 40
+    tests.check("the log ends with the jump", good, last)
+    print("#", last.strip().splitlines()[-1], flush=True)
+
+
 def in_a_scope(tests):
     """Virtual machines run in scopes, which must not be stopped before luod has asked them."""
     subprocess.Popen(["systemd-run", "--scope", "--unit=luo-scoped", "sleep", "infinity"])
@@ -301,6 +328,7 @@ def operator(tests):
     bad_client(tests, "refuse")
     luoctl(tests, "kexec", "--yes", status=7, says=["bad-refuse: " + BAD["bad-refuse"]])
     goes_on(tests, "a refusal", "refuse")
+    hooks.refusals(tests)
     bad_client(tests, "hang")
     update = subprocess.Popen(["luoctl", "kexec", "--yes", "--timeout", "60"],
                               stdout=subprocess.PIPE, text=True)
@@ -319,6 +347,7 @@ def operator(tests):
 def plain(tests, cmdline):
     """Only systemd informs luod of the update. Returns true if the next kernel is being started."""
     load(cmdline)
+    mark_log(tests)
     tests.save()
     status, said = run("systemctl", "kexec")
     if status:
@@ -333,11 +362,41 @@ def plain_without_some(tests, cmdline):
     return plain(tests, cmdline)
 
 
-def by_luoctl(tests, cmdline):
+def empty_initrd():
+    """An initrd without files: the kernel mounts the root directory itself."""
+    end = "TRAILER!!!"
+    fields = [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, len(end) + 1, 0]
+    text = "070701" + "".join(f"{field:08x}" for field in fields) + end + "\0"
+    path = f"/boot/initrd.img-{VERSION}"
+    with open(path, "w") as file:
+        file.write(text.ljust(512, "\0"))
+    return path
+
+
+def installed(tests, cmdline):
+    """Loads a kernel by its version."""
+    empty_initrd()
+    os.link(KERNEL, f"/boot/vmlinuz-{VERSION}")
+    luoctl(tests, "load", "--kernel", VERSION, "--cmdline", cmdline)
+
+
+def unified(tests, cmdline):
+    """Loads a unified kernel image by the ID of its boot entry, with the command line inside, which
+    has no parameters for the log."""
+    os.makedirs(os.path.dirname(UKI), exist_ok=True)
+    cmdline = " ".join(word for word in cmdline.split() if not word.startswith(("ramoops.", "reserve_mem=")))
+    with open(KERNEL, "rb") as kernel, open(empty_initrd(), "rb") as initrd:
+        parts = {".linux": kernel.read(), ".initrd": initrd.read(), ".cmdline": cmdline.encode()}
+    uki.write(UKI, parts)
+    luoctl(tests, "load", "--entry", "luo", says=["luo.efi is loaded"])
+
+
+def by_luoctl(tests, cmdline, way=installed):
     """Runs the update as an operator."""
-    luoctl(tests, "load", KERNEL, "--cmdline", cmdline)
-    if UPDATES[tests.boot.number - 1] is not by_luoctl:
+    way(tests, cmdline)
+    if way is installed:
         operator(tests)
+    mark_log(tests)
     tests.save()
     status, said = run("luoctl", "kexec", "--yes")
     # It ends with luod, or is killed.
@@ -346,8 +405,8 @@ def by_luoctl(tests, cmdline):
     return status <= 0
 
 
-PARTS = [witness, session_of_unit, luod_and_clients, boot_jobs, memcached]
-UPDATES = [plain, plain_without_some, by_luoctl, by_luoctl]
+PARTS = [witness, session_of_unit, luod_and_clients, boot_jobs, memcached, log_of_previous]
+UPDATES = [plain, plain_without_some, by_luoctl, lambda *args: by_luoctl(*args, way=unified)]
 
 # Clients that fail, and the reasons.
 BAD = {
