@@ -208,10 +208,9 @@ impl DeviceSer {
             }
             let mask = size & !flags;
             let sane = match high {
-                Some((high_bar, high_mask)) => fits(
-                    join(*high_bar, bar & !flags),
-                    join(*high_mask, mask),
-                ),
+                Some((high_bar, high_mask)) => {
+                    fits(join(*high_bar, bar & !flags), join(*high_mask, mask))
+                }
                 None => fits(join(0, bar & !flags), join(!0, mask)),
             };
             if !sane || bar & flags != size & flags {

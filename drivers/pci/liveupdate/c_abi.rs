@@ -159,9 +159,7 @@ unsafe extern "C" fn pci_liveupdate_take_over(dev: *mut bindings::pci_dev) -> c_
 #[export]
 unsafe extern "C" fn pci_liveupdate_finish(domain: u32, bdf: u16, stop: bool) -> c_int {
     from_result(|| {
-        DEVICES
-            .incoming()?
-            .finish(Address { domain, bdf }, stop)?;
+        DEVICES.incoming()?.finish(Address { domain, bdf }, stop)?;
         Ok(0)
     })
 }

@@ -182,9 +182,9 @@ impl Entry {
     /// Silences the device, unless a driver has taken it over.
     fn silence(&self, why: &str) -> Result {
         // From here on, no driver can take it over.
-        if let Err(state::TAKEN_OVER | state::SILENCED) =
-            self.change(state::UNKNOWN, state::SILENCED)
-                .or_else(|_| self.change(state::CHECKED, state::SILENCED))
+        if let Err(state::TAKEN_OVER | state::SILENCED) = self
+            .change(state::UNKNOWN, state::SILENCED)
+            .or_else(|_| self.change(state::CHECKED, state::SILENCED))
         {
             return Ok(());
         }

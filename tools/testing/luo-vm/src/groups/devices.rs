@@ -51,7 +51,9 @@ impl Fate {
         match name {
             "edu_stopped" | "edu_closed" => Self::Stopped,
             "edu_forgotten" => Self::SilencedAtEnd,
-            "edu_version" | "edu_missing" | "edu_twice" | "edu_off" | "edu_routing" => Self::Silenced(&NAMES),
+            "edu_version" | "edu_missing" | "edu_twice" | "edu_off" | "edu_routing" => {
+                Self::Silenced(&NAMES)
+            }
             "edu_bus_zero" => Self::Silenced(&["edu", BRIDGE]),
             "edu_bus_range" | "edu_other" => Self::Silenced(&["edu"]),
             _ => Self::Left,

@@ -21,7 +21,13 @@ use crate::report::results::{notice, Report};
 use crate::report::step::Step;
 
 /// The suites whose device does not keep working in the next kernel; that of all others does.
-const STOPPED: [&str; 4] = ["vfio_stopped", "vfio_closed", "vfio_unplugged", RESTARTED];
+const STOPPED: [&str; 5] = [
+    "vfio_stopped",
+    "vfio_closed",
+    "vfio_skipped",
+    "vfio_unplugged",
+    RESTARTED,
+];
 
 /// The number of frames that are sent in a second. A run in which the ring was full proves nothing,
 /// and is repeated with the next rate.
@@ -220,7 +226,9 @@ pub fn judge_writes(ctx: &Ctx, run: &Run, names: &[&str]) -> Result<Option<Strin
         let commands: Vec<_> = writes.iter().filter(|write| write.is_command()).collect();
         let mut pairs = commands.iter().zip(commands.iter().skip(1));
         if pairs.any(|(one, next)| one.changes_more_than_interrupts(next)) {
-            wrong.push(format!("the command register of {name} was changed: {commands:?}"));
+            wrong.push(format!(
+                "the command register of {name} was changed: {commands:?}"
+            ));
         }
     }
     let expected = "no writes that disturb a working device";

@@ -116,6 +116,7 @@ pub fn all() -> Vec<Suite> {
         vfio::variants::stopped_suite(),
         vfio::variants::restarted_suite(),
         vfio::variants::closed_suite(),
+        vfio::variants::skipped_suite(),
         vfio::variants::forgotten_suite(),
         vfio::variants::unbound_suite(),
         vfio::variants::unmapped_suite(),

@@ -37,6 +37,9 @@ const LONG: usize = 32768;
 /// What user space writes to its interrupt line, which the next kernel must know.
 const LINE: u8 = 0xa7;
 
+/// Where memory is mapped that is not preserved.
+const ELSEWHERE: u64 = 1 << 40;
+
 /// The tokens of the files.
 const MEMORY: u64 = 1;
 const DEVICE: u64 = 2;

@@ -2,10 +2,10 @@
 
 //! What goes wrong with the file of a device: it cannot be frozen, or the next kernel cannot use it.
 
-use super::{before_with, forced, start, suite, DEVICE, MEMORY, USUAL};
+use super::{before_with, forced, start, suite, DEVICE, ELSEWHERE, MEMORY, USUAL};
 use crate::{
     support::{
-        error::{ensure, ensure_eq, At, Result},
+        error::{ensure, ensure_eq, At},
         igb::ID,
         kexec, memfd,
         pci::{self, PciDevice},
@@ -17,9 +17,6 @@ use crate::{
 };
 use rustix::io::Errno;
 use std::{fs::File, io};
-
-/// Where memory is mapped that is not preserved.
-const ELSEWHERE: u64 = 1 << 40;
 
 /// Memory is mapped that was not when the device was preserved: the kexec is refused, and the device
 /// works on. Without this memory, it can be preserved again.
@@ -50,7 +47,13 @@ pub fn mapped_suite() -> Suite {
 
 /// The next kernel cannot use the file of the device after this `damage`; RETRIEVE_FD fails with
 /// `errno`. At the end, the device is a `master` or not. Its memory stays reserved.
-fn damaged(name: &'static str, case: &str, line: &'static str, errno: Errno, master: bool) -> Suite {
+fn damaged(
+    name: &'static str,
+    case: &str,
+    line: &'static str,
+    errno: Errno,
+    master: bool,
+) -> Suite {
     let case = Case::two(
         case,
         move |stage| {

@@ -2,15 +2,16 @@
 
 //! The device is not preserved, or nobody takes it over; refusals.
 
-use super::{before_with, bind, start, suite, Setup, DEVICE, MEMORY, SHORT, USUAL};
+use super::{before_with, bind, start, suite, Setup, DEVICE, ELSEWHERE, MEMORY, SHORT, USUAL};
 use crate::support::{
     error::{ensure, At, Result},
     igb::{Ring, ID},
     pci::{self, PciDevice},
     registry::{Case, Stage, Suite},
     sessions::{create, expect_errno, retrieve},
-    vfio::{self, Ioas, VfioDevice, PAGE},
+    vfio::{self, DmaMemory, Ioas, VfioDevice, PAGE},
 };
+use liveupdate::Policy;
 use rustix::io::Errno;
 use std::{fs::File, mem};
 
@@ -114,6 +115,38 @@ pub fn closed_suite() -> Suite {
     suite("vfio_closed", case)
 }
 
+/// Memory is mapped that was not when the device was preserved, and the policy of the session is to go
+/// on without such a file: the device is stopped.
+pub fn skipped_suite() -> Suite {
+    let case = Case::two(
+        "device_is_left_out",
+        |stage| {
+            let (ioas, link) = start(USUAL)?;
+            link.receive(1000)?;
+            let session = create("vfio")?;
+            session.set_policy(Policy::Skip)?;
+            session.preserve(link.igb.memory(), MEMORY)?;
+            session.preserve(link.igb.device(), DEVICE)?;
+            let later = DmaMemory::create(PAGE)?;
+            ioas.map(&later, PAGE as u64, ELSEWHERE)?;
+            link.receive(1000)?;
+            stage.hold(session);
+            run_until_the_end(stage, (ioas, link, later));
+            Ok(())
+        },
+        |_| {
+            ensure!(!is_master()?, "the device was not stopped");
+            let session = retrieve("vfio")?;
+            session.retrieve(MEMORY)?;
+            let retrieved = session.retrieve(DEVICE).map(drop);
+            expect_errno(retrieved, Errno::NOENT, "RETRIEVE_FD of the device")?;
+            session.finish()?;
+            open_again()
+        },
+    );
+    suite("vfio_skipped", case)
+}
+
 /// The device is not retrieved, and its driver is not loaded: it keeps working until the session is
 /// finished, and is silenced then.
 pub fn forgotten_suite() -> Suite {
@@ -205,13 +238,13 @@ pub fn refused_suite() -> Suite {
         session.preserve(link.igb.memory(), 3)?;
         let plain = vec![0u8; 2 * PAGE];
         let start = plain.as_ptr().addr().next_multiple_of(PAGE);
-        ioas.map_memory(start as u64, PAGE as u64, 1 << 40)?;
+        ioas.map_memory(start as u64, PAGE as u64, ELSEWHERE)?;
         expect_errno(
             session.preserve(link.igb.device(), 2),
             Errno::OPNOTSUPP,
             "a device with memory that is no file",
         )?;
-        ioas.unmap(1 << 40, PAGE as u64)?;
+        ioas.unmap(ELSEWHERE, PAGE as u64)?;
         session.preserve(link.igb.device(), 2)?;
         link.receive(1000)?;
         drop(session);
