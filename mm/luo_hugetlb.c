@@ -351,7 +351,8 @@ void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr)
 void __init luo_hugetlb_count_expected(struct hstate *h)
 {
 	struct luo_hugetlb_pool *pool = luo_hugetlb_pool(huge_page_order(h));
-	unsigned long flags;
+	unsigned long flags, more = 0;
+	bool for_nodes = false;
 	int nid;
 
 	if (!pool)
@@ -366,13 +367,16 @@ void __init luo_hugetlb_count_expected(struct hstate *h)
 
 		h->nr_huge_pages += nr;
 		h->nr_huge_pages_node[nid] += nr;
-		if (!wanted)
-			continue;
+		if (wanted)
+			for_nodes = true;
 		/* They are among those that the command line wants here. */
 		h->max_huge_pages_node[nid] -= min(nr, wanted);
 		if (nr > wanted)
-			h->max_huge_pages += nr - wanted;
+			more += nr - wanted;
 	}
+	/* No node has fewer pages than the command line wants there. */
+	if (for_nodes)
+		h->max_huge_pages += more;
 	h->max_huge_pages = max(h->max_huge_pages, h->nr_huge_pages);
 	spin_unlock_irqrestore(&hugetlb_lock, flags);
 }
