@@ -7,7 +7,7 @@
 //! input, and has a deadline.
 
 use crate::text::printable;
-use luod_protocol::{Report, SessionInfo};
+use luod_protocol::{Report, SessionInfo, SessionName};
 use rustix::{
     fs::{memfd_create, MemfdFlags},
     process::{kill_process_group, Pid, Signal},
@@ -86,6 +86,10 @@ pub struct Input {
     pub timeout_ms: u64,
     /// The sessions before the update; empty in the other stages.
     pub sessions: Vec<SessionInfo>,
+    /// Sessions that the configuration requires, and that are not finished after the update: no
+    /// client has their contents. Empty in other stages.
+    #[serde(default)]
+    pub missing: Vec<SessionName>,
     /// The result of the update; missing before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
@@ -104,6 +108,7 @@ impl Input {
             kernel,
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             sessions: Vec::new(),
+            missing: Vec::new(),
             report: None,
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     hooks::{Input, Stage},
     world::{QuestionId, World},
 };
-use luod_protocol::{ErrorCode, Inhibitor, Report};
+use luod_protocol::{ErrorCode, Inhibitor, Report, SessionName, SessionState};
 
 impl<W: World> Machine<W> {
     fn hook_input(&self, stage: Stage, update: u64) -> Input {
@@ -30,8 +30,21 @@ impl<W: World> Machine<W> {
     pub(super) fn start_hooks(&mut self, stage: Stage, report: Report) {
         let mut input = self.hook_input(stage, report.update);
         input.dry_run = report.outcome == luod_protocol::Outcome::DryRun;
+        if stage == Stage::Post {
+            input.missing = self.lost_although_required(&report);
+        }
         input.report = Some(report);
         self.world.run_hooks(input);
+    }
+
+    /// Required sessions whose contents no client has after an update.
+    fn lost_although_required(&self, report: &Report) -> Vec<SessionName> {
+        let is_kept = |name: &SessionName| {
+            let mut sessions = report.sessions.iter();
+            sessions.any(|s| s.session == *name && s.state == SessionState::Finished)
+        };
+        let required = self.config.required.iter();
+        required.filter(|name| !is_kept(name)).cloned().collect()
     }
 
     /// Handles a request that keeps updates from starting as long as its connection is open.

@@ -45,6 +45,33 @@ fn hooks_run_before_and_after() {
     let report = hooks[0].report.as_ref().unwrap();
     assert_eq!(report.outcome, Outcome::Updated);
     assert_eq!(report.sessions[0].state, SessionState::Finished);
+    assert_eq!(hooks[0].missing, []);
+}
+
+/// Hooks after an update are told which required sessions were lost.
+#[test]
+fn hooks_know_lost_sessions() {
+    for required in [&["a"][..], &["b", "a", "c"]] {
+        let mut luod = Luod::new();
+        let a = luod.subscriber("a");
+        let operator = luod.update("");
+        let session = luod.preserve(a, "a");
+        drop((session, operator));
+        assert_eq!(luod.stages(), [Stage::Pre]);
+        let mut luod = luod.next_kernel();
+        let names = required.iter().map(|name| SessionName::new(*name).unwrap());
+        luod.machine.config.required = names.collect();
+        luod.restore("a");
+        luod.machine.tick();
+        let hooks = luod.hooks();
+        let missing: Vec<&str> = hooks[0].missing.iter().map(SessionName::as_str).collect();
+        let lost: Vec<&str> = required
+            .iter()
+            .copied()
+            .filter(|name| *name != "a")
+            .collect();
+        assert_eq!(missing, lost);
+    }
 }
 
 #[test]
