@@ -25,7 +25,7 @@ WORKSPACE := --manifest-path /luo/tools/Cargo.toml
 FUZZ := --manifest-path /luo/tools/testing/selftests/liveupdate/fuzz/Cargo.toml
 KERNEL_RS = $(addprefix /luo/,$(shell git ls-files -- 'kernel/*.rs' 'mm/*.rs' 'rust/*.rs' 'samples/*.rs' 'drivers/*.rs' 'virt/*.rs'))
 
-.PHONY: help $(TARGETS) check lint format format-check apply deb doctor clean distclean
+.PHONY: help $(TARGETS) check lint format format-check apply deb demo-deb doctor clean distclean
 
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
@@ -98,8 +98,8 @@ apply:
 	@$(if $(KERNEL_SRC),,echo 'make apply needs KERNEL_SRC=dir, a Linux 7.3 tree.' >&2; exit 1;) \
 	$(VM) luo-vm apply
 
-deb:
-	@$(VM) deb
+deb demo-deb:
+	@$(VM) $@
 
 doctor:
 	@$(VM) doctor

@@ -9,6 +9,7 @@
 #   sandbox.sh luo-vm ARGS...   build luo-vm and run it in the sandbox
 #   sandbox.sh enter CMD...     run any command in the sandbox
 #   sandbox.sh deb              build the packages in build/deb
+#   sandbox.sh demo-deb         update the kernel of a machine made of packages
 #   sandbox.sh doctor           list missing requirements
 #   sandbox.sh distclean        remove the caches
 #
@@ -38,6 +39,10 @@ DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python 
 DEBIAN_SUITE=forky
 DEBIAN_PACKAGES=(dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
 	qemu-system-x86 systemd systemd-sysv systemd-tests)
+# Packages of the machine that has no other files than those of packages, besides ours.
+# dosfstools, e2fsprogs, mtools and systemd-repart make its disk.
+MACHINE_PACKAGES=(dbus dosfstools e2fsprogs initramfs-tools kmod mount mtools python3 systemd
+	systemd-boot systemd-repart systemd-sysv udev zstd)
 # Extracts the kernel of linux-image-amd64 from its package, without installing it.
 # shellcheck disable=SC2016 # mmdebstrap's shell must expand this
 GET_KERNEL='set -eu
@@ -232,6 +237,38 @@ create_debian() {
 	exec 8>&-
 }
 
+# Makes the disk of the machine, from Debian and the packages that luo-vm has
+# collected in build/machine/packages. A disk of the same packages is kept.
+create_machine() {
+	local site mode=unshare started=$SECONDS machine=$TOP/build/machine hook inputs
+	local -a opts
+
+	hook=$TOP/tools/testing/luo-vm/machine.sh
+	inputs=$(cd "$machine/packages" && sha256sum ./*.deb "$hook" && echo "${MACHINE_PACKAGES[@]}") ||
+		die "There are no packages in $machine/packages."
+	[ -e "$machine/disk.raw" ] && [ "$(cat "$machine/inputs" 2>/dev/null)" = "$inputs" ] && return 0
+	rm -f "$machine/inputs" "$machine/disk.raw"
+	have mmdebstrap || install_packages mmdebstrap
+	[ -r "$SUITE_KEY" ] || install_packages debian-archive-keyring
+	find_site
+	bootstrap_options
+	[ "$(id -u)" = 0 ] && mode=root
+	step "making a machine of Debian $DEBIAN_SUITE and our packages (some minutes)"
+	# shellcheck disable=SC2016 # mmdebstrap's shell must expand $1
+	logged machine mmdebstrap --mode=$mode "${opts[@]}" --variant=apt \
+		--aptopt='APT::Install-Recommends "false"' \
+		--dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' \
+		--dpkgopt='path-exclude=/usr/share/doc/*' \
+		--include="$(IFS=,; echo "${MACHINE_PACKAGES[*]}")" \
+		--customize-hook='copy-in '"$machine/packages"' /' \
+		--customize-hook="'$hook' \"\$1\"" \
+		--customize-hook="copy-out /disk.raw $machine" \
+		"$DEBIAN_SUITE" /dev/null "deb $site $DEBIAN_SUITE main"
+	echo "$inputs" >"$machine/inputs"
+	step "made the machine in $((SECONDS - started)) s"
+}
+
 # Succeeds if luo-vm with these arguments needs the userland of the tests under
 # systemd.
 wants_debian() {
@@ -262,7 +299,7 @@ wants_source() {
 		[ ! -e "$deb" ] || return 1
 	done
 	case $1 in
-	run | demo | demo-device | demo-vm | test | test-all | bench | kernel | shell | menuconfig | htmldocs | rust-analyzer) true ;;
+	run | demo | demo-deb | demo-device | demo-vm | machine-packages | test | test-all | bench | kernel | shell | menuconfig | htmldocs | rust-analyzer) true ;;
 	*) false ;;
 	esac
 }
@@ -522,6 +559,12 @@ deb)
 	build_packages
 	step "the packages are in $TOP/build/deb:"
 	(cd "$TOP/build/deb" && ls -1 ./*.deb ./*.dsc) ;;
+demo-deb)
+	step "building the packages (some minutes)"
+	build_packages
+	"$0" luo-vm machine-packages
+	create_machine
+	exec "$0" luo-vm demo-deb ;;
 doctor)
 	doctor ;;
 distclean)

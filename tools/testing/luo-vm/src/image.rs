@@ -5,4 +5,5 @@
 pub mod disk;
 pub mod guest;
 pub mod initramfs;
+pub mod machine;
 pub mod programs;

@@ -56,6 +56,10 @@ enum Action {
     DemoDevice,
     /// Update the kernel under a guest of QEMU
     DemoVm,
+    /// Update the kernel of a machine made of packages
+    DemoDeb,
+    /// Make the packages of this machine
+    MachinePackages,
     /// Run the tests
     Test {
         /// Only this group
@@ -190,6 +194,11 @@ fn run(cli: Cli) -> Result<bool> {
             ctx.need_space(8, 3)?;
             demo::device::run(&ctx)
         }
+        Action::DemoDeb => {
+            ctx.need_space(8, 3)?;
+            demo::packages::run(&ctx)
+        }
+        Action::MachinePackages => image::machine::packages(&ctx).map(|()| true),
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
         Action::TestAll => groups::run_all(&ctx),
         Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `make run` and `make demo`, which demonstrate live updates, and `make shell`; [`device`] is
-//! `make demo-device`.
+//! `make demo-device`, and [`packages`] is `make demo-deb`.
 
 pub mod device;
+pub mod packages;
 
 use std::time::Instant;
 

@@ -6,14 +6,13 @@
 //! `sandbox.sh` builds the packages, and `tools/testing/selftests/liveupdate/hosts` tests them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{bail, Result};
+use anyhow::Result;
 
 use crate::ctx::Ctx;
-use crate::image::disk;
-use crate::kernel::source::lock;
+use crate::image::{disk, machine};
 use crate::report::ktap;
 use crate::report::results::Report;
 use crate::report::step::Step;
@@ -100,19 +99,13 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
 
 /// The packages in two versions, with their names in the system.
 fn packages(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
-    let deb = ctx.build.join("deb");
-    // `sandbox.sh` may still be building them.
-    drop(lock(&deb.join(".lock"))?);
-    if !deb.join("inputs").exists() {
-        let log = ctx.shown(&ctx.log("deb"));
-        bail!("The packages could not be built: see {log}.");
-    }
+    let deb = machine::built(ctx)?;
     let newer = ctx.build.join("deb-newer");
     fs::create_dir_all(&newer)?;
     let mut step = Step::start(ctx, "make newer packages");
     let mut files = Vec::new();
     for package in PACKAGES {
-        let path = find(&deb, package)?;
+        let path = machine::find(&deb, package)?;
         let to = newer.join(format!("newer-{package}.deb"));
         let mut repack = Command::new("sh");
         repack.args(["-c", NEWER, "sh"]).arg(&path).arg(&to);
@@ -122,17 +115,4 @@ fn packages(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
     }
     step.done("");
     Ok(files)
-}
-
-/// The file of a package.
-fn find(dir: &Path, package: &str) -> Result<PathBuf> {
-    let prefix = format!("{package}_");
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&prefix) && name.ends_with(".deb") {
-            return Ok(entry.path());
-        }
-    }
-    bail!("There is no package {package} in {}.", dir.display());
 }

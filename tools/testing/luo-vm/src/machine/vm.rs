@@ -28,7 +28,7 @@ pub struct Vm<'a> {
     /// The kind of machine.
     machine: &'static Machine,
     pub kernel: &'a Kernel,
-    /// The initramfs; or the disk, if its name ends in [`DISK`].
+    /// The initramfs; or the disk, if its name ends in [`DISK`], or firmware starts the machine.
     initrd: &'a Path,
     /// QEMU options for further devices.
     devices: Vec<String>,
@@ -42,6 +42,8 @@ pub struct Vm<'a> {
     foreign: bool,
     /// The events of QEMU that are to be logged.
     trace: &'static [&'static str],
+    /// Whether firmware starts the boot loader of the disk, also after a reset.
+    firmware: bool,
 }
 
 /// The output of a machine that has ended.
@@ -101,6 +103,7 @@ impl<'a> Vm<'a> {
             limit: BOOT,
             foreign: !kernel.flavour.is_ours(),
             trace: &[],
+            firmware: false,
         }
     }
 
@@ -131,6 +134,13 @@ impl<'a> Vm<'a> {
     /// Logs events of QEMU, to a file beside the log that ends in `trace`.
     pub fn trace(mut self, events: &'static [&'static str]) -> Self {
         self.trace = events;
+        self
+    }
+
+    /// Firmware starts the boot loader of the disk, which knows the kernel and its parameters. A reset
+    /// starts the machine again, instead of ending it.
+    pub fn firmware(mut self) -> Self {
+        self.firmware = true;
         self
     }
 
@@ -173,7 +183,10 @@ impl<'a> Vm<'a> {
         let board = self.machine.board.unwrap_or(arch.board);
         let cpu = self.machine.cpu.unwrap_or(arch.cpu);
         qemu.args(["-machine", board, "-cpu", cpu]);
-        qemu.args(["-no-reboot", "-display", "none"]);
+        qemu.args(["-display", "none"]);
+        if !self.firmware {
+            qemu.arg("-no-reboot");
+        }
         qemu.args(self.machine.arguments);
         let memory = self.machine.memory.unwrap_or(&ctx.settings.mem);
         qemu.args(["-nodefaults", "-no-user-config", "-m", memory]);
@@ -190,14 +203,17 @@ impl<'a> Vm<'a> {
             qemu.args(["-object", &memory, "-machine", "memory-backend=memory"]);
         }
         qemu.args(&self.devices);
-        qemu.arg("-kernel").arg(&self.kernel.image);
-        if self.initrd.extension().is_some_and(|end| end == DISK) {
+        if self.firmware || self.initrd.extension().is_some_and(|end| end == DISK) {
             let drive = format!("if=virtio,format=raw,file={}", self.initrd.display());
             // The next run must not see what this one writes.
             qemu.args(["-snapshot", "-drive", &drive]);
         } else {
             qemu.arg("-initrd").arg(self.initrd);
         }
+        if self.firmware {
+            return qemu;
+        }
+        qemu.arg("-kernel").arg(&self.kernel.image);
         let mut line = format!("console={} panic=-1 liveupdate=on kho=on", arch.console);
         if self.kernel.flavour == Flavour::Kasan {
             // The map of KASAN needs an eighth of the memory; a scratch area of twice this size

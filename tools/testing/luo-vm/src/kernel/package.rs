@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Debian packages of a kernel, as `linux-image-*` of Debian: the image, the modules, and scripts
+//! that call the programs in `/etc/kernel` and `/usr/share/kernel`, which make the initrd and the
+//! boot entry.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::ctx::Ctx;
+use crate::files::hex;
+use crate::kernel::build::{make, Kernel};
+use crate::kernel::source::{self, OUT_PREFIX};
+use crate::kernel::tree;
+use crate::report::step::Step;
+
+/// A package of a kernel.
+#[derive(Debug, Clone)]
+pub struct Package {
+    /// The release of the kernel, which is its name in `/boot` and `/lib/modules`.
+    pub release: String,
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// The version of the packages.
+const VERSION: &str = "1";
+
+/// The maintainer scripts.
+const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
+
+/// Builds a package of `kernel`, whose release ends in `-NUMBER-luo`. Packages with different
+/// numbers can be installed side by side.
+///
+/// The release is inside of the image and the modules, so that these are linked once more, in a copy
+/// of the output directory.
+pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
+    let suffix = format!("-{number}-luo");
+    let release = format!("{}{suffix}", kernel.version);
+    let dir = ctx.build.join("kernel-packages");
+    fs::create_dir_all(&dir)?;
+    let file = dir.join(format!("linux-image-{release}_{VERSION}_amd64.deb"));
+    // What it is made of: the kernel, and this file.
+    let inputs = format!(
+        "{} {}",
+        hex(&fs::read(&kernel.image)?),
+        hex(include_bytes!("package.rs"))
+    );
+    let stamp = file.with_extension("inputs");
+    let title = format!("package linux-image-{release}");
+    let package = Package { release, file };
+    if package.file.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == inputs) {
+        Step::start(ctx, title).done("up to date");
+        return Ok(package);
+    }
+    let _ = fs::remove_file(&stamp);
+
+    let base = source::base(ctx, kernel.flavour.series())?;
+    let _lock = base.lock()?;
+    let tree = tree::prepare(ctx, &base)?.dir;
+    let mut step = Step::start(ctx, title);
+    let out = tree.join(format!("{OUT_PREFIX}package"));
+    let log = ctx.log("kernel-package");
+    let mut copy = Command::new("rsync");
+    copy.args(["-a", "--delete", "--exclude=/luo-stamp.json"])
+        .arg(format!("{}/", kernel.out.display()))
+        .arg(format!("{}/", out.display()));
+    step.run(&mut copy, &log)?;
+    // Commands with the path of the directory would be run again, and with them nearly all others.
+    let script = format!("s,{},{},g", kernel.out.display(), out.display());
+    let mut rename = Command::new("find");
+    rename
+        .arg(&out)
+        .args(["-name", ".*.cmd", "-exec", "sed", "-i"]);
+    rename.args([&script, "{}", "+"]);
+    step.run(&mut rename, &log)?;
+    let mut objects = 0;
+    let mut command = make(ctx, &out);
+    command.arg(format!("LOCALVERSION={suffix}"));
+    command.args([ctx.arch().image, "modules"]);
+    step.run_with(&mut command, &log, |step, line| {
+        if line.starts_with("  ") {
+            objects += 1;
+            step.progress(&format!("{objects} steps"));
+        }
+    })?;
+    let stage = dir.join("stage");
+    if stage.exists() {
+        fs::remove_dir_all(&stage)?;
+    }
+    fs::create_dir_all(stage.join("DEBIAN"))?;
+    let mut install = make(ctx, &out);
+    install
+        .arg(format!("LOCALVERSION={suffix}"))
+        .arg(format!("INSTALL_MOD_PATH={}", stage.display()))
+        .args(["INSTALL_MOD_STRIP=1", "modules_install"]);
+    step.run(&mut install, &log)?;
+    files(ctx, &package.release, &out, &stage)?;
+    let mut pack = Command::new("dpkg-deb");
+    pack.args(["--root-owner-group", "-Zzstd", "-z1", "-b"])
+        .arg(&stage)
+        .arg(&package.file);
+    step.run(&mut pack, &log)?;
+    fs::remove_dir_all(&stage)?;
+    fs::write(stamp, inputs)?;
+    step.done("");
+    Ok(package)
+}
+
+/// Adds the files of a package, except modules, to `stage`.
+fn files(ctx: &Ctx, release: &str, out: &Path, stage: &Path) -> Result<()> {
+    let boot = stage.join("boot");
+    fs::create_dir_all(&boot)?;
+    let _ = fs::remove_file(stage.join("lib/modules").join(release).join("build"));
+    let arch = ctx.arch();
+    let image = out
+        .join("arch")
+        .join(arch.name)
+        .join("boot")
+        .join(arch.image);
+    for (from, name) in [
+        (image, "vmlinuz"),
+        (out.join("System.map"), "System.map"),
+        (out.join(".config"), "config"),
+    ] {
+        let to = boot.join(format!("{name}-{release}"));
+        fs::copy(&from, to).with_context(|| from.display().to_string())?;
+    }
+    let control = format!(
+        "Package: linux-image-{release}\nVersion: {VERSION}\nArchitecture: amd64\n\
+         Maintainer: luo-vm <luo@localhost>\nSection: kernel\nPriority: optional\n\
+         Depends: kmod\nRecommends: initramfs-tools | linux-initramfs-tool\n\
+         Description: Linux kernel with the Live Update Orchestrator\n \
+         This kernel has the small configuration of tests in virtual machines.\n"
+    );
+    let debian = stage.join("DEBIAN");
+    fs::write(debian.join("control"), control)?;
+    for script in SCRIPTS {
+        let path = debian.join(script);
+        fs::write(&path, maintainer_script(script, release))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// A maintainer script, which runs the programs of other packages that are interested in kernels.
+fn maintainer_script(script: &str, release: &str) -> String {
+    format!(
+        r#"#!/bin/sh
+set -e
+export DEB_MAINT_PARAMS="$*" INITRD=Yes
+set --
+for dir in /etc/kernel/{script}.d /usr/share/kernel/{script}.d; do
+	[ ! -d "$dir" ] || set -- "$@" "$dir"
+done
+[ $# = 0 ] || run-parts --arg="{release}" --arg="/boot/vmlinuz-{release}" "$@"
+"#
+    )
+}

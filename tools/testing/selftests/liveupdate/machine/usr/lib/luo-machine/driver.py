@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""Updates the kernel of a machine that consists of packages only.
+
+Runs once with each kernel; what was found so far is kept on the disk. Firmware starts the first
+kernel by its boot entry. The second kernel is installed by its package, and started in a live update
+by its boot entry; the first one again, by its version. Then the second one panics, and firmware
+starts the first one, since the default boot entry is only changed when all required sessions are
+there.
+"""
+
+import glob
+import os
+import time
+
+from results import Results, run
+
+STAGE = "/var/lib/luo-machine-stage"
+OLD, NEW = sorted(os.path.basename(path) for path in glob.glob("/usr/share/luo-machine/*-luo"))
+DEFAULT = "/sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+PANIC = "Requested init /nonexistent failed (error -2)."
+LOG_MARK = "luo-machine: the end of kernel "
+# Seconds after which an event is considered missing: a hundred times the usual time.
+PATIENCE = 300
+
+
+class Boot:
+    """How many kernels ran before this one."""
+
+    def __init__(self):
+        self.number = 0
+        if os.path.exists(STAGE):
+            with open(STAGE) as file:
+                self.number = int(file.read())
+        with open("/proc/cmdline") as file:
+            self.cmdline = file.read().strip()
+
+    def next(self):
+        with open(STAGE, "w") as file:
+            file.write(str(self.number + 1))
+        os.sync()
+
+
+def until(so):
+    """Waits until a condition is true, up to a limit."""
+    end = time.monotonic() + PATIENCE
+    while not so() and time.monotonic() < end:
+        time.sleep(0.2)
+    return so()
+
+
+def say(what):
+    print(f"@progress {what}", flush=True)
+
+
+def entry(release):
+    return f"luo-{release}.conf"
+
+
+def default():
+    """The default boot entry; None if systemd-boot takes the newest."""
+    if not os.path.exists(DEFAULT):
+        return None
+    with open(DEFAULT, "rb") as file:
+        return file.read()[4:].decode("utf-16-le").rstrip("\0")
+
+
+def keeper(tests, expected):
+    """Starts the service, which says what it has found in its session."""
+    status, said = run("systemctl", "start", "luo-keeper.service")
+    log = "/run/luo-keeper.log"
+    until(lambda: os.path.exists(log) and open(log).read().strip())
+    found = open(log).read().strip()
+    tests.check(f"the service has its session: {expected}", status == 0 and found == expected, said + found)
+    say(f"kernel {os.uname().release}: the service says: {found}")
+
+
+def kernel(tests, release):
+    """The running kernel, and what its command line must have."""
+    tests.check(f"the kernel is {release}", os.uname().release == release, os.uname().release)
+    words = tests.boot.cmdline.split()
+    wanted = ["kho=on", "liveupdate=on", "ramoops.mem_name=luo_log"]
+    tests.check("it has the parameters of the package", all(word in words for word in wanted), tests.boot.cmdline)
+    said = []
+
+    def reached():
+        said.append(run("luoctl", "status")[1])
+        return "phase:" in said[-1]
+
+    tests.check("luod serves", until(reached), said[-1])
+
+
+def subscribed():
+    return until(lambda: "subscribed" in run("luoctl", "list")[1])
+
+
+def update(tests, *load):
+    """Loads a kernel, and starts it. Returns true if it is being started."""
+    subscribed()
+    status, said = run("luoctl", "load", *load)
+    print(said, flush=True)
+    if not tests.check(f"luoctl load {' '.join(load[:2])}", status == 0 and "is loaded" in said, said):
+        return False
+    with open("/dev/kmsg", "w") as file:
+        file.write(f"<1>{LOG_MARK}{tests.boot.number}\n")
+    tests.save()
+    tests.boot.next()
+    say(f"luoctl load {' '.join(load[:2])}; luoctl kexec")
+    status, said = run("luoctl", "kexec", "--yes")
+    # It ends with luod, or is killed.
+    if status > 0:
+        tests.check("luoctl kexec", False, said)
+    return status <= 0
+
+
+def log(tests):
+    """The log of the previous kernel, also where firmware offers a place for logs."""
+    status, said = run("luoctl", "report", "--log", "--lines", "100000")
+    good = status == 0 and f"{LOG_MARK}{tests.boot.number - 1}" in said
+    tests.check("luoctl shows the log of the previous kernel", good, said[-1000:])
+
+
+def updated(tests, before, release, count):
+    """After an update: the default boot entry changes when the session is there, and not before."""
+    kernel(tests, release)
+    log(tests)
+    tests.check("the default is still the previous kernel", default() == entry(before), default())
+    keeper(tests, f"verified after {count}")
+    there = until(lambda: default() == entry(release))
+    why = f"{default()}: " + run("journalctl", "-b", "-n", "20", "--no-pager", "-u", "luod*")[1]
+    tests.check("the default is this kernel when the session is there", there, why)
+    if there:
+        say(f"the default boot entry is {default()}")
+
+
+def first(tests):
+    """Firmware has started the only kernel."""
+    kernel(tests, OLD)
+    keeper(tests, "new")
+    deb = glob.glob(f"/usr/share/luo-machine/{NEW}/*.deb")
+    say(f"dpkg -i {os.path.basename(deb[0])}")
+    status, said = run("env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "-i", *deb)
+    print(said, flush=True)
+    files = [f"/boot/vmlinuz-{NEW}", f"/boot/initrd.img-{NEW}", f"/efi/loader/entries/{entry(NEW)}"]
+    missing = [path for path in files if not os.path.exists(path)]
+    tests.check("the next kernel is installed", status == 0 and not missing, f"{missing} {said}")
+    tests.check("no default was set", default() is None, default())
+    return update(tests, "--entry", f"luo-{NEW}")
+
+
+def second(tests):
+    updated(tests, OLD, NEW, 1)
+    return update(tests, "--kernel", OLD)
+
+
+def third(tests):
+    updated(tests, NEW, OLD, 2)
+    print(f"# expect-panic {PANIC}", flush=True)
+    cmdline = tests.boot.cmdline + " init=/nonexistent rdinit=/nonexistent"
+    return update(tests, "--entry", f"luo-{NEW}", "--cmdline", cmdline)
+
+
+def fourth(tests):
+    """Firmware has started the default entry after the panic."""
+    kernel(tests, OLD)
+    tests.check("the default is this kernel", default() == entry(OLD), default())
+    tests.check("it was started by firmware", "rdinit" not in tests.boot.cmdline, tests.boot.cmdline)
+    # What was in memory is lost.
+    keeper(tests, "new")
+    return False
+
+
+def main():
+    tests = Results("machine", Boot())
+    print(f"# boot {tests.boot.number} is up", flush=True)
+    going = False
+    try:
+        going = [first, second, third, fourth][tests.boot.number](tests)
+    except Exception as error:
+        tests.check("no exception", False, repr(error))
+    if not going:
+        tests.end()
+
+
+main()
