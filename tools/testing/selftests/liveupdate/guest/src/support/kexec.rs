@@ -97,8 +97,12 @@ impl Plan {
         fs::read(&self.kernel).at(format_args!("read {}", self.kernel))
     }
 
-    /// Whether the kernel in the image is an ELF file, and not compressed.
+    /// Whether the kernel in the image is an ELF file, and not compressed. A test that asks this is
+    /// skipped where images have no boot code.
     pub fn is_plain(&self) -> Result<bool> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(Failure::skip("only images of x86 have boot code"));
+        }
         let file = self.image()?;
         let image = BzImage::parse(&file).map_err(|error| Failure::new(error.to_string()))?;
         Ok(image.payload.starts_with(b"\x7fELF"))
@@ -212,18 +216,32 @@ struct Segment {
     memsz: usize,
 }
 
+/// An address without firmware or early kernel data, on all supported machines.
+#[cfg(not(target_arch = "aarch64"))]
+const ADDRESS: usize = 0x0200_0000;
+/// The same; memory begins at 1 GiB.
+#[cfg(target_arch = "aarch64")]
+const ADDRESS: usize = 0x4800_0000;
+
+/// Code that resets the machine by its keyboard controller: `mov $0xfe,%al; out %al,$0x64`, and a
+/// jump to the start.
+#[cfg(not(target_arch = "aarch64"))]
+static RESET: [u8; 6] = [0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfa];
+/// Code that resets the machine by its firmware: `mov w0, #9; movk w0, #0x8400, lsl #16; hvc #0`,
+/// and a jump to the start.
+#[cfg(target_arch = "aarch64")]
+static RESET: [u8; 16] = [
+    0x20, 0x01, 0x80, 0x52, 0x00, 0x80, 0xb0, 0x72, 0x02, 0x00, 0x00, 0xd4, 0xfd, 0xff, 0xff, 0x17,
+];
+
 /// Loads, by the old system call, an image that cannot take over data.
 ///
 /// If it is started anyway, it resets the machine.
 pub fn load_legacy() -> io::Result<()> {
-    /// An address without firmware or early kernel data, on all supported machines.
-    const ADDRESS: usize = 0x0200_0000;
     const KEXEC_ARCH_DEFAULT: usize = 0;
-    // mov $0xfe,%al; out %al,$0x64; jmp to the start: reset by the keyboard controller.
-    let code: [u8; 6] = [0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfa];
     let segment = Segment {
-        buf: code.as_ptr(),
-        bufsz: code.len(),
+        buf: RESET.as_ptr(),
+        bufsz: RESET.len(),
         mem: ADDRESS,
         memsz: 4096,
     };

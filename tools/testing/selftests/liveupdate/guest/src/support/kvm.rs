@@ -2,13 +2,12 @@
 
 //! Virtual machines whose memory is a guest_memfd.
 
-use crate::support::error::{ensure_eq, At, Failure, Result};
+mod vcpu;
+
+use crate::support::error::{ensure_eq, At, Result};
 use kvm_bindings::{kvm_create_guest_memfd, kvm_userspace_memory_region2, KVM_MEM_GUEST_MEMFD};
-use kvm_ioctls::{Kvm, VcpuExit, VmFd};
-use rustix::{
-    mm::{MapFlags, ProtFlags},
-    thread::CpuSet,
-};
+use kvm_ioctls::{Kvm, VmFd};
+use rustix::mm::{MapFlags, ProtFlags};
 use std::{
     fs::File,
     io,
@@ -73,35 +72,6 @@ impl Vm {
             self.0.set_user_memory_region2(region)
         }
         .map_err(error)
-    }
-
-    /// Lets the guest store a byte at the start of page `page`, which must be below 16. Its program is in
-    /// page 0. The vcpu has the number of the page, since it stays until the end of the VM.
-    ///
-    /// Fails with the error of `KVM_RUN`.
-    pub fn store(&self, map: &mut Map, page: u8, byte: u8) -> Result<io::Result<()>> {
-        // mov byte [page << 12], byte; hlt
-        map.page(0)[..6].copy_from_slice(&[0xc6, 0x06, 0x00, page << 4, byte, 0xf4]);
-        // QEMU loses flags of the first processor if that runs guests.
-        let mut second = CpuSet::new();
-        second.set(1);
-        rustix::thread::sched_setaffinity(None, &second).at("sched_setaffinity")?;
-        let mut vcpu = self
-            .0
-            .create_vcpu(page.into())
-            .map_err(error)
-            .at("KVM_CREATE_VCPU")?;
-        let mut sregs = vcpu.get_sregs().map_err(error).at("KVM_GET_SREGS")?;
-        (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        vcpu.set_sregs(&sregs).map_err(error).at("KVM_SET_SREGS")?;
-        let mut regs = vcpu.get_regs().map_err(error).at("KVM_GET_REGS")?;
-        (regs.rip, regs.rflags) = (0, 2);
-        vcpu.set_regs(&regs).map_err(error).at("KVM_SET_REGS")?;
-        match vcpu.run() {
-            Ok(VcpuExit::Hlt) => Ok(Ok(())),
-            Ok(other) => Err(Failure::new(format!("the guest has stopped: {other:?}"))),
-            Err(failed) => Ok(Err(error(failed))),
-        }
     }
 }
 

@@ -39,7 +39,7 @@ const POOL: u64 = 32;
 
 const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 
-/// Whether the page structures of huge pages are freed (HVO).
+/// Whether the page structures of huge pages are freed (HVO). arm64 cannot do that.
 const OPTIMIZE: &str = "/proc/sys/vm/hugetlb_optimize_vmemmap";
 
 /// The pool of huge pages of 2 MiB.
@@ -283,7 +283,9 @@ const SECOND: &[u64] = &[0];
 /// pages.
 fn hand_over(stage: &mut Stage<'_>) -> Result {
     set_pool(0)?;
-    fs::write(OPTIMIZE, "1").at(OPTIMIZE)?;
+    if !cfg!(target_arch = "aarch64") {
+        fs::write(OPTIMIZE, "1").at(OPTIMIZE)?;
+    }
     set_pool(POOL)?;
     let kept = filled(MemfdFlags::NOEXEC_SEAL, 6, 2, KEPT)?;
     memfd::seek(&kept, 12345)?;

@@ -6,74 +6,38 @@
 //! program can use the same entry, if its argument is below 4 GiB.
 
 use crate::support::{
-    error::{ensure, ensure_eq, At, Result},
+    error::{ensure, ensure_eq, At, Failure, Result},
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
     sessions::{create, retrieve},
 };
-use liveupdate::{
-    raw::{self, Command},
-    Device, IncomingSession, OutgoingSession,
-};
-use rustix::mm::{MapFlags, ProtFlags};
-use std::{
-    arch::asm,
-    ffi::c_void,
-    io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-    ptr,
-};
+#[cfg(not(target_arch = "x86_64"))]
+use liveupdate::raw::Command;
+use liveupdate::{raw, Device, IncomingSession, OutgoingSession};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+#[cfg(not(target_arch = "x86_64"))]
+use std::{io, os::fd::AsFd};
 
-const PAGE: usize = 4096;
-/// The number of ioctl(2) for programs of 32 bits.
-const IOCTL: u64 = 54;
+#[cfg(target_arch = "x86_64")]
+mod int80;
 
-/// A page below 4 GiB.
-struct LowPage(*mut c_void);
+#[cfg(target_arch = "x86_64")]
+use int80::call;
 
-impl LowPage {
-    fn new() -> Result<Self> {
-        let flags = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: The mapping is new.
-        let page = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), PAGE, prot, flags) };
-        Ok(Self(page.at("mmap below 4 GiB")?))
-    }
+/// Only x86 lets a 64-bit program use that entry.
+#[cfg(not(target_arch = "x86_64"))]
+fn call<C: Command>(_: &impl AsFd, _: &mut C) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
-impl Drop for LowPage {
-    fn drop(&mut self) {
-        // SAFETY: The page belongs to this object, and there are no references to it.
-        let _ = unsafe { rustix::mm::munmap(self.0, PAGE) };
-    }
-}
-
-/// Calls an ioctl like a 32-bit program.
-fn call<C: Command + Copy>(fd: &impl AsFd, command: &mut C) -> io::Result<()> {
-    let page = LowPage::new().map_err(|failure| io::Error::other(failure.to_string()))?;
-    let arg = page.0.cast::<C>();
-    let result: u64;
-    // SAFETY: The page has room for the command, and has no other users. The kernel only
-    // writes to it and to the named registers.
-    unsafe {
-        arg.write(*command);
-        asm!(
-            "xchg rbx, {fd}",
-            "int 0x80",
-            "xchg rbx, {fd}",
-            fd = inout(reg) u64::from(fd.as_fd().as_raw_fd().unsigned_abs()) => _,
-            inlateout("rax") IOCTL => result,
-            in("rcx") u64::from(C::REQUEST),
-            in("rdx") arg,
-            lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
-        );
-        *command = arg.read();
-    }
-    // CAST: The result has 32 bits.
-    match result as i32 {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(-error)),
+/// Skips a case where [`call`] is not possible.
+fn needs_entry() -> Result {
+    match cfg!(target_arch = "x86_64") {
+        true => Ok(()),
+        false => Err(Failure::skip(
+            "64-bit programs cannot use the entry of 32-bit ones",
+        )),
     }
 }
 
@@ -98,6 +62,7 @@ fn all_ioctls() -> Case {
     Case::two(
         "all_ioctls",
         move |stage| {
+            needs_entry()?;
             let mut command = raw::CreateSession {
                 name: name(NAME),
                 ..Default::default()
@@ -142,6 +107,7 @@ fn mixed() -> Case {
     Case::two(
         "preserved_by_32_retrieved_by_64",
         move |stage| {
+            needs_entry()?;
             let session = create("compat-mixed")?;
             let file = memfd::with(pattern)?;
             let mut command = raw::PreserveFd {
