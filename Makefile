@@ -15,7 +15,7 @@ export $(VARIABLES)
 $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # Targets that are commands of luo-vm with the same name.
-TARGETS := run demo demo-device demo-vm test test-all test-debug test-peer bench fuzz soak kernel menuconfig shell \
+TARGETS := run demo demo-device demo-vm test test-debug test-peer bench fuzz soak kernel menuconfig shell \
 	patches check-patches docs htmldocs rust-analyzer
 
 # Targets that check and format the code in the sandbox, without building a
@@ -25,7 +25,7 @@ WORKSPACE := --manifest-path /luo/tools/Cargo.toml
 FUZZ := --manifest-path /luo/tools/testing/selftests/liveupdate/fuzz/Cargo.toml
 KERNEL_RS = $(addprefix /luo/,$(shell git ls-files -- 'kernel/*.rs' 'mm/*.rs' 'rust/*.rs' 'samples/*.rs' 'drivers/*.rs' 'virt/*.rs'))
 
-.PHONY: help $(TARGETS) check lint format format-check apply deb demo-deb doctor clean distclean
+.PHONY: help $(TARGETS) test-all check lint format format-check apply deb demo-deb doctor clean distclean
 
 help:
 	@echo 'make run        build everything, boot it, and show a live update'
@@ -37,7 +37,8 @@ help:
 	@echo '                devices machines luod debian guest kunit lint)'
 	@echo 'make test-all   these and longer tests (hosts debug kunit-debug lint-debug'
 	@echo '                machines-all matrix-7.2 configs soak guest-long kasan);'
-	@echo '                resumable; writes Documentation/project/results.rst'
+	@echo '                and those of arm64; resumable; writes'
+	@echo '                Documentation/project/results.rst and results-arm64.rst'
 	@echo 'make check      host tests and make lint; needs no kernel and no VM'
 	@echo 'make lint       formatting, Clippy, words, and the checks of the patches'
 	@echo 'make format     format all Rust code'
@@ -69,11 +70,16 @@ help:
 	@echo
 	@echo 'Variables: KERNEL_SRC=tree|tarball|git  SMP=2  MEM=2G  MEMFD_MB=64  V=1'
 	@echo '           SANDBOX=none (use the tools of this machine)'
-	@echo '           ARCH=arm64 (for run, kernel, shell and test; a sandbox of its own)'
+	@echo '           ARCH=arm64 (for run, kernel, shell, test and test-all; a sandbox of its own)'
 	@echo '           LUO_CACHE=~/.cache/luo'
 
 $(TARGETS):
 	@$(VM) luo-vm $@
+
+# The groups of arm64 come after those of x86, which may have failed.
+test-all:
+	@status=0; $(VM) luo-vm test-all || status=$$?; \
+	$(if $(ARCH),,ARCH=arm64 $(VM) luo-vm test-all || status=$$?;) exit $$status
 
 format:
 	@$(CARGO) fmt $(WORKSPACE) --all

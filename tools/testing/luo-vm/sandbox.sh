@@ -389,7 +389,7 @@ create() { create_tree "$ROOT" sandbox "${PACKAGES[@]}"; }
 commit() {
 	local head changes
 	head=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null) || return 0
-	changes=$(git -C "$TOP" status --porcelain -- . ':!Documentation/project/results.rst' 2>/dev/null)
+	changes=$(git -C "$TOP" status --porcelain -- . ':!Documentation/project/results*.rst' 2>/dev/null)
 	echo "$head${changes:+ with changes}"
 }
 

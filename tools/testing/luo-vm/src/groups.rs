@@ -62,11 +62,12 @@ const LONG_GROUPS: [Group; 10] = [
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];
 
-/// Runs all groups, including the long ones, and writes the page of results. Returns true if
+/// Runs all groups of the architecture, including the long ones, and writes the page of results. Returns true if
 /// nothing failed.
 pub fn run_all(ctx: &Ctx) -> Result<bool> {
     ctx.need_space(24, 8)?;
-    let groups: Vec<&Group> = GROUPS.iter().chain(&LONG_GROUPS).collect();
+    let here = |group: &&Group| group.is_of(ctx.settings.arch);
+    let groups: Vec<&Group> = GROUPS.iter().chain(&LONG_GROUPS).filter(here).collect();
     all::run(ctx, &groups)
 }
 

@@ -161,6 +161,7 @@ impl Action {
                 self,
                 Action::Run { .. }
                     | Action::Test { .. }
+                    | Action::TestAll
                     | Action::BaseTests { .. }
                     | Action::Kernel { .. }
                     | Action::Menuconfig { .. }
@@ -173,7 +174,8 @@ fn run(cli: Cli) -> Result<bool> {
     let ctx = Ctx::new(cli.settings)?;
     if !cli.command.is_of(ctx.settings.arch) {
         bail!(
-            "This is not done for ARCH={}: only `run`, `test`, `kernel`, `menuconfig` and `shell` are.",
+            "This is not done for ARCH={}: only `run`, `test`, `test-all`, `kernel`, `menuconfig` and \
+             `shell` are.",
             ctx.arch().name
         );
     }

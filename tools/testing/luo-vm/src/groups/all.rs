@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make test-all`: all groups, repeated until all have passed, and the page of results.
+//! `make test-all`: all groups, repeated until all have passed, and the page of results, of which
+//! each architecture has its own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,8 +15,13 @@ use crate::files::write_if_changed;
 use crate::groups::schedule::{self, Group};
 use crate::report::results::{summary, Report};
 
-/// The page of results.
-const PAGE: &str = "Documentation/project/results.rst";
+/// The page of results, relative to the checkout.
+fn page(ctx: &Ctx) -> PathBuf {
+    let name = ctx.arch().suffixed("results");
+    Path::new("Documentation/project")
+        .join(name)
+        .with_extension("rst")
+}
 
 /// The result of a group.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -61,10 +67,10 @@ impl Progress {
         });
     }
 
-    /// The page, with `groups` in their order.
-    fn page(&self, machine: &str, groups: &[&str]) -> String {
+    /// The page of the architecture `arch`, with `groups` in their order.
+    fn page(&self, arch: &str, machine: &str, groups: &[&str]) -> String {
         let mut text = format!(
-            "{HEAD}Commit {}, on {machine}.\n\n\
+            "{HEAD}Commit {}, kernels of {arch}, on {machine}.\n\n\
              =============== ======= ======= =========\n\
              Group           Passed  Failed  Seconds\n\
              =============== ======= ======= =========\n",
@@ -113,7 +119,8 @@ fn is_clean(commit: &str) -> bool {
 /// Runs those of `groups` that have not passed at this commit. Returns true if all have passed.
 pub fn run(ctx: &Ctx, groups: &[&Group]) -> Result<bool> {
     let commit = std::env::var("LUO_COMMIT").unwrap_or_default();
-    let file = ctx.build.join("test-all.json");
+    let file = ctx.build.join(ctx.arch().suffixed("test-all"));
+    let file = file.with_extension("json");
     let mut progress = Progress::read(&file, &commit);
     let names: Vec<&str> = groups.iter().map(|group| group.name).collect();
     let mut left = groups.to_vec();
@@ -133,14 +140,14 @@ pub fn run(ctx: &Ctx, groups: &[&Group]) -> Result<bool> {
     });
     written?;
     let good = reports.is_empty() || summary(&reports);
-    println!("{}", ctx.shown(&ctx.top.join(PAGE)));
+    println!("{}", ctx.shown(&ctx.top.join(page(ctx))));
     Ok(good && names.iter().all(|name| progress.passed(name)))
 }
 
 fn write(ctx: &Ctx, file: &Path, progress: &Progress, machine: &str, names: &[&str]) -> Result<()> {
     fs::write(file, serde_json::to_vec_pretty(progress)?).with_context(|| ctx.shown(file))?;
-    let page = ctx.top.join(PAGE);
-    write_if_changed(&page, progress.page(machine, names).as_bytes())?;
+    let text = progress.page(ctx.arch().name, machine, names);
+    write_if_changed(&ctx.top.join(page(ctx)), text.as_bytes())?;
     Ok(())
 }
 
@@ -190,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_page_names_every_group() {
-        let page = progress().page("a machine", &["good", "bad", "other"]);
+        let page = progress().page("x86", "a machine", &["good", "bad", "other"]);
         assert!(page.contains("\ngood            1       0       2\n"));
         assert!(page.contains("\nbad             0       1       1\n"));
         assert!(page.contains("\nother           not run not run not run\n"));
