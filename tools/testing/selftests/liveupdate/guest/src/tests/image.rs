@@ -160,9 +160,9 @@ fn other_page_tables() -> Case {
 /// The start of the code of this kernel.
 fn address() -> Result<u64> {
     let symbols = fs::read_to_string("/proc/kallsyms").at("/proc/kallsyms")?;
-    let line = symbols.lines().find(|line| line.ends_with(" _text"));
+    let line = symbols.lines().find(|line| line.ends_with(" _stext"));
     let word = line.and_then(|line| line.split(' ').next());
-    u64::from_str_radix(word.at("_text")?, 16).at("the address of _text")
+    u64::from_str_radix(word.at("_stext")?, 16).at("the address of _stext")
 }
 
 /// The first two kernels were started by their boot code, because of [`other_page_tables`]; this
