@@ -41,7 +41,7 @@ pub struct Description {
     pub board: &'static str,
     /// The serial port that the tests read.
     pub console: &'static str,
-    /// Kernel parameters for an emulator on a busy host.
+    /// Kernel parameters of all machines.
     pub params: &'static str,
     /// The target of Rust programs.
     pub triple: &'static str,
@@ -88,7 +88,8 @@ static ARM64: Description = Description {
     cpu: "max,pauth-impdef=on",
     board: "virt,gic-version=3",
     console: "ttyAMA0",
-    params: "",
+    // Or a kernel that panics before its serial port has a driver is silent.
+    params: "earlycon",
     triple: "aarch64-unknown-linux-gnu",
     cc: &["clang", "--target=aarch64-linux-gnu", "-fuse-ld=lld"],
     link: &[
