@@ -47,7 +47,7 @@ pub fn fill_mapped(file: &File, number: u64, len: u64) -> Result {
         // SAFETY: Within the mapping, which has no other users.
         unsafe { start.add(index as usize).write(word(number, index)) };
     }
-    // SAFETY: As above; it is not used any more.
+    // SAFETY: The mapping is not used any more.
     unsafe { rustix::mm::munmap(start.cast(), len as usize) }.at("munmap")
 }
 

@@ -115,8 +115,8 @@ pub fn closed_suite() -> Suite {
     suite("vfio_closed", case)
 }
 
-/// Memory is mapped that was not when the device was preserved, and the policy of the session is to go
-/// on without such a file: the device is stopped.
+/// Memory is mapped that was not when the device was preserved, and the policy of the session permits
+/// that such a file is left out: the device is stopped.
 pub fn skipped_suite() -> Suite {
     let case = Case::two(
         "device_is_left_out",
