@@ -147,19 +147,13 @@ impl Devices {
         let Some(entry) = self.find(address) else {
             // Without a table, all devices were silenced when they were discovered.
             if !self.0.is_empty() {
-                pr_emerg!(
-                    "{}: cannot be silenced, it is not described: a device may still write to \
-                     memory, which stays reserved\n",
-                    address
-                );
-                dma::set_out_of_control();
+                out_of_control(address, "it is not described");
             }
             return Err(ENOENT);
         };
-        if stop && entry.change(state::TAKEN_OVER, state::CHECKED).is_ok() {
-            entry.silence("its memory is not mapped")?;
-        } else {
-            entry.silence("no driver has taken it over")?;
+        entry.silence()?;
+        if stop {
+            entry.silence_from(&[state::TAKEN_OVER], "its memory is not mapped")?;
         }
         entry.release();
         Ok(())
@@ -179,23 +173,21 @@ impl Entry {
         }
     }
 
-    /// Silences the device, unless a driver has taken it over.
-    fn silence(&self, why: &str) -> Result {
-        // From here on, no driver can take it over.
-        if let Err(state::TAKEN_OVER | state::SILENCED) = self
-            .change(state::UNKNOWN, state::SILENCED)
-            .or_else(|_| self.change(state::CHECKED, state::SILENCED))
-        {
+    /// Silences the device, unless a driver has taken it over. From here on, none can.
+    fn silence(&self) -> Result {
+        let states = [state::UNKNOWN, state::CHECKED];
+        self.silence_from(&states, "no driver has taken it over")
+    }
+
+    /// Silences the device if it is in one of `states`.
+    fn silence_from(&self, states: &[u32], why: &str) -> Result {
+        let mut states = states.iter();
+        if !states.any(|old| self.change(*old, state::SILENCED).is_ok()) {
             return Ok(());
         }
         let address = self.ser.address();
         let Some(device) = OwnedDevice::find(address) else {
-            pr_emerg!(
-                "{}: cannot be silenced, it is not there: it may still write to memory, which stays \
-                 reserved\n",
-                address
-            );
-            dma::set_out_of_control();
+            out_of_control(address, "it is not there");
             return Err(ENODEV);
         };
         silence(&device.get(), address, why)
@@ -216,16 +208,19 @@ fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
     let result = device.silence();
     match result {
         Ok(()) => pr_err!("{}: silenced: {}\n", address, why),
-        Err(_) => {
-            pr_emerg!(
-                "{}: cannot be silenced ({}): it may still write to memory, which stays reserved\n",
-                address,
-                why
-            );
-            dma::set_out_of_control();
-        }
+        Err(_) => out_of_control(address, why),
     }
     result
+}
+
+/// A device cannot be silenced.
+fn out_of_control(address: Address, why: &str) {
+    pr_emerg!(
+        "{}: cannot be silenced ({}): it may still write to memory, which stays reserved\n",
+        address,
+        why
+    );
+    dma::set_out_of_control();
 }
 
 impl Drop for Devices {
@@ -234,7 +229,7 @@ impl Drop for Devices {
             // Bridges do not write to memory by themselves.
             if !entry.ser.is_bridge() {
                 // Logs its errors.
-                let _ = entry.silence("no driver has taken it over");
+                let _ = entry.silence();
             }
             entry.release();
         }
