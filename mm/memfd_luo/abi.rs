@@ -237,7 +237,7 @@ impl Memfd {
             size: ser.size,
             pos: ser.pos,
             seals,
-            dma_target: ser.flags & MemfdSer::DMA_TARGET != 0,
+            dma_target: ser.is_dma_target(),
             nr_folios: ser.nr_folios,
         })
     }
@@ -252,6 +252,11 @@ impl MemfdSer {
     /// A device may write to the memory of the file: until it is finished, the folios must stay
     /// where they are, and must not be used for anything else.
     pub(crate) const DMA_TARGET: u32 = 1 << 0;
+
+    /// Whether a device may write to the memory; see [`Self::DMA_TARGET`].
+    pub(crate) const fn is_dma_target(&self) -> bool {
+        self.flags & Self::DMA_TARGET != 0
+    }
 
     /// Number of entries that fit into the array.
     pub(crate) const fn capacity(&self) -> u64 {

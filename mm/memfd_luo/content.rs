@@ -49,7 +49,7 @@ impl Kind for Shmem {
     type Context = ();
 
     fn is_dma_target(ser: &MemfdSer) -> bool {
-        ser.flags & MemfdSer::DMA_TARGET != 0
+        ser.is_dma_target()
     }
 
     fn parse(ser: &MemfdSer) -> Result<Memfd, FormatError> {

@@ -51,6 +51,11 @@ impl HugetlbMemfdSer {
     /// A device may write to the memory of the file: until it is finished, its pages must not be
     /// used for anything else.
     pub(crate) const DMA_TARGET: u16 = 1 << 0;
+
+    /// Whether a device may write to the memory; see [`Self::DMA_TARGET`].
+    pub(crate) const fn is_dma_target(&self) -> bool {
+        self.flags & Self::DMA_TARGET != 0
+    }
 }
 
 /// The largest order of a huge page: with pages of 4 KiB, these have 16 GiB.
@@ -100,7 +105,7 @@ impl HugetlbMemfd {
             pos: ser.pos,
             seals,
             order,
-            dma_target: ser.flags & HugetlbMemfdSer::DMA_TARGET != 0,
+            dma_target: ser.is_dma_target(),
             nr_folios: ser.nr_folios,
         })
     }

@@ -60,7 +60,7 @@ impl Kind for HugePages {
     type Context = ();
 
     fn is_dma_target(ser: &HugetlbMemfdSer) -> bool {
-        ser.flags & HugetlbMemfdSer::DMA_TARGET != 0
+        ser.is_dma_target()
     }
 
     fn parse(ser: &HugetlbMemfdSer) -> Result<HugetlbMemfd, FormatError> {
