@@ -79,8 +79,10 @@ pub fn collapse(file: &impl AsFd) -> io::Result<Collapsed> {
         let first = data.start.next_multiple_of(folio);
         let last = data.end - data.end % folio;
         for at in (first..last).step_by(usize::try_from(folio).map_err(io::Error::other)?) {
+            if full {
+                break;
+            }
             match map.collapse(at, folio) {
-                _ if full => {}
                 Ok(()) => result.large += folio,
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                     return Err(error).context(|| "collapse a memfd".into());
