@@ -36,6 +36,13 @@ pub struct Settings {
     pub v: String,
 }
 
+impl Settings {
+    /// Whether a suite is to be run: it is named, or none is.
+    pub fn wants(&self, suite: &str) -> bool {
+        self.suites.is_empty() || self.suites.iter().any(|wanted| wanted == suite)
+    }
+}
+
 /// The context of all parts of the program.
 #[derive(Debug, Clone)]
 pub struct Ctx {

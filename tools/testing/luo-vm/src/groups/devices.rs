@@ -90,8 +90,7 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     let guest = programs::guest(ctx)?;
     let mut tests = programs::guest_tests(ctx)?;
-    let suites = &ctx.settings.suites;
-    tests.retain(|test| suites.is_empty() || suites.contains(&test.name));
+    tests.retain(|test| ctx.settings.wants(&test.name));
     let (edu, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|t| t.group == DEVICES);
     let (vfio, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|t| t.group == VFIO);
     let nvme: Vec<_> = others.into_iter().filter(|t| t.group == NVME).collect();

@@ -70,9 +70,8 @@ pub fn run_long(ctx: &Ctx, report: &mut Report) -> Result<()> {
 /// Runs those of `suites` that are wanted.
 fn run_suites(ctx: &Ctx, report: &mut Report, suites: &[Suite]) -> Result<()> {
     let host = build::kernel(ctx, Flavour::Ours)?;
-    let wanted = &ctx.settings.suites;
     for (name, suite) in suites {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+        if ctx.settings.wants(name) {
             suite(ctx, report, &host)?;
         }
     }

@@ -95,10 +95,9 @@ fn run(ctx: &Ctx, report: &mut Report, rows: &[Row]) -> Result<()> {
     let kernel = signing::signed(ctx, &build::kernel(ctx, Flavour::Ours)?)?;
     let guest = programs::guest(ctx)?;
     let initrd = initramfs::guest(ctx, MACHINES, &guest, &[&kernel, &kernel], None)?;
-    let wanted = &ctx.settings.suites;
     for row in rows {
         let mut suites = row.suites.to_vec();
-        suites.retain(|suite| wanted.is_empty() || wanted.iter().any(|wanted| wanted == suite));
+        suites.retain(|suite| ctx.settings.wants(suite));
         if suites.is_empty() {
             continue;
         }
