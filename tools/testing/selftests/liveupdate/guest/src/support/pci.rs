@@ -25,7 +25,7 @@ const SLOT_CONTROL: u64 = 0x18;
 const SLOT_OFF: u16 = 0x700;
 
 /// The register with the number of an interrupt, which the hardware does not use.
-const INTERRUPT_LINE: u64 = 0x3c;
+pub const INTERRUPT_LINE: u64 = 0x3c;
 
 /// Vendor and device of QEMU's `pci-testdev`.
 const TEST_DEVICE: (u16, u16) = (0x1b36, 0x0005);

@@ -16,7 +16,7 @@ use crate::support::{
     error::{ensure, At, Failure, Result},
     mapping::map_shared,
     memfd, modules,
-    pci::PciDevice,
+    pci::{PciDevice, INTERRUPT_LINE},
 };
 use rustix::event::EventfdFlags;
 use std::{
@@ -34,9 +34,6 @@ use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
-
-/// The interrupt line of the configuration space, which the kernel keeps for user space.
-const INTERRUPT_LINE: u64 = 0x3c;
 
 /// The command register of the configuration space, and its bits.
 const COMMAND: u64 = 0x04;
@@ -140,7 +137,7 @@ impl VfioDevice {
         self.set_config(COMMAND, command | COMMAND_MEMORY | COMMAND_MASTER)
     }
 
-    /// The number in the configuration space that user space can set as it likes.
+    /// The number of the interrupt, which the kernel keeps for user space.
     pub fn interrupt_line(&self) -> Result<u8> {
         let [line, _pin] = self.config(INTERRUPT_LINE)?.to_le_bytes();
         Ok(line)

@@ -21,6 +21,7 @@ use crate::support::{
     sessions::{create, expect_errno, retrieve},
     vfio::{self, DmaMemory, Ioas, Irq, VfioDevice, PAGE},
 };
+use liveupdate::OutgoingSession;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::{fs::File, mem};
@@ -112,6 +113,22 @@ fn digest(memory: &DmaMemory, len: usize) -> u64 {
     }
     let bytes = hash.finalize();
     u64::from_le_bytes(bytes.first_chunk().copied().unwrap_or_default())
+}
+
+/// A session with the memory and the file of a device, which has received frames.
+fn preserve(link: &Link, name: &str) -> Result<OutgoingSession> {
+    link.receive(1000)?;
+    let session = create(name)?;
+    session.preserve(link.igb.memory(), MEMORY)?;
+    session.preserve(link.igb.device(), DEVICE)?;
+    Ok(session)
+}
+
+/// Maps memory that is not preserved.
+fn map_elsewhere(ioas: &Ioas) -> Result<File> {
+    let memory = DmaMemory::create(PAGE)?;
+    ioas.map(&memory, PAGE as u64, ELSEWHERE)?;
+    Ok(memory)
 }
 
 /// Preserves the memory and the file of a device, which works on while the kernel is replaced.

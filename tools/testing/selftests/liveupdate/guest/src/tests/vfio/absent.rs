@@ -2,7 +2,7 @@
 
 //! The driver comes late, or the device does not come at all.
 
-use super::{after, before_with, forced, start, suite, DEVICE, MEMORY, USUAL};
+use super::{after, before_with, forced, preserve, start, suite, DEVICE, MEMORY, USUAL};
 use crate::support::{
     error::{ensure, Result},
     igb::ID,
@@ -37,11 +37,7 @@ pub fn late_suite() -> Suite {
 /// Preserves the memory and the file of the device, and has it taken away after that.
 fn before_unplugged(stage: &mut Stage<'_>) -> Result {
     let (ioas, link) = start(USUAL)?;
-    link.receive(1000)?;
-    let session = crate::support::sessions::create("vfio")?;
-    session.preserve(link.igb.memory(), MEMORY)?;
-    session.preserve(link.igb.device(), DEVICE)?;
-    stage.hold(session);
+    stage.hold(preserve(&link, "vfio")?);
     stage.last(move || {
         let result = PciDevice::find(ID)?.unplug();
         mem::forget((ioas, link));

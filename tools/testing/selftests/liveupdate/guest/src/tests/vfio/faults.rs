@@ -2,15 +2,17 @@
 
 //! What goes wrong with the file of a device: it cannot be frozen, or the next kernel cannot use it.
 
-use super::{before_with, forced, start, suite, DEVICE, ELSEWHERE, MEMORY, USUAL};
+use super::{
+    before_with, forced, map_elsewhere, preserve, start, suite, DEVICE, ELSEWHERE, MEMORY, USUAL,
+};
 use crate::{
     support::{
-        error::{ensure, ensure_eq, At},
+        error::{ensure, ensure_eq},
         igb::ID,
-        kexec, memfd,
+        kexec,
         pci::{self, PciDevice},
         registry::{Case, Suite},
-        sessions::{create, expect_errno, retrieve},
+        sessions::{expect_errno, retrieve},
         vfio::PAGE,
     },
     tests::damage::fate::damage,
@@ -25,13 +27,8 @@ pub fn mapped_suite() -> Suite {
         "memory_is_mapped_later",
         |stage| {
             let (ioas, link) = start(USUAL)?;
-            link.receive(1000)?;
-            let session = create("vfio-mapped")?;
-            session.preserve(link.igb.memory(), MEMORY)?;
-            session.preserve(link.igb.device(), DEVICE)?;
-            let later = memfd::new()?;
-            later.set_len(PAGE as u64).at("set the size of a memfd")?;
-            ioas.map(&later, PAGE as u64, ELSEWHERE)?;
+            let session = preserve(&link, "vfio-mapped")?;
+            let _later = map_elsewhere(&ioas)?;
             kexec::Plan::dry()?.load()?;
             let jump: io::Result<()> = Err(kexec::try_jump());
             expect_errno(jump, Errno::BUSY, "reboot(KEXEC)")?;

@@ -2,14 +2,17 @@
 
 //! The device is not preserved, or nobody takes it over; refusals.
 
-use super::{before_with, bind, start, suite, Setup, DEVICE, ELSEWHERE, MEMORY, SHORT, USUAL};
+use super::{
+    before_with, bind, map_elsewhere, preserve, start, suite, Setup, DEVICE, ELSEWHERE, MEMORY,
+    SHORT, USUAL,
+};
 use crate::support::{
     error::{ensure, At, Result},
     igb::{Ring, ID},
     pci::{self, PciDevice},
     registry::{Case, Stage, Suite},
     sessions::{create, expect_errno, retrieve},
-    vfio::{self, DmaMemory, Ioas, VfioDevice, PAGE},
+    vfio::{self, Ioas, VfioDevice, PAGE},
 };
 use liveupdate::Policy;
 use rustix::io::Errno;
@@ -96,11 +99,7 @@ pub fn closed_suite() -> Suite {
         "closed_session",
         |stage| {
             let (ioas, link) = start(USUAL)?;
-            link.receive(1000)?;
-            let session = create("vfio")?;
-            session.preserve(link.igb.memory(), MEMORY)?;
-            session.preserve(link.igb.device(), DEVICE)?;
-            drop(session);
+            drop(preserve(&link, "vfio")?);
             link.receive(1000)?;
             run_until_the_end(stage, (ioas, link));
             Ok(())
@@ -122,13 +121,9 @@ pub fn skipped_suite() -> Suite {
         "device_is_left_out",
         |stage| {
             let (ioas, link) = start(USUAL)?;
-            link.receive(1000)?;
-            let session = create("vfio")?;
+            let session = preserve(&link, "vfio")?;
             session.set_policy(Policy::Skip)?;
-            session.preserve(link.igb.memory(), MEMORY)?;
-            session.preserve(link.igb.device(), DEVICE)?;
-            let later = DmaMemory::create(PAGE)?;
-            ioas.map(&later, PAGE as u64, ELSEWHERE)?;
+            let later = map_elsewhere(&ioas)?;
             link.receive(1000)?;
             stage.hold(session);
             run_until_the_end(stage, (ioas, link, later));
