@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod devices;
+mod guest;
 mod kinds;
 #[cfg(feature = "plots")]
 mod plot;
@@ -81,6 +82,15 @@ fn ratio(ours: u64, c: u64) -> f64 {
     ours as f64 / c.max(1) as f64
 }
 
+/// The figures that a program in the machine has printed.
+fn figures(lines: &[String]) -> BTreeMap<String, u64> {
+    let lines = lines.iter();
+    lines
+        .filter_map(|line| line.strip_prefix("@bench ")?.trim().split_once(' '))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
 /// The output of the guest, if the run is valid.
 fn measure(ctx: &Ctx, kernel: &Kernel, what: &Run, round: u32) -> Result<BTreeMap<String, u64>> {
     let guest = programs::guest_path(ctx)?;
@@ -99,13 +109,7 @@ fn measure(ctx: &Ctx, kernel: &Kernel, what: &Run, round: u32) -> Result<BTreeMa
     .init(format!("bench {}", what.arguments))
     .limit(LIMIT);
     let run = vm.run(ctx)?;
-    let mut figures: BTreeMap<String, u64> = run
-        .console
-        .user
-        .iter()
-        .filter_map(|line| line.strip_prefix("@bench ")?.trim().split_once(' '))
-        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-        .collect();
+    let mut figures = figures(&run.console.user);
     if let Some(why) = run.guest_complaint() {
         anyhow::bail!(run.failure(ctx, GOOD, &why));
     }
@@ -237,6 +241,10 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
         kinds::run(ctx, rounds, &ctx.build.join("bench"))?;
         return Ok(true);
     }
+    if only == Some(guest::NAME) {
+        guest::run(ctx, quick, rounds, &ctx.build.join("bench"))?;
+        return Ok(true);
+    }
     let measured = collect(ctx, quick, rounds, only)?;
     let rows: Vec<Row> = RUNS
         .iter()
@@ -265,6 +273,7 @@ pub fn run(ctx: &Ctx, quick: bool, only: Option<&str>) -> Result<bool> {
     if only.is_none() {
         devices::run(ctx, rounds, &dir)?;
         kinds::run(ctx, rounds, &dir)?;
+        guest::run(ctx, quick, rounds, &dir)?;
     }
     println!("The results are in {}", ctx.shown(&dir));
     Ok(measured.failures.is_empty())

@@ -53,6 +53,9 @@ impl Guest {
         };
         let memory = (options.memory << 20, options.ram);
         let machine = Machine::new(memory, options.cpus, |ram, first, khz| {
+            if options.populate {
+                ram.populate()?;
+            }
             // There is neither ACPI nor PCI, and a busy host delays the timer.
             let cmdline = format!(
                 "acpi=off pci=off no_timer_check reboot=t tsc_early_khz={khz} {}",

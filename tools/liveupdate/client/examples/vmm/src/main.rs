@@ -59,6 +59,9 @@ pub struct Options {
     /// What the RAM of a new guest consists of.
     #[arg(long, value_enum, default_value_t = ram::Kind::Memfd)]
     ram: ram::Kind,
+    /// Allocates all of the RAM of a new guest before it starts.
+    #[arg(long)]
+    populate: bool,
     /// The socket of luod.
     #[arg(long, default_value = SOCKET_PATH)]
     socket: PathBuf,

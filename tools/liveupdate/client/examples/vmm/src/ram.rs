@@ -122,6 +122,18 @@ impl Ram {
         Ok(ram)
     }
 
+    /// Allocates all of it.
+    ///
+    /// # Errors
+    ///
+    /// If there is not enough memory.
+    pub fn populate(&self) -> Result {
+        let len = usize::try_from(self.size())?;
+        // SAFETY: The mapping has `len` bytes, and this advice does not change contents.
+        unsafe { madvise(self.start()?.cast(), len, Advice::LinuxPopulateWrite)? };
+        Ok(())
+    }
+
     /// The size in bytes.
     pub fn size(&self) -> u64 {
         self.memory.iter().map(GuestMemoryRegion::len).sum()

@@ -25,8 +25,11 @@ luo-guest COMMAND [ARGUMENT...] [--OPTION=VALUE...]
   luoctl [--to=c]                       luoctl and luod, in one live update, to C or not
   exec [--stages=1] PROGRAM [ARG...]    run a program once; with --stages=N, run it
                                         with `-s 1` ... `-s N`, with kexecs between
-  vm [--mb=64] [--pair=ADDRESS]         count, and check memory, in a guest of luo-qemu or luo-vmm
+  vm [--mb=64] [--pair=ADDRESS] [--beat-ms=100]
+                                        count, and check memory, in a guest of luo-qemu or luo-vmm
   vmm [--updates=3]                     luo-vmm with a guest, in that number of live updates
+  gap [--guests=1] [--cpus=1] [--ram=256] [--huge=0]
+                                        guests of luo-vmm in one live update, measured
   shell                                 busybox sh
   kexec [--next=/boot/next]             start the next kernel with the command line of this one
 ";
@@ -50,6 +53,7 @@ fn dispatch(args: &Args) -> Result<u8> {
         "luoctl" => luod::luoctl::run(args),
         "vm" => vm::run(args),
         "vmm" => luod::vmm::run(args),
+        "gap" => luod::gap::run(args),
         "exec" => exec::program(args),
         "shell" => exec::shell(),
         "kexec" => {

@@ -7,7 +7,9 @@
 //! by hand. This program is the operator.
 
 mod fixture;
+pub mod gap;
 pub mod luoctl;
+mod monitor;
 mod results;
 pub mod vmm;
 

@@ -71,14 +71,16 @@ pub fn run(args: &Args) -> Result<u8> {
         thread::spawn(|| pinned(1, || network::talk(PORT)));
         thread::spawn(|| pinned(1, network::wait_for_guest));
     }
-    pinned(0, count)?;
+    let beat = Duration::from_millis(args.number("beat-ms", 100)?);
+    pinned(0, || count(beat))?;
     Ok(0)
 }
 
-/// Runs a function on one processor. Prints an error to the console, which ends a test.
+/// Runs a function on one processor, or on the last one if there are fewer. Prints an error to the console, which ends a test.
 fn pinned(processor: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut one = CpuSet::new();
-    one.set(processor);
+    let last = thread::available_parallelism().map_or(0, |number| number.get() - 1);
+    one.set(processor.min(last));
     let done = sched_setaffinity(None, &one).at("move to a processor");
     let done = done.and_then(|()| work());
     if let Err(error) = &done {
@@ -87,8 +89,9 @@ fn pinned(processor: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
     done
 }
 
-/// Counts, and writes the count to the disk without the guest's cache.
-fn count() -> Result<()> {
+/// Counts, and writes the count to the disk without the guest's cache. `beat` is the time between two
+/// counts; if it is zero, this is the usual time, and there is no heartbeat.
+fn count(beat: Duration) -> Result<()> {
     // CAST: The flags of the C library have this type.
     let direct = OFlags::DIRECT.bits() as i32;
     let open = |path| OpenOptions::new().write(true).open(path).ok();
@@ -97,7 +100,11 @@ fn count() -> Result<()> {
         .custom_flags(direct)
         .open(DISK)
         .ok();
-    let mut port = open(PORT);
+    let mut port = open(PORT).filter(|_| !beat.is_zero());
+    let pause = match beat.is_zero() {
+        true => Duration::from_millis(100),
+        false => beat,
+    };
     let mut block = Block([0; BLOCK]);
     for count in 1_u64.. {
         println!("vm: count {count}");
@@ -118,7 +125,7 @@ fn count() -> Result<()> {
         if count % 5 == 0 {
             print_clocks()?;
         }
-        sleep(Duration::from_millis(100));
+        sleep(pause);
     }
     Ok(())
 }

@@ -99,9 +99,11 @@ pub fn state_of(name: &str) -> Result<Option<SessionState>> {
     Ok(found.next().map(|info| info.state))
 }
 
+/// Waits for the state of a session: of that of the previous kernel, or of the one for the next.
 pub fn wait_for(name: &str, state: SessionState) -> Result {
+    let is = |info: &SessionInfo| info.session.as_str() == name && info.state == state;
     wait(
-        || Ok(state_of(name)? == Some(state)),
+        || Ok(sessions()?.iter().any(is)),
         &format!("{name} is {state}"),
     )
 }
