@@ -275,7 +275,7 @@ wants_debian() {
 	[ "$LUO_ARCH" = x86 ] || return 1
 	case $1 in
 	demo | demo-vm | test-all) true ;;
-	test) case ${ONLY:-debian} in debian | guest | hosts) true ;; *) false ;; esac ;;
+	test) case ${ONLY:-debian} in debian | guest | guest-long | hosts) true ;; *) false ;; esac ;;
 	*) false ;;
 	esac
 }
