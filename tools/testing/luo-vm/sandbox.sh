@@ -38,7 +38,7 @@ DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python 
 # the disk.
 DEBIAN_SUITE=forky
 DEBIAN_PACKAGES=(dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
-	qemu-system-x86 systemd systemd-sysv systemd-tests)
+	qemu-guest-agent qemu-system-x86 systemd systemd-sysv systemd-tests)
 # Packages of the machine that has no other files than those of packages, besides ours.
 # dosfstools, e2fsprogs, mtools and systemd-repart make its disk.
 MACHINE_PACKAGES=(dbus dosfstools e2fsprogs initramfs-tools kmod mount mtools python3 systemd

@@ -7,6 +7,7 @@ pub mod console;
 pub mod gap;
 pub mod monitor;
 pub mod named;
+pub mod outside;
 pub mod pci;
 pub mod peer;
 pub mod sender;

@@ -17,6 +17,7 @@ use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::gap::Listener;
 use crate::machine::named::AMD;
+use crate::machine::outside::Outside;
 use crate::machine::peer::Peer;
 use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
@@ -158,7 +159,7 @@ fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let vm = Vm::new("guest", host, &image)
         .on(&AMD)
         .devices(peer.devices())
-        .params(guest::params(UPDATES))
+        .params(format!("{} luo_agent=1", guest::params(UPDATES)))
         .limit(LIMIT);
     let mut listener = Listener::default();
     let step = Step::start(ctx, format!("vm {}", vm.name));
@@ -185,26 +186,44 @@ fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
 }
 
 /// An update under a guest whose memory consists of huge pages, of which more are set aside than it
-/// needs.
+/// needs, and whose disk is read outside of the host.
 fn qemu_on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk_on_huge_pages(ctx, host)?;
-    let params = format!("{} hugepages=160", guest::params(1));
-    updates(ctx, report, "guest-huge-pages", host, &image, params, 1)
+    let name = "guest-huge-pages";
+    let mut disk = Outside::new(&ctx.build.join(name))?;
+    let peer = Peer::new()?;
+    let vm = Vm::new(name, host, &image)
+        .on(&AMD)
+        .devices(peer.devices())
+        .devices(disk.devices())
+        .params(format!("{} hugepages=160", guest::params(1)))
+        .limit(LIMIT);
+    updates(ctx, report, &vm, &peer, |line| disk.hear(line))?;
+    let what = "what the guest saw stored is on its disk, read outside";
+    report.check(&format!("{name}: {what}"), disk.complaint());
+    Ok(())
 }
 
 /// Many updates: the memory of the guest, its disk and its connection are checked after each.
 fn qemu_soak(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk(ctx, host, "guest-soak")?;
     let params = guest::params(LONG_UPDATES);
-    let name = "guest-soak";
-    updates(ctx, report, name, host, &image, params, LONG_UPDATES)
+    plain_updates(
+        ctx,
+        report,
+        "guest-soak",
+        host,
+        &image,
+        params,
+        LONG_UPDATES,
+    )
 }
 
 /// An update under two guests with a connection between them.
 fn two(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk(ctx, host, "guest-two")?;
     let params = format!("{} luo_two=1", guest::params(1));
-    updates(ctx, report, "guest-two", host, &image, params, 2)
+    plain_updates(ctx, report, "guest-two", host, &image, params, 2)
 }
 
 /// An update from the kernel with the implementation in C.
@@ -212,7 +231,7 @@ fn from_c(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let peer = build::kernel(ctx, Flavour::Peer)?;
     let image = guest::disk(ctx, host, "guest-from-c")?;
     let params = guest::params(1);
-    updates(ctx, report, "guest-from-c", &peer, &image, params, 1)
+    plain_updates(ctx, report, "guest-from-c", &peer, &image, params, 1)
 }
 
 /// An update to that kernel.
@@ -220,12 +239,12 @@ fn to_c(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let peer = build::kernel(ctx, Flavour::Peer)?;
     let image = guest::disk(ctx, &peer, "guest-to-c")?;
     let params = guest::params(1);
-    updates(ctx, report, "guest-to-c", host, &image, params, 1)
+    plain_updates(ctx, report, "guest-to-c", host, &image, params, 1)
 }
 
 /// Runs the tests in the machine `name`, which begins with the kernel `first`. `times` is by how much it
 /// may take longer than one update under one guest.
-fn updates(
+fn plain_updates(
     ctx: &Ctx,
     report: &mut Report,
     name: &str,
@@ -240,8 +259,23 @@ fn updates(
         .devices(peer.devices())
         .params(params)
         .limit(LIMIT.saturating_mul(times));
-    let step = Step::start(ctx, format!("vm {}", vm.name));
-    let run = vm.run_with(ctx, |line| peer.hear(line))?;
+    updates(ctx, report, &vm, &peer, |_| {})
+}
+
+/// Runs the tests in a machine; `seen` gets each line of its console.
+fn updates(
+    ctx: &Ctx,
+    report: &mut Report,
+    vm: &Vm<'_>,
+    peer: &Peer,
+    mut seen: impl FnMut(&str),
+) -> Result<()> {
+    let name = &vm.name;
+    let step = Step::start(ctx, format!("vm {name}"));
+    let run = vm.run_with(ctx, |line| {
+        peer.hear(line);
+        seen(line);
+    })?;
     step.done("");
     run.judge(ctx, report, &format!("{name}: "), &["guest"]);
     let what = "a peer outside gets each line once";

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::image::programs;
@@ -24,6 +24,7 @@ pub const UPDATES: u32 = 4;
 
 /// The libraries of the userland, and their loader.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// The suffix of the names of disks.
 pub const DISK: &str = "ext4";
@@ -75,7 +76,7 @@ fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Extracts mke2fs from the userland, since the sandbox does not have it.
+/// Extracts mke2fs and the guest agent of QEMU from the userland, since the sandbox does not have them.
 fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
     let tools = debian.join("tools");
     if !tools.is_dir() {
@@ -83,14 +84,48 @@ fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
         fs::create_dir_all(&tmp)?;
         let mut tar = Command::new("tar");
         tar.arg("-xf").arg(archive).arg("-C").arg(&tmp);
-        tar.args(["--no-same-owner", "--wildcards", "./usr/sbin/mke2fs"]);
+        tar.args(["--no-same-owner", "--wildcards"]);
+        tar.args(["./usr/sbin/mke2fs", "./usr/sbin/qemu-ga"]);
         tar.arg(format!("./{LIBRARIES}/*.so*"));
-        let mut step = Step::start(ctx, "unpack mke2fs");
+        let mut step = Step::start(ctx, "unpack programs of Debian");
         step.run(&mut tar, &ctx.log("debian-tools"))?;
         fs::rename(&tmp, &tools)?;
         step.done("");
     }
     Ok(tools)
+}
+
+/// The loader of the userland, with its libraries.
+fn run_with_loader(tools: &Path) -> Command {
+    let libraries = tools.join(LIBRARIES);
+    let mut loader = Command::new(libraries.join(LOADER));
+    loader.arg("--library-path").arg(&libraries);
+    loader
+}
+
+/// The guest agent of QEMU, for an initramfs: it is started by its loader, with the libraries in
+/// `/lib`. Returns the names in the image, and the files.
+pub fn agent(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
+    let tools = tools(ctx, &home()?, &archive(ctx)?)?;
+    let agent = tools.join("usr/sbin/qemu-ga");
+    let mut list = run_with_loader(&tools);
+    let list = list.arg("--list").arg(&agent).output()?;
+    ensure!(
+        list.status.success(),
+        "the libraries of the guest agent are not known"
+    );
+    let library = |line: &str| {
+        let path = line.split_once(" => ")?.1.split(' ').next()?;
+        let path = Path::new(path);
+        let name = path.file_name()?.to_str()?;
+        Some((format!("/lib/{name}"), path.to_owned()))
+    };
+    let list = String::from_utf8(list.stdout)?;
+    let mut files: Vec<_> = list.lines().filter_map(library).collect();
+    files.retain(|(name, _)| !name.ends_with(LOADER));
+    files.push((format!("/lib/{LOADER}"), tools.join(LIBRARIES).join(LOADER)));
+    files.push(("/bin/qemu-ga".to_owned(), agent));
+    Ok(files)
 }
 
 /// The directory with the userland and its kernel, which `sandbox.sh` has created.
@@ -172,9 +207,7 @@ pub fn disk_with(
     let disk = work.join(format!("disk.{DISK}"));
     let _ = fs::remove_file(&disk);
     File::create(&disk)?.set_len(DISK_SIZE)?;
-    let libraries = tools.join(LIBRARIES);
-    let mut mke2fs = Command::new(libraries.join("ld-linux-x86-64.so.2"));
-    mke2fs.arg("--library-path").arg(&libraries);
+    let mut mke2fs = run_with_loader(&tools);
     mke2fs.arg(tools.join("usr/sbin/mke2fs"));
     mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]);
     mke2fs.arg(&all).arg(&disk);

@@ -13,12 +13,13 @@ use crate::image::{disk, initramfs, programs};
 use crate::kernel::build::Kernel;
 
 /// Makes the disk `name`. The guests have the kernel that is started by kexec, and a program that is
-/// their init.
+/// their init; they have no guest agent.
 pub fn disk(ctx: &Ctx, next: &Kernel, name: &str) -> Result<PathBuf> {
-    disk_with(ctx, name, next, &[])
+    disk_with(ctx, name, next, None, &[])
 }
 
-/// The same, with another kernel in `/boot`, which is never started: its configuration has no KVM.
+/// The same, with a guest agent, and another kernel in `/boot`, which is never started: its
+/// configuration has no KVM.
 pub fn disk_with_refused(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
     let config = ctx.build.join("images/config-without-kvm");
     let text = fs::read_to_string(host.out.join(".config"))?;
@@ -28,7 +29,7 @@ pub fn disk_with_refused(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
         ("boot/vmlinuz-without-kvm", &host.image),
         ("boot/config-without-kvm", &config),
     ];
-    disk_with(ctx, "guest", host, &files)
+    disk_with(ctx, "guest", host, Some(disk::agent(ctx)?), &files)
 }
 
 /// The same as [`disk`], with the memory of the guest on huge pages.
@@ -36,12 +37,24 @@ pub fn disk_on_huge_pages(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
     let unit = ctx.build.join("images/huge-pages.conf");
     write_if_changed(&unit, HUGE_PAGES.as_bytes())?;
     let name = "etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf";
-    disk_with(ctx, "guest-huge-pages", host, &[(name, &unit)])
+    disk_with(ctx, "guest-huge-pages", host, None, &[(name, &unit)])
 }
 
-fn disk_with(ctx: &Ctx, name: &str, host: &Kernel, more: &[(&str, &Path)]) -> Result<PathBuf> {
+/// Makes the disk `name`, whose guests have the programs `inside`.
+fn disk_with(
+    ctx: &Ctx,
+    name: &str,
+    host: &Kernel,
+    inside: Option<Vec<(String, PathBuf)>>,
+    more: &[(&str, &Path)],
+) -> Result<PathBuf> {
     let guest = programs::guest(ctx)?;
-    let inside = initramfs::guest(ctx, "guest-of-qemu", &guest, &[], None)?;
+    let inside = inside.unwrap_or_default();
+    let inside: Vec<_> = inside
+        .iter()
+        .map(|(name, path)| (name.as_str(), path.as_path()))
+        .collect();
+    let inside = initramfs::guest_with(ctx, &format!("inside-{name}"), &guest, &[], &inside)?;
     let (qemu, program) = programs::qemu(ctx)?;
     let mut files = vec![
         (qemu, program.as_path()),

@@ -8,6 +8,7 @@
 //! its clocks.
 //! The count is also written to a second serial port, as a heartbeat.
 
+mod agent;
 mod network;
 
 use crate::support::{
@@ -70,6 +71,9 @@ pub fn run(args: &Args) -> Result<u8> {
     } else if network::exists() {
         thread::spawn(|| pinned(1, || network::talk(PORT)));
         thread::spawn(|| pinned(1, network::wait_for_guest));
+    }
+    if agent::exists() {
+        thread::spawn(|| pinned(1, agent::run));
     }
     let beat = Duration::from_millis(args.number("beat-ms", 100)?);
     pinned(0, || count(beat))?;
