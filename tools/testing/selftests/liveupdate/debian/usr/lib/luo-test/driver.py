@@ -17,6 +17,7 @@ import time
 import cache
 import hooks
 import uki
+from lanes import show_chain, slow
 from results import Boot, Results, run
 
 KERNEL = "/boot/next"
@@ -242,11 +243,32 @@ def memcached(tests):
         return
     status, said = run("luoctl", "--json", "report")
     tests.check("luoctl reports the update", status == 0, said)
+    away_for(tests, json.loads(said))
     gap = cache.Gap(tests.boot.number, json.loads(said))
     good = gap.total("hits") and not gap.total("misses") and not gap.total("wrong")
     tests.check("users of memcached got what it has", good, str(gap.before + gap.after))
     tests.check("the gap is known", 0 < gap.seconds < 600, str(gap.seconds))
-    print(f"# memcached: no answer for {gap.seconds:.3f} s", flush=True)
+    print(f"# memcached: its user got no answer for {gap.seconds:.3f} s", flush=True)
+
+
+def away_for(tests, report):
+    """Prints for how long memcached was away: from its READY until it had its data again. In one update
+    it has waited for the rest of the machine."""
+    gaps = [s["blackout_us"] / 1e6 for s in report["sessions"] if s["session"] == "memcached"]
+    tests.check("memcached's gap is known", len(gaps) == 1, str(report["sessions"]))
+    print(f"# memcached: away for {gaps[0]:.3f} s", flush=True)
+    show_chain("luo-memcached.service")
+    if is_slow(tests.boot.number - 1):
+        tests.memory["slow"] = gaps[0]
+    elif "slow" in tests.memory:
+        print(f"# memcached: {gaps[0] / tests.memory['slow']:.2f} of the time for which it was away "
+              "when it waited for the rest of the machine", flush=True)
+
+
+def is_slow(number):
+    """Whether the services wait for the rest of the machine in this update: the first of two by
+    luoctl."""
+    return UPDATES[number] is by_luoctl
 
 
 def states():
@@ -394,8 +416,9 @@ def unified(tests, cmdline):
 def by_luoctl(tests, cmdline, way=installed):
     """Runs the update as an operator."""
     way(tests, cmdline)
-    if way is installed:
+    if is_slow(tests.boot.number):
         operator(tests)
+    slow(is_slow(tests.boot.number))
     mark_log(tests)
     tests.save()
     status, said = run("luoctl", "kexec", "--yes")

@@ -12,6 +12,7 @@ import re
 import subprocess
 import time
 
+from lanes import show_chain, slow
 from results import Boot, Results, run
 
 KERNEL = "/boot/next"
@@ -22,14 +23,6 @@ OTHER_CONSOLE = "/var/lib/luo-two.console"
 DISK = "/var/lib/luo-one.raw"
 # Copies of both from the time before the guest was started or resumed.
 BEFORE = "/run/luo-guest-before/"
-# Units that wait for the rest of the machine, as most services do.
-UNITS = "/usr/lib/systemd/system/"
-SLOW_UNITS = "/etc/systemd/system/"
-EARLY = {
-    "luod.socket": ["DefaultDependencies=no", "Before=sockets.target shutdown.target"],
-    "luod.service": ["DefaultDependencies=no", "Before=basic.target shutdown.target"],
-    "luo-qemu@.service": ["DefaultDependencies=no", "Slice=system.slice"],
-}
 UNIT = "luo-qemu@one.service"
 # Places the memory of the guest on huge pages.
 HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
@@ -291,19 +284,6 @@ def killed(tests):
     tests.check("luod knows the new luo-qemu", good, logs())
 
 
-def slow(wanted):
-    """Makes the guest and luod start and stop with all other services, or before and after them."""
-    for unit, early in EARLY.items():
-        if wanted:
-            with open(UNITS + unit) as file:
-                lines = [line for line in file.read().splitlines() if line not in early]
-            with open(SLOW_UNITS + unit, "w") as file:
-                file.write("\n".join(lines) + "\n")
-        elif os.path.exists(SLOW_UNITS + unit):
-            os.remove(SLOW_UNITS + unit)
-    run("systemctl", "daemon-reload")
-
-
 def update(tests, cmdline, slowly, guests):
     """The commands of an operator. True if the next kernel is being started."""
     status, text = run("luo-qemu", "check", "one")
@@ -342,6 +322,7 @@ def main():
             else:
                 time_stands_still(tests)
             report(tests)
+            show_chain(UNIT)
         elif updates == USUAL:
             without_kvm(tests, boot.cmdline)
             abort(tests, boot.cmdline)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""Services that start before the rest of the machine and stop after it, or with the rest, for
+comparison."""
+
+import os
+
+from results import run
+
+# Where units are, and where those of a test replace them, also in the next kernel.
+UNITS = ["/etc/systemd/system/", "/usr/lib/systemd/system/"]
+SLOW_UNITS = "/etc/systemd/system.control/"
+# The settings without which a unit waits for the rest of the machine, as most services do.
+EARLY = {
+    "luod.socket": ["DefaultDependencies=no", "Before=sockets.target shutdown.target"],
+    "luod.service": ["DefaultDependencies=no", "Before=basic.target shutdown.target"],
+    "luo-qemu@.service": ["DefaultDependencies=no", "Slice=system.slice"],
+    "luo-memcached.service": ["DefaultDependencies=no"],
+}
+
+
+def slow(wanted):
+    """Makes the services start and stop with all others, or before and after them."""
+    os.makedirs(SLOW_UNITS, exist_ok=True)
+    for unit, early in EARLY.items():
+        for source in [where + unit for where in UNITS if os.path.exists(where + unit)]:
+            if wanted:
+                with open(source) as file:
+                    lines = [line for line in file.read().splitlines() if line not in early]
+                with open(SLOW_UNITS + unit, "w") as file:
+                    file.write("\n".join(lines) + "\n")
+            elif os.path.exists(SLOW_UNITS + unit):
+                os.remove(SLOW_UNITS + unit)
+    run("systemctl", "daemon-reload")
+
+
+def show_chain(unit):
+    """Prints what a unit has waited for while the machine started."""
+    status, text = run("systemd-analyze", "critical-chain", "--no-pager", unit)
+    for line in text.splitlines() if status == 0 else []:
+        print("#", line, flush=True)
