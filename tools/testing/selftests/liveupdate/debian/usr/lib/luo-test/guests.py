@@ -26,6 +26,9 @@ BEFORE = "/run/luo-guest-before/"
 UNIT = "luo-qemu@one.service"
 # Places the memory of the guest on huge pages.
 HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
+# Resumes it with another QEMU: first with one that does not exist.
+START = "[Service]\nExecStart=\nExecStart=/usr/bin/luo-qemu start %i --qemu {}\n"
+NO_QEMU, QEMU = "/usr/lib/luo-test/no-qemu", "/usr/bin/qemu-system-x86_64"
 HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 BLOCK, BLOCKS = 4096, 256
 # The least amount of the guest's memory in huge pages, in KiB: it checks a part of this size all the
@@ -87,6 +90,22 @@ def start(tests):
     for unit in ["luod.socket", "luod.service", UNIT]:
         status, why = run("systemctl", "start", unit)
         tests.check(f"{unit} starts", status == 0, why if status == 0 else why + logs())
+
+
+def start_with(qemu):
+    """Lets the unit of the guest on huge pages resume it by luo-qemu start."""
+    with open(HUGE_UNIT, "w") as file:
+        file.write(START.format(qemu))
+    run("systemctl", "daemon-reload")
+
+
+def another_qemu(tests):
+    """A guest that cannot be resumed can be claimed again, and is resumed by another QEMU."""
+    good = until(lambda: f"{NO_QEMU} cannot be started" in run("journalctl", "-b", "-u", UNIT)[1])
+    tests.check("the guest is not resumed without a QEMU", good, logs())
+    good = until(lambda: re.search(r"^vm-one .*unclaimed", run("luoctl", "list")[1], re.M))
+    tests.check("its session is kept", good, run("luoctl", "list")[1] + logs())
+    start_with(QEMU)
 
 
 def huge_pages(tests):
@@ -290,6 +309,8 @@ def update(tests, cmdline, slowly, guests):
     tests.check("luo-qemu check one", status == 0, text)
     load(tests, cmdline)
     slow(slowly)
+    if os.path.exists(HUGE_UNIT):
+        start_with(NO_QEMU)
     tests.memory = {"stored": last("stored"), "clocks": clocks()}
     tests.save()
     # The guest is emulated twice: luod waits longer for it than for other clients of tests.
@@ -306,6 +327,8 @@ def main():
     tests = Results("guest", boot)
     print(f"# boot {boot.number} is up", flush=True)
     try:
+        if boot.number and os.path.exists(HUGE_UNIT):
+            another_qemu(tests)
         start(tests)
         if boot.number:
             disk(tests)
