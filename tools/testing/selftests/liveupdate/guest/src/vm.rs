@@ -18,13 +18,16 @@ use crate::support::{
 use rustix::{
     fs::OFlags,
     thread::{sched_getcpu, sched_setaffinity, CpuSet},
-    time::{clock_gettime, ClockId},
+    time::{clock_gettime, clock_gettime_dynamic, ClockId, DynamicClockId},
 };
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     thread::{self, sleep},
     time::Duration,
 };
@@ -43,6 +46,9 @@ const BLOCKS: u64 = 256;
 
 /// The clock that the kernel uses.
 const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+
+/// The clock of the host, if KVM offers it.
+const HOST_CLOCK: &str = "/dev/ptp0";
 
 /// The start and the size of the part of the disk that is written through the guest's own cache.
 const CACHED: (u64, usize) = (2 << 20, 2 << 20);
@@ -151,7 +157,17 @@ fn print_clocks() -> Result<()> {
         }
     };
     println!("vm: clock {monotonic} {real} {}", source.trim());
+    if let Some(host) = host_clock() {
+        println!("vm: host {}", host - now(ClockId::Realtime));
+    }
     Ok(())
+}
+
+/// The clock of the host in nanoseconds, by which programs such as chrony set that of the guest.
+fn host_clock() -> Option<i64> {
+    let clock = File::open(HOST_CLOCK).ok()?;
+    let time = clock_gettime_dynamic(DynamicClockId::Dynamic(clock.as_fd())).ok()?;
+    Some(time.tv_sec * 1_000_000_000 + time.tv_nsec)
 }
 
 /// Repeatedly compares memory with its initial contents.

@@ -142,6 +142,13 @@ def clocks():
     return min(lags), (real - monotonic) / 1e9
 
 
+def host_clock():
+    """By how much the clock of the host is ahead of the guest's real-time clock, in seconds, as the guest
+    sees it; None if KVM does not offer it that clock."""
+    found = said("host", r"(-?\d+)")
+    return int(found[-1]) / 1e9 if found else None
+
+
 def time_stands_still(tests):
     """The guest has not seen the time for which it was paused, on any clock."""
     lag, apart = clocks()
@@ -149,6 +156,10 @@ def time_stands_still(tests):
     gap = field("gap_us") / 1e6
     print(f"# clocks {set(said('clock', r'.* ([a-z-]+)'))}, gap {gap:.1f} s, lag {before[0]:.1f} s, then {lag:.1f} s", flush=True)
     tests.check("the guest's real-time clock lags by the gap", lag - before[0] > gap / 2, f"{before[0]}, {lag}, {gap}")
+    print(f"# the guest sees the clock of its host ahead by {host_clock()} s, {tests.memory['host']} before", flush=True)
+    if tests.memory["host"] is not None:
+        ahead = host_clock() - tests.memory["host"]
+        tests.check("the guest can read the clock of its host", abs(ahead - gap) < gap / 2, f"{ahead}, {gap}")
     # Both continue from where they were: neither has jumped.
     tests.check("so does its monotonic clock", abs(apart - before[1]) < gap / 2, f"{before[1]}, {apart}, {gap}")
     tests.check("luo-qemu says so", field("lag_us") == field("gap_us"), f"{field('lag_us')}")
@@ -311,7 +322,7 @@ def update(tests, cmdline, slowly, guests):
     slow(slowly)
     if os.path.exists(HUGE_UNIT):
         start_with(NO_QEMU)
-    tests.memory = {"stored": last("stored"), "clocks": clocks()}
+    tests.memory = {"stored": last("stored"), "clocks": clocks(), "host": host_clock()}
     tests.save()
     # The guest is emulated twice: luod waits longer for it than for other clients of tests.
     status, text = run("luoctl", "kexec", "--yes", "--expect", str(guests), "--timeout", "500")
