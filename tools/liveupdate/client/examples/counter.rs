@@ -3,7 +3,8 @@
 //! A counter that survives live updates.
 //!
 //! It counts in a memfd, ten times a second, and prints the counter. Run as `counter [SOCKET [NAME
-//! [refuse|hang|crash]]]`; the last argument makes it fail in the first update.
+//! [refuse|hang|crash|late-refuse|late-hang]]]`; the last argument makes it fail in the first update,
+//! before or after all others are ready.
 
 use liveupdate::luod::{Member, Participant, Result, SessionName, SOCKET_PATH};
 use liveupdate::{IncomingSession, OutgoingSession};
@@ -21,6 +22,8 @@ struct Counter {
     memory: File,
     counting: bool,
     misbehave: Option<String>,
+    /// How it fails when it is paused.
+    late: Option<String>,
 }
 
 impl Counter {
@@ -42,12 +45,26 @@ impl Participant for Counter {
             Some("refuse") => return Err("I do not feel like it".into()),
             Some("hang") => sleep(Duration::from_secs(60)),
             Some("crash") => std::process::abort(),
-            _ => {}
+            late => self.late = late.map(str::to_owned),
         }
         self.counting = false;
         session.preserve(&self.memory, 1)?;
         println!("{id}: preserved at {}", self.value()?);
         Ok(())
+    }
+
+    fn pauses(&self) -> bool {
+        self.late.is_some()
+    }
+
+    fn pause(&mut self, _: &SessionName, _: &OutgoingSession) -> Result {
+        match self.late.take().as_deref() {
+            Some("late-refuse") => Err("I have changed my mind".into()),
+            _ => {
+                sleep(Duration::from_secs(60));
+                Ok(())
+            }
+        }
     }
 
     fn cancelled(&mut self, id: &SessionName, reason: &str) {
@@ -72,6 +89,7 @@ fn main() -> io::Result<()> {
         memory,
         counting: true,
         misbehave: args.next(),
+        late: None,
     };
     let mut member = Member::join_at(socket, &name, &[&name], counter)?;
     println!("{name}: joined at {}", member.participant().value()?);

@@ -111,6 +111,7 @@ enum Part {
         asked: Stamp,
         deadline: u64,
         session: OutgoingSession,
+        pause: Pause,
     },
     /// The client is ready.
     Ready {
@@ -125,10 +126,25 @@ enum Part {
     Dropped,
 }
 
+/// Whether a client that preserves its files stops its work only when it is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// It has not said so.
+    No,
+    /// It still works, and waits to be told.
+    Waits,
+    /// It was told.
+    Told,
+}
+
 impl Part {
-    /// The deadline of the client.
+    /// The deadline of the client. A client that waits for luod has none.
     fn deadline(&self) -> Option<u64> {
         match self {
+            Self::Preserving {
+                pause: Pause::Waits,
+                ..
+            } => None,
             Self::Requested { deadline, .. } | Self::Preserving { deadline, .. } => Some(*deadline),
             Self::None | Self::Ready { .. } | Self::Dropped => None,
         }
@@ -422,6 +438,7 @@ impl<W: World> Machine<W> {
             Request::Hello { version, client } => self.hello(conn, first, version, client),
             Request::Subscribe { id, timeout_ms } => self.subscribe(conn, id, timeout_ms),
             Request::Unsubscribe { id } => self.unsubscribe(conn, &id),
+            Request::Preserved { id } => self.preserved(conn, &id),
             Request::Ready { id, bytes } => self.ready(conn, id, bytes),
             Request::Refuse { id, update, reason } => {
                 self.client_refuses(conn, id, update, &reason)
@@ -568,6 +585,7 @@ fn session_of(request: &Request) -> Option<&SessionName> {
     match request {
         Request::Subscribe { id, .. }
         | Request::Unsubscribe { id }
+        | Request::Preserved { id }
         | Request::Claim { id }
         | Request::Finished { id } => Some(id),
         Request::Ready { id, .. } | Request::Refuse { id, .. } | Request::Progress { id, .. } => {

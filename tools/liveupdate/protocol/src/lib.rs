@@ -40,7 +40,7 @@ pub use crate::{
 ///
 /// Since version 2, programs also keep unknown values, such as phases and states: [`Word`]. To
 /// programs of version 1, luod sends only the values of that version.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The default socket of luod.
 pub const SOCKET_PATH: &str = "/run/luod/liveupdate.sock";

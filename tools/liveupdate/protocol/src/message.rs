@@ -108,6 +108,12 @@ pub enum Request {
         /// The name of the session.
         id: SessionName,
     },
+    /// The files are preserved of which the contents may still change, and the client still works. It
+    /// stops when luod sends [`Event::Pause`], and then sends [`Request::Ready`].
+    Preserved {
+        /// The name of the session.
+        id: SessionName,
+    },
     /// All files are preserved. Without `id`: in all sessions of the client.
     Ready {
         /// The name of the session.
@@ -209,6 +215,7 @@ impl Request {
             Self::Hello { .. } => "HELLO",
             Self::Subscribe { .. } => "SUBSCRIBE",
             Self::Unsubscribe { .. } => "UNSUBSCRIBE",
+            Self::Preserved { .. } => "PRESERVED",
             Self::Ready { .. } => "READY",
             Self::Refuse { .. } => "REFUSE",
             Self::Progress { .. } => "PROGRESS",
@@ -303,6 +310,16 @@ pub enum Event {
         /// The number of the update.
         update: u64,
         /// The time left, in milliseconds.
+        deadline_ms: u64,
+    },
+    /// All clients are ready, or can be so at once: a client that has sent PRESERVED must stop its
+    /// work, preserve the rest, and send READY.
+    Pause {
+        /// The name of the session.
+        id: SessionName,
+        /// The number of the update.
+        update: u64,
+        /// The time until the deadline, in milliseconds from now.
         deadline_ms: u64,
     },
     /// The update was aborted, or continues without the client: it must close the session.

@@ -11,15 +11,17 @@ use luod_protocol::{
 use serde::{de::DeserializeOwned, Serialize};
 use serde_json::Value;
 
-const REQUESTS: [&str; 3] = [
+const REQUESTS: [&str; 4] = [
     include_str!("golden/1/requests.jsonl"),
     include_str!("golden/2/requests.jsonl"),
     include_str!("golden/3/requests.jsonl"),
+    include_str!("golden/4/requests.jsonl"),
 ];
-const EVENTS: [&str; 3] = [
+const EVENTS: [&str; 4] = [
     include_str!("golden/1/events.jsonl"),
     include_str!("golden/2/events.jsonl"),
     include_str!("golden/3/events.jsonl"),
+    include_str!("golden/4/events.jsonl"),
 ];
 
 /// Reads lines, and expects that they are unchanged when they are written again.

@@ -90,6 +90,16 @@ pub enum Notice {
         /// The time left.
         deadline: Duration,
     },
+    /// All others are ready, or can be so at once: after [`Client::preserved`], the client must stop
+    /// its work, preserve the rest, and call [`Client::ready`].
+    Pause {
+        /// The name of the session.
+        id: SessionName,
+        /// The number of the update.
+        update: u64,
+        /// The time until the client must be ready.
+        deadline: Duration,
+    },
     /// The update was aborted, or continues without the client: the client must drop the session,
     /// and continues its work.
     Cancelled {
@@ -273,6 +283,23 @@ impl Client {
         }
     }
 
+    /// Reports that the client still works, and needs little more to become ready: luod sends
+    /// [`Notice::Pause`] when the other clients are ready. Returns false if this luod is older, and
+    /// sends nothing: the client must stop its work and become ready at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled in between.
+    pub fn preserved(&mut self, id: &SessionName) -> io::Result<bool> {
+        match self.call(&Request::Preserved { id: id.clone() }) {
+            Ok(_) => Ok(true),
+            Err(error) => match Refused::of(&error) {
+                Some(refused) if refused.code == ErrorCode::UnknownCommand => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
     /// Reports that all files are preserved.
     ///
     /// # Errors
@@ -370,6 +397,15 @@ impl Client {
                     id,
                     update,
                     session: one(fds)?.into(),
+                    deadline: Duration::from_millis(deadline_ms),
+                },
+                Event::Pause {
+                    id,
+                    update,
+                    deadline_ms,
+                } => Notice::Pause {
+                    id,
+                    update,
                     deadline: Duration::from_millis(deadline_ms),
                 },
                 Event::Cancelled { id, reason, .. } => Notice::Cancelled { id, reason },

@@ -24,16 +24,37 @@ const EBUSY: i32 = 16;
 
 /// The part of a program in a live update.
 pub trait Participant {
-    /// Preserves all files of a session. Until [`Self::cancelled`] is called, the program must then
-    /// not change the files in a way that its next instance cannot handle.
+    /// Preserves all files of a session. From then on, until [`Self::cancelled`] is called, the program
+    /// must not change the files in a way that its next instance cannot handle.
+    ///
+    /// If [`Self::pauses`] returns true, this preserves those whose contents may still change, and the
+    /// program works until [`Self::pause`] is called.
     ///
     /// # Errors
     ///
     /// Any error aborts the update and is shown to the operator.
     fn preserve(&mut self, id: &SessionName, session: &OutgoingSession) -> Result;
 
+    /// Returns whether [`Self::pause`] does a part of the work. The program can then work until all
+    /// other programs are ready.
+    fn pauses(&self) -> bool {
+        false
+    }
+
+    /// Stops the work of the program until [`Self::cancelled`] is called, and preserves the rest. Called
+    /// when all other programs are ready or are called as well, or directly after
+    /// [`Self::preserve`] if luod is too old for this.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::preserve`].
+    fn pause(&mut self, id: &SessionName, session: &OutgoingSession) -> Result {
+        let _ = (id, session);
+        Ok(())
+    }
+
     /// Called when the update was aborted: the program continues its work. Also called if
-    /// [`Self::preserve`] has failed.
+    /// [`Self::preserve`] or [`Self::pause`] has failed.
     fn cancelled(&mut self, id: &SessionName, reason: &str);
 
     /// Retrieves the files that the last instance of the program has preserved.
@@ -66,7 +87,7 @@ pub trait Participant {
 /// A session that is being preserved.
 #[derive(Debug)]
 pub(super) struct Held {
-    _session: OutgoingSession,
+    session: OutgoingSession,
     /// Whether the session may be part of the update.
     ready: bool,
     frozen: bool,
@@ -487,32 +508,31 @@ impl<P: Participant> Member<P> {
                 ..
             } => {
                 let preserved = self.participant.preserve(&id, &session);
-                let bytes = session.bytes();
                 let held = Held {
-                    _session: session,
-                    ready: preserved.is_ok(),
+                    session,
+                    ready: false,
                     frozen: false,
                 };
                 self.held.insert(id.clone(), held);
-                match preserved {
-                    Ok(()) => match client.ready_with(&id, bytes) {
-                        Ok(()) => {}
-                        // The session is part of the update, or will be. luod reports it if it is
-                        // not.
-                        Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                if let Err(error) = preserved {
+                    return self.give_up(&id, update, &error.to_string());
+                }
+                if self.participant.pauses() {
+                    match client.preserved(&id) {
+                        Ok(true) => return Ok(()),
+                        // An older luod.
+                        Ok(false) => {}
                         Err(error) if Refused::of(&error).is_some() => {
                             self.cancel(&id, &error.to_string());
+                            return Ok(());
                         }
                         Err(error) => return Err(error),
-                    },
-                    Err(error) => {
-                        let reason = error.to_string();
-                        let told = client.refuse_update(&id, update, &reason);
-                        self.cancel(&id, &reason);
-                        told?;
                     }
+                    return self.pause(&id, update);
                 }
+                return self.ready(&id);
             }
+            Notice::Pause { id, update, .. } => return self.pause(&id, update),
             Notice::Cancelled { id, reason } => {
                 self.refused.remove(&id);
                 self.cancel(&id, &reason);
@@ -525,6 +545,45 @@ impl<P: Participant> Member<P> {
             }
         }
         Ok(())
+    }
+
+    /// Stops the work of the program, if the session is part of the update still.
+    fn pause(&mut self, id: &SessionName, update: u64) -> io::Result<()> {
+        let Some(held) = self.held.get(id) else {
+            return Ok(());
+        };
+        match self.participant.pause(id, &held.session) {
+            Ok(()) => self.ready(id),
+            Err(error) => self.give_up(id, update, &error.to_string()),
+        }
+    }
+
+    /// Reports that all files of a session are preserved.
+    fn ready(&mut self, id: &SessionName) -> io::Result<()> {
+        let (Some(held), Some(client)) = (self.held.get_mut(id), &mut self.client) else {
+            return Ok(());
+        };
+        held.ready = true;
+        match client.ready_with(id, held.session.bytes()) {
+            Ok(()) => Ok(()),
+            // The session is part of the update, or will be. luod reports it if it is not.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
+            Err(error) if Refused::of(&error).is_some() => {
+                self.cancel(id, &error.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses the update, since the files of a session cannot be preserved.
+    fn give_up(&mut self, id: &SessionName, update: u64, reason: &str) -> io::Result<()> {
+        let told = match &mut self.client {
+            Some(client) => client.refuse_update(id, update, reason),
+            None => Ok(()),
+        };
+        self.cancel(id, reason);
+        told
     }
 
     /// A descriptor to poll, if luod is connected and has got all reports; call [`Self::step`] when

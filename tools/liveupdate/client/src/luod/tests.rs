@@ -133,8 +133,8 @@ impl Connection {
         self.ok(&subscribe);
     }
 
-    /// Makes the client preserve, until it sends READY.
-    fn preserve(&mut self, kernel: &Kernel) -> Message<Request> {
+    /// Sends the session; returns the request that follows.
+    fn start_preservation(&mut self, kernel: &Kernel) -> Message<Request> {
         let session = kernel.open().unwrap().create_session("a").unwrap();
         let event = Event::StartPreservation {
             id: id(),
@@ -142,7 +142,12 @@ impl Connection {
             deadline_ms: 1000,
         };
         self.say(None, event, vec![session.into()]);
-        let ready = self.hear();
+        self.hear()
+    }
+
+    /// Makes the client preserve, until it sends READY.
+    fn preserve(&mut self, kernel: &Kernel) -> Message<Request> {
+        let ready = self.start_preservation(kernel);
         assert!(matches!(ready.body, Request::Ready { .. }), "{ready:?}");
         ready
     }
@@ -260,6 +265,95 @@ fn a_session_crosses_with_a_refusal() {
     server.join().unwrap();
     assert_eq!(member.participant().prepared, 2);
     assert_eq!(member.participant().preserved, 0);
+}
+
+/// A program that works until all others are ready.
+#[derive(Debug, Default)]
+struct Late {
+    paused: usize,
+    cancelled: usize,
+}
+
+impl Participant for Late {
+    fn preserve(&mut self, _: &SessionName, _: &OutgoingSession) -> Result {
+        assert_eq!(self.paused, 0);
+        Ok(())
+    }
+
+    fn pauses(&self) -> bool {
+        true
+    }
+
+    fn pause(&mut self, _: &SessionName, session: &OutgoingSession) -> Result {
+        self.paused += 1;
+        Ok(session.preserve(memfd_create("x", MemfdFlags::CLOEXEC)?, 1)?)
+    }
+
+    fn cancelled(&mut self, _: &SessionName, _: &str) {
+        self.cancelled += 1;
+    }
+
+    fn restore(&mut self, _: &SessionName, _: &IncomingSession) -> Result {
+        Ok(())
+    }
+}
+
+/// Runs a program with a luod that knows PRESERVED, or does not: until it is ready, and is cancelled.
+fn late(known: bool) -> Late {
+    let luod = Luod::new();
+    let path = luod.path.clone();
+    let kernel = Kernel::new();
+    let server = thread::spawn(move || {
+        let mut client = luod.accept();
+        client.ordinary_start();
+        let preserved = client.start_preservation(&kernel);
+        assert!(matches!(preserved.body, Request::Preserved { .. }));
+        if known {
+            client.ok(&preserved);
+            sleep(Duration::from_millis(100));
+            assert_eq!(kernel.outgoing()["a"], [0; 0], "it is not paused yet");
+            let event = Event::Pause {
+                id: id(),
+                update: 1,
+                deadline_ms: 1000,
+            };
+            client.say(None, event, Vec::new());
+        } else {
+            client.refuse(&preserved, ErrorCode::UnknownCommand);
+        }
+        let ready = client.hear();
+        assert!(matches!(ready.body, Request::Ready { .. }), "{ready:?}");
+        assert_eq!(kernel.outgoing()["a"], [1]);
+        client.ok(&ready);
+        let event = Event::Cancelled {
+            id: id(),
+            update: 1,
+            reason: "luod says so".into(),
+        };
+        client.say(None, event, Vec::new());
+        assert!(client.try_hear().is_none());
+    });
+    let mut member = Member::join_at(path, "test", &["a"], Late::default()).unwrap();
+    let start = Instant::now();
+    while member.participant().cancelled == 0 {
+        assert!(start.elapsed() < SOON);
+        member.step(Some(Duration::from_millis(20))).unwrap();
+    }
+    let Late { paused, cancelled } = *member.participant();
+    drop(member);
+    server.join().unwrap();
+    Late { paused, cancelled }
+}
+
+#[test]
+fn a_program_is_paused_when_luod_says_so() {
+    assert_eq!(late(true).paused, 1);
+}
+
+/// It does not wait for an older luod.
+#[test]
+fn a_program_is_paused_at_once_by_an_older_luod() {
+    assert_eq!(late(false).paused, 1);
 }
 
 /// READY is not acknowledged in time. luod may have received it.

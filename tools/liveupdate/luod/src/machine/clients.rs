@@ -2,7 +2,7 @@
 
 //! Requests of clients before and during an update.
 
-use super::{micros, Answer, ConnId, Machine, Part, Refusal, Subscription};
+use super::{micros, Answer, ConnId, Machine, Part, Pause, Refusal, Subscription};
 use crate::{audit, world::World};
 use liveupdate::Device;
 use luod_protocol::{
@@ -236,6 +236,21 @@ impl<W: World> Machine<W> {
             return Err(crossed());
         }
         Ok(own)
+    }
+
+    /// A client still works, and stops when it is told to: see [`Self::pause_all`].
+    pub(super) fn preserved(&mut self, conn: ConnId, id: &SessionName) -> Result<Answer, Refusal> {
+        match &mut self.own(conn, id)?.part {
+            Part::Preserving {
+                pause: pause @ Pause::No,
+                ..
+            } => {
+                *pause = Pause::Waits;
+                tracing::info!(session = %id, "the session {id} waits for all others");
+                Ok(Answer::Done)
+            }
+            _ => Err(crossed()),
+        }
     }
 
     pub(super) fn ready(

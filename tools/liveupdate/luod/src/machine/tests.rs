@@ -10,6 +10,7 @@ mod gate;
 mod handover;
 mod known;
 mod numbers;
+mod pause;
 mod policy;
 mod random;
 mod returning;

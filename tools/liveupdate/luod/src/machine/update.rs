@@ -6,6 +6,7 @@ mod checks;
 mod end;
 mod gate;
 mod handover;
+mod pause;
 mod sessions;
 
 use super::{Answer, ConnId, Machine, Output, Part, Refusal, Witness};
@@ -81,6 +82,8 @@ pub(super) struct Update {
     missing: BTreeSet<SessionName>,
     /// A client that is not ready.
     late: Witness,
+    /// A client that is not ready, and does not wait for the others either.
+    busy: Witness,
     /// The earliest deadline of all clients.
     deadline: Option<u64>,
 }
@@ -257,6 +260,7 @@ impl<W: World> Machine<W> {
                 if retry.is_some_and(|retry| retry <= now) {
                     self.make_sessions();
                 }
+                self.pause_all();
                 self.check_if_ready();
             }
             Some(Step::Frozen) if self.endings.is_empty() => self.announce_jump(),

@@ -89,7 +89,7 @@ fn what_is_unknown() {
 #[test]
 fn values_that_are_unknown() {
     for line in [
-        r#"{"seq":1,"event":"HELLO","version":3,"luod":"9.0","phase":"thawing"}"#,
+        r#"{"seq":1,"event":"HELLO","version":4,"luod":"9.0","phase":"thawing"}"#,
         r#"{"event":"PHASE","phase":"thawing","update":7}"#,
         r#"{"event":"GONE","session":"vm","state":"melted"}"#,
         r#"{"event":"CHANGE","session":"vm","direction":"sideways","state":"melted","since_ms":1}"#,
@@ -163,6 +163,7 @@ fn requests() -> impl Strategy<Value = Request> {
         (name(), any::<Option<u64>>())
             .prop_map(|(id, timeout_ms)| Request::Subscribe { id, timeout_ms }),
         name().prop_map(|id| Request::Unsubscribe { id }),
+        name().prop_map(|id| Request::Preserved { id }),
         (some(), any::<Option<u64>>()).prop_map(|(id, bytes)| Request::Ready { id, bytes }),
         (some(), any::<Option<u64>>(), any::<String>())
             .prop_map(|(id, update, reason)| Request::Refuse { id, update, reason }),

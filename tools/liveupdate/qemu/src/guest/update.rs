@@ -241,8 +241,7 @@ impl Participant for Guest {
         }
     }
 
-    /// The memory is preserved first, while the guest runs: changes until the jump are handed over
-    /// as well. Then the guest is paused, and the other state is preserved.
+    /// The memory is preserved while the guest runs: changes until the jump are handed over as well.
     fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         let started = Instant::now();
         for (file, backend) in self.memory.iter().zip(&self.spec.memory) {
@@ -253,6 +252,16 @@ impl Participant for Guest {
         }
         let took = started.elapsed().as_micros();
         println!("{}: memory preserved within {took} us", self.spec.name);
+        Ok(())
+    }
+
+    fn pauses(&self) -> bool {
+        true
+    }
+
+    /// The guest is paused when all other guests and programs are ready as well, and its other state is
+    /// preserved.
+    fn pause(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         self.save()?;
         session.preserve(&self.state, spec::STATE)?;
         self.spec.write(&self.description)?;

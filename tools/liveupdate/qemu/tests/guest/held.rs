@@ -27,8 +27,8 @@ fn stands_still(member: &Member<Guest>) -> u32 {
 }
 
 fn abort(luod: &Luod, member: &mut Member<Guest>) {
-    let (mut other, id, update) = pause(luod, member);
-    other.refuse(&id, "no").unwrap();
+    let (mut other, update) = pause(luod, member);
+    other.client.refuse(&other.id, "no").unwrap();
     step_until(member, |member| member.is_idle());
     assert_eq!(result(update).outcome, Outcome::Aborted);
 }

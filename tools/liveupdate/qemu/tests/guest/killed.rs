@@ -200,7 +200,7 @@ fn a_guest_goes_on_if_luod_is_killed() {
     let world = FakeWorld::new();
     let (luod, path, mut member) = machine.start(&world);
     counts_on(&mut member);
-    let (other, _, operator) = pause(&luod, &mut member);
+    let (other, operator) = pause(&luod, &mut member);
     assert_eq!(machine.status().0, State::Paused);
     drop((luod, operator, other));
     step_until(&mut member, |member| {

@@ -2,10 +2,13 @@
 
 //! The last steps of an update: the next kernel does not start, or QEMU ends before.
 
-use crate::machine::{count, counts_on, jump, pause, result, step_until, update, Machine, LIMIT};
-use liveupdate::luod::{Member, Notice};
+use crate::machine::{
+    count, counts_on, jump, pause, result, step_until, update, update_with_other, Machine,
+};
+use liveupdate::luod::Member;
 use luod::fake::{own_config, FakeWorld, Luod};
 use luod_protocol::Outcome;
+use std::time::{Duration, Instant};
 
 /// The errno of a kernel that does not start.
 const EINVAL: i32 = 22;
@@ -32,13 +35,35 @@ fn a_guest_goes_on_if_the_next_kernel_does_not_start() {
     jump(luod, member);
 }
 
+/// A guest runs until all other clients are ready, or need as little time as it.
+#[test]
+fn a_guest_does_not_wait_for_others() {
+    let machine = Machine::new();
+    let world = FakeWorld::new();
+    let (luod, _, mut member) = machine.start(&world);
+    counts_on(&mut member);
+    let (mut other, operator) = update_with_other(&luod);
+    step_until(&mut member, |_| world.kernel.outgoing().len() == 3);
+    step_until(&mut member, |member| !member.is_idle());
+    let end = Instant::now() + Duration::from_millis(300);
+    step_until(&mut member, |_| Instant::now() > end);
+    assert_eq!(member.participant_mut().status().unwrap(), "running");
+    counts_on(&mut member);
+    other.client.ready(&other.id).unwrap();
+    step_until(&mut member, |member| member.participant().is_frozen());
+    assert_eq!(member.participant_mut().status().unwrap(), "postmigrate");
+    luod.wait();
+    drop((operator, other));
+    member.participant_mut().kill();
+}
+
 #[test]
 fn a_guest_whose_state_is_saved_does_not_need_its_qemu() {
     let machine = Machine::new();
     let world = FakeWorld::new();
     let (luod, path, mut member) = machine.start(&world);
     counts_on(&mut member);
-    let (mut other, id, operator) = pause(&luod, &mut member);
+    let (mut other, operator) = pause(&luod, &mut member);
     let before = count(&member.participant().memory_file(0).unwrap());
     for process in machine.qemus() {
         process.end();
@@ -52,16 +77,9 @@ fn a_guest_whose_state_is_saved_does_not_need_its_qemu() {
     let error = Member::join_at(&path, "vm-g", &["vm-g"], machine.guest()).unwrap_err();
     assert!(error.to_string().contains("vm-g"), "{error}");
 
-    let session = loop {
-        match other.next(Some(LIMIT)).unwrap().unwrap() {
-            Notice::Preserve { session, .. } => break session,
-            Notice::Prepare { .. } => {}
-            notice => panic!("{notice:?}"),
-        }
-    };
-    other.ready(&id).unwrap();
+    other.client.ready(&other.id).unwrap();
     luod.wait();
-    drop((operator, other, session));
+    drop((operator, other));
 
     let _luod = Luod::start_at(&world, own_config(), &path).unwrap();
     let mut member = machine.join(&path);

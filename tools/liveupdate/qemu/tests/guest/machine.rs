@@ -2,7 +2,10 @@
 
 //! A machine with a guest that counts, and what the tests do with them.
 
-use liveupdate::luod::{Client, Member, SessionName};
+use liveupdate::{
+    luod::{Client, Member, Notice, SessionName},
+    OutgoingSession,
+};
 use luo_qemu::{
     guest::Guest,
     memory,
@@ -256,17 +259,43 @@ pub fn jump(luod: Luod, mut member: Member<Guest>) -> u32 {
     paused
 }
 
-/// Begins an update in which the guest is paused, and luod waits for another client. Returns that client
-/// with its session, and the operator.
-pub fn pause(luod: &Luod, member: &mut Member<Guest>) -> (Client, SessionName, Channel) {
-    let mut other = Client::connect_to(luod.path(), "other").unwrap();
+/// Another client of luod in an update, with its session.
+pub struct Other {
+    pub client: Client,
+    pub id: SessionName,
+    _session: OutgoingSession,
+}
+
+/// Begins an update in which luod waits for another client, which has preserved nothing. Returns it, and
+/// the operator.
+pub fn update_with_other(luod: &Luod) -> (Other, Channel) {
+    let mut client = Client::connect_to(luod.path(), "other").unwrap();
     let id = SessionName::new("other").unwrap();
-    other.subscribe(&id, Some(LIMIT)).unwrap();
+    client.subscribe(&id, Some(LIMIT)).unwrap();
     let operator = update(luod, false);
+    let session = loop {
+        match client.next(Some(LIMIT)).unwrap().unwrap() {
+            Notice::Preserve { session, .. } => break session,
+            Notice::Prepare { .. } => {}
+            notice => panic!("{notice:?}"),
+        }
+    };
+    let other = Other {
+        client,
+        id,
+        _session: session,
+    };
+    (other, operator)
+}
+
+/// The same; the guest is paused, and the other client is not.
+pub fn pause(luod: &Luod, member: &mut Member<Guest>) -> (Other, Channel) {
+    let (mut other, operator) = update_with_other(luod);
+    assert!(other.client.preserved(&other.id).unwrap());
     step_until(member, |member| {
         member.participant_mut().status().unwrap() == "postmigrate"
     });
-    (other, id, operator)
+    (other, operator)
 }
 
 pub fn step_until(member: &mut Member<Guest>, so: impl Fn(&mut Member<Guest>) -> bool) {

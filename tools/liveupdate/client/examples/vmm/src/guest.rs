@@ -138,13 +138,21 @@ impl Participant for Guest {
     }
 
     /// The RAM is preserved while the guest runs: the kernel collects what changes until the jump.
-    /// Then the guest is paused, for the rest of the update.
     fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         let machine = self.machine()?;
         if machine.ram().kind == Kind::GuestMemfd {
             session.preserve(machine.vm(), VM)?;
         }
         session.preserve(&machine.ram().file, RAM)?;
+        Ok(())
+    }
+
+    fn pauses(&self) -> bool {
+        true
+    }
+
+    /// The guest is paused when all other programs are ready, for the rest of the update.
+    fn pause(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         let state = self.save()?;
         session.preserve(&state, STATE)?;
         Ok(())

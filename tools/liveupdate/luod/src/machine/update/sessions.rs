@@ -4,7 +4,7 @@
 
 use super::Step;
 use crate::{
-    machine::{give, lookup::is, Machine, Part},
+    machine::{give, lookup::is, Machine, Part, Pause},
     registry,
     world::World,
 };
@@ -164,6 +164,7 @@ impl<W: World> Machine<W> {
             asked,
             deadline,
             session,
+            pause: Pause::No,
         };
         let event = Event::StartPreservation {
             id: name.clone(),

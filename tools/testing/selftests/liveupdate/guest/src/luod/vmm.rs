@@ -53,7 +53,7 @@ fn subscribed() -> Result {
 /// The guest continues after an update that another client refuses.
 fn aborts(vmm: &Vmm) -> Result {
     subscribed()?;
-    let bad = counter("bad", &["refuse"])?;
+    let bad = counter("bad", &["late-refuse"])?;
     aborted(begin_update(None, false)?, "bad")?;
     vmm.wait("the guest continues", |heard| heard.continued > 0)?;
     drop(bad);

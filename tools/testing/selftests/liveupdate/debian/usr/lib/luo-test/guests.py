@@ -265,8 +265,9 @@ def abort(tests, cmdline):
     """An update that another client aborts while the guest is paused: the guest continues."""
     load(tests, cmdline)
     starts, known = len(said("starts", r"with seed .*")), last("count")
-    run("systemctl", "start", "luo-bad@hang.service")
-    good = until(lambda: "bad-hang" in run("luoctl", "list")[1])
+    # It hangs when it is paused, which is when the guest is paused as well.
+    run("systemctl", "start", "luo-bad@late-hang.service")
+    good = until(lambda: "bad-late-hang" in run("luoctl", "list")[1])
     tests.check("another client is there", good, logs())
     update = subprocess.Popen(["luoctl", "kexec", "--yes", "--timeout", "500"],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -276,7 +277,7 @@ def abort(tests, cmdline):
     tests.check("luoctl aborts the update", status == 0, text)
     text, _ = update.communicate()
     tests.check("luoctl kexec says so", update.returncode == 7, text)
-    run("systemctl", "kill", "--signal=KILL", "luo-bad@hang.service")
+    run("systemctl", "kill", "--signal=KILL", "luo-bad@late-hang.service")
     paused = last("count")
     tests.check("the guest continues", until(lambda: last("count") > paused + 5), logs())
     tests.check("it is running", field("state") == "running", field("state"))
