@@ -11,12 +11,10 @@ mod installed;
 mod partition;
 mod uki;
 
-pub use installed::Version;
-pub use partition::EntryId;
-
 use crate::{
     cli::{Cli, Exit, Failure, LoadOptions},
     image::{self, failed},
+    name::EntryId,
 };
 use luo_check::cmdline;
 use rustix::fs::{memfd_create, MemfdFlags};

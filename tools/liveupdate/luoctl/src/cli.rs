@@ -2,7 +2,7 @@
 
 //! The command line. Man pages and completions are generated from it.
 
-use crate::boot::{EntryId, Version};
+use crate::name::{EntryId, Version};
 use clap::{Args, Parser, Subcommand};
 use luo_check::System;
 use luod_protocol::{SessionName, SOCKET_PATH};

@@ -11,6 +11,7 @@ mod inhibit;
 mod load;
 mod log;
 mod metrics;
+mod name;
 mod output;
 mod talk;
 mod update;
