@@ -6,7 +6,8 @@ mod clock;
 mod update;
 
 use crate::{
-    hugepages::{check_available, Filling, HugePages},
+    allocation::{check_available, Filling},
+    hugepages::HugePages,
     memory,
     moved::Moved,
     options,

@@ -9,6 +9,7 @@
 //! library contains its code, for tests.
 
 pub mod agent;
+pub mod allocation;
 pub mod check;
 pub mod guest;
 pub mod hugepages;

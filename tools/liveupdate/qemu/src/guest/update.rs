@@ -4,7 +4,7 @@
 
 use super::{Guest, Running};
 use crate::{
-    check, hugepages, moved, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state,
+    allocation, check, moved, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state,
 };
 use liveupdate::luod::{Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
@@ -245,7 +245,7 @@ impl Participant for Guest {
     fn preserve(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         let started = Instant::now();
         for (file, backend) in self.memory.iter().zip(&self.spec.memory) {
-            hugepages::fill(file, backend)?;
+            allocation::fill(file, backend)?;
         }
         for (token, file) in (spec::MEMORY..).zip(&self.memory) {
             session.preserve(file, token)?;
