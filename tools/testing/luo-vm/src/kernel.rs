@@ -8,6 +8,7 @@ pub mod config;
 pub mod each;
 pub mod findings;
 pub mod flavour;
+pub mod key;
 pub mod package;
 pub mod patched;
 pub mod patches;

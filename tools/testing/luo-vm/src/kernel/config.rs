@@ -10,7 +10,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::kernel::flavour::Flavour;
-use crate::kernel::signing;
+use crate::kernel::key;
 use crate::report::step::Step;
 
 /// Options that `make menuconfig` has set, on top of the tracked ones.
@@ -84,7 +84,7 @@ pub fn set(
     log: &Path,
 ) -> Result<()> {
     let config = out.join(".config");
-    signing::make_key(step, out, log)?;
+    key::make(step, out, log)?;
     step.run(make().arg("tinyconfig"), log)?;
     let mut text = fs::read_to_string(&config)?;
     text += fragments;
