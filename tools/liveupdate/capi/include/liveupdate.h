@@ -76,13 +76,14 @@ struct liveupdate_participant {
         void *data;
         /**
          * Preserves all files of @session, a descriptor that belongs to the library.
-         * Until @cancelled is called, the program must not change the files in a way
-         * that its next instance cannot handle. An error aborts the update.
+         * From then on, or from @pause on if there is one, until @cancelled is called,
+         * the program must not change the files in a way that its next instance cannot
+         * handle. An error aborts the update.
          */
         int (*preserve)(void *data, const char *id, int session);
         /**
-         * The update was aborted, also because @preserve has failed: the program
-         * continues its work.
+         * The update was aborted, also because @preserve or @pause has failed: the
+         * program continues its work.
          */
         void (*cancelled)(void *data, const char *id, const char *reason);
         /**
@@ -99,6 +100,13 @@ struct liveupdate_participant {
          * The next kernel is started now. NULL if there is nothing to do.
          */
         void (*frozen)(void *data, const char *id);
+        /**
+         * Stops the work of the program until @cancelled is called, and preserves the
+         * rest of its files; an error aborts the update. Called when all other programs
+         * are ready or are called as well, or directly after @preserve if luod is too
+         * old for this. NULL if @preserve does all: it then stops the work.
+         */
+        int (*pause)(void *data, const char *id, int session);
 };
 
 #ifdef __cplusplus

@@ -11,6 +11,7 @@ use std::{
     cell::{RefCell, RefMut},
     ffi::{c_char, c_int, c_void, CString, OsStr},
     io,
+    mem::{offset_of, MaybeUninit},
     os::{
         fd::{AsFd, AsRawFd},
         unix::ffi::OsStrExt,
@@ -32,12 +33,13 @@ pub struct liveupdate_participant {
     /// Passed to all functions.
     pub data: *mut c_void,
     /// Preserves all files of @session, a descriptor that belongs to the library.
-    /// Until @cancelled is called, the program must not change the files in a way
-    /// that its next instance cannot handle. An error aborts the update.
+    /// From then on, or from @pause on if there is one, until @cancelled is called,
+    /// the program must not change the files in a way that its next instance cannot
+    /// handle. An error aborts the update.
     pub preserve:
         Option<unsafe extern "C" fn(data: *mut c_void, id: *const c_char, session: c_int) -> c_int>,
-    /// The update was aborted, also because @preserve has failed: the program
-    /// continues its work.
+    /// The update was aborted, also because @preserve or @pause has failed: the
+    /// program continues its work.
     pub cancelled:
         Option<unsafe extern "C" fn(data: *mut c_void, id: *const c_char, reason: *const c_char)>,
     /// Retrieves the files that the last instance of the program has preserved.
@@ -51,7 +53,16 @@ pub struct liveupdate_participant {
     >,
     /// The next kernel is started now. NULL if there is nothing to do.
     pub frozen: Option<unsafe extern "C" fn(data: *mut c_void, id: *const c_char)>,
+    /// Stops the work of the program until @cancelled is called, and preserves the
+    /// rest of its files; an error aborts the update. Called when all other programs
+    /// are ready or are called as well, or directly after @preserve if luod is too
+    /// old for this. NULL if @preserve does all: it then stops the work.
+    pub pause:
+        Option<unsafe extern "C" fn(data: *mut c_void, id: *const c_char, session: c_int) -> c_int>,
 }
+
+/// The size of the structure without the fields that were added later.
+const OLDEST_PARTICIPANT: usize = offset_of!(liveupdate_participant, pause);
 
 /// The functions of a program in C.
 struct Callbacks(liveupdate_participant);
@@ -84,6 +95,21 @@ impl Participant for Callbacks {
         // SAFETY: `liveupdate_join` requires that the function can be called with
         // `data`; the name is valid during the call.
         check(unsafe { preserve(self.0.data, name(id).as_ptr(), fd) })
+    }
+
+    fn pauses(&self) -> bool {
+        self.0.pause.is_some()
+    }
+
+    fn pause(&mut self, id: &SessionName, session: &OutgoingSession) -> Result {
+        let Some(pause) = self.0.pause else {
+            return Ok(());
+        };
+        take_message();
+        let fd = session.as_fd().as_raw_fd();
+        // SAFETY: `liveupdate_join` requires that the function can be called with
+        // `data`; the name is valid during the call.
+        check(unsafe { pause(self.0.data, name(id).as_ptr(), fd) })
     }
 
     fn cancelled(&mut self, id: &SessionName, reason: &str) {
@@ -201,12 +227,19 @@ pub unsafe extern "C" fn liveupdate_join(
         }
         // SAFETY: The caller guarantees that the first field is valid.
         let size = unsafe { (&raw const (*participant).size).read() };
-        if size < size_of::<liveupdate_participant>() {
+        if size < OLDEST_PARTICIPANT {
             return Err(error(EINVAL));
         }
-        // SAFETY: The caller guarantees that it is valid, and its size shows that it has all
-        // fields.
-        let participant = unsafe { participant.read() };
+        let mut copy = MaybeUninit::<liveupdate_participant>::zeroed();
+        let known = size.min(size_of::<liveupdate_participant>());
+        // SAFETY: The caller guarantees that it is valid, and its size shows which fields it has.
+        unsafe {
+            participant
+                .cast::<u8>()
+                .copy_to(copy.as_mut_ptr().cast(), known)
+        };
+        // SAFETY: The fields that it does not have are null, which is valid for all of them.
+        let participant = unsafe { copy.assume_init() };
         if participant.preserve.is_none() || participant.restore.is_none() {
             return Err(error(EINVAL));
         }

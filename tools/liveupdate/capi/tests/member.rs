@@ -14,6 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     ffi::{c_char, c_int, c_void, CStr, CString},
     fs::File,
+    mem::offset_of,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -63,6 +64,7 @@ impl Program {
             restore: Some(restore),
             prepare: None,
             frozen: Some(frozen),
+            pause: None,
         }
     }
 
@@ -204,6 +206,47 @@ fn an_update() {
     second.leave();
 }
 
+/// The work of a program ends when all others are ready.
+#[test]
+fn a_program_works_until_it_is_told_to_stop() {
+    let world = FakeWorld::new();
+    let luod = Luod::start(&world, own_config()).unwrap();
+    let program = Program::new();
+    let mut participant = program.participant();
+    unsafe extern "C" fn pause(data: *mut c_void, _: *const c_char, session: c_int) -> c_int {
+        self::program(data).note("pause");
+        let file = memfd_create("rest", MemfdFlags::CLOEXEC).unwrap();
+        liveupdate_preserve(session, file.as_raw_fd(), TOKEN + 1)
+    }
+    participant.pause = Some(pause);
+    assert_eq!(program.join(luod.path(), &participant), 0);
+    let _operator = update(&luod);
+    program.step_until("frozen");
+    let calls = program.calls.borrow().clone();
+    assert_eq!(calls, [r#"preserve "a""#, "pause", "frozen"]);
+    luod.wait();
+    program.leave();
+}
+
+/// The structure of a program that was compiled with an older header.
+#[test]
+fn a_program_without_later_functions() {
+    let world = FakeWorld::new();
+    let luod = Luod::start(&world, own_config()).unwrap();
+    let program = Program::new();
+    let mut participant = program.participant();
+    unsafe extern "C" fn unknown(_: *mut c_void, _: *const c_char, _: c_int) -> c_int {
+        unreachable!("the field is not part of the structure")
+    }
+    participant.pause = Some(unknown);
+    participant.size = offset_of!(liveupdate_participant, pause);
+    assert_eq!(program.join(luod.path(), &participant), 0);
+    let _operator = update(&luod);
+    program.step_until("frozen");
+    luod.wait();
+    program.leave();
+}
+
 /// The operator sees the error of the function that has failed.
 #[test]
 fn a_failure_aborts_the_update() {
@@ -237,9 +280,10 @@ fn wrong_arguments() {
     let nowhere = Path::new("/nonexistent/sock");
     assert_eq!(program.join(nowhere, &participant), -2);
     assert!(last_error().contains("cannot connect to luod"));
-    participant.size -= 1;
+    let size = participant.size;
+    participant.size = offset_of!(liveupdate_participant, pause) - 1;
     assert_eq!(program.join(nowhere, &participant), -22);
-    participant.size += 1;
+    participant.size = size;
     participant.restore = None;
     assert_eq!(program.join(nowhere, &participant), -22);
     // SAFETY: Null pointers are refused.

@@ -16,7 +16,7 @@ from .device import IncomingSession, OutgoingSession
 
 SOCKET = "/run/luod/liveupdate.sock"
 # The version of the protocol.
-VERSION = 2
+VERSION = 4
 # The time limit for an answer, in seconds.
 ANSWER = 30
 # The maximum number of bytes of a line, and of descriptors with it.
@@ -146,6 +146,17 @@ class Client:
             # luod has detected it already.
             if refused.code != "no-session":
                 raise
+
+    def preserved(self, name):
+        """Reports that the client still works, and needs little more to become ready: PAUSE comes
+        when the other clients are ready. Returns False if luod is older and sends nothing."""
+        try:
+            self.call("PRESERVED", id=name)
+        except Refused as refused:
+            if refused.code != "unknown-command":
+                raise
+            return False
+        return True
 
     def ready(self, name):
         """Reports that all files are preserved."""

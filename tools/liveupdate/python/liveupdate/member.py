@@ -16,13 +16,21 @@ LATER = frozenset(("update-running", "in-use", "try-again"))
 
 
 class Participant:
-    """The part of a program in a live update. Any exception of preserve() and prepare() aborts the
-    update, and its text is shown to the operator."""
+    """The part of a program in a live update. Any exception of prepare(), preserve() and pause()
+    aborts the update, and its text is shown to the operator."""
+
+    # Whether pause() does a part of the work, so that the program works until all others are ready.
+    pauses = False
 
     def preserve(self, name, session):
-        """Preserves all files of a session. Until cancelled() is called, the program must not
-        change them in a way that its next instance cannot handle."""
+        """Preserves all files of a session, or with `pauses` those whose contents may still change.
+        Without `pauses`, the program must not change them in a way that its next instance cannot
+        handle until cancelled() is called."""
         raise NotImplementedError
+
+    def pause(self, name, session):
+        """Only with `pauses`: stops the work of the program until cancelled() is called, and
+        preserves the rest. With an older luod, this is called directly after preserve()."""
 
     def restore(self, name, session):
         """Retrieves the files that the last instance of the program has preserved. If it succeeds
@@ -30,7 +38,8 @@ class Participant:
         raise NotImplementedError
 
     def cancelled(self, name, reason):
-        """The update was aborted, also because preserve() has failed: the program continues."""
+        """The update was aborted, also because preserve() or pause() has failed: the program
+        continues."""
 
     def prepare(self, name, deadline):
         """An update begins; preserve() is called next. `deadline` is in seconds from now."""
@@ -289,6 +298,8 @@ class Member:
                 event["session"].close()
             case "START_PRESERVATION":
                 self._preserve(name, event)
+            case "PAUSE" if name in self._held:
+                self._stop(name, event)
             case "CANCELLED":
                 self._refused.discard(name)
                 self._cancel(name, event["reason"])
@@ -299,16 +310,40 @@ class Member:
 
     def _preserve(self, name, event):
         session = event["session"]
-        held = self._held[name] = _Held(session)
+        self._held[name] = _Held(session)
         try:
             self._participant.preserve(name, session)
         except Exception as error:
-            try:
-                self._client.refuse(name, str(error) or repr(error), event.get("update"))
-            finally:
-                self._cancel(name, str(error))
+            self._give_up(name, event, error)
             return
-        held.ready = True
+        if not self._participant.pauses:
+            self._ready(name)
+            return
+        try:
+            is_told = self._client.preserved(name)
+        except Refused as refused:
+            self._cancel(name, str(refused))
+            return
+        if not is_told:
+            self._stop(name, event)
+
+    def _stop(self, name, event):
+        try:
+            self._participant.pause(name, self._held[name].session)
+        except Exception as error:
+            self._give_up(name, event, error)
+            return
+        self._ready(name)
+
+    def _give_up(self, name, event, error):
+        """Refuses the update, since the files cannot be preserved."""
+        try:
+            self._client.refuse(name, str(error) or repr(error), event.get("update"))
+        finally:
+            self._cancel(name, str(error))
+
+    def _ready(self, name):
+        self._held[name].ready = True
         try:
             self._client.ready(name)
         except TimeoutError:

@@ -113,6 +113,10 @@ class Recorder(liveupdate.Participant):
         if self.fail:
             raise self.fail
 
+    def pause(self, name, session):
+        self.calls.append(("pause", name))
+        session.preserve(0, 8)
+
     def cancelled(self, name, reason):
         self.calls.append(("cancelled", name, reason))
 
@@ -188,12 +192,13 @@ class Clients(unittest.TestCase):
         with liveupdate.Client("vmm", luod.path) as client:
             client.subscribe("vm-1", 10)
             client.unsubscribe("vm-1")
+            self.assertTrue(client.preserved("vm-1"))
             client.ready("vm-1")
             client.refuse("vm-1", "no")
             client.progress("vm-1", 1, 2, "half")
             client.finished("vm-1")
         sent = luod.requests
-        self.assertEqual([request.pop("seq") for request in sent], list(range(1, 8)))
+        self.assertEqual([request.pop("seq") for request in sent], list(range(1, 9)))
         if not GOLDEN.is_dir():
             self.skipTest("the golden files are not in the package")
         lines = [line for path in GOLDEN.glob("*/requests.jsonl") for line in path.read_text().splitlines()]
@@ -277,6 +282,43 @@ class Members(unittest.TestCase):
         self.assertEqual(self.participant.calls, [
             ("preserve", "a"), ("frozen", "a"), ("cancelled", "a", "the kexec failed"),
         ])
+
+    def test_a_program_that_works_until_it_is_told_to_stop(self):
+        luod, member = self.join(no_session)
+        self.participant.pauses = True
+        luod.send({"event": "START_PRESERVATION", "id": "a", "deadline_ms": 1, "fds": [null()]})
+        self.until(member, lambda: luod.asked("PRESERVED"))
+        member.step(0.1)
+        self.assertEqual(self.participant.calls, [("preserve", "a")])
+        self.assertEqual(luod.asked("READY"), [])
+        luod.send({"event": "PAUSE", "id": "a", "update": 7, "deadline_ms": 1})
+        self.until(member, lambda: luod.asked("READY"))
+        self.assertEqual(self.participant.calls[1:], [("pause", "a")])
+        self.assertEqual(self.kernel.requests(), [device.PRESERVE_FD] * 2)
+
+    def test_an_older_luod_does_not_tell_a_program_to_stop(self):
+        def answer(request):
+            if request["cmd"] == "PRESERVED":
+                return [{"event": "ERROR", "code": "unknown-command", "message": "?"}]
+            return no_session(request)
+
+        luod, member = self.join(answer)
+        self.participant.pauses = True
+        luod.send({"event": "START_PRESERVATION", "id": "a", "deadline_ms": 1, "fds": [null()]})
+        self.until(member, lambda: luod.asked("READY"))
+        self.assertEqual(self.participant.calls, [("preserve", "a"), ("pause", "a")])
+
+    def test_an_update_is_cancelled_before_the_program_stops(self):
+        luod, member = self.join(no_session)
+        self.participant.pauses = True
+        luod.send({"event": "START_PRESERVATION", "id": "a", "deadline_ms": 1, "fds": [null()]})
+        self.until(member, lambda: luod.asked("PRESERVED"))
+        luod.send({"event": "CANCELLED", "id": "a", "reason": "no"})
+        luod.send({"event": "PAUSE", "id": "a", "update": 7, "deadline_ms": 1})
+        self.until(member, lambda: len(self.participant.calls) == 2)
+        member.step(0.1)
+        self.assertEqual(self.participant.calls, [("preserve", "a"), ("cancelled", "a", "no")])
+        self.assertEqual(luod.asked("READY"), [])
 
     def test_a_failure_aborts_the_update(self):
         luod, member = self.join(no_session)
