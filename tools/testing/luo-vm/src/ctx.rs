@@ -41,6 +41,23 @@ impl Settings {
     pub fn wants(&self, suite: &str) -> bool {
         self.suites.is_empty() || self.suites.iter().any(|wanted| wanted == suite)
     }
+
+    /// Fails if a suite is named that is not one of `known`, those of `group`.
+    pub fn check_suites<'a>(
+        &self,
+        group: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Result<()> {
+        let known: Vec<&str> = known.into_iter().collect();
+        let is_unknown = |wanted: &&String| !known.contains(&wanted.as_str());
+        if let Some(unknown) = self.suites.iter().find(is_unknown) {
+            bail!(
+                "There is no suite {unknown} in the group {group}. There are: {}",
+                known.join(", ")
+            );
+        }
+        Ok(())
+    }
 }
 
 /// The context of all parts of the program.

@@ -60,16 +60,18 @@ const LONG_SUITES: [Suite; 5] = [
 
 /// Runs the group of `make test`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    run_suites(ctx, report, &SUITES)
+    run_suites(ctx, report, "guest", &SUITES)
 }
 
 /// Runs the group of `make test-all`.
 pub fn run_long(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    run_suites(ctx, report, &LONG_SUITES)
+    run_suites(ctx, report, "guest-long", &LONG_SUITES)
 }
 
-/// Runs those of `suites` that are wanted.
-fn run_suites(ctx: &Ctx, report: &mut Report, suites: &[Suite]) -> Result<()> {
+/// Runs those of the `suites` of a group that are wanted.
+fn run_suites(ctx: &Ctx, report: &mut Report, group: &str, suites: &[Suite]) -> Result<()> {
+    let known = suites.iter().map(|(name, _)| *name);
+    ctx.settings.check_suites(group, known)?;
     let host = build::kernel(ctx, Flavour::Ours)?;
     for (name, suite) in suites {
         if ctx.settings.wants(name) {

@@ -41,9 +41,8 @@ pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let initrd = initramfs::guest(ctx, kernel.flavour.name(), &guest, &[kernel, kernel], None)?;
     let tests = programs::guest_tests(ctx)?;
     let suites = &ctx.settings.suites;
-    if let Some(unknown) = suites.iter().find(|s| !tests.iter().any(|t| &t.name == *s)) {
-        bail!("There is no suite {unknown}; `luo-guest list` prints them.");
-    }
+    let known = tests.iter().map(|test| test.name.as_str());
+    ctx.settings.check_suites("kselftest", known)?;
     let wanted = |test: &GuestTest| match suites.is_empty() {
         true => ![MATRIX, DEVICES, VFIO, NVME, MACHINES].contains(&test.group.as_str()),
         false => suites.contains(&test.name),
