@@ -32,6 +32,8 @@ help:
 	@echo 'make demo       update the kernel of a Debian system while memcached is in use'
 	@echo '                (MEMFD_MB=64 of data)'
 	@echo 'make demo-device  update the kernel under a network card that receives frames'
+	@echo 'make demo-deb   update the kernel of a UEFI machine made of Debian packages, from'
+	@echo '                one package to another'
 	@echo 'make demo-vm    update the kernel of a Debian system under a guest of its QEMU'
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
 	@echo '                devices machines luod debian guest kunit lint)'
