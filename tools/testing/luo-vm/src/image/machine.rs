@@ -19,6 +19,9 @@ use crate::report::step::Step;
 /// The package with the service and the tests, in the checkout.
 const TESTS: &str = "tools/testing/selftests/liveupdate/machine";
 
+/// A module for the next kernel.
+const MODULE: &str = "tools/testing/selftests/liveupdate/machine-module";
+
 /// What the driver of the tests shares with those of the group `debian`.
 const SHARED: &str = "tools/testing/selftests/liveupdate/debian/usr/lib/luo-test/results.py";
 
@@ -90,12 +93,19 @@ fn tests(ctx: &Ctx, first: &Package, next: &Package, file: &Path) -> Result<()> 
     let shared = stage.join("usr/lib/luo-machine/results.py");
     fs::copy(ctx.top.join(SHARED), shared).context(SHARED)?;
     fs::create_dir_all(kernels.join(&first.release))?;
-    let dir = kernels.join(&next.release);
-    fs::create_dir_all(&dir)?;
+    let kernel = kernels.join(&next.release);
+    fs::create_dir_all(&kernel)?;
     fs::copy(
         &next.file,
-        dir.join(format!("linux-image-{}.deb", next.release)),
+        kernel.join(format!("linux-image-{}.deb", next.release)),
     )?;
+    let module = dir(ctx).join("module");
+    package::module(ctx, next, &ctx.top.join(MODULE), &module)?;
+    fs::copy(
+        module.join("module/luo_machine.ko"),
+        kernel.join("luo_machine.ko"),
+    )?;
+    fs::remove_dir_all(&module)?;
     let mut pack = Command::new("dpkg-deb");
     pack.args(["--root-owner-group", "-Znone", "-b"]);
     pack.arg(&stage).arg(file);

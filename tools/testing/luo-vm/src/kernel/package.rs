@@ -2,10 +2,10 @@
 
 //! Debian packages of a kernel, as `linux-image-*` of Debian: the image, the modules, and scripts
 //! that call the programs in `/etc/kernel` and `/usr/share/kernel`, which make the initrd and the
-//! boot entry.
+//! boot entry. `linux-headers-*` has what modules in C are built with.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,6 +25,8 @@ pub struct Package {
     pub release: String,
     /// The file.
     pub file: PathBuf,
+    /// The file of the package with the headers.
+    pub headers: PathBuf,
 }
 
 /// The version of the packages.
@@ -43,7 +45,8 @@ pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
     let release = format!("{}{suffix}", kernel.version);
     let dir = ctx.build.join("kernel-packages");
     fs::create_dir_all(&dir)?;
-    let file = dir.join(format!("linux-image-{release}_{VERSION}_amd64.deb"));
+    let [file, headers] = ["image", "headers"]
+        .map(|name| dir.join(format!("linux-{name}-{release}_{VERSION}_amd64.deb")));
     // What it is made of: the kernel, and this file.
     let inputs = format!(
         "{} {}",
@@ -52,8 +55,15 @@ pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
     );
     let stamp = file.with_extension("inputs");
     let title = format!("package linux-image-{release}");
-    let package = Package { release, file };
-    if package.file.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == inputs) {
+    let package = Package {
+        release,
+        file,
+        headers,
+    };
+    if package.file.exists()
+        && package.headers.exists()
+        && fs::read_to_string(&stamp).is_ok_and(|old| old == inputs)
+    {
         Step::start(ctx, title).done("up to date");
         return Ok(package);
     }
@@ -100,15 +110,94 @@ pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
         .args(["INSTALL_MOD_STRIP=1", "modules_install"]);
     step.run(&mut install, &log)?;
     files(ctx, &package.release, &out, &stage)?;
-    let mut pack = Command::new("dpkg-deb");
-    pack.args(["--root-owner-group", "-Zzstd", "-z1", "-b"])
-        .arg(&stage)
-        .arg(&package.file);
-    step.run(&mut pack, &log)?;
-    fs::remove_dir_all(&stage)?;
+    pack(&mut step, &stage, &package.file, &log)?;
+    stage_headers(ctx, &mut step, &package.release, &suffix, &out, &stage)?;
+    pack(&mut step, &stage, &package.headers, &log)?;
     fs::write(stamp, inputs)?;
     step.done("");
     Ok(package)
+}
+
+/// Makes a package of `stage`, which is removed.
+fn pack(step: &mut Step, stage: &Path, file: &Path, log: &Path) -> Result<()> {
+    let mut pack = Command::new("dpkg-deb");
+    pack.args(["--root-owner-group", "-Zzstd", "-z1", "-b"])
+        .arg(stage)
+        .arg(file);
+    step.run(&mut pack, log)?;
+    fs::remove_dir_all(stage)?;
+    Ok(())
+}
+
+/// Makes the package with the headers in `stage`, by the script of the kernel that selects them.
+fn stage_headers(
+    ctx: &Ctx,
+    step: &mut Step,
+    release: &str,
+    suffix: &str,
+    out: &Path,
+    stage: &Path,
+) -> Result<()> {
+    let to = stage
+        .join("usr/src")
+        .join(format!("linux-headers-{release}"));
+    // With another compiler than that of the host programs, the script builds these once more.
+    let script = format!(
+        "CC=clang HOSTCC=clang $(srctree)/scripts/package/install-extmod-build {}",
+        to.display()
+    );
+    let mut install = make(ctx, out);
+    install
+        .arg(format!("LOCALVERSION={suffix}"))
+        .arg(format!("KBUILD_RUN_COMMAND={script}"))
+        .arg("run-command");
+    step.run(&mut install, &ctx.log("kernel-headers"))?;
+    let modules = stage.join("lib/modules").join(release);
+    fs::create_dir_all(&modules)?;
+    symlink(
+        format!("/usr/src/linux-headers-{release}"),
+        modules.join("build"),
+    )?;
+    fs::create_dir_all(stage.join("DEBIAN"))?;
+    fs::write(
+        stage.join("DEBIAN/control"),
+        format!(
+            "Package: linux-headers-{release}\nVersion: {VERSION}\nArchitecture: amd64\n\
+             Maintainer: luo-vm <luo@localhost>\nSection: kernel\nPriority: optional\n\
+             Recommends: clang, lld, make\n\
+             Description: headers for modules of Linux {release}\n \
+             Modules in C can be built with: make -C /lib/modules/{release}/build LLVM=1 M=DIR\n"
+        ),
+    )?;
+    Ok(())
+}
+
+/// Builds the module in the directory `source`, with the package of the headers and nothing else of
+/// the kernel, in the directory `dir`.
+pub fn module(ctx: &Ctx, package: &Package, source: &Path, dir: &Path) -> Result<()> {
+    let mut step = Step::start(
+        ctx,
+        format!("build a module with linux-headers-{}", package.release),
+    );
+    let log = ctx.log("kernel-module");
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("-x").arg(&package.headers).arg(dir);
+    step.run(&mut unpack, &log)?;
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(source).arg(dir.join("module"));
+    step.run(&mut copy, &log)?;
+    let tree = dir
+        .join("usr/src")
+        .join(format!("linux-headers-{}", package.release));
+    let mut build = Command::new("make");
+    build.arg("-C").arg(tree).arg("LLVM=1");
+    build.arg(format!("M={}", dir.join("module").display()));
+    step.run(&mut build, &log)?;
+    step.done("");
+    Ok(())
 }
 
 /// Adds the files of a package, except modules, to `stage`.
