@@ -10,14 +10,28 @@
 set -eu
 root=$1
 
-# What the administrator decides: how the machine boots.
+# What the administrator decides: how the machine boots, by systemd-boot and later by GRUB, and that
+# it is reset if a kernel panics, or hangs, also after a live update.
 cat >"$root/etc/kernel/install.conf" <<END
 layout=bls
 BOOT_ROOT=/efi
 END
 echo luo >"$root/etc/kernel/entry-token"
-echo "root=PARTLABEL=luo-root ro console=ttyS0 panic=5 systemd.show_status=no" \
-	"systemd.minimum_uptime_sec=0 systemd.mask=serial-getty@ttyS0.service" >"$root/etc/kernel/cmdline"
+cmdline="root=PARTLABEL=luo-root ro console=ttyS0 panic=5 watchdog.stop_on_reboot=0 systemd.show_status=no"
+cmdline+=" systemd.minimum_uptime_sec=0 systemd.mask=serial-getty@ttyS0.service"
+echo "$cmdline" >"$root/etc/kernel/cmdline"
+mkdir -p "$root/etc/default" "$root/etc/systemd/system.conf.d"
+cat >"$root/etc/default/grub" <<END
+GRUB_DEFAULT=saved
+GRUB_TIMEOUT=0
+GRUB_TERMINAL=console
+GRUB_CMDLINE_LINUX="$cmdline"
+END
+cat >"$root/etc/systemd/system.conf.d/watchdog.conf" <<END
+[Manager]
+RuntimeWatchdogSec=2min
+KExecWatchdogSec=2min
+END
 echo luo-machine >"$root/etc/hostname"
 cat >"$root/etc/fstab" <<END
 PARTLABEL=luo-root / ext4 defaults 0 1

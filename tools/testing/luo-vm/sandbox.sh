@@ -41,8 +41,8 @@ DEBIAN_PACKAGES=(dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
 	qemu-guest-agent qemu-system-x86 systemd systemd-sysv systemd-tests)
 # Packages of the machine that has no other files than those of packages, besides ours.
 # dosfstools, e2fsprogs, mtools and systemd-repart make its disk.
-MACHINE_PACKAGES=(dbus dosfstools e2fsprogs initramfs-tools kmod mount mtools python3 systemd
-	systemd-boot systemd-repart systemd-sysv udev zstd)
+MACHINE_PACKAGES=(dbus dosfstools e2fsprogs grub-efi-amd64-bin grub2-common initramfs-tools kmod
+	mount mtools python3 systemd systemd-boot systemd-repart systemd-sysv udev zstd)
 # Extracts the kernel of linux-image-amd64 from its package, without installing it.
 # shellcheck disable=SC2016 # mmdebstrap's shell must expand this
 GET_KERNEL='set -eu
@@ -113,15 +113,42 @@ explain() {
 	fi
 }
 
+# The time between two lines of progress, in seconds, if nothing else runs; otherwise empty.
+EVERY=
+
+# Prints the last line of a log from time to time, until it is killed or this script ends.
+follow() {
+	local log=$1 started=$SECONDS shown=0
+	# Reading from this pipe waits, without a process that would have to be killed as well.
+	exec 9<> <(:)
+	while read -r -t 2 -u 9 || kill -0 $$ 2>/dev/null; do
+		if [ $((SECONDS - started - shown)) -ge "$EVERY" ]; then
+			shown=$((SECONDS - started))
+			printf '%4d s  %s\n' "$shown" "$(tail -n 1 "$log" | tr -d '\r' | cut -c1-80)" >&2
+		fi
+	done
+}
+
 # logged NAME CMD...: output goes to a log, or to the terminal as well with V=1.
 logged() {
-	local log=$LOGS/$1.log; shift
+	local log=$LOGS/$1.log status follower=; shift
 	mkdir -p "$LOGS"
 	if [ "${V:-0}" = 1 ]; then
 		"$@" 2>&1 | tee "$log" >&2
 	else
+		: >"$log"
+		if [ -n "$EVERY" ]; then
+			follow "$log" &
+			follower=$!
+		fi
 		"$@" >"$log" 2>&1
-	fi && return 0
+	fi
+	status=$?
+	if [ -n "$follower" ]; then
+		kill $follower
+		wait $follower 2>/dev/null
+	fi
+	[ $status != 0 ] || return 0
 	printf '%s\n' "--- the last lines of $log" >&2
 	tail -n 15 "$log" >&2
 	die "$(explain "$log") The whole log is $log."
@@ -555,11 +582,13 @@ enter)
 	shift
 	enter "$@" ;;
 deb)
+	EVERY=20
 	step "building the packages (some minutes)"
 	build_packages
 	step "the packages are in $TOP/build/deb:"
 	(cd "$TOP/build/deb" && ls -1 ./*.deb ./*.dsc) ;;
 demo-deb)
+	EVERY=20
 	step "building the packages (some minutes)"
 	build_packages
 	"$0" luo-vm machine-packages

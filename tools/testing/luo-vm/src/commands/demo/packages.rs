@@ -13,8 +13,8 @@ use crate::machine::named::UEFI;
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
 
-/// The live updates, and the boot by firmware after the last one.
-const KEXECS: u32 = 4;
+/// Five live updates, two of which fail, and three boots by firmware after the first one.
+const KEXECS: u32 = 8;
 
 /// Updates the kernel from one package to another. Returns true if all tests on the machine have
 /// passed.
@@ -24,11 +24,13 @@ pub fn run(ctx: &Ctx) -> Result<bool> {
     let kernel = Kernel::prebuilt(Flavour::Ours, disk.clone());
     let vm = Vm::new("demo-deb", &kernel, &disk)
         .on(&UEFI)
+        .devices(["-device".to_owned(), "i6300esb".to_owned()])
         .firmware()
         .kexecs(KEXECS);
     println!(
         "\nA machine made of Debian packages boots by UEFI and systemd-boot. Its kernel is replaced by that\n\
-         of another package, and by the first one again. Then the next kernel panics.\n"
+         of another package, and by the first one again. Then the next kernel panics. After that, GRUB\n\
+         is installed; its kernel is replaced as well, and then the next kernel hangs.\n"
     );
     let run = vm.run_with(ctx, |line| {
         if let Some((_, what)) = line.split_once(PROGRESS) {
@@ -38,6 +40,8 @@ pub fn run(ctx: &Ctx) -> Result<bool> {
             println!("the kernel {release} starts");
         } else if line.contains("Kernel panic - not syncing") {
             println!("it panics; the machine is reset");
+        } else if line.contains("Run /bin/cat as init process") {
+            println!("it hangs; the watchdog resets the machine in two minutes");
         } else if line.starts_with("BdsDxe: starting") {
             println!("firmware starts the boot loader");
         }
@@ -47,7 +51,10 @@ pub fn run(ctx: &Ctx) -> Result<bool> {
     let failed = report.failed();
     println!();
     if failed == 0 {
-        println!("verified: the session survived two live updates from package to package");
+        println!(
+            "verified: the session survived the live updates from package to package, and the machine two\n\
+             kernels that did not come up"
+        );
     } else {
         println!("FAILED: see {}", ctx.shown(&ctx.log("vm-demo-deb")));
     }

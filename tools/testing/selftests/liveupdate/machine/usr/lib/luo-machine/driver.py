@@ -7,10 +7,14 @@ kernel by its boot entry. The second kernel is installed by its package, and sta
 by its boot entry; the first one again, by its version. Then the second one panics, and firmware
 starts the first one, since the default boot entry is only changed when all required sessions are
 there.
+
+The same with GRUB, which is installed then: it starts the newest kernel; the first one follows by a
+live update; the next one hangs, and the watchdog resets the machine.
 """
 
 import glob
 import os
+import re
 import time
 
 from results import Results, run
@@ -19,6 +23,8 @@ STAGE = "/var/lib/luo-machine-stage"
 OLD, NEW = sorted(os.path.basename(path) for path in glob.glob("/usr/share/luo-machine/*-luo"))
 DEFAULT = "/sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 PANIC = "Requested init /nonexistent failed (error -2)."
+# A kernel that finds no devices, and waits forever.
+HANG = "pci=off rdinit=/bin/cat"
 LOG_MARK = "luo-machine: the end of kernel "
 # Seconds after which an event is considered missing: a hundred times the usual time.
 PATIENCE = 300
@@ -65,6 +71,20 @@ def default():
         return file.read()[4:].decode("utf-16-le").rstrip("\0")
 
 
+def grub_entry(release):
+    """The entry of a kernel in GRUB's configuration of Debian."""
+    with open("/boot/grub/grub.cfg") as file:
+        ids = re.findall(r"menuentry_id_option '([^']*)'", file.read())
+    menu = next(name for name in ids if name.startswith("gnulinux-advanced-"))
+    return menu + ">" + next(name for name in ids if name.startswith(f"gnulinux-{release}-advanced-"))
+
+
+def grub_default():
+    """The default boot entry of GRUB; None if it takes the newest."""
+    found = re.search(r"^saved_entry=(.*)$", run("grub-editenv", "list")[1], re.MULTILINE)
+    return found[1] if found else None
+
+
 def keeper(tests, expected):
     """Starts the service, which says what it has found in its session."""
     status, said = run("systemctl", "start", "luo-keeper.service")
@@ -88,6 +108,10 @@ def kernel(tests, release):
         return "phase:" in said[-1]
 
     tests.check("luod serves", until(reached), said[-1])
+    names = ("RuntimeWatchdogUSec", "KExecWatchdogUSec", "WatchdogDevice")
+    status, said = run("systemctl", "show", *(f"--property={name}" for name in names))
+    armed = "WatchdogDevice=/dev/watchdog" in said and "WatchdogUSec=0" not in said
+    tests.check("systemd has the watchdog", status == 0 and armed, said)
 
 
 def subscribed():
@@ -97,15 +121,16 @@ def subscribed():
 def update(tests, *load):
     """Loads a kernel, and starts it. Returns true if it is being started."""
     subscribed()
+    shown = "luoctl load " + " ".join(load).split(" --cmdline")[0]
     status, said = run("luoctl", "load", *load)
     print(said, flush=True)
-    if not tests.check(f"luoctl load {' '.join(load[:2])}", status == 0 and "is loaded" in said, said):
+    if not tests.check(shown, status == 0 and "is loaded" in said, said):
         return False
     with open("/dev/kmsg", "w") as file:
         file.write(f"<1>{LOG_MARK}{tests.boot.number}\n")
     tests.save()
     tests.boot.next()
-    say(f"luoctl load {' '.join(load[:2])}; luoctl kexec")
+    say(f"{shown}; luoctl kexec")
     status, said = run("luoctl", "kexec", "--yes")
     # It ends with luod, or is killed.
     if status > 0:
@@ -120,7 +145,7 @@ def log(tests):
     tests.check("luoctl shows the log of the previous kernel", good, said[-1000:])
 
 
-def updated(tests, before, release, count):
+def updated(tests, before, release, count, default=default, entry=entry):
     """After an update: the default boot entry changes when the session is there, and not before."""
     kernel(tests, release)
     log(tests)
@@ -131,6 +156,20 @@ def updated(tests, before, release, count):
     tests.check("the default is this kernel when the session is there", there, why)
     if there:
         say(f"the default boot entry is {default()}")
+
+
+def failing(tests, words, *load):
+    """Updates to a kernel that does not come up."""
+    return update(tests, *load, "--cmdline", f"{tests.boot.cmdline} {words}")
+
+
+def fell_back(tests, default=default, entry=entry):
+    """Firmware has started the default entry since the next kernel did not come up."""
+    kernel(tests, OLD)
+    tests.check("the default is this kernel", default() == entry(OLD), default())
+    tests.check("it was started by firmware", "rdinit" not in tests.boot.cmdline, tests.boot.cmdline)
+    # What was in memory is lost.
+    keeper(tests, "new")
 
 
 def first(tests):
@@ -150,23 +189,49 @@ def first(tests):
 
 def second(tests):
     updated(tests, OLD, NEW, 1)
+    status, said = run("insmod", f"/usr/share/luo-machine/{NEW}/luo_machine.ko")
+    tests.check("a module that was built with linux-headers is loaded", status == 0, said)
     return update(tests, "--kernel", OLD)
 
 
 def third(tests):
     updated(tests, NEW, OLD, 2)
     print(f"# expect-panic {PANIC}", flush=True)
-    cmdline = tests.boot.cmdline + " init=/nonexistent rdinit=/nonexistent"
-    return update(tests, "--entry", f"luo-{NEW}", "--cmdline", cmdline)
+    return failing(tests, "init=/nonexistent rdinit=/nonexistent", "--entry", f"luo-{NEW}")
 
 
 def fourth(tests):
-    """Firmware has started the default entry after the panic."""
-    kernel(tests, OLD)
-    tests.check("the default is this kernel", default() == entry(OLD), default())
-    tests.check("it was started by firmware", "rdinit" not in tests.boot.cmdline, tests.boot.cmdline)
-    # What was in memory is lost.
+    """After the panic: the machine gets GRUB, and is started again."""
+    fell_back(tests)
+    say("grub-install; update-grub")
+    status, said = run("grub-install", "--target=x86_64-efi", "--efi-directory=/efi", "--removable", "--no-nvram")
+    tests.check("grub-install", status == 0, said)
+    status, said = run("update-grub")
+    if not tests.check("update-grub", status == 0, said):
+        return False
+    tests.save()
+    tests.boot.next()
+    say("systemctl reboot")
+    return run("systemctl", "reboot")[0] <= 0
+
+
+def fifth(tests):
+    """GRUB has started the newest kernel."""
+    kernel(tests, NEW)
+    tests.check("GRUB has started it", "BOOT_IMAGE=" in tests.boot.cmdline, tests.boot.cmdline)
+    tests.check("no default was set", grub_default() is None, grub_default())
     keeper(tests, "new")
+    return update(tests, "--kernel", OLD, "--grub-cmdline")
+
+
+def sixth(tests):
+    updated(tests, NEW, OLD, 1, grub_default, grub_entry)
+    return failing(tests, HANG, "--kernel", NEW)
+
+
+def seventh(tests):
+    """After the hang."""
+    fell_back(tests, grub_default, grub_entry)
     return False
 
 
@@ -175,7 +240,8 @@ def main():
     print(f"# boot {tests.boot.number} is up", flush=True)
     going = False
     try:
-        going = [first, second, third, fourth][tests.boot.number](tests)
+        stages = [first, second, third, fourth, fifth, sixth, seventh]
+        going = stages[tests.boot.number](tests)
     except Exception as error:
         tests.check("no exception", False, repr(error))
     if not going:
