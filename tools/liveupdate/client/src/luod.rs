@@ -40,16 +40,22 @@
 //! ```
 //!
 //! Programs with an event loop of their own poll [`Member::poll_fd`] and call [`Member::step`];
-//! programs that need full control use a [`Client`].
+//! programs that need full control use a [`Client`], or an `AsyncClient` on tokio (feature `tokio`).
 //!
 //! To test such a program, connect it to a luod on a fake machine: see `luod::fake` in the
 //! crate `luod`.
 
+mod answer;
+#[cfg(feature = "tokio")]
+mod async_client;
 mod client;
 mod member;
 #[cfg(all(test, feature = "fake"))]
 mod tests;
 
-pub use client::{Client, Notice, Refused};
+pub use answer::{Notice, Refused};
+#[cfg(feature = "tokio")]
+pub use async_client::AsyncClient;
+pub use client::Client;
 pub use luod_protocol::{ErrorCode, Progress, SessionName, SOCKET_PATH};
 pub use member::{Member, Participant, Result};

@@ -2,14 +2,12 @@
 
 //! A connection to luod.
 
-use crate::{IncomingSession, OutgoingSession};
-use luod_protocol::{
-    Channel, ErrorCode, Event, Message, Progress, Request, SessionName, SOCKET_PATH, VERSION,
-};
+use super::answer::{self, Answer, Notice, Refused, RETRY};
+use crate::IncomingSession;
+use luod_protocol::{Channel, Message, Progress, Request, SessionName, SOCKET_PATH, VERSION};
 use std::{
-    error::Error,
-    fmt, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    io,
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -17,103 +15,6 @@ use std::{
 
 /// The time limit for an answer of luod.
 const ANSWER: Duration = Duration::from_secs(30);
-
-/// The time until a retry after a temporary refusal.
-pub(super) const RETRY: Duration = Duration::from_millis(200);
-
-/// A refusal of luod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The kind of the error.
-    pub code: ErrorCode,
-    /// The message of luod.
-    pub message: String,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "luod: {}", self.message)
-    }
-}
-
-impl Error for Refused {}
-
-impl Refused {
-    /// Returns the refusal of luod in an error, if it is one.
-    pub fn of(error: &io::Error) -> Option<&Self> {
-        error.get_ref()?.downcast_ref()
-    }
-
-    /// Returns whether the same request may succeed later: another process has the session or the
-    /// device open, or luod has not read the sessions of the previous kernel yet.
-    pub fn is_temporary(&self) -> bool {
-        matches!(
-            self.code,
-            ErrorCode::TryAgain | ErrorCode::DeviceBusy | ErrorCode::InUse
-        )
-    }
-
-    /// Converts a temporary refusal into an error after the time limit.
-    pub(super) fn at_last(&self, id: &SessionName, patience: Duration) -> io::Error {
-        let message = format!(
-            "the session {id} could not be claimed within {} s: {}",
-            patience.as_secs_f32(),
-            self.message
-        );
-        let code = self.code;
-        io::Error::new(io::ErrorKind::TimedOut, Self { code, message })
-    }
-}
-
-/// An event of luod for a client.
-#[derive(Debug)]
-pub enum Notice {
-    /// An update begins; luod sends the session next.
-    Prepare {
-        /// The name of the session.
-        id: SessionName,
-        /// The number of the update.
-        update: u64,
-        /// The time until the client must be ready.
-        deadline: Duration,
-        /// Whether this is a dry run.
-        dry_run: bool,
-    },
-    /// The session for the update: the client must preserve its files, then call [`Client::ready`].
-    Preserve {
-        /// The name of the session.
-        id: SessionName,
-        /// The number of the update.
-        update: u64,
-        /// The session, which must be kept open.
-        session: OutgoingSession,
-        /// The time left.
-        deadline: Duration,
-    },
-    /// All others are ready, or can be so at once: after [`Client::preserved`], the client must stop
-    /// its work, preserve the rest, and call [`Client::ready`].
-    Pause {
-        /// The name of the session.
-        id: SessionName,
-        /// The number of the update.
-        update: u64,
-        /// The time until the client must be ready.
-        deadline: Duration,
-    },
-    /// The update was aborted, or continues without the client: the client must drop the session,
-    /// and continues its work.
-    Cancelled {
-        /// The name of the session.
-        id: SessionName,
-        /// Why.
-        reason: String,
-    },
-    /// luod starts the next kernel now.
-    Frozen {
-        /// The name of the session.
-        id: SessionName,
-    },
-}
 
 /// A connection to luod.
 #[derive(Debug)]
@@ -161,21 +62,12 @@ impl Client {
     }
 
     /// Sends a request, and converts a refusal into an error.
-    fn call(&mut self, request: &Request) -> io::Result<(Event, Vec<OwnedFd>)> {
+    fn call(&mut self, request: &Request) -> io::Result<Answer> {
         self.call_within(request, self.limit)
     }
 
-    fn call_within(
-        &mut self,
-        request: &Request,
-        limit: Duration,
-    ) -> io::Result<(Event, Vec<OwnedFd>)> {
-        match self.channel.call(request, Some(limit))? {
-            (Event::Error { code, message, .. }, _) => {
-                Err(io::Error::other(Refused { code, message }))
-            }
-            answer => Ok(answer),
-        }
+    fn call_within(&mut self, request: &Request, limit: Duration) -> io::Result<Answer> {
+        answer::accepted(self.channel.call(request, Some(limit))?)
     }
 
     /// Subscribes a session for the next update. `timeout` is the time to preserve its files; luod
@@ -187,7 +79,7 @@ impl Client {
     /// subscribed it.
     pub fn subscribe(&mut self, id: &SessionName, timeout: Option<Duration>) -> io::Result<()> {
         let id = id.clone();
-        let timeout_ms = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let timeout_ms = timeout.map(answer::milliseconds);
         self.call(&Request::Subscribe { id, timeout_ms })
             .map(|_| ())
     }
@@ -255,14 +147,7 @@ impl Client {
         id: &SessionName,
         limit: Duration,
     ) -> io::Result<Option<IncomingSession>> {
-        match self.call_within(&Request::Claim { id: id.clone() }, limit) {
-            Ok((Event::Session { .. }, fds)) => one(fds).map(IncomingSession::from).map(Some),
-            Ok((other, _)) => Err(unexpected(&other)),
-            Err(error) => match Refused::of(&error) {
-                Some(refused) if refused.code == ErrorCode::NoSession => Ok(None),
-                _ => Err(error),
-            },
-        }
+        answer::claimed(self.call_within(&Request::Claim { id: id.clone() }, limit))
     }
 
     /// Reports that a claimed session is finished. Succeeds if luod has already detected that.
@@ -274,13 +159,7 @@ impl Client {
     ///
     /// [`Refused`] if the session is not finished, and the client has not claimed it.
     pub fn finished(&mut self, id: &SessionName) -> io::Result<()> {
-        match self.call(&Request::Finished { id: id.clone() }) {
-            Err(error) => match Refused::of(&error) {
-                Some(refused) if refused.code == ErrorCode::NoSession => Ok(()),
-                _ => Err(error),
-            },
-            Ok(_) => Ok(()),
-        }
+        answer::finished(self.call(&Request::Finished { id: id.clone() }))
     }
 
     /// Reports that the client still works, and needs little more to become ready: luod sends
@@ -291,13 +170,7 @@ impl Client {
     ///
     /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled in between.
     pub fn preserved(&mut self, id: &SessionName) -> io::Result<bool> {
-        match self.call(&Request::Preserved { id: id.clone() }) {
-            Ok(_) => Ok(true),
-            Err(error) => match Refused::of(&error) {
-                Some(refused) if refused.code == ErrorCode::UnknownCommand => Ok(false),
-                _ => Err(error),
-            },
-        }
+        answer::preserved(self.call(&Request::Preserved { id: id.clone() }))
     }
 
     /// Reports that all files are preserved.
@@ -314,7 +187,7 @@ impl Client {
     }
 
     /// The same, with the size of all preserved files in bytes, for statistics of operators: see
-    /// [`OutgoingSession::bytes`].
+    /// [`OutgoingSession::bytes`](crate::OutgoingSession::bytes).
     ///
     /// # Errors
     ///
@@ -377,45 +250,9 @@ impl Client {
             let Some((Message { body, .. }, fds)) = self.channel.receive(timeout)? else {
                 return Ok(None);
             };
-            let notice = match body {
-                Event::PreservationRequest {
-                    id,
-                    update,
-                    deadline_ms,
-                    dry_run,
-                } => Notice::Prepare {
-                    id,
-                    update,
-                    deadline: Duration::from_millis(deadline_ms),
-                    dry_run,
-                },
-                Event::StartPreservation {
-                    id,
-                    update,
-                    deadline_ms,
-                } => Notice::Preserve {
-                    id,
-                    update,
-                    session: one(fds)?.into(),
-                    deadline: Duration::from_millis(deadline_ms),
-                },
-                Event::Pause {
-                    id,
-                    update,
-                    deadline_ms,
-                } => Notice::Pause {
-                    id,
-                    update,
-                    deadline: Duration::from_millis(deadline_ms),
-                },
-                Event::Cancelled { id, reason, .. } => Notice::Cancelled { id, reason },
-                Event::Frozen { id, .. } => Notice::Frozen { id },
-                Event::Error { code, message, .. } => {
-                    return Err(io::Error::other(Refused { code, message }))
-                }
-                _ => continue,
-            };
-            return Ok(Some(notice));
+            if let Some(notice) = answer::notice((body, fds))? {
+                return Ok(Some(notice));
+            }
         }
     }
 
@@ -431,23 +268,4 @@ impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
-}
-
-/// Returns the only descriptor.
-fn one(fds: Vec<OwnedFd>) -> io::Result<OwnedFd> {
-    match <[OwnedFd; 1]>::try_from(fds) {
-        Ok([fd]) => Ok(fd),
-        Err(fds) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "luod has sent {} descriptors instead of a session",
-                fds.len()
-            ),
-        )),
-    }
-}
-
-fn unexpected(event: &Event) -> io::Error {
-    let text = format!("luod has sent an unexpected answer: {event:?}");
-    io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -2,7 +2,7 @@
 
 //! Clients of luod that implement the protocol.
 
-use super::{client::RETRY, Client, ErrorCode, Notice, Refused, SessionName, SOCKET_PATH};
+use super::{answer::RETRY, Client, ErrorCode, Notice, Refused, SessionName, SOCKET_PATH};
 use crate::{errno, IncomingSession, OutgoingSession};
 use std::{
     collections::{BTreeMap, BTreeSet},
