@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 const LUOD: &str = include_str!("../units/luod.service");
 const HANDOVER: &str = include_str!("../units/luod-handover.service");
+const VARLINK: &str = include_str!("../units/luod-varlink.service");
 
 /// The settings of a unit; repeated settings are joined.
 fn settings(unit: &str) -> BTreeMap<&str, String> {
@@ -18,10 +19,16 @@ fn settings(unit: &str) -> BTreeMap<&str, String> {
     settings
 }
 
-/// The service that runs at shutdown has no more privileges than luod.
+/// The services that only connect to luod have no more privileges than it.
 #[test]
-fn the_handover_is_as_hardened_as_luod() {
-    let (luod, handover) = (settings(LUOD), settings(HANDOVER));
+fn clients_are_as_hardened_as_luod() {
+    is_as_hardened_as_luod(&settings(HANDOVER));
+    is_as_hardened_as_luod(&settings(VARLINK));
+}
+
+#[track_caller]
+fn is_as_hardened_as_luod(unit: &BTreeMap<&str, String>) {
+    let luod = settings(LUOD);
     let hardening = [
         "CapabilityBoundingSet",
         "DevicePolicy",
@@ -41,7 +48,7 @@ fn the_handover_is_as_hardened_as_luod() {
         if !is_hardening || name.starts_with("Restart") {
             continue;
         }
-        let other = handover.get(name).unwrap_or_else(|| panic!("no {name}="));
+        let other = unit.get(name).unwrap_or_else(|| panic!("no {name}="));
         match name {
             // It needs fewer privileges.
             "CapabilityBoundingSet" => assert_eq!(other, ""),
@@ -51,7 +58,7 @@ fn the_handover_is_as_hardened_as_luod() {
         compared += 1;
     }
     assert!(compared >= 20, "{compared}");
-    assert!(!handover.contains_key("DeviceAllow"));
+    assert!(!unit.contains_key("DeviceAllow"));
 }
 
 /// It is active before the boot is complete: its order only applies to the stop.
