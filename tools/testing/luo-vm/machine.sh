@@ -32,6 +32,13 @@ cat >"$root/etc/systemd/system.conf.d/watchdog.conf" <<END
 RuntimeWatchdogSec=2min
 KExecWatchdogSec=2min
 END
+# The host may be busy: time limits only detect hangs.
+cat >"$root/etc/systemd/system.conf.d/patience.conf" <<END
+[Manager]
+DefaultTimeoutStartSec=15min
+DefaultTimeoutStopSec=15min
+DefaultDeviceTimeoutSec=15min
+END
 echo luo-machine >"$root/etc/hostname"
 cat >"$root/etc/fstab" <<END
 PARTLABEL=luo-root / ext4 defaults 0 1
