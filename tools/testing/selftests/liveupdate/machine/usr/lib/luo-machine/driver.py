@@ -172,10 +172,22 @@ def fell_back(tests, default=default, entry=entry):
     keeper(tests, "new")
 
 
+def varlink(tests):
+    """The interface that programs of systemd speak, which is started by its socket."""
+    run("systemctl", "start", "luod-varlink.socket")
+    call = ["call", "/run/luod/io.luod.LiveUpdate", "io.luod.LiveUpdate.ListSessions", "{}"]
+    status, said = run("varlinkctl", *call)
+    tests.check("varlinkctl lists the sessions", status == 0 and '"keeper"' in said, said)
+    status, said = run("varlinkctl", "introspect", call[1], "io.luod.LiveUpdate")
+    tests.check("varlinkctl knows the interface", status == 0 and "GetStatus" in said, said)
+
+
 def first(tests):
     """Firmware has started the only kernel."""
     kernel(tests, OLD)
     keeper(tests, "new")
+    subscribed()
+    varlink(tests)
     deb = glob.glob(f"/usr/share/luo-machine/{NEW}/*.deb")
     say(f"dpkg -i {os.path.basename(deb[0])}")
     status, said = run("env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "-i", *deb)
