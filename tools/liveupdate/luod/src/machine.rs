@@ -14,6 +14,7 @@ mod incoming;
 mod known;
 mod lookup;
 mod operators;
+mod part;
 mod policy;
 mod update;
 mod view;
@@ -31,11 +32,12 @@ use crate::{
 use arrival::{Arrival, Unknown};
 use ending::Ending;
 use incoming::{Doubts, Incoming};
-use liveupdate::{IncomingSession, OutgoingSession};
+use liveupdate::IncomingSession;
 use luod_protocol::{
     Direction, ErrorCode, Event, History, Inhibitor, Message, ParseError, Phase, Progress, Report,
     Request, SessionName, Stamp,
 };
+use part::{Part, Pause};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     os::fd::OwnedFd,
@@ -97,58 +99,6 @@ struct Subscription {
     since: Stamp,
     progress: Option<Progress>,
     error: Option<String>,
-}
-
-/// The state of a subscribed session in the running update.
-#[derive(Debug)]
-enum Part {
-    /// There is no update.
-    None,
-    /// The client was asked; the session is not created yet.
-    Requested { asked: Stamp, deadline: u64 },
-    /// The client has the session.
-    Preserving {
-        asked: Stamp,
-        deadline: u64,
-        session: OutgoingSession,
-        pause: Pause,
-    },
-    /// The client is ready.
-    Ready {
-        /// It is only kept open.
-        session: OutgoingSession,
-        ready: Stamp,
-        preserve_us: u64,
-        /// The size of its files.
-        bytes: Option<u64>,
-    },
-    /// The update continues without it.
-    Dropped,
-}
-
-/// Whether a client that preserves its files stops its work only when it is told to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pause {
-    /// It has not said so.
-    No,
-    /// It still works, and waits to be told.
-    Waits,
-    /// It was told.
-    Told,
-}
-
-impl Part {
-    /// The deadline of the client. A client that waits for luod has none.
-    fn deadline(&self) -> Option<u64> {
-        match self {
-            Self::Preserving {
-                pause: Pause::Waits,
-                ..
-            } => None,
-            Self::Requested { deadline, .. } | Self::Preserving { deadline, .. } => Some(*deadline),
-            Self::None | Self::Ready { .. } | Self::Dropped => None,
-        }
-    }
 }
 
 /// The refusal of a request.

@@ -21,6 +21,7 @@ use crate::{
     config::{Memlock, Rule},
     fake::FakeWorld,
 };
+use liveupdate::OutgoingSession;
 use luod_protocol::{MarkName, Outcome, SessionInfo, SessionState};
 use rustix::fs::{memfd_create, MemfdFlags};
 use std::os::fd::AsFd;
