@@ -85,16 +85,33 @@ fn name(id: &SessionName) -> CString {
     CString::new(id.as_str()).unwrap_or_default()
 }
 
+impl Callbacks {
+    /// Calls a function that gets a session.
+    ///
+    /// # Safety
+    ///
+    /// `function` must be one of this structure.
+    unsafe fn call(
+        &self,
+        function: unsafe extern "C" fn(*mut c_void, *const c_char, c_int) -> c_int,
+        id: &SessionName,
+        session: &impl AsFd,
+    ) -> Result {
+        take_message();
+        let fd = session.as_fd().as_raw_fd();
+        // SAFETY: `liveupdate_join` requires that the functions can be called with `data`; the name
+        // is valid during the call.
+        check(unsafe { function(self.0.data, name(id).as_ptr(), fd) })
+    }
+}
+
 impl Participant for Callbacks {
     fn preserve(&mut self, id: &SessionName, session: &OutgoingSession) -> Result {
         let Some(preserve) = self.0.preserve else {
             return Err(error(EINVAL).into());
         };
-        take_message();
-        let fd = session.as_fd().as_raw_fd();
-        // SAFETY: `liveupdate_join` requires that the function can be called with
-        // `data`; the name is valid during the call.
-        check(unsafe { preserve(self.0.data, name(id).as_ptr(), fd) })
+        // SAFETY: It is a function of the program.
+        unsafe { self.call(preserve, id, session) }
     }
 
     fn pauses(&self) -> bool {
@@ -105,11 +122,8 @@ impl Participant for Callbacks {
         let Some(pause) = self.0.pause else {
             return Ok(());
         };
-        take_message();
-        let fd = session.as_fd().as_raw_fd();
-        // SAFETY: `liveupdate_join` requires that the function can be called with
-        // `data`; the name is valid during the call.
-        check(unsafe { pause(self.0.data, name(id).as_ptr(), fd) })
+        // SAFETY: It is a function of the program.
+        unsafe { self.call(pause, id, session) }
     }
 
     fn cancelled(&mut self, id: &SessionName, reason: &str) {
@@ -125,10 +139,8 @@ impl Participant for Callbacks {
         let Some(restore) = self.0.restore else {
             return Err(error(EINVAL).into());
         };
-        take_message();
-        let fd = session.as_fd().as_raw_fd();
-        // SAFETY: `liveupdate_join` requires that the function can be called with `data`.
-        check(unsafe { restore(self.0.data, name(id).as_ptr(), fd) })
+        // SAFETY: It is a function of the program.
+        unsafe { self.call(restore, id, session) }
     }
 
     fn prepare(&mut self, id: &SessionName, deadline: Duration) -> Result {
