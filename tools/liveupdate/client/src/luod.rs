@@ -50,6 +50,7 @@ mod answer;
 mod async_client;
 mod client;
 mod member;
+mod participant;
 #[cfg(all(test, feature = "fake"))]
 mod tests;
 
@@ -58,4 +59,5 @@ pub use answer::{Notice, Refused};
 pub use async_client::AsyncClient;
 pub use client::Client;
 pub use luod_protocol::{ErrorCode, Progress, SessionName, SOCKET_PATH};
-pub use member::{Member, Participant, Result};
+pub use member::Member;
+pub use participant::{Participant, Result};
