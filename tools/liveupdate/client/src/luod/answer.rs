@@ -121,7 +121,7 @@ pub(super) fn claimed(answer: io::Result<Answer>) -> io::Result<Option<IncomingS
     match answer {
         Ok((Event::Session { .. }, fds)) => one(fds).map(IncomingSession::from).map(Some),
         Ok((other, _)) => Err(unexpected(&other)),
-        Err(error) if is_no_session(&error) => Ok(None),
+        Err(error) if is_refused(&error, ErrorCode::NoSession) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -129,7 +129,7 @@ pub(super) fn claimed(answer: io::Result<Answer>) -> io::Result<Option<IncomingS
 /// The answer to FINISHED, which luod may have detected already.
 pub(super) fn finished(answer: io::Result<Answer>) -> io::Result<()> {
     match answer {
-        Err(error) if !is_no_session(&error) => Err(error),
+        Err(error) if !is_refused(&error, ErrorCode::NoSession) => Err(error),
         _ => Ok(()),
     }
 }
@@ -138,15 +138,13 @@ pub(super) fn finished(answer: io::Result<Answer>) -> io::Result<()> {
 pub(super) fn preserved(answer: io::Result<Answer>) -> io::Result<bool> {
     match answer {
         Ok(_) => Ok(true),
-        Err(error) => match Refused::of(&error) {
-            Some(refused) if refused.code == ErrorCode::UnknownCommand => Ok(false),
-            _ => Err(error),
-        },
+        Err(error) if is_refused(&error, ErrorCode::UnknownCommand) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
-fn is_no_session(error: &io::Error) -> bool {
-    Refused::of(error).is_some_and(|refused| refused.code == ErrorCode::NoSession)
+fn is_refused(error: &io::Error, code: ErrorCode) -> bool {
+    Refused::of(error).is_some_and(|refused| refused.code == code)
 }
 
 /// An event for a client. [`None`] if it is for display only.

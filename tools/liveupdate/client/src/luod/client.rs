@@ -168,7 +168,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled in between.
+    /// [`Refused`] with [`ErrorCode::WrongState`](super::ErrorCode::WrongState) if the update was
+    /// cancelled in between.
     pub fn preserved(&mut self, id: &SessionName) -> io::Result<bool> {
         answer::preserved(self.call(&Request::Preserved { id: id.clone() }))
     }
@@ -177,10 +178,10 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Refused`] with [`ErrorCode::WrongState`] if the update was cancelled in between. After any
-    /// other error, such as [`io::ErrorKind::TimedOut`], the session may be part of the update: the
-    /// client must not continue its work before it gets [`Notice::Cancelled`] or, on a new
-    /// connection, an answer to [`Self::refuse`].
+    /// [`Refused`] with [`ErrorCode::WrongState`](super::ErrorCode::WrongState) if the update was
+    /// cancelled in between. After any other error, such as [`io::ErrorKind::TimedOut`], the session
+    /// may be part of the update: the client must not continue its work before it gets
+    /// [`Notice::Cancelled`] or, on a new connection, an answer to [`Self::refuse`].
     pub fn ready(&mut self, id: &SessionName) -> io::Result<()> {
         let (id, bytes) = (Some(id.clone()), None);
         self.call(&Request::Ready { id, bytes }).map(|_| ())
@@ -202,8 +203,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Refused`] with [`ErrorCode::NoSession`] if the session is not part of an update, with
-    /// [`ErrorCode::WrongState`] if it is too late to refuse.
+    /// [`Refused`] with [`ErrorCode::NoSession`](super::ErrorCode::NoSession) if the session is not
+    /// part of an update, with [`ErrorCode::WrongState`](super::ErrorCode::WrongState) if it is too
+    /// late to refuse.
     pub fn refuse(&mut self, id: &SessionName, reason: &str) -> io::Result<()> {
         self.refuse_any(id, None, reason)
     }
@@ -213,8 +215,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// See [`Self::refuse`]; [`Refused`] with [`ErrorCode::WrongState`] if another update is
-    /// running.
+    /// See [`Self::refuse`]; [`Refused`] with
+    /// [`ErrorCode::WrongState`](super::ErrorCode::WrongState) if another update is running.
     pub fn refuse_update(&mut self, id: &SessionName, update: u64, reason: &str) -> io::Result<()> {
         self.refuse_any(id, Some(update), reason)
     }

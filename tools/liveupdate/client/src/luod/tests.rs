@@ -145,6 +145,16 @@ impl Connection {
         self.hear()
     }
 
+    /// Aborts the update.
+    fn cancel(&mut self) {
+        let event = Event::Cancelled {
+            id: id(),
+            update: 1,
+            reason: "luod says so".into(),
+        };
+        self.say(None, event, Vec::new());
+    }
+
     /// Makes the client preserve, until it sends READY.
     fn preserve(&mut self, kernel: &Kernel) -> Message<Request> {
         let ready = self.start_preservation(kernel);
@@ -325,12 +335,7 @@ fn late(known: bool) -> Late {
         assert!(matches!(ready.body, Request::Ready { .. }), "{ready:?}");
         assert_eq!(kernel.outgoing()["a"], [1]);
         client.ok(&ready);
-        let event = Event::Cancelled {
-            id: id(),
-            update: 1,
-            reason: "luod says so".into(),
-        };
-        client.say(None, event, Vec::new());
+        client.cancel();
         assert!(client.try_hear().is_none());
     });
     let mut member = Member::join_at(path, "test", &["a"], Late::default()).unwrap();
@@ -376,12 +381,7 @@ fn ready_is_not_answered() {
             assert_eq!(kernel.outgoing()["a"], [1]);
             client.ok(&ready);
             may_go_on.store(true, Ordering::SeqCst);
-            let event = Event::Cancelled {
-                id: id(),
-                update: 1,
-                reason: "luod says so".into(),
-            };
-            client.say(None, event, Vec::new());
+            client.cancel();
             assert!(client.try_hear().is_none());
         }
     });
