@@ -24,7 +24,11 @@ fn port() -> Result<PathBuf> {
     loop {
         for entry in fs::read_dir("/dev").at("read /dev")? {
             let entry = entry.at("read /dev")?;
-            if entry.file_name().as_encoded_bytes().starts_with(PORT.as_bytes()) {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(PORT.as_bytes())
+            {
                 return Ok(entry.path());
             }
         }
