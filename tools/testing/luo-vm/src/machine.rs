@@ -4,6 +4,7 @@
 
 pub mod card;
 pub mod console;
+pub mod fault;
 pub mod gap;
 pub mod monitor;
 pub mod named;

@@ -12,7 +12,8 @@ use crate::arch::Arch;
 use crate::ctx::Ctx;
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
-use crate::report::results::Report;
+use crate::machine::fault::KnownFault;
+use crate::report::results::{notice, Report};
 
 /// The number of groups that run at a time, in addition to the build of a kernel.
 /// Machines need memory.
@@ -69,13 +70,25 @@ impl Group {
     }
 
     fn report(&self, ctx: &Ctx) -> Report {
-        let mut report = Report::new(self.name);
-        if let Err(error) = (self.run)(ctx, &mut report) {
-            report.fail("the group could not run", &format!("{error:#}"));
-        }
-        report.end();
-        report
+        report_of(self.name, |report| (self.run)(ctx, report))
     }
+}
+
+/// Runs the group `name` by `run`. If QEMU has ended by a known fault of its own, the results say
+/// nothing about what is tested, and the whole group is run again, once.
+fn report_of(name: &'static str, run: impl Fn(&mut Report) -> Result<()>) -> Report {
+    let mut report = Report::new(name);
+    let mut result = run(&mut report);
+    if let Some(fault) = result.as_ref().err().and_then(KnownFault::in_error) {
+        notice(&format!("{name}: {fault}; the group is run again"));
+        report = Report::new(name);
+        result = run(&mut report);
+    }
+    if let Err(error) = result {
+        report.fail("the group could not run", &format!("{error:#}"));
+    }
+    report.end();
+    report
 }
 
 /// The built kernels, and the remaining groups.
@@ -166,6 +179,10 @@ pub fn run(ctx: &Ctx, groups: &[&Group], done: impl FnMut(usize, Report, Duratio
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use anyhow::{anyhow, Error};
+
     use super::*;
 
     fn nothing(_: &Ctx, _: &mut Report) -> Result<()> {
@@ -191,6 +208,28 @@ mod tests {
         state.built.insert(Flavour::Ours);
         assert_eq!(state.take(&groups), Some(0));
         assert_eq!(state.take(&groups), None);
+    }
+
+    #[test]
+    fn a_group_is_run_again_after_a_known_fault_of_qemu() {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let run = |fault: fn() -> anyhow::Error| {
+            RUNS.store(0, Relaxed);
+            let report = report_of("group", |report| {
+                report.pass("a test");
+                match RUNS.fetch_add(1, Relaxed) {
+                    0 => Err(fault()),
+                    _ => Ok(()),
+                }
+            });
+            (report.passed(), report.failed(), RUNS.load(Relaxed))
+        };
+        let known = || {
+            let said = "x: iotlb_to_section: Assertion `y' failed.";
+            Error::from(KnownFault::of(said).unwrap()).context("vm x")
+        };
+        assert_eq!(run(known), (1, 0, 2));
+        assert_eq!(run(|| anyhow!("QEMU failed: another fault")), (1, 1, 1));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::image::disk::DISK;
 use crate::kernel::build::Kernel;
 use crate::kernel::flavour::Flavour;
 use crate::machine::console::Console;
+use crate::machine::fault::KnownFault;
 use crate::machine::named::{Machine, USUAL};
 use crate::machine::silent::{self, Limits};
 use crate::report::results::notice;
@@ -374,7 +375,11 @@ impl<'a> Vm<'a> {
             if let Some(mut stderr) = child.stderr.take() {
                 std::io::Read::read_to_string(&mut stderr, &mut said)?;
             }
-            bail!("QEMU failed: {}", said.trim());
+            let said = said.trim();
+            if let Some(fault) = KnownFault::of(said) {
+                return Err(fault.into());
+            }
+            bail!("QEMU failed: {said}");
         }
         let console = Console::read(&String::from_utf8_lossy(&fs::read(log)?));
         Ok(Some(Run {
