@@ -77,6 +77,11 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Qmp {
     reader: BufReader<UnixStream>,
+    /// The beginning of a line whose end was late.
+    line: Vec<u8>,
+    /// The number of the last command. QEMU repeats it in the answer, which may come when nothing
+    /// waits for it any more.
+    command: u64,
     /// Whether the guest may have run since [`Self::save`].
     has_run: bool,
 }
@@ -117,6 +122,8 @@ impl Qmp {
         stream.set_read_timeout(Some(ANSWER))?;
         let mut qmp = Self {
             reader: BufReader::new(stream),
+            line: Vec::new(),
+            command: 0,
             has_run: true,
         };
         let greeting = match qmp.line() {
@@ -139,8 +146,7 @@ impl Qmp {
     }
 
     fn line(&mut self) -> Result<Map<String, Value>> {
-        let mut line = String::new();
-        match self.reader.read_line(&mut line) {
+        match self.reader.read_until(b'\n', &mut self.line) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -148,7 +154,9 @@ impl Qmp {
             }
             Err(error) => return Err(error.into()),
         }
-        serde_json::from_str(&line).map_err(|_| Error::Protocol(line))
+        let line = std::mem::take(&mut self.line);
+        serde_json::from_slice(&line)
+            .map_err(|_| Error::Protocol(String::from_utf8_lossy(&line).into_owned()))
     }
 
     /// Runs a command and returns its result. Of events, only that the guest runs is of interest.
@@ -157,7 +165,8 @@ impl Qmp {
     ///
     /// [`Error::Refused`] if QEMU refuses it.
     pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let request = json!({ "execute": command, "arguments": arguments });
+        self.command += 1;
+        let request = json!({ "execute": command, "arguments": arguments, "id": self.command });
         let mut bytes = request.to_string().into_bytes();
         bytes.push(b'\n');
         self.reader.get_mut().write_all(&bytes)?;
@@ -165,6 +174,10 @@ impl Qmp {
             let mut answer = self.line()?;
             // Events are sent in order, before the answer to a later command.
             self.has_run |= answer.get("event").is_some_and(|name| name == "RESUME");
+            // An answer to a command that was late. An error may be about all that was sent.
+            if answer.get("id").is_some_and(|id| *id != self.command) {
+                continue;
+            }
             if let Some(value) = answer.remove("return") {
                 return Ok(value);
             }
@@ -303,7 +316,8 @@ mod tests {
     use super::*;
     use std::{os::unix::net::UnixListener, thread};
 
-    /// A QEMU that greets, takes the capabilities, and then answers each command by `answer`.
+    /// A QEMU that greets, takes the capabilities, and then answers commands by the lines of
+    /// `answer`.
     fn obstacles(answer: &'static str) -> Result<Vec<String>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qmp");
@@ -347,6 +361,37 @@ mod tests {
     }
 
     #[test]
+    fn a_late_answer_is_not_that_to_the_next_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let qemu = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let mut next =
+                || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+            writeln!(stream, r#"{{"QMP": {{}}}}"#).unwrap();
+            let id = |command: Value| command["id"].clone();
+            writeln!(stream, "{}", json!({ "return": {}, "id": id(next()) })).unwrap();
+            // Half of the first answer is in time.
+            let first = json!({ "return": { "status": "late" }, "id": id(next()) }).to_string();
+            let (half, rest) = first.split_at(9);
+            stream.write_all(half.as_bytes()).unwrap();
+            let second = json!({ "return": { "status": "running" }, "id": id(next()) });
+            writeln!(stream, "{rest}\n{second}").unwrap();
+        });
+        let mut qmp = Qmp::connect(&path, ANSWER, || Ok(())).unwrap();
+        let stream = qmp.reader.get_ref();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        assert!(matches!(qmp.status(), Err(Error::Late(_))));
+        qmp.reader.get_ref().set_read_timeout(Some(ANSWER)).unwrap();
+        assert_eq!(qmp.status().unwrap(), "running");
+        qemu.join().unwrap();
+    }
+
+    #[test]
     fn obstacles_are_qemus() {
         assert!(obstacles(r#"{"return": {}}"#).unwrap().is_empty());
         let found = obstacles(r#"{"return": {"blocked-reasons": ["a", "b"]}}"#);
@@ -355,5 +400,12 @@ mod tests {
         assert!(matches!(odd, Err(Error::Protocol(_))));
         let refused = obstacles(r#"{"error": {"desc": "no"}}"#);
         assert!(matches!(refused, Err(Error::Refused { .. })));
+        // The second command has the number 2.
+        let late = concat!(
+            r#"{"return": {"blocked-reasons": ["late"]}, "id": 1}"#,
+            "\n",
+            r#"{"return": {"blocked-reasons": ["in time"]}, "id": 2}"#
+        );
+        assert_eq!(obstacles(late).unwrap(), ["in time"]);
     }
 }
