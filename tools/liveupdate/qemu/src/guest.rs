@@ -53,7 +53,7 @@ pub struct Guest {
     restoring: bool,
     updates: u64,
     gap_us: Option<u64>,
-    /// By how much its real-time clock lags since the last update.
+    /// By how much its real-time clock lags by all pauses since it was set.
     lag_us: Option<i64>,
     setting: Option<clock::Setting>,
 }
@@ -314,6 +314,7 @@ impl Guest {
         self.updates = record.updates;
         self.gap_us = record.gap_us;
         self.lag_us = record.lag_us;
+        self.spec.paused_us = record.paused_us;
         self.running = Some(Running {
             process,
             qmp,
@@ -324,6 +325,10 @@ impl Guest {
             State::Starting => State::Running,
             other => other,
         });
+        // The killed luo-qemu may have been waiting for the agent.
+        if record.state == State::Running && self.lag_us.is_some_and(|lag| lag != 0) {
+            self.set_clock();
+        }
         Ok(true)
     }
 
@@ -416,6 +421,7 @@ impl Guest {
             updates: self.updates,
             gap_us: self.gap_us,
             lag_us: self.lag_us,
+            paused_us: self.spec.paused_us,
             memory: running.map_or_else(Vec::new, |running| running.memory.clone()),
             state_fd: running.map_or(-1, |running| running.state),
             arguments: self.spec.arguments.clone(),

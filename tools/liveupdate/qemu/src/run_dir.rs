@@ -63,9 +63,12 @@ pub struct Record {
     pub updates: u64,
     /// How long the guest was paused in the last update, by the clock of the host.
     pub gap_us: Option<u64>,
-    /// By how much its real-time clock lags since then, as far as known: 0 if it was set.
+    /// By how much its real-time clock lags by all pauses since it was set, as far as known.
     #[serde(default)]
     pub lag_us: Option<i64>,
+    /// When the guest was paused for the last update, in microseconds since 1970.
+    #[serde(default)]
+    pub paused_us: u64,
     /// The memory of the guest: descriptors in the QEMU.
     pub memory: Vec<i32>,
     /// The file to which its state is saved: a descriptor in the QEMU.

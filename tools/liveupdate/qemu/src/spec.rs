@@ -54,6 +54,9 @@ pub struct Spec {
     /// When the guest was paused, in microseconds since 1970.
     #[serde(default)]
     pub paused_us: u64,
+    /// By how many microseconds its real-time clock lagged before that.
+    #[serde(default)]
+    pub lag_us: i64,
     /// The number of updates that the guest has survived before.
     #[serde(default)]
     pub updates: u64,
@@ -90,6 +93,7 @@ impl Spec {
             forced: false,
             held: false,
             paused_us: 0,
+            lag_us: 0,
             updates: 0,
         })
     }

@@ -7,13 +7,19 @@ use crate::{agent, run_dir::State};
 use std::{io, thread, thread::JoinHandle};
 
 /// What sets the clock, while the guest runs.
-pub(super) type Setting = JoinHandle<io::Result<i64>>;
+pub(super) type Setting = JoinHandle<io::Result<agent::Set>>;
 
 impl Guest {
+    /// Adds the time for which the guest was paused to the lag of its clock, which was `lag_us`
+    /// before.
+    pub(super) fn add_gap(&mut self, lag_us: i64, gap_us: Option<u64>) {
+        let gap = gap_us.and_then(|gap| i64::try_from(gap).ok());
+        self.lag_us = gap.map(|gap| lag_us.saturating_add(gap));
+    }
+
     /// Begins to set the clock of a guest that runs again, if it has an agent.
     pub(super) fn set_clock(&mut self) {
         let name = &self.spec.name;
-        self.lag_us = self.gap_us.and_then(|gap| i64::try_from(gap).ok());
         match agent::socket(&self.spec.arguments) {
             None => println!(
                 "{name}: its clock lags by {} ms: there is no guest agent that could set it",
@@ -35,9 +41,13 @@ impl Guest {
         let name = &self.spec.name;
         let ended = || io::Error::other("a thread has panicked");
         match setting.join().unwrap_or_else(|_| Err(ended())) {
-            Ok(lag) => {
-                println!("{name}: its clock was set, it lagged by {} ms", lag / 1000);
-                self.lag_us = Some(0);
+            Ok(set) => {
+                println!(
+                    "{name}: its clock was set, it lagged by {} ms, and by {} ms after that",
+                    set.before_us / 1000,
+                    set.after_us / 1000
+                );
+                self.lag_us = Some(set.after_us);
             }
             Err(error) => eprintln!(
                 "{name}: its clock lags by {} ms: the guest agent has not set it: {error}",

@@ -39,9 +39,10 @@ impl Guest {
         let started = Instant::now();
         let saved = self.qmp()?.is_saved()?;
         self.spec.held = saved || self.qmp()?.status()? == "paused";
-        self.record(State::Paused)?;
         self.spec.paused_us = spec::now_us();
+        self.spec.lag_us = self.lag_us.unwrap_or(0);
         self.spec.updates = self.updates;
+        self.record(State::Paused)?;
         self.paused = true;
         if !saved {
             self.state.set_len(0)?;
@@ -73,6 +74,11 @@ impl Guest {
             self.qmp()?.go_on()?;
         }
         println!("{}: {}: {reason}", self.spec.name, self.continues());
+        if !self.spec.held {
+            let gap_us = spec::now_us().checked_sub(self.spec.paused_us);
+            self.add_gap(self.lag_us.unwrap_or(0), gap_us);
+            self.set_clock();
+        }
         self.report(State::Running);
         Ok(())
     }
@@ -87,10 +93,10 @@ impl Guest {
 
     /// Whether the guest has run from the state in `incoming`: a luo-qemu was killed before it
     /// finished the session. A QEMU that has loaded the state, but has not run the guest, is ended.
-    fn has_run(&mut self, incoming: &File) -> Result<bool> {
+    fn has_run(&mut self, session: &IncomingSession, incoming: &File) -> Result<bool> {
         let used = state::is_used(incoming)?;
         let restoring = std::mem::take(&mut self.restoring);
-        let name = &self.spec.name;
+        let name = self.spec.name.clone();
         match &mut self.running {
             None if used => println!(
                 "{name}: has run on this kernel already, and its QEMU has ended: it is not resumed again"
@@ -102,6 +108,15 @@ impl Guest {
                     // It may have been killed before it resumed the guest.
                     if qmp.status()? == "paused" && !self.spec.held {
                         qmp.resume()?;
+                    }
+                    let spec = session.retrieve(spec::SPEC).map(File::from);
+                    if let Ok(spec) = spec.and_then(|file| Spec::read(&file)) {
+                        // It was paused for at most that long.
+                        let gap_us = spec::now_us().checked_sub(spec.paused_us);
+                        self.add_gap(spec.lag_us, gap_us);
+                        if !spec.held {
+                            self.set_clock();
+                        }
                     }
                 }
                 println!("{name}: runs already: only its session is finished");
@@ -188,6 +203,7 @@ impl Guest {
         }
         self.updates += 1;
         self.gap_us = spec::now_us().checked_sub(loaded.paused_us);
+        self.add_gap(self.spec.lag_us, self.gap_us);
         println!(
             "{}: {}; retrieved within {} us, QEMU started within {} us, all within {} us; gap {} us",
             self.spec.name,
@@ -288,7 +304,7 @@ impl Participant for Guest {
     /// when the guest runs, or has run.
     fn restore(&mut self, _id: &SessionName, session: &IncomingSession) -> Result {
         let incoming = File::from(session.retrieve(spec::STATE)?);
-        if self.has_run(&incoming)? {
+        if self.has_run(session, &incoming)? {
             return Ok(());
         }
         let resuming = self.load(session, incoming)?;

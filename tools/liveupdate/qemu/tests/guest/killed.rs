@@ -11,7 +11,7 @@ use std::fs::File;
 
 /// The step at which luo-qemu is killed.
 #[derive(Debug, Clone, Copy)]
-enum Point {
+pub enum Point {
     /// The new QEMU has loaded the state.
     Loaded,
     /// The state is marked as used.
@@ -49,8 +49,8 @@ impl Participant for Killed {
 }
 
 /// A machine after an update, on which luo-qemu was killed while it restored the guest.
-struct Scene {
-    machine: Machine,
+pub struct Scene {
+    pub machine: Machine,
     world: FakeWorld,
     luod: Luod,
     /// The counter of the guest when it was paused.
@@ -60,7 +60,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(at: Point) -> Self {
+    pub fn new(at: Point) -> Self {
         let machine = Machine::new();
         let world = FakeWorld::new();
         let (luod, path, mut member) = machine.start(&world);
@@ -83,7 +83,7 @@ impl Scene {
     }
 
     /// The next luo-qemu; `adopts` is true if it must find a QEMU.
-    fn join(&self, adopts: bool) -> Member<Guest> {
+    pub fn join(&self, adopts: bool) -> Member<Guest> {
         let mut guest = self.machine.guest();
         assert_eq!(guest.adopt().unwrap(), adopts);
         let member = Member::join_at(self.luod.path(), "vm-g", &["vm-g"], guest).unwrap();

@@ -15,7 +15,7 @@ use luo_qemu::{
     spec::Spec,
 };
 use luod::fake::{own_config, FakeWorld, Luod};
-use luod_protocol::{Channel, Event, Report, Request};
+use luod_protocol::{Channel, Event, Outcome, Report, Request};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -123,10 +123,15 @@ impl Machine {
         Guest::new(spec, directory, None).unwrap()
     }
 
+    /// What is recorded of the guest.
+    pub fn record(&self) -> Record {
+        let path = self.dir.path().join(self.name).join("status.json");
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
     /// The recorded state of the guest, and the number of its updates.
     pub fn status(&self) -> (State, u64) {
-        let path = self.dir.path().join(self.name).join("status.json");
-        let record: Record = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let record = self.record();
         (record.state, record.updates)
     }
 
@@ -296,6 +301,14 @@ pub fn pause(luod: &Luod, member: &mut Member<Guest>) -> (Other, Channel) {
         member.participant_mut().status().unwrap() == "postmigrate"
     });
     (other, operator)
+}
+
+/// An update that another client refuses while the guest is paused.
+pub fn abort(luod: &Luod, member: &mut Member<Guest>) {
+    let (mut other, update) = pause(luod, member);
+    other.client.refuse(&other.id, "no").unwrap();
+    step_until(member, |member| member.is_idle());
+    assert_eq!(result(update).outcome, Outcome::Aborted);
 }
 
 pub fn step_until(member: &mut Member<Guest>, so: impl Fn(&mut Member<Guest>) -> bool) {

@@ -4,6 +4,7 @@
 //! qemu-system-x86_64.
 
 mod carried;
+mod clock;
 mod disk;
 mod held;
 mod killed;
