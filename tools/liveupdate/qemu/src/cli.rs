@@ -46,6 +46,9 @@ const SYSFS: &str = "/sys";
 /// The time between two checks whether QEMU has ended.
 const STEP: Duration = Duration::from_millis(100);
 
+/// The interval of asking QEMU whether the guest runs.
+const LOOK: Duration = Duration::from_secs(5);
+
 #[derive(Parser)]
 #[command(
     name = "luo-qemu",
@@ -227,7 +230,11 @@ pub fn run() -> Result<ExitCode> {
                         .map_or("-".to_owned(), |gap| (gap / 1000).to_string());
                     println!(
                         "{:<20} {:<10} {:>8} {:>8} {:>8}",
-                        record.name, record.state, record.qemu, record.updates, gap
+                        record.name,
+                        record.does(),
+                        record.qemu,
+                        record.updates,
+                        gap
                     );
                 }
             }
@@ -239,7 +246,7 @@ pub fn run() -> Result<ExitCode> {
                 println!("{}", serde_json::to_string_pretty(&record)?);
             } else {
                 println!("guest      {}", record.name);
-                println!("state      {}", record.state);
+                println!("state      {}", record.does());
                 println!("luo-qemu   pid {}", record.pid);
                 println!("QEMU       pid {}", record.qemu);
                 println!("updates    {}", record.updates);
@@ -329,6 +336,7 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
 
     let mut asked: Option<Instant> = None;
     let mut next_try = Instant::now();
+    let mut next_look = Instant::now() + LOOK;
     loop {
         member.step(Some(STEP))?;
         if let Some(success) = member.participant_mut().ended()? {
@@ -341,6 +349,12 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
             });
         }
         member.participant_mut().clock_set();
+        if next_look < Instant::now() {
+            next_look = Instant::now() + LOOK;
+            if let Err(error) = member.participant_mut().watch() {
+                eprintln!("{name}: {error}");
+            }
+        }
         let idle = member.participant().is_orphan() && next_try < Instant::now();
         if idle && is_idle(socket) {
             next_try = Instant::now() + AGAIN;
@@ -359,8 +373,12 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
         match asked {
             None => {
                 println!("{name}: asked to power down");
-                member.participant_mut().power_down()?;
                 asked = Some(Instant::now());
+                if let Err(error) = member.participant_mut().power_down() {
+                    eprintln!("{name}: QEMU is ended: {error}");
+                    member.participant_mut().kill();
+                    return Ok(ExitCode::FAILURE);
+                }
             }
             Some(time) if time.elapsed() > POWER_DOWN => {
                 println!("{name}: does not power down: QEMU is ended");

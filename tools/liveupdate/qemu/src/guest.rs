@@ -55,6 +55,8 @@ pub struct Guest {
     gap_us: Option<u64>,
     /// By how much its real-time clock lags by all pauses since it was set.
     lag_us: Option<i64>,
+    /// See [`Record::stopped`].
+    stopped: Option<String>,
     setting: Option<clock::Setting>,
 }
 
@@ -128,6 +130,7 @@ impl Guest {
             updates: 0,
             gap_us: None,
             lag_us: None,
+            stopped: None,
             setting: None,
         })
     }
@@ -374,6 +377,33 @@ impl Guest {
         self.qmp()?.status()
     }
 
+    /// Looks whether a guest that is in no update runs. An operator or an error of its disk may have
+    /// stopped it; this is then in its status.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not answer.
+    pub fn watch(&mut self) -> qmp::Result {
+        if self.paused || self.orphan || self.running.is_none() {
+            return Ok(());
+        }
+        let stopped = match self.status()?.as_str() {
+            "running" => None,
+            // Its state was saved in an update that was aborted, and its operator has not resumed it.
+            "postmigrate" => Some("paused".to_owned()),
+            other => Some(other.to_owned()),
+        };
+        if stopped != self.stopped {
+            match &stopped {
+                None => println!("{}: runs again", self.spec.name),
+                Some(status) => eprintln!("{}: does not run: QEMU says {status}", self.spec.name),
+            }
+            self.stopped = stopped;
+            self.report(State::Running);
+        }
+        Ok(())
+    }
+
     /// Returns whether QEMU has ended: true if it was successful.
     ///
     /// # Errors
@@ -422,6 +452,7 @@ impl Guest {
             gap_us: self.gap_us,
             lag_us: self.lag_us,
             paused_us: self.spec.paused_us,
+            stopped: self.stopped.clone(),
             memory: running.map_or_else(Vec::new, |running| running.memory.clone()),
             state_fd: running.map_or(-1, |running| running.state),
             arguments: self.spec.arguments.clone(),

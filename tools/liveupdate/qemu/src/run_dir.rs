@@ -69,12 +69,27 @@ pub struct Record {
     /// When the guest was paused for the last update, in microseconds since 1970.
     #[serde(default)]
     pub paused_us: u64,
+    /// The state in QEMU's words of a guest that does not run although it is in no update, such as
+    /// `paused` or `io-error`.
+    #[serde(default)]
+    pub stopped: Option<String>,
     /// The memory of the guest: descriptors in the QEMU.
     pub memory: Vec<i32>,
     /// The file to which its state is saved: a descriptor in the QEMU.
     pub state_fd: i32,
     /// Its command line.
     pub arguments: Vec<String>,
+}
+
+impl Record {
+    /// What the guest does, for its operator.
+    pub fn does(&self) -> String {
+        let stopped = self
+            .stopped
+            .clone()
+            .filter(|_| self.state == State::Running);
+        stopped.unwrap_or_else(|| self.state.to_string())
+    }
 }
 
 /// The directory of a guest, locked against other instances of luo-qemu.

@@ -45,6 +45,7 @@ fn guest(run: &Path) -> RunDir {
         gap_us: Some(1_500_000),
         lag_us: Some(1_400_000),
         paused_us: 0,
+        stopped: None,
         memory: vec![4],
         state_fd: 5,
         arguments: arguments.map(str::to_owned).to_vec(),

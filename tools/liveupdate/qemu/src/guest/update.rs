@@ -42,6 +42,7 @@ impl Guest {
         self.spec.paused_us = spec::now_us();
         self.spec.lag_us = self.lag_us.unwrap_or(0);
         self.spec.updates = self.updates;
+        self.stopped = None;
         self.record(State::Paused)?;
         self.paused = true;
         if !saved {

@@ -2,11 +2,10 @@
 
 //! A guest that its operator has paused stays paused.
 
-use crate::machine::{count, counts_on, jump, pause, result, step_until, update, Machine};
+use crate::machine::{abort, count, counts_on, jump, step_until, update, Machine};
 use liveupdate::luod::Member;
 use luo_qemu::guest::Guest;
 use luod::fake::{own_config, FakeWorld, Luod};
-use luod_protocol::Outcome;
 use serde_json::json;
 use std::{thread::sleep, time::Duration};
 
@@ -26,13 +25,6 @@ fn stands_still(member: &Member<Guest>) -> u32 {
     before
 }
 
-fn abort(luod: &Luod, member: &mut Member<Guest>) {
-    let (mut other, update) = pause(luod, member);
-    other.client.refuse(&other.id, "no").unwrap();
-    step_until(member, |member| member.is_idle());
-    assert_eq!(result(update).outcome, Outcome::Aborted);
-}
-
 #[test]
 fn a_paused_guest_stays_paused() {
     let mut machine = Machine::new();
@@ -46,6 +38,9 @@ fn a_paused_guest_stays_paused() {
     // After an update that was aborted, and one that was not.
     abort(&luod, &mut member);
     assert_eq!(stands_still(&member), paused);
+    // That is in its status.
+    member.participant_mut().watch().unwrap();
+    assert_eq!(machine.record().does(), "paused");
     assert_eq!(jump(luod, member), paused);
     let luod = Luod::start_at(&world, own_config(), &path).unwrap();
     let mut member = machine.join(&path);
@@ -59,6 +54,8 @@ fn a_paused_guest_stays_paused() {
     operator(&machine, "cont");
     let before = counts_on(&mut member);
     assert!(before > paused, "it was {paused} and is {before}");
+    member.participant_mut().watch().unwrap();
+    assert_eq!(machine.record().does(), "running");
     jump(luod, member);
     let luod = Luod::start_at(&world, own_config(), &path).unwrap();
     let mut member = machine.join(&path);
