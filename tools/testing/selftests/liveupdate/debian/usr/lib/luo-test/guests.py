@@ -9,6 +9,7 @@ a file of the host that all kernels append to.
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 
@@ -24,6 +25,7 @@ DISK = "/var/lib/luo-one.raw"
 # Copies of both from the time before the guest was started or resumed.
 BEFORE = "/run/luo-guest-before/"
 UNIT = "luo-qemu@one.service"
+MONITOR = "/run/luo-one.monitor"
 # Places the memory of the guest on huge pages.
 HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
 # Resumes it with another QEMU: first with one that does not exist.
@@ -80,9 +82,59 @@ def until(so):
     return so()
 
 
+def monitor(*commands):
+    """The answers of QEMU to commands, by a monitor that luo-qemu does not use."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(MONITOR)
+        lines = connection.makefile("r")
+        lines.readline()
+        answers = []
+        for command in [("qmp_capabilities", {}), *commands]:
+            connection.sendall(json.dumps({"execute": command[0], "arguments": command[1]}).encode())
+            answer = json.loads(lines.readline())
+            while "event" in answer:
+                answer = json.loads(lines.readline())
+            answers.append(answer)
+        return str(answers)
+
+
+# What is seen of a guest that stands still: of QEMU, of its interrupt controllers, and of the host.
+REGISTERS = r"'status': '[a-z-]+|CPU#\d|[RE]IP=\w+|RFL=\w+ \S+|HLT=\d"
+LAPIC = r"LVTT\s+[^\\]*|Timer[^\\]*|(?:ISR|IRR|PPR|TPR)[ \t]+[^\\]*"
+HOST = [
+    "cat /sys/module/kvm/parameters/tsc_tolerance_ppm",
+    "grep -H . /sys/kernel/debug/kvm/exits /sys/kernel/debug/kvm/halt_exits"
+    " /sys/kernel/debug/kvm/irq_injections /sys/kernel/debug/kvm/*/vcpu*/tsc-offset",
+    "grep -E 'LOC|RES|CAL|HYP' /proc/interrupts",
+    "grep -E 'now at|^cpu:|expires_next' /proc/timer_list",
+    "for task in /proc/$(pgrep -o qemu-system)/task/*; do cut -d ' ' -f 2,3,14,15 $task/stat; done",
+]
+
+
+def processors():
+    """For a guest that stands still: where its processors are, and what its interrupt controllers and those of
+    the host do, at two times."""
+    found = []
+    for _ in range(2):
+        try:
+            hmp = [("human-monitor-command", {"command-line": line})
+                   for line in ["info registers -a", "info lapic 0", "info lapic 1"]]
+            text = monitor(("query-status", {}), *hmp)
+            found += re.findall(f"{REGISTERS}|{LAPIC}", text)
+        except (OSError, ValueError) as error:
+            found.append(repr(error))
+        found += [run("sh", "-c", line)[1].strip() for line in HOST]
+        time.sleep(1)
+    found.append(run("sh", "-c", "dmesg | grep -iE 'tsc|clocksource|kvm|hrtimer|rcu'")[1])
+    return "\n".join(found)
+
+
 def logs():
-    text = run("journalctl", "-n", "40", "--no-pager", "-u", UNIT, "-u", "luod.service")[1]
-    return text + "\n".join(console().splitlines()[-15:])
+    """The last lines of the guest and of its programs, the most recent ones first: only the beginning of
+    a long result is shown, and all of it is in the log of the machine."""
+    text = run("journalctl", "-r", "-o", "cat", "-n", "40", "--no-pager", "-u", UNIT, "-u", "luod.service")[1]
+    return "\n".join([*console().splitlines()[:-4:-1], text, *console().splitlines()[-15:]])
 
 
 def start(tests):
@@ -162,13 +214,17 @@ def time_stands_still(tests):
         tests.check("the guest can read the clock of its host", abs(ahead - gap) < gap / 2, f"{ahead}, {gap}")
     # Both continue from where they were: neither has jumped.
     tests.check("so does its monotonic clock", abs(apart - before[1]) < gap / 2, f"{before[1]}, {apart}, {gap}")
-    tests.check("luo-qemu says so", field("lag_us") == field("gap_us"), f"{field('lag_us')}")
+    # The gaps of former updates are in it as well.
+    tests.check("luo-qemu says so", field("lag_us") >= field("gap_us"), f"{field('lag_us')}")
 
 
 def clock_is_set(tests):
     """The guest agent has set the guest's real-time clock; its monotonic clock has not jumped."""
-    until(lambda: field("lag_us") == 0 or "has not set it" in logs())
-    tests.check("the guest agent has set the clock", field("lag_us") == 0, f"{field('lag_us')}; " + logs())
+    def is_set():
+        return abs(field("lag_us")) < field("gap_us") / 2
+
+    until(lambda: is_set() or "has not set it" in logs())
+    tests.check("the guest agent has set the clock", is_set(), f"{field('lag_us')}; " + logs())
     lag, apart = clocks()
     before = tests.memory["clocks"]
     gap = field("gap_us") / 1e6
@@ -182,7 +238,8 @@ def goes_on(tests):
     """The guest is where it was when the host's kernel was replaced, with both processors."""
     before = len(said("count"))
     good = until(lambda: len(said("count")) > before + 20)
-    if not tests.check("the guest counts", good, logs()):
+    # A guest that stands still: the cause is to be seen in its processors.
+    if not tests.check("the guest counts", good, "" if good else processors() + logs()):
         return
     starts = said("starts", r"with seed ([0-9a-f]{16})")
     tests.check("the guest has started once", len(starts) == 1, starts)
@@ -281,6 +338,9 @@ def abort(tests, cmdline):
     paused = last("count")
     tests.check("the guest continues", until(lambda: last("count") > paused + 5), logs())
     tests.check("it is running", field("state") == "running", field("state"))
+    if tests.boot.parameter("luo_agent", 0):
+        good = until(lambda: "its clock was set" in run("journalctl", "-b", "-u", UNIT)[1])
+        tests.check("its agent has set the clock", good, logs())
     tests.check("it was not started again", starts == len(said("starts", r"with seed .*")), logs())
     tests.check("it has counted before that", paused >= known, f"{paused}, {known}")
 
@@ -338,6 +398,8 @@ def main():
     updates, two = boot.parameter("luo_updates", 2), boot.parameter("luo_two", 0)
     tests = Results("guest", boot)
     print(f"# boot {boot.number} is up", flush=True)
+    for line in re.findall(r"tsc: .*MHz.*|.*nstable.*", run("dmesg")[1]):
+        print("#", line, flush=True)
     try:
         if boot.number and os.path.exists(HUGE_UNIT):
             another_qemu(tests)
