@@ -58,7 +58,7 @@ const LONG_GROUPS: [Group; 10] = [
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
     Group::new("soak", &[Ours], soak::long),
-    Group::new("guest-long", &[Ours, Peer], guest::run_long).alone(),
+    Group::new("guest-long", &[Ours], guest::run_long).alone(),
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];
 

@@ -2,9 +2,13 @@
 # Connects the guests to the network of its host.
 set -e
 ip link add br0 type bridge
-for tap in tap0 tap1; do
-	ip tuntap add $tap mode tap
-	ip link set $tap master br0 up
+for number in 0 1; do
+	ip tuntap add tap$number mode tap
+	ip link set tap$number master br0 up
+	# The network card is connected to QEMU's user network, which resets connections that it does
+	# not know, whatever address they are for. Frames for a guest that is not resumed yet must not
+	# get there.
+	bridge fdb add 52:54:00:12:34:0$((number + 2)) dev tap$number master static
 done
 # The demonstration has no network card.
 if [ -e /sys/class/net/eth0 ]; then
