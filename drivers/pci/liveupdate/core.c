@@ -9,6 +9,7 @@
  */
 
 #include <linux/device.h>
+#include <linux/kexec.h>
 #include <linux/pm_runtime.h>
 
 #include "../pci.h"
@@ -120,7 +121,49 @@ u32 pci_liveupdate_routing(struct pci_dev *dev)
 /* May be called before the device is registered. */
 void pci_liveupdate_master_off(struct pci_dev *dev)
 {
-	pci_clear_master(dev);
+	u16 command;
+
+	pci_read_config_word(dev, PCI_COMMAND, &command);
+	/* pci_clear_master() would have no effect on an incoming device */
+	if (command & PCI_COMMAND_MASTER)
+		pci_bus_write_config_word(dev->bus, dev->devfn, PCI_COMMAND,
+					  command & ~PCI_COMMAND_MASTER);
+	dev->is_busmaster = 0;
 	/* Flushes earlier writes of the device. */
-	pci_read_config_word(dev, PCI_COMMAND, &(u16){ 0 });
+	pci_read_config_word(dev, PCI_COMMAND, &command);
+}
+
+/*
+ * Returns whether a write of this kernel to the configuration space must be
+ * dropped. That is so for a device, or a bridge above one, that was handed over
+ * and has no driver yet: the previous kernel has configured it, and the PCI core
+ * must not do this again. Writes of drivers and of user space are not dropped.
+ *
+ * May be called in any context.
+ */
+bool pci_liveupdate_drops_write(const struct pci_dev *dev, int where, u32 value)
+{
+	u16 command;
+
+	if (!test_bit(PCI_DEV_INCOMING, &dev->priv_flags) || dev->driver)
+		return false;
+
+	/* A device that is not preserved again is stopped */
+	if (kexec_in_progress)
+		return false;
+
+	/* The vectors of the previous kernel are turned off, not set up */
+	if (dev->msi_cap && where == dev->msi_cap + PCI_MSI_FLAGS)
+		return value & PCI_MSI_FLAGS_ENABLE;
+	if (dev->msix_cap && where == dev->msix_cap + PCI_MSIX_FLAGS)
+		return value & PCI_MSIX_FLAGS_ENABLE;
+
+	/* The interrupt line may be turned off, and is tested */
+	if (where == PCI_COMMAND) {
+		pci_bus_read_config_word(dev->bus, dev->devfn, PCI_COMMAND,
+					 &command);
+		return (value ^ command) & ~PCI_COMMAND_INTX_DISABLE;
+	}
+
+	return true;
 }

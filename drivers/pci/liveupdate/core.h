@@ -17,6 +17,8 @@ void pci_liveupdate_shutdown(struct pci_dev *dev);
 void pci_liveupdate_setup(struct pci_dev *dev);
 bool pci_liveupdate_bar_sizes(struct pci_dev *dev, unsigned int count,
 			      u32 *sizes, u32 *rom_size);
+bool pci_liveupdate_drops_write(const struct pci_dev *dev, int where,
+				u32 value);
 
 /* Called by the code in Rust. */
 int pci_liveupdate_check(struct pci_dev *dev);
@@ -40,6 +42,12 @@ static inline void pci_liveupdate_setup(struct pci_dev *dev)
 static inline bool pci_liveupdate_bar_sizes(struct pci_dev *dev,
 					    unsigned int count, u32 *sizes,
 					    u32 *rom_size)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_drops_write(const struct pci_dev *dev,
+					      int where, u32 value)
 {
 	return false;
 }
