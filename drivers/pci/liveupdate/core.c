@@ -167,3 +167,15 @@ bool pci_liveupdate_drops_write(const struct pci_dev *dev, int where, u32 value)
 
 	return true;
 }
+
+/* Returns whether there are devices at a root bus, or below, that are working. */
+bool pci_liveupdate_has_incoming(struct pci_bus *root)
+{
+	struct pci_dev *dev;
+
+	/* The bridges above a working device are incoming as well */
+	list_for_each_entry(dev, &root->devices, bus_list)
+		if (pci_liveupdate_is_incoming(dev))
+			return true;
+	return false;
+}

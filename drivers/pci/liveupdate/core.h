@@ -19,6 +19,7 @@ bool pci_liveupdate_bar_sizes(struct pci_dev *dev, unsigned int count,
 			      u32 *sizes, u32 *rom_size);
 bool pci_liveupdate_drops_write(const struct pci_dev *dev, int where,
 				u32 value);
+bool pci_liveupdate_has_incoming(struct pci_bus *root);
 
 /* Called by the code in Rust. */
 int pci_liveupdate_check(struct pci_dev *dev);
@@ -48,6 +49,11 @@ static inline bool pci_liveupdate_bar_sizes(struct pci_dev *dev,
 
 static inline bool pci_liveupdate_drops_write(const struct pci_dev *dev,
 					      int where, u32 value)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_has_incoming(struct pci_bus *root)
 {
 	return false;
 }
