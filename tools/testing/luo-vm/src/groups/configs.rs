@@ -114,15 +114,18 @@ const CONFIGS: [Odd; 21] = [
     odd(
         "devices of user space without live updates",
         "",
-        "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_MODULES=y\nCONFIG_IOMMU_SUPPORT=y\n\
+        "CONFIG_PCI=y\nCONFIG_SYSFS=y\nCONFIG_PCI_MSI=y\nCONFIG_MODULES=y\nCONFIG_IOMMU_SUPPORT=y\n\
          CONFIG_IOMMUFD=y\nCONFIG_VFIO=m\nCONFIG_VFIO_GROUP=y\nCONFIG_VFIO_DEVICE_CDEV=y\n\
-         CONFIG_VFIO_PCI=m\n",
+         CONFIG_VFIO_PCI=m\nCONFIG_PCI_IOV=y\nCONFIG_PCI_DOE=y\nCONFIG_PCIEPORTBUS=y\n\
+         CONFIG_HOTPLUG_PCI=y\nCONFIG_HOTPLUG_PCI_PCIE=y\n",
     ),
     odd(
         "devices of user space",
         LIVEUPDATE,
         "CONFIG_PCI=y\nCONFIG_PCI_MSI=y\nCONFIG_IOMMU_SUPPORT=y\nCONFIG_IOMMUFD=y\n\
-         CONFIG_VFIO=y\nCONFIG_VFIO_GROUP=y\nCONFIG_VFIO_DEVICE_CDEV=y\nCONFIG_VFIO_PCI=y\n",
+         CONFIG_VFIO=y\nCONFIG_VFIO_GROUP=y\nCONFIG_VFIO_DEVICE_CDEV=y\nCONFIG_VFIO_PCI=y\n\
+         CONFIG_PCI_IOV=y\nCONFIG_PCI_DOE=y\nCONFIG_PCIEPORTBUS=y\nCONFIG_HOTPLUG_PCI=y\n\
+         CONFIG_HOTPLUG_PCI_PCIE=y\n",
     ),
     odd(
         "guests without live updates",
@@ -149,7 +152,7 @@ const CONFIGS: [Odd; 21] = [
 type Object = (&'static str, &'static str);
 
 /// The objects of all C files and crates that belong to the overlay, or that patches change.
-const OBJECTS: [Object; 39] = [
+const OBJECTS: [Object; 47] = [
     ("mm/memblock.o", ""),
     ("mm/shmem.o", ""),
     ("mm/memfd.o", "MEMFD_CREATE"),
@@ -181,8 +184,15 @@ const OBJECTS: [Object; 39] = [
     ("mm/luo_shmem.o", "LIVEUPDATE_MEMFD"),
     ("mm/luo_hugetlb.o", "LIVEUPDATE_MEMFD+HUGETLBFS"),
     ("mm/memfd_luo.o", "LIVEUPDATE_MEMFD"),
+    ("drivers/pci/access.o", "PCI"),
+    ("drivers/pci/doe.o", "PCI_DOE"),
+    ("drivers/pci/hotplug/pciehp_ctrl.o", "HOTPLUG_PCI_PCIE"),
+    ("drivers/pci/iov.o", "PCI_IOV"),
     ("drivers/pci/pci-driver.o", "PCI"),
+    ("drivers/pci/pci-sysfs.o", "PCI+SYSFS"),
     ("drivers/pci/pci.o", "PCI"),
+    ("drivers/pci/pcie/aspm.o", "PCIEASPM"),
+    ("drivers/pci/pcie/portdrv.o", "PCIEPORTBUS"),
     ("drivers/pci/probe.o", "PCI"),
     ("drivers/pci/setup-bus.o", "PCI"),
     ("drivers/pci/setup-res.o", "PCI"),
@@ -190,6 +200,7 @@ const OBJECTS: [Object; 39] = [
         "drivers/pci/liveupdate/core.o+drivers/pci/liveupdate/pci_liveupdate.o",
         "PCI_LIVEUPDATE",
     ),
+    ("drivers/usb/host/pci-quirks.o", "USB_PCI"),
     (
         "drivers/vfio/pci/liveupdate/core.o+drivers/vfio/pci/liveupdate/vfio_pci_liveupdate.o+\
          drivers/vfio/liveupdate.o+drivers/vfio/pci/vfio_pci_liveupdate.o",
