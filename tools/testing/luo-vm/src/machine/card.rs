@@ -11,7 +11,6 @@ use serde_json::Value;
 use crate::ctx::Ctx;
 use crate::machine::console::{is_kexec, is_next_program};
 use crate::machine::gap::BOOTS;
-use crate::machine::named;
 use crate::machine::pci::{self, Buses};
 use crate::machine::sender::{Counter, Outcome, Refused, Sender};
 use crate::machine::vm::{Run, Vm};
@@ -44,8 +43,8 @@ pub struct CardRun {
 }
 
 impl CardRun {
-    /// Runs the machine. The sender sends `rate` frames a second; `seen` sees each line of the console,
-    /// with the number of frames that the card has taken.
+    /// Runs the machine, which has a port `above`. The sender sends `rate` frames a second; `seen`
+    /// sees each line of the console, with the number of frames that the card has taken.
     pub fn new(
         ctx: &Ctx,
         vm: Vm<'_>,
@@ -54,7 +53,7 @@ impl CardRun {
     ) -> Result<Self> {
         let monitor = vm.monitor(ctx);
         let sender = Sender::start(&monitor, rate, refused)?;
-        let vm = vm.on(&named::VFIO).devices(sender.devices());
+        let vm = vm.devices(sender.devices());
         let counter = sender.counter();
         let mut buses = Buses::new(monitor, pci::IGB);
         let mut updates: Vec<Update> = Vec::new();

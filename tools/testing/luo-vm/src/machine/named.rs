@@ -93,6 +93,21 @@ pub const VFIO: Machine = Machine {
     ..USUAL
 };
 
+/// The same, with a port below which devices are plugged in and taken away by the kernel's own driver
+/// and not by ACPI.
+pub const PORTS: Machine = Machine {
+    name: "ports",
+    arguments: &[
+        "-global",
+        "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+        "-device",
+        "pcie-root-port,id=above,chassis=1",
+        "-device",
+        "pci-testdev",
+    ],
+    ..VFIO
+};
+
 /// A PC with PCI Express that starts by UEFI.
 pub const UEFI: Machine = Machine {
     name: "uefi",
@@ -191,12 +206,13 @@ pub const IOMMU: Machine = Machine {
 };
 
 /// All machines. A new machine needs an entry here, and tests refer to its name.
-const MACHINES: [&Machine; 15] = [
+const MACHINES: [&Machine; 16] = [
     &USUAL,
     &Q35,
     &AMD,
     &DEVICES,
     &VFIO,
+    &PORTS,
     &UEFI,
     &NODES,
     &SMALL,
@@ -243,8 +259,8 @@ mod tests {
         let error = machine("abacus").unwrap_err().to_string();
         assert_eq!(
             error,
-            "There is no machine abacus; the machines are usual, q35, amd, devices, vfio, uefi, nodes, \
-             small, large, huge-pages, checked, scratch, crash, locked, iommu."
+            "There is no machine abacus; the machines are usual, q35, amd, devices, vfio, ports, uefi, \
+             nodes, small, large, huge-pages, checked, scratch, crash, locked, iommu."
         );
     }
 }

@@ -19,6 +19,7 @@ use crate::image::programs;
 use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
 use crate::machine::card::CardRun;
+use crate::machine::named;
 use crate::machine::sender::Refused;
 use crate::machine::verdict::GOOD;
 use crate::machine::vm::Vm;
@@ -59,6 +60,7 @@ pub fn run(ctx: &Ctx, rounds: u32, dir: &Path) -> Result<()> {
         for ((suite, refused), values) in SUITES.into_iter().zip(&mut measured) {
             let step = Step::start(ctx, format!("bench {suite}, round {round}"));
             let vm = Vm::new(format!("bench-{suite}-{round}"), &kernel, &initrd)
+                .on(&named::VFIO)
                 .kexecs(1)
                 .init(format!("selftest {suite}"));
             let run = CardRun::new(ctx, vm, (RATE, refused), |_, _| ())?;

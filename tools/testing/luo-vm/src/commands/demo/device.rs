@@ -17,6 +17,7 @@ use crate::kernel::flavour::Flavour;
 use crate::machine::card::CardRun;
 use crate::machine::console::is_kexec;
 use crate::machine::gap::BOOTS;
+use crate::machine::named;
 use crate::machine::sender::{Counter, Refused};
 use crate::machine::verdict::GOOD;
 use crate::machine::vm::Vm;
@@ -44,6 +45,7 @@ pub fn run(ctx: &Ctx) -> Result<bool> {
     );
     let vm = || {
         Vm::new("demo-device", &kernel, &initrd)
+            .on(&named::VFIO)
             .kexecs(1)
             .init(format!("selftest {SUITE}"))
     };

@@ -15,6 +15,7 @@ use crate::image::initramfs;
 use crate::image::programs::GuestTest;
 use crate::kernel::build::Kernel;
 use crate::machine::card::{CardRun, FULL, VFIO};
+use crate::machine::named::{self, Machine};
 use crate::machine::sender::{Outcome, Refused};
 use crate::machine::vm::Run;
 use crate::report::results::{notice, Report};
@@ -75,6 +76,14 @@ pub fn run(
     Ok(())
 }
 
+/// The kind of machine for a suite.
+fn kind(test: &GuestTest) -> &'static Machine {
+    match test.name.as_str() {
+        "vfio_ports" => &named::PORTS,
+        _ => &named::VFIO,
+    }
+}
+
 /// Runs a suite until the ring was not full.
 fn run_suite(ctx: &Ctx, kernel: &Kernel, initrd: &Path, test: &GuestTest) -> Result<CardRun> {
     let rates = match test.name.as_str() {
@@ -88,7 +97,9 @@ fn run_suite(ctx: &Ctx, kernel: &Kernel, initrd: &Path, test: &GuestTest) -> Res
     let mut rates = rates.into_iter();
     loop {
         let rate = rates.next().unwrap_or_default();
-        let vm = machine(kernel, initrd, test).trace(&[WRITES, FRAMES]);
+        let vm = machine(kernel, initrd, test)
+            .on(kind(test))
+            .trace(&[WRITES, FRAMES]);
         let step = Step::start(ctx, format!("vm {}", vm.name));
         let run = CardRun::new(ctx, vm, (rate, refused), |_, _| ())?;
         step.done(&format!(

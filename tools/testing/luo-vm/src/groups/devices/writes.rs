@@ -34,6 +34,8 @@ impl Write {
     const MSIX_ENABLE: u32 = 0x8000;
     /// In the control register of a link: the interrupts of the port itself.
     const LINK_INTERRUPTS: u32 = 0xc00;
+    /// In the control register of a slot: its power is off.
+    const SLOT_OFF: u32 = 0x400;
 
     /// Reads `pci_cfg_write NAME BUS:DEVICE.FUNCTION @OFFSET <- VALUE`, for the device called `name`.
     pub fn parse(line: &str, name: &str) -> Option<Self> {
@@ -92,8 +94,11 @@ impl Write {
             (PORT, 0x4a) => true,
             // MSI-X of the card is turned off; the program sets it up again.
             ("igb", 0x72) => self.value & Self::MSIX_ENABLE == 0,
-            // The status of the link.
-            (PORT, 0x66) => true,
+            // The status of the port, of the link, of the slot and of errors below.
+            (PORT, 0x5e | 0x66 | 0x6e | 0x74 | 0x104 | 0x110 | 0x130) => true,
+            // The interrupts of the port for the slot and for errors below.
+            (PORT, 0x6c) => self.value & Self::SLOT_OFF == 0,
+            (PORT, 0x70 | 0x12c) => true,
             // No ARI, as before.
             (PORT, 0x7c) => self.value == 0,
             _ => false,

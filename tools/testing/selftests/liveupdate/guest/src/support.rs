@@ -16,6 +16,7 @@ pub mod agent;
 pub mod args;
 pub mod cgroup;
 pub mod clock;
+pub mod config_space;
 pub mod edu;
 pub mod error;
 pub mod fault;

@@ -2,7 +2,10 @@
 
 //! PCI devices in sysfs.
 
-use crate::support::error::{ensure, At, Failure, Result};
+use crate::support::{
+    config_space::ConfigSpace,
+    error::{ensure, At, Failure, Result},
+};
 use std::{
     fs::{self, File},
     io,
@@ -11,6 +14,18 @@ use std::{
 };
 
 const BUS: &str = "/sys/bus/pci";
+
+/// The services of PCI Express ports. They are named after the port and [`PortService`].
+const PORT_SERVICES: &str = "/sys/bus/pci_express/devices";
+
+/// A service of a PCI Express root port, as in the names of Linux.
+#[derive(Debug, Clone, Copy)]
+pub enum PortService {
+    /// Reports of errors (AER).
+    Errors = 0x2,
+    /// Devices are plugged in and taken away.
+    Hotplug = 0x4,
+}
 
 /// The length of a header, without the number of the interrupt.
 pub const HEADER: usize = 0x3c;
@@ -77,12 +92,70 @@ impl PciDevice {
         }
     }
 
-    /// The headers in the configuration space of the device, and of the bridges above it.
-    pub fn headers(&self) -> Result<Vec<[u8; HEADER]>> {
+    /// The files of the configuration spaces of the device, and of the bridges above it.
+    fn configs(&self) -> Result<Vec<PathBuf>> {
         let real = self.path.canonicalize().at(self.path.display())?;
         let configs = real.ancestors().map(|dir| dir.join("config"));
+        Ok(configs.take_while(|config| config.exists()).collect())
+    }
+
+    /// The configuration spaces of the device, and of the bridges above it.
+    pub fn config_spaces(&self) -> Result<Vec<ConfigSpace>> {
+        let configs = self.configs()?;
+        configs.iter().map(|path| ConfigSpace::read(path)).collect()
+    }
+
+    /// Whether a service of the port above the device has a driver.
+    pub fn port_has(&self, service: PortService) -> Result<bool> {
+        let real = self.path.canonicalize().at(self.path.display())?;
+        let port = real.parent().and_then(Path::file_name);
+        let port = port.at("the port above the device")?.to_string_lossy();
+        let name = format!("{port}:pcie{:03x}", service as u32);
+        let driver = Path::new(PORT_SERVICES).join(name).join("driver");
+        Ok(driver.exists())
+    }
+
+    /// Removes the device, and discovers it again.
+    pub fn discover_again(&self) -> Result {
+        let path = self.path.join("remove");
+        fs::write(&path, "1").at(path.display())?;
+        ensure!(!self.path.exists(), "the device was not removed");
+        let path = Path::new(BUS).join("rescan");
+        fs::write(&path, "1").at(path.display())?;
+        ensure!(self.path.exists(), "the device was not discovered again");
+        Ok(())
+    }
+
+    /// Turns the power of the slot of the device off, as an operator does before taking it out.
+    pub fn power_slot_off(&self) -> Result<io::Result<()>> {
+        let (address, _function) = self.name.split_once('.').at("a name without a function")?;
+        let slots = Path::new(BUS).join("slots");
+        for entry in fs::read_dir(&slots).at(slots.display())? {
+            let slot = entry.at(slots.display())?.path();
+            let path = slot.join("address");
+            if fs::read_to_string(&path).at(path.display())?.trim() == address {
+                return Ok(fs::write(slot.join("power"), "0"));
+            }
+        }
+        Err(Failure::new(format!("{address} is in no slot")))
+    }
+
+    /// The number of virtual functions that the device can have.
+    pub fn total_functions(&self) -> Result<u32> {
+        let path = self.path.join("sriov_totalvfs");
+        let text = fs::read_to_string(&path).at(path.display())?;
+        text.trim().parse::<u32>().at(path.display())
+    }
+
+    /// Turns virtual functions on.
+    pub fn enable_functions(&self, count: u32) -> io::Result<()> {
+        fs::write(self.path.join("sriov_numvfs"), count.to_string())
+    }
+
+    /// The headers in the configuration space of the device, and of the bridges above it.
+    pub fn headers(&self) -> Result<Vec<[u8; HEADER]>> {
         let mut headers = Vec::new();
-        for config in configs.take_while(|config| config.exists()) {
+        for config in self.configs()? {
             let mut header = [0; HEADER];
             let result = File::open(&config).and_then(|file| file.read_exact_at(&mut header, 0));
             result.at(config.display())?;

@@ -157,9 +157,14 @@ impl<'a> Stage<'a> {
         state::put(self.case, key, &value.to_string())
     }
 
-    /// Returns a value that an earlier stage has saved.
+    /// Returns a text that an earlier stage has saved.
+    pub fn text(&self, key: &str) -> Result<String> {
+        state::get(self.case, key)
+    }
+
+    /// Returns a number that an earlier stage has saved.
     pub fn get(&self, key: &str) -> Result<u64> {
-        let value = state::get(self.case, key)?;
+        let value = self.text(key)?;
         value
             .parse()
             .map_err(|_| Failure::new(format!("{key} is '{value}'")))

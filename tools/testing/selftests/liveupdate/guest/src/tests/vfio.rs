@@ -7,6 +7,7 @@
 //! was written to the configuration space between two marks.
 
 pub mod absent;
+pub mod express;
 pub mod faults;
 pub mod forced;
 pub mod kinds;

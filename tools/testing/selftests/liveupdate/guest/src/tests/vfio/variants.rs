@@ -24,7 +24,7 @@ fn is_master() -> Result<bool> {
 }
 
 /// Opens the device, which resets it: it is an ordinary device again.
-fn open_again() -> Result {
+pub(super) fn open_again() -> Result {
     let cdev = bind()?.vfio_cdev()?;
     VfioDevice::open(&cdev, &Ioas::new()?).map(drop)
 }
