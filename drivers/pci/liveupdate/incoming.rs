@@ -40,6 +40,8 @@ mod state {
     pub(super) const TAKEN_OVER: u32 = 2;
     /// Its bus master bit was cleared, or is being cleared.
     pub(super) const SILENCED: u32 = 3;
+    /// Its file was finished: it is an ordinary device.
+    pub(super) const FINISHED: u32 = 4;
 }
 
 struct Entry {
@@ -92,6 +94,10 @@ impl Devices {
             discover_unknown(device);
             return;
         };
+        // It was removed after that, and is discovered again.
+        if entry.state.load(Relaxed) == state::FINISHED {
+            return;
+        }
         let mismatch = entry.ser.mismatch(device);
         match mismatch.or_else(|| self.bridge_mismatch(device)) {
             None => {
@@ -127,7 +133,8 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it is not there or was silenced.
+    /// [`ENOENT`] if it was not handed over, [`ENODEV`] if it is not there, was silenced, or was
+    /// finished.
     pub(crate) fn take_over(&self, address: Address) -> Result {
         let entry = self.find(address).ok_or(ENOENT)?;
         match entry.change(state::CHECKED, state::TAKEN_OVER) {
@@ -168,6 +175,7 @@ impl Entry {
 
     /// The device is an ordinary one from now on.
     fn release(&self) {
+        self.state.store(state::FINISHED, Relaxed);
         if let Some(device) = OwnedDevice::find(self.ser.address()) {
             device.get().set_incoming(false);
         }
