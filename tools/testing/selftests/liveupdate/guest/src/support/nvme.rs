@@ -8,12 +8,17 @@
 use crate::support::{
     error::{ensure_eq, At, Result},
     vfio::{DmaMemory, Registers, VfioDevice, PAGE},
-    wait::eventually,
+    wait::{eventually, within},
 };
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 
 /// Vendor and device of QEMU's disk.
 pub const ID: (u16, u16) = (0x1b36, 0x0010);
+
+/// The time after which the device is considered hung. QEMU limits its reads to 20 in a second. If it is
+/// reset, all reads that are not complete are carried out at once, and then none for as long as they
+/// should have taken, which is up to 26 s.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How many reads there can be at a time; one less than the queue has entries.
 pub const MOST_READS: u64 = 511;
@@ -239,10 +244,9 @@ impl Nvme {
     pub fn wait_for_all(&self) -> Result {
         let mut last = self.complete()?;
         while last < self.ordered() {
-            eventually(
-                "no further read is complete",
-                || Ok(self.complete()? > last),
-            )?;
+            within(PATIENCE, "no further read is complete", || {
+                Ok(self.complete()? > last)
+            })?;
             last = self.complete()?;
         }
         Ok(())

@@ -9,8 +9,13 @@ use std::{
 };
 
 /// Waits until a condition is true: freed memory may stay accounted for a short time.
-pub fn eventually(what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
-    let end = Instant::now() + Duration::from_secs(20);
+pub fn eventually(what: &str, test: impl FnMut() -> Result<bool>) -> Result {
+    within(Duration::from_secs(20), what, test)
+}
+
+/// The same, with another time after which the condition is considered to stay false.
+pub fn within(limit: Duration, what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
+    let end = Instant::now() + limit;
     while !test()? {
         ensure!(Instant::now() < end, "{what}, and that does not change");
         sleep(Duration::from_millis(100));
