@@ -261,8 +261,17 @@ impl Qmp {
     ///
     /// If QEMU cannot do it. The caller must resume the guest with [`Self::go_on`].
     pub fn save(&mut self, uri: &str, limit: Duration) -> Result {
+        let end = Instant::now() + limit;
         self.call("migrate", json!({ "uri": uri }))?;
         self.migrated("save", limit)?;
+        // QEMU stops the guest for good after it has reported that the migration is completed, and
+        // must not be told to resume the guest before.
+        while self.status()? == "finish-migrate" {
+            if Instant::now() > end {
+                return Err(Error::Late("stop the guest"));
+            }
+            sleep(POLL);
+        }
         self.has_run = false;
         Ok(())
     }
@@ -389,6 +398,30 @@ mod tests {
         qmp.reader.get_ref().set_read_timeout(Some(ANSWER)).unwrap();
         assert_eq!(qmp.status().unwrap(), "running");
         qemu.join().unwrap();
+    }
+
+    #[test]
+    fn the_guest_is_stopped_when_its_state_is_saved() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let qemu = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            writeln!(stream, r#"{{"QMP": {{}}}}"#).unwrap();
+            // The capabilities, the command, and then the states of the migration and of the guest.
+            let states = ["completed", "finish-migrate", "postmigrate"];
+            let answers = ["", ""].into_iter().chain(states);
+            for answer in answers {
+                lines.next().unwrap().unwrap();
+                writeln!(stream, r#"{{"return": {{"status": "{answer}"}}}}"#).unwrap();
+            }
+            lines.count()
+        });
+        let mut qmp = Qmp::connect(&path, ANSWER, || Ok(())).unwrap();
+        qmp.save("file:x", ANSWER).unwrap();
+        drop(qmp);
+        assert_eq!(qemu.join().unwrap(), 0, "further questions");
     }
 
     #[test]
