@@ -20,6 +20,7 @@ use crate::kernel::flavour::Flavour;
 use crate::machine::console::PROGRESS;
 use crate::machine::gap::{Listener, BEAT, BOOTS};
 use crate::machine::named::AMD;
+use crate::machine::peer::Peer;
 use crate::machine::vm::{Vm, BOOT};
 use crate::report::results::Report;
 use crate::report::step::Step;
@@ -103,8 +104,10 @@ pub fn run(ctx: &Ctx, from: Flavour, to: Flavour) -> Result<bool> {
 pub fn guest(ctx: &Ctx) -> Result<bool> {
     let host = build::kernel(ctx, Flavour::Ours)?;
     let image = guest::disk(ctx, &host, "guest")?;
+    let peer = Peer::new()?;
     let vm = Vm::new("demo-vm", &host, &image)
         .on(&AMD)
+        .devices(peer.devices())
         .params(guest::params(1))
         .limit(8 * BOOT);
     println!(
@@ -116,6 +119,7 @@ pub fn guest(ctx: &Ctx) -> Result<bool> {
     let run = vm.run_with(ctx, |line| {
         let known = listener.gaps.len();
         listener.hear(line, Instant::now());
+        peer.hear(line);
         if let Some(gap) = listener.gaps.get(known) {
             println!("the guest was silent for {gap}");
         }
@@ -141,6 +145,7 @@ pub fn guest(ctx: &Ctx) -> Result<bool> {
     })?;
     let mut report = Report::new("demo-vm");
     run.judge(ctx, &mut report, "", &["guest"]);
+    report.check("a peer outside gets each line once", peer.complaint());
     let gap = listener.gaps.first().filter(|_| report.failed() == 0);
     println!();
     match gap {
