@@ -323,25 +323,39 @@ impl Qmp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{os::unix::net::UnixListener, thread};
+    use std::{
+        os::unix::net::UnixListener,
+        thread::{self, JoinHandle},
+    };
 
-    /// A QEMU that greets, takes the capabilities, and then answers commands by the lines of
-    /// `answer`.
-    fn obstacles(answer: &'static str) -> Result<Vec<String>> {
+    /// A QEMU that greets and takes the capabilities; then `talk` gets its side of the connection, and
+    /// a function that waits for the next command. Returns the thread of it.
+    fn qemu<T: Send + 'static>(
+        talk: impl FnOnce(UnixStream, &mut dyn FnMut() -> Option<Value>) -> T + Send + 'static,
+    ) -> (Qmp, JoinHandle<T>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qmp");
         let listener = UnixListener::bind(&path).unwrap();
-        let qemu = thread::spawn(move || {
+        let thread = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let mut next = || Some(serde_json::from_str(&lines.next()?.unwrap()).unwrap());
             writeln!(stream, r#"{{"QMP": {{}}}}"#).unwrap();
-            for answer in [r#"{"return": {}}"#, answer] {
-                lines.next().unwrap().unwrap();
-                writeln!(stream, "{answer}").unwrap();
-            }
+            let _: Value = next().unwrap();
+            writeln!(stream, r#"{{"return": {{}}}}"#).unwrap();
+            talk(stream, &mut next)
         });
-        let found = Qmp::connect(&path, ANSWER, || Ok(())).and_then(|mut qmp| qmp.obstacles());
-        qemu.join().unwrap();
+        (Qmp::connect(&path, ANSWER, || Ok(())).unwrap(), thread)
+    }
+
+    /// What `obstacles` makes of the lines of `answer`.
+    fn obstacles(answer: &'static str) -> Result<Vec<String>> {
+        let (mut qmp, thread) = qemu(move |mut stream, next| {
+            next().unwrap();
+            writeln!(stream, "{answer}").unwrap();
+        });
+        let found = qmp.obstacles();
+        thread.join().unwrap();
         found
     }
 
@@ -371,57 +385,41 @@ mod tests {
 
     #[test]
     fn a_late_answer_is_not_that_to_the_next_command() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("qmp");
-        let listener = UnixListener::bind(&path).unwrap();
-        let qemu = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let mut next =
-                || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
-            writeln!(stream, r#"{{"QMP": {{}}}}"#).unwrap();
-            let id = |command: Value| command["id"].clone();
-            writeln!(stream, "{}", json!({ "return": {}, "id": id(next()) })).unwrap();
+        let (mut qmp, thread) = qemu(|mut stream, next| {
+            let mut answer = |status| {
+                let id = &next().unwrap()["id"];
+                json!({ "return": { "status": status }, "id": id }).to_string()
+            };
             // Half of the first answer is in time.
-            let first = json!({ "return": { "status": "late" }, "id": id(next()) }).to_string();
+            let first = answer("late");
             let (half, rest) = first.split_at(9);
             stream.write_all(half.as_bytes()).unwrap();
-            let second = json!({ "return": { "status": "running" }, "id": id(next()) });
-            writeln!(stream, "{rest}\n{second}").unwrap();
+            writeln!(stream, "{rest}\n{}", answer("running")).unwrap();
         });
-        let mut qmp = Qmp::connect(&path, ANSWER, || Ok(())).unwrap();
-        let stream = qmp.reader.get_ref();
-        stream
-            .set_read_timeout(Some(Duration::from_millis(20)))
-            .unwrap();
+        let set_limit = |qmp: &Qmp, limit| {
+            let stream = qmp.reader.get_ref();
+            stream.set_read_timeout(Some(limit)).unwrap();
+        };
+        set_limit(&qmp, Duration::from_millis(20));
         assert!(matches!(qmp.status(), Err(Error::Late(_))));
-        qmp.reader.get_ref().set_read_timeout(Some(ANSWER)).unwrap();
+        set_limit(&qmp, ANSWER);
         assert_eq!(qmp.status().unwrap(), "running");
-        qemu.join().unwrap();
+        thread.join().unwrap();
     }
 
     #[test]
     fn the_guest_is_stopped_when_its_state_is_saved() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("qmp");
-        let listener = UnixListener::bind(&path).unwrap();
-        let qemu = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            writeln!(stream, r#"{{"QMP": {{}}}}"#).unwrap();
-            // The capabilities, the command, and then the states of the migration and of the guest.
-            let states = ["completed", "finish-migrate", "postmigrate"];
-            let answers = ["", ""].into_iter().chain(states);
-            for answer in answers {
-                lines.next().unwrap().unwrap();
+        let (mut qmp, thread) = qemu(|mut stream, next| {
+            // The answer to the command, and then the states of the migration and of the guest.
+            for answer in ["", "completed", "finish-migrate", "postmigrate"] {
+                next().unwrap();
                 writeln!(stream, r#"{{"return": {{"status": "{answer}"}}}}"#).unwrap();
             }
-            lines.count()
+            next()
         });
-        let mut qmp = Qmp::connect(&path, ANSWER, || Ok(())).unwrap();
         qmp.save("file:x", ANSWER).unwrap();
         drop(qmp);
-        assert_eq!(qemu.join().unwrap(), 0, "further questions");
+        assert_eq!(thread.join().unwrap(), None, "a further question");
     }
 
     #[test]
