@@ -309,8 +309,8 @@ def field(name):
     """A field of the status of the guest."""
     status, text = run("luo-qemu", "status", "one", "--json")
     if status:
-        print(f"# luo-qemu status one: {status}: {text}", flush=True)
-    return "" if status else json.loads(text)[name]
+        raise RuntimeError(f"luo-qemu status one: {status}: {text}")
+    return json.loads(text)[name]
 
 
 def load(tests, cmdline):
@@ -429,7 +429,7 @@ def main():
             if update(tests, boot.next(), not boot.number and updates == USUAL, 1 + two):
                 return
     except Exception as error:
-        tests.check("the tests come to their end", False, repr(error))
+        tests.check("the tests come to their end", False, f"{error!r}\n{logs()}")
     tests.check("all updates were done", boot.number == updates, f"{boot.number} of {updates}")
     print(f"@stored {last('stored')}", flush=True)
     # The guest ignores its power button, and must not write between the
