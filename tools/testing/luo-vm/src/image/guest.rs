@@ -18,8 +18,13 @@ pub fn disk(ctx: &Ctx, next: &Kernel, name: &str) -> Result<PathBuf> {
     disk_with(ctx, name, next, None, &[])
 }
 
-/// The same, with a guest agent, and another kernel in `/boot`, which is never started: its
-/// configuration has no KVM.
+/// The same, with a guest agent.
+pub fn disk_with_agent(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
+    disk_with(ctx, "guest-agent", host, Some(disk::agent(ctx)?), &[])
+}
+
+/// The same as [`disk`], with another kernel in `/boot`, which is never started: its configuration has
+/// no KVM.
 pub fn disk_with_refused(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
     let config = ctx.build.join("images/config-without-kvm");
     let text = fs::read_to_string(host.out.join(".config"))?;
@@ -29,7 +34,7 @@ pub fn disk_with_refused(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
         ("boot/vmlinuz-without-kvm", &host.image),
         ("boot/config-without-kvm", &config),
     ];
-    disk_with(ctx, "guest", host, Some(disk::agent(ctx)?), &files)
+    disk_with(ctx, "guest", host, None, &files)
 }
 
 /// The same as [`disk`], with the memory of the guest on huge pages.
