@@ -373,12 +373,12 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
         match asked {
             None => {
                 println!("{name}: asked to power down");
-                asked = Some(Instant::now());
                 if let Err(error) = member.participant_mut().power_down() {
                     eprintln!("{name}: QEMU is ended: {error}");
                     member.participant_mut().kill();
                     return Ok(ExitCode::FAILURE);
                 }
+                asked = Some(Instant::now());
             }
             Some(time) if time.elapsed() > POWER_DOWN => {
                 println!("{name}: does not power down: QEMU is ended");

@@ -11,7 +11,7 @@ use std::fs::File;
 
 /// The step at which luo-qemu is killed.
 #[derive(Debug, Clone, Copy)]
-pub enum Point {
+enum Point {
     /// The new QEMU has loaded the state.
     Loaded,
     /// The state is marked as used.
@@ -49,8 +49,8 @@ impl Participant for Killed {
 }
 
 /// A machine after an update, on which luo-qemu was killed while it restored the guest.
-pub struct Scene {
-    pub machine: Machine,
+struct Scene {
+    machine: Machine,
     world: FakeWorld,
     luod: Luod,
     /// The counter of the guest when it was paused.
@@ -60,7 +60,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new(at: Point) -> Self {
+    fn new(at: Point) -> Self {
         let machine = Machine::new();
         let world = FakeWorld::new();
         let (luod, path, mut member) = machine.start(&world);
@@ -83,7 +83,7 @@ impl Scene {
     }
 
     /// The next luo-qemu; `adopts` is true if it must find a QEMU.
-    pub fn join(&self, adopts: bool) -> Member<Guest> {
+    fn join(&self, adopts: bool) -> Member<Guest> {
         let mut guest = self.machine.guest();
         assert_eq!(guest.adopt().unwrap(), adopts);
         let member = Member::join_at(self.luod.path(), "vm-g", &["vm-g"], guest).unwrap();
@@ -117,6 +117,8 @@ fn a_guest_that_runs_is_not_started_again() {
         assert_eq!(scene.machine.qemu(), scene.first);
         assert!(counts_on(&mut member) > scene.before);
         assert_eq!(scene.machine.status(), (State::Running, 1));
+        // How long it was paused is not forgotten.
+        assert!(scene.machine.record().lag_us.unwrap() > 0, "{at:?}");
         member.participant_mut().kill();
     }
 }
