@@ -183,6 +183,20 @@ fn running() -> Case {
     })
 }
 
+/// A guest handles an exception, and KVM emulates a store of it right after that. KVM took this for a store
+/// of the processor, during the delivery of the exception.
+fn emulated() -> Case {
+    Case::one("guest_stores_to_a_device_after_an_exception", |_| {
+        let guest = Guest::new(7)?;
+        let mut map = guest.map()?;
+        guest
+            .vm
+            .set_memory(&guest.memory, &map)
+            .at("KVM_SET_USER_MEMORY_REGION2")?;
+        guest.vm.store_in_handler(&mut map, (PAGES * PAGE) as u64)
+    })
+}
+
 /// Files that cannot be handed over.
 fn refused() -> Case {
     Case::one("what_cannot_be_preserved_is_refused", |_| {
@@ -419,6 +433,7 @@ pub fn suite() -> Suite {
     let cases = vec![
         frozen(),
         running(),
+        emulated(),
         refused(),
         preserve_failures(),
         retrieve_failures(),
