@@ -76,7 +76,7 @@ fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Extracts mke2fs and the guest agent of QEMU from the userland, since the sandbox does not have them.
+/// Extracts mke2fs and programs for guests from the userland, since the sandbox does not have them.
 fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
     let tools = debian.join("tools");
     if !tools.is_dir() {
@@ -85,7 +85,11 @@ fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
         let mut tar = Command::new("tar");
         tar.arg("-xf").arg(archive).arg("-C").arg(&tmp);
         tar.args(["--no-same-owner", "--wildcards"]);
-        tar.args(["./usr/sbin/mke2fs", "./usr/sbin/qemu-ga"]);
+        tar.args([
+            "./usr/sbin/mke2fs",
+            "./usr/sbin/qemu-ga",
+            "./usr/sbin/chronyd",
+        ]);
         tar.arg(format!("./{LIBRARIES}/*.so*"));
         let mut step = Step::start(ctx, "unpack programs of Debian");
         step.run(&mut tar, &ctx.log("debian-tools"))?;
@@ -103,16 +107,16 @@ fn run_with_loader(tools: &Path) -> Command {
     loader
 }
 
-/// The guest agent of QEMU, for an initramfs: it is started by its loader, with the libraries in
-/// `/lib`. Returns the names in the image, and the files.
-pub fn agent(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
+/// A program of `/usr/sbin` for the initramfs of a guest: it is started by its loader, with the libraries
+/// in `/lib`. Returns the names in the image, and the files.
+pub fn program(ctx: &Ctx, name: &str) -> Result<Vec<(String, PathBuf)>> {
     let tools = tools(ctx, &home()?, &archive(ctx)?)?;
-    let agent = tools.join("usr/sbin/qemu-ga");
+    let program = tools.join("usr/sbin").join(name);
     let mut list = run_with_loader(&tools);
-    let list = list.arg("--list").arg(&agent).output()?;
+    let list = list.arg("--list").arg(&program).output()?;
     ensure!(
         list.status.success(),
-        "the libraries of the guest agent are not known"
+        "the libraries of {name} are not known"
     );
     let library = |line: &str| {
         let path = line.split_once(" => ")?.1.split(' ').next()?;
@@ -124,7 +128,7 @@ pub fn agent(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
     let mut files: Vec<_> = list.lines().filter_map(library).collect();
     files.retain(|(name, _)| !name.ends_with(LOADER));
     files.push((format!("/lib/{LOADER}"), tools.join(LIBRARIES).join(LOADER)));
-    files.push(("/bin/qemu-ga".to_owned(), agent));
+    files.push((format!("/bin/{name}"), program));
     Ok(files)
 }
 
@@ -222,6 +226,7 @@ pub fn params(target: &str) -> String {
     format!(
         "root=/dev/vda rw systemd.unit={target} systemd.show_status=no \
          systemd.log_target=kmsg systemd.minimum_uptime_sec=0 systemd.mask=memcached.service \
+         systemd.mask=chrony.service \
          systemd.mask=getty.target systemd.mask=e2scrub_reap.service"
     )
 }

@@ -13,14 +13,21 @@ use crate::image::{disk, initramfs, programs};
 use crate::kernel::build::Kernel;
 
 /// Makes the disk `name`. The guests have the kernel that is started by kexec, and a program that is
-/// their init; they have no guest agent.
+/// their init; nothing sets their clocks.
 pub fn disk(ctx: &Ctx, next: &Kernel, name: &str) -> Result<PathBuf> {
     disk_with(ctx, name, next, None, &[])
 }
 
-/// The same, with a guest agent.
+/// The same, with QEMU's guest agent.
 pub fn disk_with_agent(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
-    disk_with(ctx, "guest-agent", host, Some(disk::agent(ctx)?), &[])
+    let agent = disk::program(ctx, "qemu-ga")?;
+    disk_with(ctx, "guest-agent", host, Some(agent), &[])
+}
+
+/// The same, for two guests, the second of which sets its clock by chrony.
+pub fn disk_with_chrony(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
+    let chrony = disk::program(ctx, "chronyd")?;
+    disk_with(ctx, "guest-two", host, Some(chrony), &[])
 }
 
 /// The same as [`disk`], with another kernel in `/boot`, which is never started: its configuration has

@@ -8,8 +8,8 @@
 //! its clocks.
 //! The count is also written to a second serial port, as a heartbeat.
 
-mod agent;
 mod network;
+mod programs;
 
 use crate::support::{
     args::Args,
@@ -78,8 +78,11 @@ pub fn run(args: &Args) -> Result<u8> {
         thread::spawn(|| pinned(1, || network::talk(PORT)));
         thread::spawn(|| pinned(1, network::wait_for_guest));
     }
-    if agent::exists() {
-        thread::spawn(|| pinned(1, agent::run));
+    if programs::has_agent() {
+        thread::spawn(|| pinned(1, programs::run_agent));
+    }
+    if args.option("clock") == Some("chrony") {
+        thread::spawn(|| pinned(1, programs::run_chrony));
     }
     let beat = Duration::from_millis(args.number("beat-ms", 100)?);
     pinned(0, || count(beat))?;

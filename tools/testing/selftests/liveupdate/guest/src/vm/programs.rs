@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest agent of QEMU.
+//! Programs of Debian that set the clock of the guest: QEMU's guest agent, and chrony.
 
 use crate::support::error::{At, Failure, Result};
 use std::{fs, path::PathBuf, process::Command, thread::sleep, time::Duration};
 
-/// The program, its loader, and the directory with its libraries.
+/// The programs, their loader, and the directory with their libraries.
 const AGENT: &str = "/bin/qemu-ga";
+const CHRONY: &str = "/bin/chronyd";
 const LOADER: &str = "/lib/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "/lib";
 
@@ -14,8 +15,17 @@ const LIBRARIES: &str = "/lib";
 /// name is that of the virtio device.
 const PORT: &str = "vport";
 
+/// The configuration of chrony: the first two lines are those that the documentation recommends.
+const CONFIGURATION: [&str; 5] = [
+    "refclock PHC /dev/ptp0 poll 2",
+    "makestep 0.1 -1",
+    "cmdport 0",
+    "bindcmdaddress /",
+    "pidfile /tmp/chronyd.pid",
+];
+
 /// Whether the guest has an agent.
-pub(super) fn exists() -> bool {
+pub(super) fn has_agent() -> bool {
     fs::exists(AGENT).unwrap_or(false)
 }
 
@@ -36,11 +46,30 @@ fn port() -> Result<PathBuf> {
     }
 }
 
-/// Runs it. It does not end.
-pub(super) fn run() -> Result<()> {
-    let mut agent = Command::new(LOADER);
-    agent.args(["--library-path", LIBRARIES, AGENT]);
-    agent.args(["--method", "virtio-serial", "--statedir", "/tmp", "--path"]);
-    let status = agent.arg(port()?).status().at("start the guest agent")?;
-    Err(Failure::new(format!("the guest agent has ended: {status}")))
+/// Runs a program, which does not end.
+fn run(program: &str, arguments: impl FnOnce(&mut Command)) -> Result<()> {
+    let mut command = Command::new(LOADER);
+    command.args(["--library-path", LIBRARIES, program]);
+    arguments(&mut command);
+    let status = command.status().at("start a program")?;
+    Err(Failure::new(format!("{program} has ended: {status}")))
+}
+
+/// Runs the guest agent.
+pub(super) fn run_agent() -> Result<()> {
+    let port = port()?;
+    run(AGENT, |agent| {
+        agent.args(["--method", "virtio-serial", "--statedir", "/tmp", "--path"]);
+        agent.arg(port);
+    })
+}
+
+/// Runs chrony, which follows the clock of the host.
+pub(super) fn run_chrony() -> Result<()> {
+    // It looks its user up.
+    fs::create_dir_all("/etc").at("make /etc")?;
+    fs::write("/etc/passwd", "root:x:0:0::/:\n").at("write /etc/passwd")?;
+    run(CHRONY, |chrony| {
+        chrony.args(["-d", "-u", "root"]).args(CONFIGURATION);
+    })
 }
