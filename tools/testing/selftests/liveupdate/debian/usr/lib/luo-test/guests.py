@@ -26,6 +26,7 @@ DISK = "/var/lib/luo-one.raw"
 BEFORE = "/run/luo-guest-before/"
 UNIT = "luo-qemu@one.service"
 MONITOR = "/run/luo-one.monitor"
+OTHER_MONITOR = "/run/luo-two.monitor"
 # Places the memory of the guest on huge pages.
 HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
 # Resumes it with another QEMU: first with one that does not exist.
@@ -82,11 +83,11 @@ def until(so):
     return so()
 
 
-def monitor(*commands):
+def monitor(*commands, path=MONITOR):
     """The answers of QEMU to commands, by a monitor that luo-qemu does not use."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
-        connection.connect(MONITOR)
+        connection.connect(path)
         lines = connection.makefile("r")
         lines.readline()
         answers = []
@@ -181,15 +182,18 @@ def transparent_pages(tests):
     tests.check("the memory of the guest is in huge pages", mapped >= HUGE, f"{mapped} KiB are")
 
 
-def clocks():
+def clocks(path=CONSOLE):
     """By how much the guest's real-time clock lags, and how far it is from the monotonic one, in
     seconds. What the guest says is seen some time later: the smallest of several lags is the best."""
+    def found():
+        return said("clock", r"(\d+) (\d+) .*", path)
+
     lags = []
     for _ in range(4):
-        number = len(said("clock", r"(\d+) (\d+) .*"))
-        if not until(lambda: len(said("clock", r"(\d+) (\d+) .*")) > number):
+        number = len(found())
+        if not until(lambda: len(found()) > number):
             break
-        monotonic, real = map(int, said("clock", r"(\d+) (\d+) .*")[-1])
+        monotonic, real = map(int, found()[-1])
         lags.append(time.time() - real / 1e9)
     return min(lags), (real - monotonic) / 1e9
 
@@ -237,7 +241,12 @@ def clock_is_set(tests):
 def goes_on(tests):
     """The guest is where it was when the host's kernel was replaced, with both processors."""
     before = len(said("count"))
-    good = until(lambda: len(said("count")) > before + 20)
+
+    def counts():
+        return len(said("count")) > before + 20
+
+    # A guest that KVM cannot run is not waited for.
+    good = until(lambda: counts() or field("state") == "internal-error") and counts()
     # A guest that stands still: the cause is to be seen in its processors.
     if not tests.check("the guest counts", good, "" if good else processors() + logs()):
         return
@@ -274,6 +283,39 @@ def other_goes_on(tests):
     tests.check("all that it checks is good", "BAD" not in console(OTHER_CONSOLE), console(OTHER_CONSOLE)[-500:])
 
 
+def other_clock(tests):
+    """The other guest follows the clock of the host by chrony: it has corrected the lag of the update."""
+    gap = field("gap_us", "two") / 1e6
+    tests.check("luo-qemu tells the lag of the other guest", field("lag_us", "two") >= field("gap_us", "two"), f"{gap}")
+    good = until(lambda: abs(clocks(OTHER_CONSOLE)[0]) < gap / 2)
+    lag, apart = clocks(OTHER_CONSOLE)
+    before = tests.memory["other_clocks"]
+    print(f"# gap {gap:.1f} s, lag {before[0]:.1f} s, then {lag:.1f} s", flush=True)
+    tests.check("chrony has set the clock of the other guest", good, f"{before}, {lag}, {gap}")
+    moved = apart - before[1]
+    tests.check("the monotonic clock of the other guest is where it was", abs(moved - gap) < gap / 2, f"{moved}, {gap}")
+
+
+def other_cannot_go(tests, cmdline):
+    """The other guest has a device that QEMU cannot save: both continue, and both can go without it."""
+    def usb(command, **arguments):
+        return monitor((command, {"id": "camera", **arguments}), path=OTHER_MONITOR)
+
+    answer = usb("device_add", driver="usb-mtp", rootdir="/run/luo-guest-before")
+    tests.check("the other guest has a device", "error" not in answer, answer)
+    load(tests, cmdline)
+    counted = last("count"), last("count", OTHER_CONSOLE)
+    status, text = run("luoctl", "kexec", "--yes", "--expect", "2", "--timeout", "500")
+    tests.check("the other guest cannot go", status == 7 and "vm-two" in text and "usb-mtp" in text, f"{status}: {text}")
+    for path, before in zip([CONSOLE, OTHER_CONSOLE], counted):
+        good = until(lambda: last("count", path) > before + 5)
+        tests.check(f"{path}: the guest continues", good, logs())
+    paused = run("journalctl", "-b", "-u", OTHER, "-o", "cat")[1]
+    tests.check("the other guest was not paused", "state of" not in paused, paused[-300:])
+    answer = usb("device_del")
+    tests.check("the device is taken away", "error" not in answer, answer)
+
+
 def disk(tests):
     """The next kernel finds on the disk what the guest had stored before the jump."""
     stored = last("stored", BEFORE + os.path.basename(CONSOLE))
@@ -305,11 +347,11 @@ def report(tests):
     tests.check("luo-qemu knows the guest", status == 0, text)
 
 
-def field(name):
-    """A field of the status of the guest."""
-    status, text = run("luo-qemu", "status", "one", "--json")
+def field(name, guest="one"):
+    """A field of the status of a guest."""
+    status, text = run("luo-qemu", "status", guest, "--json")
     if status:
-        raise RuntimeError(f"luo-qemu status one: {status}: {text}")
+        raise RuntimeError(f"luo-qemu status {guest}: {status}: {text}")
     return json.loads(text)[name]
 
 
@@ -318,31 +360,38 @@ def load(tests, cmdline):
     tests.check("luoctl load", status == 0, text)
 
 
-def abort(tests, cmdline):
-    """An update that another client aborts while the guest is paused: the guest continues."""
+def abort(tests, cmdline, killed):
+    """An update that ends while the guest is paused, since the operator aborts it or luod is killed: the
+    guest continues."""
     load(tests, cmdline)
+    ends = "luod is killed" if killed else "aborted"
     starts, known = len(said("starts", r"with seed .*")), last("count")
     # It hangs when it is paused, which is when the guest is paused as well.
     run("systemctl", "start", "luo-bad@late-hang.service")
     good = until(lambda: "bad-late-hang" in run("luoctl", "list")[1])
-    tests.check("another client is there", good, logs())
+    tests.check(f"{ends}: another client is there", good, logs())
     update = subprocess.Popen(["luoctl", "kexec", "--yes", "--timeout", "500"],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     good = until(lambda: field("state") == "paused" or update.poll() is not None) and update.poll() is None
-    tests.check("the guest is paused", good, logs())
-    status, text = run("luoctl", "abort")
-    tests.check("luoctl aborts the update", status == 0, text)
+    tests.check(f"{ends}: the guest is paused", good, logs())
+    if killed:
+        run("systemctl", "kill", "--signal=KILL", "luod.service")
+    else:
+        status, text = run("luoctl", "abort")
+        tests.check("luoctl aborts the update", status == 0, text)
     text, _ = update.communicate()
-    tests.check("luoctl kexec says so", update.returncode == 7, text)
+    said_so = update.returncode != 0 if killed else update.returncode == 7
+    tests.check(f"{ends}: luoctl kexec says so", said_so, f"{update.returncode}: {text}")
     run("systemctl", "kill", "--signal=KILL", "luo-bad@late-hang.service")
     paused = last("count")
-    tests.check("the guest continues", until(lambda: last("count") > paused + 5), logs())
-    tests.check("it is running", field("state") == "running", field("state"))
+    tests.check(f"{ends}: the guest continues", until(lambda: last("count") > paused + 5), logs())
+    good = until(lambda: field("state") == "running")
+    tests.check(f"{ends}: it is running", good, field("state"))
     if tests.boot.parameter("luo_agent", 0):
         good = until(lambda: "its clock was set" in run("journalctl", "-b", "-u", UNIT)[1])
         tests.check("its agent has set the clock", good, logs())
-    tests.check("it was not started again", starts == len(said("starts", r"with seed .*")), logs())
-    tests.check("it has counted before that", paused >= known, f"{paused}, {known}")
+    tests.check(f"{ends}: it was not started again", starts == len(said("starts", r"with seed .*")), logs())
+    tests.check(f"{ends}: it has counted before that", paused >= known, f"{paused}, {known}")
 
 
 def without_kvm(tests, cmdline):
@@ -384,6 +433,8 @@ def update(tests, cmdline, slowly, guests):
     if os.path.exists(HUGE_UNIT):
         start_with(NO_QEMU)
     tests.memory = {"stored": last("stored"), "clocks": clocks(), "host": host_clock()}
+    if guests > 1:
+        tests.memory["other_clocks"] = clocks(OTHER_CONSOLE)
     tests.save()
     # The guest is emulated twice: luod waits longer for it than for other clients of tests.
     status, text = run("luoctl", "kexec", "--yes", "--expect", str(guests), "--timeout", "500")
@@ -409,6 +460,10 @@ def main():
         goes_on(tests)
         if two:
             other_goes_on(tests)
+            if boot.number:
+                other_clock(tests)
+            else:
+                other_cannot_go(tests, boot.cmdline)
         if os.path.exists(HUGE_UNIT):
             huge_pages(tests)
         else:
@@ -422,7 +477,8 @@ def main():
             show_chain(UNIT)
         elif updates == USUAL:
             without_kvm(tests, boot.cmdline)
-            abort(tests, boot.cmdline)
+            for luod_is_killed in [False, True]:
+                abort(tests, boot.cmdline, luod_is_killed)
             killed(tests)
         if boot.number < updates and tests.results[-1][1]:
             # The first one is for comparison: the units wait for the rest of the machine.
