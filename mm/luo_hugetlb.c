@@ -6,6 +6,7 @@
 
 #include <linux/hugetlb.h>
 #include <linux/hugetlb_cgroup.h>
+#include <linux/memblock.h>
 #include <linux/memcontrol.h>
 #include <linux/memfd.h>
 #include <linux/mm.h>
@@ -23,6 +24,8 @@
 static struct luo_hugetlb_pool {
 	/* 0 if this is not used. */
 	unsigned int order;
+	/* Whether the hstate has the pages, as pages in use. */
+	bool counted;
 	/* Size of the pool according to the command line. */
 	unsigned long wanted;
 	/*
@@ -31,6 +34,15 @@ static struct luo_hugetlb_pool {
 	 */
 	unsigned long expected[MAX_NUMNODES];
 } pools[HUGE_MAX_HSTATE];
+
+/* The memory of this machine, in pages. */
+static unsigned long all_pages;
+
+/*
+ * The turns of nodes that announced pages take while gigantic pages are distributed
+ * over the nodes, in the pool that is being filled.
+ */
+static unsigned long turns[MAX_NUMNODES] __initdata;
 
 /* Returns the first pool that has this order, or NULL. */
 static struct luo_hugetlb_pool *luo_hugetlb_pool(unsigned int order)
@@ -320,18 +332,30 @@ void luo_hugetlb_release_folio(struct folio *folio)
 }
 
 /**
+ * luo_hugetlb_read_expected - learn which pages the previous kernel has preserved
+ *
+ * Must be called before any pool is filled, when the nodes are known. Memory need
+ * not be allocated.
+ */
+void __init luo_hugetlb_read_expected(void)
+{
+	all_pages = PHYS_PFN(memblock_phys_mem_size());
+	luo_hugetlb_announce();
+}
+
+/**
  * luo_hugetlb_expect - announce pages of the previous kernel
  * @order: order of the pages
  * @nid: node of the pages
  * @nr: number of pages
  *
- * Must be called before hugetlb_init(). If this kernel does not have the node, as
- * with numa=off, they are expected on the first node.
+ * Called by luo_hugetlb_announce(). If this kernel does not have the node, as with
+ * numa=off, they are expected on the first node.
  */
 void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr)
 {
 	struct luo_hugetlb_pool *pool = luo_hugetlb_pool(order) ?: luo_hugetlb_pool(0);
-	unsigned long limit = order < BITS_PER_LONG ? totalram_pages() >> order : 0;
+	unsigned long limit = order < BITS_PER_LONG ? all_pages >> order : 0;
 
 	if (!pool || nr > limit || luo_hugetlb_expected(pool) > limit - nr) {
 		pr_warn("HugeTLB: the previous kernel announced more pages than there is memory\n");
@@ -346,7 +370,7 @@ void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr)
 
 /**
  * luo_hugetlb_count_expected - count announced pages before the pool is filled
- * @h: pool without pages
+ * @h: pool without pages; nothing is done if they were counted before
  */
 void __init luo_hugetlb_count_expected(struct hstate *h)
 {
@@ -355,12 +379,15 @@ void __init luo_hugetlb_count_expected(struct hstate *h)
 	bool for_nodes = false;
 	int nid;
 
-	if (!pool)
+	memset(turns, 0, sizeof(turns));
+	if (!pool || pool->counted)
 		return;
 
 	/* Interrupts are still disabled when the pool of gigantic pages is filled. */
 	spin_lock_irqsave(&hugetlb_lock, flags);
+	pool->counted = true;
 	pool->wanted = h->max_huge_pages;
+	memcpy(turns, pool->expected, sizeof(turns));
 	for_each_node_state(nid, N_MEMORY) {
 		unsigned long nr = pool->expected[nid];
 		unsigned int wanted = h->max_huge_pages_node[nid];
@@ -379,6 +406,21 @@ void __init luo_hugetlb_count_expected(struct hstate *h)
 		h->max_huge_pages += more;
 	h->max_huge_pages = max(h->max_huge_pages, h->nr_huge_pages);
 	spin_unlock_irqrestore(&hugetlb_lock, flags);
+}
+
+/**
+ * luo_hugetlb_takes_turn - whether a node has an announced page instead of a new one
+ * @nid: the node whose turn it is
+ *
+ * For the pool whose pages were counted last. If so, the turn has passed.
+ */
+bool __init luo_hugetlb_takes_turn(int nid)
+{
+	if (!turns[nid])
+		return false;
+
+	turns[nid]--;
+	return true;
 }
 
 /**
@@ -427,7 +469,7 @@ void luo_hugetlb_expect_no_more(void)
 		struct luo_hugetlb_pool *pool = luo_hugetlb_pool(huge_page_order(h));
 		unsigned long lost, size;
 
-		if (!pool)
+		if (!pool || !pool->counted)
 			continue;
 
 		spin_lock_irq(&hugetlb_lock);

@@ -24,6 +24,7 @@ void luo_hugetlb_remove_folio(struct folio *folio);
 void luo_hugetlb_forget(struct inode *inode);
 void luo_hugetlb_release_folio(struct folio *folio);
 
+void luo_hugetlb_announce(void);
 void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr);
 void luo_hugetlb_expect_no_more(void);
 

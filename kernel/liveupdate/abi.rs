@@ -311,37 +311,58 @@ pub(crate) struct FlbSer {
     pub(crate) count: u64,
 }
 
-/// `struct luo_flb_header_ser` with the entries that follow it: the page of all FLBs.
+/// `struct luo_flb_header_ser`: the beginning of the page of all FLBs.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FlbHeader {
+    pgcnt: u64,
+    count: u64,
+}
+
+impl FlbHeader {
+    /// The number of entries in the page, which has room for them.
+    fn count(&self) -> Result<usize, ParseError> {
+        usize::try_from(self.count)
+            .ok()
+            .filter(|&count| count <= FlbPage::CAPACITY)
+            .ok_or(ParseError::BadCount)
+    }
+
+    /// The offsets in the page of the entries that are in use.
+    pub(crate) fn entries(&self) -> Result<impl Iterator<Item = usize>, ParseError> {
+        let offsets = (size_of::<Self>()..).step_by(size_of::<FlbSer>());
+        Ok(offsets.take(self.count()?))
+    }
+}
+
+/// The page of all FLBs.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct FlbPage {
-    pgcnt: u64,
-    count: u64,
+    header: FlbHeader,
     entries: [FlbSer; FlbPage::CAPACITY],
-    unused: [u8; PAGE_SIZE - 16 - FlbPage::CAPACITY * size_of::<FlbSer>()],
+    unused: [u8; PAGE_SIZE - size_of::<FlbHeader>() - FlbPage::CAPACITY * size_of::<FlbSer>()],
 }
 
 impl FlbPage {
     /// The maximum number of FLBs.
-    pub(crate) const CAPACITY: usize = (PAGE_SIZE - 16) / size_of::<FlbSer>();
+    pub(crate) const CAPACITY: usize = (PAGE_SIZE - size_of::<FlbHeader>()) / size_of::<FlbSer>();
 
     /// Replaces the entries by those of `states`; there is room for [`Self::CAPACITY`] of them.
     pub(crate) fn fill(&mut self, states: impl Iterator<Item = FlbSer>) {
-        self.pgcnt = 1;
-        self.count = 0;
+        self.header.pgcnt = 1;
+        self.header.count = 0;
         for (entry, state) in self.entries.iter_mut().zip(states) {
             *entry = state;
-            self.count = self.count.wrapping_add(1);
+            self.header.count = self.header.count.wrapping_add(1);
         }
     }
 
     /// Parses the page: the entries that are in use.
     pub(crate) fn parse(bytes: &[u8]) -> Result<&[FlbSer], ParseError> {
         let (this, _) = Self::ref_from_prefix(bytes).map_err(|_| ParseError::Truncated)?;
-        usize::try_from(this.count)
-            .ok()
-            .and_then(|count| this.entries.get(..count))
-            .ok_or(ParseError::BadCount)
+        let count = this.header.count()?;
+        this.entries.get(..count).ok_or(ParseError::BadCount)
     }
 }
 

@@ -136,7 +136,7 @@ pub(crate) fn look_at<T: Entry>(head: u64, each: &mut dyn FnMut(&T) -> Result) -
             break;
         };
         let bytes = page.as_mut_bytes();
-        if kho::look_at_page(pa, bytes).is_err() {
+        if kho::look_at(pa, bytes).is_err() {
             break;
         }
         let Ok((entries, following)) = Block::parse::<T>(bytes) else {

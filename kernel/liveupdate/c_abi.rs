@@ -7,6 +7,7 @@
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 use crate::{
+    early,
     handover,
     luo_core::Luo,
     ops::{
@@ -218,7 +219,7 @@ unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_
     }
 }
 
-/// Finds the data of an incoming FLB that is not retrieved, and does not retrieve it.
+/// Finds the data of an incoming FLB before the early initcalls, and does not retrieve it.
 ///
 /// # Safety
 ///
@@ -231,13 +232,7 @@ unsafe extern "C" fn liveupdate_flb_incoming_data(
     from_result(|| {
         // SAFETY: By the safety requirements.
         let ops = unsafe { FlbOps::new(flb) }?;
-        let found = Luo::get()
-            .ok_or(EOPNOTSUPP)?
-            .context
-            .handlers
-            .flbs
-            .incoming
-            .data(ops)?;
+        let found = early::flb_data(&ops.compatible()?)?;
         // SAFETY: By the safety requirements.
         unsafe { data.write(found) };
         Ok(0)

@@ -5,6 +5,7 @@
 use crate::{
     debugfs,
     device,
+    early,
     luo_core::Luo,
     policy::{
         self,
@@ -21,24 +22,17 @@ use kernel::{
     initcall,
     kho,
     prelude::*,
-    str::kstrtobool,
-    sync::atomic::{
-        ordering::Relaxed,
-        Atomic, //
-    }, //
+    str::kstrtobool, //
 };
 
-/// Whether `liveupdate=` asks for live updates.
-static WANTED: Atomic<bool> = Atomic::new(false);
-
 fn parse_param(arg: Option<&CStr>) -> Result {
-    WANTED.store(kstrtobool(arg.ok_or(EINVAL)?)?, Relaxed);
+    early::set_wanted(kstrtobool(arg.ok_or(EINVAL)?)?);
     Ok(())
 }
 early_param!(c"liveupdate", parse_param);
 
 fn early_init() -> Result {
-    let wanted = WANTED.load(Relaxed);
+    let wanted = early::end();
     if !kho::is_enabled() {
         if wanted {
             pr_warn!("Disabling liveupdate because KHO is disabled\n");

@@ -41,6 +41,7 @@ mod context;
 mod damage;
 mod debugfs;
 mod device;
+mod early;
 mod fault;
 mod gate;
 mod handover;

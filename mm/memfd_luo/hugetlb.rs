@@ -141,14 +141,15 @@ impl Flb for Pool {
     }
 }
 
-/// Announces the pages of the previous kernel, before the pools of this one are filled.
-fn expect_pages() -> Result {
+/// Announces the pages of the previous kernel, before the pools of this one are filled. There is no
+/// allocator yet.
+fn expect_pages() {
     let ser = match POOL.look_at_incoming() {
         Ok(ser) => ser,
-        Err(ENOENT | ENODATA | EOPNOTSUPP) => return Ok(()),
+        Err(ENOENT | ENODATA | EOPNOTSUPP) => return,
         Err(err) => {
             pr_err!("the number of huge pages that the previous kernel has preserved cannot be read: {:?}\n", err);
-            return Err(err);
+            return;
         }
     };
     match ser.parse() {
@@ -157,10 +158,8 @@ fn expect_pages() -> Result {
             "the number of preserved huge pages is malformed: {:?}\n",
             err
         ),
-    }
-    Ok(())
+    };
 }
-kernel::initcall!(arch, expect_pages);
 
 /// The number of pages of a file on each node that has some of them.
 #[derive(Default)]

@@ -338,27 +338,53 @@ unsafe fn copy_volatile(from: *const u8, to: &mut [u8]) {
     }
 }
 
-/// Copies a page that the previous kernel preserved as a folio of its own. It can still be claimed.
+/// Copies a part of a page that the previous kernel preserved as a folio of its own. The page can still
+/// be claimed.
 ///
 /// If it is claimed at the same time, the copy can contain anything.
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if the previous kernel preserved no page at `pa`, or `to` is larger than a page.
+/// [`EINVAL`] if the previous kernel preserved no such page at `pa`, or the part does not end in it.
 ///
 /// # Context
 ///
-/// May sleep. Possible from the early initcalls on.
-pub fn look_at_page(pa: PhysAddr, to: &mut [u8]) -> Result {
+/// May sleep. Possible as soon as `kho_memory_init_early()` has run, before there is an allocator.
+pub fn look_at(pa: PhysAddr, to: &mut [u8]) -> Result {
+    let pa = pa.get();
+    let offset = pa % PAGE_SIZE as u64;
+    // CAST: Less than a page.
+    let room = PAGE_SIZE.saturating_sub(offset as usize);
+    let page = pa.saturating_sub(offset);
     // SAFETY: The callee checks the address.
-    if to.len() > PAGE_SIZE || !unsafe { bindings::kho_was_preserved(pa.get(), 0) } {
+    if to.len() > room || !unsafe { bindings::kho_was_preserved(page, 0) } {
         return Err(EINVAL);
     }
     // SAFETY: Preserved memory is in the direct map.
-    let from = unsafe { bindings::phys_to_virt(pa.get()) }.cast::<u8>();
-    // SAFETY: The page has at least that many bytes, and stays in the direct map.
+    let from = unsafe { bindings::phys_to_virt(pa) }.cast::<u8>();
+    // SAFETY: The page has at least that many bytes from there on, and stays in the direct map.
     unsafe { copy_volatile(from, to) };
     Ok(())
+}
+
+/// Finds the memory that the previous kernel [published](Preserved::publish) as `name`.
+///
+/// The address and the size are those in the entry, which are unchecked.
+///
+/// # Errors
+///
+/// [`ENOENT`] if there is no such entry, or no data was handed over; [`EINVAL`] if the entry is
+/// malformed.
+///
+/// # Context
+///
+/// Does not sleep. Possible as soon as `kho_memory_init_early()` has run, before there is an allocator.
+pub fn find_subtree(name: &CStr) -> Result<(PhysAddr, usize)> {
+    let mut phys = 0;
+    let mut size = 0;
+    // SAFETY: The name is null-terminated, and the other pointers are valid for writing.
+    to_result(unsafe { bindings::kho_retrieve_subtree(name.as_char_ptr(), &mut phys, &mut size) })?;
+    Ok((PhysAddr::new(phys).ok_or(EINVAL)?, size))
 }
 
 /// Memory that the previous kernel preserved and that is now owned by this kernel.
@@ -447,14 +473,8 @@ impl ClaimedFolio {
     ///
     /// May sleep. Possible from the early initcalls on.
     pub fn subtree(name: &CStr) -> Result<(Self, usize)> {
-        let mut phys = 0;
-        let mut size = 0;
-        // SAFETY: The name is null-terminated, and the other pointers are valid for writing.
-        to_result(unsafe {
-            bindings::kho_retrieve_subtree(name.as_char_ptr(), &mut phys, &mut size)
-        })?;
-        let folio = Self::new(PhysAddr::new(phys).ok_or(EINVAL)?)?;
-        Ok((folio, size))
+        let (phys, size) = find_subtree(name)?;
+        Ok((Self::new(phys)?, size))
     }
 
     /// The contents of the whole folio.

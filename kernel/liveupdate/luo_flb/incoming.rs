@@ -279,24 +279,6 @@ impl IncomingFlbs {
         Ok(payload)
     }
 
-    /// Returns where the data of an FLB is that is not retrieved.
-    ///
-    /// # Errors
-    ///
-    /// [`ENODATA`] if the previous kernel handed over no FLBs or this one is retrieved, [`ENOENT`] if
-    /// it did not hand over this one.
-    pub(crate) fn data(&self, ops: FlbOps) -> Result<u64> {
-        if self.0.is_empty() {
-            return Err(ENODATA);
-        }
-        let flb = self.find(&ops.compatible()?).ok_or(ENOENT)?;
-        let state = flb.state.lock();
-        match state.progress {
-            Progress::Parked => Ok(state.data),
-            _ => Err(ENODATA),
-        }
-    }
-
     /// Puts an object of [`Self::get`].
     pub(crate) fn put(&self, ops: FlbOps) {
         let Some(flb) = ops.compatible().ok().and_then(|name| self.find(&name)) else {

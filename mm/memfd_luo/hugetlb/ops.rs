@@ -325,10 +325,20 @@ pub(crate) fn node(page: &Folio) -> u16 {
     unsafe { bindings::luo_hugetlb_node(page.as_ptr()) as u16 }
 }
 
+/// Announces all pages of the previous kernel, before there are pools.
+///
+/// # Safety
+///
+/// Must only be called by `luo_hugetlb_read_expected()`.
+#[export]
+unsafe extern "C" fn luo_hugetlb_announce() {
+    super::expect_pages();
+}
+
 /// Announces `nr` pages, before there are pools: these have room for them.
 pub(crate) fn expect(kind: Kind, nr: u64) {
     // CAST: `unsigned long` has 64 bits. The callee checks the values.
-    // SAFETY: Called in an initcall before `subsys_initcall()`.
+    // SAFETY: Called by `luo_hugetlb_announce()`, before there are pools.
     unsafe { bindings::luo_hugetlb_expect(kind.order.into(), kind.node.into(), nr as c_ulong) };
 }
 

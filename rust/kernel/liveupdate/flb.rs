@@ -176,23 +176,23 @@ impl<F: Flb> Instance<F> {
 
     /// Copies the data that the previous kernel handed over, without retrieving the FLB.
     ///
-    /// For data that is needed before handlers can be registered.
+    /// For data that is needed before memory can be allocated and handlers can be registered.
     ///
     /// # Errors
     ///
     /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over, [`EOPNOTSUPP`] if live updates are
-    /// not possible, [`EINVAL`] if its data was not preserved or is larger than a page.
+    /// not possible, [`EINVAL`] if its data was not preserved or is larger than a page, [`EBUSY`] if
+    /// the early initcalls run, after which the FLB can be retrieved.
     ///
     /// # Context
     ///
-    /// May sleep. Possible as soon as the early initcalls have run. Another task must not retrieve
-    /// the FLB at the same time, or the copy can contain anything.
+    /// Only before the early initcalls, and after `kho_memory_init_early()`.
     pub fn look_at_incoming(&'static self) -> Result<F::Ser> {
         let mut data = 0;
         // SAFETY: `inner` is initialised and static, and `data` is valid for writing.
         to_result(unsafe { bindings::liveupdate_flb_incoming_data(self.inner.get(), &mut data) })?;
         let mut ser = F::Ser::new_zeroed();
-        kho::look_at_page(PhysAddr::new(data).ok_or(EINVAL)?, ser.as_mut_bytes())?;
+        kho::look_at(PhysAddr::new(data).ok_or(EINVAL)?, ser.as_mut_bytes())?;
         Ok(ser)
     }
 

@@ -4,7 +4,7 @@
 
 use super::{abi::*, random::Random, PAGE_SIZE};
 use std::{cell::RefCell, cmp::Ordering, collections::BTreeMap, ops::Deref};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// A page, aligned as pages are.
 #[derive(Clone)]
@@ -242,6 +242,27 @@ fn shared_states() {
     assert_eq!(FlbPage::parse(&page.0).err(), Some(ParseError::BadCount));
     let res = FlbPage::parse(&page.0[..4095]);
     assert_eq!(res.err(), Some(ParseError::Truncated));
+}
+
+/// The entries can be found by the header alone.
+#[test]
+fn shared_states_one_by_one() {
+    let header = |page: &Page| FlbHeader::read_from_prefix(&page.0).unwrap().0;
+    let mut page = Page::block(1, 0);
+    for count in 0..=63 {
+        page.put(8, count);
+        let states = FlbPage::parse(&page.0).unwrap();
+        let first = page.0.as_ptr().addr();
+        let offsets = states
+            .iter()
+            .map(|state| (&raw const *state).addr() - first);
+        assert!(header(&page).entries().unwrap().eq(offsets));
+    }
+    for count in [64, u64::MAX] {
+        page.put(8, count);
+        let res = header(&page).entries().map(Iterator::count);
+        assert_eq!(res, Err(ParseError::BadCount));
+    }
 }
 
 /// No bytes may cause a panic or an endless loop.

@@ -3,10 +3,13 @@
 //! Single pages with arbitrary contents.
 
 use crate::{
-    abi::{Block, Compatible, FileSer, FixedStr, FlbPage, LuoSer, Name, ParseError, SessionSer},
+    abi::{
+        Block, Compatible, FileSer, FixedStr, FlbHeader, FlbPage, FlbSer, LuoSer, Name, ParseError,
+        SessionSer,
+    },
     memory::Page,
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Checks the invariants of strings.
 pub fn check_string<const N: usize>(raw: &[u8; N]) {
@@ -51,6 +54,12 @@ pub fn run(data: &[u8]) {
     }
     if let Ok(states) = FlbPage::parse(bytes) {
         assert!(states.len() <= FlbPage::CAPACITY);
+        let header = FlbHeader::read_from_prefix(bytes).map(|(header, _)| header);
+        let offsets: Vec<_> = header.unwrap().entries().unwrap().collect();
+        assert_eq!(offsets.len(), states.len());
+        for (offset, state) in offsets.into_iter().zip(states) {
+            assert_eq!(&bytes[offset..][..size_of::<FlbSer>()], state.as_bytes());
+        }
         for state in states {
             check_string(&state.name);
             let _ = Compatible::parse(&state.name);
