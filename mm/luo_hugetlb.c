@@ -83,6 +83,15 @@ unsigned int luo_hugetlb_order(struct inode *inode)
 }
 
 /**
+ * luo_hugetlb_has_order - whether there are huge pages of a size
+ * @order: order of the pages
+ */
+bool luo_hugetlb_has_order(unsigned int order)
+{
+	return order <= MAX_FOLIO_ORDER && size_to_hstate(PAGE_SIZE << order);
+}
+
+/**
  * luo_hugetlb_node - NUMA node of a page
  * @folio: any folio
  */

@@ -10,6 +10,7 @@ struct inode;
 
 bool luo_hugetlb_is_file(const struct file *file);
 unsigned int luo_hugetlb_order(struct inode *inode);
+bool luo_hugetlb_has_order(unsigned int order);
 int luo_hugetlb_node(const struct folio *folio);
 int luo_hugetlb_freeze(struct inode *inode);
 void luo_hugetlb_thaw(struct inode *inode);

@@ -133,7 +133,9 @@ mod layout {
 impl From<FormatError> for Error {
     fn from(err: FormatError) -> Self {
         match err {
-            FormatError::UnknownFlags | FormatError::UnknownSeals => EOPNOTSUPP,
+            FormatError::UnknownFlags | FormatError::UnknownSeals | FormatError::UnknownOrder => {
+                EOPNOTSUPP
+            }
             _ => EINVAL,
         }
     }

@@ -33,6 +33,8 @@ pub(crate) enum FormatError {
     BadIndex,
     /// A size of huge pages that no kernel has, or a folio of another size than the file's.
     BadOrder,
+    /// A size of huge pages that this kernel or machine does not have.
+    UnknownOrder,
     /// A folio without content in a file whose folios all have some.
     NoContent,
 }

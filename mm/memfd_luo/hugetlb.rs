@@ -11,7 +11,10 @@
 //! command line, and is distributed over the nodes as without them. Pages of files that are not
 //! retrieved return to the pool.
 //!
-//! Not supported: sizes that can only be allocated at boot (1 GiB), and pages with bad memory.
+//! Pages of all sizes are preserved, those of 1 GiB as well: Kexec Handover keeps them as one folio. A
+//! kernel allocates these at boot before there is an allocator, so that the counts are read before that.
+//!
+//! Not supported: pages with bad memory.
 //!
 //! | module      | subject                                            |
 //! |-------------|----------------------------------------------------|
@@ -308,10 +311,6 @@ impl FileHandler for Hugetlb {
     /// Errors: EOPNOTSUPP (not expressible), EBUSY (already frozen), EINTR (fatal signal).
     fn prepare(&self, file: &File, origin: Origin) -> Result<Option<Prepared>> {
         let file = HugetlbFile::from_file(file).ok_or(EOPNOTSUPP)?;
-        // The next kernel needs the number of pages before the handler can retrieve the file.
-        if file.order() > bindings::MAX_PAGE_ORDER {
-            return Err(EOPNOTSUPP);
-        }
         // Comes first, so that a task cannot freeze a file that it must not write to.
         check_expressible(file, file.seals(), origin)?;
         Ok(Some(Prepared {

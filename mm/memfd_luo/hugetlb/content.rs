@@ -16,6 +16,7 @@ use super::{
         UniformLayout, //
     },
     ops::{
+        self,
         HugePage,
         NewHugetlb, //
     }, //
@@ -64,7 +65,13 @@ impl Kind for HugePages {
     }
 
     fn parse(ser: &HugetlbMemfdSer) -> Result<HugetlbMemfd, FormatError> {
-        HugetlbMemfd::parse(ser)
+        let memfd = HugetlbMemfd::parse(ser)?;
+        // Checked before the pages are claimed: they can be handed over to a kernel that has them.
+        if ops::has_pages_of(memfd.order) {
+            Ok(memfd)
+        } else {
+            Err(FormatError::UnknownOrder)
+        }
     }
 
     fn folios(ser: &HugetlbMemfdSer) -> (ArraySer, u64) {

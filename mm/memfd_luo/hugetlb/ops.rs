@@ -325,6 +325,12 @@ pub(crate) fn node(page: &Folio) -> u16 {
     unsafe { bindings::luo_hugetlb_node(page.as_ptr()) as u16 }
 }
 
+/// Whether this kernel and this machine have huge pages of `order`.
+pub(crate) fn has_pages_of(order: u32) -> bool {
+    // SAFETY: Always safe to call.
+    unsafe { bindings::luo_hugetlb_has_order(order) }
+}
+
 /// Announces all pages of the previous kernel, before there are pools.
 ///
 /// # Safety

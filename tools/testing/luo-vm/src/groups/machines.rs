@@ -10,7 +10,8 @@ use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
 use crate::kernel::signing;
 use crate::machine::named::{
-    Machine, CHECKED, CRASH, HUGE_PAGES, IOMMU, LARGE, LOCKED, NODES, Q35, SCRATCH, SMALL, UEFI,
+    Machine, CHECKED, CRASH, GIGANTIC, HUGE_PAGES, IOMMU, LARGE, LOCKED, NODES, Q35, SCRATCH,
+    SMALL, UEFI,
 };
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
@@ -46,7 +47,7 @@ impl Row {
 }
 
 /// The machines of `make test`.
-const SOME: [Row; 5] = [
+const SOME: [Row; 7] = [
     Row::new(&UEFI),
     Row {
         suites: &["chain", "roundtrip", "memfd", "signed"],
@@ -60,6 +61,14 @@ const SOME: [Row; 5] = [
     Row {
         suites: &["chain", "roundtrip", "memfd", "nodes", "hugetlb_nodes"],
         ..Row::new(&NODES)
+    },
+    Row {
+        suites: &["gigantic"],
+        ..Row::new(&GIGANTIC)
+    },
+    Row {
+        suites: &["gigantic_damage"],
+        ..Row::new(&LARGE)
     },
 ];
 

@@ -162,6 +162,28 @@ pub const HUGE_PAGES: Machine = Machine {
     ..USUAL
 };
 
+/// A PC with two nodes of memory, whose huge pages are set aside at boot, of 1 GiB and without most of
+/// their page structures. The first node has memory for two of them above four GiB, the second one for
+/// three.
+pub const GIGANTIC: Machine = Machine {
+    name: "gigantic",
+    board: Some("q35"),
+    arguments: &[
+        "-object",
+        "memory-backend-ram,id=first,size=5G",
+        "-object",
+        "memory-backend-ram,id=second,size=4G",
+        "-numa",
+        "node,nodeid=0,memdev=first,cpus=0",
+        "-numa",
+        "node,nodeid=1,memdev=second,cpus=1",
+    ],
+    params: "hugepagesz=1G hugepages=3 hugetlb_free_vmemmap=on",
+    memory: Some("9G"),
+    sockets: true,
+    ..USUAL
+};
+
 /// One on which freed and allocated memory is overwritten, and its owners are recorded.
 pub const CHECKED: Machine = Machine {
     name: "checked",
@@ -206,7 +228,7 @@ pub const IOMMU: Machine = Machine {
 };
 
 /// All machines. A new machine needs an entry here, and tests refer to its name.
-const MACHINES: [&Machine; 16] = [
+const MACHINES: [&Machine; 17] = [
     &USUAL,
     &Q35,
     &AMD,
@@ -218,6 +240,7 @@ const MACHINES: [&Machine; 16] = [
     &SMALL,
     &LARGE,
     &HUGE_PAGES,
+    &GIGANTIC,
     &CHECKED,
     &SCRATCH,
     &CRASH,
@@ -260,7 +283,7 @@ mod tests {
         assert_eq!(
             error,
             "There is no machine abacus; the machines are usual, q35, amd, devices, vfio, ports, uefi, \
-             nodes, small, large, huge-pages, checked, scratch, crash, locked, iommu."
+             nodes, small, large, huge-pages, gigantic, checked, scratch, crash, locked, iommu."
         );
     }
 }

@@ -98,6 +98,8 @@ pub fn all() -> Vec<Suite> {
         devices::carried_suite(),
         nodes::suite(),
         hugetlb::nodes::suite(),
+        hugetlb::gigantic::suite(),
+        hugetlb::gigantic::damage::suite(),
         crash::suite(),
         guarded::signed_suite(),
         guarded::iommu_suite(),

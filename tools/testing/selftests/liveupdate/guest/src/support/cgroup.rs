@@ -63,17 +63,17 @@ impl Cgroup {
         self.number("memory.current")
     }
 
-    /// Sets the limits in bytes of huge pages of 2 MiB, used and reserved.
-    pub fn limit_huge_pages(&self, used: &str, reserved: &str) -> io::Result<()> {
-        set(self.0.join("hugetlb.2MB.max"), used)?;
-        set(self.0.join("hugetlb.2MB.rsvd.max"), reserved)
+    /// Sets the limits in bytes of huge pages of a `size`, as `2MB`: used and reserved.
+    pub fn limit_huge_pages(&self, size: &str, used: &str, reserved: &str) -> io::Result<()> {
+        set(self.0.join(format!("hugetlb.{size}.max")), used)?;
+        set(self.0.join(format!("hugetlb.{size}.rsvd.max")), reserved)
     }
 
-    /// The number of charged bytes of huge pages of 2 MiB, used and reserved.
-    pub fn huge_pages(&self) -> Result<[u64; 2]> {
+    /// The number of charged bytes of huge pages of a `size`, as `2MB`: used and reserved.
+    pub fn huge_pages(&self, size: &str) -> Result<[u64; 2]> {
         Ok([
-            self.number("hugetlb.2MB.current")?,
-            self.number("hugetlb.2MB.rsvd.current")?,
+            self.number(&format!("hugetlb.{size}.current"))?,
+            self.number(&format!("hugetlb.{size}.rsvd.current"))?,
         ])
     }
 

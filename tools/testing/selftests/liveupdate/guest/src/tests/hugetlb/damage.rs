@@ -21,8 +21,8 @@ const PAGES: u64 = 4;
 const ALL: &[u64] = &[0, 1, 2, 3];
 
 /// What the kernel logs if it does not use the numbers.
-const MALFORMED: &[&str] = &["the number of preserved huge pages is malformed"];
-const TOO_MANY: &[&str] = &["HugeTLB:", "announced more pages than there is memory"];
+pub(super) const MALFORMED: &[&str] = &["the number of preserved huge pages is malformed"];
+pub(super) const TOO_MANY: &[&str] = &["HugeTLB:", "announced more pages than there is memory"];
 
 /// The damage of each kernel, and what the next one logs. The first entry of the list is that of the
 /// file.

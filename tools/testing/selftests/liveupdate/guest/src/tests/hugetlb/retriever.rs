@@ -15,6 +15,9 @@ use liveupdate::{Device, IncomingSession};
 use rustix::{fs::MemfdFlags, io::Errno};
 use std::fs::File;
 
+/// The size of a page in the names of cgroup files.
+const SIZE: &str = "2MB";
+
 /// The pages of each file.
 const PAGES: u64 = 4;
 const ALL: &[u64] = &[0, 1, 2, 3];
@@ -56,30 +59,38 @@ fn charged() -> Case {
             ensure_eq!(before.total, POOL, "the size of the pool");
             let less = (PAGES * HUGE - HUGE).to_string();
             for (used, reserved) in [(&*less, "max"), ("max", &*less), ("0", "0")] {
-                group.limit_huge_pages(used, reserved)?;
+                group.limit_huge_pages(SIZE, used, reserved)?;
                 let end = retrieve_in(&group, &session)?;
                 ensure_eq!(
                     end,
                     End::Error(Errno::NOMEM),
                     "a task that may use {used} and reserve {reserved} bytes"
                 );
-                ensure_eq!(group.huge_pages()?, [0, 0], "the charges after a failure");
+                ensure_eq!(
+                    group.huge_pages(SIZE)?,
+                    [0, 0],
+                    "the charges after a failure"
+                );
                 ensure_eq!(Counts::now()?, before, "the pool after a failure");
             }
             let enough = (PAGES * HUGE).to_string();
-            group.limit_huge_pages(&enough, &enough)?;
+            group.limit_huge_pages(SIZE, &enough, &enough)?;
             ensure_eq!(retrieve_in(&group, &session)?, End::Done, "the retriever");
-            ensure_eq!(group.huge_pages()?, [PAGES * HUGE; 2], "the charges");
+            ensure_eq!(group.huge_pages(SIZE)?, [PAGES * HUGE; 2], "the charges");
             let file = File::from(session.retrieve(1)?);
             check(&file, PAGES, 30, ALL)?;
             session.finish()?;
             ensure_eq!(
-                group.huge_pages()?,
+                group.huge_pages(SIZE)?,
                 [PAGES * HUGE; 2],
                 "the charges, finished"
             );
             drop(file);
-            ensure_eq!(group.huge_pages()?, [0, 0], "the charges without the file");
+            ensure_eq!(
+                group.huge_pages(SIZE)?,
+                [0, 0],
+                "the charges without the file"
+            );
             Ok(())
         },
     )

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Huge pages of 1 GiB that were allocated while the kernel ran, and damage to what is handed over
+//! about them. The first two kernels do not have them on their command line.
+
+use super::{check, counts, filled, pool, set_pool};
+use crate::{
+    support::{
+        error::{ensure, ensure_eq, Result},
+        kexec,
+        registry::{Case, Stage, Suite},
+        sessions::{create, retrieve},
+    },
+    tests::{
+        damage::fate::{check_fate, damage, reported, Fate},
+        hugetlb::damage::{MALFORMED, TOO_MANY},
+        nodes::GROUP,
+    },
+};
+use rustix::io::Errno;
+use std::fs::File;
+
+/// The pages for which the later kernels are asked.
+const POOL: u64 = 2;
+
+/// Preserves a file of one page.
+fn preserve(stage: &mut Stage<'_>, name: &str, seed: u64) -> Result {
+    let file = filled(1, seed, &[0])?;
+    let session = create(name)?;
+    session.preserve(&file, 1)?;
+    stage.hold((session, file));
+    Ok(())
+}
+
+/// Retrieves a file that [`preserve`] has preserved, and frees its page.
+fn take(name: &str, seed: u64) -> Result {
+    let session = retrieve(name)?;
+    let file = File::from(session.retrieve(1)?);
+    check(&file, 1, seed, &[0])?;
+    Ok(session.finish()?)
+}
+
+fn hand_over(stage: &mut Stage<'_>) -> Result {
+    set_pool(POOL)?;
+    ensure_eq!(counts()?, pool(POOL, POOL), "the pool at first");
+    preserve(stage, "gigantic-plain", 1)?;
+    ensure_eq!(counts()?, pool(POOL, POOL - 1), "the pool");
+    Ok(())
+}
+
+/// Without a size on the command line, the pool consists of the page of the file. Then the number of
+/// pages is damaged.
+fn no_parameter(stage: &mut Stage<'_>) -> Result {
+    ensure_eq!(counts()?, pool(1, 0), "the pool without a parameter");
+    take("gigantic-plain", 1)?;
+    ensure_eq!(counts()?, pool(1, 1), "the pool without the file");
+    preserve(stage, "gigantic-malformed", 2)?;
+    damage("gigantic-malformed", &["u64 0 flb hugetlb-v2 data = 64"])?;
+    kexec::add_param(&format!("hugepagesz=1G hugepages={POOL}"))
+}
+
+/// The kernel has allocated pages for the command line, as many as there is room for beside those that
+/// are preserved, and none of them is counted as in use.
+fn check_pool(what: &str) -> Result<u64> {
+    let found = counts()?;
+    ensure_eq!(found, pool(found.free, found.free), "the pool, {what}");
+    ensure!(found.total <= POOL, "the pool is {found:?}, {what}");
+    Ok(found.total)
+}
+
+/// The page of the file is added to the pool.
+fn malformed(stage: &mut Stage<'_>) -> Result {
+    reported(MALFORMED)?;
+    let total = check_pool("malformed")? + 1;
+    take("gigantic-malformed", 2)?;
+    ensure_eq!(
+        counts()?,
+        pool(total, total),
+        "the pool after a malformed number"
+    );
+    preserve(stage, "gigantic-many", 3)?;
+    damage("gigantic-many", &["u64 8 flb hugetlb-v2 data = 0x10000000"])?;
+    // The file has a page of 1 GiB, but says that its pages have 2 MiB.
+    preserve(stage, "gigantic-order", 4)?;
+    damage("gigantic-order", &["memfd @ 1 flags = 9"])
+}
+
+/// So are the pages of other files, also of one that cannot be retrieved.
+fn too_many(_: &mut Stage<'_>) -> Result {
+    reported(TOO_MANY)?;
+    let total = check_pool("too many")?;
+    take("gigantic-many", 3)?;
+    ensure_eq!(
+        counts()?,
+        pool(total + 1, total + 1),
+        "the pool after too large a number"
+    );
+    let session = retrieve("gigantic-order")?;
+    check_fate(&session, Fate::Fails(Errno::INVAL))?;
+    session.finish()?;
+    ensure_eq!(
+        counts()?,
+        pool(total + 2, total + 2),
+        "the pool after a wrong size"
+    );
+    Ok(())
+}
+
+/// The suite.
+pub fn suite() -> Suite {
+    let case = Case {
+        name: "pages_that_no_parameter_announces".into(),
+        parts: vec![
+            Box::new(hand_over),
+            Box::new(no_parameter),
+            Box::new(malformed),
+            Box::new(too_many),
+        ],
+        hazard: None,
+        reader_only: false,
+    };
+    Suite::on_machine(GROUP, "gigantic_damage", case)
+}
