@@ -80,7 +80,8 @@ enum Action {
         /// The size of the guest's memory if the arguments do not set it
         #[arg(long, value_name = "SIZE")]
         memory: Option<String>,
-        /// Make the guest's memory of huge pages of this size (2M), which must have been set aside
+        /// Make the guest's memory of huge pages of this size (2M or 1G), which must have been set
+        /// aside
         #[arg(long, value_name = "SIZE")]
         hugepages: Option<HugePages>,
         /// Run the guest although it cannot take part in live updates, and let it take part if it

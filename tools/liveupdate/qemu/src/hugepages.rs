@@ -11,18 +11,20 @@ use std::{
     str::FromStr,
 };
 
-/// The size of huge pages that a live update can hand over. The kernel does not preserve pages of
-/// 1 GiB.
+/// The size of huge pages that a live update can hand over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HugePages {
     /// 2 MiB.
     #[serde(rename = "2M")]
     TwoMib,
+    /// 1 GiB.
+    #[serde(rename = "1G")]
+    OneGib,
 }
 
 impl HugePages {
     /// All sizes.
-    pub const ALL: [Self; 1] = [Self::TwoMib];
+    pub const ALL: [Self; 2] = [Self::TwoMib, Self::OneGib];
 
     /// The pages of this size in bytes, if there are any.
     pub fn of_size(bytes: u64) -> Option<Self> {
@@ -33,6 +35,7 @@ impl HugePages {
     pub fn size(self) -> u64 {
         match self {
             Self::TwoMib => 2 << 20,
+            Self::OneGib => 1 << 30,
         }
     }
 
@@ -40,6 +43,7 @@ impl HugePages {
     pub fn flags(self) -> MemfdFlags {
         let size = match self {
             Self::TwoMib => MemfdFlags::HUGE_2MB,
+            Self::OneGib => MemfdFlags::HUGE_1GB,
         };
         MemfdFlags::HUGETLB | size
     }
@@ -83,6 +87,7 @@ impl fmt::Display for HugePages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TwoMib => "2M",
+            Self::OneGib => "1G",
         })
     }
 }
@@ -93,7 +98,9 @@ impl FromStr for HugePages {
     fn from_str(text: &str) -> Result<Self, String> {
         let pages = size::parse(text, 1).and_then(Self::of_size);
         pages.ok_or_else(|| {
-            format!("huge pages of {text} are not preserved in a live update: use those of 2M")
+            format!(
+                "huge pages of {text} are not preserved in a live update: use those of 2M or 1G"
+            )
         })
     }
 }
@@ -140,10 +147,16 @@ mod tests {
     #[test]
     fn pages_that_are_not_preserved_are_refused() {
         assert_eq!("2M".parse(), Ok(HugePages::TwoMib));
-        for other in ["1G", "16M", "x"] {
+        assert_eq!("1G".parse(), Ok(HugePages::OneGib));
+        for pages in HugePages::ALL {
+            assert_eq!(pages.to_string().parse(), Ok(pages));
+            let directory = format!("kernel/mm/hugepages/hugepages-{}kB", pages.size() >> 10);
+            assert_eq!(pages.directory(Path::new("")), Path::new(&directory));
+        }
+        for other in ["4M", "16M", "x"] {
             let error = other.parse::<HugePages>().unwrap_err();
             assert!(
-                error.contains(other) && error.contains("use those of 2M"),
+                error.contains(other) && error.contains("use those of 2M or 1G"),
                 "{error}"
             );
         }
