@@ -33,8 +33,10 @@ use kernel::{
     prelude::*,
     str::BStr,
     sync::{
+        new_mutex,
         new_rwsem,
         Arc,
+        Mutex,
         RwSemaphore, //
     }, //
 };
@@ -127,6 +129,9 @@ impl Registry {
 pub(crate) struct Handlers {
     #[pin]
     registry: RwSemaphore<Registry>,
+    /// Held while states are disconnected.
+    #[pin]
+    disconnecting: Mutex<()>,
     #[pin]
     pub(crate) flbs: Flbs,
     #[pin]
@@ -138,6 +143,7 @@ impl Handlers {
     pub(crate) fn new(incoming: IncomingFlbs) -> impl PinInit<Self> {
         pin_init!(Self {
             registry <- new_rwsem!(Registry::new(), "luo_registry"),
+            disconnecting <- new_mutex!((), "luo_disconnecting"),
             flbs <- Flbs::new(incoming),
             content_ids <- ContentIds::new(),
         })
@@ -353,6 +359,9 @@ impl Handlers {
 
     /// Disconnects the states that are no longer registered with any handler.
     fn disconnect_unused(&self) {
+        // Another task may have taken a state of the caller, whose module must not be freed before
+        // that task has disconnected it.
+        let _disconnecting = self.disconnecting.lock();
         // Operations run with the registries unlocked, since they may use them.
         while let Some(flb) = self.take_unused() {
             self.flbs.disconnect(&flb);

@@ -47,6 +47,7 @@ struct Live {
 pub(crate) struct Flb {
     compatible: Compatible,
     id: FlbId,
+    policy: Option<Policy>,
     /// [`None`] after the state was unregistered.
     #[pin]
     ops: Mutex<Option<FlbOps>>,
@@ -61,9 +62,11 @@ impl Flb {
     /// Creates the state of `ops`, which is initially not preserved.
     pub(crate) fn new(compatible: Compatible, ops: FlbOps) -> impl PinInit<Self> {
         let id = ops.id();
+        let policy = ops.policy();
         pin_init!(Self {
             compatible,
             id,
+            policy,
             ops <- new_mutex!(Some(ops), "luo_flb_ops"),
             running <- new_mutex!((), "luo_flb_running"),
             live <- new_mutex!(None, "luo_flb_live"),
@@ -80,14 +83,15 @@ impl Flb {
         self.id
     }
 
-    /// The operations; [`None`] after the FLB was unregistered.
+    /// The operations; [`None`] after the FLB was unregistered. They may only be used while `running`
+    /// is locked, of this or of the incoming FLB, since their module can be unloaded afterwards.
     pub(super) fn ops(&self) -> Option<FlbOps> {
         *self.ops.lock()
     }
 
     /// The policy for kernels that do not understand the state.
     pub(crate) fn policy(&self) -> Option<Policy> {
-        self.ops()?.policy()
+        self.policy
     }
 
     /// Whether the state is preserved.
