@@ -81,7 +81,8 @@ struct liveupdate_file_op_args {
  *
  * For data about something that keeps working while no kernel runs, and that
  * would overwrite memory which a kernel without this data uses. Only for
- * built-in code whose name is in the list of LIVEUPDATE_FORMAT().
+ * built-in code whose name is in the list of LIVEUPDATE_FORMAT(): modules
+ * cannot register it.
  */
 #define LIVEUPDATE_NOT_UNDERSTOOD_FATAL	2
 
@@ -92,7 +93,8 @@ struct liveupdate_file_op_args {
  * bus master bit of every device that it discovers, before it frees memory to
  * which a device may write. It panics only if it does not support that.
  *
- * For data about devices that keep working while no kernel runs.
+ * For data about devices that keep working while no kernel runs. As
+ * %LIVEUPDATE_NOT_UNDERSTOOD_FATAL, only for built-in code.
  */
 #define LIVEUPDATE_NOT_UNDERSTOOD_SILENCED	4
 
@@ -127,7 +129,9 @@ struct liveupdate_file_op_args {
  * @get_id:       Optional. Returns a number that is equal for files that share
  *                their contents; only one of them can be preserved. By default,
  *                the address of the file.
- * @owner:        The module that the operations are part of.
+ * @owner:        THIS_MODULE. The module cannot be unloaded while it has files
+ *                that are preserved, or that the previous kernel has handed over
+ *                and that are in use until FINISH.
  * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES, %LIVEUPDATE_DMA_TARGET, and at
  *                most one of %LIVEUPDATE_NOT_UNDERSTOOD_FATAL and
  *                %LIVEUPDATE_NOT_UNDERSTOOD_SILENCED.
@@ -190,7 +194,8 @@ struct liveupdate_flb_op_args {
  * @retrieve:   In the next kernel, called at the first use of the state, at the
  *              latest before @finish.
  * @finish:     In the next kernel, called after the last file was finished.
- * @owner:      The module that the operations are part of.
+ * @owner:      THIS_MODULE. The module cannot be unloaded while the state is
+ *              preserved, or retrieved and not finished.
  * @flags:      %LIVEUPDATE_RETRIEVE_RETRIES, and at most one of
  *              %LIVEUPDATE_NOT_UNDERSTOOD_FATAL and
  *              %LIVEUPDATE_NOT_UNDERSTOOD_SILENCED.
@@ -234,15 +239,23 @@ struct liveupdate_format {
 
 #ifdef CONFIG_LIVEUPDATE
 
+#ifdef MODULE
+#define LIVEUPDATE_FORMAT(name)						\
+	static_assert(sizeof(name) <= LIVEUPDATE_HNDL_COMPAT_LENGTH);	\
+	MODULE_ALIAS("liveupdate:" name)
+#else
 /**
  * LIVEUPDATE_FORMAT - add the name of a format to the list in the image
  * @name: The name, at most 47 bytes: @compatible of a handler or shared state.
+ *
+ * A module gets an alias instead: "liveupdate:", followed by the name.
  */
 #define LIVEUPDATE_FORMAT(name)						\
 	static_assert(sizeof(name) <= LIVEUPDATE_HNDL_COMPAT_LENGTH);	\
 	static const struct liveupdate_format				\
 	__PASTE(liveupdate_format_, __COUNTER__)			\
 	__used __section(".liveupdate_versions") = { .compatible = name }
+#endif
 
 extern const struct liveupdate_format __start_liveupdate_versions[];
 extern const struct liveupdate_format __stop_liveupdate_versions[];

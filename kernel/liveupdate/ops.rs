@@ -214,6 +214,11 @@ impl FileOps {
         unsafe { ModuleRef::try_get(self.table().owner) }
     }
 
+    /// Whether the operations are part of a module.
+    pub(crate) fn is_modular(&self) -> bool {
+        !self.table().owner.is_null()
+    }
+
     /// The policy for kernels that do not understand the data of the handler.
     pub(crate) fn policy(&self) -> Option<Policy> {
         policy(self.table().flags)
@@ -464,6 +469,11 @@ impl FlbOps {
     pub(crate) fn module(&self) -> Option<ModuleRef> {
         // SAFETY: By the type invariant the table is valid, and so is its module pointer.
         unsafe { ModuleRef::try_get(self.table().owner) }
+    }
+
+    /// Whether the operations are part of a module.
+    pub(crate) fn is_modular(&self) -> bool {
+        !self.table().owner.is_null()
     }
 
     /// The policy for kernels that do not understand the data of the FLB.

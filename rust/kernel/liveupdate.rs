@@ -171,7 +171,7 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     const COMPATIBLE: &'static CStr;
 
     /// The policy of a kernel that does not understand the data, for instance because
-    /// [`Self::retrieve`] fails permanently.
+    /// [`Self::retrieve`] fails permanently. [`NotUnderstood::Kept`] in a module.
     const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory. It may refer to further preserved memory.
@@ -290,6 +290,13 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
 
 /// A registered [`FileHandler`]. Dropping it unregisters the handler.
 ///
+/// A module must own the registration, so that it is dropped when the module is unloaded. The module
+/// cannot be unloaded while files of the handler are preserved, or retrieved and not finished.
+///
+/// # Examples
+///
+/// See `samples/rust/rust_liveupdate.rs`.
+///
 /// # Invariants
 ///
 /// `inner` is registered, and is the `inner` of a `Registration<H>`.
@@ -312,7 +319,8 @@ impl<H: FileHandler> Registration<H> {
     /// # Errors
     ///
     /// [`EOPNOTSUPP`] if live updates are not possible, [`EEXIST`] if there is a handler of the
-    /// same name, [`ENOMEM`].
+    /// same name, [`EINVAL`] if its data is [vital](FileHandler::NOT_UNDERSTOOD) and it belongs to a
+    /// module, [`ENOMEM`].
     ///
     /// # Context
     ///

@@ -102,6 +102,16 @@ impl PinnedHandler {
     }
 }
 
+/// Logs that vital data of a module is refused: the next kernel would carry out the policy before it
+/// could load the module.
+fn refuse_vital(compatible: &Compatible) -> Error {
+    pr_err!(
+        "'{}' is vital data, which needs built-in code\n",
+        BStr::from_bytes(compatible.as_bytes())
+    );
+    EINVAL
+}
+
 /// The handlers in the order of their registration.
 struct Registry {
     handlers: KVec<Registration>,
@@ -223,10 +233,13 @@ impl Handlers {
     ///
     /// # Errors
     ///
-    /// [`EEXIST`] if there is a handler of the same name,
-    /// [`EINVAL`] if the name is not valid, [`ENOMEM`].
+    /// [`EEXIST`] if there is a handler of the same name, [`EINVAL`] if the name is not valid or the
+    /// data of a module is vital, [`ENOMEM`].
     pub(crate) fn register(&self, ops: FileOps) -> Result {
         let compatible = ops.compatible()?;
+        if ops.is_modular() && ops.policy().is_some() {
+            return Err(refuse_vital(&compatible));
+        }
         let id = ops.id();
         let handler = Arc::pin_init(
             pin_init!(Handler {
@@ -298,10 +311,14 @@ impl Handlers {
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if the handler is not registered, [`EEXIST`] if the handler already has the state
-    /// or another state has the same name, [`ENOSPC`] if there are too many states, [`ENOMEM`].
+    /// [`EINVAL`] if the handler is not registered or the data of a module is vital, [`EEXIST`] if
+    /// the handler already has the state or another state has the same name, [`ENOSPC`] if there are
+    /// too many states, [`ENOMEM`].
     pub(crate) fn register_flb(&self, handler: HandlerId, ops: FlbOps) -> Result {
         let compatible = ops.compatible()?;
+        if ops.is_modular() && ops.policy().is_some() {
+            return Err(refuse_vital(&compatible));
+        }
         let id = ops.id();
 
         let mut flbs = self.flbs.outgoing.write();

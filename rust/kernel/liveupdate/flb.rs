@@ -59,7 +59,7 @@ pub trait Flb: Sized + 'static {
     const COMPATIBLE: &'static CStr;
 
     /// The policy of a kernel that does not understand the data, for instance because
-    /// [`Self::retrieve`] fails.
+    /// [`Self::retrieve`] fails. [`NotUnderstood::Kept`] in a module.
     const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory.
@@ -98,6 +98,8 @@ struct OutgoingObject<F: Flb> {
 ///
 /// kernel::builtin_file_handler!(Handler, flbs: [GENERATION]);
 /// ```
+///
+/// In a module, see [`Registration`].
 pub struct Instance<F: Flb> {
     inner: Opaque<bindings::liveupdate_flb>,
     _flb: PhantomData<fn() -> F>,
@@ -128,13 +130,11 @@ impl<F: Flb> Instance<F> {
     /// # Errors
     ///
     /// [`EOPNOTSUPP`] if live updates are not possible, [`EEXIST`] if it is already attached or
-    /// there is another FLB of the same name, [`ENOSPC`] if there are too many, [`ENOMEM`].
-    pub fn attach<H: FileHandler>(
-        &'static self,
-        registration: Pin<&'static Registration<H>>,
-    ) -> Result {
+    /// there is another FLB of the same name, [`EINVAL`] if this is [vital](Flb::NOT_UNDERSTOOD) data
+    /// of a module, [`ENOSPC`] if there are too many, [`ENOMEM`].
+    pub fn attach<H: FileHandler>(&'static self, registration: Pin<&Registration<H>>) -> Result {
         // SAFETY: Both are initialised. `self` is borrowed for `'static`, so that it is never moved
-        // or dropped, and neither is the pinned registration.
+        // or dropped; the pinned registration is not moved either, and ends this when it is dropped.
         to_result(unsafe {
             bindings::liveupdate_register_flb(registration.as_raw(), self.inner.get())
         })

@@ -5,7 +5,7 @@
 //! Programs must be able to check before a live update whether the next kernel supports the
 //! formats to be handed over. Every image therefore has a section `.liveupdate_versions`, which
 //! begins with a magic number and a version (the linker writes them), followed by one [`Format`]
-//! for each format.
+//! for each format. A module has an alias for each of its formats instead, see [`Alias`].
 //!
 //! C counterpart: `LIVEUPDATE_FORMAT()` in
 //! [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
@@ -48,6 +48,32 @@ impl Format {
 static_assert!(size_of::<Format>() == size_of::<bindings::liveupdate_format>());
 static_assert!(align_of::<Format>() == align_of::<bindings::liveupdate_format>());
 
+/// The alias of a module that supports a format: `liveupdate:` and the name, in the form in which
+/// modules have it.
+#[repr(transparent)]
+pub struct Alias([u8; Alias::LEN]);
+
+impl Alias {
+    const PREFIX: &'static [u8] = b"alias=liveupdate:";
+    const LEN: usize = Self::PREFIX.len() + Format::LEN;
+
+    /// Creates an alias. Fails to compile if the length of `name` is not between 1 and 47 bytes.
+    pub const fn new(name: &CStr) -> Self {
+        let Format(name) = Format::new(name);
+        let mut text = [0; Self::LEN];
+        let mut i = 0;
+        while i < text.len() {
+            text[i] = if i < Self::PREFIX.len() {
+                Self::PREFIX[i]
+            } else {
+                name[i - Self::PREFIX.len()]
+            };
+            i += 1;
+        }
+        Self(text)
+    }
+}
+
 /// The list of formats in the image of this kernel.
 ///
 /// It does not include formats of modules.
@@ -60,7 +86,7 @@ pub fn supported() -> &'static [Format] {
     unsafe { core::slice::from_raw_parts(start, count) }
 }
 
-/// Adds the name of a format to the list in the image.
+/// Adds the name of a format to the list in the image, or to the aliases of a module.
 ///
 /// Use it next to the implementation of [`FileHandler`](super::FileHandler) or
 /// [`Flb`](super::flb::Flb) with this name.
@@ -74,10 +100,17 @@ pub fn supported() -> &'static [Format] {
 macro_rules! declare_compatible {
     ($name:expr) => {
         const _: () = {
+            #[cfg(not(MODULE))]
             #[link_section = ".liveupdate_versions"]
             #[used(compiler)]
             static FORMAT: $crate::liveupdate::format::Format =
                 $crate::liveupdate::format::Format::new($name);
+
+            #[cfg(MODULE)]
+            #[link_section = ".modinfo"]
+            #[used(compiler)]
+            static ALIAS: $crate::liveupdate::format::Alias =
+                $crate::liveupdate::format::Alias::new($name);
         };
     };
 }

@@ -180,7 +180,10 @@ const OBJECTS: [Object; 47] = [
     ("arch/x86/kernel/tsc.o", ""),
     ("rust/kernel.o", "RUST"),
     ("rust/helpers/helpers.o", "RUST"),
-    ("kernel/liveupdate/luo.o", "LIVEUPDATE"),
+    (
+        "kernel/liveupdate/luo.o+kernel/liveupdate/luo_exports.o",
+        "LIVEUPDATE",
+    ),
     ("mm/luo_shmem.o", "LIVEUPDATE_MEMFD"),
     ("mm/luo_hugetlb.o", "LIVEUPDATE_MEMFD+HUGETLBFS"),
     ("mm/memfd_luo.o", "LIVEUPDATE_MEMFD"),

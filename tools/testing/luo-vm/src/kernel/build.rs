@@ -65,10 +65,11 @@ struct Stamp {
 
 /// Objects of the overlay, and the crate that includes overlay files. They are compiled again
 /// after a build with warnings, since a compiler prints them only when it compiles.
-const OBJECTS: [&str; 15] = [
+const OBJECTS: [&str; 16] = [
     "rust/kernel.o",
     "rust/helpers/helpers.o",
     "kernel/liveupdate/luo.o",
+    "kernel/liveupdate/luo_exports.o",
     "mm/luo_guest_memfd.o",
     "mm/luo_hugetlb.o",
     "mm/luo_shmem.o",
