@@ -68,18 +68,7 @@
 #include <linux/uaccess.h>
 #include <linux/wait.h>
 
-enum luo_test_knob {
-	DELAY_PRESERVE,
-	FAIL_PRESERVE,
-	FAIL_FREEZE,
-	FAIL_RETRIEVE,
-	FAIL_RETRIEVE_ONCE,
-	FAIL_CAN_FINISH,
-	NEEDS,
-	ASKS,
-	VITAL,
-	NR_KNOBS,
-};
+#include "liveupdate_handler.h"
 
 static const char * const luo_test_knobs[NR_KNOBS] = {
 	[DELAY_PRESERVE]	= "delay-preserve",
@@ -91,23 +80,6 @@ static const char * const luo_test_knobs[NR_KNOBS] = {
 	[NEEDS]			= "needs",
 	[ASKS]			= "asks",
 	[VITAL]			= "vital",
-};
-
-/* The data that is handed over. */
-struct luo_test_ser {
-	u64 value;
-	u32 fail_retrieve;
-	u32 fail_retrieve_once;
-	u32 fail_can_finish;
-	/* The token of the file for which ->retrieve() asks, or 0. */
-	u32 asks;
-};
-
-struct luo_test_file {
-	u64 value;
-	u32 knobs[NR_KNOBS];
-	/* The state of a file while it is preserved. */
-	struct luo_test_ser *ser;
 };
 
 static int luo_test_open(struct inode *inode, struct file *file)
@@ -276,15 +248,18 @@ static struct miscdevice luo_test_device = {
 	.fops		= &luo_test_fops,
 };
 
+/* Returns NULL for other files. */
+struct luo_test_file *luo_test_of(struct file *file)
+{
+	return file->f_op == &luo_test_fops ? file->private_data : NULL;
+}
+
 static bool luo_test_can_preserve(struct liveupdate_file_handler *handler,
 				  struct file *file)
 {
-	struct luo_test_file *test;
+	struct luo_test_file *test = luo_test_of(file);
 
-	if (file->f_op != &luo_test_fops)
-		return false;
-	test = file->private_data;
-	return !READ_ONCE(test->knobs[VITAL]);
+	return test && !READ_ONCE(test->knobs[VITAL]);
 }
 
 /*
@@ -306,7 +281,7 @@ static int luo_test_need(struct liveupdate_file_op_args *args, u64 wanted)
 	return token == wanted ? 0 : -EBADE;
 }
 
-static int luo_test_preserve(struct liveupdate_file_op_args *args)
+int luo_test_preserve(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_file *test = args->file->private_data;
 	int fail = READ_ONCE(test->knobs[FAIL_PRESERVE]);
@@ -341,7 +316,7 @@ static int luo_test_preserve(struct liveupdate_file_op_args *args)
 	return 0;
 }
 
-static void luo_test_unpreserve(struct liveupdate_file_op_args *args)
+void luo_test_unpreserve(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_file *test = args->file->private_data;
 	struct luo_test_ser *ser = args->private_data;
@@ -351,7 +326,7 @@ static void luo_test_unpreserve(struct liveupdate_file_op_args *args)
 	kho_unpreserve_free(ser);
 }
 
-static int luo_test_freeze(struct liveupdate_file_op_args *args)
+int luo_test_freeze(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_file *test = args->file->private_data;
 	struct luo_test_ser *ser = args->private_data;
@@ -367,7 +342,7 @@ static int luo_test_freeze(struct liveupdate_file_op_args *args)
 	return 0;
 }
 
-static void luo_test_unfreeze(struct liveupdate_file_op_args *args)
+void luo_test_unfreeze(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_ser *ser = args->private_data;
 
@@ -390,7 +365,7 @@ static struct luo_test_ser *luo_test_adopt(struct liveupdate_file_op_args *args)
 	return args->private_data;
 }
 
-static int luo_test_retrieve(struct liveupdate_file_op_args *args)
+int luo_test_retrieve(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_ser *ser = luo_test_adopt(args);
 	struct luo_test_file *test;
@@ -456,7 +431,7 @@ static bool luo_test_can_finish(struct liveupdate_file_op_args *args)
 	return false;
 }
 
-static void luo_test_finish(struct liveupdate_file_op_args *args)
+void luo_test_finish(struct liveupdate_file_op_args *args)
 {
 	struct luo_test_ser *ser = luo_test_adopt(args);
 
@@ -487,85 +462,6 @@ static struct liveupdate_file_handler luo_test_handler = {
 };
 LIVEUPDATE_FORMAT(LUO_TEST_COMPATIBLE);
 
-static struct liveupdate_file_handler luo_test_vital_handlers[4];
-
-static bool luo_test_vital_can_preserve(struct liveupdate_file_handler *handler,
-					struct file *file)
-{
-	struct luo_test_file *test = file->private_data;
-
-	return file->f_op == &luo_test_fops &&
-	       READ_ONCE(test->knobs[VITAL]) ==
-		       handler - luo_test_vital_handlers + 1;
-}
-
-#define LUO_TEST_VITAL_OPS						\
-	.can_preserve	= luo_test_vital_can_preserve,			\
-	.preserve	= luo_test_preserve,				\
-	.unpreserve	= luo_test_unpreserve,				\
-	.freeze		= luo_test_freeze,				\
-	.unfreeze	= luo_test_unfreeze,				\
-	.retrieve	= luo_test_retrieve,				\
-	.finish		= luo_test_finish,				\
-	.owner		= THIS_MODULE
-
-static const struct liveupdate_file_ops luo_test_vital_ops = {
-	LUO_TEST_VITAL_OPS,
-	.flags		= LIVEUPDATE_RETRIEVE_RETRIES |
-			  LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
-};
-
-static const struct liveupdate_file_ops luo_test_vital_flb_user_ops = {
-	LUO_TEST_VITAL_OPS,
-	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
-};
-
-static const struct liveupdate_file_ops luo_test_silenced_ops = {
-	LUO_TEST_VITAL_OPS,
-	.flags		= LIVEUPDATE_RETRIEVE_RETRIES |
-			  LIVEUPDATE_NOT_UNDERSTOOD_SILENCED,
-};
-
-/*
- * The second and the last format are not in the list: the next kernel does not
- * support them.
- */
-static struct liveupdate_file_handler luo_test_vital_handlers[4] = {
-	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v1" },
-	{ .ops = &luo_test_vital_ops, .compatible = "luo-test-vital-v2" },
-	{
-		.ops = &luo_test_vital_flb_user_ops,
-		.compatible = "luo-test-vital-flb-user-v1",
-	},
-	{ .ops = &luo_test_silenced_ops, .compatible = "luo-test-silenced-v1" },
-};
-LIVEUPDATE_FORMAT("luo-test-vital-v1");
-LIVEUPDATE_FORMAT("luo-test-vital-flb-user-v1");
-
-static int luo_test_flb_preserve(struct liveupdate_flb_op_args *args)
-{
-	return 0;
-}
-
-static void luo_test_flb_unpreserve(struct liveupdate_flb_op_args *args)
-{
-}
-
-static const struct liveupdate_flb_ops luo_test_flb_ops = {
-	.preserve	= luo_test_flb_preserve,
-	.unpreserve	= luo_test_flb_unpreserve,
-	.retrieve	= luo_test_flb_preserve,
-	.finish		= luo_test_flb_unpreserve,
-	.owner		= THIS_MODULE,
-	.flags		= LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
-};
-
-/* It is not in the list, either. */
-static struct liveupdate_flb luo_test_vital_flb = {
-	.ops = &luo_test_flb_ops,
-	.compatible = "luo-test-vital-flb-v1",
-};
-
 static unsigned int reboot_delay_ms;
 module_param(reboot_delay_ms, uint, 0644);
 MODULE_PARM_DESC(reboot_delay_ms, "Delay of a reboot in milliseconds");
@@ -586,7 +482,6 @@ static struct notifier_block luo_test_reboot_nb = {
 static int __init luo_test_init(void)
 {
 	struct platform_device *device;
-	unsigned int i;
 	int err;
 
 	if (!liveupdate_enabled())
@@ -595,13 +490,7 @@ static int __init luo_test_init(void)
 	err = liveupdate_register_file_handler(&luo_test_handler);
 	if (err)
 		return err;
-	for (i = 0; i < ARRAY_SIZE(luo_test_vital_handlers); i++) {
-		err = liveupdate_register_file_handler(&luo_test_vital_handlers[i]);
-		if (err)
-			return err;
-	}
-	err = liveupdate_register_flb(&luo_test_vital_handlers[2],
-				      &luo_test_vital_flb);
+	err = luo_test_register_vital();
 	if (err)
 		return err;
 

@@ -230,7 +230,7 @@ const OBJECTS: [Object; 47] = [
         "SAMPLE_RUST_DRIVER_EDU",
     ),
     (
-        "lib/tests/liveupdate_handler.o+lib/tests/liveupdate_shared.o",
+        "lib/tests/liveupdate_handler.o+lib/tests/liveupdate_vital.o+lib/tests/liveupdate_shared.o",
         "LIVEUPDATE_TEST_HANDLER",
     ),
     ("lib/tests/liveupdate_fault.o", "LIVEUPDATE_ERROR_INJECTION"),
