@@ -38,7 +38,8 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
 /// The same on any kernel with the overlay.
 pub fn run_on(ctx: &Ctx, report: &mut Report, kernel: &Kernel) -> Result<()> {
     let guest = programs::guest(ctx)?;
-    let initrd = initramfs::guest(ctx, kernel.flavour.name(), &guest, &[kernel, kernel], None)?;
+    let name = kernel.flavour.name();
+    let initrd = initramfs::guest_with_modules(ctx, name, &guest, &[kernel, kernel])?;
     let tests = programs::guest_tests(ctx)?;
     let suites = &ctx.settings.suites;
     let known = tests.iter().map(|test| test.name.as_str());

@@ -140,9 +140,13 @@ pub fn guest_with_modules(
 /// Where the modules of a kernel are in an image.
 const MODULES: &str = "/lib/modules";
 
-/// The modules of a kernel: their names in an image, and their files.
+/// The modules of a kernel: their names in an image, and their files. None if it was built without
+/// support for modules.
 pub fn modules(kernel: &Kernel) -> Result<Vec<(String, PathBuf)>> {
     let list = kernel.out.join("modules.order");
+    if !list.exists() {
+        return Ok(Vec::new());
+    }
     let text = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
     let files = text
         .lines()

@@ -7,14 +7,28 @@ use rustix::io::Errno;
 use std::{
     ffi::CString,
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 const DIR: &str = "/lib/modules";
 
+/// The module of handlers in C whose files share state.
+pub const SHARED: &str = "liveupdate_shared";
+/// The module of the sample in Rust.
+pub const RUST: &str = "rust_liveupdate";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(DIR).join(format!("{name}.ko"))
+}
+
+/// Returns whether there is such a module, loaded or not.
+pub fn exists(name: &str) -> bool {
+    path(name).exists()
+}
+
 /// Loads a module, after those that it depends on. Without effect if it is loaded.
 pub fn load(name: &str, params: &str) -> Result {
-    let path = Path::new(DIR).join(format!("{name}.ko"));
+    let path = path(name);
     let module = fs::read(&path).at(path.display())?;
     for dependency in dependencies(&module) {
         load(&dependency, "")?;
@@ -27,25 +41,32 @@ pub fn load(name: &str, params: &str) -> Result {
     }
 }
 
-/// The modules that a module depends on, from the string `depends=` of its section `.modinfo`.
+/// The modules that a module depends on.
 fn dependencies(module: &[u8]) -> Vec<String> {
-    let strings = module.split(|byte| *byte == 0);
-    let list = strings
-        .filter_map(|string| string.strip_prefix(b"depends="))
-        .map(String::from_utf8_lossy)
-        .next()
-        .unwrap_or_default();
-    let names = list.split(',').filter(|name| !name.is_empty());
+    let lists = strings(module, "depends=");
+    let names = lists.iter().flat_map(|list| list.split(','));
+    let names = names.filter(|name| !name.is_empty());
     names.map(str::to_owned).collect()
+}
+
+/// The values of the strings in a module's section `.modinfo` that begin with `key`.
+fn strings(module: &[u8], key: &str) -> Vec<String> {
+    let strings = module.split(|byte| *byte == 0);
+    let values = strings.filter_map(|string| string.strip_prefix(key.as_bytes()));
+    values
+        .map(|value| String::from_utf8_lossy(value).into_owned())
+        .collect()
 }
 
 #[cfg(test)]
 mod unit {
-    use super::dependencies;
+    use super::{dependencies, strings};
 
     #[test]
     fn dependencies_are_found() {
         let module = b"\x7fELF\0license=GPL v2\0depends=vfio-pci-core,vfio\0name=vfio_pci\0";
+        assert_eq!(strings(module, "name="), ["vfio_pci"]);
+        assert!(strings(module, "alias=").is_empty());
         assert_eq!(dependencies(module), ["vfio-pci-core", "vfio"]);
         assert!(dependencies(b"\0depends=\0").is_empty());
         assert!(dependencies(b"").is_empty());

@@ -2,7 +2,10 @@
 
 //! Character devices of test handlers.
 
-use crate::support::error::{At, Failure, Result};
+use crate::support::{
+    error::{At, Failure, Result},
+    modules,
+};
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -13,8 +16,25 @@ use std::{
 pub const NO_HANDLER: &str =
     "this needs a handler that fails on request, which the kernel in C does not have";
 
-/// Opens the character device of a test handler; skips the test if the kernel was built without it.
+/// The handlers that can be modules, and the beginnings of the names of their devices.
+const MODULES: [(&str, &str); 2] = [
+    ("/dev/luo_shared", modules::SHARED),
+    (TestDevice::RUST, modules::RUST),
+];
+
+/// Loads the handler of files of a character device, if it is a module.
+pub fn load_handler(path: &str) -> Result {
+    let module = MODULES.iter().find(|(device, _)| path.starts_with(device));
+    match module.filter(|(_, module)| modules::exists(module)) {
+        Some((_, module)) => modules::load(module, ""),
+        None => Ok(()),
+    }
+}
+
+/// Opens the character device of a test handler, which is loaded if it is a module; skips the test if
+/// the kernel was built without it.
 pub fn open_test_device(path: &str) -> Result<File> {
+    load_handler(path)?;
     match File::options().read(true).write(true).open(path) {
         Ok(file) => Ok(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

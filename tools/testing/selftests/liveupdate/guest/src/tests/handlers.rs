@@ -10,7 +10,7 @@ use crate::support::{
     pattern::Pattern,
     registry::{Case, Suite},
     sessions::{create, expect_errno, retrieve},
-    test_device::{open_test_device, TestDevice, NO_HANDLER},
+    test_device::{load_handler, open_test_device, TestDevice, NO_HANDLER},
 };
 use crate::tests::hazards::not_in_c;
 use rustix::io::Errno;
@@ -41,6 +41,7 @@ fn side_by_side() -> Case {
             Ok(())
         },
         |_| {
+            load_handler(TestDevice::RUST)?;
             let session = retrieve("handlers")?;
             let rust = TestDevice::from(session.retrieve(3)?);
             let c = TestDevice::from(session.retrieve(1)?);
@@ -74,6 +75,7 @@ fn late_value(name: &'static str, path: &'static str) -> Case {
             Ok(())
         },
         move |_| {
+            load_handler(path)?;
             let session = retrieve(name)?;
             let device = TestDevice::from(session.retrieve(1)?);
             ensure_eq!(device.value()?, 2, "the value");
@@ -98,6 +100,7 @@ fn many(name: &'static str, path: &'static str) -> Case {
             Ok(())
         },
         move |_| {
+            load_handler(path)?;
             let session = retrieve(name)?;
             for token in (0..20).rev() {
                 let device = TestDevice::from(session.retrieve(token)?);

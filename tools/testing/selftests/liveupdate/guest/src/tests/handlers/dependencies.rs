@@ -8,7 +8,7 @@ use crate::support::{
     pattern::Pattern,
     registry::{Case, Stage},
     sessions::{create, expect_errno, fdinfo, retrieve},
-    test_device::TestDevice,
+    test_device::{load_handler, TestDevice},
 };
 use liveupdate::{IncomingSession, OutgoingSession, Policy};
 use rustix::io::Errno;
@@ -303,6 +303,7 @@ fn same_file() -> Case {
             Ok(())
         },
         |_| {
+            load_handler(TestDevice::RUST)?;
             let session = retrieve("needs-sample")?;
             let two = TestDevice::from(session.retrieve(4)?);
             let one = TestDevice::from(session.retrieve(8)?);
