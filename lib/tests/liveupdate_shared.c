@@ -17,6 +17,9 @@
  *                                         kind
  *   register-handler, unregister-handler  to register or unregister the handler,
  *                                         which is registered at first
+ *   register-vital, register-vital-state  to register a handler whose data is
+ *                                         vital, or to make the files depend on
+ *                                         such a state, which fails in a module
  *
  * Read to get the number of calls of each operation of the state.
  */
@@ -102,6 +105,9 @@ static int luo_twin_get(struct luo_shared *shared)
 	return -EUCLEAN;
 }
 
+static struct liveupdate_file_handler luo_shared_vital;
+static struct liveupdate_flb luo_shared_vital_flb;
+
 static int luo_shared_order(struct luo_shared *shared, const char *order)
 {
 	void *object;
@@ -116,6 +122,11 @@ static int luo_shared_order(struct luo_shared *shared, const char *order)
 		return luo_twin_get(shared);
 	if (!strcmp(order, "register-handler"))
 		return liveupdate_register_file_handler(&shared->handler);
+	if (!strcmp(order, "register-vital"))
+		return liveupdate_register_file_handler(&luo_shared_vital);
+	if (!strcmp(order, "register-vital-state"))
+		return liveupdate_register_flb(&shared->handler,
+					       &luo_shared_vital_flb);
 
 	if (!strcmp(order, "unregister"))
 		liveupdate_unregister_flb(&shared->handler, &shared->flb);
@@ -197,6 +208,27 @@ static const struct liveupdate_file_ops luo_shared_file_ops = {
 	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
 };
 
+static bool luo_shared_vital_can_preserve(struct liveupdate_file_handler *handler,
+					  struct file *file)
+{
+	return false;
+}
+
+static const struct liveupdate_file_ops luo_shared_vital_ops = {
+	.can_preserve	= luo_shared_vital_can_preserve,
+	.preserve	= luo_shared_preserve,
+	.unpreserve	= luo_shared_nothing,
+	.retrieve	= luo_shared_retrieve,
+	.finish		= luo_shared_nothing,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
+};
+
+static struct liveupdate_file_handler luo_shared_vital = {
+	.ops = &luo_shared_vital_ops,
+	.compatible = "luo-shared-vital-file",
+};
+
 static void luo_shared_called(struct liveupdate_flb *flb, enum luo_shared_op op)
 {
 	atomic_inc(&container_of(flb, struct luo_shared, flb)->calls[op]);
@@ -257,6 +289,20 @@ static const struct liveupdate_flb_ops luo_shared_flb_ops = {
 	.finish		= luo_shared_flb_finish,
 	.owner		= THIS_MODULE,
 	.flags		= LIVEUPDATE_RETRIEVE_RETRIES,
+};
+
+static const struct liveupdate_flb_ops luo_shared_vital_flb_ops = {
+	.preserve	= luo_shared_flb_preserve,
+	.unpreserve	= luo_shared_flb_unpreserve,
+	.retrieve	= luo_shared_flb_retrieve,
+	.finish		= luo_shared_flb_finish,
+	.owner		= THIS_MODULE,
+	.flags		= LIVEUPDATE_NOT_UNDERSTOOD_SILENCED,
+};
+
+static struct liveupdate_flb luo_shared_vital_flb = {
+	.ops = &luo_shared_vital_flb_ops,
+	.compatible = "luo-shared-vital",
 };
 
 static int luo_twin_flb_retrieve(struct liveupdate_flb_op_args *argp)
@@ -326,21 +372,68 @@ static struct luo_shared luo_shared[] = {
 	LUO_SHARED(8), LUO_SHARED(9),
 };
 
+LIVEUPDATE_FORMAT("luo-shared-file-0");
+LIVEUPDATE_FORMAT("luo-shared-0");
+LIVEUPDATE_FORMAT("luo-shared-file-1");
+LIVEUPDATE_FORMAT("luo-shared-1");
+LIVEUPDATE_FORMAT("luo-shared-file-2");
+LIVEUPDATE_FORMAT("luo-shared-2");
+LIVEUPDATE_FORMAT("luo-shared-file-3");
+LIVEUPDATE_FORMAT("luo-shared-3");
+LIVEUPDATE_FORMAT("luo-shared-file-4");
+LIVEUPDATE_FORMAT("luo-shared-4");
+LIVEUPDATE_FORMAT("luo-shared-file-5");
+LIVEUPDATE_FORMAT("luo-shared-5");
+LIVEUPDATE_FORMAT("luo-shared-file-6");
+LIVEUPDATE_FORMAT("luo-shared-6");
+LIVEUPDATE_FORMAT("luo-shared-file-7");
+LIVEUPDATE_FORMAT("luo-shared-7");
+LIVEUPDATE_FORMAT("luo-shared-file-8");
+LIVEUPDATE_FORMAT("luo-shared-8");
+LIVEUPDATE_FORMAT("luo-shared-file-9");
+LIVEUPDATE_FORMAT("luo-shared-9");
+
+static void luo_shared_remove(int count)
+{
+	while (count--) {
+		liveupdate_unregister_file_handler(&luo_shared[count].handler);
+		misc_deregister(&luo_shared[count].device);
+	}
+}
+
+static int luo_shared_add(struct luo_shared *shared)
+{
+	int err;
+
+	err = misc_register(&shared->device);
+	if (err)
+		return err;
+	err = liveupdate_register_file_handler(&shared->handler);
+	if (err)
+		misc_deregister(&shared->device);
+	return err;
+}
+
 static int __init luo_shared_init(void)
 {
 	int err, i;
 
-	if (!liveupdate_enabled())
-		return 0;
-
 	for (i = 0; i < ARRAY_SIZE(luo_shared); i++) {
-		err = liveupdate_register_file_handler(&luo_shared[i].handler);
-		if (err)
+		err = luo_shared_add(&luo_shared[i]);
+		if (err) {
+			luo_shared_remove(i);
 			return err;
-		err = misc_register(&luo_shared[i].device);
-		if (err)
-			return err;
+		}
 	}
 	return 0;
 }
-device_initcall(luo_shared_init);
+module_init(luo_shared_init);
+
+static void __exit luo_shared_exit(void)
+{
+	luo_shared_remove(ARRAY_SIZE(luo_shared));
+}
+module_exit(luo_shared_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("File handlers of the Live Update Orchestrator for tests");

@@ -109,7 +109,8 @@ const CONFIGS: [Odd; 21] = [
         LIVEUPDATE,
         "CONFIG_SAMPLES=y\nCONFIG_SAMPLES_RUST=y\nCONFIG_SAMPLE_RUST_LIVEUPDATE=y\n\
          CONFIG_PCI=y\nCONFIG_SAMPLE_RUST_DRIVER_EDU=y\n\
-         CONFIG_DEBUG_KERNEL=y\nCONFIG_RUNTIME_TESTING_MENU=y\nCONFIG_LIVEUPDATE_TEST_HANDLER=y\n",
+         CONFIG_DEBUG_KERNEL=y\nCONFIG_RUNTIME_TESTING_MENU=y\nCONFIG_LIVEUPDATE_TEST_HANDLER=y\n\
+         CONFIG_LIVEUPDATE_TEST_SHARED=y\n",
     ),
     odd(
         "devices of user space without live updates",
@@ -152,7 +153,7 @@ const CONFIGS: [Odd; 21] = [
 type Object = (&'static str, &'static str);
 
 /// The objects of all C files and crates that belong to the overlay, or that patches change.
-const OBJECTS: [Object; 47] = [
+const OBJECTS: [Object; 48] = [
     ("mm/memblock.o", ""),
     ("mm/shmem.o", ""),
     ("mm/memfd.o", "MEMFD_CREATE"),
@@ -230,9 +231,10 @@ const OBJECTS: [Object; 47] = [
         "SAMPLE_RUST_DRIVER_EDU",
     ),
     (
-        "lib/tests/liveupdate_handler.o+lib/tests/liveupdate_vital.o+lib/tests/liveupdate_shared.o",
+        "lib/tests/liveupdate_handler.o+lib/tests/liveupdate_vital.o",
         "LIVEUPDATE_TEST_HANDLER",
     ),
+    ("lib/tests/liveupdate_shared.o", "LIVEUPDATE_TEST_SHARED"),
     ("lib/tests/liveupdate_fault.o", "LIVEUPDATE_ERROR_INJECTION"),
 ];
 
