@@ -398,7 +398,7 @@ pub fn register_builtin<H: FileHandler>(
 ///
 /// # Examples
 ///
-/// See `samples/rust/rust_liveupdate.rs`.
+/// See `samples/rust/rust_driver_edu/handler.rs`.
 #[macro_export]
 macro_rules! builtin_file_handler {
     ($handler:ident $(, flbs: [$($flb:ident),+ $(,)?])?) => {

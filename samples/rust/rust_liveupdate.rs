@@ -10,6 +10,9 @@
 //! session with token 3. After a live update, `/proc/PID/fdinfo/FD` shows the number of that file
 //! as well.
 //!
+//! The sample can be a module, which is then loaded before files are preserved and, in the next
+//! kernel, before they are retrieved.
+//!
 //! All files share a generation, which `/proc/PID/fdinfo/FD` shows. It is the number of live
 //! updates since the first file was preserved.
 //!
@@ -54,6 +57,7 @@ use kernel::{
             Token, //
         },
         FileHandler,
+        Registration,
         RetrieveError, //
     },
     miscdevice::{
@@ -71,7 +75,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        SetOnce, //
+        Arc, //
     }, //
 };
 use zerocopy_derive::{
@@ -88,9 +92,6 @@ module! {
     description: "Rust live update sample",
     license: "GPL",
 }
-
-/// The device, which is built in and never unregistered.
-static DEVICE: SetOnce<Pin<KBox<MiscDeviceRegistration<Device>>>> = SetOnce::new();
 
 /// The number of live updates since the first file was preserved.
 static GENERATION: Atomic<u64> = Atomic::new(0);
@@ -112,12 +113,6 @@ impl Number {
             retrieved,
         };
         Ok(KBox::new(number, GFP_KERNEL)?)
-    }
-
-    /// Returns the number of a file of the device or of a retrieved file; [`None`] for other files.
-    fn of(file: &File) -> Option<&Self> {
-        let opened = DEVICE.as_ref().and_then(|device| device.data(file));
-        opened.or_else(|| anon_inode::data::<Retrieved>(file))
     }
 
     fn read(&self, pos: &mut i64, iov: &mut IovIterDest<'_>) -> Result<usize> {
@@ -149,7 +144,8 @@ impl Number {
     fn show(&self, m: &SeqFile) {
         seq_print!(m, "generation:\t{}\n", GENERATION.load(Relaxed));
         seq_print!(m, "number:\t{}\n", self.value.load(Relaxed));
-        if let Some(other) = self.retrieved.as_deref().and_then(Self::of) {
+        let other = self.retrieved.as_deref();
+        if let Some(other) = other.and_then(anon_inode::data::<Retrieved>) {
             seq_print!(m, "other:\t{}\n", other.value.load(Relaxed));
         }
     }
@@ -208,11 +204,20 @@ struct NumberSer {
     other: Token,
 }
 
-struct Handler;
+/// Preserves files of the device, and retrieved files.
+struct Handler {
+    device: Arc<MiscDeviceRegistration<Device>>,
+}
 
-static GENERATION_FLB: Instance<Generation> = Instance::new();
+impl Handler {
+    /// Returns the number of a file; [`None`] for files that this handler does not support.
+    fn number<'a>(&self, file: &'a File) -> Option<&'a Number> {
+        let opened = self.device.data(file);
+        opened.or_else(|| anon_inode::data::<Retrieved>(file))
+    }
+}
 
-kernel::builtin_file_handler!(Handler, flbs: [GENERATION_FLB]);
+kernel::declare_compatible!(<Handler as FileHandler>::COMPATIBLE);
 
 #[vtable]
 impl FileHandler for Handler {
@@ -226,7 +231,7 @@ impl FileHandler for Handler {
     type Incoming = Claimed<NumberSer>;
 
     fn can_preserve(&self, file: &File) -> bool {
-        Number::of(file).is_some()
+        self.number(file).is_some()
     }
 
     fn preserve(
@@ -237,7 +242,7 @@ impl FileHandler for Handler {
         session: &OutgoingSession<'_>,
     ) -> Result {
         // The number can still change, but not on which file it depends.
-        ser.other = Number::of(file).ok_or(EINVAL)?.other.load(Relaxed);
+        ser.other = self.number(file).ok_or(EINVAL)?.other.load(Relaxed);
         if ser.other != 0 {
             session.file(ser.other)?;
         }
@@ -245,7 +250,7 @@ impl FileHandler for Handler {
     }
 
     fn freeze(&self, file: &File, ser: &mut NumberSer, _outgoing: &mut ()) -> Result {
-        ser.value = Number::of(file).ok_or(EINVAL)?.value.load(Relaxed);
+        ser.value = self.number(file).ok_or(EINVAL)?.value.load(Relaxed);
         Ok(())
     }
 
@@ -279,6 +284,8 @@ struct GenerationSer {
 
 struct Generation;
 
+static GENERATION_FLB: Instance<Generation> = Instance::new();
+
 kernel::declare_compatible!(<Generation as Flb>::COMPATIBLE);
 
 #[vtable]
@@ -300,18 +307,37 @@ impl Flb for Generation {
     }
 }
 
-/// The sample as a module, which must be built in.
-struct RustLiveupdate;
+/// The sample, as a module or built in. Unloading the module drops the fields in this order.
+struct RustLiveupdate {
+    /// [`None`] without live updates.
+    _handler: Option<Pin<KBox<Registration<Handler>>>>,
+    _device: Arc<MiscDeviceRegistration<Device>>,
+}
 
 impl kernel::Module for RustLiveupdate {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let options = MiscDeviceOptions {
             name: c"rust_liveupdate",
         };
-        DEVICE.populate(KBox::pin_init(
-            MiscDeviceRegistration::register(options),
-            GFP_KERNEL,
-        )?);
-        Ok(Self)
+        let device = Arc::pin_init(MiscDeviceRegistration::register(options), GFP_KERNEL)?;
+        // The last step, since files can be preserved from then on.
+        let handler = if kernel::liveupdate::is_enabled() {
+            Some(register(device.clone())?)
+        } else {
+            None
+        };
+        Ok(Self {
+            _handler: handler,
+            _device: device,
+        })
     }
+}
+
+/// Registers the handler, whose files depend on the generation.
+fn register(
+    device: Arc<MiscDeviceRegistration<Device>>,
+) -> Result<Pin<KBox<Registration<Handler>>>> {
+    let registration = KBox::pin_init(Registration::new(Handler { device }), GFP_KERNEL)?;
+    GENERATION_FLB.attach(registration.as_ref())?;
+    Ok(registration)
 }
