@@ -8,7 +8,7 @@ use crate::{
     decompress::decompress,
     elf,
     formats::{self, Features, Formats},
-    Machine,
+    Machine, ModuleFormats,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, error::Error, fmt, io::Read};
@@ -67,6 +67,9 @@ pub struct Image {
     /// The formats that have features instead of a version.
     #[serde(default)]
     pub features: BTreeMap<String, Features>,
+    /// The formats that installed modules support.
+    #[serde(default)]
+    pub modules: ModuleFormats,
     /// Why damage to the kernel may be undetected; [`None`] if its checksum is correct.
     #[serde(default)]
     pub unverified: Option<String>,
@@ -111,6 +114,7 @@ impl Image {
                 init_size: header.init_size,
                 formats,
                 features,
+                modules: ModuleFormats::default(),
                 unverified: unverified.map(str::to_owned),
                 config: config(&kernel.bytes),
             })
@@ -124,6 +128,7 @@ impl Image {
                 init_size: file_size,
                 formats,
                 features,
+                modules: ModuleFormats::default(),
                 unverified: Some(
                     "a vmlinux has no checksum, and must be converted to a bzImage to be loaded"
                         .to_owned(),
@@ -159,6 +164,7 @@ impl Image {
             init_size: header.image_size,
             formats: formats::find_raw(kernel),
             features: BTreeMap::new(),
+            modules: ModuleFormats::default(),
             unverified,
             config: config(kernel),
         })

@@ -17,6 +17,8 @@ pub struct System {
     pub sysfs: PathBuf,
     /// Usually `/proc`.
     pub procfs: PathBuf,
+    /// The directories of the modules of installed kernels: usually `/lib/modules`.
+    pub modules: PathBuf,
     /// The record of the loaded image: usually `/run/luod/image.json`.
     pub record: PathBuf,
 }
@@ -34,6 +36,7 @@ impl System {
         Self {
             sysfs: root.join("sys"),
             procfs: root.join("proc"),
+            modules: root.join("lib/modules"),
             record: root.join("run/luod/image.json"),
         }
     }

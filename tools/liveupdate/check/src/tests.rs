@@ -5,7 +5,10 @@
 mod arm64;
 mod command_line;
 
-use crate::{bzimage::BzImage, check_formats, worst, Formats, Image, ImageError, Needs, Verdict};
+use crate::{
+    bzimage::BzImage, check_formats, worst, Formats, Image, ImageError, ModuleFormats, Needs,
+    Verdict,
+};
 use flate2::{write::GzEncoder, Compression};
 use proptest::prelude::*;
 use std::{hash::Hasher, io::Write};
@@ -133,6 +136,41 @@ fn list_decides() {
     );
     // Strings elsewhere do not replace a missing entry in the list.
     assert_eq!(verdict(&with(&[])), Verdict::No);
+}
+
+#[test]
+fn formats_of_modules_are_likely() {
+    let names = ["kho-v4", "luo-v5", "memfd-v2"];
+    let with_list = packed(&elf(b"", Some(&list(&names))));
+    let without = packed(&elf(b"\0kho-v4\0luo-v5\0memfd-v2\0", None));
+    let mut needs = complete();
+    needs.in_use.insert("mydev-v1".to_owned());
+    for (file, unsupported) in [(with_list, Verdict::No), (without, Verdict::Unknown)] {
+        let mut image = Image::parse(&file).unwrap();
+        assert_eq!(worst(&check_formats(&image, &needs)), unsupported);
+        image.modules = ModuleFormats::parse("alias liveupdate:mydev-v1 mydev\n");
+        let findings = check_formats(&image, &needs);
+        assert_eq!(worst(&findings), Verdict::Likely, "{findings:?}");
+        image.modules = ModuleFormats::parse("alias liveupdate:mydev-v2 mydev\n");
+        assert_eq!(worst(&check_formats(&image, &needs)), unsupported);
+    }
+}
+
+#[test]
+fn release_is_a_name_of_a_directory() {
+    let mut image = Image::parse(&packed(&elf(b"", None))).unwrap();
+    assert_eq!(image.release(), Some("7.3.4"));
+    for (version, release) in [
+        ("7.3.4-1-luo (luo@sandbox) #1 SMP", Some("7.3.4-1-luo")),
+        ("../7.3.4", None),
+        ("7.3.4/..", None),
+        ("", None),
+    ] {
+        image.version = Some(version.to_owned());
+        assert_eq!(image.release(), release);
+    }
+    image.version = None;
+    assert_eq!(image.release(), None);
 }
 
 #[test]

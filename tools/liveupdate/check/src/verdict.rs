@@ -71,6 +71,18 @@ fn family(name: &str) -> &str {
     name.rsplit_once("-v").map_or(name, |(family, _)| family)
 }
 
+/// A format that only a module supports.
+fn needs_module(name: &str) -> Finding {
+    Finding::new(
+        "formats",
+        Verdict::Likely,
+        format!(
+            "a module that is installed for the image supports {name}: load it before files are \
+             retrieved"
+        ),
+    )
+}
+
 /// Checks whether the kernel of `image` supports the formats to be handed over.
 pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
     const CHECK: &str = "formats";
@@ -80,7 +92,10 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
             findings.push(Finding::new(CHECK, Verdict::Unknown, why.as_str()));
         }
         Formats::List(known) => {
-            for name in needs.in_use.iter().filter(|name| !known.contains(*name)) {
+            let of_module = |name: &&String| image.modules.contains(name);
+            let others = needs.in_use.iter().filter(|name| !known.contains(*name));
+            let (of_modules, others): (Vec<_>, Vec<_>) = others.partition(of_module);
+            for name in others {
                 let family = family(name);
                 findings.push(match image.features.get(family) {
                     None => Finding::new(
@@ -109,16 +124,24 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                     } else {
                         Verdict::Likely
                     },
-                    if needs.complete {
-                        "the list in the image has all formats that would be handed over now"
-                    } else {
-                        "the list in the image has all usual formats, but this kernel \
-                         does not report which ones are in use"
+                    match (needs.complete, of_modules.is_empty()) {
+                        (true, true) => {
+                            "the list in the image has all formats that would be handed over now"
+                        }
+                        (true, false) => {
+                            "the list in the image has all other formats that would be handed over \
+                             now"
+                        }
+                        (false, _) => {
+                            "the list in the image has all usual formats, but this kernel \
+                             does not report which ones are in use"
+                        }
                     },
                 ));
             }
+            findings.extend(of_modules.into_iter().map(|name| needs_module(name)));
             let possible = needs.possible.difference(&needs.in_use);
-            for name in possible.filter(|name| !known.contains(*name)) {
+            for name in possible.filter(|name| !known.contains(*name) && !of_module(name)) {
                 findings.push(Finding::new(
                     CHECK,
                     Verdict::Likely,
@@ -132,6 +155,10 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
         Formats::Strings(found) => {
             for name in &needs.in_use {
                 if found.contains(name) {
+                    continue;
+                }
+                if image.modules.contains(name) {
+                    findings.push(needs_module(name));
                     continue;
                 }
                 let of_family = |other: &&String| family(other) == family(name);

@@ -6,7 +6,9 @@ use crate::{
     cli::{CheckOptions, Cli, Exit, Failure},
     output,
 };
-use luo_check::{check_formats, worst, Finding, Image, ImageError, Needs, Verdict, IMAGE_MAX};
+use luo_check::{
+    check_formats, worst, Finding, Image, ImageError, Needs, System, Verdict, IMAGE_MAX,
+};
 use rustix::fs::{memfd_create, MemfdFlags, OFlags};
 use std::{
     fmt::Display,
@@ -58,7 +60,11 @@ fn config(image: &Path) -> Option<String> {
 
 /// Reads and examines an image; returns the reason if this is not possible, or if the image
 /// would not boot.
-pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failure> {
+pub fn examine(
+    system: &System,
+    path: &Path,
+    file: &File,
+) -> Result<Result<Image, Finding>, Failure> {
     let length = file.metadata().map_err(|error| failed(path, error))?.len();
     if length > IMAGE_MAX as u64 {
         let reason = format!("{}: {}", path.display(), ImageError::TooLarge);
@@ -80,6 +86,7 @@ pub fn examine(path: &Path, file: &File) -> Result<Result<Image, Finding>, Failu
             if let Some(config) = config(path) {
                 image.add_config(&config);
             }
+            system.add_modules(&mut image);
             Ok(Ok(image))
         }
         Err(error @ (ImageError::Unsupported(_) | ImageError::TooLarge)) => {
@@ -186,7 +193,7 @@ pub fn check(cli: &Cli, options: &CheckOptions) -> Result<Exit, Failure> {
         Some(path) => {
             let file = open(path)?;
             let cmdline = cli.cmdline(options.cmdline.as_deref())?;
-            findings(cli, &examine(path, &file)?, 0, &cmdline)
+            findings(cli, &examine(&cli.system(), path, &file)?, 0, &cmdline)
         }
         None => cli.system().check_loaded(),
     };

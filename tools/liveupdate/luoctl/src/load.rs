@@ -100,7 +100,7 @@ pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
     let name = boot.path.display();
 
     let source = source(&boot.path, &boot.file)?;
-    let image = image::examine(&boot.path, boot.kernel())?;
+    let image = image::examine(&cli.system(), &boot.path, boot.kernel())?;
     let findings = image::findings(cli, &image, boot.initrd_len(), &boot.cmdline);
     image::show(cli, &findings);
     if worst(&findings) == Verdict::No && !options.force {

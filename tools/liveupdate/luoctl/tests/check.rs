@@ -68,6 +68,23 @@ fn verdicts() {
         .expect(1);
 }
 
+/// A file of a module is preserved.
+#[test]
+fn modules() {
+    let root = Root::new();
+    let ours = kernel(Some(&FORMATS), &[]);
+    let in_use = format!("{}\nmydev-v1\n", FORMATS.join("\n"));
+    root.put("sys/kernel/liveupdate/in_use", in_use);
+    let aliases = "lib/modules/7.3.4/modules.alias";
+    check(&root, &ours, &[]).expect(4).says("mydev-v1");
+    root.put(aliases, "alias liveupdate:mydev-v1 mydev\n");
+    check(&root, &ours, &[])
+        .expect(6)
+        .says("a module that is installed for the image supports mydev-v1");
+    root.put(aliases, "alias liveupdate:mydev-v2 mydev\n");
+    check(&root, &ours, &[]).expect(4).says("mydev-v1");
+}
+
 /// A kernel that reads memfds only, while other memory is preserved.
 #[test]
 fn kinds_of_memory() {

@@ -85,6 +85,7 @@ mod tests {
                 init_size: 0,
                 formats: Formats::Strings(Default::default()),
                 features: Default::default(),
+                modules: Default::default(),
                 unverified: None,
                 config: settings.map(|settings| {
                     let owned =

@@ -23,6 +23,9 @@ pub fn bzimage(payload: &[u8]) -> Vec<u8> {
     file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
     file[0x202..0x206].copy_from_slice(b"HdrS");
     file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    // The version, and its place after the first sector.
+    file[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+    file[0x300..0x30a].copy_from_slice(b"7.3.4 test");
     file[0x236] = 0x3f;
     file[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     file[0x260..0x264].copy_from_slice(&(32_u32 << 20).to_le_bytes());

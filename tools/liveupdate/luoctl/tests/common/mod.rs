@@ -98,6 +98,7 @@ impl Root {
                 init_size: 3,
                 formats: Formats::List(names),
                 features: BTreeMap::new(),
+                modules: Default::default(),
                 unverified: None,
                 config: None,
             }),
