@@ -11,7 +11,7 @@ use crate::kernel::flavour::Flavour;
 use crate::kernel::signing;
 use crate::machine::named::{
     Machine, CHECKED, CRASH, GIGANTIC, HUGE_PAGES, IOMMU, LARGE, LOCKED, NODES, Q35, SCRATCH,
-    SMALL, UEFI,
+    SMALL, UEFI, USUAL,
 };
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
@@ -47,7 +47,7 @@ impl Row {
 }
 
 /// The machines of `make test`.
-const SOME: [Row; 7] = [
+const SOME: [Row; 8] = [
     Row::new(&UEFI),
     Row {
         suites: &["chain", "roundtrip", "memfd", "signed"],
@@ -69,6 +69,12 @@ const SOME: [Row; 7] = [
     Row {
         suites: &["gigantic_damage"],
         ..Row::new(&LARGE)
+    },
+    // Its programs unload modules, which no other suite must use.
+    Row {
+        name: "modules",
+        suites: &["modules"],
+        ..Row::new(&USUAL)
     },
 ];
 
@@ -105,7 +111,7 @@ fn run(ctx: &Ctx, report: &mut Report, group: &str, rows: &[Row]) -> Result<()> 
     // Some machines load only kernels that are signed.
     let kernel = signing::signed(ctx, &build::kernel(ctx, Flavour::Ours)?)?;
     let guest = programs::guest(ctx)?;
-    let initrd = initramfs::guest(ctx, MACHINES, &guest, &[&kernel, &kernel], None)?;
+    let initrd = initramfs::guest_with_modules(ctx, MACHINES, &guest, &[&kernel, &kernel])?;
     for row in rows {
         let mut suites = row.suites.to_vec();
         suites.retain(|suite| ctx.settings.wants(suite));

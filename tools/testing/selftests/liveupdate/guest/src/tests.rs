@@ -21,6 +21,7 @@ mod image;
 mod killed;
 mod kvm;
 mod memfd;
+mod modules;
 mod nodes;
 mod nvme;
 mod retrieve;
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Suite> {
         image::suite(),
         handlers::suite(),
         shared::suite(),
+        modules::suite(),
         blocking::suite(),
         abort::suite(),
         abort::legacy_suite(),

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Loading kernel modules from the initramfs.
+//! Loading kernel modules from the initramfs, and unloading them.
 
 use crate::support::error::{At, Failure, Result};
 use rustix::io::Errno;
 use std::{
     ffi::CString,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +20,11 @@ pub const RUST: &str = "rust_liveupdate";
 
 fn path(name: &str) -> PathBuf {
     Path::new(DIR).join(format!("{name}.ko"))
+}
+
+/// The name of a module when it is loaded.
+fn loaded(name: &str) -> String {
+    name.replace('-', "_")
 }
 
 /// Returns whether there is such a module, loaded or not.
@@ -39,6 +45,32 @@ pub fn load(name: &str, params: &str) -> Result {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error).at(format_args!("load {}", path.display())),
     }
+}
+
+/// Unloads a module.
+///
+/// # Errors
+///
+/// [`Errno::WOULDBLOCK`] if it is in use, [`Errno::NOENT`] if it is not loaded.
+pub fn unload(name: &str) -> io::Result<()> {
+    let name = CString::new(loaded(name))?;
+    Ok(rustix::system::delete_module(&name, libc::O_NONBLOCK)?)
+}
+
+/// The number of references to a module; [`None`] if it is not loaded.
+pub fn references(name: &str) -> Result<Option<u64>> {
+    let count = format!("/sys/module/{}/refcnt", loaded(name));
+    match fs::read_to_string(&count) {
+        Ok(text) => Ok(Some(text.trim().parse()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at(count),
+    }
+}
+
+/// The names other than its own by which programs look for a module.
+pub fn aliases(name: &str) -> Result<Vec<String>> {
+    let path = path(name);
+    Ok(strings(&fs::read(&path).at(path.display())?, "alias="))
 }
 
 /// The modules that a module depends on.

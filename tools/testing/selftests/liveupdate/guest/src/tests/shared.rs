@@ -21,27 +21,27 @@ use std::{
 
 /// The numbers of calls of the operations of a state in this kernel.
 #[derive(Debug, Default, PartialEq)]
-struct Calls {
-    preserve: u32,
-    unpreserve: u32,
-    retrieve: u32,
-    finish: u32,
+pub(super) struct Calls {
+    pub preserve: u32,
+    pub unpreserve: u32,
+    pub retrieve: u32,
+    pub finish: u32,
 }
 
 /// A file that can depend on a state. Cases use different states.
-struct SharedDevice(File);
+pub(super) struct SharedDevice(File);
 
 impl SharedDevice {
-    fn open(number: u32) -> Result<Self> {
+    pub fn open(number: u32) -> Result<Self> {
         let path = format!("/dev/luo_shared{number}");
         Ok(Self(open_test_device(&path)?))
     }
 
-    fn order(&self, order: &str) -> io::Result<()> {
+    pub fn order(&self, order: &str) -> io::Result<()> {
         (&self.0).write_all(order.as_bytes())
     }
 
-    fn calls(&self) -> Result<Calls> {
+    pub fn calls(&self) -> Result<Calls> {
         let mut bytes = [0; 64];
         let len = self.0.read_at(&mut bytes, 0).at("read the calls")?;
         let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
@@ -63,14 +63,14 @@ impl AsFd for SharedDevice {
 }
 
 /// Opens a device whose files depend on the state.
-fn registered(number: u32) -> Result<SharedDevice> {
+pub(super) fn registered(number: u32) -> Result<SharedDevice> {
     let device = SharedDevice::open(number)?;
     device.order("register").at("register the state")?;
     Ok(device)
 }
 
 /// The calls in a kernel that has retrieved and finished a state.
-const FINISHED: Calls = Calls {
+pub(super) const FINISHED: Calls = Calls {
     preserve: 0,
     unpreserve: 0,
     retrieve: 1,
