@@ -11,13 +11,14 @@ use luo_qemu::{
     hugepages::HugePages,
     memory,
     moved::Moved,
+    process::Process,
     run_dir,
     run_dir::{Record, RunDir},
     size,
     spec::Spec,
 };
 use luod_protocol::{Channel, Event, Phase, Request};
-use rustix::process::{kill_process, Pid, Signal};
+use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::{
     fs, io,
@@ -398,22 +399,21 @@ fn is_idle(socket: &std::path::Path) -> bool {
     matches!(asked, Ok((Event::Status(status), _)) if status.phase == Phase::Idle)
 }
 
+/// Asks a guest to power down, and waits until it has ended, which it may do at any time, also before
+/// a signal is sent. A luo-qemu that takes the guest over is asked as well.
 fn stop(name: &str, timeout: Duration) -> Result<ExitCode> {
-    let record = known(name)?;
-    let send = |pid: u32, signal| -> Result {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        Ok(kill_process(
-            pid.ok_or("the guest has no process")?,
-            signal,
-        )?)
-    };
-    send(record.pid, Signal::TERM)?;
+    known(name)?;
+    let argument = run_dir::qmp_argument(name);
     let started = Instant::now();
+    let mut asked = None;
     let mut killed = false;
-    while run_dir::find(name)?.is_some() {
-        if started.elapsed() > timeout && !killed {
+    while let Some(record) = run_dir::find(name)? {
+        if asked != Some(record.pid) && Process::signal(record.pid, name, Signal::TERM)? {
+            asked = Some(record.pid);
+        }
+        let late = started.elapsed() > timeout && !killed;
+        if late && Process::signal(record.qemu, &argument, Signal::KILL)? {
             eprintln!("luo-qemu: {name} does not power down: QEMU is ended");
-            send(record.qemu, Signal::KILL)?;
             killed = true;
         }
         sleep(STEP);

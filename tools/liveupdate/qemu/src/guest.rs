@@ -286,22 +286,14 @@ impl Guest {
             self.directory.clear();
             return Ok(false);
         };
-        let mut files = Vec::new();
-        for (fd, backend) in record.memory.iter().zip(&spec.memory) {
-            let file = process.file(*fd)?;
-            if file.metadata()?.len() != backend.size {
-                return Err(format!("the memory {} has another size", backend.id).into());
+        let (files, state, mut qmp) = match self.reach(&mut process, &record, &spec) {
+            // It has ended after it was found.
+            Err(_) if process.ended()?.is_some() => {
+                self.directory.clear();
+                return Ok(false);
             }
-            files.push(file);
-        }
-        if files.len() != spec.memory.len() {
-            return Err("not all of the memory of the guest is known".into());
-        }
-        let state = process.file(record.state_fd)?;
-        let mut qmp = Qmp::connect(&self.directory.qmp(), START, || match process.ended()? {
-            None => Ok(()),
-            Some(_) => Err(io::Error::other("QEMU has ended")),
-        })?;
+            reached => reached?,
+        };
         if record.state == State::Starting && qmp.status()? == "prelaunch" {
             process.end();
             self.directory.clear();
@@ -333,6 +325,32 @@ impl Guest {
             self.set_clock();
         }
         Ok(true)
+    }
+
+    /// Opens the memory of a guest and the file for its state in its QEMU, and connects to that.
+    fn reach(
+        &self,
+        process: &mut Process,
+        record: &Record,
+        spec: &Spec,
+    ) -> Result<(Vec<File>, File, Qmp)> {
+        let mut files = Vec::new();
+        for (fd, backend) in record.memory.iter().zip(&spec.memory) {
+            let file = process.file(*fd)?;
+            if file.metadata()?.len() != backend.size {
+                return Err(format!("the memory {} has another size", backend.id).into());
+            }
+            files.push(file);
+        }
+        if files.len() != spec.memory.len() {
+            return Err("not all of the memory of the guest is known".into());
+        }
+        let state = process.file(record.state_fd)?;
+        let qmp = Qmp::connect(&self.directory.qmp(), START, || match process.ended()? {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("QEMU has ended")),
+        })?;
+        Ok((files, state, qmp))
     }
 
     /// Whether the guest is still paused for an update: luo-qemu was killed then, or QEMU could not

@@ -4,6 +4,7 @@
 
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
+    io::{retry_on_intr, Errno},
     process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal},
 };
 use std::{
@@ -46,7 +47,7 @@ impl Process {
         };
         let pidfd = match pidfd_open(id, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // The id is not used again while there is a descriptor of the process: what is read now is
@@ -71,6 +72,24 @@ impl Process {
             }
         }
         Ok(found)
+    }
+
+    /// Sends a signal to the process `pid`, if it runs and has the argument `argument`: it may have
+    /// ended since its id was recorded, and another process may have the id. Returns whether the
+    /// signal was sent.
+    ///
+    /// # Errors
+    ///
+    /// If the user may not do it.
+    pub fn signal(pid: u32, argument: &str, signal: Signal) -> io::Result<bool> {
+        let Some(Self::Adopted { pidfd, .. }) = Self::adopt(pid, argument)? else {
+            return Ok(false);
+        };
+        match pidfd_send_signal(&pidfd, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Its process id.
@@ -124,7 +143,9 @@ impl Process {
             }
             Self::Adopted { pidfd, .. } => {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-                let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None);
+                // A signal to this process must not end the wait.
+                let wait = || poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None);
+                let _ = retry_on_intr(wait);
             }
         }
     }

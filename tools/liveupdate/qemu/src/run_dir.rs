@@ -19,6 +19,9 @@ const ROOT: &str = "/run/luo-qemu";
 /// The file with the description of a guest.
 const SPEC: &str = "spec.json";
 
+/// The QMP socket of its QEMU.
+const QMP: &str = "qmp.sock";
+
 /// The state of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -128,12 +131,12 @@ impl RunDir {
 
     /// The QMP socket of QEMU.
     pub fn qmp(&self) -> PathBuf {
-        self.path.join("qmp.sock")
+        self.path.join(QMP)
     }
 
     /// The argument of QEMU for that socket. No other process has it.
     pub fn qmp_argument(&self) -> String {
-        format!("unix:{},server=on,wait=off", self.qmp().display())
+        argument(&self.path)
     }
 
     /// Writes the status.
@@ -189,7 +192,7 @@ impl RunDir {
 
     /// Removes the status, since the guest has ended.
     pub fn clear(&self) {
-        for name in ["status.json", SPEC, "qmp.sock"] {
+        for name in ["status.json", SPEC, QMP] {
             // A remaining file has no effect.
             let _ = fs::remove_file(self.path.join(name));
         }
@@ -200,6 +203,15 @@ fn read(path: &Path) -> io::Result<Record> {
     Ok(serde_json::from_slice(&fs::read(
         path.join("status.json"),
     )?)?)
+}
+
+fn argument(path: &Path) -> String {
+    format!("unix:{},server=on,wait=off", path.join(QMP).display())
+}
+
+/// The argument that only the QEMU of the guest `name` has.
+pub fn qmp_argument(name: &str) -> String {
+    argument(&root().join(name))
 }
 
 /// Returns whether the directory is locked.

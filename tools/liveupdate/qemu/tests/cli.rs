@@ -5,8 +5,11 @@
 use luo_qemu::run_dir::{Record, RunDir, State};
 use serde_json::Value;
 use std::{
+    os::unix::process::ExitStatusExt,
     path::Path,
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
 fn luo_qemu(run: &Path, arguments: &str) -> Output {
@@ -15,6 +18,41 @@ fn luo_qemu(run: &Path, arguments: &str) -> Output {
         .env("LUO_QEMU_RUN", run)
         .output()
         .unwrap()
+}
+
+/// A process that waits, with an argument by which it is known.
+fn process(argument: &str) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", "read x", argument]);
+    command.stdin(Stdio::piped()).spawn().unwrap()
+}
+
+/// The id of a process that has ended.
+fn ended() -> u32 {
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    child.id()
+}
+
+/// `luo-qemu stop` of a guest whose luo-qemu has the process id `pid`. It ends QEMU at once, which has
+/// the id `qemu`. The luo-qemu ends when nothing happens any more. Returns the exit code of the command.
+fn stop(run: &Path, pid: u32, qemu: u32) -> Option<i32> {
+    let directory = guest_of(run, pid, qemu);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_luo-qemu"));
+    command.args(["stop", "g", "--timeout", "0"]);
+    let mut stop = command.env("LUO_QEMU_RUN", run).spawn().unwrap();
+    sleep(Duration::from_millis(500));
+    // It waits until luo-qemu has ended.
+    assert_eq!(stop.try_wait().unwrap(), None);
+    drop(directory);
+    stop.wait().unwrap().code()
+}
+
+/// The signal that has ended a process, if one has.
+fn signal(mut process: Child) -> Option<i32> {
+    // Without a signal, this ends it.
+    drop(process.stdin.take());
+    process.wait().unwrap().signal()
 }
 
 /// The output of a command that succeeds.
@@ -33,12 +71,17 @@ fn bad(run: &Path, arguments: &str) -> String {
 
 /// A guest that seems to be running.
 fn guest(run: &Path) -> RunDir {
+    guest_of(run, std::process::id(), 7)
+}
+
+/// The same, with the ids of its luo-qemu and of its QEMU.
+fn guest_of(run: &Path, pid: u32, qemu: u32) -> RunDir {
     let directory = RunDir::take_in(run, "g").unwrap();
     let arguments = ["-drive", "file=a.raw,cache=unsafe"];
     let record = Record {
         name: "g".into(),
-        pid: std::process::id(),
-        qemu: 7,
+        pid,
+        qemu,
         state: State::Restoring,
         held: false,
         updates: 3,
@@ -122,4 +165,31 @@ fn what_cannot_run_is_refused() {
         said.contains("the guest g: ") && said.contains("luod at"),
         "{said}"
     );
+}
+
+#[test]
+fn a_guest_is_stopped() {
+    let run = tempfile::tempdir().unwrap();
+    let argument = format!(
+        "unix:{}/g/qmp.sock,server=on,wait=off",
+        run.path().display()
+    );
+    let (luo_qemu, qemu) = (process("g"), process(&argument));
+    assert_eq!(stop(run.path(), luo_qemu.id(), qemu.id()), Some(1));
+    assert_eq!((signal(luo_qemu), signal(qemu)), (Some(15), Some(9)));
+
+    // QEMU has ended before it is killed.
+    let luo_qemu = process("g");
+    assert_eq!(stop(run.path(), luo_qemu.id(), ended()), Some(0));
+    assert_eq!(signal(luo_qemu), Some(15));
+
+    // luo-qemu was killed, and the one that takes the guest over is not recorded yet.
+    let qemu = process(&argument);
+    assert_eq!(stop(run.path(), ended(), qemu.id()), Some(1));
+    assert_eq!(signal(qemu), Some(9));
+
+    // Other processes have the ids of those that have ended.
+    let (first, second) = (process("other"), process("another"));
+    assert_eq!(stop(run.path(), first.id(), second.id()), Some(0));
+    assert_eq!((signal(first), signal(second)), (None, None));
 }

@@ -5,9 +5,16 @@
 use crate::machine::{counts_on, jump, pause, step_until, Machine};
 use liveupdate::luod::{Member, Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
-use luo_qemu::{guest::Guest, run_dir::State, spec, state};
+use luo_qemu::{
+    guest::Guest,
+    memory,
+    run_dir::{Record, State},
+    spec,
+    spec::Spec,
+    state,
+};
 use luod::fake::{own_config, FakeWorld, Luod};
-use std::fs::File;
+use std::{fs::File, process::Command};
 
 /// The step at which luo-qemu is killed.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +157,40 @@ fn a_qemu_that_is_not_recorded_is_ended() {
     assert_ne!(scene.machine.qemu(), scene.first);
     assert!(counts_on(&mut member) > scene.before);
     member.participant_mut().kill();
+}
+
+#[test]
+fn a_qemu_that_ends_is_not_taken_over() {
+    let machine = Machine::new();
+    let directory = machine.directory();
+    let backends = memory::backends(&machine.arguments, &[], None, None).unwrap();
+    let file = File::create_new(machine.dir.path().join("memory")).unwrap();
+    file.set_len(backends[0].size).unwrap();
+    // It is found, and ends before it has answered.
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 1; true", &directory.qmp_argument()]);
+    let mut qemu = command.stdin(file).spawn().unwrap();
+    let spec = Spec::new("g", "qemu".into(), Vec::new(), backends).unwrap();
+    directory.describe(&spec).unwrap();
+    let record = Record {
+        name: "g".into(),
+        pid: std::process::id(),
+        qemu: qemu.id(),
+        state: State::Running,
+        held: false,
+        updates: 0,
+        gap_us: None,
+        lag_us: None,
+        paused_us: 0,
+        stopped: None,
+        memory: vec![0],
+        state_fd: 0,
+        arguments: Vec::new(),
+    };
+    directory.write(&record).unwrap();
+    drop(directory);
+    assert!(!machine.guest().adopt().unwrap());
+    assert!(qemu.wait().unwrap().success());
 }
 
 #[test]
