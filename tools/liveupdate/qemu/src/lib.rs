@@ -18,6 +18,7 @@ pub mod moved;
 pub mod next_kernel;
 pub mod options;
 pub mod process;
+pub mod processors;
 pub mod qmp;
 pub mod run_dir;
 pub mod size;

@@ -6,7 +6,7 @@ use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
     io::retry_on_intr,
 };
-use serde::Deserialize;
+use serde::{de::DeserializeOwned, Deserialize};
 use serde_json::{json, Map, Value};
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -73,6 +73,25 @@ pub struct Status {
     pub error: Option<String>,
 }
 
+/// What QEMU knows of a virtual processor from KVM, of what it was asked for.
+#[derive(Debug, Deserialize)]
+struct Statistics {
+    stats: Vec<Statistic>,
+}
+
+/// A statistic of a virtual processor.
+#[derive(Debug, Deserialize)]
+struct Statistic {
+    value: Value,
+}
+
+/// A virtual processor.
+#[derive(Debug, Deserialize)]
+struct Processor {
+    #[serde(rename = "thread-id")]
+    thread: u32,
+}
+
 /// A connection to a QEMU.
 #[derive(Debug)]
 pub struct Qmp {
@@ -84,6 +103,10 @@ pub struct Qmp {
     command: u64,
     /// Whether the guest may have run since [`Self::save`].
     has_run: bool,
+}
+
+fn parsed<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|error| Error::Protocol(error.to_string()))
 }
 
 impl Qmp {
@@ -193,7 +216,7 @@ impl Qmp {
 
     fn ask(&mut self, command: &str) -> Result<Status> {
         let value = self.call(command, json!({}))?;
-        serde_json::from_value(value).map_err(|error| Error::Protocol(error.to_string()))
+        parsed(value)
     }
 
     /// The state of the virtual machine.
@@ -215,9 +238,7 @@ impl Qmp {
         let mut found = self.call("query-migrate", json!({}))?;
         match found.get_mut("blocked-reasons").map(Value::take) {
             None => Ok(Vec::new()),
-            Some(reasons) => {
-                serde_json::from_value(reasons).map_err(|error| Error::Protocol(error.to_string()))
-            }
+            Some(reasons) => parsed(reasons),
         }
     }
 
@@ -306,6 +327,36 @@ impl Qmp {
         self.call("cont", json!({})).map(drop)
     }
 
+    /// Whether KVM runs, or has run, each virtual processor in this QEMU. [`None`] if KVM does not
+    /// count that, or is not used.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not answer.
+    pub fn entered(&mut self) -> Result<Option<Vec<bool>>> {
+        // The exits from the guest, and whether the processor waits for an interrupt in KVM: one that
+        // was halted before the update may do that without an exit for ever.
+        let names = json!({ "provider": "kvm", "names": ["exits", "blocking"] });
+        let question = json!({ "target": "vcpu", "providers": [names] });
+        let found: Vec<Statistics> = parsed(self.call("query-stats", question)?)?;
+        if found.is_empty() || found.iter().any(|processor| processor.stats.is_empty()) {
+            return Ok(None);
+        }
+        let entered = |one: &Statistic| one.value == true || one.value.as_u64() > Some(0);
+        let entered = |processor: &Statistics| processor.stats.iter().any(entered);
+        Ok(Some(found.iter().map(entered).collect()))
+    }
+
+    /// The ids of the threads of the virtual processors.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not answer.
+    pub fn threads(&mut self) -> Result<Vec<u32>> {
+        let found: Vec<Processor> = parsed(self.call("query-cpus-fast", json!({}))?)?;
+        Ok(found.iter().map(|processor| processor.thread).collect())
+    }
+
     /// Resumes the guest, and checks that it runs.
     ///
     /// # Errors
@@ -321,7 +372,7 @@ impl Qmp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::{
         os::unix::net::UnixListener,
@@ -330,7 +381,7 @@ mod tests {
 
     /// A QEMU that greets and takes the capabilities; then `talk` gets its side of the connection, and
     /// a function that waits for the next command. Returns the thread of it.
-    fn qemu<T: Send + 'static>(
+    pub(crate) fn qemu<T: Send + 'static>(
         talk: impl FnOnce(UnixStream, &mut dyn FnMut() -> Option<Value>) -> T + Send + 'static,
     ) -> (Qmp, JoinHandle<T>) {
         let directory = tempfile::tempdir().unwrap();

@@ -4,7 +4,8 @@
 
 use super::{Guest, Running};
 use crate::{
-    allocation, check, moved, next_kernel, qmp::Error, run_dir::State, spec, spec::Spec, state,
+    allocation, check, moved, next_kernel, processors::Processors, qmp::Error, run_dir::State,
+    spec, spec::Spec, state,
 };
 use liveupdate::luod::{Participant, Result, SessionName};
 use liveupdate::{IncomingSession, OutgoingSession};
@@ -18,6 +19,9 @@ use std::{
 /// The time limit for saving or loading the state of devices and processors.
 const MOVE: Duration = Duration::from_secs(60);
 
+/// The time limit for the first steps of the virtual processors. KVM may have to wait for memory.
+const FIRST_STEPS: Duration = Duration::from_secs(30);
+
 /// A guest whose state was loaded.
 #[derive(Debug)]
 pub struct Loaded {
@@ -26,6 +30,13 @@ pub struct Loaded {
     started: Instant,
     retrieved: Duration,
     launched: Duration,
+}
+
+impl Running {
+    /// The virtual processors, before they are resumed.
+    fn processors(&mut self) -> Result<Processors> {
+        Processors::new(&mut self.qmp, self.process.id())
+    }
 }
 
 fn uri(fd: RawFd) -> String {
@@ -103,9 +114,11 @@ impl Guest {
                 "{name}: has run on this kernel already, and its QEMU has ended: it is not resumed again"
             ),
             None => return Ok(false),
-            Some(Running { qmp, .. }) if used => {
+            Some(running) if used => {
                 if restoring {
                     self.updates += 1;
+                    let processors = running.processors()?;
+                    let qmp = &mut running.qmp;
                     // It may have been killed before it resumed the guest.
                     if qmp.status()? == "paused" && !self.spec.held {
                         qmp.resume()?;
@@ -119,6 +132,7 @@ impl Guest {
                             self.set_clock();
                         }
                     }
+                    self.await_first_steps(processors)?;
                 }
                 println!("{name}: runs already: only its session is finished");
                 self.report(State::Running);
@@ -182,13 +196,36 @@ impl Guest {
         })
     }
 
+    /// Waits until the virtual processors have run since the guest was resumed. If its operator had
+    /// paused it, it was not.
+    fn await_first_steps(&mut self, processors: Processors) -> Result {
+        let name = self.spec.name.clone();
+        let held = self.spec.held;
+        let qmp = self.qmp()?;
+        if held {
+            let status = qmp.status()?;
+            if status != "paused" {
+                eprintln!("{name}: is {status} after the update");
+            }
+            return Ok(());
+        }
+        let ran = processors.wait(qmp, FIRST_STEPS);
+        if let Some(remark) = ran.map_err(|error| format!("its session is kept: {error}"))? {
+            eprintln!("{name}: {remark}");
+        }
+        Ok(())
+    }
+
     /// The second part: marks the state as used, and lets the guest run, unless its operator had
-    /// paused it and may resume it from now on. Public for tests.
+    /// paused it and may resume it from now on. Returns when its virtual processors have run. Public
+    /// for tests.
     ///
     /// # Errors
     ///
     /// If the guest does not run. It can be restored again only if QEMU has reported that.
     pub fn run(&mut self, loaded: Loaded) -> Result {
+        let running = self.running.as_mut().ok_or("QEMU has ended")?;
+        let processors = running.processors()?;
         state::mark_used(&loaded.incoming)?;
         let held = self.spec.held;
         let resumed = match held {
@@ -217,12 +254,9 @@ impl Guest {
         if !held {
             self.set_clock();
         }
+        self.await_first_steps(processors)?;
+        // From now on, the next luo-qemu would only finish the session.
         self.report(State::Running);
-        match self.qmp()?.status()?.as_str() {
-            "running" => {}
-            "paused" if held => {}
-            other => eprintln!("{}: is {other} after it was resumed", self.spec.name),
-        }
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod held;
 mod killed;
 mod late;
 mod machine;
+mod processors;
 mod refused;
 mod two;
 
