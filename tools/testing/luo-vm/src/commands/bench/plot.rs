@@ -4,15 +4,15 @@
 
 use std::path::Path;
 
-use anyhow::{anyhow, Result};
+use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::{register_font, FontStyle};
 
 use super::catalogue::{Run, PHASES, RUNS};
 use super::{median, Measured, Values};
 
 const SIZE: (u32, u32) = (900, 560);
+/// The viewer of the file has the font. Here, the size of a text is estimated.
 const FONT: &str = "sans-serif";
 
 /// A plot: its file, its title, its axes, its curve and its figure.
@@ -74,8 +74,6 @@ type Area<'a, B> = DrawingArea<B, Shift>;
 
 /// Draws all plots with figures.
 pub fn all(dir: &Path, machine: &str, measured: &Measured) -> Result<()> {
-    register_font(FONT, FontStyle::Normal, dejavu::sans::regular())
-        .map_err(|_| anyhow!("the font cannot be used"))?;
     for (file, title, x, y, curve, figure) in CURVES {
         let lines = [("C", &measured.c, RED), ("ours", &measured.ours, BLUE)]
             .map(|(name, of, color)| (name, points(curve, figure, of), color));
