@@ -37,7 +37,7 @@ help:
 	@echo 'make demo-vm    update the kernel of a Debian system under a guest of its QEMU'
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
 	@echo '                devices machines luod debian guest kunit lint)'
-	@echo 'make test-all   these and longer tests (hosts debug kunit-debug lint-debug'
+	@echo 'make test-all   these and longer tests (hosts crates debug kunit-debug lint-debug'
 	@echo '                machines-all matrix-7.2 configs soak guest-long kasan);'
 	@echo '                and those of arm64; resumable; writes'
 	@echo '                Documentation/project/results.rst and results-arm64.rst'

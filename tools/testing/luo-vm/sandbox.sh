@@ -601,7 +601,7 @@ distclean)
 	step "removing $CACHE"
 	chmod -R u+w "$CACHE" 2>/dev/null
 	rm -rf "$CACHE"/sandbox-* "$CACHE"/.sandbox* "$CACHE"/deb-sandbox-* "$CACHE"/.deb-sandbox* \
-		"$CACHE"/debian-* "$CACHE"/.debian* "$CACHE"/ccache "$CACHE"/cargo "$CACHE"/linux "$CACHE"/sources
+		"$CACHE"/debian-* "$CACHE"/.debian* "$CACHE"/ccache "$CACHE"/cargo "$CACHE"/cargo-deny-* "$CACHE"/linux "$CACHE"/sources
 	rmdir "$CACHE" 2>/dev/null || true ;;
 *)
 	sed -n '3,15s/^# \{0,1\}//p' "$0"

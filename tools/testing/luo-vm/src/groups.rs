@@ -5,6 +5,7 @@
 mod all;
 pub mod base;
 pub mod configs;
+mod crates;
 pub mod debian;
 pub mod debug;
 pub mod devices;
@@ -49,8 +50,9 @@ const GROUPS: [Group; 11] = [
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 10] = [
+const LONG_GROUPS: [Group; 11] = [
     Group::new("hosts", &[], hosts::run),
+    Group::new("crates", &[], crates::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit-debug", &[Debug], kunit::run_debug),
     Group::new("lint-debug", &[Debug], lint::run_debug),

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The group `crates`: licences, sources and versions of the crates that the programs consist of, and
+//! the packages of our own crates.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::ctx::Ctx;
+use crate::groups::fuzz;
+use crate::report::results::Report;
+use crate::report::step::Step;
+
+/// The last version of cargo-deny that rustc 1.85 can build.
+const CARGO_DENY: &str = "0.18.3";
+
+/// The configuration of cargo-deny.
+const CONFIG: &str = "tools/deny.toml";
+
+/// Our crates that can be published, and whether they need no other one of them.
+const PUBLISHED: [(&str, bool); 5] = [
+    ("liveupdate-uapi", true),
+    ("luo-check", true),
+    ("luod-protocol", false),
+    ("liveupdate", false),
+    ("liveupdate-capi", false),
+];
+
+/// Builds cargo-deny from its source on crates.io, with the dependencies that its authors have tested,
+/// unless another checkout has done that before. Returns the program.
+fn cargo_deny(ctx: &Ctx) -> Result<PathBuf> {
+    let root = ctx.cache.join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = root.join("bin/cargo-deny");
+    if program.exists() {
+        return Ok(program);
+    }
+    let title = format!("build cargo-deny {CARGO_DENY} (once, up to ten minutes)");
+    let mut step = Step::start(ctx, title);
+    let target = root.join("target");
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["install", "--locked", "--version", CARGO_DENY, "--root"])
+        .arg(&root)
+        .arg("cargo-deny")
+        .env("CARGO_TARGET_DIR", &target);
+    step.run(&mut cargo, &ctx.log("cargo-deny-build"))?;
+    // The program is complete, and a gigabyte of objects is not needed any more.
+    fs::remove_dir_all(target)?;
+    step.done("");
+    Ok(program)
+}
+
+/// Runs `command`, which must succeed; its output is in the log `name`.
+fn good(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Option<String>> {
+    let mut step = Step::start(ctx, name);
+    let outcome = step.run(command, &ctx.log(name));
+    step.done("");
+    outcome.map(|()| None)
+}
+
+fn deny(ctx: &Ctx, program: &Path, workspace: &str) -> Result<Option<String>> {
+    let mut deny = Command::new(program);
+    deny.arg("--manifest-path")
+        .arg(ctx.top.join(workspace).join("Cargo.toml"))
+        .args(["--locked", "check", "--config"])
+        .arg(ctx.top.join(CONFIG))
+        .args(["bans", "licenses", "sources"]);
+    good(ctx, "cargo-deny", &mut deny)
+}
+
+/// What `cargo publish` would upload is complete.
+fn package(ctx: &Ctx, name: &str, alone: bool) -> Result<Option<String>> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(ctx.top.join("tools")).args([
+        "package",
+        "--locked",
+        "--allow-dirty",
+        "-p",
+        name,
+    ]);
+    if !alone {
+        // It cannot be built before the others are published.
+        cargo.arg("--list");
+    }
+    good(ctx, &format!("cargo-package-{name}"), &mut cargo)
+}
+
+/// The documentation of the crates has no warnings, as docs.rs would build it.
+fn documentation(ctx: &Ctx) -> Result<Option<String>> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(ctx.top.join("tools"))
+        .args(["doc", "--locked", "--no-deps", "--all-features"])
+        .args(PUBLISHED.iter().flat_map(|(name, _)| ["-p", name]))
+        .env("RUSTDOCFLAGS", "-Dwarnings");
+    good(ctx, "cargo-doc", &mut cargo)
+}
+
+/// Runs the group.
+pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
+    for (name, alone) in PUBLISHED {
+        let what = format!("the crate {name} can be packaged");
+        report.attempt(&what, package(ctx, name, alone));
+    }
+    report.attempt("the crates are documented", documentation(ctx));
+    let program = cargo_deny(ctx)?;
+    for (workspace, what) in [("tools", "the programs"), (fuzz::CRATE, "the fuzz targets")] {
+        let what = format!("licences, sources and versions of the crates of {what}");
+        report.attempt(&what, deny(ctx, &program, workspace));
+    }
+    Ok(())
+}
