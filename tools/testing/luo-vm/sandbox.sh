@@ -37,7 +37,7 @@ DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python 
 # Packages for the tests under systemd, from a newer suite. e2fsprogs creates
 # the disk.
 DEBIAN_SUITE=forky
-DEBIAN_PACKAGES=(chrony dbus e2fsprogs iproute2 kmod libarchive13t64 memcached python3
+DEBIAN_PACKAGES=(chrony dbus e2fsprogs iproute2 kmod libarchive13t64 memcached nftables python3
 	qemu-guest-agent qemu-system-x86 systemd systemd-sysv systemd-tests)
 # Packages of the machine that has no other files than those of packages, besides ours.
 # dosfstools, e2fsprogs, mtools and systemd-repart make its disk.

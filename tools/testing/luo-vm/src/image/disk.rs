@@ -33,15 +33,21 @@ pub const DISK: &str = "ext4";
 const DISK_SIZE: u64 = 2 << 30;
 
 /// Directories of the checkout that are copied to the disk, and their destinations.
-const TREES: [(&str, &str); 4] = [
+const TREES: [(&str, &str); 5] = [
     ("tools/testing/selftests/liveupdate/debian", ""),
     ("tools/liveupdate/luod/units", "usr/lib/systemd/system"),
+    ("tools/liveupdate/luod/hooks", "usr/lib/luod/hooks"),
     ("tools/liveupdate/qemu/units", "usr/lib/systemd/system"),
     ("tools/liveupdate/qemu/tmpfiles.d", "usr/lib/tmpfiles.d"),
 ];
 
-/// The directories for the test programs and the configuration of luo-qemu.
-const OURS: [&str; 2] = ["usr/lib/luo-test", "etc/luo-qemu"];
+/// The directories for the test programs, the hooks of luod, and the configuration of luo-qemu.
+const OURS: [&str; 4] = [
+    "usr/lib/luo-test",
+    "usr/lib/luod",
+    "usr/lib/luod/hooks",
+    "etc/luo-qemu",
+];
 
 /// Copies the files below `from` to `to`.
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -15,6 +15,7 @@ import subprocess
 import time
 
 import cache
+import connections
 import hooks
 import uki
 from lanes import show_chain, slow
@@ -418,6 +419,8 @@ def by_luoctl(tests, cmdline, way=installed):
     way(tests, cmdline)
     if is_slow(tests.boot.number):
         operator(tests)
+    else:
+        connections.hold(tests)
     slow(is_slow(tests.boot.number))
     mark_log(tests)
     tests.save()
@@ -428,7 +431,7 @@ def by_luoctl(tests, cmdline, way=installed):
     return status <= 0
 
 
-PARTS = [witness, session_of_unit, luod_and_clients, boot_jobs, memcached, log_of_previous]
+PARTS = [witness, session_of_unit, luod_and_clients, boot_jobs, memcached, connections.held, log_of_previous]
 UPDATES = [plain, plain_without_some, by_luoctl, lambda *args: by_luoctl(*args, way=unified)]
 
 # Clients that fail, and the reasons.
