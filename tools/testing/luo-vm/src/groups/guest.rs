@@ -16,7 +16,7 @@ use crate::image::guest;
 use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::gap::{Gap, Listener};
-use crate::machine::named::AMD;
+use crate::machine::named::{Machine, AMD, AMD_LARGE};
 use crate::machine::outside::Outside;
 use crate::machine::peer::Peer;
 use crate::machine::vm::{Vm, BOOT};
@@ -51,7 +51,8 @@ const SUITES: [Suite; 6] = [
 ];
 
 /// The suites of `make test-all`: many updates in a row, several guests, and other kernels.
-const LONG_SUITES: [Suite; 6] = [
+const LONG_SUITES: [Suite; 7] = [
+    ("guest-gigantic-pages", qemu_on_gigantic_pages),
     ("guest-two", two),
     ("guest-from-c", from_c),
     ("guest-to-c", to_c),
@@ -176,18 +177,55 @@ fn qemu(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// An update under a guest whose memory consists of huge pages, of which more are set aside than it
-/// needs, and whose disk is read outside of the host.
+/// A guest whose memory consists of huge pages.
+struct OnHugePages {
+    /// The name of the suite.
+    name: &'static str,
+    /// The machine that it runs on.
+    host: &'static Machine,
+    /// The size of the pages.
+    pages: &'static str,
+    /// The size of its memory.
+    memory: &'static str,
+    /// The parameters by which more pages are set aside than it needs.
+    params: &'static str,
+}
+
+/// Pages of the usual size, and a guest of the usual size.
 fn qemu_on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
-    let image = guest::disk_on_huge_pages(ctx, host)?;
-    let name = "guest-huge-pages";
+    let kind = OnHugePages {
+        name: "guest-huge-pages",
+        host: &AMD,
+        pages: "2M",
+        memory: "256M",
+        params: "hugepages=160",
+    };
+    on_huge_pages(ctx, report, host, &kind)
+}
+
+/// A guest whose memory is one page.
+fn qemu_on_gigantic_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
+    let kind = OnHugePages {
+        name: "guest-gigantic-pages",
+        host: &AMD_LARGE,
+        pages: "1G",
+        memory: "1G",
+        params: "hugepagesz=1G hugepages=2",
+    };
+    on_huge_pages(ctx, report, host, &kind)
+}
+
+/// An update under a guest on huge pages, whose disk is read outside of the host.
+fn on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel, kind: &OnHugePages) -> Result<()> {
+    let name = kind.name;
+    let image = guest::disk_on_huge_pages(ctx, host, name, kind.pages, kind.memory)?;
     let mut disk = Outside::new(&ctx.build.join(name))?;
     let peer = Peer::new()?;
     let vm = Vm::new(name, host, &image)
-        .on(&AMD)
+        .on(kind.host)
         .devices(peer.devices())
         .devices(disk.devices())
-        .params(format!("{} hugepages=160", guest::params(1)))
+        .params(format!("{} {}", guest::params(1), kind.params))
         .limit(LIMIT);
     updates(ctx, report, &vm, &peer, |line| disk.hear(line))?;
     let what = "what the guest saw stored is on its disk, read outside";

@@ -44,12 +44,22 @@ pub fn disk_with_refused(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
     disk_with(ctx, "guest", host, None, &files)
 }
 
-/// The same as [`disk`], with the memory of the guest on huge pages.
-pub fn disk_on_huge_pages(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
-    let unit = ctx.build.join("images/huge-pages.conf");
-    write_if_changed(&unit, HUGE_PAGES.as_bytes())?;
-    let name = "etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf";
-    disk_with(ctx, "guest-huge-pages", host, None, &[(name, &unit)])
+/// The same as [`disk`], with the `memory` of the guest on huge `pages`, both of which are sizes.
+pub fn disk_on_huge_pages(
+    ctx: &Ctx,
+    host: &Kernel,
+    name: &str,
+    pages: &str,
+    memory: &str,
+) -> Result<PathBuf> {
+    let unit = ctx.build.join(format!("images/{name}.conf"));
+    let settings = format!(
+        "[Service]\nExecStart=\n\
+         ExecStart=/usr/bin/luo-qemu run %i --hugepages {pages} -- $QEMU -m {memory}\n"
+    );
+    write_if_changed(&unit, settings.as_bytes())?;
+    let file = "etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf";
+    disk_with(ctx, name, host, None, &[(file, &unit)])
 }
 
 /// Makes the disk `name`, whose guests have the programs `inside`.
@@ -75,10 +85,6 @@ fn disk_with(
     files.extend(more);
     disk::disk_with(ctx, name, host, &files)
 }
-
-/// The settings of the unit that start the guest on huge pages.
-const HUGE_PAGES: &str = "[Service]\nExecStart=\n\
-    ExecStart=/usr/bin/luo-qemu run %i --hugepages 2M -- $QEMU\n";
 
 /// The setting of KVM in the configuration of a kernel.
 const KVM: &str = "\nCONFIG_KVM=y\n";

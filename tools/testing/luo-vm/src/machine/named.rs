@@ -59,6 +59,13 @@ pub const AMD: Machine = Machine {
     ..USUAL
 };
 
+/// One with memory for huge pages of 1 GiB.
+pub const AMD_LARGE: Machine = Machine {
+    name: "amd-large",
+    memory: Some("6G"),
+    ..AMD
+};
+
 /// A PC with PCI Express and a device that copies by DMA, below two bridges.
 pub const DEVICES: Machine = Machine {
     name: "devices",
@@ -228,10 +235,11 @@ pub const IOMMU: Machine = Machine {
 };
 
 /// All machines. A new machine needs an entry here, and tests refer to its name.
-const MACHINES: [&Machine; 17] = [
+const MACHINES: [&Machine; 18] = [
     &USUAL,
     &Q35,
     &AMD,
+    &AMD_LARGE,
     &DEVICES,
     &VFIO,
     &PORTS,
@@ -282,8 +290,8 @@ mod tests {
         let error = machine("abacus").unwrap_err().to_string();
         assert_eq!(
             error,
-            "There is no machine abacus; the machines are usual, q35, amd, devices, vfio, ports, uefi, \
-             nodes, small, large, huge-pages, gigantic, checked, scratch, crash, locked, iommu."
+            "There is no machine abacus; the machines are usual, q35, amd, amd-large, devices, vfio, ports, \
+             uefi, nodes, small, large, huge-pages, gigantic, checked, scratch, crash, locked, iommu."
         );
     }
 }

@@ -32,7 +32,8 @@ HUGE_UNIT = "/etc/systemd/system/luo-qemu@one.service.d/huge-pages.conf"
 # Resumes it with another QEMU: first with one that does not exist.
 START = "[Service]\nExecStart=\nExecStart=/usr/bin/luo-qemu start %i --qemu {}\n"
 NO_QEMU, QEMU = "/usr/lib/luo-test/no-qemu", "/usr/bin/qemu-system-x86_64"
-HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+# By the size on the command line: the directory of the huge pages, and how many the guest needs.
+HUGE_PAGES = {"": ("hugepages-2048kB", 128), "1G": ("hugepages-1048576kB", 1)}
 BLOCK, BLOCKS = 4096, 256
 # The least amount of the guest's memory in huge pages, in KiB: it checks a part of this size all the
 # time.
@@ -163,15 +164,19 @@ def another_qemu(tests):
 
 def huge_pages(tests):
     """The guest has all huge pages that it needs, and the machine as many as its parameter says."""
+    with open("/proc/cmdline") as file:
+        found = re.search(r" (?:hugepagesz=(\S+) )?hugepages=(\d+)", file.read())
+    directory, needed = HUGE_PAGES[found[1] or ""]
+    wanted = int(found[2])
+
     def count(name):
-        with open(HUGE_PAGES + name) as file:
+        with open(f"/sys/kernel/mm/hugepages/{directory}/{name}") as file:
             return int(file.read())
 
     total, free = count("nr_hugepages"), count("free_hugepages") - count("resv_hugepages")
-    with open("/proc/cmdline") as file:
-        wanted = int(re.search(r" hugepages=(\d+)", file.read())[1])
     tests.check("the machine has its huge pages", total == wanted, f"{total}, not {wanted}")
-    tests.check("the guest has 128 huge pages", total - free == 128, f"{free} of {total} are free")
+    tests.check(f"the guest has {needed} huge pages", total - free == needed,
+                f"{free} of {total} are free")
 
 
 def transparent_pages(tests):
