@@ -37,12 +37,7 @@ pub struct Case {
 impl Case {
     /// A case that needs one kernel.
     pub fn one(name: impl Into<String>, part: impl Fn(&mut Stage<'_>) -> Result + 'static) -> Self {
-        Self {
-            name: name.into(),
-            parts: vec![Box::new(part)],
-            hazard: None,
-            reader_only: false,
-        }
+        Self::with_parts(name, vec![Box::new(part)])
     }
 
     /// A case with a part before and a part after a kexec.
@@ -51,9 +46,23 @@ impl Case {
         before: impl Fn(&mut Stage<'_>) -> Result + 'static,
         after: impl Fn(&mut Stage<'_>) -> Result + 'static,
     ) -> Self {
+        Self::with_parts(name, vec![Box::new(before), Box::new(after)])
+    }
+
+    /// A case with a part, which is a function, for each of several kernels.
+    pub fn chain<const N: usize>(
+        name: impl Into<String>,
+        parts: [fn(&mut Stage<'_>) -> Result; N],
+    ) -> Self {
+        let parts = parts.map(|part| -> Part { Box::new(part) });
+        Self::with_parts(name, parts.into())
+    }
+
+    /// A case with a part for each of several kernels.
+    pub fn with_parts(name: impl Into<String>, parts: Vec<Part>) -> Self {
         Self {
             name: name.into(),
-            parts: vec![Box::new(before), Box::new(after)],
+            parts,
             hazard: None,
             reader_only: false,
         }

@@ -95,9 +95,9 @@ fn stays_known() -> Case {
         let (bad, _) = marked()?;
         stage.put("bad", bad)
     };
-    Case {
-        name: "stays_known".into(),
-        parts: vec![
+    Case::with_parts(
+        "stays_known",
+        vec![
             Box::new(move |stage| {
                 expect_marked(0)?;
                 more(stage, MANY)?;
@@ -109,9 +109,7 @@ fn stays_known() -> Case {
             }),
             Box::new(|stage| expect_marked(stage.get("bad")?)),
         ],
-        hazard: None,
-        reader_only: false,
-    }
+    )
     .hazard("1E.1")
 }
 

@@ -7,7 +7,7 @@ pub mod off;
 mod steps;
 pub mod unread;
 
-use self::steps::{chain, fill, gone, refused, take, FILES, NEW};
+use self::steps::{fill, gone, refused, take, FILES, NEW};
 use super::handlers::dependencies::{fill_chain, take_chain};
 use crate::support::{
     error::{ensure, ensure_eq, At, Failure},
@@ -30,7 +30,7 @@ use std::{fs::File, os::unix::fs::MetadataExt, sync::mpsc, thread, time::Duratio
 /// The session is not retrieved in between.
 fn untouched() -> Case {
     const NAME: &str = "carry-untouched";
-    chain(
+    Case::chain(
         "untouched",
         [
             |stage| fill(stage, NAME),
@@ -46,7 +46,7 @@ fn untouched() -> Case {
 /// The session is only opened.
 fn opened() -> Case {
     const NAME: &str = "carry-opened";
-    chain(
+    Case::chain(
         "opened",
         [
             |stage| fill(stage, NAME),
@@ -65,7 +65,7 @@ fn opened() -> Case {
 /// Some files are retrieved; one of them is written to, and its size changed.
 fn partly() -> Case {
     const NAME: &str = "carry-partly";
-    chain(
+    Case::chain(
         "partly_retrieved",
         [
             |stage| fill(stage, NAME),
@@ -94,7 +94,7 @@ fn partly() -> Case {
 /// All files are retrieved, and the agent dies.
 fn not_finished() -> Case {
     const NAME: &str = "carry-unfinished";
-    chain(
+    Case::chain(
         "retrieved_but_not_finished",
         [
             |stage| fill(stage, NAME),
@@ -121,7 +121,7 @@ fn not_finished() -> Case {
 /// Finished sessions are not carried over, and new ones are handed over with the others.
 fn with_others() -> Case {
     const NAME: &str = "carry-with-others";
-    chain(
+    Case::chain(
         "with_new_sessions",
         [
             |stage| {
@@ -146,7 +146,7 @@ fn with_others() -> Case {
 fn other_handler() -> Case {
     const NAME: &str = "carry-handler";
     const UNTOUCHED: &str = "carry-handler-untouched";
-    chain(
+    Case::chain(
         "other_handler",
         [
             |stage| {
@@ -180,7 +180,7 @@ fn other_handler() -> Case {
 fn called_off() -> Case {
     const NAME: &str = "carry-called-off";
     const OTHER: &str = "carry-called-off-other";
-    chain(
+    Case::chain(
         "called_off",
         [
             |stage| {
@@ -221,7 +221,7 @@ fn called_off() -> Case {
 /// The names of sessions in the next kernel must be unique.
 fn same_name() -> Case {
     const NAME: &str = "carry-same-name";
-    chain(
+    Case::chain(
         "same_name",
         [
             |stage| fill(stage, NAME),
@@ -264,7 +264,7 @@ fn same_name() -> Case {
 /// Sessions that are carried over also need an image that can take over memory.
 fn legacy_image() -> Case {
     const NAME: &str = "carry-legacy";
-    chain(
+    Case::chain(
         "image_without_handover",
         [
             |stage| fill(stage, NAME),
@@ -280,7 +280,7 @@ fn legacy_image() -> Case {
 /// A task holds the lock of a file that must be preserved again: the kexec does not hang.
 fn stuck_writer() -> Case {
     const NAME: &str = "carry-stuck-writer";
-    chain(
+    Case::chain(
         "stuck_writer",
         [
             |stage| fill(stage, NAME),
@@ -309,7 +309,7 @@ fn stuck_writer() -> Case {
 /// This is the last case, since it changes the process that starts the next kernel.
 fn limited_caller() -> Case {
     const NAME: &str = "carry-limited";
-    chain(
+    Case::chain(
         "limited_caller",
         [
             |stage| fill(stage, NAME),
@@ -336,7 +336,7 @@ fn limited_caller() -> Case {
 /// are those at PRESERVE_FD.
 fn changed_by_others() -> Case {
     const NAME: &str = "carry-changed";
-    chain(
+    Case::chain(
         "changed_by_others",
         [
             |stage| fill(stage, NAME),
@@ -366,7 +366,7 @@ fn changed_by_others() -> Case {
 /// Files that depend on others: not retrieved, then some of them retrieved, then all.
 fn dependent() -> Case {
     const NAME: &str = "carry-dependent";
-    chain(
+    Case::chain(
         "dependent_files",
         [
             |stage| fill_chain(stage, NAME),

@@ -65,15 +65,10 @@ pub fn suite() -> Suite {
             .collect()
     };
     let cases = vec![
-        Case {
-            name: "memfd_passed_on".into(),
-            parts: parts(pass_on),
-            hazard: None,
-            reader_only: false,
-        },
-        Case {
-            name: "updates_are_counted".into(),
-            parts: parts(|stage, context| {
+        Case::with_parts("memfd_passed_on", parts(pass_on)),
+        Case::with_parts(
+            "updates_are_counted",
+            parts(|stage, context| {
                 if stage > 1 {
                     count(stage)?;
                     retrieve("chain-count")?.finish()?;
@@ -81,9 +76,7 @@ pub fn suite() -> Suite {
                 context.hold(create("chain-count")?);
                 Ok(())
             }),
-            hazard: None,
-            reader_only: false,
-        },
+        ),
     ];
     Suite::new("chain", cases)
 }

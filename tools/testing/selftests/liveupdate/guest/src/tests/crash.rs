@@ -98,9 +98,9 @@ impl Core {
 
 fn after_an_update() -> Case {
     const NAME: &str = "after_an_update";
-    Case {
-        name: NAME.into(),
-        parts: vec![
+    Case::with_parts(
+        NAME,
+        vec![
             Box::new(|stage| {
                 let file = memfd::new()?;
                 for number in 0..WORDS {
@@ -136,9 +136,7 @@ fn after_an_update() -> Case {
                 Ok(())
             }),
         ],
-        hazard: None,
-        reader_only: false,
-    }
+    )
 }
 
 pub fn suite() -> Suite {

@@ -411,9 +411,9 @@ fn not_dropped(name: &'static str) -> Case {
         Ok(())
     };
     let total = |stage: &Stage<'_>| stage.put("total", meminfo::line("MemTotal")?);
-    Case {
-        name: name.into(),
-        parts: vec![
+    Case::with_parts(
+        name,
+        vec![
             Box::new(move |stage| {
                 damage(name, &FEATURE_MASKS)?;
                 kexec::add_param("liveupdate=off")?;
@@ -450,9 +450,7 @@ fn not_dropped(name: &'static str) -> Case {
                 Ok(retrieve(name)?.finish()?)
             }),
         ],
-        hazard: None,
-        reader_only: false,
-    }
+    )
     .hazard("5.7")
     .hazard("5.17")
     .hazard("1A.13")

@@ -43,7 +43,7 @@ const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 /// Whether the page structures of huge pages are freed (HVO). arm64 cannot do that.
 const OPTIMIZE: &str = "/proc/sys/vm/hugetlb_optimize_vmemmap";
 
-/// The pool of huge pages of 2 MiB.
+/// The pool of huge pages of a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counts {
     total: u64,
@@ -55,8 +55,13 @@ struct Counts {
 impl Counts {
     /// A pool of the usual size without reservations.
     fn with_free(free: u64) -> Self {
+        Self::of(POOL, free)
+    }
+
+    /// A pool without reservations.
+    fn of(total: u64, free: u64) -> Self {
         Self {
-            total: POOL,
+            total,
             free,
             reserved: 0,
             surplus: 0,
@@ -413,17 +418,10 @@ fn take_over_again(_: &mut Stage<'_>) -> Result {
 }
 
 fn updates() -> Case {
-    Case {
-        name: "files_and_counts_over_three_updates".into(),
-        parts: vec![
-            Box::new(hand_over),
-            Box::new(take_over),
-            Box::new(leave),
-            Box::new(take_over_again),
-        ],
-        hazard: None,
-        reader_only: false,
-    }
+    Case::chain(
+        "files_and_counts_over_three_updates",
+        [hand_over, take_over, leave, take_over_again],
+    )
 }
 
 /// The suite. The cases share the pool.

@@ -169,9 +169,9 @@ fn address() -> Result<u64> {
 /// tests the following ones. Addresses can be equal by chance, but not three times.
 fn random_addresses() -> Case {
     let note = |stage: &mut Stage<'_>, number: u32| stage.put(&format!("at{number}"), address()?);
-    Case {
-        name: "addresses_are_random".into(),
-        parts: vec![
+    Case::with_parts(
+        "addresses_are_random",
+        vec![
             Box::new(|_| Ok(())),
             Box::new(|_| Ok(())),
             Box::new(move |stage| note(stage, 3)),
@@ -183,9 +183,7 @@ fn random_addresses() -> Case {
                 Ok(())
             }),
         ],
-        hazard: None,
-        reader_only: false,
-    }
+    )
 }
 
 /// An update is counted whether or not data is handed over.
@@ -204,12 +202,10 @@ fn counted() -> Case {
             Ok(())
         })
     };
-    Case {
-        name: "updates_without_sessions_are_counted".into(),
-        parts: (1..=STAGES).map(part).collect(),
-        hazard: None,
-        reader_only: false,
-    }
+    Case::with_parts(
+        "updates_without_sessions_are_counted",
+        (1..=STAGES).map(part).collect(),
+    )
     .hazard_unseen("5.12", not_in_c::COUNTS)
 }
 

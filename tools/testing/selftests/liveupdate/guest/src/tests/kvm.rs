@@ -390,16 +390,10 @@ fn take_over_again(_: &mut Stage<'_>) -> Result {
 }
 
 fn updates() -> Case {
-    Case {
-        name: "guests_over_two_updates".into(),
-        parts: vec![
-            Box::new(hand_over),
-            Box::new(take_over),
-            Box::new(take_over_again),
-        ],
-        hazard: None,
-        reader_only: false,
-    }
+    Case::chain(
+        "guests_over_two_updates",
+        [hand_over, take_over, take_over_again],
+    )
 }
 
 /// An agent dies after it has retrieved a VM, which belongs to it. The memory is not lost.

@@ -258,6 +258,12 @@ fn without_modules() -> Result {
     Ok(())
 }
 
+/// The calls in a kernel that has retrieved a state, which is not finished.
+const IN_USE: Calls = Calls {
+    finish: 0,
+    ..FINISHED
+};
+
 /// The module is loaded, and has references as long as something depends on it.
 fn in_c() -> Result {
     let device = registered(KEPT_DEVICE)?;
@@ -275,14 +281,7 @@ fn in_c() -> Result {
 
     let device = SharedDevice::open(KEPT_DEVICE)?;
     let calls = device.calls()?;
-    ensure_eq!(
-        calls,
-        Calls {
-            finish: 0,
-            ..FINISHED
-        },
-        "calls after FINISH"
-    );
+    ensure_eq!(calls, IN_USE, "calls after FINISH");
     device.order("put-incoming").at("put the state")?;
     ensure_eq!(device.calls()?, FINISHED, "calls after it was put");
     drop(device);
@@ -348,29 +347,16 @@ fn take_over_again(_: &mut Stage<'_>) -> Result {
     device.order("get-incoming").at("get the state")?;
     device.order("put-incoming").at("put the state")?;
     let calls = device.calls()?;
-    ensure_eq!(
-        calls,
-        Calls {
-            finish: 0,
-            ..FINISHED
-        },
-        "calls of a state that is kept"
-    );
+    ensure_eq!(calls, IN_USE, "calls of a state that is kept");
     drop(device);
     is_busy(SHARED, "with a state that is kept")
 }
 
 fn updates() -> Case {
-    Case {
-        name: "files_over_two_updates".into(),
-        parts: vec![
-            Box::new(hand_over),
-            Box::new(take_over),
-            Box::new(take_over_again),
-        ],
-        hazard: None,
-        reader_only: false,
-    }
+    Case::chain(
+        "files_over_two_updates",
+        [hand_over, take_over, take_over_again],
+    )
 }
 
 /// The suite. Cases of the first kernel unload the modules.

@@ -76,12 +76,7 @@ fn not_calibrated_again() -> Case {
         },
     );
     parts.insert(0, Box::new(|_| Ok(())));
-    Case {
-        name,
-        parts,
-        hazard: None,
-        reader_only: false,
-    }
+    Case::with_parts(name, parts)
 }
 
 /// The address of the handed over data in the first kernel, from the node `x86-timers` of the tree.
@@ -111,9 +106,9 @@ fn address() -> Result<u64> {
 
 /// A wrong but possible period of the local APIC's timer is not used.
 fn wrong_period() -> Case {
-    Case {
-        name: "wrong_period".into(),
-        parts: vec![
+    Case::with_parts(
+        "wrong_period",
+        vec![
             Box::new(|stage| {
                 let right = Timers::read("out")?.lapic_timer_period;
                 if right == 0 {
@@ -147,9 +142,7 @@ fn wrong_period() -> Case {
                 Ok(())
             }),
         ],
-        hazard: None,
-        reader_only: false,
-    }
+    )
     .hazard_unseen("5.15", not_in_c::NO_TIMERS)
 }
 

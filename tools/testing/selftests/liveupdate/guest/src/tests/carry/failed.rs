@@ -4,7 +4,6 @@
 //!
 //! A suite of its own, since a file with a temporary failure may abort a kexec.
 
-use super::steps::chain;
 use crate::support::{
     cgroup::Cgroup,
     error::ensure_eq,
@@ -25,7 +24,7 @@ const FINE: Pattern = Pattern {
 /// A file that failed temporarily is carried over, and can be retrieved.
 fn once() -> Case {
     const NAME: &str = "carry-failed-once";
-    chain(
+    Case::chain(
         "for_the_moment",
         [
             |stage| {
@@ -61,7 +60,7 @@ fn once() -> Case {
 /// A lost file does not prevent the others from being carried over.
 fn for_good() -> Case {
     const NAME: &str = "carry-failed";
-    chain(
+    Case::chain(
         "for_good",
         [
             |stage| {
@@ -98,7 +97,7 @@ fn caller_in_cgroup() -> Case {
         seed: 850,
         len: 192 << 20,
     };
-    chain(
+    Case::chain(
         "caller_in_cgroup",
         [
             |stage| {

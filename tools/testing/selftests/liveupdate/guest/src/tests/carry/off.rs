@@ -2,19 +2,19 @@
 
 //! An intermediate kernel is booted without live updates.
 
-use super::steps::{chain, fill, take};
+use super::steps::{fill, take};
 use crate::support::{
     error::{ensure, ensure_eq},
     kernel_log::kernel_log,
     kexec,
-    registry::Suite,
+    registry::{Case, Suite},
 };
 use std::fs;
 
 /// A suite of its own, since live updates are disabled in the second kernel.
 pub fn suite() -> Suite {
     const NAME: &str = "carry-off";
-    let case = chain(
+    let case = Case::chain(
         "off_in_between",
         [
             |stage| {

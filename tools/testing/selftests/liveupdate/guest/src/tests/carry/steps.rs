@@ -6,21 +6,11 @@ use crate::support::{
     error::{At, Result},
     kexec, memfd,
     pattern::Pattern,
-    registry::{Case, Part, Stage},
+    registry::Stage,
     sessions::{create, expect_errno, retrieve},
 };
 use liveupdate::Device;
 use rustix::io::Errno;
-
-/// A case with a part for each of several kernels.
-pub fn chain<const N: usize>(name: &'static str, parts: [fn(&mut Stage<'_>) -> Result; N]) -> Case {
-    Case {
-        name: name.into(),
-        parts: parts.map(|part| -> Part { Box::new(part) }).into(),
-        hazard: None,
-        reader_only: false,
-    }
-}
 
 /// The files of each session.
 pub const FILES: [(u64, Pattern); 4] = [

@@ -5,7 +5,7 @@
 //! This is only possible while no kernel code uses a state that files share. The handlers of the
 //! base's in-kernel test do, so that the states are hidden from them.
 
-use super::steps::{chain, fill, refused, take, FILES};
+use super::steps::{fill, refused, take, FILES};
 use crate::{
     support::{
         error::{ensure, At, Result},
@@ -53,7 +53,7 @@ fn pages_carried_over() -> Result<u64> {
 /// The session is not retrieved in between.
 fn untouched() -> Case {
     const NAME: &str = "unread-untouched";
-    chain(
+    Case::chain(
         "untouched",
         [
             |stage| first(stage, NAME),
@@ -103,20 +103,14 @@ fn many() -> Case {
         }
         Ok(())
     }));
-    Case {
-        name: "many_sessions".into(),
-        parts,
-        hazard: None,
-        reader_only: false,
-    }
-    .hazard("1A.7")
+    Case::with_parts("many_sessions", parts).hazard("1A.7")
 }
 
 /// Reading the formats in use has no effect: a session still lacks the same files.
 fn formats() -> Case {
     const NAME: &str = "unread-formats";
     const IN_USE: &str = "/sys/kernel/liveupdate/in_use";
-    chain(
+    Case::chain(
         "list_of_formats",
         [
             |stage| {
@@ -154,7 +148,7 @@ fn nobodys_memory() -> Case {
     const NAME: &str = "unread-kept";
     const LOST: &str = "unread-lost";
     const LEN: u64 = 32 << 20;
-    chain(
+    Case::chain(
         "memory_without_owner",
         [
             |stage| {
@@ -221,13 +215,7 @@ fn no_drift() -> Case {
         }));
     }
     parts.push(Box::new(|_| take(NAME)));
-    Case {
-        name: "no_memory_is_lost".into(),
-        parts,
-        hazard: None,
-        reader_only: false,
-    }
-    .hazard_unseen("1A.7", OURS_FIRST)
+    Case::with_parts("no_memory_is_lost", parts).hazard_unseen("1A.7", OURS_FIRST)
 }
 
 /// A suite of its own, since other cases would change the amount of free memory.

@@ -9,7 +9,7 @@ use super::row::{session_with_file, FILE, TOKEN};
 use crate::support::{
     error::{ensure_eq, At, Result},
     memfd,
-    registry::{Case, Part, Stage},
+    registry::{Case, Stage},
     sessions::{create, retrieve},
 };
 use liveupdate::{
@@ -133,12 +133,5 @@ fn third(_: &mut Stage<'_>) -> Result {
 }
 
 pub fn case() -> Case {
-    let parts: [fn(&mut Stage<'_>) -> Result; 3] = [first, second, third];
-    Case {
-        name: "after_serialization".into(),
-        parts: parts.map(|part| -> Part { Box::new(part) }).into(),
-        hazard: None,
-        reader_only: false,
-    }
-    .hazard("1C.3")
+    Case::chain("after_serialization", [first, second, third]).hazard("1C.3")
 }

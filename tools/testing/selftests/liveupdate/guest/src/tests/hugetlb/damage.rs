@@ -91,11 +91,6 @@ pub fn suite() -> Suite {
         }));
     }
     parts.push(Box::new(|_| take_over(DAMAGED.len() - 1)));
-    let case = Case {
-        name: "numbers_of_pages_are_malformed".into(),
-        parts,
-        hazard: None,
-        reader_only: false,
-    };
+    let case = Case::with_parts("numbers_of_pages_are_malformed", parts);
     Suite::new("hugetlb_damage", vec![case])
 }

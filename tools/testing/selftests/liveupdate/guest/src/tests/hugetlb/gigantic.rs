@@ -5,7 +5,7 @@
 
 pub mod damage;
 
-use super::{Counts, Map};
+use super::{nodes, Counts, Map};
 use crate::{
     support::{
         cgroup::Cgroup,
@@ -56,16 +56,6 @@ fn counts() -> Result<Counts> {
     })
 }
 
-/// A pool without reservations.
-fn pool(total: u64, free: u64) -> Counts {
-    Counts {
-        total,
-        free,
-        reserved: 0,
-        surplus: 0,
-    }
-}
-
 /// Changes the size of the pool. Pages that are in use become surplus pages if it gets smaller.
 fn set_pool(pages: u64) -> Result {
     let path = format!("/sys/kernel/mm/hugepages/{DIRECTORY}/nr_hugepages");
@@ -74,12 +64,7 @@ fn set_pool(pages: u64) -> Result {
 
 /// The pages of the pool on each of two nodes.
 fn on_nodes() -> Result<[u64; 2]> {
-    let read = |node| -> Result<u64> {
-        let path =
-            format!("/sys/devices/system/node/node{node}/hugepages/{DIRECTORY}/nr_hugepages");
-        Ok(fs::read_to_string(&path).at(&path)?.trim().parse()?)
-    };
-    Ok([read(0)?, read(1)?])
+    nodes::on_nodes(DIRECTORY, "nr_hugepages")
 }
 
 fn new(pages: u64) -> Result<File> {
@@ -159,11 +144,15 @@ fn check(file: &File, pages: u64, seed: u64, which: &[u64]) -> Result {
 /// An update is aborted after a file was preserved.
 fn aborted() -> Case {
     Case::one("holes_are_fixed_until_an_abort", |_| {
-        ensure_eq!(counts()?, pool(POOL, POOL), "the pool at boot");
+        ensure_eq!(counts()?, Counts::of(POOL, POOL), "the pool at boot");
         let file = filled(2, 1, &[1])?;
         let session = create("gigantic-aborted")?;
         session.preserve(&file, 1)?;
-        ensure_eq!(counts()?, pool(POOL, POOL - 1), "the pool with the file");
+        ensure_eq!(
+            counts()?,
+            Counts::of(POOL, POOL - 1),
+            "the pool with the file"
+        );
         expect_errno(file.set_len(3 * GIB), Errno::PERM, "growing")?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let punch = || rustix::fs::fallocate(&file, flags, GIB, GIB).map_err(io::Error::from);
@@ -183,9 +172,13 @@ fn aborted() -> Case {
         check(&file, 2, 1, &[1])?;
         ensure_eq!(touch(0)?, End::Done, "a task that has touched a hole");
         punch().at("punch a hole")?;
-        ensure_eq!(counts()?, pool(POOL, POOL - 1), "the pool with a page");
+        ensure_eq!(
+            counts()?,
+            Counts::of(POOL, POOL - 1),
+            "the pool with a page"
+        );
         drop(file);
-        ensure_eq!(counts()?, pool(POOL, POOL), "the pool at the end");
+        ensure_eq!(counts()?, Counts::of(POOL, POOL), "the pool at the end");
         Ok(())
     })
 }
@@ -208,7 +201,7 @@ fn failures() -> Case {
         ensure!(places > 4, "there are only {places} places to fail");
         check(&file, 3, 2, &[0, 2])?;
         drop(file);
-        ensure_eq!(counts()?, pool(POOL, POOL), "the pool at the end");
+        ensure_eq!(counts()?, Counts::of(POOL, POOL), "the pool at the end");
         Ok(())
     })
 }
@@ -227,13 +220,17 @@ fn hand_over(stage: &mut Stage<'_>) -> Result {
         session.preserve(&file, 1)?;
         stage.hold((session, file));
     }
-    ensure_eq!(counts()?, pool(POOL, 0), "the pool");
+    ensure_eq!(counts()?, Counts::of(POOL, 0), "the pool");
     Ok(())
 }
 
 /// The pool has the size of the command line and is on the nodes as in the first kernel.
 fn check_pool(free: u64) -> Result {
-    ensure_eq!(counts()?, pool(POOL, free), "the pool after the kexec");
+    ensure_eq!(
+        counts()?,
+        Counts::of(POOL, free),
+        "the pool after the kexec"
+    );
     ensure_eq!(on_nodes()?, ON_NODES, "the pool on each node");
     Ok(())
 }
@@ -251,7 +248,7 @@ fn structures() -> Result<u64> {
 fn take_over(_: &mut Stage<'_>) -> Result {
     check_pool(0)?;
     retrieve("gigantic-lost")?.finish()?;
-    ensure_eq!(counts()?, pool(POOL, 1), "the pool without a file");
+    ensure_eq!(counts()?, Counts::of(POOL, 1), "the pool without a file");
 
     let session = retrieve("gigantic-kept")?;
     let group = Cgroup::of_huge_pages("gigantic")?;
@@ -267,7 +264,7 @@ fn take_over(_: &mut Stage<'_>) -> Result {
     let no_memory = End::Error(Errno::NOMEM);
     ensure_eq!(retrieve_in(0)?, no_memory, "a task that may use no pages");
     ensure_eq!(group.huge_pages(CGROUP_SIZE)?, [0, 0], "the charges");
-    ensure_eq!(counts()?, pool(POOL, 1), "the pool after a failure");
+    ensure_eq!(counts()?, Counts::of(POOL, 1), "the pool after a failure");
     ensure_eq!(retrieve_in(GIB)?, End::Done, "a task that may use a page");
     ensure_eq!(group.huge_pages(CGROUP_SIZE)?, [GIB; 2], "the charges");
     let file = File::from(session.retrieve(1)?);
@@ -278,17 +275,21 @@ fn take_over(_: &mut Stage<'_>) -> Result {
     let reservation = map(&file, 2, MapFlags::empty()).at("mmap")?;
     let reserved = Counts {
         reserved: 1,
-        ..pool(POOL, 1)
+        ..Counts::of(POOL, 1)
     };
     ensure_eq!(counts()?, reserved, "the pool with a reservation");
     fill(&file, 2, 3, &[1])?;
-    ensure_eq!(counts()?, pool(POOL, 0), "the pool with the hole filled");
+    ensure_eq!(
+        counts()?,
+        Counts::of(POOL, 0),
+        "the pool with the hole filled"
+    );
     drop(reservation);
     check(&file, 2, 3, &[0, 1])?;
     session.finish()?;
     drop(file);
     ensure_eq!(group.huge_pages(CGROUP_SIZE)?, [0, 0], "the last charges");
-    ensure_eq!(counts()?, pool(POOL, 2), "the pool with one file");
+    ensure_eq!(counts()?, Counts::of(POOL, 2), "the pool with one file");
     Ok(())
 }
 
@@ -316,19 +317,19 @@ fn take_over_again(stage: &mut Stage<'_>) -> Result {
     check(&file, 1, 5, &[0])?;
     session.finish()?;
     drop(file);
-    ensure_eq!(counts()?, pool(POOL, 2), "the pool without the file");
+    ensure_eq!(counts()?, Counts::of(POOL, 2), "the pool without the file");
 
     set_pool(0)?;
     let surplus = Counts {
         surplus: 1,
-        ..pool(1, 0)
+        ..Counts::of(1, 0)
     };
     ensure_eq!(counts()?, surplus, "the pool with the last file");
     let before = meminfo::free()?;
     retrieve("gigantic-second")?.finish()?;
     // Pages with few page structures are freed in the background, which this waits for.
     set_pool(0)?;
-    ensure_eq!(counts()?, pool(0, 0), "the pool at the end");
+    ensure_eq!(counts()?, Counts::of(0, 0), "the pool at the end");
     let more = meminfo::free()?.saturating_sub(before) >> 10;
     stage.note(format_args!("{more} MiB were freed"));
     ensure!(more > 900, "only {more} MiB were freed");
@@ -336,17 +337,10 @@ fn take_over_again(stage: &mut Stage<'_>) -> Result {
 }
 
 fn updates() -> Case {
-    Case {
-        name: "files_and_counts_over_three_updates".into(),
-        parts: vec![
-            Box::new(hand_over),
-            Box::new(take_over),
-            Box::new(leave),
-            Box::new(take_over_again),
-        ],
-        hazard: None,
-        reader_only: false,
-    }
+    Case::chain(
+        "files_and_counts_over_three_updates",
+        [hand_over, take_over, leave, take_over_again],
+    )
 }
 
 /// The suite. The cases share the pool.

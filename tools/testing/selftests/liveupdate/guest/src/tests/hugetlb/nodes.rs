@@ -26,14 +26,17 @@ const HOLE: u64 = 7;
 const EQUAL: [u64; 2] = [12, 12];
 const UNEQUAL: [u64; 2] = [10, 14];
 
-fn directory(node: usize) -> String {
-    format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB")
+/// The size in the names of files.
+const DIRECTORY: &str = "hugepages-2048kB";
+
+fn path(node: usize, directory: &str, what: &str) -> String {
+    format!("/sys/devices/system/node/node{node}/hugepages/{directory}/{what}")
 }
 
-/// A number of pages on each node.
-fn on_nodes(what: &str) -> Result<[u64; 2]> {
+/// A number of pages on each of two nodes; the directory has the size of the pages in its name.
+pub(super) fn on_nodes(directory: &str, what: &str) -> Result<[u64; 2]> {
     let read = |node| -> Result<u64> {
-        let path = format!("{}/{what}", directory(node));
+        let path = path(node, directory, what);
         Ok(fs::read_to_string(&path).at(&path)?.trim().parse()?)
     };
     Ok([read(0)?, read(1)?])
@@ -42,18 +45,18 @@ fn on_nodes(what: &str) -> Result<[u64; 2]> {
 /// Checks the pages of the pool, and how many of them are in use, on each node.
 fn check_pool(total: [u64; 2], used: [u64; 2], when: &str) -> Result {
     ensure_eq!(
-        on_nodes("nr_hugepages")?,
+        on_nodes(DIRECTORY, "nr_hugepages")?,
         total,
         "the pool on each node {when}"
     );
     let free = [total[0] - used[0], total[1] - used[1]];
     ensure_eq!(
-        on_nodes("free_hugepages")?,
+        on_nodes(DIRECTORY, "free_hugepages")?,
         free,
         "the free pages on each node {when}"
     );
     ensure_eq!(
-        on_nodes("surplus_hugepages")?,
+        on_nodes(DIRECTORY, "surplus_hugepages")?,
         [0, 0],
         "the surplus pages on each node {when}"
     );
@@ -92,7 +95,10 @@ fn hand_over(stage: &mut Stage<'_>) -> Result {
     check_pool(EQUAL, USED, "with the file")?;
     let session = create(NAME)?;
     session.preserve(&file, 1)?;
-    let (total, free) = (on_nodes("nr_hugepages")?, on_nodes("free_hugepages")?);
+    let (total, free) = (
+        on_nodes(DIRECTORY, "nr_hugepages")?,
+        on_nodes(DIRECTORY, "free_hugepages")?,
+    );
     put_used(stage, [total[0] - free[0], total[1] - free[1]])?;
     check_pool(EQUAL, get_used(stage)?, "with the preserved file")?;
     stage.hold((session, file));
@@ -106,7 +112,7 @@ fn resize(stage: &mut Stage<'_>) -> Result {
     put_used(stage, used)?;
     check_pool(EQUAL, used, "after the kexec")?;
     for (node, pages) in UNEQUAL.iter().enumerate() {
-        let path = format!("{}/nr_hugepages", directory(node));
+        let path = path(node, DIRECTORY, "nr_hugepages");
         fs::write(&path, pages.to_string()).at(&path)?;
     }
     check_pool(UNEQUAL, used, "with other sizes")
@@ -127,11 +133,9 @@ fn take_over(stage: &mut Stage<'_>) -> Result {
 
 /// The suite.
 pub fn suite() -> Suite {
-    let case = Case {
-        name: "the_pool_stays_on_its_nodes".into(),
-        parts: vec![Box::new(hand_over), Box::new(resize), Box::new(take_over)],
-        hazard: None,
-        reader_only: false,
-    };
+    let case = Case::chain(
+        "the_pool_stays_on_its_nodes",
+        [hand_over, resize, take_over],
+    );
     Suite::on_machine(GROUP, "hugetlb_nodes", case)
 }

@@ -3,7 +3,7 @@
 //! Huge pages of 1 GiB that were allocated while the kernel ran, and damage to what is handed over
 //! about them. The first two kernels do not have them on their command line.
 
-use super::{check, counts, filled, pool, set_pool};
+use super::{check, counts, filled, set_pool, Counts};
 use crate::{
     support::{
         error::{ensure, ensure_eq, Result},
@@ -42,18 +42,18 @@ fn take(name: &str, seed: u64) -> Result {
 
 fn hand_over(stage: &mut Stage<'_>) -> Result {
     set_pool(POOL)?;
-    ensure_eq!(counts()?, pool(POOL, POOL), "the pool at first");
+    ensure_eq!(counts()?, Counts::of(POOL, POOL), "the pool at first");
     preserve(stage, "gigantic-plain", 1)?;
-    ensure_eq!(counts()?, pool(POOL, POOL - 1), "the pool");
+    ensure_eq!(counts()?, Counts::of(POOL, POOL - 1), "the pool");
     Ok(())
 }
 
 /// Without a size on the command line, the pool consists of the page of the file. Then the number of
 /// pages is damaged.
 fn no_parameter(stage: &mut Stage<'_>) -> Result {
-    ensure_eq!(counts()?, pool(1, 0), "the pool without a parameter");
+    ensure_eq!(counts()?, Counts::of(1, 0), "the pool without a parameter");
     take("gigantic-plain", 1)?;
-    ensure_eq!(counts()?, pool(1, 1), "the pool without the file");
+    ensure_eq!(counts()?, Counts::of(1, 1), "the pool without the file");
     preserve(stage, "gigantic-malformed", 2)?;
     damage("gigantic-malformed", &["u64 0 flb hugetlb-v2 data = 64"])?;
     kexec::add_param(&format!("hugepagesz=1G hugepages={POOL}"))
@@ -63,7 +63,11 @@ fn no_parameter(stage: &mut Stage<'_>) -> Result {
 /// are preserved, and none of them is counted as in use.
 fn check_pool(what: &str) -> Result<u64> {
     let found = counts()?;
-    ensure_eq!(found, pool(found.free, found.free), "the pool, {what}");
+    ensure_eq!(
+        found,
+        Counts::of(found.free, found.free),
+        "the pool, {what}"
+    );
     ensure!(found.total <= POOL, "the pool is {found:?}, {what}");
     Ok(found.total)
 }
@@ -75,7 +79,7 @@ fn malformed(stage: &mut Stage<'_>) -> Result {
     take("gigantic-malformed", 2)?;
     ensure_eq!(
         counts()?,
-        pool(total, total),
+        Counts::of(total, total),
         "the pool after a malformed number"
     );
     preserve(stage, "gigantic-many", 3)?;
@@ -92,7 +96,7 @@ fn too_many(_: &mut Stage<'_>) -> Result {
     take("gigantic-many", 3)?;
     ensure_eq!(
         counts()?,
-        pool(total + 1, total + 1),
+        Counts::of(total + 1, total + 1),
         "the pool after too large a number"
     );
     let session = retrieve("gigantic-order")?;
@@ -100,7 +104,7 @@ fn too_many(_: &mut Stage<'_>) -> Result {
     session.finish()?;
     ensure_eq!(
         counts()?,
-        pool(total + 2, total + 2),
+        Counts::of(total + 2, total + 2),
         "the pool after a wrong size"
     );
     Ok(())
@@ -108,16 +112,9 @@ fn too_many(_: &mut Stage<'_>) -> Result {
 
 /// The suite.
 pub fn suite() -> Suite {
-    let case = Case {
-        name: "pages_that_no_parameter_announces".into(),
-        parts: vec![
-            Box::new(hand_over),
-            Box::new(no_parameter),
-            Box::new(malformed),
-            Box::new(too_many),
-        ],
-        hazard: None,
-        reader_only: false,
-    };
+    let case = Case::chain(
+        "pages_that_no_parameter_announces",
+        [hand_over, no_parameter, malformed, too_many],
+    );
     Suite::on_machine(GROUP, "gigantic_damage", case)
 }
