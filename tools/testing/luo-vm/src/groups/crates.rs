@@ -11,6 +11,7 @@ use anyhow::Result;
 
 use crate::ctx::Ctx;
 use crate::groups::fuzz;
+use crate::groups::lint::quiet;
 use crate::report::results::Report;
 use crate::report::step::Step;
 
@@ -53,14 +54,6 @@ fn cargo_deny(ctx: &Ctx) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Runs `command`, which must succeed; its output is in the log `name`.
-fn good(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Option<String>> {
-    let mut step = Step::start(ctx, name);
-    let outcome = step.run(command, &ctx.log(name));
-    step.done("");
-    outcome.map(|()| None)
-}
-
 fn deny(ctx: &Ctx, program: &Path, workspace: &str) -> Result<Option<String>> {
     let mut deny = Command::new(program);
     deny.arg("--manifest-path")
@@ -68,7 +61,7 @@ fn deny(ctx: &Ctx, program: &Path, workspace: &str) -> Result<Option<String>> {
         .args(["--locked", "check", "--config"])
         .arg(ctx.top.join(CONFIG))
         .args(["bans", "licenses", "sources"]);
-    good(ctx, "cargo-deny", &mut deny)
+    quiet(ctx, "cargo-deny", &mut deny)
 }
 
 /// What `cargo publish` would upload is complete.
@@ -85,7 +78,7 @@ fn package(ctx: &Ctx, name: &str, alone: bool) -> Result<Option<String>> {
         // It cannot be built before the others are published.
         cargo.arg("--list");
     }
-    good(ctx, &format!("cargo-package-{name}"), &mut cargo)
+    quiet(ctx, &format!("cargo-package-{name}"), &mut cargo)
 }
 
 /// The documentation of the crates has no warnings, as docs.rs would build it.
@@ -96,7 +89,7 @@ fn documentation(ctx: &Ctx) -> Result<Option<String>> {
         .args(["doc", "--locked", "--no-deps", "--all-features"])
         .args(PUBLISHED.iter().flat_map(|(name, _)| ["-p", name]))
         .env("RUSTDOCFLAGS", "-Dwarnings");
-    good(ctx, "cargo-doc", &mut cargo)
+    quiet(ctx, "cargo-doc", &mut cargo)
 }
 
 /// Runs the group.

@@ -265,25 +265,31 @@ fn two(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
 /// An update from the kernel with the implementation in C.
 fn from_c(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let peer = build::kernel(ctx, Flavour::Peer)?;
-    let image = guest::disk(ctx, host, "guest-from-c")?;
-    let params = guest::params(1);
-    plain_updates(ctx, report, "guest-from-c", &peer, &image, params, 1)
+    one_update(ctx, report, "guest-from-c", &peer, host)
 }
 
 /// An update to that kernel.
 fn to_c(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let peer = build::kernel(ctx, Flavour::Peer)?;
-    let image = guest::disk(ctx, &peer, "guest-to-c")?;
-    let params = guest::params(1);
-    plain_updates(ctx, report, "guest-to-c", host, &image, params, 1)
+    one_update(ctx, report, "guest-to-c", host, &peer)
 }
 
 /// An update without our kernel, to compare how long the guest is silent.
 fn only_c(ctx: &Ctx, report: &mut Report, _: &Kernel) -> Result<()> {
     let peer = build::kernel(ctx, Flavour::Peer)?;
-    let image = guest::disk(ctx, &peer, "guest-only-c")?;
-    let params = guest::params(1);
-    plain_updates(ctx, report, "guest-only-c", &peer, &image, params, 1)
+    one_update(ctx, report, "guest-only-c", &peer, &peer)
+}
+
+/// An update from one kernel to another one, in the machine `name`.
+fn one_update(
+    ctx: &Ctx,
+    report: &mut Report,
+    name: &str,
+    first: &Kernel,
+    next: &Kernel,
+) -> Result<()> {
+    let image = guest::disk(ctx, next, name)?;
+    plain_updates(ctx, report, name, first, &image, guest::params(1), 1)
 }
 
 /// Runs the tests in the machine `name`, which begins with the kernel `first`. `times` is by how much it

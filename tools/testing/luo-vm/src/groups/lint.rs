@@ -131,7 +131,7 @@ fn said(kernel: &Kernel) -> Option<String> {
 }
 
 /// Runs `command`; returns its output if it fails.
-fn quiet(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Option<String>> {
+pub(super) fn quiet(ctx: &Ctx, name: &str, command: &mut Command) -> Result<Option<String>> {
     let mut step = Step::start(ctx, name);
     let outcome = step.run(command, &ctx.log(name));
     step.done("");
