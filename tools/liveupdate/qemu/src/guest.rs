@@ -336,11 +336,7 @@ impl Guest {
     ) -> Result<(Vec<File>, File, Qmp)> {
         let mut files = Vec::new();
         for (fd, backend) in record.memory.iter().zip(&spec.memory) {
-            let file = process.file(*fd)?;
-            if file.metadata()?.len() != backend.size {
-                return Err(format!("the memory {} has another size", backend.id).into());
-            }
-            files.push(file);
+            files.push(backend.checked(process.file(*fd)?)?);
         }
         if files.len() != spec.memory.len() {
             return Err("not all of the memory of the guest is known".into());

@@ -6,7 +6,7 @@ use crate::hugepages::HugePages;
 use crate::options::{self, Properties};
 use crate::size;
 use serde::{Deserialize, Serialize};
-use std::os::fd::RawFd;
+use std::{fs::File, os::fd::RawFd};
 
 /// The name of the backend that is added if the arguments have none.
 const ADDED: &str = "luo-ram";
@@ -39,6 +39,20 @@ pub struct Backend {
     /// The huge pages of which it is made, or else the usual pages of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<HugePages>,
+}
+
+impl Backend {
+    /// Returns a file with its memory.
+    ///
+    /// # Errors
+    ///
+    /// If the file has another size.
+    pub fn checked(&self, file: File) -> liveupdate::luod::Result<File> {
+        if file.metadata()?.len() != self.size {
+            return Err(format!("the memory {} has another size", self.id).into());
+        }
+        Ok(file)
+    }
 }
 
 /// Errors in the arguments about memory.

@@ -168,11 +168,7 @@ impl Guest {
         moved::replace(&mut spec, &self.moved)?;
         let mut files = Vec::new();
         for (token, backend) in (spec::MEMORY..).zip(&spec.memory) {
-            let file = File::from(session.retrieve(token)?);
-            if file.metadata()?.len() != backend.size {
-                return Err(format!("the memory {} has another size", backend.id).into());
-            }
-            files.push(file);
+            files.push(backend.checked(session.retrieve(token)?.into())?);
         }
         let paused_us = std::mem::take(&mut spec.paused_us);
         self.updates = spec.updates;
