@@ -6,7 +6,8 @@ use super::ContentIds;
 use crate::{
     abi::{
         Compatible,
-        FlbPage, //
+        FlbPage,
+        Policy, //
     },
     luo_flb::{
         incoming::{
@@ -102,14 +103,17 @@ impl PinnedHandler {
     }
 }
 
-/// Logs that vital data of a module is refused: the next kernel would carry out the policy before it
-/// could load the module.
-fn refuse_vital(compatible: &Compatible) -> Error {
-    pr_err!(
-        "'{}' is vital data, which needs built-in code\n",
-        BStr::from_bytes(compatible.as_bytes())
-    );
-    EINVAL
+/// Fails with [`EINVAL`] if data of a module is vital, i.e. has a policy: the next kernel would carry
+/// out the policy before it could load the module.
+fn check_vital(compatible: &Compatible, is_modular: bool, policy: Option<Policy>) -> Result {
+    if is_modular && policy.is_some() {
+        pr_err!(
+            "'{}' is vital data, which needs built-in code\n",
+            BStr::from_bytes(compatible.as_bytes())
+        );
+        return Err(EINVAL);
+    }
+    Ok(())
 }
 
 /// The handlers in the order of their registration.
@@ -237,9 +241,7 @@ impl Handlers {
     /// data of a module is vital, [`ENOMEM`].
     pub(crate) fn register(&self, ops: FileOps) -> Result {
         let compatible = ops.compatible()?;
-        if ops.is_modular() && ops.policy().is_some() {
-            return Err(refuse_vital(&compatible));
-        }
+        check_vital(&compatible, ops.is_modular(), ops.policy())?;
         let id = ops.id();
         let handler = Arc::pin_init(
             pin_init!(Handler {
@@ -316,9 +318,7 @@ impl Handlers {
     /// too many states, [`ENOMEM`].
     pub(crate) fn register_flb(&self, handler: HandlerId, ops: FlbOps) -> Result {
         let compatible = ops.compatible()?;
-        if ops.is_modular() && ops.policy().is_some() {
-            return Err(refuse_vital(&compatible));
-        }
+        check_vital(&compatible, ops.is_modular(), ops.policy())?;
         let id = ops.id();
 
         let mut flbs = self.flbs.outgoing.write();
