@@ -27,7 +27,11 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// The output of the guest and its monitor.
 #[derive(Clone, Default)]
 pub struct Heard {
+    /// The highest number that the guest has printed.
     pub count: u64,
+    /// The last number on the port to which the guest's kernel prints nothing: its messages can
+    /// come in the middle of a line on the other.
+    pub beat: u64,
     /// Checks of the memory, on the guest's last processor.
     pub checks: u64,
     pub restored: u64,
@@ -41,12 +45,14 @@ pub struct Heard {
 impl Heard {
     fn hear(&mut self, line: &str, last_cpu: u64) {
         let number = |prefix| line.split_once(prefix)?.1.split(' ').next()?.parse().ok();
-        if let Some(count) = number("vm: count ") {
-            if self.count != 0 && count != self.count + 1 {
-                self.bad = Some(format!("the count {count} follows {}", self.count));
+        if let Some(beat) = number("vm: beat ") {
+            if self.beat != 0 && beat != self.beat + 1 {
+                self.bad = Some(format!("the number {beat} follows {}", self.beat));
             }
-            self.count = count;
+            self.beat = beat;
         }
+        let count = number("vm: count ").unwrap_or(self.beat);
+        self.count = self.count.max(count);
         if line.contains("vm: memory ") && line.ends_with(&format!("on processor {last_cpu}")) {
             self.checks += 1;
         }
@@ -175,4 +181,33 @@ fn spawn_off_first(mut command: Command) -> Result<Child> {
     let thread = thread::spawn(spawn);
     let ended = thread.join();
     ended.map_err(|_| Failure::new("a thread has panicked"))?
+}
+
+#[cfg(test)]
+mod unit {
+    use super::Heard;
+
+    fn heard(lines: &[&str]) -> Heard {
+        let mut heard = Heard::default();
+        lines.iter().for_each(|line| heard.hear(line, 1));
+        heard
+    }
+
+    #[test]
+    fn a_kernel_message_can_be_in_a_line() {
+        let heard = heard(&[
+            "vm: count 1",
+            "vm: beat 1",
+            "vm: count 2[   13.969470] clocksource: Marking clocksource tsc unstable",
+            "vm: beat 2",
+            "vm: count 3",
+        ]);
+        assert_eq!((heard.bad, heard.beat, heard.count), (None, 2, 3));
+    }
+
+    #[test]
+    fn a_missing_number_is_noticed() {
+        assert!(heard(&["vm: beat 1", "vm: beat 3"]).bad.is_some());
+        assert!(heard(&["vm: beat 2", "vm: beat 2"]).bad.is_some());
+    }
 }

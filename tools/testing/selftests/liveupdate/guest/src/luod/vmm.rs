@@ -63,7 +63,7 @@ fn aborts(vmm: &Vmm) -> Result {
 /// Starts the next kernel. Returns only if it is not started.
 fn update(args: &Args, vmm: &Vmm) -> Result {
     subscribed()?;
-    state::put(STATE, COUNT, &vmm.heard().count.to_string())?;
+    state::put(STATE, COUNT, &vmm.heard().beat.to_string())?;
     kexec::Plan::stage(args, args.stage()? + 1)?.load()?;
     aborted(begin_update(None, false)?, "the next kernel")
 }
@@ -72,9 +72,7 @@ fn update(args: &Args, vmm: &Vmm) -> Result {
 fn comes_back(args: &Args, vmm: &mut Option<Vmm>) -> Result {
     let vmm = vmm.insert(Vmm::restore(NAME, args.number("cpus", CPUS)?)?);
     vmm.wait("the guest is restored", |heard| heard.restored == 1)?;
-    let first = vmm
-        .wait("the guest counts", |heard| heard.count != 0)?
-        .count;
+    let first = vmm.wait("the guest counts", |heard| heard.beat != 0)?.beat;
     let last: u64 = state::get(STATE, COUNT)?.trim().parse()?;
     ensure!(first > last, "the guest counts {first} after {last}");
     vmm.runs().map(drop)
