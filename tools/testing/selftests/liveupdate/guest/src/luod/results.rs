@@ -8,7 +8,7 @@ use crate::support::{error::Result, state};
 pub const STATE: &str = "luod";
 const RESULTS: &str = "results";
 
-/// Saves the result of a case.
+/// Saves the result of a case, after the reason if it has failed.
 pub fn case(name: &str, run: impl FnOnce() -> Result) -> Result {
     let result = run();
     let mut results = state::get(STATE, RESULTS).unwrap_or_default();
@@ -18,21 +18,31 @@ pub fn case(name: &str, run: impl FnOnce() -> Result) -> Result {
             results += &format!("ok {name}\n");
         }
         Err(failure) => {
-            println!("# {name}: {failure}");
-            results += &format!("not ok {name}\n");
+            let reason = failure.to_string().lines().collect::<Vec<_>>().join("; ");
+            println!("{name}: {reason}");
+            results += &format!("# {reason}\nnot ok {name}\n");
         }
     }
     state::put(STATE, RESULTS, &results)
 }
 
-/// Prints the results of all cases.
+/// Prints the results of all cases, each after the reason for its failure.
 pub fn conclude(suite: &str) -> Result<u8> {
     let results = state::get(STATE, RESULTS)?;
-    let lines: Vec<&str> = results.lines().collect();
-    println!("KTAP version 1\n1..{}", lines.len());
-    for (number, line) in lines.iter().enumerate() {
+    let is_reason = |line: &&str| line.starts_with('#');
+    let cases = results.lines().filter(|line| !is_reason(line)).count();
+    println!("KTAP version 1\n1..{cases}");
+    let mut number = 0;
+    let mut failed = false;
+    for line in results.lines() {
+        if is_reason(&line) {
+            println!("{line}");
+            continue;
+        }
+        number += 1;
+        failed |= line.starts_with("not");
         let (verdict, name) = line.rsplit_once(' ').unwrap_or_default();
-        println!("{verdict} {} {suite}.{name}", number + 1);
+        println!("{verdict} {number} {suite}.{name}");
     }
-    Ok(u8::from(results.contains("not ok")))
+    Ok(u8::from(failed))
 }
