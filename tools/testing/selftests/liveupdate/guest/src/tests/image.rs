@@ -16,6 +16,9 @@ use rustix::{
 };
 use std::fs::{self, File};
 
+/// The number of kernels.
+const STAGES: usize = 5;
+
 const IN_PLACE: &str = "are loaded in place";
 const WITHOUT_BOOT_CODE: &str = "without its boot code";
 
@@ -45,6 +48,23 @@ fn in_place() -> Case {
         ensure!(said("", IN_PLACE)? >= parts, "the memory was not freed");
         Ok(())
     })
+}
+
+/// All kernels but the first one lie in the memory for the next kernel.
+fn in_place_again() -> Case {
+    let parts = || -> Result<usize> {
+        liveupdate::raw::kexec_file_unload().at("unload")?;
+        said("", IN_PLACE)
+    };
+    let mut stages: Vec<Part> = vec![Box::new(move |stage| stage.put("parts", parts()?))];
+    for _ in 2..=STAGES {
+        stages.push(Box::new(move |stage| {
+            let (found, first) = (parts()? as u64, stage.get("parts")?);
+            ensure_eq!(found, first, "the parts that were loaded in place");
+            Ok(())
+        }));
+    }
+    Case::with_parts("loaded_in_place_again", stages)
 }
 
 fn without_boot_code() -> Case {
@@ -188,7 +208,6 @@ fn random_addresses() -> Case {
 
 /// An update is counted whether or not data is handed over.
 fn counted() -> Case {
-    const STAGES: usize = 5;
     let part = |stage: usize| -> Part {
         Box::new(move |_| {
             let line = format!(
@@ -213,6 +232,7 @@ pub fn suite() -> Suite {
     let cases = vec![
         counted(),
         in_place(),
+        in_place_again(),
         without_boot_code(),
         unknown_payload(),
         failed_loads(),
