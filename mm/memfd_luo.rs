@@ -73,6 +73,9 @@ mod guest_memfd;
 mod hugetlb;
 #[path = "memfd_luo/incoming.rs"]
 mod incoming;
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[path = "memfd_luo/kunit.rs"]
+mod kunit;
 #[path = "memfd_luo/mover.rs"]
 mod mover;
 #[path = "memfd_luo/ops.rs"]

@@ -48,6 +48,9 @@ use kernel::{
 mod abi;
 #[path = "guest_memfd/content.rs"]
 mod content;
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[path = "guest_memfd/kunit.rs"]
+mod kunit;
 #[path = "guest_memfd/ops.rs"]
 mod ops;
 

@@ -68,6 +68,9 @@ use kernel::{
 mod abi;
 #[path = "hugetlb/content.rs"]
 mod content;
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+#[path = "hugetlb/kunit.rs"]
+mod kunit;
 #[path = "hugetlb/ops.rs"]
 mod ops;
 

@@ -19,6 +19,8 @@
 
 mod abi;
 mod handler;
+#[cfg(CONFIG_LIVEUPDATE_KUNIT_TEST)]
+mod kunit;
 #[expect(unsafe_code, reason = "calls KVM")]
 mod ops;
 
