@@ -106,6 +106,7 @@ fn measure(ctx: &Ctx, kernel: &Kernel, what: &Run, round: u32) -> Result<BTreeMa
         kernel,
         &initrd,
     )
+    .params(what.params)
     .init(format!("bench {}", what.arguments))
     .limit(LIMIT);
     let run = vm.run(ctx)?;

@@ -8,6 +8,8 @@ pub struct Run {
     pub title: &'static str,
     /// Arguments of the guest's `bench`.
     pub arguments: &'static str,
+    /// Parameters of the kernels.
+    pub params: &'static str,
     /// Whether it is short enough for `QUICK=1`.
     pub quick: bool,
     /// The ratio, ours to C, that a figure should reach.
@@ -72,6 +74,7 @@ macro_rules! runs {
             name: $name,
             title: $title,
             arguments: $arguments,
+            params: "",
             quick: $quick,
             curve: $curve,
             targets: &[$(($figure, $target)),*],

@@ -40,6 +40,8 @@ struct Case {
     name: &'static str,
     title: &'static str,
     host: Flavour,
+    /// The parameters of the host's kernel.
+    params: &'static str,
     /// The arguments of init.
     init: &'static str,
     /// Whether it is measured with `QUICK=1`.
@@ -57,6 +59,7 @@ const fn case(
         name,
         title,
         host,
+        params: "",
         init,
         quick,
     }
@@ -70,7 +73,7 @@ const LARGE_HUGE: &str = "1536m-huge";
 
 /// Guests have one processor and memory in pages of 4 KiB, all of which is allocated, if their title
 /// says nothing else.
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
     case(BARE, "no guest", Flavour::Ours, "bench small", true),
     case(C, "256 MiB, on C", Flavour::Peer, "gap --ram=256", true),
     case(SMALL, "256 MiB", Flavour::Ours, "gap --ram=256", true),
@@ -79,6 +82,24 @@ const CASES: [Case; 8] = [
         "256 MiB, huge pages",
         Flavour::Ours,
         "gap --ram=256 --huge=1",
+        true,
+    ),
+    Case {
+        // Some are left for the host.
+        params: "hugepages=160",
+        ..case(
+            "256m-hugetlb",
+            "256 MiB, HugeTLB",
+            Flavour::Ours,
+            "gap --ram=256 --memory=hugetlb",
+            true,
+        )
+    },
+    case(
+        "256m-guest-memfd",
+        "256 MiB, guest_memfd",
+        Flavour::Ours,
+        "gap --ram=256 --memory=guest-memfd",
         true,
     ),
     case(
@@ -170,6 +191,7 @@ fn measure(ctx: &Ctx, host: &Kernel, case: &Case, round: u32) -> Result<Values> 
     let image = guest::initramfs(ctx, host)?;
     let vm = Vm::new(format!("bench-guest-{}-{round}", case.name), host, &image)
         .on(&AMD)
+        .params(case.params)
         .init(case.init)
         .limit(LIMIT);
     let mut listener = Listener::default();

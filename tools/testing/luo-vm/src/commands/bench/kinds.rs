@@ -2,7 +2,7 @@
 
 //! `make bench ONLY=kinds`: the costs of memory of several kinds.
 //!
-//! C cannot preserve all of them, so the peer is our kernel with a memfd of pages of 4 KiB.
+//! The peer is C with a memfd of pages of 4 KiB: it cannot preserve huge pages of a pool.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,34 +21,82 @@ use crate::report::step::Step;
 /// The name for `ONLY`.
 pub const NAME: &str = "kinds";
 
-const fn kind(name: &'static str, title: &'static str, arguments: &'static str) -> Run {
-    Run {
+/// Memory of the machine, for kinds of 1 GiB.
+const MEM: &str = "5G";
+
+/// A kind of memory, and the kernel that is measured.
+struct Kind {
+    host: Flavour,
+    run: Run,
+}
+
+const fn kind(
+    host: Flavour,
+    name: &'static str,
+    title: &'static str,
+    arguments: &'static str,
+) -> Kind {
+    let run = Run {
         name,
         title,
         arguments,
+        params: "",
         quick: true,
         targets: &[],
         curve: None,
-    }
+    };
+    Kind { host, run }
+}
+
+/// Huge pages that are set aside at boot.
+const fn at_boot(kind: Kind, params: &'static str) -> Kind {
+    let run = Run { params, ..kind.run };
+    Kind { run, ..kind }
 }
 
 /// The first one is what the others are compared with.
-const KINDS: [Run; 4] = [
-    kind("kind-pages", "memfd, 4 KiB pages", "memory --mb=256"),
+const KINDS: [Kind; 6] = [
     kind(
+        Flavour::Peer,
+        "kind-pages",
+        "memfd, 4 KiB pages, on C",
+        "memory --mb=1024",
+    ),
+    kind(
+        Flavour::Ours,
+        "kind-pages",
+        "memfd, 4 KiB pages",
+        "memory --mb=1024",
+    ),
+    kind(
+        Flavour::Ours,
         "kind-transparent",
         "memfd, transparent huge pages",
-        "memory --mb=256 --huge=1",
+        "memory --mb=1024 --huge=1",
     ),
     kind(
+        Flavour::Ours,
         "kind-collapsed",
         "memfd, collapsed before",
-        "memory --mb=256 --collapse=1",
+        "memory --mb=1024 --collapse=1",
     ),
-    kind(
-        "kind-hugetlb",
-        "huge pages (HugeTLB)",
-        "memory --mb=256 --hugetlb=1",
+    at_boot(
+        kind(
+            Flavour::Ours,
+            "kind-hugetlb",
+            "HugeTLB, 2 MiB",
+            "memory --mb=1024 --hugetlb=2M",
+        ),
+        "hugepages=512",
+    ),
+    at_boot(
+        kind(
+            Flavour::Ours,
+            "kind-gigantic",
+            "HugeTLB, 1 GiB",
+            "memory --mb=1024 --hugetlb=1G",
+        ),
+        "hugepagesz=1G hugepages=1",
     ),
 ];
 
@@ -66,16 +114,27 @@ type Values = BTreeMap<&'static str, Vec<u64>>;
 
 /// Measures in `rounds` rounds, and writes the table to a file in `dir`.
 pub fn run(ctx: &Ctx, rounds: u32, dir: &Path) -> Result<()> {
-    let kernel = build::kernel(ctx, Flavour::Ours)?;
+    let ours = build::kernel(ctx, Flavour::Ours)?;
+    let c = build::kernel(ctx, Flavour::Peer)?;
     programs::guest(ctx)?;
     let mut ctx = ctx.clone();
+    ctx.settings.mem = MEM.to_owned();
     // The host needs more time to provide memory than the guest to use it.
     ctx.prefault = true;
     let mut measured: [Values; KINDS.len()] = Default::default();
     for round in 1..=rounds {
         for (kind, values) in KINDS.iter().zip(&mut measured) {
-            let step = Step::start(&ctx, format!("bench {}, round {round}", kind.name));
-            let found = measure(&ctx, &kernel, kind, round)?;
+            let host = match kind.host {
+                Flavour::Peer => &c,
+                _ => &ours,
+            };
+            let what = format!(
+                "bench {}, {}, round {round}",
+                kind.run.name,
+                host.flavour.name()
+            );
+            let step = Step::start(&ctx, what);
+            let found = measure(&ctx, host, &kind.run, round)?;
             for (_, key) in FIGURES {
                 if let Some(value) = found.get(key) {
                     values.entry(key).or_default().push(*value);
@@ -86,7 +145,7 @@ pub fn run(ctx: &Ctx, rounds: u32, dir: &Path) -> Result<()> {
     }
     let table = table(&measured);
     println!(
-        "\n256 MiB of several kinds, and the ratio to pages of 4 KiB; medians of {rounds}\n\n{table}"
+        "\n1 GiB of several kinds, and the ratio to the first one; medians of {rounds}\n\n{table}"
     );
     fs::create_dir_all(dir)?;
     fs::write(dir.join("kinds.txt"), table).context("write the table")
@@ -99,7 +158,7 @@ fn table(measured: &[Values; KINDS.len()]) -> String {
     }
     text.push('\n');
     for (kind, values) in KINDS.iter().zip(measured) {
-        let _ = write!(text, "{:<32}", kind.title);
+        let _ = write!(text, "{:<32}", kind.run.title);
         for (_, key) in FIGURES {
             let of = |values: &Values| values.get(key).map(|all| median(all));
             let cell = match (of(values), of(&measured[0])) {

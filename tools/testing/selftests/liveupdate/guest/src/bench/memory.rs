@@ -2,7 +2,7 @@
 
 //! Files with much memory: `--files` of `--mb` MiB each, retrieved by one thread for each file. The memory
 //! is in folios of 2 MiB with `--huge=1`, in pages of 4 KiB that are moved into such folios with
-//! `--collapse=1`, and in huge pages with `--hugetlb=1`.
+//! `--collapse=1`, and in huge pages, which are set aside at boot, with `--hugetlb=2M` or `--hugetlb=1G`.
 
 use super::{
     data,
@@ -27,7 +27,6 @@ pub const WORKLOAD: Workload = Workload {
 };
 
 const SESSION: &str = "bench-memory";
-const POOL: &str = "/proc/sys/vm/nr_hugepages";
 const HUGE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// Moves all memory into folios of 2 MiB.
@@ -40,8 +39,8 @@ fn collapse_all(files: &[File], len: u64) -> Result {
 }
 
 /// A file of huge pages, which can only be written in a mapping.
-fn of_huge_pages(number: u64, len: u64) -> Result<File> {
-    let file = memfd::create(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
+fn of_huge_pages(pages: MemfdFlags, number: u64, len: u64) -> Result<File> {
+    let file = memfd::create(MemfdFlags::HUGETLB | pages)?;
     file.set_len(len).at("set the size of a memfd")?;
     data::fill_mapped(&file, number, len)?;
     Ok(file)
@@ -50,9 +49,13 @@ fn of_huge_pages(number: u64, len: u64) -> Result<File> {
 fn before(args: &Args) -> Result<Held> {
     let (number, len) = (args.number("files", 1)?, args.number("mb", 256)? << 20);
     let huge = args.number("huge", 0)? != 0;
-    if args.number("hugetlb", 0)? != 0 {
-        fs::write(POOL, ((number * len) >> 21).to_string()).at(POOL)?;
-        let files = (0..number).map(|number| of_huge_pages(number, len));
+    if let Some(size) = args.option("hugetlb") {
+        let pages = match size {
+            "2M" => MemfdFlags::HUGE_2MB,
+            "1G" => MemfdFlags::HUGE_1GB,
+            _ => return Err(Failure::new(format!("there are no huge pages of {size}"))),
+        };
+        let files = (0..number).map(|number| of_huge_pages(pages, number, len));
         return preserve_all(SESSION, files.collect::<Result<_>>()?);
     }
     fs::write(HUGE, if huge { "always" } else { "never" }).at(HUGE)?;

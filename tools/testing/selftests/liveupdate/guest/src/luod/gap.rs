@@ -36,9 +36,8 @@ fn before(args: &Args, cpus: u64) -> Result<u8> {
     memfd::set_huge(huge)?;
     let _luod = start_luod()?;
     let mut arguments = vec!["--populate"];
-    if huge {
-        arguments.extend(["--ram", "transparent"]);
-    }
+    let kind = if huge { "transparent" } else { "memfd" };
+    arguments.extend(["--ram", args.option("memory").unwrap_or(kind)]);
     let names = names(args)?;
     let mut guests = Vec::new();
     for name in &names {
