@@ -232,7 +232,8 @@ impl DeviceSer {
     }
 }
 
-/// Whether `mask` is one of a size that is a power of two, and `address` is a multiple of it.
+/// Whether `mask` is that of a size that is a power of two, and `address` is a multiple of this
+/// size.
 fn fits(address: u64, mask: u64) -> bool {
     let size = (!mask).wrapping_add(1);
     size.is_power_of_two() && address & !mask == 0

@@ -149,9 +149,9 @@ unsafe extern "C" fn pci_liveupdate_take_over(dev: *mut bindings::pci_dev) -> c_
     })
 }
 
-/// A device that was handed over becomes an ordinary one, before the memory to which it writes is
-/// freed. It is silenced first if no driver has taken it over, or if `stop` is set. If this fails, the
-/// memory must not be freed.
+/// Makes a device that was handed over an ordinary one. Must be called before the memory to which
+/// it writes is freed. The device is silenced first if no driver has taken it over, or if `stop` is
+/// set. If this fails, the memory must not be freed.
 ///
 /// # Safety
 ///

@@ -84,7 +84,7 @@ void pci_liveupdate_set_incoming(struct pci_dev *dev, bool incoming)
 	set_bit(PCI_DEV_INCOMING, &dev->priv_flags);
 	if (pci_is_bridge(dev))
 		return;
-	/* MSI is turned off soon. There is no handler for the line yet. */
+	/* The PCI core turns MSI off later. The line has no handler yet. */
 	pci_read_config_word(dev, PCI_COMMAND, &command);
 	pci_write_config_word(dev, PCI_COMMAND,
 			      command | PCI_COMMAND_INTX_DISABLE);
@@ -124,7 +124,7 @@ void pci_liveupdate_master_off(struct pci_dev *dev)
 	u16 command;
 
 	pci_read_config_word(dev, PCI_COMMAND, &command);
-	/* pci_clear_master() would have no effect on an incoming device */
+	/* The write of pci_clear_master() would be dropped */
 	if (command & PCI_COMMAND_MASTER)
 		pci_bus_write_config_word(dev->bus, dev->devfn, PCI_COMMAND,
 					  command & ~PCI_COMMAND_MASTER);
@@ -135,7 +135,7 @@ void pci_liveupdate_master_off(struct pci_dev *dev)
 
 /*
  * Returns whether a write of this kernel to the configuration space must be
- * dropped. That is so for a device, or a bridge above one, that was handed over
+ * dropped. This applies to a device, or a bridge above one, that was handed over
  * and has no driver yet: the previous kernel has configured it, and the PCI core
  * must not do this again. Writes of drivers and of user space are not dropped.
  *
@@ -148,17 +148,17 @@ bool pci_liveupdate_drops_write(const struct pci_dev *dev, int where, u32 value)
 	if (!test_bit(PCI_DEV_INCOMING, &dev->priv_flags) || dev->driver)
 		return false;
 
-	/* A device that is not preserved again is stopped */
+	/* The kexec stops devices that are not preserved again */
 	if (kexec_in_progress)
 		return false;
 
-	/* The vectors of the previous kernel are turned off, not set up */
+	/* MSI and MSI-X of the previous kernel may be turned off, but not on */
 	if (dev->msi_cap && where == dev->msi_cap + PCI_MSI_FLAGS)
 		return value & PCI_MSI_FLAGS_ENABLE;
 	if (dev->msix_cap && where == dev->msix_cap + PCI_MSIX_FLAGS)
 		return value & PCI_MSIX_FLAGS_ENABLE;
 
-	/* The interrupt line may be turned off, and is tested */
+	/* The PCI core may set and test the interrupt disable bit */
 	if (where == PCI_COMMAND) {
 		pci_bus_read_config_word(dev->bus, dev->devfn, PCI_COMMAND,
 					 &command);
@@ -168,7 +168,7 @@ bool pci_liveupdate_drops_write(const struct pci_dev *dev, int where, u32 value)
 	return true;
 }
 
-/* Returns whether there are devices at a root bus, or below, that are working. */
+/* Returns whether there are working devices on a root bus or below it. */
 bool pci_liveupdate_has_incoming(struct pci_bus *root)
 {
 	struct pci_dev *dev;

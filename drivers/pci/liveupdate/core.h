@@ -66,13 +66,13 @@ static inline bool pci_liveupdate_is_kept(struct pci_dev *dev)
 	return pci_liveupdate_is_outgoing(dev) || pci_liveupdate_is_incoming(dev);
 }
 
-/* Whether @drv must not be bound to @dev, which is working for another. */
+/* Whether @drv must not be bound to @dev, which works for another driver. */
 static inline bool pci_liveupdate_is_foreign(const struct pci_driver *drv,
 					     struct pci_dev *dev)
 {
 	if (pci_is_bridge(dev))
 		return false;
-	/* Its driver must stay, also when it is unbound */
+	/* A preserved device gets no driver, even if its own was unbound */
 	return pci_liveupdate_is_outgoing(dev) ||
 	       (pci_liveupdate_is_incoming(dev) && !drv->takes_over);
 }

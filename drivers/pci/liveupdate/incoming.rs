@@ -94,7 +94,7 @@ impl Devices {
             discover_unknown(device);
             return;
         };
-        // It was removed after that, and is discovered again.
+        // The device was removed after its file was finished, and is discovered again.
         if entry.state.load(Relaxed) == state::FINISHED {
             return;
         }
@@ -143,7 +143,7 @@ impl Devices {
         }
     }
 
-    /// The file of a device is finished: the device becomes an ordinary one. It is silenced first if no
+    /// Makes a device whose file is finished an ordinary one. The device is silenced first if no
     /// driver has taken it over, or if `stop` is set.
     ///
     /// # Errors
@@ -168,12 +168,12 @@ impl Devices {
 }
 
 impl Entry {
-    /// Changes the state from `old` to `new`; fails with the current one if it is another.
+    /// Changes the state from `old` to `new`; fails with the current state if that is not `old`.
     fn change(&self, old: u32, new: u32) -> Result<(), u32> {
         self.state.cmpxchg(old, new, Full).map(drop)
     }
 
-    /// The device is an ordinary one from now on.
+    /// Makes the device an ordinary one.
     fn release(&self) {
         self.state.store(state::FINISHED, Relaxed);
         if let Some(device) = OwnedDevice::find(self.ser.address()) {
@@ -181,7 +181,8 @@ impl Entry {
         }
     }
 
-    /// Silences the device, unless a driver has taken it over. From here on, none can.
+    /// Silences the device, unless a driver has taken it over. Afterwards, no driver can take it
+    /// over.
     fn silence(&self) -> Result {
         let states = [state::UNKNOWN, state::CHECKED];
         self.silence_from(&states, "no driver has taken it over")
@@ -221,7 +222,7 @@ fn silence(device: &Device<'_>, address: Address, why: &str) -> Result {
     result
 }
 
-/// A device cannot be silenced.
+/// Logs that a device cannot be silenced, and lets the memory to which devices write stay reserved.
 fn out_of_control(address: Address, why: &str) {
     pr_emerg!(
         "{}: cannot be silenced ({}): it may still write to memory, which stays reserved\n",

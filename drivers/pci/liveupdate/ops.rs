@@ -118,9 +118,9 @@ impl<'a> Device<'a> {
         value
     }
 
-    /// How the device routes requests: the ACS control register in the low half, and in the high half
-    /// the bit of the device control 2 register with which a bridge forwards to functions beyond 7
-    /// (ARI). Each is zero if there is no such register.
+    /// Returns how the device routes requests: the ACS control register in the low half, and in the
+    /// high half the bit of the device control 2 register by which a bridge forwards requests to
+    /// functions above 7 (ARI). Each half is zero if there is no such register.
     pub(crate) fn routing(&self) -> u32 {
         // SAFETY: By the type invariant. The size of the configuration space and the position of the
         // PCI Express capability are set as well.

@@ -85,7 +85,7 @@ impl TableSer {
     fn add(&mut self, device: &Device<'_>) -> Result {
         device.check()?;
         if let Some(ser) = self.find(device.address()) {
-            // It may have been removed, and another one discovered at its address.
+            // The device may have been removed, and another one discovered at its address.
             if !device.is_outgoing() {
                 return Err(EBUSY);
             }

@@ -96,7 +96,7 @@ vfio_pci_liveupdate_create(struct pci_dev *pdev,
 	    pdev->dev.driver->pm != &vfio_pci_core_pm_ops)
 		return ERR_PTR(-ENODEV);
 	vdev = dev_get_drvdata(&pdev->dev);
-	/* A second description of the same device */
+	/* There is a second description of the same device */
 	if (vdev->handed_over)
 		return ERR_PTR(-EBUSY);
 
@@ -204,8 +204,8 @@ static void vfio_pci_restore_config(struct vfio_pci_core_device *vdev)
 }
 
 /*
- * Takes over a device that is working. Nothing can fail after this: otherwise
- * nobody would stop it.
+ * Takes over a device that is working. The caller must not fail after this:
+ * the device would not be stopped.
  */
 int vfio_pci_take_over(struct vfio_pci_core_device *vdev)
 {

@@ -62,8 +62,8 @@ pub(crate) struct Incoming {
     ser: Claimed<VfioPciSer>,
     /// [`None`] if it was not handed over.
     config: Option<Claimed<ConfigSer>>,
-    /// Silenced when this is dropped, unless user space uses it. The memory to which it writes belongs
-    /// to files that are finished later.
+    /// The device is silenced when this is dropped, unless user space uses it. The memory to which
+    /// it writes belongs to files that are finished later.
     device: WorkingDevice<()>,
     /// [`None`] if it was not retrieved.
     retrieved: Option<Retrieved>,
@@ -77,8 +77,8 @@ struct Retrieved {
 }
 
 impl Retrieved {
-    /// Whether user space has bound the file, and has mapped the memory again, so that it stays where it
-    /// is after the files are finished.
+    /// Whether user space has bound the file and has mapped the memory again, so that the memory
+    /// stays where it is after its files are finished.
     fn is_mapped(&self) -> bool {
         let Some(vfio) = VfioFile::of(&self.file).filter(|vfio| vfio.check().is_ok()) else {
             return false;
