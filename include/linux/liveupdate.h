@@ -82,7 +82,7 @@ struct liveupdate_file_op_args {
  * For data about something that keeps working while no kernel runs, and that
  * would overwrite memory which a kernel without this data uses. Only for
  * built-in code whose name is in the list of LIVEUPDATE_FORMAT(): modules
- * cannot register it.
+ * cannot register vital data.
  */
 #define LIVEUPDATE_NOT_UNDERSTOOD_FATAL	2
 
@@ -93,8 +93,8 @@ struct liveupdate_file_op_args {
  * bus master bit of every device that it discovers, before it frees memory to
  * which a device may write. It panics only if it does not support that.
  *
- * For data about devices that keep working while no kernel runs. As
- * %LIVEUPDATE_NOT_UNDERSTOOD_FATAL, only for built-in code.
+ * For data about devices that keep working while no kernel runs. Only for
+ * built-in code, like %LIVEUPDATE_NOT_UNDERSTOOD_FATAL.
  */
 #define LIVEUPDATE_NOT_UNDERSTOOD_SILENCED	4
 
@@ -129,9 +129,8 @@ struct liveupdate_file_op_args {
  * @get_id:       Optional. Returns a number that is equal for files that share
  *                their contents; only one of them can be preserved. By default,
  *                the address of the file.
- * @owner:        THIS_MODULE. The module cannot be unloaded while it has files
- *                that are preserved, or that the previous kernel has handed over
- *                and that are in use until FINISH.
+ * @owner:        THIS_MODULE. The module cannot be unloaded while files of the
+ *                handler are preserved, or retrieved and not finished.
  * @flags:        %LIVEUPDATE_RETRIEVE_RETRIES, %LIVEUPDATE_DMA_TARGET, and at
  *                most one of %LIVEUPDATE_NOT_UNDERSTOOD_FATAL and
  *                %LIVEUPDATE_NOT_UNDERSTOOD_SILENCED.

@@ -219,7 +219,7 @@ unsafe extern "C" fn liveupdate_flb_put_incoming(flb: *mut bindings::liveupdate_
     }
 }
 
-/// Finds the data of an incoming FLB before the early initcalls, and does not retrieve it.
+/// Finds the data of an incoming FLB before the early initcalls, without retrieving the FLB.
 ///
 /// # Safety
 ///

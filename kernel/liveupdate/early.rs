@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known before the early initcalls, when nothing can be allocated or claimed yet.
+//! Reads data of the previous kernel before the early initcalls, when nothing can be allocated or
+//! claimed yet.
 //!
-//! Some data of the previous kernel is needed as early as that: the pools of huge pages that can
-//! only be allocated at boot must have room for those that it preserved.
+//! The pools of huge pages that can only be allocated at boot need this: they must have room for
+//! the pages that the previous kernel preserved.
 
 use crate::{
     abi::{
@@ -33,7 +34,7 @@ use zerocopy::{
 /// Whether `liveupdate=` asks for live updates.
 static WANTED: Atomic<bool> = Atomic::new(false);
 
-/// Whether data is being claimed, so that its memory may already have another use.
+/// Whether data may already be claimed, so that its memory may have another use.
 static OVER: Atomic<bool> = Atomic::new(false);
 
 /// Sets whether live updates are wanted.
@@ -52,9 +53,9 @@ pub(crate) fn end() -> bool {
 ///
 /// # Errors
 ///
-/// [`EBUSY`] if the early initcalls run; [`EOPNOTSUPP`] if live updates are not possible;
-/// [`ENODATA`] if the previous kernel handed over no FLBs, or their list is malformed, which is
-/// reported when it is claimed; [`ENOENT`] if it did not hand over this one.
+/// [`EBUSY`] after the early initcall of LUO has begun; [`EOPNOTSUPP`] if live updates are not
+/// possible; [`ENODATA`] if the previous kernel handed over no FLBs, or if their list is malformed,
+/// which is reported when the list is claimed; [`ENOENT`] if it did not hand over this one.
 pub(crate) fn flb_data(name: &Compatible) -> Result<u64> {
     if OVER.load(Relaxed) {
         return Err(EBUSY);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * What handlers in modules call. The functions are defined in Rust, in c_abi.rs.
+ * Exports the functions that handlers in modules call. They are defined in Rust, in
+ * c_abi.rs.
  */
 
 #include <linux/export.h>

@@ -248,7 +248,7 @@ static struct miscdevice luo_test_device = {
 	.fops		= &luo_test_fops,
 };
 
-/* Returns NULL for other files. */
+/* Returns the data of a file of /dev/luo_test, and NULL for other files. */
 struct luo_test_file *luo_test_of(struct file *file)
 {
 	return file->f_op == &luo_test_fops ? file->private_data : NULL;

@@ -42,7 +42,7 @@ struct luo_test_file {
 
 struct luo_test_file *luo_test_of(struct file *file);
 
-/* Operations of all handlers. */
+/* Operations that all handlers share. */
 int luo_test_preserve(struct liveupdate_file_op_args *args);
 void luo_test_unpreserve(struct liveupdate_file_op_args *args);
 int luo_test_freeze(struct liveupdate_file_op_args *args);

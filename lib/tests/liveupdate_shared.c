@@ -19,7 +19,7 @@
  *                                         which is registered at first
  *   register-vital, register-vital-state  to register a handler whose data is
  *                                         vital, or to make the files depend on
- *                                         such a state, which fails in a module
+ *                                         such a state; both fail in a module
  *
  * Read to get the number of calls of each operation of the state.
  */

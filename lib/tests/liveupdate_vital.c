@@ -85,7 +85,7 @@ static const struct liveupdate_flb_ops luo_test_flb_ops = {
 	.flags		= LIVEUPDATE_NOT_UNDERSTOOD_FATAL,
 };
 
-/* It is not in the list, either. */
+/* This format is not in the list either. */
 static struct liveupdate_flb luo_test_vital_flb = {
 	.ops = &luo_test_flb_ops,
 	.compatible = "luo-test-vital-flb-v1",

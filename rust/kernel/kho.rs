@@ -345,11 +345,12 @@ unsafe fn copy_volatile(from: *const u8, to: &mut [u8]) {
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if the previous kernel preserved no such page at `pa`, or the part does not end in it.
+/// [`EINVAL`] if the previous kernel preserved no such page at `pa`, or the part exceeds the page.
 ///
 /// # Context
 ///
-/// May sleep. Possible as soon as `kho_memory_init_early()` has run, before there is an allocator.
+/// May sleep. Possible as soon as `kho_memory_init_early()` has run, even if memory cannot be
+/// allocated yet.
 pub fn look_at(pa: PhysAddr, to: &mut [u8]) -> Result {
     let pa = pa.get();
     let offset = pa % PAGE_SIZE as u64;
@@ -369,7 +370,7 @@ pub fn look_at(pa: PhysAddr, to: &mut [u8]) -> Result {
 
 /// Finds the memory that the previous kernel [published](Preserved::publish) as `name`.
 ///
-/// The address and the size are those in the entry, which are unchecked.
+/// Returns the address and the size in the entry, which are unchecked.
 ///
 /// # Errors
 ///
@@ -378,7 +379,8 @@ pub fn look_at(pa: PhysAddr, to: &mut [u8]) -> Result {
 ///
 /// # Context
 ///
-/// Does not sleep. Possible as soon as `kho_memory_init_early()` has run, before there is an allocator.
+/// Does not sleep. Possible as soon as `kho_memory_init_early()` has run, even if memory cannot be
+/// allocated yet.
 pub fn find_subtree(name: &CStr) -> Result<(PhysAddr, usize)> {
     let mut phys = 0;
     let mut size = 0;

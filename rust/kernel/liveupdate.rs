@@ -171,7 +171,7 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     const COMPATIBLE: &'static CStr;
 
     /// The policy of a kernel that does not understand the data, for instance because
-    /// [`Self::retrieve`] fails permanently. [`NotUnderstood::Kept`] in a module.
+    /// [`Self::retrieve`] fails permanently. Must be [`NotUnderstood::Kept`] in a module.
     const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory. It may refer to further preserved memory.
@@ -248,8 +248,8 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
     /// Called after a successful [`Self::freeze`], if another file of the session has [requested
     /// it](OutgoingSession::dma_target). The next kernel must leave the memory where it is, and
     /// must not use it for anything else, until [`Self::Incoming`] is dropped, even if the
-    /// retrieved file is truncated or closed; and never, if a device is [out of
-    /// control](dma::is_out_of_control) then.
+    /// retrieved file is truncated or closed. If a device is [out of
+    /// control](dma::is_out_of_control) then, the memory must never be used again.
     ///
     /// Required for files to whose memory devices may write.
     fn set_dma_target(&self, _ser: &mut Self::Ser) {

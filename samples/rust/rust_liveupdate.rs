@@ -10,7 +10,7 @@
 //! session with token 3. After a live update, `/proc/PID/fdinfo/FD` shows the number of that file
 //! as well.
 //!
-//! The sample can be a module, which is then loaded before files are preserved and, in the next
+//! The sample can be a module, which must be loaded before files are preserved and, in the next
 //! kernel, before they are retrieved.
 //!
 //! All files share a generation, which `/proc/PID/fdinfo/FD` shows. It is the number of live
@@ -320,7 +320,7 @@ impl kernel::Module for RustLiveupdate {
             name: c"rust_liveupdate",
         };
         let device = Arc::pin_init(MiscDeviceRegistration::register(options), GFP_KERNEL)?;
-        // The last step, since files can be preserved from then on.
+        // This is the last step, since files can be preserved from then on.
         let handler = if kernel::liveupdate::is_enabled() {
             Some(register(device.clone())?)
         } else {

@@ -376,8 +376,8 @@ impl Handlers {
 
     /// Disconnects the states that are no longer registered with any handler.
     fn disconnect_unused(&self) {
-        // Another task may have taken a state of the caller, whose module must not be freed before
-        // that task has disconnected it.
+        // Another task may have taken a state of the caller out of the registry. The module of the
+        // caller must not be freed before that task has disconnected the state.
         let _disconnecting = self.disconnecting.lock();
         // Operations run with the registries unlocked, since they may use them.
         while let Some(flb) = self.take_unused() {

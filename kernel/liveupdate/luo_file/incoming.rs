@@ -240,7 +240,7 @@ impl IncomingFiles {
             return Err(EBUSY);
         }
         if self.damaged {
-            // A file that could not be read may be that of a device that writes to the memory of others.
+            // An unreadable file may be that of a device that writes to the memory of other files.
             dma::set_out_of_control();
         }
         while let Some(file) = self.files.pop() {

@@ -371,7 +371,7 @@ impl IncomingFile {
                     self.token,
                     self.compatible()
                 );
-                // It may be that of a device that writes to the memory of other files.
+                // The file may be that of a device that writes to the memory of other files.
                 dma::set_out_of_control();
                 return;
             }

@@ -84,7 +84,7 @@ impl Flb {
     }
 
     /// The operations; [`None`] after the FLB was unregistered. They may only be used while `running`
-    /// is locked, of this or of the incoming FLB, since their module can be unloaded afterwards.
+    /// of this or of the incoming FLB is locked, since their module can be unloaded afterwards.
     pub(super) fn ops(&self) -> Option<FlbOps> {
         *self.ops.lock()
     }

@@ -355,7 +355,7 @@ impl<H: FileHandler> Table<H> {
                     "liveupdate: no data was handed over for a file of {}\n",
                     H::COMPATIBLE
                 );
-                // It may be that of a device that writes to the memory of other files.
+                // The file may be that of a device that writes to the memory of other files.
                 dma::set_out_of_control();
             }
         }

@@ -59,7 +59,7 @@ pub trait Flb: Sized + 'static {
     const COMPATIBLE: &'static CStr;
 
     /// The policy of a kernel that does not understand the data, for instance because
-    /// [`Self::retrieve`] fails. [`NotUnderstood::Kept`] in a module.
+    /// [`Self::retrieve`] fails. Must be [`NotUnderstood::Kept`] in a module.
     const NOT_UNDERSTOOD: NotUnderstood = NotUnderstood::Kept;
 
     /// The data that is handed over, in preserved memory.
@@ -134,7 +134,7 @@ impl<F: Flb> Instance<F> {
     /// of a module, [`ENOSPC`] if there are too many, [`ENOMEM`].
     pub fn attach<H: FileHandler>(&'static self, registration: Pin<&Registration<H>>) -> Result {
         // SAFETY: Both are initialised. `self` is borrowed for `'static`, so that it is never moved
-        // or dropped; the pinned registration is not moved either, and ends this when it is dropped.
+        // or dropped; the pinned registration is not moved either, and detaches the FLB on drop.
         to_result(unsafe {
             bindings::liveupdate_register_flb(registration.as_raw(), self.inner.get())
         })
@@ -181,8 +181,8 @@ impl<F: Flb> Instance<F> {
     /// # Errors
     ///
     /// [`ENODATA`] or [`ENOENT`] if the FLB was not handed over, [`EOPNOTSUPP`] if live updates are
-    /// not possible, [`EINVAL`] if its data was not preserved or is larger than a page, [`EBUSY`] if
-    /// the early initcalls run, after which the FLB can be retrieved.
+    /// not possible, [`EINVAL`] if its data was not preserved or is larger than a page, [`EBUSY`]
+    /// from the early initcalls on, after which the FLB can be retrieved.
     ///
     /// # Context
     ///

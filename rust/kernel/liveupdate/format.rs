@@ -48,8 +48,9 @@ impl Format {
 static_assert!(size_of::<Format>() == size_of::<bindings::liveupdate_format>());
 static_assert!(align_of::<Format>() == align_of::<bindings::liveupdate_format>());
 
-/// The alias of a module that supports a format: `liveupdate:` and the name, in the form in which
-/// modules have it.
+/// The alias of a module that supports a format, `liveupdate:` and the name, as a string of the
+/// section
+/// `.modinfo`.
 #[repr(transparent)]
 pub struct Alias([u8; Alias::LEN]);
 

@@ -79,7 +79,7 @@ impl Device {
 
     /// Whether the previous kernel left the device working.
     ///
-    /// This does not change until the file is finished with which the device was handed over.
+    /// This does not change until the file with which the device was handed over is finished.
     pub fn is_handed_over(&self) -> bool {
         // SAFETY: By the type invariant.
         unsafe { bindings::pci_liveupdate_is_incoming(self.as_raw()) }
@@ -137,9 +137,9 @@ impl Drop for PreservedDevice {
 
 /// A device that the previous kernel left working, and the memory to which it writes.
 ///
-/// Dropping this makes the device an ordinary one: [`Device::is_handed_over`] does not hold any more.
-/// Unless a driver has taken it over, it is silenced, before the memory is dropped. If the device
-/// cannot be reached, the memory stays allocated.
+/// Dropping this makes the device an ordinary one: [`Device::is_handed_over`] returns false from
+/// then on. Unless a driver has taken the device over, it is silenced before the memory is dropped.
+/// If the device cannot be reached, the memory stays allocated.
 pub struct WorkingDevice<M> {
     address: Address,
     memory: Option<M>,
@@ -156,7 +156,8 @@ impl<M> WorkingDevice<M> {
         }
     }
 
-    /// Has the device silenced when this is dropped, even if a driver has taken it over.
+    /// Requests that the device is silenced when this is dropped, even if a driver has taken it
+    /// over.
     pub fn must_stop(&mut self) {
         self.must_stop = true;
     }

@@ -54,7 +54,7 @@ struct hugetlb_memfd_luo_ser {
 /**
  * struct hugetlb_count_ser - pages of one size on one node
  * @nr_pages: number of pages that preserved files have
- * @node: NUMA node of the pages, as the kernel that preserves them counts nodes
+ * @node: NUMA node of the pages, by the numbers of the kernel that preserves them
  * @order: each of them has (1 << order) base pages
  */
 struct hugetlb_count_ser {
