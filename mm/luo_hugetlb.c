@@ -22,9 +22,9 @@
 
 /* The pages of one size that the previous kernel has announced. */
 static struct luo_hugetlb_pool {
-	/* 0 if this is not used. */
+	/* 0 if this entry is not used. */
 	unsigned int order;
-	/* Whether the hstate has the pages, as pages in use. */
+	/* Whether the hstate counts the pages as pages in use. */
 	bool counted;
 	/* Size of the pool according to the command line. */
 	unsigned long wanted;
@@ -39,8 +39,9 @@ static struct luo_hugetlb_pool {
 static unsigned long all_pages;
 
 /*
- * The turns of nodes that announced pages take while gigantic pages are distributed
- * over the nodes, in the pool that is being filled.
+ * Gigantic pages are allocated on one node after the other. For each node, the
+ * number of its announced pages that were not yet counted instead of a new page, in
+ * the pool that is being filled.
  */
 static unsigned long turns[MAX_NUMNODES] __initdata;
 
@@ -341,10 +342,10 @@ void luo_hugetlb_release_folio(struct folio *folio)
 }
 
 /**
- * luo_hugetlb_read_expected - learn which pages the previous kernel has preserved
+ * luo_hugetlb_read_expected - read which pages the previous kernel has preserved
  *
- * Must be called before any pool is filled, when the nodes are known. Memory need
- * not be allocated.
+ * Must be called before any pool is filled, when the nodes are known. Does not
+ * allocate memory.
  */
 void __init luo_hugetlb_read_expected(void)
 {
@@ -359,7 +360,7 @@ void __init luo_hugetlb_read_expected(void)
  * @nr: number of pages
  *
  * Called by luo_hugetlb_announce(). If this kernel does not have the node, as with
- * numa=off, they are expected on the first node.
+ * numa=off, the pages are expected on the first node.
  */
 void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr)
 {
@@ -379,7 +380,7 @@ void luo_hugetlb_expect(unsigned int order, unsigned int nid, unsigned long nr)
 
 /**
  * luo_hugetlb_count_expected - count announced pages before the pool is filled
- * @h: pool without pages; nothing is done if they were counted before
+ * @h: pool without pages; nothing is done if the announced ones were counted before
  */
 void __init luo_hugetlb_count_expected(struct hstate *h)
 {
@@ -405,12 +406,12 @@ void __init luo_hugetlb_count_expected(struct hstate *h)
 		h->nr_huge_pages_node[nid] += nr;
 		if (wanted)
 			for_nodes = true;
-		/* They are among those that the command line wants here. */
+		/* The number on the command line includes them. */
 		h->max_huge_pages_node[nid] -= min(nr, wanted);
 		if (nr > wanted)
 			more += nr - wanted;
 	}
-	/* No node has fewer pages than the command line wants there. */
+	/* Each node gets at least its number on the command line. */
 	if (for_nodes)
 		h->max_huge_pages += more;
 	h->max_huge_pages = max(h->max_huge_pages, h->nr_huge_pages);
@@ -421,7 +422,9 @@ void __init luo_hugetlb_count_expected(struct hstate *h)
  * luo_hugetlb_takes_turn - whether a node has an announced page instead of a new one
  * @nid: the node whose turn it is
  *
- * For the pool whose pages were counted last. If so, the turn has passed.
+ * Applies to the pool whose pages were counted last.
+ *
+ * Return: true if an announced page counts for this turn; each page counts once.
  */
 bool __init luo_hugetlb_takes_turn(int nid)
 {
@@ -437,8 +440,8 @@ bool __init luo_hugetlb_takes_turn(int nid)
  * @h: pool that is being filled
  * @nodes: set to the nodes with the fewest pages
  *
- * Return: the number of pages to allocate on these nodes until others have as few,
- * or until the pool is complete; 0 if all nodes have the same number.
+ * Return: the number of pages to allocate on these nodes until they have as many as
+ * the next ones, or until the pool is complete; 0 if all nodes have the same number.
  */
 unsigned long __init luo_hugetlb_behind(struct hstate *h, nodemask_t *nodes)
 {

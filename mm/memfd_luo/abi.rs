@@ -321,7 +321,7 @@ impl Layout {
     }
 }
 
-/// The pages of a file whose folios all have the same size, and content.
+/// The pages of a file whose folios all have the same size and all have content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UniformLayout {
     layout: Layout,

@@ -8,11 +8,12 @@
 //!
 //! The pages of all files are counted, for each size and node, in an FLB. The next kernel counts them
 //! as pages of its huge-page pool from the beginning, so that the pool gets exactly the size on the
-//! command line, and is distributed over the nodes as without them. Pages of files that are not
-//! retrieved return to the pool.
+//! command line, and is distributed over the nodes as it would be without them. Pages of files that
+//! are not retrieved return to the pool.
 //!
-//! Pages of all sizes are preserved, those of 1 GiB as well: Kexec Handover keeps them as one folio. A
-//! kernel allocates these at boot before there is an allocator, so that the counts are read before that.
+//! Pages of all sizes are preserved, also those of 1 GiB: Kexec Handover keeps each as one folio.
+//! At boot, a kernel allocates pages of this size before its page allocator works, and therefore
+//! reads the counts even earlier.
 //!
 //! Not supported: pages with bad memory.
 //!
@@ -147,8 +148,8 @@ impl Flb for Pool {
     }
 }
 
-/// Announces the pages of the previous kernel, before the pools of this one are filled. There is no
-/// allocator yet.
+/// Announces the pages of the previous kernel, before the pools of this one are filled. Memory
+/// cannot be allocated yet.
 fn expect_pages() {
     let ser = match POOL.look_at_incoming() {
         Ok(ser) => ser,

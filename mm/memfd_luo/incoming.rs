@@ -56,7 +56,7 @@ pub(crate) trait Kind {
     /// What else a file needs.
     type Context;
 
-    /// Whether a device may write to the folios, by the description.
+    /// Whether a device may write to the folios, according to the description.
     fn is_dma_target(ser: &Self::Ser) -> bool;
 
     /// Checks the description, except the array.

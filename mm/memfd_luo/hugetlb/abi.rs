@@ -195,7 +195,7 @@ impl HugetlbSer {
         if let Some(count) = self.counts.get_mut(at) {
             count.nr_pages = count.nr_pages.saturating_sub(nr);
             if count.nr_pages == 0 {
-                // There must be room for other kinds.
+                // The entry is free for another kind.
                 *count = last;
                 self.nr_counts = self.nr_counts.saturating_sub(1);
             }

@@ -66,7 +66,8 @@ impl Kind for HugePages {
 
     fn parse(ser: &HugetlbMemfdSer) -> Result<HugetlbMemfd, FormatError> {
         let memfd = HugetlbMemfd::parse(ser)?;
-        // Checked before the pages are claimed: they can be handed over to a kernel that has them.
+        // Checked before the pages are claimed, so that they can be carried over to a kernel that
+        // has pages of this size.
         if ops::has_pages_of(memfd.order) {
             Ok(memfd)
         } else {

@@ -341,7 +341,7 @@ unsafe extern "C" fn luo_hugetlb_announce() {
     super::expect_pages();
 }
 
-/// Announces `nr` pages, before there are pools: these have room for them.
+/// Announces `nr` pages before there are pools, so that the pools count them.
 pub(crate) fn expect(kind: Kind, nr: u64) {
     // CAST: `unsigned long` has 64 bits. The callee checks the values.
     // SAFETY: Called by `luo_hugetlb_announce()`, before there are pools.
