@@ -103,8 +103,8 @@ struct liveupdate_participant {
         /**
          * Stops the work of the program until @cancelled is called, and preserves the
          * rest of its files; an error aborts the update. Called when all other programs
-         * are ready or are called as well, or directly after @preserve if luod is too
-         * old for this. NULL if @preserve does all: it then stops the work.
+         * are ready or are paused as well, or directly after @preserve if luod is too
+         * old for this. NULL if @preserve does all of this.
          */
         int (*pause)(void *data, const char *id, int session);
 };

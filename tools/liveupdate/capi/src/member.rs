@@ -55,8 +55,8 @@ pub struct liveupdate_participant {
     pub frozen: Option<unsafe extern "C" fn(data: *mut c_void, id: *const c_char)>,
     /// Stops the work of the program until @cancelled is called, and preserves the
     /// rest of its files; an error aborts the update. Called when all other programs
-    /// are ready or are called as well, or directly after @preserve if luod is too
-    /// old for this. NULL if @preserve does all: it then stops the work.
+    /// are ready or are paused as well, or directly after @preserve if luod is too
+    /// old for this. NULL if @preserve does all of this.
     pub pause:
         Option<unsafe extern "C" fn(data: *mut c_void, id: *const c_char, session: c_int) -> c_int>,
 }
@@ -110,7 +110,7 @@ impl Participant for Callbacks {
         let Some(preserve) = self.0.preserve else {
             return Err(error(EINVAL).into());
         };
-        // SAFETY: It is a function of the program.
+        // SAFETY: The function is one of this structure.
         unsafe { self.call(preserve, id, session) }
     }
 
@@ -122,7 +122,7 @@ impl Participant for Callbacks {
         let Some(pause) = self.0.pause else {
             return Ok(());
         };
-        // SAFETY: It is a function of the program.
+        // SAFETY: The function is one of this structure.
         unsafe { self.call(pause, id, session) }
     }
 
@@ -139,7 +139,7 @@ impl Participant for Callbacks {
         let Some(restore) = self.0.restore else {
             return Err(error(EINVAL).into());
         };
-        // SAFETY: It is a function of the program.
+        // SAFETY: The function is one of this structure.
         unsafe { self.call(restore, id, session) }
     }
 

@@ -3,8 +3,9 @@
 //! A counter that survives live updates.
 //!
 //! It counts in a memfd, ten times a second, and prints the counter. Run as `counter [SOCKET [NAME
-//! [refuse|hang|crash|late-refuse|late-hang]]]`; the last argument makes it fail in the first update,
-//! before or after all others are ready.
+//! [refuse|hang|crash|late-refuse|late-hang]]]`; the last argument makes it fail in the first
+//! update: with `late-` when luod pauses it, since all others are ready, and otherwise when it is
+//! to preserve.
 
 use liveupdate::luod::{Member, Participant, Result, SessionName, SOCKET_PATH};
 use liveupdate::{IncomingSession, OutgoingSession};

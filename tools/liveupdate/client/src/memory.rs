@@ -25,8 +25,8 @@ const FOLIO_SIZE: &str = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
 pub struct Collapsed {
     /// Memory that consists of large folios now.
     pub large: u64,
-    /// Memory that was left as it is: it is next to a hole, in use by a device, or there was no memory
-    /// for large folios.
+    /// Memory that was not moved, since it is next to a hole, a device uses it, or there was no
+    /// memory for large folios.
     pub left: u64,
 }
 
@@ -34,19 +34,19 @@ pub struct Collapsed {
 /// hundreds of times as fast as the same memory in pages of 4 KiB.
 ///
 /// Call this before the file is preserved, while no program waits for the update: the contents are
-/// copied, and a task that accesses a part of the memory waits while that is copied. Whether this is
-/// worth the time is for the caller to decide. A memfd whose memory consists of large folios from the
-/// start (`transparent_hugepage/shmem_enabled`, `MADV_HUGEPAGE`) does not need it; such folios are not
-/// copied again.
+/// copied, and a task that accesses a part of the memory waits while that part is copied. The
+/// caller must decide whether this is worth the time. A memfd whose memory consists of large folios
+/// from the start (`transparent_hugepage/shmem_enabled`, `MADV_HUGEPAGE`) does not need it; such
+/// folios are not copied again.
 ///
-/// Holes stay holes. Pages that are pinned, for I/O for example, are not moved. The memory is charged to
-/// the memory cgroup of the calling process, as if it had allocated it.
+/// Holes stay holes. Pages that are pinned, for I/O for example, are not moved. The memory is
+/// charged to the memory cgroup of the calling process, as if the process had allocated it.
 ///
 /// # Errors
 ///
-/// If the file cannot be mapped, or is no memfd ([`EINVAL`](libc::EINVAL)), or the kernel has no large
-/// folios ([`ENOENT`](libc::ENOENT), `CONFIG_TRANSPARENT_HUGEPAGE`). Memory that cannot be moved is no
-/// error.
+/// If the file cannot be mapped, or is not a memfd ([`EINVAL`](libc::EINVAL)), or if the kernel
+/// does not support large folios ([`ENOENT`](libc::ENOENT), `CONFIG_TRANSPARENT_HUGEPAGE`). Memory
+/// that cannot be moved is not an error.
 ///
 /// # Examples
 ///
@@ -62,7 +62,7 @@ pub struct Collapsed {
 pub fn collapse(file: &impl AsFd) -> io::Result<Collapsed> {
     let size = fs::read_to_string(FOLIO_SIZE).context(|| "find the size of large folios".into())?;
     let folio: u64 = size.trim().parse().map_err(io::Error::other)?;
-    // An open file of its own: the search changes the position.
+    // Opens the file again, since the search changes the position.
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     let file = File::open(path).context(|| "open the memfd again".into())?;
     let len = file
@@ -104,7 +104,7 @@ fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
     }
     let start = match seek(file, SeekFrom::Data(range.start)) {
         Ok(start) => start,
-        // There is none.
+        // The rest of the file is a hole.
         Err(Errno::NXIO) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
@@ -114,7 +114,7 @@ fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
 
 /// A mapping of all of a file, at a multiple of the size of a large folio.
 struct Map {
-    /// What is mapped, with a gap before.
+    /// The whole mapping, which begins with a gap before `start`.
     area: *mut c_void,
     area_len: usize,
     start: *mut c_void,
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(parts(0..3 << 12), None);
     }
 
-    /// If the machine has large folios.
+    /// Without effect if the machine has no large folios.
     #[test]
     fn position_and_holes_stay() {
         let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());

@@ -86,8 +86,8 @@ pub struct Input {
     pub timeout_ms: u64,
     /// The sessions before the update; empty in the other stages.
     pub sessions: Vec<SessionInfo>,
-    /// Sessions that the configuration requires, and that are not finished after the update: no
-    /// client has their contents. Empty in other stages.
+    /// Sessions that the configuration requires and that no client has finished after the update,
+    /// so that their contents are lost. Empty in other stages.
     #[serde(default)]
     pub missing: Vec<SessionName>,
     /// The result of the update; missing before it.

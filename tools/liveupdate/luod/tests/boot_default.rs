@@ -136,7 +136,7 @@ fn the_entry_of_grub_becomes_the_default() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(said, set);
 
-    // Entries that GRUB does not read.
+    // GRUB does not read these entries.
     hook.entry("efi/loader/entries/a.conf", "7.3-2");
     let (output, said) = hook.run("post", "{\"missing\":[]}\n");
     assert!(output.status.success(), "{output:?}");
@@ -149,7 +149,7 @@ fn the_entry_of_grub_becomes_the_default() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(said, "grub gnulinux-7.3-2-advanced-uuid\n");
 
-    // The configuration of a loader that has not started this machine.
+    // GRUB is installed, but systemd-boot has started this machine.
     let info: Vec<u8> = "systemd-boot 262"
         .bytes()
         .flat_map(|byte| [byte, 0])

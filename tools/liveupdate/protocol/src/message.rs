@@ -108,7 +108,7 @@ pub enum Request {
         /// The name of the session.
         id: SessionName,
     },
-    /// The files are preserved of which the contents may still change, and the client still works. It
+    /// The files whose contents may still change are preserved, and the client still works. It
     /// stops when luod sends [`Event::Pause`], and then sends [`Request::Ready`].
     Preserved {
         /// The name of the session.
@@ -312,8 +312,8 @@ pub enum Event {
         /// The time left, in milliseconds.
         deadline_ms: u64,
     },
-    /// All clients are ready, or can be so at once: a client that has sent PRESERVED must stop its
-    /// work, preserve the rest, and send READY.
+    /// All clients are ready, or only have to stop their work: a client that has sent PRESERVED
+    /// must stop its work, preserve the rest, and send READY.
     Pause {
         /// The name of the session.
         id: SessionName,

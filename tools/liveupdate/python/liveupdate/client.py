@@ -148,8 +148,9 @@ class Client:
                 raise
 
     def preserved(self, name):
-        """Reports that the client still works, and needs little more to become ready: PAUSE comes
-        when the other clients are ready. Returns False if luod is older and sends nothing."""
+        """Reports that the client still works, and only has to stop its work and preserve the rest:
+        luod sends PAUSE when the other clients are ready or have reported this as well. Returns
+        False if luod is too old to send it."""
         try:
             self.call("PRESERVED", id=name)
         except Refused as refused:

@@ -25,7 +25,7 @@ class Participant:
     def preserve(self, name, session):
         """Preserves all files of a session, or with `pauses` those whose contents may still change.
         Without `pauses`, the program must not change them in a way that its next instance cannot
-        handle until cancelled() is called."""
+        handle, until cancelled() is called."""
         raise NotImplementedError
 
     def pause(self, name, session):

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state of luod as a Varlink service, for programs that have Varlink already and do not speak
-//! the protocol of luod: monitoring, management of fleets, `varlinkctl`.
+//! The state of luod as a Varlink service, for programs that use Varlink and not the protocol of
+//! luod: monitoring, management of fleets, `varlinkctl`.
 //!
-//! It can only read. Each call is a request to luod on a new connection, with the rights of the user
-//! that this service runs as; the permissions of its own socket decide who may call it.
+//! The service is read-only. Each call is a request to luod on a new connection, with the rights of
+//! the user that this service runs as; the permissions of its own socket decide who may call it.
 //!
 //! ```text
 //! $ varlinkctl call /run/luod/io.luod.LiveUpdate io.luod.LiveUpdate.GetStatus '{}'
@@ -133,7 +133,7 @@ impl Interface for LiveUpdate {
     }
 
     fn call_upgraded(&self, _: &mut Call, _: &mut dyn BufRead) -> varlink::Result<Vec<u8>> {
-        // No method offers it.
+        // No method upgrades its connection.
         Ok(Vec::new())
     }
 

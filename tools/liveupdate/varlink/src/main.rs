@@ -9,8 +9,8 @@ use varlink::{ErrorKind, ListenConfig};
 
 /// The read-only Varlink interface io.luod.LiveUpdate of luod.
 ///
-/// Serves the socket that systemd passes, or creates one, and ends when there was no call for a
-/// minute.
+/// Serves the socket that systemd passes, or creates one, and ends after a minute without a new
+/// connection.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program, with a luod on a fake machine. The caller writes and reads the messages itself.
+//! The program with a luod on a fake machine. The tests write and read the messages themselves.
 
 use liveupdate::luod::{Client, SessionName};
 use luod::fake::{own_config, FakeWorld, Luod};

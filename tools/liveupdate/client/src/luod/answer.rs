@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What luod answers and asks, for clients of both kinds.
+//! Answers and events of luod, for `Client` and `AsyncClient`.
 
 use crate::{IncomingSession, OutgoingSession};
 use luod_protocol::{ErrorCode, Event, SessionName};
@@ -82,8 +82,8 @@ pub enum Notice {
         /// The time left.
         deadline: Duration,
     },
-    /// All others are ready, or can be so at once: after
-    /// [`Client::preserved`](super::Client::preserved), the client must stop its work, preserve the
+    /// All other clients are ready, or only have to stop their work. Sent after
+    /// [`Client::preserved`](super::Client::preserved): the client must stop its work, preserve the
     /// rest, and call [`Client::ready`](super::Client::ready).
     Pause {
         /// The name of the session.
@@ -126,7 +126,8 @@ pub(super) fn claimed(answer: io::Result<Answer>) -> io::Result<Option<IncomingS
     }
 }
 
-/// The answer to FINISHED, which luod may have detected already.
+/// The answer to FINISHED. If luod has already detected that the session is finished, it does not
+/// know the session any more.
 pub(super) fn finished(answer: io::Result<Answer>) -> io::Result<()> {
     match answer {
         Err(error) if !is_refused(&error, ErrorCode::NoSession) => Err(error),
@@ -134,7 +135,7 @@ pub(super) fn finished(answer: io::Result<Answer>) -> io::Result<()> {
     }
 }
 
-/// The answer to PRESERVED. False if this luod does not know it.
+/// The answer to PRESERVED. False if this luod does not know the request.
 pub(super) fn preserved(answer: io::Result<Answer>) -> io::Result<bool> {
     match answer {
         Ok(_) => Ok(true),

@@ -15,15 +15,15 @@ use tokio::{
     time::{sleep, Instant},
 };
 
-/// A connection to luod, as [`Client`](super::Client), whose methods wait without blocking the
+/// A connection to luod, like [`Client`](super::Client), whose methods wait without blocking the
 /// thread.
 ///
 /// It needs the feature `tokio` of this crate, and a runtime with I/O and time enabled. There are no
-/// time limits: use `tokio::time::timeout`. Each method can be cancelled by dropping its future; a
-/// request may have been sent then, and its answer is ignored.
+/// time limits: use `tokio::time::timeout`. Each method can be cancelled by dropping its future;
+/// the request may have been sent by then, and its answer is ignored.
 ///
 /// The operations of a session are system calls, which may take long for files with much memory: run
-/// them by `tokio::task::spawn_blocking`.
+/// them with `tokio::task::spawn_blocking`.
 ///
 /// ```no_run
 /// use liveupdate::luod::{AsyncClient, Notice, SessionName};
@@ -163,8 +163,8 @@ impl AsyncClient {
         answer::finished(self.call(&Request::Finished { id: id.clone() }).await)
     }
 
-    /// Reports that the client still works, and needs little more to become ready. Returns false if
-    /// this luod is older, and sends no [`Notice::Pause`].
+    /// Reports that the client still works, and only has to stop its work and preserve the rest.
+    /// Returns false if luod is too old to send [`Notice::Pause`].
     ///
     /// # Errors
     ///

@@ -162,9 +162,10 @@ impl Client {
         answer::finished(self.call(&Request::Finished { id: id.clone() }))
     }
 
-    /// Reports that the client still works, and needs little more to become ready: luod sends
-    /// [`Notice::Pause`] when the other clients are ready. Returns false if this luod is older, and
-    /// sends nothing: the client must stop its work and become ready at once.
+    /// Reports that the client still works, and only has to stop its work and preserve the rest:
+    /// luod sends [`Notice::Pause`] when all other clients are ready or have reported this as well.
+    /// Returns false if luod is too old to send that: the client must stop its work and become
+    /// ready at once.
     ///
     /// # Errors
     ///

@@ -484,7 +484,7 @@ impl<P: Participant> Member<P> {
         Ok(())
     }
 
-    /// Stops the work of the program, if the session is part of the update still.
+    /// Stops the work of the program, if the session is still part of the update.
     fn pause(&mut self, id: &SessionName, update: u64) -> io::Result<()> {
         let Some(held) = self.held.get(id) else {
             return Ok(());

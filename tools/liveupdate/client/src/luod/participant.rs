@@ -14,8 +14,8 @@ pub trait Participant {
     /// Preserves all files of a session. From then on, until [`Self::cancelled`] is called, the program
     /// must not change the files in a way that its next instance cannot handle.
     ///
-    /// If [`Self::pauses`] returns true, this preserves those whose contents may still change, and the
-    /// program works until [`Self::pause`] is called.
+    /// If [`Self::pauses`] returns true, this only preserves the files whose contents may still
+    /// change, and the program works until [`Self::pause`] is called.
     ///
     /// # Errors
     ///
@@ -28,8 +28,8 @@ pub trait Participant {
         false
     }
 
-    /// Stops the work of the program until [`Self::cancelled`] is called, and preserves the rest. Called
-    /// when all other programs are ready or are called as well, or directly after
+    /// Stops the work of the program until [`Self::cancelled`] is called, and preserves the rest of
+    /// its files. Called when all other programs are ready or are paused as well, or directly after
     /// [`Self::preserve`] if luod is too old for this.
     ///
     /// # Errors

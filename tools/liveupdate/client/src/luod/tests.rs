@@ -308,7 +308,7 @@ impl Participant for Late {
     }
 }
 
-/// Runs a program with a luod that knows PRESERVED, or does not: until it is ready, and is cancelled.
+/// Runs a program until it is ready and is cancelled, with a luod that knows PRESERVED or does not.
 fn late(known: bool) -> Late {
     let luod = Luod::new();
     let path = luod.path.clone();
@@ -355,7 +355,7 @@ fn a_program_is_paused_when_luod_says_so() {
     assert_eq!(late(true).paused, 1);
 }
 
-/// It does not wait for an older luod.
+/// The program does not wait for an older luod.
 #[test]
 fn a_program_is_paused_at_once_by_an_older_luod() {
     assert_eq!(late(false).paused, 1);

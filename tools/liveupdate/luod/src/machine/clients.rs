@@ -238,7 +238,8 @@ impl<W: World> Machine<W> {
         Ok(own)
     }
 
-    /// A client still works, and stops when it is told to: see [`Self::pause_all`].
+    /// Handles PRESERVED: the client still works, and stops when luod tells it to, see
+    /// [`Self::pause_all`].
     pub(super) fn preserved(&mut self, conn: ConnId, id: &SessionName) -> Result<Answer, Refusal> {
         match &mut self.own(conn, id)?.part {
             Part::Preserving {

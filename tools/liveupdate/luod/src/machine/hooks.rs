@@ -37,7 +37,7 @@ impl<W: World> Machine<W> {
         self.world.run_hooks(input);
     }
 
-    /// Required sessions whose contents no client has after an update.
+    /// Returns the required sessions that no client has finished after an update.
     fn lost_although_required(&self, report: &Report) -> Vec<SessionName> {
         let is_kept = |name: &SessionName| {
             let mut sessions = report.sessions.iter();

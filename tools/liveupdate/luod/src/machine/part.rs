@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What clients have done in the running update.
+//! The state of each client in the running update.
 
 use liveupdate::OutgoingSession;
 use luod_protocol::Stamp;
@@ -35,11 +35,11 @@ pub(super) enum Part {
 /// Whether a client that preserves its files stops its work only when it is told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pause {
-    /// It has not said so.
+    /// The client has not sent PRESERVED.
     No,
-    /// It still works, and waits to be told.
+    /// The client still works, and waits for PAUSE.
     Waits,
-    /// It was told.
+    /// luod has sent PAUSE.
     Told,
 }
 

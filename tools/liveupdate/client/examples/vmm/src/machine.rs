@@ -91,8 +91,8 @@ impl Machine {
         })
     }
 
-    /// A paused machine with the RAM and the state of another one, and its VM if the RAM belongs to
-    /// that.
+    /// A paused machine with the RAM and the state of another one, and with its VM if the RAM
+    /// belongs to that VM.
     ///
     /// # Errors
     ///

@@ -27,10 +27,10 @@ const SHARED: u64 = 3;
 /// What the RAM consists of. The values are part of the format of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// A memfd, with any pages.
+    /// A memfd, with pages of any size.
     Memfd,
-    /// A memfd, with huge pages where the kernel has some: it hands over each of them as fast as a small
-    /// one.
+    /// A memfd, with huge pages where the kernel has some. It hands over a huge page as fast as a
+    /// small one.
     Transparent,
     /// A memfd with huge pages of 2 MiB from the pool of the host (hugepages=).
     Hugetlb,
@@ -39,14 +39,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind with a number in the state.
+    /// Returns the kind that has this number in the state.
     pub fn from_number(number: u32) -> Option<Self> {
         let mut kinds = Self::value_variants().iter();
         kinds.find(|kind| **kind as u32 == number).copied()
     }
 
-    /// A new file of `size` bytes. Of the last two kinds, all memory is allocated: while they are
-    /// preserved, the guest cannot get more.
+    /// Creates a file of `size` bytes. If it is of one of the last two kinds, all of its memory is
+    /// allocated, since the guest cannot get more while the file is preserved.
     fn create(self, vm: &VmFd, size: u64) -> Result<File> {
         let (flags, fill) = match self {
             Self::Memfd | Self::Transparent => (MemfdFlags::empty(), false),
@@ -122,7 +122,7 @@ impl Ram {
         Ok(ram)
     }
 
-    /// Allocates all of it.
+    /// Allocates all of the RAM.
     ///
     /// # Errors
     ///

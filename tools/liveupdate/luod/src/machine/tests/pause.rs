@@ -46,7 +46,7 @@ fn a_client_works_until_all_others_are_ready() {
     assert_eq!(luod.world.state().kexecs, 1);
 }
 
-/// It has its time for stopping, however long it has waited.
+/// The client gets its full time limit for stopping, however long it has waited.
 #[test]
 fn waiting_is_not_being_late() {
     let mut luod = Luod::new();

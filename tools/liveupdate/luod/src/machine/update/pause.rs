@@ -9,8 +9,8 @@ use crate::{
 use luod_protocol::Event;
 
 impl<W: World> Machine<W> {
-    /// If no client has anything to do but to stop its work, tells those that wait for that. Each of
-    /// them gets the time anew that it had for the whole update.
+    /// If all clients are ready or only have to stop their work, sends PAUSE to those that wait for
+    /// it. Each of them gets its full time limit again.
     pub(super) fn pause_all(&mut self) {
         let Some(update) = &mut self.update else {
             return;

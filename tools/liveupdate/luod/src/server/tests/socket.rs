@@ -41,7 +41,7 @@ fn only_one_listens() {
         assert!(listening <= 1, "{listening}");
         rounds += listening;
     }
-    // One that is between looking for the other and listening.
+    // Another luod has the lock, and does not listen yet.
     let _ = std::fs::remove_file(&path);
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let lock = std::fs::File::open(path.with_extension("lock")).unwrap();
