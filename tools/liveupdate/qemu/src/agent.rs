@@ -18,14 +18,15 @@ const PORT: &str = "org.qemu.guest_agent.0";
 /// command.
 const DELIMITER: u8 = 0xff;
 
-/// The time limit for an answer of the agent. A guest that was just resumed may have other things to
-/// do, and nothing waits for this.
+/// The time limit for an answer of the agent. A guest that was just resumed may be busy, and
+/// nothing waits for the answer.
 const ANSWER: Duration = Duration::from_secs(600);
 
 /// The time by which a clock may differ without being set: asking the agent takes time as well.
 const TOLERANCE_US: u64 = 100_000;
 
-/// How often the clock is set if the agent is so slow that it lags again.
+/// The maximum number of times that the clock is set, if the agent is so slow that the clock still
+/// lags.
 const TIMES: usize = 3;
 
 /// The socket of the agent of a guest with the arguments `args`, relative to the working directory of
@@ -96,8 +97,9 @@ impl Agent {
         }
     }
 
-    /// By how many microseconds the clock of the guest lags at least, which is negative if it is
-    /// fast: when the agent has read the clock, between the question and the answer, is not known.
+    /// Returns the minimum number of microseconds by which the clock of the guest lags, which is
+    /// negative if the clock is fast. The agent reads the clock at an unknown time between the
+    /// question and the answer.
     fn lag(&mut self) -> io::Result<i64> {
         let signed = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
         let asked = signed(spec::now_us());
@@ -107,8 +109,8 @@ impl Agent {
         Ok(0.clamp(asked - time, answered.max(asked) - time))
     }
 
-    /// Sets the clock. When the agent has done it, it also runs hwclock, which not all guests have:
-    /// an error says nothing about the clock itself.
+    /// Sets the clock. After that, the agent also runs hwclock, which some guests do not have: an
+    /// error does not mean that the clock was not set.
     fn set(&mut self) -> io::Result<()> {
         self.command("guest-set-time", json!({ "time": spec::now_us() * 1000 }))?;
         self.answer().map(drop)
@@ -127,20 +129,21 @@ impl Agent {
     }
 }
 
-/// By how many microseconds the clock of a guest lagged, negative if it was fast.
+/// The number of microseconds by which the clock of a guest lagged, negative if it was fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Set {
-    /// Before it was set.
+    /// Before the clock was set.
     pub before_us: i64,
-    /// Afterwards: it takes time until the agent does what it was asked for.
+    /// After the clock was set, for which the agent needs some time.
     pub after_us: i64,
 }
 
-/// Sets the clock of a guest to that of this host, by the agent at the socket `path`.
+/// Sets the clock of a guest to that of this host, by the agent at the socket `path`, unless they
+/// differ by less than the tolerance.
 ///
 /// # Errors
 ///
-/// If the agent does not answer, or cannot do it.
+/// If the agent does not answer, or cannot set the clock.
 pub fn set_clock(path: &Path) -> io::Result<Set> {
     set_clock_within(path, ANSWER)
 }
@@ -158,7 +161,7 @@ fn set_clock_within(path: &Path, limit: Duration) -> io::Result<Set> {
         let (old, new) = (after_us.unsigned_abs(), lag.unsigned_abs());
         after_us = lag;
         if new > old / 2 {
-            // It does not get better: the agent has not set it, or takes that long.
+            // The lag did not shrink: the agent has not set the clock, or needs that long.
             set?;
             break;
         }
@@ -190,14 +193,15 @@ mod tests {
         assert_eq!(socket(&words(&client)), None);
     }
 
-    /// What an agent does when it is to set the clock.
+    /// What an agent does when it is asked to set the clock.
     #[derive(Clone, Copy)]
     enum Does {
         Sets,
         Fails,
         /// It sets the clock of the guest, and not its hardware clock.
         HasNoHwclock,
-        /// It sets the clock after this number of microseconds, and faster the next time.
+        /// It needs this number of microseconds to set the clock, and less time in the next
+        /// attempt.
         Takes(u64),
     }
 
@@ -248,7 +252,7 @@ mod tests {
         (found, agent.join().unwrap())
     }
 
-    /// Less than the lag, by more than a busy machine takes to answer.
+    /// Much less than the lag: the difference exceeds the time that a busy machine needs to answer.
     const MOST: i64 = 400_000_000;
     const LAG: u64 = 900_000_000;
 

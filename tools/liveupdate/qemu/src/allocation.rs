@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocating memory of guests that consists of huge pages, which are set aside on the host.
+//! Allocation of guest memory that consists of huge pages, which are set aside on the host.
 
 use crate::{hugepages::HugePages, memory::Backend};
 use rustix::{
@@ -20,8 +20,8 @@ const SHOWN: Duration = Duration::from_secs(2);
 /// The minimum that is allocated in a second, in bytes.
 const SPEED: u64 = 128 << 20;
 
-/// Checks that there are huge pages for all of the memory of a guest. The message of QEMU would
-/// only be that it cannot allocate memory. `sysfs` is where sysfs is mounted.
+/// Checks that there are huge pages for all of the memory of a guest. QEMU would only report that
+/// it cannot allocate memory. `sysfs` is where sysfs is mounted.
 ///
 /// # Errors
 ///
@@ -49,8 +49,8 @@ pub fn check_available(memory: &[Backend], sysfs: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Fills the holes in memory of a guest that is made of huge pages. A guest makes them when it gives
-/// memory back, by a balloon.
+/// Fills the holes in guest memory that consists of huge pages. A guest makes holes when it returns
+/// memory through a balloon.
 ///
 /// # Errors
 ///
@@ -125,7 +125,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Why QEMU has ended before all pages were allocated, if that is the reason.
+    /// Returns why QEMU has ended, if it has ended before all pages were allocated.
     pub fn reason(&self) -> Option<String> {
         let (allocated, backend, pages) = self.incomplete()?;
         Some(format!(

@@ -47,7 +47,7 @@ const SYSFS: &str = "/sys";
 /// The time between two checks whether QEMU has ended.
 const STEP: Duration = Duration::from_millis(100);
 
-/// The interval of asking QEMU whether the guest runs.
+/// The interval between two queries whether the guest runs.
 const LOOK: Duration = Duration::from_secs(5);
 
 #[derive(Parser)]
@@ -399,8 +399,8 @@ fn is_idle(socket: &std::path::Path) -> bool {
     matches!(asked, Ok((Event::Status(status), _)) if status.phase == Phase::Idle)
 }
 
-/// Asks a guest to power down, and waits until it has ended, which it may do at any time, also before
-/// a signal is sent. A luo-qemu that takes the guest over is asked as well.
+/// Asks a guest to power down, and waits until it has ended. It may end at any time, even before a
+/// signal is sent. If another luo-qemu takes the guest over, that one is asked as well.
 fn stop(name: &str, timeout: Duration) -> Result<ExitCode> {
     known(name)?;
     let argument = run_dir::qmp_argument(name);

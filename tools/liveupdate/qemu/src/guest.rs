@@ -53,7 +53,7 @@ pub struct Guest {
     restoring: bool,
     updates: u64,
     gap_us: Option<u64>,
-    /// By how much its real-time clock lags by all pauses since it was set.
+    /// The lag of its real-time clock: the sum of all pauses since the clock was set.
     lag_us: Option<i64>,
     /// See [`Record::stopped`].
     stopped: Option<String>,
@@ -287,7 +287,7 @@ impl Guest {
             return Ok(false);
         };
         let (files, state, mut qmp) = match self.reach(&mut process, &record, &spec) {
-            // It has ended after it was found.
+            // QEMU has ended since it was found.
             Err(_) if process.ended()?.is_some() => {
                 self.directory.clear();
                 return Ok(false);
@@ -327,7 +327,8 @@ impl Guest {
         Ok(true)
     }
 
-    /// Opens the memory of a guest and the file for its state in its QEMU, and connects to that.
+    /// Opens the memory of a guest and the file for its state in its QEMU, and connects to this
+    /// QEMU.
     fn reach(
         &self,
         process: &mut Process,
@@ -391,8 +392,8 @@ impl Guest {
         self.qmp()?.status()
     }
 
-    /// Looks whether a guest that is in no update runs. An operator or an error of its disk may have
-    /// stopped it; this is then in its status.
+    /// Checks whether a guest that is in no update runs, and records it in the status of the guest
+    /// if it does not. Its operator or an error of its disk may have stopped it.
     ///
     /// # Errors
     ///

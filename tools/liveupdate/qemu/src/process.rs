@@ -80,7 +80,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// If the user may not do it.
+    /// If the user is not permitted to send the signal.
     pub fn signal(pid: u32, argument: &str, signal: Signal) -> io::Result<bool> {
         let Some(Self::Adopted { pidfd, .. }) = Self::adopt(pid, argument)? else {
             return Ok(false);

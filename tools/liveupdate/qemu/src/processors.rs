@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The proof that the virtual processors of a guest have run.
+//! Checks that the virtual processors of a guest have run.
 //!
 //! QEMU reports `running` as soon as it has told its threads to run the guest. Only KVM knows whether
-//! they do: it counts the exits of each processor from the guest, and reports one that waits for an
-//! interrupt in KVM. Without KVM, QEMU's threads are the processors.
+//! they do: it counts the exits of each processor from the guest, and tells whether a processor
+//! waits for an interrupt in KVM. Without KVM, QEMU's threads are the processors.
 
 use crate::qmp::Qmp;
 use liveupdate::luod::Result;
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The interval of the questions.
+/// The interval between two queries.
 const POLL: Duration = Duration::from_millis(5);
 
 /// The status of a guest that runs.
@@ -27,22 +27,22 @@ pub struct Processors {
     proof: Proof,
 }
 
-/// Where it is seen that a processor has run.
+/// How luo-qemu finds out that a processor has run.
 #[derive(Debug)]
 enum Proof {
-    /// In the statistics of KVM.
+    /// From the statistics of KVM.
     Kvm,
-    /// In what the threads of QEMU do.
+    /// From the activity of QEMU's threads.
     Threads {
         /// The process id of QEMU.
         qemu: u32,
-        /// The threads of the processors, and what they had done before.
+        /// The threads of the processors, and their activity before.
         before: Vec<(u32, u64)>,
     },
 }
 
-/// A number that grows when a thread runs: it counts how often the thread has left a processor, and
-/// for how many ticks it had one.
+/// Returns a number that grows when a thread runs: the number of context switches of the thread,
+/// and of the ticks for which it ran.
 fn activity(qemu: u32, thread: u32) -> io::Result<u64> {
     let read = |name| fs::read_to_string(format!("/proc/{qemu}/task/{thread}/{name}"));
     let parsed = parse(&read("status")?, &read("stat")?);
@@ -56,8 +56,8 @@ fn parse(status: &str, stat: &str) -> Option<u64> {
         let number = lines.find_map(|line| line.strip_prefix(name))?;
         number.trim().parse::<u64>().ok()
     };
-    // The name of the thread is in parentheses, and may contain any character. The times as a user
-    // and in the kernel are the fields 14 and 15; the field after the name is the third.
+    // The name of the thread is in parentheses, and may contain any character. The times in user
+    // space and in the kernel are the fields 14 and 15; the field after the name is the third.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_whitespace().skip(11);
     let mut time = || times.next()?.parse::<u64>().ok();
@@ -110,8 +110,8 @@ impl Processors {
         self.ran.iter().filter(|ran| **ran).count()
     }
 
-    /// Waits until all have run, at most for the time `limit`, and not after the guest was stopped.
-    /// Returns a remark if only some have run.
+    /// Waits until all processors have run, at most for the time `limit`, and not after the guest
+    /// was stopped. Returns a remark if only some have run.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Processors {
         loop {
             let over = Instant::now() >= end;
             let status = qmp.status()?;
-            // What has run before the guest was stopped, or the time was over, counts.
+            // Processors that ran before the guest was stopped, or before the time was over, count.
             self.look(qmp)?;
             let (number, all) = (self.number(), self.ran.len());
             if number == all && all > 0 {
@@ -159,8 +159,10 @@ mod tests {
         ]})
     }
 
-    /// A QEMU that answers to each question about the processors with the next of `answers`, and the
-    /// last one again, and that the guest is `status` until there is only one left, and `then` after.
+    /// A QEMU that answers each query about the processors with the next one of `answers`, and
+    /// repeats the last one. It reports the status `status` of the guest until only one answer is
+    /// left, and
+    /// `then` afterwards.
     fn asked(
         mut answers: Vec<Value>,
         threads: Vec<u32>,
@@ -190,7 +192,7 @@ mod tests {
         })
     }
 
-    /// What is said about processors of which KVM says this, one answer after another.
+    /// Returns the result for processors about which KVM gives `answers`, one after the other.
     fn wait(
         answers: Vec<Value>,
         status: [&'static str; 2],
@@ -208,12 +210,12 @@ mod tests {
     fn each_processor_must_have_run() {
         let new = json!([stats(0, false), stats(0, false)]);
         let one = json!([stats(1, false), stats(0, false)]);
-        // The second one waits in KVM, and the first one is again in QEMU.
+        // The second processor waits in KVM, and the first one has returned to QEMU.
         let both = json!([stats(1, false), stats(0, true)]);
         let answers = vec![new.clone(), new.clone(), one.clone(), both];
         assert_eq!(wait(answers, [RUNNING; 2], LIMIT).unwrap(), None);
 
-        // What was seen once is not forgotten.
+        // A processor that has run once counts, whatever later answers are.
         let other = json!([stats(0, true), stats(0, false)]);
         let last = json!([stats(0, false), stats(3, false)]);
         let answers = vec![new.clone(), other, last];
@@ -258,7 +260,7 @@ mod tests {
             sleep(Duration::from_millis(200));
         }
 
-        // No statistics, also if their names are others.
+        // There are no statistics, or none with the known names.
         for answer in [json!([]), json!([{ "provider": "kvm", "stats": [] }])] {
             let start = || {
                 let (mut qmp, thread) = asked(vec![answer.clone()], vec![id], [RUNNING; 2]);

@@ -73,7 +73,7 @@ pub struct Status {
     pub error: Option<String>,
 }
 
-/// What QEMU knows of a virtual processor from KVM, of what it was asked for.
+/// The requested statistics of KVM about a virtual processor.
 #[derive(Debug, Deserialize)]
 struct Statistics {
     stats: Vec<Statistic>,
@@ -96,9 +96,9 @@ struct Processor {
 #[derive(Debug)]
 pub struct Qmp {
     reader: BufReader<UnixStream>,
-    /// The beginning of a line whose end was late.
+    /// The beginning of a line whose end was not received in time.
     line: Vec<u8>,
-    /// The number of the last command. QEMU repeats it in the answer, which may come when nothing
+    /// The number of the last command. QEMU repeats it in the answer, which may arrive when nothing
     /// waits for it any more.
     command: u64,
     /// Whether the guest may have run since [`Self::save`].
@@ -197,7 +197,8 @@ impl Qmp {
             let mut answer = self.line()?;
             // Events are sent in order, before the answer to a later command.
             self.has_run |= answer.get("event").is_some_and(|name| name == "RESUME");
-            // An answer to a command that was late. An error may be about all that was sent.
+            // Skips a late answer to an earlier command. An error without a number can be about
+            // anything that was sent.
             if answer.get("id").is_some_and(|id| *id != self.command) {
                 continue;
             }
@@ -380,7 +381,7 @@ pub(crate) mod tests {
     };
 
     /// A QEMU that greets and takes the capabilities; then `talk` gets its side of the connection, and
-    /// a function that waits for the next command. Returns the thread of it.
+    /// a function that waits for the next command. Returns its thread as well.
     pub(crate) fn qemu<T: Send + 'static>(
         talk: impl FnOnce(UnixStream, &mut dyn FnMut() -> Option<Value>) -> T + Send + 'static,
     ) -> (Qmp, JoinHandle<T>) {
@@ -399,7 +400,7 @@ pub(crate) mod tests {
         (Qmp::connect(&path, ANSWER, || Ok(())).unwrap(), thread)
     }
 
-    /// What `obstacles` makes of the lines of `answer`.
+    /// Returns the result of [`Qmp::obstacles`] for the lines of `answer`.
     fn obstacles(answer: &'static str) -> Result<Vec<String>> {
         let (mut qmp, thread) = qemu(move |mut stream, next| {
             next().unwrap();

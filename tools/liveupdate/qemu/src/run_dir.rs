@@ -66,13 +66,15 @@ pub struct Record {
     pub updates: u64,
     /// How long the guest was paused in the last update, by the clock of the host.
     pub gap_us: Option<u64>,
-    /// By how much its real-time clock lags by all pauses since it was set, as far as known.
+    /// The lag of its real-time clock, as far as known: the sum of all pauses since the clock was
+    /// set.
     #[serde(default)]
     pub lag_us: Option<i64>,
     /// When the guest was paused for the last update, in microseconds since 1970.
     #[serde(default)]
     pub paused_us: u64,
-    /// The state in QEMU's words of a guest that does not run although it is in no update, such as
+    /// The state that QEMU reports of a guest that does not run although it is in no update, such
+    /// as
     /// `paused` or `io-error`.
     #[serde(default)]
     pub stopped: Option<String>,
@@ -85,7 +87,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// What the guest does, for its operator.
+    /// Returns the state of the guest, as it is shown to the operator.
     pub fn does(&self) -> String {
         let stopped = self
             .stopped

@@ -20,7 +20,7 @@ fn luo_qemu(run: &Path, arguments: &str) -> Output {
         .unwrap()
 }
 
-/// A process that waits, with an argument by which it is known.
+/// A process that waits, with an argument by which it is recognized.
 fn process(argument: &str) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", "read x", argument]);
@@ -34,8 +34,9 @@ fn ended() -> u32 {
     child.id()
 }
 
-/// `luo-qemu stop` of a guest whose luo-qemu has the process id `pid`. It ends QEMU at once, which has
-/// the id `qemu`. The luo-qemu ends when nothing happens any more. Returns the exit code of the command.
+/// Runs `luo-qemu stop` for a guest whose luo-qemu has the process id `pid`, and kills its QEMU,
+/// which has the id `qemu`, without a delay. luo-qemu ends some time later. Returns the exit code
+/// of the command.
 fn stop(run: &Path, pid: u32, qemu: u32) -> Option<i32> {
     let directory = guest_of(run, pid, qemu);
     let mut command = Command::new(env!("CARGO_BIN_EXE_luo-qemu"));

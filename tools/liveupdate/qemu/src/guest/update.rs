@@ -71,8 +71,8 @@ impl Guest {
     }
 
     /// Resumes the guest after an update was aborted, unless its operator had paused it. QEMU refuses
-    /// to save the state of such a guest again, which is the same until its operator resumes it: see
-    /// [`Qmp::is_saved`](crate::qmp::Qmp::is_saved).
+    /// to save the state of such a guest again; the state does not change until its operator
+    /// resumes the guest: see [`Qmp::is_saved`](crate::qmp::Qmp::is_saved).
     pub(super) fn go_on(&mut self, reason: &str) -> Result {
         // If a disk fails to flush its cache, QEMU does not leave this state, and refuses to resume
         // the guest, until the state was saved completely.
@@ -125,7 +125,7 @@ impl Guest {
                     }
                     let spec = session.retrieve(spec::SPEC).map(File::from);
                     if let Ok(spec) = spec.and_then(|file| Spec::read(&file)) {
-                        // It was paused for at most that long.
+                        // The guest was paused for at most this time.
                         let gap_us = spec::now_us().checked_sub(spec.paused_us);
                         self.add_gap(spec.lag_us, gap_us);
                         if !spec.held {
@@ -192,8 +192,8 @@ impl Guest {
         })
     }
 
-    /// Waits until the virtual processors have run since the guest was resumed. If its operator had
-    /// paused it, it was not.
+    /// Waits until the virtual processors have run since the guest was resumed. Does not wait if
+    /// its operator had paused it, since it was not resumed then.
     fn await_first_steps(&mut self, processors: Processors) -> Result {
         let name = self.spec.name.clone();
         let held = self.spec.held;
@@ -212,9 +212,9 @@ impl Guest {
         Ok(())
     }
 
-    /// The second part: marks the state as used, and lets the guest run, unless its operator had
-    /// paused it and may resume it from now on. Returns when its virtual processors have run. Public
-    /// for tests.
+    /// The second part: marks the state as used, and resumes the guest, unless its operator had
+    /// paused it: the operator may resume it from then on. Returns when the virtual processors have
+    /// run. Public for tests.
     ///
     /// # Errors
     ///
@@ -306,8 +306,8 @@ impl Participant for Guest {
         true
     }
 
-    /// The guest is paused when all other guests and programs are ready as well, and its other state is
-    /// preserved.
+    /// Called when all other guests and programs are ready or are paused as well: pauses the guest,
+    /// and preserves its other state.
     fn pause(&mut self, _id: &SessionName, session: &OutgoingSession) -> Result {
         self.save()?;
         session.preserve(&self.state, spec::STATE)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! By how much the clock of a guest without an agent lags: by all of its pauses.
+//! The clock of a guest without an agent lags by the sum of all of its pauses.
 
 use crate::machine::{abort, counts_on, jump, Machine};
 use luod::fake::{own_config, FakeWorld, Luod};

@@ -38,7 +38,7 @@ fn a_paused_guest_stays_paused() {
     // After an update that was aborted, and one that was not.
     abort(&luod, &mut member);
     assert_eq!(stands_still(&member), paused);
-    // That is in its status.
+    // Its status shows this.
     member.participant_mut().watch().unwrap();
     assert_eq!(machine.record().does(), "paused");
     assert_eq!(jump(luod, member), paused);

@@ -124,7 +124,7 @@ fn a_guest_that_runs_is_not_started_again() {
         assert_eq!(scene.machine.qemu(), scene.first);
         assert!(counts_on(&mut member) > scene.before);
         assert_eq!(scene.machine.status(), (State::Running, 1));
-        // How long it was paused is not forgotten.
+        // The lag by the pause is still known.
         assert!(scene.machine.record().lag_us.unwrap() > 0, "{at:?}");
         member.participant_mut().kill();
     }
@@ -166,7 +166,7 @@ fn a_qemu_that_ends_is_not_taken_over() {
     let backends = memory::backends(&machine.arguments, &[], None, None).unwrap();
     let file = File::create_new(machine.dir.path().join("memory")).unwrap();
     file.set_len(backends[0].size).unwrap();
-    // It is found, and ends before it has answered.
+    // This QEMU is found, and ends before it has answered.
     let mut command = Command::new("sh");
     command.args(["-c", "sleep 1; true", &directory.qmp_argument()]);
     let mut qemu = command.stdin(file).spawn().unwrap();

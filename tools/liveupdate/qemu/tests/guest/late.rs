@@ -35,7 +35,7 @@ fn a_guest_goes_on_if_the_next_kernel_does_not_start() {
     jump(luod, member);
 }
 
-/// A guest runs until all other clients are ready, or need as little time as it.
+/// A guest runs until all other clients are ready or wait for PAUSE as well.
 #[test]
 fn a_guest_does_not_wait_for_others() {
     let machine = Machine::new();

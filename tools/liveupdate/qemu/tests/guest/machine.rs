@@ -271,8 +271,8 @@ pub struct Other {
     _session: OutgoingSession,
 }
 
-/// Begins an update in which luod waits for another client, which has preserved nothing. Returns it, and
-/// the operator.
+/// Begins an update in which luod waits for another client, which has preserved nothing. Returns
+/// that client, and the operator.
 pub fn update_with_other(luod: &Luod) -> (Other, Channel) {
     let mut client = Client::connect_to(luod.path(), "other").unwrap();
     let id = SessionName::new("other").unwrap();
@@ -293,7 +293,7 @@ pub fn update_with_other(luod: &Luod) -> (Other, Channel) {
     (other, operator)
 }
 
-/// The same; the guest is paused, and the other client is not.
+/// The same, until the guest is paused: the other client has sent PRESERVED, and is not ready.
 pub fn pause(luod: &Luod, member: &mut Member<Guest>) -> (Other, Channel) {
     let (mut other, operator) = update_with_other(luod);
     assert!(other.client.preserved(&other.id).unwrap());
@@ -303,7 +303,7 @@ pub fn pause(luod: &Luod, member: &mut Member<Guest>) -> (Other, Channel) {
     (other, operator)
 }
 
-/// An update that another client refuses while the guest is paused.
+/// Runs an update that another client refuses while the guest is paused.
 pub fn abort(luod: &Luod, member: &mut Member<Guest>) {
     let (mut other, update) = pause(luod, member);
     other.client.refuse(&other.id, "no").unwrap();

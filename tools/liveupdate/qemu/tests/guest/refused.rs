@@ -41,7 +41,8 @@ fn refuse(machine: &Machine) -> String {
     assert_eq!(report.outcome, Outcome::Aborted);
     assert_eq!(member.participant_mut().status().unwrap(), "running");
     counts_on(&mut member);
-    // The session may have crossed with the refusal: nothing is left of it.
+    // luod may have sent the session before it received the refusal: nothing is left of the
+    // session.
     step_until(&mut member, |_| world.kernel.outgoing().is_empty());
     member.participant_mut().kill();
     format!("{report:?}")
