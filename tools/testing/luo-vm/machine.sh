@@ -10,8 +10,8 @@
 set -eu
 root=$1
 
-# What the administrator decides: how the machine boots, by systemd-boot and later by GRUB, and that
-# it is reset if a kernel panics, or hangs, also after a live update.
+# The settings of an administrator: the machine boots by systemd-boot and later by GRUB, and is reset if
+# a kernel panics or hangs, also after a live update.
 cat >"$root/etc/kernel/install.conf" <<END
 layout=bls
 BOOT_ROOT=/efi

@@ -39,7 +39,7 @@ DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python 
 DEBIAN_SUITE=forky
 DEBIAN_PACKAGES=(chrony dbus e2fsprogs iproute2 kmod libarchive13t64 memcached nftables python3
 	qemu-guest-agent qemu-system-x86 systemd systemd-sysv systemd-tests)
-# Packages of the machine that has no other files than those of packages, besides ours.
+# Debian's packages of the machine that is made of packages only.
 # dosfstools, e2fsprogs, mtools and systemd-repart make its disk.
 MACHINE_PACKAGES=(dbus dosfstools e2fsprogs grub-efi-amd64-bin grub2-common initramfs-tools kmod
 	mount mtools python3 systemd systemd-boot systemd-repart systemd-sysv udev zstd)
@@ -113,13 +113,13 @@ explain() {
 	fi
 }
 
-# The time between two lines of progress, in seconds, if nothing else runs; otherwise empty.
+# The time between two lines of progress, in seconds; empty if no progress is printed.
 EVERY=
 
 # Prints the last line of a log from time to time, until it is killed or this script ends.
 follow() {
 	local log=$1 started=$SECONDS shown=0
-	# Reading from this pipe waits, without a process that would have to be killed as well.
+	# Wait by reading from this pipe: a sleep would be another process to kill.
 	exec 9<> <(:)
 	while read -r -t 2 -u 9 || kill -0 $$ 2>/dev/null; do
 		if [ $((SECONDS - started - shown)) -ge "$EVERY" ]; then

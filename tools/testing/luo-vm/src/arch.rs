@@ -88,7 +88,7 @@ static ARM64: Description = Description {
     cpu: "max,pauth-impdef=on",
     board: "virt,gic-version=3",
     console: "ttyAMA0",
-    // Or a kernel that panics before its serial port has a driver is silent.
+    // Without this, a kernel that panics before its serial port has a driver prints nothing.
     params: "earlycon",
     triple: "aarch64-unknown-linux-gnu",
     cc: &["clang", "--target=aarch64-linux-gnu", "-fuse-ld=lld"],

@@ -37,12 +37,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether a suite is to be run: it is named, or none is.
+    /// Returns whether a suite is to be run, because it is named or because no suite is named.
     pub fn wants(&self, suite: &str) -> bool {
         self.suites.is_empty() || self.suites.iter().any(|wanted| wanted == suite)
     }
 
-    /// Fails if a suite is named that is not one of `known`, those of `group`.
+    /// Fails if a suite is named that is not one of `known`, which are the suites of `group`.
     pub fn check_suites<'a>(
         &self,
         group: &str,

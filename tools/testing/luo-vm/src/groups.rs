@@ -64,8 +64,8 @@ const LONG_GROUPS: [Group; 11] = [
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];
 
-/// Runs all groups of the architecture, including the long ones, and writes the page of results. Returns true if
-/// nothing failed.
+/// Runs all groups of the architecture, including the long ones, and writes the page of results.
+/// Returns true if nothing failed.
 pub fn run_all(ctx: &Ctx) -> Result<bool> {
     ctx.need_space(24, 8)?;
     let here = |group: &&Group| group.is_of(ctx.settings.arch);

@@ -58,7 +58,7 @@ enum Action {
     DemoVm,
     /// Update the kernel of a machine made of packages
     DemoDeb,
-    /// Make the packages of this machine
+    /// Make the packages for the machine of demo-deb
     MachinePackages,
     /// Run the tests
     Test {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make test-all`: all groups, repeated until all have passed, and the page of results, of which
-//! each architecture has its own.
+//! `make test-all`: all groups, repeated until all have passed, and the page of results. Each
+//! architecture has a page of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};

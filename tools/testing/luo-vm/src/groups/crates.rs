@@ -21,7 +21,7 @@ const CARGO_DENY: &str = "0.18.3";
 /// The configuration of cargo-deny.
 const CONFIG: &str = "tools/deny.toml";
 
-/// Our crates that can be published, and whether they need no other one of them.
+/// Our crates that can be published, and whether each can be built without the others.
 const PUBLISHED: [(&str, bool); 5] = [
     ("liveupdate-uapi", true),
     ("luo-check", true),
@@ -64,7 +64,7 @@ fn deny(ctx: &Ctx, program: &Path, workspace: &str) -> Result<Option<String>> {
     quiet(ctx, "cargo-deny", &mut deny)
 }
 
-/// What `cargo publish` would upload is complete.
+/// Checks that what `cargo publish` would upload is complete.
 fn package(ctx: &Ctx, name: &str, alone: bool) -> Result<Option<String>> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(ctx.top.join("tools")).args([
@@ -75,13 +75,13 @@ fn package(ctx: &Ctx, name: &str, alone: bool) -> Result<Option<String>> {
         name,
     ]);
     if !alone {
-        // It cannot be built before the others are published.
+        // This crate cannot be built before the others are published.
         cargo.arg("--list");
     }
     quiet(ctx, &format!("cargo-package-{name}"), &mut cargo)
 }
 
-/// The documentation of the crates has no warnings, as docs.rs would build it.
+/// Checks that the documentation of the crates, as docs.rs would build it, has no warnings.
 fn documentation(ctx: &Ctx) -> Result<Option<String>> {
     let mut cargo = Command::new("cargo");
     cargo

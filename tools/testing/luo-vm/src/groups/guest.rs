@@ -191,7 +191,7 @@ struct OnHugePages {
     params: &'static str,
 }
 
-/// Pages of the usual size, and a guest of the usual size.
+/// An update under a guest of the usual size, on huge pages of the usual size.
 fn qemu_on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let kind = OnHugePages {
         name: "guest-huge-pages",
@@ -203,7 +203,7 @@ fn qemu_on_huge_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<(
     on_huge_pages(ctx, report, host, &kind)
 }
 
-/// A guest whose memory is one page.
+/// An update under a guest whose memory is one huge page of 1 GiB.
 fn qemu_on_gigantic_pages(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let kind = OnHugePages {
         name: "guest-gigantic-pages",
@@ -255,7 +255,8 @@ fn with_agent(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     plain_updates(ctx, report, "guest-agent", host, &image, params, 1)
 }
 
-/// An update under two guests with a connection between them, one of which cannot go at first.
+/// An update under two guests with a connection between them. At first, QEMU cannot save the state
+/// of one of them.
 fn two(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk_with_chrony(ctx, host)?;
     let params = format!("{} luo_two=1", guest::params(1));
@@ -312,8 +313,8 @@ fn plain_updates(
     updates(ctx, report, &vm, &peer, |_| {}).map(drop)
 }
 
-/// Runs the tests in a machine; `seen` gets each line of its console. Returns how long the guest was silent
-/// in each update.
+/// Runs the tests in a machine; `seen` gets each line of its console. Returns how long the guest
+/// was silent in each update.
 fn updates(
     ctx: &Ctx,
     report: &mut Report,

@@ -74,8 +74,8 @@ impl Group {
     }
 }
 
-/// Runs the group `name` by `run`. If QEMU has ended by a known fault of its own, the results say
-/// nothing about what is tested, and the whole group is run again, once.
+/// Runs the group `name` by `run`. If QEMU has ended because of a known fault of its own, the
+/// results say nothing about the kernel, and the whole group is run again, once.
 fn report_of(name: &'static str, run: impl Fn(&mut Report) -> Result<()>) -> Report {
     let mut report = Report::new(name);
     let mut result = run(&mut report);

@@ -105,7 +105,7 @@ fn tools(ctx: &Ctx, debian: &Path, archive: &Path) -> Result<PathBuf> {
     Ok(tools)
 }
 
-/// The loader of the userland, with its libraries.
+/// A command that starts the loader of the userland with its libraries.
 fn run_with_loader(tools: &Path) -> Command {
     let libraries = tools.join(LIBRARIES);
     let mut loader = Command::new(libraries.join(LOADER));

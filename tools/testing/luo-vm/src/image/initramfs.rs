@@ -140,8 +140,8 @@ pub fn guest_with_modules(
 /// Where the modules of a kernel are in an image.
 const MODULES: &str = "/lib/modules";
 
-/// The modules of a kernel: their names in an image, and their files. None if it was built without
-/// support for modules.
+/// The modules of a kernel: their names in an image, and their files. The list is empty if the
+/// kernel was built without support for modules.
 pub fn modules(kernel: &Kernel) -> Result<Vec<(String, PathBuf)>> {
     let list = kernel.out.join("modules.order");
     if !list.exists() {

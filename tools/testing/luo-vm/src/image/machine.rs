@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The packages of a machine that consists of packages only, and its disk, which `sandbox.sh` makes
+//! The packages of a machine that is made of packages only, and its disk, which `sandbox.sh` makes
 //! from them.
 
 use std::fs;
@@ -57,7 +57,8 @@ pub fn built(ctx: &Ctx) -> Result<PathBuf> {
     Ok(deb)
 }
 
-/// Collects the packages: those of the programs, a kernel, and the tests, which have the next kernel.
+/// Collects the packages: those of the programs, of a kernel, and of the tests, which contains that
+/// of the next kernel.
 pub fn packages(ctx: &Ctx) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Ours)?;
     let first = package::build(ctx, &kernel, 1)?;
@@ -78,7 +79,7 @@ pub fn packages(ctx: &Ctx) -> Result<()> {
     tests(ctx, &first, &next, &packages.join("luo-machine.deb"))
 }
 
-/// Makes the package of the tests. They know the kernels from a directory for each.
+/// Makes the package of the tests. It has a directory for each kernel, whose name is the release.
 fn tests(ctx: &Ctx, first: &Package, next: &Package, file: &Path) -> Result<()> {
     let stage = dir(ctx).join("tests");
     if stage.exists() {

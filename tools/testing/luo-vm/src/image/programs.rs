@@ -271,7 +271,7 @@ impl BaseTests {
                 "-nostdinc",
                 "-nostdlib",
                 "-fno-stack-protector",
-                // Clang replaces calls by ones of functions that nolibc does not have.
+                // Clang replaces calls by calls of functions that nolibc does not have.
                 "-fno-builtin",
             ]);
             gcc.arg("-I").arg(&headers).arg("-I").arg(&nolibc);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Debian packages of a kernel, as `linux-image-*` of Debian: the image, the modules, and scripts
+//! Debian packages of a kernel, like Debian's `linux-image-*`: the image, the modules, and scripts
 //! that call the programs in `/etc/kernel` and `/usr/share/kernel`, which make the initrd and the
-//! boot entry. `linux-headers-*` has what modules in C are built with.
+//! boot entry. `linux-headers-*` has the files that are needed to build modules in C.
 
 use std::fs;
 use std::os::unix::fs::{symlink, PermissionsExt};
@@ -38,8 +38,8 @@ const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
 /// Builds a package of `kernel`, whose release ends in `-NUMBER-luo`. Packages with different
 /// numbers can be installed side by side.
 ///
-/// The release is inside of the image and the modules, so that these are linked once more, in a copy
-/// of the output directory.
+/// The image and the modules contain the release. They are therefore linked once more, in a copy of
+/// the output directory.
 pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
     let suffix = format!("-{number}-luo");
     let release = format!("{}{suffix}", kernel.version);
@@ -47,7 +47,7 @@ pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
     fs::create_dir_all(&dir)?;
     let [file, headers] = ["image", "headers"]
         .map(|name| dir.join(format!("linux-{name}-{release}_{VERSION}_amd64.deb")));
-    // What it is made of: the kernel, and this file.
+    // The inputs of the package: the kernel, and this file.
     let inputs = format!(
         "{} {}",
         hex(&fs::read(&kernel.image)?),
@@ -80,7 +80,8 @@ pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
         .arg(format!("{}/", kernel.out.display()))
         .arg(format!("{}/", out.display()));
     step.run(&mut copy, &log)?;
-    // Commands with the path of the directory would be run again, and with them nearly all others.
+    // Otherwise, make would run all commands that contain the path of the directory again, and then
+    // nearly all others.
     let script = format!("s,{},{},g", kernel.out.display(), out.display());
     let mut rename = Command::new("find");
     rename
@@ -141,7 +142,7 @@ fn stage_headers(
     let to = stage
         .join("usr/src")
         .join(format!("linux-headers-{release}"));
-    // With another compiler than that of the host programs, the script builds these once more.
+    // If CC is not the compiler of the host programs, the script builds these once more.
     let script = format!(
         "CC=clang HOSTCC=clang $(srctree)/scripts/package/install-extmod-build {}",
         to.display()
@@ -172,8 +173,8 @@ fn stage_headers(
     Ok(())
 }
 
-/// Builds the module in the directory `source`, with the package of the headers and nothing else of
-/// the kernel, in the directory `dir`.
+/// Builds the module in the directory `source`, in the directory `dir`, with no other files of the
+/// kernel than the package of the headers.
 pub fn module(ctx: &Ctx, package: &Package, source: &Path, dir: &Path) -> Result<()> {
     let mut step = Step::start(
         ctx,

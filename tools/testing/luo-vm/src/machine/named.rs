@@ -59,7 +59,7 @@ pub const AMD: Machine = Machine {
     ..USUAL
 };
 
-/// One with memory for huge pages of 1 GiB.
+/// The same, with memory for huge pages of 1 GiB.
 pub const AMD_LARGE: Machine = Machine {
     name: "amd-large",
     memory: Some("6G"),
@@ -169,8 +169,8 @@ pub const HUGE_PAGES: Machine = Machine {
     ..USUAL
 };
 
-/// A PC with two nodes of memory, whose huge pages are set aside at boot, of 1 GiB and without most of
-/// their page structures. The first node has memory for two of them above four GiB, the second one for
+/// A PC with two nodes of memory. Huge pages of 1 GiB are set aside at boot, without most of their
+/// page structures. The first node has memory for two of them above four GiB, the second one for
 /// three.
 pub const GIGANTIC: Machine = Machine {
     name: "gigantic",

@@ -2,9 +2,9 @@
 
 //! A disk of a guest, read outside of the guest's host.
 //!
-//! The disk is a file of this machine. The guest writes blocks to it, each with a number that is one
-//! more than the previous one, and at the place that follows from it. Its contents are kept at the
-//! time of each kexec of the host, when everything that the guest saw complete must be there.
+//! The disk is a file of this machine. The guest writes blocks to it. Each block has a number that
+//! is one more than the previous one, and that determines its place. The contents of the disk are
+//! copied at each kexec of the host: all blocks whose writes the guest saw complete must be there.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 256;
 
 /// What the host prints after each kexec, and at the end: the last number that the guest saw stored
-/// before.
+/// before that.
 const STORED: &str = "@stored ";
 
 /// The disk.
 pub struct Outside {
     path: PathBuf,
-    /// The contents at the time of each start of a kernel.
+    /// The contents at each start of a kernel.
     kept: Vec<Vec<u8>>,
     stored: Vec<u64>,
 }
@@ -66,14 +66,15 @@ impl Outside {
     }
 
     fn keep(&mut self) {
-        // Nothing that was stored is found in an empty one.
+        // If the disk cannot be read, all numbers are missing.
         self.kept.push(fs::read(&self.path).unwrap_or_default());
     }
 
-    /// The first number that is missing, if there is one. The host has ended.
+    /// Returns the first number that is missing, if there is one. Must be called after the host has
+    /// ended.
     pub fn complaint(&mut self) -> Option<String> {
         self.keep();
-        // The first kernel has found nothing.
+        // The disk was empty when the first kernel started.
         let kept = self.kept.get(1..).unwrap_or_default();
         if kept.len() != self.stored.len() {
             let stored = self.stored.len();

@@ -46,7 +46,7 @@ fn ask(socket: &Path, id: Id) -> Result<Value> {
     Ok(path(&answer, id))
 }
 
-/// What a QEMU says of a device and the bridges above it before and after each kexec.
+/// The answers of a QEMU about a device and the bridges above it, before and after each kexec.
 pub struct Buses {
     monitor: PathBuf,
     id: Id,

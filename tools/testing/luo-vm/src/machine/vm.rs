@@ -138,8 +138,8 @@ impl<'a> Vm<'a> {
         self
     }
 
-    /// Firmware starts the boot loader of the disk, which knows the kernel and its parameters. A reset
-    /// starts the machine again, instead of ending it.
+    /// Lets firmware start the boot loader of the disk, which knows the kernel and its parameters.
+    /// A reset starts the machine again, instead of ending it.
     pub fn firmware(mut self) -> Self {
         self.firmware = true;
         self

@@ -52,8 +52,8 @@ pub fn run(ctx: &Ctx) -> Result<bool> {
     println!();
     if failed == 0 {
         println!(
-            "verified: the session survived the live updates from package to package, and the machine two\n\
-             kernels that did not come up"
+            "verified: the session survived the live updates from package to package, and the machine\n\
+             survived two kernels that did not come up"
         );
     } else {
         println!("FAILED: see {}", ctx.shown(&ctx.log("vm-demo-deb")));

@@ -21,7 +21,7 @@ use crate::machine::vm::Run;
 use crate::report::results::{notice, Report};
 use crate::report::step::Step;
 
-/// The suites whose device does not keep working in the next kernel; that of all others does.
+/// The suites whose device does not keep working in the next kernel. The devices of all others do.
 const STOPPED: [&str; 5] = [
     "vfio_stopped",
     "vfio_closed",

@@ -50,13 +50,13 @@ impl Write {
         })
     }
 
-    /// Whether it is one to the command register.
+    /// Whether this is a write to the command register.
     pub fn is_command(&self) -> bool {
         self.offset == Self::COMMAND
     }
 
-    /// Whether it and `other`, both to the command register, differ in more than that interrupts are
-    /// disabled.
+    /// Whether this write and `other`, both to the command register, differ in more than the
+    /// interrupt disable bit.
     pub fn changes_more_than_interrupts(&self, other: &Self) -> bool {
         (self.value ^ other.value) & 0xffff & !Self::INTERRUPTS_DISABLE != 0
     }
