@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 const ORDER: u32 = 9;
 const NR: u64 = 1 << ORDER;
 
-/// The size of the numbers of huge pages, in bytes.
+/// The size of [`HugetlbSer`], in bytes.
 const POOL_SIZE: usize = 1016;
 
 fn kind(order: u8, node: u16) -> Kind {
@@ -135,7 +135,7 @@ fn the_pool_is_counted() {
     pool.remove(kind(9, 0), 3);
     pool.remove(kind(9, 2), 3);
     assert_eq!(counts(&pool)[0], (kind(9, 0), 4));
-    // Without pages, it needs no room.
+    // A kind without pages needs no entry.
     pool.remove(kind(9, 0), 4);
     assert_eq!(counts(&pool), [(kind(9, 1), 5), (kind(18, 0), 1)]);
 

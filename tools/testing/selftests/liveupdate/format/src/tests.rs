@@ -244,7 +244,7 @@ fn shared_states() {
     assert_eq!(res.err(), Some(ParseError::Truncated));
 }
 
-/// The entries can be found by the header alone.
+/// The offsets of the entries can be found from the header alone.
 #[test]
 fn shared_states_one_by_one() {
     let header = |page: &Page| FlbHeader::read_from_prefix(&page.0).unwrap().0;

@@ -10,7 +10,7 @@ use crate::{
 };
 use zerocopy::{FromBytes, FromZeros};
 
-/// Folios of a file of `limit` pages, all of which must have `1 << wanted` pages.
+/// Admits folios of a file of `limit` pages. All folios must have `1 << wanted` pages.
 pub(crate) fn folios(
     input: &mut Input<'_>,
     mut layout: UniformLayout,

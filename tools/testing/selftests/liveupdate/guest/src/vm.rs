@@ -89,7 +89,8 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Runs a function on one processor, or on the last one if there are fewer. Prints an error to the console, which ends a test.
+/// Runs a function on one processor, or on the last one if there are fewer. Prints an error to the
+/// console, which ends a test.
 fn pinned(processor: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut one = CpuSet::new();
     let last = thread::available_parallelism().map_or(0, |number| number.get() - 1);
@@ -103,7 +104,7 @@ fn pinned(processor: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Counts, and writes the count to the disk without the guest's cache. `beat` is the time between two
-/// counts; if it is zero, this is the usual time, and there is no heartbeat.
+/// counts; if it is zero, the usual time is used, and there is no heartbeat.
 fn count(beat: Duration) -> Result<()> {
     // CAST: The flags of the C library have this type.
     let direct = OFlags::DIRECT.bits() as i32;
@@ -166,7 +167,8 @@ fn print_clocks() -> Result<()> {
     Ok(())
 }
 
-/// The clock of the host in nanoseconds, by which programs such as chrony set that of the guest.
+/// The clock of the host in nanoseconds, by which programs such as chrony set the clock of the
+/// guest.
 fn host_clock() -> Option<i64> {
     let clock = File::open(HOST_CLOCK).ok()?;
     let time = clock_gettime_dynamic(DynamicClockId::Dynamic(clock.as_fd())).ok()?;

@@ -40,7 +40,8 @@ pub fn fill(file: &File, number: u64, at: u64, len: u64) -> Result {
     })
 }
 
-/// Writes the same contents as [`fill`] to all of a file that can only be written in a mapping.
+/// Writes the same contents as [`fill`] to all of a file that can only be written through a
+/// mapping.
 pub fn fill_mapped(file: &File, number: u64, len: u64) -> Result {
     let start: *mut u64 = map_shared(file, 0, len)?.cast();
     for index in 0..len / WORD {

@@ -38,7 +38,7 @@ fn collapse_all(files: &[File], len: u64) -> Result {
     Ok(())
 }
 
-/// A file of huge pages, which can only be written in a mapping.
+/// A file of huge pages, which can only be written through a mapping.
 fn of_huge_pages(pages: MemfdFlags, number: u64, len: u64) -> Result<File> {
     let file = memfd::create(MemfdFlags::HUGETLB | pages)?;
     file.set_len(len).at("set the size of a memfd")?;

@@ -99,7 +99,7 @@ pub fn state_of(name: &str) -> Result<Option<SessionState>> {
     Ok(found.next().map(|info| info.state))
 }
 
-/// Waits for the state of a session: of that of the previous kernel, or of the one for the next.
+/// Waits until a session, of the previous kernel or for the next one, has a state.
 pub fn wait_for(name: &str, state: SessionState) -> Result {
     let is = |info: &SessionInfo| info.session.as_str() == name && info.state == state;
     wait(

@@ -41,7 +41,7 @@ fn before(args: &Args, cpus: u64) -> Result<u8> {
     let names = names(args)?;
     let mut guests = Vec::new();
     for name in &names {
-        // The driver listens to one of them.
+        // The driver listens to the heartbeat of one guest.
         let beat = if guests.is_empty() { BEAT_MS } else { 0 };
         let guest = NewGuest {
             cpus,
@@ -92,7 +92,7 @@ fn after(args: &Args, cpus: u64) -> Result<u8> {
     for guest in &guests {
         guest.runs()?;
     }
-    // They would disturb the measurement of the rate.
+    // The guests would disturb the measurement of the rate.
     drop(guests);
     let rate = Rate::measure();
     report("gap_us", gap);

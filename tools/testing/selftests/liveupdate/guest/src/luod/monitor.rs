@@ -29,13 +29,13 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub struct Heard {
     /// The highest number that the guest has printed.
     pub count: u64,
-    /// The last number on the port to which the guest's kernel prints nothing: its messages can
-    /// come in the middle of a line on the other.
+    /// The last number on the port to which the guest's kernel prints nothing: on the other port,
+    /// the messages of the kernel can come in the middle of a line.
     pub beat: u64,
     /// Checks of the memory, on the guest's last processor.
     pub checks: u64,
     pub restored: u64,
-    /// The last line about that, and when it was read.
+    /// The last line about a restored guest, and when it was read.
     pub restore: Option<(String, Ticks)>,
     pub continued: u64,
     pub bad: Option<String>,
@@ -140,7 +140,7 @@ impl Vmm {
         })
     }
 
-    /// What it has printed up to now.
+    /// What the monitor and its guest have printed up to now.
     pub fn heard(&self) -> Heard {
         lock(&self.heard).clone()
     }

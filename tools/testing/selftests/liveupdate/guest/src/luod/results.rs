@@ -8,7 +8,7 @@ use crate::support::{error::Result, state};
 pub const STATE: &str = "luod";
 const RESULTS: &str = "results";
 
-/// Saves the result of a case, after the reason if it has failed.
+/// Saves the result of a case; if it has failed, the reason is saved before the result.
 pub fn case(name: &str, run: impl FnOnce() -> Result) -> Result {
     let result = run();
     let mut results = state::get(STATE, RESULTS).unwrap_or_default();
@@ -26,7 +26,7 @@ pub fn case(name: &str, run: impl FnOnce() -> Result) -> Result {
     state::put(STATE, RESULTS, &results)
 }
 
-/// Prints the results of all cases, each after the reason for its failure.
+/// Prints the results of all cases. The reason of a failure is printed before the result.
 pub fn conclude(suite: &str) -> Result<u8> {
     let results = state::get(STATE, RESULTS)?;
     let is_reason = |line: &&str| line.starts_with('#');

@@ -63,13 +63,13 @@ impl Cgroup {
         self.number("memory.current")
     }
 
-    /// Sets the limits in bytes of huge pages of a `size`, as `2MB`: used and reserved.
+    /// Sets the limits in bytes for used and reserved huge pages of a `size`, such as `2MB`.
     pub fn limit_huge_pages(&self, size: &str, used: &str, reserved: &str) -> io::Result<()> {
         set(self.0.join(format!("hugetlb.{size}.max")), used)?;
         set(self.0.join(format!("hugetlb.{size}.rsvd.max")), reserved)
     }
 
-    /// The number of charged bytes of huge pages of a `size`, as `2MB`: used and reserved.
+    /// The number of charged bytes of used and reserved huge pages of a `size`, such as `2MB`.
     pub fn huge_pages(&self, size: &str) -> Result<[u64; 2]> {
         Ok([
             self.number(&format!("hugetlb.{size}.current"))?,

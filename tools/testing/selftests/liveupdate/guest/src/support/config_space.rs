@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Configuration spaces of PCI devices, and what of them may change when a device is not disturbed.
+//! Configuration spaces of PCI devices, and the bits in them that may change while a device keeps
+//! working.
 
 use crate::support::error::{At, Result};
 use std::{fs, path::Path};
@@ -76,14 +77,14 @@ impl ConfigSpace {
         Ok(Self(registers.filter_map(number).collect()))
     }
 
-    /// Reads the text of [`Self::to_text`].
+    /// Parses the text that [`Self::to_text`] returns.
     pub fn from_text(text: &str) -> Result<Self> {
         let number = |word| Ok(u32::from_str_radix(word, 16)?);
         let numbers: Result<_> = text.split_whitespace().map(number).collect();
         Ok(Self(numbers?))
     }
 
-    /// The registers as numbers.
+    /// Returns the registers as numbers, in a text.
     pub fn to_text(&self) -> String {
         let numbers: Vec<String> = self.0.iter().map(|value| format!("{value:x}")).collect();
         numbers.join(" ")
@@ -137,7 +138,7 @@ impl ConfigSpace {
         bits
     }
 
-    /// The registers that were changed from `self` to `later`, in words; none if they agree.
+    /// Describes the registers that differ between `self` and `later`; empty if they agree.
     pub fn changes(&self, later: &Self) -> Vec<String> {
         let may_change = self.may_change();
         let len = self.0.len().max(later.0.len());

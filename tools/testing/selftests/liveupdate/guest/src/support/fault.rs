@@ -112,7 +112,8 @@ impl Faults {
     }
 }
 
-/// Calls `act` with the numbers of places, until no failure was injected. Returns how many were.
+/// Calls `act` with the numbers of places, until no failure was injected. Returns the number of
+/// failures.
 ///
 /// `act` makes one system call with [`Faults::call`], checks its result, and returns whether a failure
 /// was injected.
@@ -128,7 +129,8 @@ pub fn sweep(mut act: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
     Err(Failure::new("there is no end of failures"))
 }
 
-/// Retrieves a file, which fails at one place after the other. `check` is called after each failure.
+/// Retrieves a file, after RETRIEVE_FD has failed at each place once. `check` is called after each
+/// failure.
 pub fn sweep_retrieve(
     stage: &Stage<'_>,
     session: &IncomingSession,

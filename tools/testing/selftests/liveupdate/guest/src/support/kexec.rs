@@ -97,8 +97,8 @@ impl Plan {
         fs::read(&self.kernel).at(format_args!("read {}", self.kernel))
     }
 
-    /// Whether the kernel in the image is an ELF file, and not compressed. A test that asks this is
-    /// skipped where images have no boot code.
+    /// Whether the kernel in the image is an ELF file, and not compressed. A test that calls this
+    /// is skipped on architectures whose images have no boot code.
     pub fn is_plain(&self) -> Result<bool> {
         if !cfg!(target_arch = "x86_64") {
             return Err(Failure::skip("only images of x86 have boot code"));
@@ -219,7 +219,7 @@ struct Segment {
 /// An address without firmware or early kernel data, on all supported machines.
 #[cfg(not(target_arch = "aarch64"))]
 const ADDRESS: usize = 0x0200_0000;
-/// The same; memory begins at 1 GiB.
+/// The same for arm64, where memory begins at 1 GiB.
 #[cfg(target_arch = "aarch64")]
 const ADDRESS: usize = 0x4800_0000;
 

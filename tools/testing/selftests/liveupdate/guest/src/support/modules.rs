@@ -27,7 +27,7 @@ fn loaded(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// Returns whether there is such a module, loaded or not.
+/// Returns whether a module exists, loaded or not.
 pub fn exists(name: &str) -> bool {
     path(name).exists()
 }
@@ -67,7 +67,7 @@ pub fn references(name: &str) -> Result<Option<u64>> {
     }
 }
 
-/// The names other than its own by which programs look for a module.
+/// The aliases of a module, by which programs look for it.
 pub fn aliases(name: &str) -> Result<Vec<String>> {
     let path = path(name);
     Ok(strings(&fs::read(&path).at(path.display())?, "alias="))

@@ -15,9 +15,9 @@ use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 /// Vendor and device of QEMU's disk.
 pub const ID: (u16, u16) = (0x1b36, 0x0010);
 
-/// The time after which the device is considered hung. QEMU limits its reads to 20 in a second. If it is
-/// reset, all reads that are not complete are carried out at once, and then none for as long as they
-/// should have taken, which is up to 26 s.
+/// The time after which the device is considered hung. QEMU limits its reads to 20 in a second. If
+/// the device is reset, QEMU carries out all incomplete reads at once, and then no read for the
+/// time that these should have taken, which is up to 26 s.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How many reads there can be at a time; one less than the queue has entries.

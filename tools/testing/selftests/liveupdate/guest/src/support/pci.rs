@@ -23,7 +23,7 @@ const PORT_SERVICES: &str = "/sys/bus/pci_express/devices";
 pub enum PortService {
     /// Reports of errors (AER).
     Errors = 0x2,
-    /// Devices are plugged in and taken away.
+    /// Hotplug: devices are plugged in and taken away.
     Hotplug = 0x4,
 }
 
@@ -115,7 +115,7 @@ impl PciDevice {
         Ok(driver.exists())
     }
 
-    /// Removes the device, and discovers it again.
+    /// Removes the device, and has the kernel discover it again.
     pub fn discover_again(&self) -> Result {
         let path = self.path.join("remove");
         fs::write(&path, "1").at(path.display())?;
@@ -126,7 +126,7 @@ impl PciDevice {
         Ok(())
     }
 
-    /// Turns the power of the slot of the device off, as an operator does before taking it out.
+    /// Turns off the power of the device's slot, as an operator does before taking the device out.
     pub fn power_slot_off(&self) -> Result<io::Result<()>> {
         let (address, _function) = self.name.split_once('.').at("a name without a function")?;
         let slots = Path::new(BUS).join("slots");

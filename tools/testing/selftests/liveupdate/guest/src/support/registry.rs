@@ -118,7 +118,7 @@ impl Suite {
     pub fn on_machine(group: &'static str, name: &'static str, case: Case) -> Self {
         Self {
             group,
-            // With parameters, it is not among those that run if none is named.
+            // A suite with parameters only runs if it is named.
             cmdline: "liveupdate=on",
             ..Self::new(name, vec![case])
         }

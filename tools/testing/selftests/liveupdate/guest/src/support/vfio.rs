@@ -143,7 +143,7 @@ impl VfioDevice {
         Ok(line)
     }
 
-    /// Sets this number. The device does not get it.
+    /// Sets this number. The kernel does not pass it to the device.
     pub fn set_interrupt_line(&self, line: u8) -> Result {
         let [_, pin] = self.config(INTERRUPT_LINE)?.to_le_bytes();
         self.set_config(INTERRUPT_LINE, u16::from_le_bytes([line, pin]))

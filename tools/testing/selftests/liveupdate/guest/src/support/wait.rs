@@ -13,7 +13,7 @@ pub fn eventually(what: &str, test: impl FnMut() -> Result<bool>) -> Result {
     within(Duration::from_secs(20), what, test)
 }
 
-/// The same, with another time after which the condition is considered to stay false.
+/// The same, with another limit of time.
 pub fn within(limit: Duration, what: &str, mut test: impl FnMut() -> Result<bool>) -> Result {
     let end = Instant::now() + limit;
     while !test()? {

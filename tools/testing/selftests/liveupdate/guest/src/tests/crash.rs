@@ -142,7 +142,7 @@ fn after_an_update() -> Case {
 pub fn suite() -> Suite {
     Suite {
         group: GROUP,
-        // With parameters, it is not among those that run if none is named.
+        // A suite with parameters only runs if it is named.
         cmdline: "liveupdate=on",
         ..Suite::new("crash", vec![after_an_update()])
     }

@@ -331,7 +331,7 @@ fn sessions_case() -> Case {
 /// A case that makes all other cases lose their sessions.
 fn alone(name: &'static str, case: Case) -> Suite {
     Suite {
-        // With parameters, it is not among those that run if none is named.
+        // A suite with parameters only runs if it is named.
         cmdline: "liveupdate=on",
         ..Suite::new(name, vec![case])
     }

@@ -40,7 +40,7 @@ const POOL: u64 = 32;
 
 const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 
-/// Whether the page structures of huge pages are freed (HVO). arm64 cannot do that.
+/// Whether the page structures of huge pages are freed (HVO). arm64 does not support this.
 const OPTIMIZE: &str = "/proc/sys/vm/hugetlb_optimize_vmemmap";
 
 /// The pool of huge pages of a size.

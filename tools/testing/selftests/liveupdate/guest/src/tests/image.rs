@@ -50,7 +50,8 @@ fn in_place() -> Case {
     })
 }
 
-/// All kernels but the first one lie in the memory for the next kernel.
+/// All kernels except the first one lie in the memory from which the next image is allocated. The
+/// same number of parts is loaded in place.
 fn in_place_again() -> Case {
     let parts = || -> Result<usize> {
         liveupdate::raw::kexec_file_unload().at("unload")?;

@@ -183,8 +183,8 @@ fn running() -> Case {
     })
 }
 
-/// A guest handles an exception, and KVM emulates a store of it right after that. KVM took this for a store
-/// of the processor, during the delivery of the exception.
+/// A guest handles an exception, and KVM emulates a store of the guest right after that. KVM must
+/// not take this for an access of the processor during the delivery of the exception.
 fn emulated() -> Case {
     Case::one("guest_stores_to_a_device_after_an_exception", |_| {
         let guest = Guest::new(7)?;
@@ -266,7 +266,7 @@ fn preserve_failures() -> Case {
     })
 }
 
-/// The same for retrieving memory, which retrieves its VM.
+/// The same for retrieving the memory, which also retrieves the VM.
 fn retrieve_failures() -> Case {
     Case::two(
         "retrieve_fd_fails_at_each_place",

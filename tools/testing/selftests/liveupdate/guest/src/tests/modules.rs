@@ -17,9 +17,9 @@ use liveupdate::IncomingSession;
 use rustix::io::Errno;
 use std::{fs::File, io, os::fd::AsRawFd, thread};
 
-/// The sessions of [`updates`]. What becomes of them in the second kernel: the file is retrieved once
-/// the module is loaded; the session is finished without the module; the file cannot be retrieved,
-/// and the session is closed; the file is retrieved and the session is not finished.
+/// The sessions of [`updates`]. In the second kernel, in this order: the file is retrieved when the
+/// module is loaded; the session is finished without the module; the file cannot be retrieved, and
+/// the session is closed; the file is retrieved, and the session is not finished.
 const KEPT: &str = "modules-kept";
 const LOST: &str = "modules-lost";
 const LATE: &str = "modules-late";
@@ -77,7 +77,7 @@ fn aliases() -> Case {
     })
 }
 
-/// Vital data needs a handler before any module is there.
+/// Vital data needs a handler before any module can be loaded.
 fn vital() -> Case {
     Case::one("vital_data_is_refused", |_| {
         let device = SharedDevice::open(3)?;
@@ -147,7 +147,8 @@ fn unregistered() -> Case {
 /// The number of times that the modules are loaded and unloaded.
 const ROUNDS: usize = 20;
 
-/// What PRESERVE_FD may answer while the handler comes and goes.
+/// Preserves a file while its handler may be registered and unregistered at any time. Returns
+/// whether this has succeeded; fails if the error is not one that is expected then.
 fn preserve_any(file: &File) -> Result<bool> {
     let session = create("modules-race")?;
     match session.preserve(file, 1) {
@@ -164,7 +165,8 @@ fn preserve_any(file: &File) -> Result<bool> {
     }
 }
 
-/// Handlers and states come and go while files are preserved, of these handlers and of none.
+/// Handlers and states are registered and unregistered while files are preserved, with and without
+/// such a handler.
 fn race() -> Case {
     Case::one("modules_come_and_go", |stage| {
         let null = File::open("/dev/null").at("/dev/null")?;
@@ -190,7 +192,7 @@ fn race() -> Case {
             while !work.is_finished() {
                 ensure!(!preserve_any(&null)?, "/dev/null was preserved");
                 for path in ["/dev/luo_shared4", TestDevice::RUST] {
-                    // It may be gone at any time.
+                    // The device may disappear at any time.
                     if let Ok(file) = File::open(path) {
                         preserved += usize::from(preserve_any(&file)?);
                     }
@@ -230,7 +232,7 @@ fn hand_over(stage: &mut Stage<'_>) -> Result {
     is_busy(RUST, "before the kexec")
 }
 
-/// Without the module, files cannot be retrieved, and nothing is lost by trying it.
+/// Without the module, files cannot be retrieved. An attempt loses nothing.
 fn no_module(session: &IncomingSession) -> Result {
     for _ in 0..2 {
         expect_errno(
@@ -264,7 +266,7 @@ const IN_USE: Calls = Calls {
     ..FINISHED
 };
 
-/// The module is loaded, and has references as long as something depends on it.
+/// The module is loaded, and is referenced while something depends on it.
 fn in_c() -> Result {
     let device = registered(KEPT_DEVICE)?;
     let session = retrieve(KEPT)?;
@@ -306,8 +308,8 @@ fn in_rust(number: u64) -> Result<IncomingSession> {
     let file = TestDevice::from(fd);
     ensure_eq!(file.value()?, VALUE, "the value");
     drop(file);
-    // The session, the handler and the state. Whether the state has a reference depends on its
-    // retrieval, which the sample asks for.
+    // The references of the open file, which the session holds, of LUO for the retrieved file, and
+    // of LUO for the state, which the sample has retrieved.
     has_references(RUST, 3, "with a session that is not finished")?;
     is_busy(RUST, "with a session that is not finished")?;
     Ok(session)
@@ -342,7 +344,7 @@ fn take_over_again(_: &mut Stage<'_>) -> Result {
     in_rust(2)?.finish()?;
     unload(RUST, "after everything was finished")?;
 
-    // It is not known on which states a file depended that was finished without its handler.
+    // One file was finished without its handler. LUO does not know on which states it depended.
     let device = registered(LOST_DEVICE)?;
     device.order("get-incoming").at("get the state")?;
     device.order("put-incoming").at("put the state")?;
@@ -371,7 +373,7 @@ pub fn suite() -> Suite {
     ];
     Suite {
         group: "machines",
-        // With parameters, it is not among those that run if none is named.
+        // A suite with parameters only runs if it is named.
         cmdline: "liveupdate=on",
         ..Suite::new("modules", cases)
     }

@@ -112,7 +112,7 @@ pub fn suite() -> Suite {
     ];
     Suite {
         group: GROUP,
-        // With parameters, it is not among those that run if none is named.
+        // A suite with parameters only runs if it is named.
         cmdline: "liveupdate=on",
         ..Suite::new("nodes", cases)
     }

@@ -36,7 +36,7 @@ fn start() -> Result<(Ioas, Nvme)> {
     Ok((ioas, nvme))
 }
 
-/// What of a device is preserved when the kernel is replaced.
+/// The files of a device that are preserved when the kernel is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Preserved {
     /// The memory and the device.
@@ -47,7 +47,7 @@ enum Preserved {
     Nothing,
 }
 
-/// Preserves what is asked for, and has the device carry out many reads.
+/// Preserves the files, and orders many reads from the device.
 fn before(stage: &mut Stage<'_>, what: Preserved) -> Result {
     let (ioas, nvme) = start()?;
     let session = create("nvme")?;

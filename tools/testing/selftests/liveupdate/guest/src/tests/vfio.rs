@@ -36,7 +36,7 @@ const SHORT: usize = 4096;
 /// A ring that is not emptied while the kernel is replaced.
 const LONG: usize = 32768;
 
-/// What user space writes to its interrupt line, which the next kernel must know.
+/// The number that user space writes to the interrupt line, which the next kernel must know.
 const LINE: u8 = 0xa7;
 
 /// Where memory is mapped that is not preserved.

@@ -11,8 +11,8 @@ const CHRONY: &str = "/bin/chronyd";
 const LOADER: &str = "/lib/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "/lib";
 
-/// What the name of the port to the host begins with. The guest has no other port; the number in the
-/// name is that of the virtio device.
+/// The beginning of the name of the port to the host. The guest has no other port; the number in
+/// the name is that of the virtio device.
 const PORT: &str = "vport";
 
 /// The configuration of chrony: the first two lines are those that the documentation recommends.
@@ -46,7 +46,7 @@ fn port() -> Result<PathBuf> {
     }
 }
 
-/// Runs a program, which does not end.
+/// Runs a program, which is expected not to end.
 fn run(program: &str, arguments: impl FnOnce(&mut Command)) -> Result<()> {
     let mut command = Command::new(LOADER);
     command.args(["--library-path", LIBRARIES, program]);
@@ -66,7 +66,7 @@ pub(super) fn run_agent() -> Result<()> {
 
 /// Runs chrony, which follows the clock of the host.
 pub(super) fn run_chrony() -> Result<()> {
-    // It looks its user up.
+    // chrony looks up its user.
     fs::create_dir_all("/etc").at("make /etc")?;
     fs::write("/etc/passwd", "root:x:0:0::/:\n").at("write /etc/passwd")?;
     run(CHRONY, |chrony| {

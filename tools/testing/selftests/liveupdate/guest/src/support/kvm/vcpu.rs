@@ -18,7 +18,7 @@ use rustix::thread::CpuSet;
 /// A program in page 0 of the guest, in real mode.
 struct Program<'a> {
     code: &'a [u8],
-    /// Where it is, and what the stack pointer is.
+    /// The address of the program, and the stack pointer.
     start: usize,
     stack: u64,
     /// The start of the data segment.
@@ -29,7 +29,7 @@ struct Program<'a> {
 #[derive(PartialEq, Eq, Debug)]
 enum Stop {
     Halted,
-    /// It has stored a byte where there is no memory.
+    /// The guest has stored a byte to an address without memory.
     Stored(u64, u8),
     Other(String),
 }
@@ -62,8 +62,8 @@ impl Vm {
         }
     }
 
-    /// Lets the guest divide by zero and store a byte to `address`, where it has no memory, when it handles
-    /// that.
+    /// Lets the guest divide by zero, and store a byte to `address`, where it has no memory, in the
+    /// handler of the exception.
     pub fn store_in_handler(&self, map: &mut Map, address: u64) -> Result {
         const START: u16 = 0x400;
         const BYTE: u8 = 0x5a;
@@ -73,7 +73,7 @@ impl Vm {
             0xc6, 0x06, 0x00, 0x00, BYTE, // mov byte [0], BYTE
             0xf4, // hlt
         ];
-        // The handler of the exception is what follows.
+        // The handler of the exception is the code after the division.
         let handler = START + 4;
         map.page(0)[..2].copy_from_slice(&handler.to_le_bytes());
         map.page(0)[2..4].fill(0);

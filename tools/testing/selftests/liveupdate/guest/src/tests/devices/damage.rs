@@ -36,7 +36,7 @@ fn field(size: &str, entry: usize, offset: usize) -> String {
 const BDF: usize = 4;
 /// Vendor and device.
 const ID: usize = 8;
-/// How requests are routed: the ACS control register.
+/// The ACS control register.
 const ROUTING: usize = 92;
 /// The bus numbers of a bridge.
 const BUSES: usize = 28;
@@ -118,7 +118,7 @@ pub fn bus_zero_suite() -> Suite {
     )
 }
 
-/// The root port has another ACS control register than its entry says: nothing below it is used.
+/// The ACS control register of the root port differs from its entry: no device below it is used.
 pub fn routing_suite() -> Suite {
     let lines = [format!("{} = 0x7f", field("u32", 2, ROUTING))];
     let words = &["its ACS or ARI control has changed"];

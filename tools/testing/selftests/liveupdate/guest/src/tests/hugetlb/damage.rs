@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Damage to the number of huge pages that is handed over. No file is lost: only the size of the pool
-//! is wrong until its pages are known.
+//! Damage to the numbers of huge pages that are handed over. No file is lost: only the size of the
+//! pool is wrong, until the files are retrieved.
 
 use super::{check, filled, set_pool, Counts, POOL};
 use crate::{
@@ -20,12 +20,12 @@ use std::fs::File;
 const PAGES: u64 = 4;
 const ALL: &[u64] = &[0, 1, 2, 3];
 
-/// What the kernel logs if it does not use the numbers.
+/// The messages of a kernel that does not use the numbers.
 pub(super) const MALFORMED: &[&str] = &["the number of preserved huge pages is malformed"];
 pub(super) const TOO_MANY: &[&str] = &["HugeTLB:", "announced more pages than there is memory"];
 
-/// The damage of each kernel, and what the next one logs. The first entry of the list is that of the
-/// file.
+/// The damage that each kernel does, and what the next one logs. The first entry in the list of
+/// numbers is for the pages of the file.
 const DAMAGED: [(&str, &str, Option<&[&str]>); 4] = [
     // More entries than there is room for.
     ("count", "u64 0 flb hugetlb-v2 data = 64", Some(MALFORMED)),
@@ -35,7 +35,7 @@ const DAMAGED: [(&str, &str, Option<&[&str]>); 4] = [
         "u64 8 flb hugetlb-v2 data = 0x10000000",
         Some(TOO_MANY),
     ),
-    // It is the last one: what is not understood is kept.
+    // This is the last one, since a kernel keeps data that it does not understand.
     ("version", "flb hugetlb-v2 name = \"hugetlb-v9\"", None),
 ];
 
@@ -53,7 +53,7 @@ fn hand_over(stage: &mut Stage<'_>, number: usize) -> Result {
     kexec::add_param(&format!("hugepages={POOL}"))
 }
 
-/// The kernel allocates all pages of the command line, and the file's are added to them.
+/// The kernel allocates all pages of the command line, and adds those of the file to the pool.
 fn take_over(number: usize) -> Result {
     let (what, _, message) = DAMAGED[number];
     if let Some(words) = message {

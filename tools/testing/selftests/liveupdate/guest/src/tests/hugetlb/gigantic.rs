@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memfds of huge pages of 1 GiB, on a machine whose command line asks for them. Its kernels allocate
-//! the pages before they have an allocator.
+//! Memfds of huge pages of 1 GiB, on a machine whose command line asks for such pages. Its kernels
+//! allocate them before their page allocator works.
 
 pub mod damage;
 
@@ -31,11 +31,12 @@ use std::{
 
 const GIB: u64 = 1 << 30;
 
-/// The pool of the machine, and its pages on each of two nodes at first.
+/// The size of the pool, and its pages on each of two nodes at first.
 const POOL: u64 = 3;
 const ON_NODES: [u64; 2] = [2, 1];
 
-/// The page structures of a huge page fill this many small pages. All but one of these are freed.
+/// The number of small pages that the page structures of a huge page fill at boot. All of them are
+/// freed: a new page has the structures that are kept.
 const STRUCTURES: u64 = 4096;
 
 /// The size in the names of files.
@@ -206,8 +207,8 @@ fn failures() -> Case {
     })
 }
 
-/// Three files take all pages of the pool. The last one is on the second node: if its page is not
-/// taken into account, a later kernel allocates another one there.
+/// Three files take all pages of the pool. The last one is on the second node: if the counts did
+/// not include its page, a later kernel would allocate another one there.
 fn hand_over(stage: &mut Stage<'_>) -> Result {
     ensure_eq!(on_nodes()?, ON_NODES, "the pool on each node at boot");
     for (name, pages, seed, node) in [("kept", 2, 3, 0), ("lost", 1, 4, 0), ("late", 1, 5, 1)] {
@@ -224,7 +225,7 @@ fn hand_over(stage: &mut Stage<'_>) -> Result {
     Ok(())
 }
 
-/// The pool has the size of the command line and is on the nodes as in the first kernel.
+/// Checks that the pool has the size of the command line, on the same nodes as in the first kernel.
 fn check_pool(free: u64) -> Result {
     ensure_eq!(
         counts()?,
@@ -327,7 +328,7 @@ fn take_over_again(stage: &mut Stage<'_>) -> Result {
     ensure_eq!(counts()?, surplus, "the pool with the last file");
     let before = meminfo::free()?;
     retrieve("gigantic-second")?.finish()?;
-    // Pages with few page structures are freed in the background, which this waits for.
+    // Pages whose page structures were freed are freed in the background. This waits for it.
     set_pool(0)?;
     ensure_eq!(counts()?, Counts::of(0, 0), "the pool at the end");
     let more = meminfo::free()?.saturating_sub(before) >> 10;

@@ -70,8 +70,8 @@ fn filled() -> impl Iterator<Item = u64> {
 /// The pages of the file on each node, at first.
 const USED: [u64; 2] = [1, PAGES - 2];
 
-/// Hands on how many pages of the file are on each node. To preserve it may have moved some of them out of
-/// memory that the next kernel needs, for which there can be too little room on their node.
+/// Saves how many pages of the file are on each node. PRESERVE_FD may have moved some of them out
+/// of memory that the next kernel needs, to another node if there is too little room on their own.
 fn put_used(stage: &Stage<'_>, used: [u64; 2]) -> Result {
     stage.put("used on the first node", used[0])
 }
@@ -105,8 +105,8 @@ fn hand_over(stage: &mut Stage<'_>) -> Result {
     kexec::add_param(&format!("hugepages={}", EQUAL.iter().sum::<u64>()))
 }
 
-/// The pool is distributed as it was, although most of the file is on one node. Then it gets other
-/// sizes, which the next kernel does not know: its pool is as the command line says.
+/// The pool is distributed as before, although most of the file is on one node. Then it gets other
+/// sizes on the nodes. The next kernel does not know these: its pool is as the command line says.
 fn resize(stage: &mut Stage<'_>) -> Result {
     let used = get_used(stage)?;
     put_used(stage, used)?;

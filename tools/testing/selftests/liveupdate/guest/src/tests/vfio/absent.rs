@@ -58,7 +58,7 @@ pub fn unplugged_suite() -> Suite {
         expect_errno(retrieved, Errno::NODEV, "RETRIEVE_FD of the device")?;
         drop(memory);
         session.finish()?;
-        // A device that is not there cannot be stopped either: its memory stays reserved.
+        // A device that has disappeared cannot be stopped: its memory stays reserved.
         forced::fill(&frames)
     });
     suite("vfio_unplugged", case)

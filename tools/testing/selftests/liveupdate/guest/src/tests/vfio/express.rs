@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the next kernel does with capabilities of PCI Express: it does not configure those of a device
-//! that works, nor those of the port above it, since the previous kernel has done so.
+//! The next kernel does not configure the PCI Express capabilities of a working device or of the
+//! port above it, since the previous kernel has done so.
 
 use super::{before_with, start, suite, take_over, variants::open_again, USUAL};
 use crate::support::{
@@ -60,7 +60,7 @@ fn power_stays_on() -> Result {
     expect_errno(off, Errno::BUSY, "turning the power of the slot off")
 }
 
-/// The device is in a slot whose port reports errors: both kernels have drivers for the port.
+/// The device is in a slot whose port reports errors. Both kernels have drivers for the port.
 pub fn ports_suite() -> Suite {
     let case = Case::two(
         "port_is_left_alone",
@@ -82,15 +82,15 @@ pub fn ports_suite() -> Suite {
     suite("vfio_ports", case)
 }
 
-/// Fails unless virtual functions cannot be turned on, with `errno`.
+/// Fails unless turning virtual functions on fails with `errno`.
 fn refused(errno: Errno, what: &str) -> Result {
     let device = PciDevice::find(ID)?;
     ensure!(device.total_functions()? > 0, "there are no functions");
     expect_errno(device.enable_functions(1), errno, what)
 }
 
-/// The device could have virtual functions: they cannot be turned on while it is preserved, nor before
-/// it is discovered again.
+/// The device supports virtual functions: they cannot be turned on while it is preserved, and in
+/// the next kernel not before it is discovered again.
 pub fn functions_suite() -> Suite {
     let case = Case::two(
         "functions_are_refused",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What goes wrong with the file of a device: it cannot be frozen, or the next kernel cannot use it.
+//! Failures with the file of a device: it cannot be frozen, or the next kernel cannot use it.
 
 use super::{
     before_with, forced, map_elsewhere, preserve, start, suite, DEVICE, ELSEWHERE, MEMORY, USUAL,
@@ -20,8 +20,8 @@ use crate::{
 use rustix::io::Errno;
 use std::{fs::File, io};
 
-/// Memory is mapped that was not when the device was preserved: the kexec is refused, and the device
-/// works on. Without this memory, it can be preserved again.
+/// Memory is mapped after the device was preserved: the kexec is refused, and the device keeps
+/// working. When this memory is unmapped, the device can be preserved again.
 pub fn mapped_suite() -> Suite {
     let case = Case::two(
         "memory_is_mapped_later",
@@ -42,8 +42,9 @@ pub fn mapped_suite() -> Suite {
     suite("vfio_mapped", case)
 }
 
-/// The next kernel cannot use the file of the device after this `damage`; RETRIEVE_FD fails with
-/// `errno`. At the end, the device is a `master` or not. Its memory stays reserved.
+/// After the damage in `line`, the next kernel cannot use the file of the device; RETRIEVE_FD fails
+/// with `errno`. At the end, the bus master bit of the device is `master`. Its memory stays
+/// reserved.
 fn damaged(
     name: &'static str,
     case: &str,

@@ -114,8 +114,8 @@ pub fn closed_suite() -> Suite {
     suite("vfio_closed", case)
 }
 
-/// Memory is mapped that was not when the device was preserved, and the policy of the session permits
-/// that such a file is left out: the device is stopped.
+/// Memory is mapped after the device was preserved, and the policy of the session permits a kexec
+/// without a file that cannot be frozen: the device is stopped.
 pub fn skipped_suite() -> Suite {
     let case = Case::two(
         "device_is_left_out",
@@ -183,8 +183,8 @@ pub fn unbound_suite() -> Suite {
     suite("vfio_unbound", case)
 }
 
-/// The retrieved file is bound to an iommufd, but the memory is never mapped, so that nothing keeps it
-/// when the session is finished: the device is silenced, although user space has it open.
+/// The retrieved file is bound to an iommufd, but the memory is never mapped, so that it is not
+/// pinned when the session is finished: the device is silenced, although user space has it open.
 pub fn unmapped_suite() -> Suite {
     let case = Case::two(
         "never_mapped",

@@ -2,14 +2,14 @@
 
 """Updates the kernel of a machine that consists of packages only.
 
-Runs once with each kernel; what was found so far is kept on the disk. Firmware starts the first
-kernel by its boot entry. The second kernel is installed by its package, and started in a live update
-by its boot entry; the first one again, by its version. Then the second one panics, and firmware
-starts the first one, since the default boot entry is only changed when all required sessions are
-there.
+Runs once with each kernel; the results so far are kept on the disk. Firmware starts the first
+kernel by its boot entry. The second kernel is installed from its package, and a live update starts
+it by its boot entry. Another one starts the first kernel again, by its version. Then the second
+kernel is started and panics, and firmware starts the first one, since the default boot entry is only
+changed when all required sessions are finished.
 
-The same with GRUB, which is installed then: it starts the newest kernel; the first one follows by a
-live update; the next one hangs, and the watchdog resets the machine.
+After that, GRUB is installed. It starts the newest kernel, and a live update starts the first one
+again. The kernel of the next update hangs, and the watchdog resets the machine.
 """
 
 import glob
@@ -31,7 +31,7 @@ PATIENCE = 300
 
 
 class Boot:
-    """How many kernels ran before this one."""
+    """The number of kernels that ran before this one, and the command line of this one."""
 
     def __init__(self):
         self.number = 0
@@ -96,7 +96,7 @@ def keeper(tests, expected):
 
 
 def kernel(tests, release):
-    """The running kernel, and what its command line must have."""
+    """Checks the running kernel, its command line, luod and the watchdog."""
     tests.check(f"the kernel is {release}", os.uname().release == release, os.uname().release)
     words = tests.boot.cmdline.split()
     wanted = ["kho=on", "liveupdate=on", "ramoops.mem_name=luo_log"]
@@ -132,21 +132,21 @@ def update(tests, *load):
     tests.boot.next()
     say(f"{shown}; luoctl kexec")
     status, said = run("luoctl", "kexec", "--yes")
-    # It ends with luod, or is killed.
+    # luoctl ends when luod ends, or is killed.
     if status > 0:
         tests.check("luoctl kexec", False, said)
     return status <= 0
 
 
 def log(tests):
-    """The log of the previous kernel, also where firmware offers a place for logs."""
+    """luoctl shows the log of the previous kernel, although firmware has a place for logs as well."""
     status, said = run("luoctl", "report", "--log", "--lines", "100000")
     good = status == 0 and f"{LOG_MARK}{tests.boot.number - 1}" in said
     tests.check("luoctl shows the log of the previous kernel", good, said[-1000:])
 
 
 def updated(tests, before, release, count, default=default, entry=entry):
-    """After an update: the default boot entry changes when the session is there, and not before."""
+    """After an update: the default boot entry changes when the session is finished, and not before."""
     kernel(tests, release)
     log(tests)
     tests.check("the default is still the previous kernel", default() == entry(before), default())
@@ -173,7 +173,7 @@ def fell_back(tests, default=default, entry=entry):
 
 
 def varlink(tests):
-    """The interface that programs of systemd speak, which is started by its socket."""
+    """The Varlink interface, which systemd starts by its socket."""
     run("systemctl", "start", "luod-varlink.socket")
     call = ["call", "/run/luod/io.luod.LiveUpdate", "io.luod.LiveUpdate.ListSessions", "{}"]
     status, said = run("varlinkctl", *call)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Huge pages of 1 GiB that were allocated while the kernel ran, and damage to what is handed over
-//! about them. The first two kernels do not have them on their command line.
+//! Huge pages of 1 GiB that were allocated while the kernel ran, and damage to the data about them
+//! that is handed over. The command lines of the first two kernels do not ask for such pages.
 
 use super::{check, counts, filled, set_pool, Counts};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 use rustix::io::Errno;
 use std::fs::File;
 
-/// The pages for which the later kernels are asked.
+/// The number of pages on the command line of the later kernels.
 const POOL: u64 = 2;
 
 /// Preserves a file of one page.
@@ -59,8 +59,8 @@ fn no_parameter(stage: &mut Stage<'_>) -> Result {
     kexec::add_param(&format!("hugepagesz=1G hugepages={POOL}"))
 }
 
-/// The kernel has allocated pages for the command line, as many as there is room for beside those that
-/// are preserved, and none of them is counted as in use.
+/// Checks that the kernel has allocated pages for the command line, up to the number for which
+/// there is room beside the preserved ones, and counts none of them as in use.
 fn check_pool(what: &str) -> Result<u64> {
     let found = counts()?;
     ensure_eq!(
@@ -89,7 +89,8 @@ fn malformed(stage: &mut Stage<'_>) -> Result {
     damage("gigantic-order", &["memfd @ 1 flags = 9"])
 }
 
-/// So are the pages of other files, also of one that cannot be retrieved.
+/// The pages of other files are added to the pool as well, also that of a file that cannot be
+/// retrieved.
 fn too_many(_: &mut Stage<'_>) -> Result {
     reported(TOO_MANY)?;
     let total = check_pool("too many")?;
