@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 
-"""A service that keeps 16 MiB and the number of its restarts in the session "keeper"."""
+"""A service that keeps 16 MiB and the number of updates in the session "keeper"."""
 
 import os
 
