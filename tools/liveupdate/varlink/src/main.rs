@@ -10,7 +10,7 @@ use varlink::{ErrorKind, ListenConfig};
 /// The read-only Varlink interface io.luod.LiveUpdate of luod.
 ///
 /// Serves the socket that systemd passes, or creates one, and ends after a minute without a new
-/// connection.
+/// connection, if no connection is open then.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -26,7 +26,8 @@ struct Args {
     listen: String,
 }
 
-/// The time without a new connection after which the program ends, in seconds.
+/// The time without a new connection after which the program ends if no connection is open, in
+/// seconds.
 const IDLE: u64 = 60;
 
 /// Connections that are served at a time.
