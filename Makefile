@@ -45,7 +45,7 @@ help:
 	@echo 'make lint       formatting, Clippy, words, and the checks of the patches'
 	@echo 'make format     format all Rust code'
 	@echo 'make bench      compare times with the implementation in C (QUICK=1 ONLY=run,'
-	@echo '                also ONLY=devices, ONLY=guest)'
+	@echo '                also ONLY=devices, ONLY=kinds, ONLY=guest)'
 	@echo 'make fuzz       fuzz the parsers of the format, FUZZ_SECONDS=60 a target'
 	@echo 'make soak       N=100 kexecs in a row, with random sessions and files (SEED=1)'
 	@echo 'make test-debug random operations for STRESS_SECONDS=600 (SEED=1), and'
@@ -79,7 +79,7 @@ help:
 $(TARGETS):
 	@$(VM) luo-vm $@
 
-# The groups of arm64 come after those of x86, which may have failed.
+# The groups of arm64 are run after those of x86, even if some of these have failed.
 test-all:
 	@status=0; $(VM) luo-vm test-all || status=$$?; \
 	$(if $(ARCH),,ARCH=arm64 $(VM) luo-vm test-all || status=$$?;) exit $$status
