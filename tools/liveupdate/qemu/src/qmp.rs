@@ -286,8 +286,8 @@ impl Qmp {
         let end = Instant::now() + limit;
         self.call("migrate", json!({ "uri": uri }))?;
         self.migrated("save", limit)?;
-        // QEMU stops the guest for good after it has reported that the migration is completed, and
-        // must not be told to resume the guest before.
+        // QEMU finally stops the guest after it has reported that the migration is completed, and
+        // must not be told to resume the guest before that.
         while self.status()? == "finish-migrate" {
             if Instant::now() > end {
                 return Err(Error::Late("stop the guest"));
