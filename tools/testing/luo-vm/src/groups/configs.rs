@@ -145,7 +145,7 @@ const CONFIGS: [Odd; 21] = [
         LIVEUPDATE,
         "CONFIG_KUNIT=y\nCONFIG_LIVEUPDATE_KUNIT_TEST=y\nCONFIG_DEBUG_KERNEL=y\n\
          CONFIG_DEBUG_FS=y\nCONFIG_RUNTIME_TESTING_MENU=y\nCONFIG_FAULT_INJECTION=y\n\
-         CONFIG_LIVEUPDATE_ERROR_INJECTION=y\n",
+         CONFIG_LIVEUPDATE_ERROR_INJECTION=y\nCONFIG_FTRACE=y\nCONFIG_ENABLE_DEFAULT_TRACERS=y\n",
     ),
 ];
 
@@ -153,7 +153,7 @@ const CONFIGS: [Odd; 21] = [
 type Object = (&'static str, &'static str);
 
 /// The objects of all C files and crates that belong to the overlay, or that patches change.
-const OBJECTS: [Object; 48] = [
+const OBJECTS: [Object; 49] = [
     ("mm/memblock.o", ""),
     ("mm/shmem.o", ""),
     ("mm/memfd.o", "MEMFD_CREATE"),
@@ -162,6 +162,7 @@ const OBJECTS: [Object; 48] = [
     ("fs/hugetlbfs/inode.o", "HUGETLBFS"),
     ("kernel/dma/swiotlb.o", "SWIOTLB"),
     ("kernel/time/clocksource.o", ""),
+    ("kernel/trace/ring_buffer.o", "RING_BUFFER"),
     ("kernel/kexec_core.o", "KEXEC_CORE"),
     ("kernel/kexec_file.o", "KEXEC_FILE"),
     ("kernel/liveupdate/kexec_handover.o", "KEXEC_HANDOVER"),
