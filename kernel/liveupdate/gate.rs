@@ -60,6 +60,14 @@ impl Stopped {
             Self::Failed(err)
         }
     }
+
+    /// The error for user space.
+    pub(crate) fn error(&self) -> Error {
+        match *self {
+            Self::GaveWay => EBUSY,
+            Self::Failed(err) => err,
+        }
+    }
 }
 
 impl From<Error> for Stopped {
@@ -76,10 +84,7 @@ impl From<AllocError> for Stopped {
 
 impl From<Stopped> for Error {
     fn from(stopped: Stopped) -> Self {
-        match stopped {
-            Stopped::GaveWay => EBUSY,
-            Stopped::Failed(err) => err,
-        }
+        stopped.error()
     }
 }
 

@@ -26,6 +26,10 @@ use crate::{
         self,
         ENTRY_NAME, //
     },
+    trace::{
+        Event,
+        Serialize, //
+    },
 };
 use kernel::{
     kho::{
@@ -66,6 +70,15 @@ pub(crate) fn reboot() -> Result {
 }
 
 fn hand_over(luo: &'static Luo) -> Result {
+    let step = Serialize.begin();
+    let totals = hand_over_all(luo);
+    // CAST: `usize` has at most 64 bits.
+    let counts = totals.as_ref().map(|t| (t.sessions as u64, t.files));
+    step.end(&counts.map_err(|err| *err));
+    totals.map(|_| ())
+}
+
+fn hand_over_all(luo: &'static Luo) -> Result<Totals> {
     let start = Instant::<Monotonic>::now();
     let context = &luo.context;
     let gate = context.gate.close().inspect_err(|err| {
@@ -88,7 +101,10 @@ fn hand_over(luo: &'static Luo) -> Result {
             }
         }
         gate.seal();
-        return Ok(());
+        return Ok(Totals {
+            sessions: 0,
+            files: 0,
+        });
     }
     if root::unread().is_some() {
         return Err(refuse_loss("there are new sessions"));
@@ -126,7 +142,7 @@ fn hand_over(luo: &'static Luo) -> Result {
     );
     report_lost();
     gate.seal();
-    Ok(())
+    Ok(totals)
 }
 
 /// The vital data that may be handed over. The data of this kernel is handed over only if it can be

@@ -24,6 +24,7 @@
 //! | [`policy`]      | vital data: data that a kernel must not ignore                |
 //! | [`root`]        | the root of handed over data, in both directions              |
 //! | [`sysfs`]       | formats: supported ones, and those in use                     |
+//! | [`trace`]       | tracepoints                                                   |
 //! | [`worker`]      | work that continues when its process is killed                |
 //!
 //! See Documentation/core-api/liveupdate.rst.
@@ -56,6 +57,7 @@ mod ops;
 mod policy;
 mod root;
 mod sysfs;
+mod trace;
 mod worker;
 
 kernel::builtin_crate!(c"luo");

@@ -14,11 +14,16 @@ use super::{
 use crate::{
     abi::{
         FileSer,
-        FileSetSer, //
+        FileSetSer,
+        Name, //
     },
     block_list::BlockList,
     luo_flb::incoming::IncomingFlbLists,
-    ops::Peers, //
+    ops::Peers,
+    trace::{
+        Event,
+        FileEvent, //
+    },
 };
 use kernel::{
     fs::File,
@@ -72,6 +77,8 @@ impl Peers for EarlierFiles<'_> {
 /// Of the first `frozen` files, those that are preserved again are frozen; no other file is.
 /// `blocks` has room for all files.
 pub(crate) struct CarriedFiles {
+    /// The name of the session.
+    session: Name,
     files: KVVec<CarriedFile>,
     blocks: BlockList<FileSer>,
     frozen: usize,
@@ -89,7 +96,7 @@ impl CarriedFiles {
     pub(crate) fn new(
         handlers: &Handlers,
         incoming: &IncomingFiles,
-        session: &BStr,
+        session: Name,
         lost: &mut KVec<IncomingFlbLists>,
     ) -> Result<Self> {
         let mut files = KVVec::new();
@@ -98,7 +105,7 @@ impl CarriedFiles {
                 pr_warn!(
                     "session '{}': handler '{}': the file with token {} cannot be carried over, since \
                      it could not be retrieved: error {}\n",
-                    session,
+                    BStr::from_bytes(session.as_bytes()),
                     file.compatible(),
                     file.token(),
                     err.to_errno()
@@ -112,6 +119,7 @@ impl CarriedFiles {
         let mut blocks = BlockList::new();
         blocks.grow(files.len())?;
         Ok(Self {
+            session,
             files,
             blocks,
             frozen: 0,
@@ -141,8 +149,8 @@ impl CarriedFiles {
         &mut self,
         handlers: &'static Handlers,
         incoming: &IncomingFiles,
-        session: &BStr,
     ) -> Result<bool> {
+        let name = &self.session;
         let mut found = false;
         for at in 0..self.files.len() {
             let Some((before, rest)) = self.files.split_at_mut_checked(at) else {
@@ -156,27 +164,30 @@ impl CarriedFiles {
             }
             found = true;
             let CarriedFile { file, again } = carried;
-            let retrieved = incoming.retrieve(handlers, session, file);
+            let retrieved = incoming.retrieve(handlers, name.as_ref(), file);
             // Those on which it depends, which may have been retrieved just now, come first.
             if retrieved.is_ok() && before.iter().any(|other| other.must_be_preserved(handlers)) {
                 continue;
             }
+            let step = FileEvent::Preserve.begin();
             let preserved = retrieved
                 .and_then(|_| file.preserve_again(handlers, &EarlierFiles(before)))
                 .map_err(Error::from)
-                .inspect_err(|&err| report(session, "preserve", file, err))?;
-            *again = Some(preserved);
+                .inspect_err(|&err| report(name, "preserve", file, err));
+            step.end(name, file.token(), file.format(), &preserved);
+            *again = Some(preserved?);
         }
         Ok(found)
     }
 
     /// Freezes and serializes the files. Allocates no memory.
-    pub(crate) fn freeze(&mut self, session: &BStr) -> Result<FileSetSer> {
+    pub(crate) fn freeze(&mut self) -> Result<FileSetSer> {
+        let name = &self.session;
         while let Some(CarriedFile { file, again }) = self.files.get_mut(self.frozen) {
             if let Some(again) = again {
                 again
-                    .freeze()
-                    .inspect_err(|&err| report(session, "freeze", file, err))?;
+                    .freeze(name)
+                    .inspect_err(|&err| report(name, "freeze", file, err))?;
             }
             // INVARIANT: One more file is frozen.
             self.frozen = self.frozen.saturating_add(1);
@@ -192,10 +203,10 @@ impl CarriedFiles {
     }
 }
 
-fn report(session: &BStr, what: &str, file: &IncomingFile, err: Error) {
+fn report(session: &Name, what: &str, file: &IncomingFile, err: Error) {
     pr_err!(
         "session '{}': handler '{}' cannot {} the file with token {} of the previous kernel: error {}\n",
-        session,
+        BStr::from_bytes(session.as_bytes()),
         file.compatible(),
         what,
         file.token(),
@@ -205,13 +216,16 @@ fn report(session: &BStr, what: &str, file: &IncomingFile, err: Error) {
 
 impl Drop for CarriedFiles {
     fn drop(&mut self) {
+        let name = &self.session;
         for file in self.files.iter().take(self.frozen).rev() {
             if let Some(again) = &file.again {
-                again.unfreeze();
+                again.unfreeze(name);
             }
         }
-        while let Some(file) = self.files.pop() {
-            drop(file);
+        while let Some(CarriedFile { again, .. }) = self.files.pop() {
+            if let Some(again) = again {
+                again.unpreserve(name);
+            }
         }
     }
 }

@@ -22,7 +22,11 @@ use crate::{
         look_at,
         HandedOver, //
     },
-    gate::Stopped, //
+    gate::Stopped,
+    trace::{
+        Event,
+        SessionEvent, //
+    },
 };
 use kernel::{
     fs::File,
@@ -224,6 +228,14 @@ impl IncomingFiles {
     /// [`EBUSY`] if a handler refuses, or if user space has retrieved a file without another on which
     /// it depends; nothing has changed then.
     pub(crate) fn finish(&mut self, handlers: &'static Handlers, session: &BStr) -> Result {
+        let step = SessionEvent::Finish.begin();
+        let files = self.count();
+        let result = self.release(handlers, session);
+        step.end(session, files, &result);
+        result
+    }
+
+    fn release(&mut self, handlers: &'static Handlers, session: &BStr) -> Result {
         for file in &self.files {
             if let Some(missing) = file.missing(&self.by_token) {
                 pr_warn!(

@@ -34,6 +34,10 @@ use crate::{
         Retrieval, //
     },
     policy,
+    trace::{
+        Event,
+        FileEvent, //
+    },
     worker, //
 };
 use kernel::{
@@ -145,6 +149,11 @@ impl IncomingFile {
         )
     }
 
+    /// The name of the handler that this file needs; [`None`] if it is malformed.
+    pub(super) fn format(&self) -> Option<&Compatible> {
+        self.compatible.as_ref()
+    }
+
     /// The state of the file as text, and the error if there was one.
     pub(crate) fn progress(&self) -> (&'static str, Option<Error>) {
         // A report must not wait for a handler.
@@ -193,6 +202,22 @@ impl IncomingFile {
         if let Some(result) = progress.result() {
             return Ok(result?);
         }
+        let step = FileEvent::Retrieve.begin();
+        let result = self.retrieve_into(payload, progress, handlers, session, peers);
+        let traced = result.as_ref().map_err(Stopped::error);
+        step.end(session, self.token, self.compatible.as_ref(), &traced);
+        result
+    }
+
+    /// Retrieves the file, of which `payload` and `progress` are the state.
+    fn retrieve_into(
+        &self,
+        payload: &mut Payload,
+        progress: &mut Progress,
+        handlers: &'static Handlers,
+        session: &BStr,
+        peers: impl RetrievalPeers,
+    ) -> Result<ARef<File>, Stopped> {
         // After a temporary failure, `progress` gets the handler back.
         let handler = match core::mem::replace(progress, Progress::Unknown) {
             Progress::Ready(handler) => Some(handler),
@@ -355,6 +380,17 @@ impl IncomingFile {
 
     /// Releases all handed over data of the file.
     pub(super) fn finish(&self, handlers: &'static Handlers, session: &BStr) {
+        let step = FileEvent::Finish.begin();
+        let result = self.release(handlers, session);
+        step.end(session, self.token, self.compatible.as_ref(), &result);
+    }
+
+    /// As [`Self::finish`].
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if there is no handler, [`ENODEV`] if it is gone: the data stays reserved.
+    fn release(&self, handlers: &'static Handlers, session: &BStr) -> Result {
         let mut guard = self.state.write();
         let payload = guard.payload;
         // The replaced value is dropped at the end of this function.
@@ -373,15 +409,15 @@ impl IncomingFile {
                 );
                 // The file may be that of a device that writes to the memory of other files.
                 dma::set_out_of_control();
-                return;
+                return Err(EOPNOTSUPP);
             }
-            Progress::Finished => return,
+            Progress::Finished => return Ok(()),
         };
-        if found
+        let finished = found
             .handler
             .with(|ops| ops.finish(payload, retrieval))
-            .is_none()
-        {
+            .ok_or(ENODEV);
+        if finished.is_err() {
             // The handler was unregistered.
             dma::set_out_of_control();
         }
@@ -389,5 +425,6 @@ impl IncomingFile {
             .flbs
             .incoming
             .file_finished(&found.incoming_flbs(handlers));
+        finished
     }
 }

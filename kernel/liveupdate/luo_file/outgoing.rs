@@ -18,7 +18,8 @@ use super::{
 use crate::{
     abi::{
         FileSer,
-        FileSetSer, //
+        FileSetSer,
+        Name, //
     },
     block_list::BlockList,
     fault,
@@ -31,6 +32,10 @@ use crate::{
         FileOps,
         Payload,
         Peers, //
+    },
+    trace::{
+        Event,
+        FileEvent, //
     },
 };
 use core::cell::Cell;
@@ -136,6 +141,11 @@ impl PreparedFile {
         })
     }
 
+    /// The handler of the file.
+    pub(crate) fn handler(&self) -> &Handler {
+        &self.source.handler
+    }
+
     /// Preserves the file, which may depend on some of `peers`. Can be called again if it fails.
     ///
     /// # Errors
@@ -217,8 +227,16 @@ pub(crate) struct OutgoingFile {
 }
 
 impl OutgoingFile {
-    pub(super) fn freeze(&mut self) -> Result {
-        fault::point()?;
+    /// Calls the `freeze` operation of the handler. `session` is for the trace.
+    pub(super) fn freeze(&mut self, session: &Name) -> Result {
+        let step = FileEvent::Freeze.begin();
+        let result = fault::point().and_then(|()| self.call_freeze());
+        let handler = self.handler().compatible();
+        step.end(session, self.token, Some(handler), &result);
+        result
+    }
+
+    fn call_freeze(&mut self) -> Result {
         let Self {
             source,
             payload,
@@ -233,10 +251,23 @@ impl OutgoingFile {
             .unwrap_or(Err(ENODEV))
     }
 
-    pub(super) fn unfreeze(&self) {
+    /// Undoes [`Self::freeze`].
+    pub(super) fn unfreeze(&self, session: &Name) {
+        let step = FileEvent::Unfreeze.begin();
         self.source
             .handler
             .with(|ops| ops.unfreeze(&self.source.file, &self.payload));
+        let handler = self.handler().compatible();
+        step.end(session, self.token, Some(handler), &Ok(()));
+    }
+
+    /// Drops the file, which unpreserves it. `session` is for the trace.
+    pub(super) fn unpreserve(self, session: &Name) {
+        let step = FileEvent::Unpreserve.begin();
+        let token = self.token;
+        let handler = step.is_traced().then(|| *self.handler().compatible());
+        drop(self);
+        step.end(session, token, handler.as_ref(), &Ok(()));
     }
 
     pub(super) fn serialize(&self) -> FileSer {
@@ -275,14 +306,18 @@ impl Drop for OutgoingFile {
 /// `by_token` maps the token of each file to its index in `files`, until skipped ones are removed;
 /// `blocks` has room for all.
 pub(crate) struct OutgoingFiles {
+    /// The name of the session.
+    session: Name,
     files: KVVec<OutgoingFile>,
     by_token: RBTree<Token, usize>,
     blocks: BlockList<FileSer>,
 }
 
 impl OutgoingFiles {
-    pub(crate) fn new() -> Self {
+    /// No files, for the session of this name.
+    pub(crate) fn new(session: Name) -> Self {
         Self {
+            session,
             files: KVVec::new(),
             by_token: RBTree::new(),
             blocks: BlockList::new(),
@@ -325,7 +360,9 @@ impl OutgoingFiles {
     /// Needs no memory. If a handler fails, `policy` decides whether its file is skipped, or this
     /// fails and the files before it are unfrozen. A file that depends on a skipped one is skipped
     /// as well.
-    pub(crate) fn freeze(&mut self, session: &BStr, policy: Policy) -> Result<Frozen<'_>> {
+    pub(crate) fn freeze(&mut self, policy: Policy) -> Result<Frozen<'_>> {
+        let name = self.session;
+        let session = BStr::from_bytes(name.as_bytes());
         let mut frozen = Frozen {
             set: self,
             count: 0,
@@ -347,7 +384,7 @@ impl OutgoingFiles {
                 );
                 Err(ENOENT)
             } else {
-                file.freeze().inspect_err(|err| {
+                file.freeze(&name).inspect_err(|err| {
                     pr_err!(
                         "session '{}': handler '{}' cannot freeze the file with token {}: error {}\n",
                         session,
@@ -381,6 +418,13 @@ impl OutgoingFiles {
         drop(Frozen { set: self, count });
     }
 
+    /// Unpreserves the last file; returns [`None`] if there is none.
+    fn unpreserve_last(&mut self) -> Option<()> {
+        let file = self.files.pop()?;
+        file.unpreserve(&self.session);
+        Some(())
+    }
+
     /// Unpreserves the files that were skipped. No file can be added afterwards.
     pub(crate) fn remove_skipped(&mut self) {
         let mut kept: usize = 0;
@@ -399,7 +443,9 @@ impl OutgoingFiles {
                 kept = kept.saturating_add(1);
             }
         }
-        self.files.truncate(kept);
+        while self.files.len() > kept {
+            self.unpreserve_last();
+        }
     }
 }
 
@@ -449,9 +495,7 @@ impl Vacant<'_> {
 
 impl Drop for OutgoingFiles {
     fn drop(&mut self) {
-        while let Some(file) = self.files.pop() {
-            drop(file);
-        }
+        while self.unpreserve_last().is_some() {}
     }
 }
 
@@ -536,9 +580,10 @@ impl Frozen<'_> {
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
+        let session = &self.set.session;
         let frozen = self.set.files.iter().take(self.count).rev();
         frozen
             .filter(|file| !file.skipped)
-            .for_each(OutgoingFile::unfreeze);
+            .for_each(|file| file.unfreeze(session));
     }
 }

@@ -80,10 +80,10 @@ impl CarriedSession {
 
     /// Handles the files individually.
     fn read(&mut self, handlers: &Handlers, lost: &mut KVec<IncomingFlbLists>) -> Result {
-        let name = display(self.session.name());
+        let name = self.session.name();
         let mut files = self.session.files().write();
-        files.load(name)?;
-        self.contents = Contents::Files(CarriedFiles::new(handlers, &files, name, lost)?);
+        files.load(display(name))?;
+        self.contents = Contents::Files(CarriedFiles::new(handlers, &files, *name, lost)?);
         Ok(())
     }
 
@@ -193,7 +193,7 @@ impl Carried {
             } = session;
             if let Contents::Files(files) = contents {
                 let incoming = session.files().read();
-                found |= files.preserve_touched(handlers, &incoming, display(session.name()))?;
+                found |= files.preserve_touched(handlers, &incoming)?;
             }
         }
         Ok(found)
@@ -202,10 +202,9 @@ impl Carried {
     /// Freezes the files that were preserved again. Allocates no memory.
     pub(crate) fn freeze(&mut self) -> Result {
         for session in &mut self.sessions {
-            let name = display(session.session.name());
             session.serialized = match &mut session.contents {
                 Contents::Untouched(ser) => *ser,
-                Contents::Files(files) => files.freeze(name)?,
+                Contents::Files(files) => files.freeze()?,
             };
         }
         Ok(())

@@ -29,6 +29,10 @@ use crate::{
         UserArg, //
     },
     luo_file::incoming::IncomingFiles,
+    trace::{
+        Event,
+        SessionEvent, //
+    },
     worker, //
 };
 use core::cell::Cell;
@@ -284,6 +288,20 @@ pub(crate) fn retrieve(
     list: &'static RwSemaphore<IncomingSessions>,
     name: &Name,
 ) -> Result<ARef<File>> {
+    let step = SessionEvent::Claim.begin();
+    let mut files = 0;
+    let result = open(context, list, name, &mut files);
+    step.end(name, files, &result);
+    result
+}
+
+/// Creates a file for an incoming session, and sets `count` to the number of files in it.
+fn open(
+    context: &'static Context,
+    list: &'static RwSemaphore<IncomingSessions>,
+    name: &Name,
+    count: &mut u64,
+) -> Result<ARef<File>> {
     // Sessions that are carried over must not be read any more.
     let open = context.gate.mutate(|| {
         let open = {
@@ -302,6 +320,7 @@ pub(crate) fn retrieve(
                 return Err(ENOENT.into());
             }
             files.load(display(name))?;
+            *count = files.count();
         }
         Ok(open)
     })?;

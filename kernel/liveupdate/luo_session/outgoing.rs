@@ -33,7 +33,11 @@ use crate::{
         Policy,
         PreparedFile, //
     },
-    root::OutgoingRoot, //
+    root::OutgoingRoot,
+    trace::{
+        Event,
+        FileEvent, //
+    },
 };
 use kernel::{
     anon_inode::{
@@ -85,7 +89,7 @@ pub(crate) struct OutgoingSession {
 impl OutgoingSession {
     fn new(name: Name, seq: Seq) -> impl PinInit<Self> {
         let contents = Contents {
-            files: OutgoingFiles::new(),
+            files: OutgoingFiles::new(name),
             policy: Policy::Abort,
             serialized: FileSetSer::EMPTY,
         };
@@ -105,7 +109,7 @@ impl OutgoingSession {
     pub(crate) fn freeze(&self) -> Result<u64> {
         let mut contents = self.contents.write();
         let policy = contents.policy;
-        let frozen = contents.files.freeze(display(&self.name), policy)?;
+        let frozen = contents.files.freeze(policy)?;
         let serialized = frozen.commit()?;
         contents.serialized = serialized;
         Ok(serialized.count)
@@ -311,7 +315,7 @@ impl Drop for Listed {
             self.list.write().remove(&self.session);
             // The preserved files of the session are released while `_mutating` prevents a kexec,
             // but with the list unlocked.
-            self.session.contents.write().files = OutgoingFiles::new();
+            self.session.contents.write().files = OutgoingFiles::new(self.session.name);
         } else {
             core::mem::forget(self.session.clone());
         }
@@ -355,6 +359,21 @@ struct SessionFile;
 impl SessionFile {
     fn preserve_fd(listed: &Listed, ctx: &IoctlContext<'_>, arg: usize) -> Result<isize> {
         let (_, command) = UserArg::read::<PreserveFd>(arg)?;
+        let step = FileEvent::Preserve.begin();
+        let mut prepared = None;
+        let result = Self::preserve(listed, ctx, &command, &mut prepared);
+        let handler = prepared.as_ref().map(|file| file.handler().compatible());
+        step.end(&listed.session.name, command.token, handler, &result);
+        result
+    }
+
+    /// Preserves a file. `prepared` is for the caller, and is dropped after the call.
+    fn preserve(
+        listed: &Listed,
+        ctx: &IoctlContext<'_>,
+        command: &PreserveFd,
+        prepared: &mut Option<PreparedFile>,
+    ) -> Result<isize> {
         let file = u32::try_from(command.fd)
             .map_err(|_| EBADF)
             .and_then(|fd| Ok(ctx.fget(fd)?));
@@ -373,11 +392,11 @@ impl SessionFile {
         }
         // This comes before entering the gate, since a kexec must not wait for other users of the
         // file.
-        let mut prepared = PreparedFile::new(&context.handlers, file?)?;
+        let prepared = prepared.insert(PreparedFile::new(&context.handlers, file?)?);
         context.gate.mutate(|| {
             let mut contents = session.contents.write_killable()?;
             let vacant = contents.files.vacant(command.token)?;
-            vacant.preserve(&mut prepared)?;
+            vacant.preserve(prepared)?;
             Ok(0)
         })
     }

@@ -183,7 +183,7 @@ const OBJECTS: [Object; 49] = [
     ("rust/kernel.o", "RUST"),
     ("rust/helpers/helpers.o", "RUST"),
     (
-        "kernel/liveupdate/luo.o+kernel/liveupdate/luo_exports.o",
+        "kernel/liveupdate/luo.o+kernel/liveupdate/luo_exports.o+kernel/liveupdate/luo_trace.o",
         "LIVEUPDATE",
     ),
     ("mm/luo_shmem.o", "LIVEUPDATE_MEMFD"),

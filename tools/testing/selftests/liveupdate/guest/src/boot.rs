@@ -23,17 +23,19 @@ use std::{
     process::ExitCode,
 };
 
-const MOUNTS: [(&str, &str); 5] = [
+/// File systems, and where they are mounted. Not every kernel has those in directories of sysfs.
+const MOUNTS: [(&str, &str); 6] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
     ("tmpfs", "/tmp"),
     ("debugfs", "/sys/kernel/debug"),
+    ("tracefs", "/sys/kernel/tracing"),
 ];
 
 fn mount_all() -> Result {
     for (fs_type, target) in MOUNTS {
-        if target == "/sys/kernel/debug" && !fs::exists(target).unwrap_or(false) {
+        if target.starts_with("/sys/kernel/") && !fs::exists(target).unwrap_or(false) {
             continue;
         }
         // It exists unless the image was built without it.

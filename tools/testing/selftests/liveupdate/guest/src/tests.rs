@@ -30,6 +30,7 @@ mod sessions;
 mod shared;
 mod sweep;
 mod timers;
+mod trace;
 mod vfio;
 mod views;
 mod vital;
@@ -55,6 +56,8 @@ pub fn all() -> Vec<Suite> {
         kvm::suite(),
         sessions::suite(),
         views::suite(),
+        trace::suite(),
+        trace::previous_suite(),
         agents::suite(),
         bad_memory::suite(),
         bad_memory::image_suite(),
