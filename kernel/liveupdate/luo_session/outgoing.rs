@@ -3,7 +3,6 @@
 //! Sessions that are handed over to the next kernel.
 
 use super::{
-    display,
     get_name,
     incoming::IncomingSessions,
     FileReport,

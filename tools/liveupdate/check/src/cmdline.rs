@@ -30,13 +30,43 @@ fn words(cmdline: &str) -> Vec<String> {
 /// assert_eq!(without(cmdline, &["BOOT_IMAGE"]), "ro quiet -- BOOT_IMAGE=x");
 /// ```
 pub fn without(cmdline: &str, names: &[&str]) -> String {
+    retain(cmdline, |word| {
+        let name = word.split('=').next().unwrap_or_default();
+        !names.contains(&name.trim_start_matches('"'))
+    })
+}
+
+/// A command line with the words for the kernel that `keep` accepts, and with those for init.
+fn retain(cmdline: &str, keep: impl Fn(&str) -> bool) -> String {
     let mut for_kernel = true;
     let kept = split(cmdline).filter(|word| {
         for_kernel &= *word != "--";
-        let name = word.split('=').next().unwrap_or_default();
-        !(for_kernel && names.contains(&name.trim_start_matches('"')))
+        !for_kernel || keep(word)
     });
     kept.collect::<Vec<_>>().join(" ")
+}
+
+/// The words for the kernel, unchanged.
+fn of_kernel(cmdline: &str) -> impl Iterator<Item = &str> {
+    split(cmdline).take_while(|word| *word != "--")
+}
+
+/// The command line with further parameters for the kernel.
+///
+/// ```
+/// assert_eq!(luo_check::cmdline::with("ro -- single", "a=1 b"), "ro a=1 b -- single");
+/// ```
+pub fn with(cmdline: &str, parameters: &str) -> String {
+    let mut words: Vec<&str> = split(cmdline).collect();
+    let end = words.iter().position(|word| *word == "--");
+    words.insert(end.unwrap_or(words.len()), parameters);
+    words.join(" ")
+}
+
+/// Returns whether a word is the `reserve_mem=` of this name.
+fn reserves(word: &str, name: &str) -> bool {
+    let memory = word.strip_prefix("reserve_mem=");
+    memory.is_some_and(|memory| memory.rsplit(':').next() == Some(name))
 }
 
 /// The parameters with which a kernel keeps its log for the next one: ramoops in memory of a name.
@@ -44,18 +74,64 @@ pub fn without(cmdline: &str, names: &[&str]) -> String {
 /// Kexec Handover preserves that memory if both kernels have the same `reserve_mem=`.
 fn log_parameters(cmdline: &str) -> Option<String> {
     let name = value(cmdline, "ramoops.mem_name")?;
-    let of_kernel = split(cmdline).take_while(|word| *word != "--");
-    let wanted = of_kernel.filter(|word| match word.strip_prefix("reserve_mem=") {
-        Some(memory) => memory.rsplit(':').next() == Some(&name),
-        None => word.starts_with("ramoops."),
-    });
+    let wanted =
+        of_kernel(cmdline).filter(|word| reserves(word, &name) || word.starts_with("ramoops."));
     Some(wanted.collect::<Vec<_>>().join(" "))
 }
 
-/// The command line `next` with the parameters with which the next kernel can read the log of a
-/// kernel that was started with `running`.
+/// `trace_instance=`: a buffer for events.
+struct Instance<'a> {
+    name: &'a str,
+    /// The name of the memory of the buffer.
+    memory: Option<&'a str>,
+    /// The buffer of which this one is a copy.
+    copy_of: Option<&'a str>,
+}
+
+impl<'a> Instance<'a> {
+    fn parse(word: &'a str) -> Option<Self> {
+        let buffer = word.strip_prefix("trace_instance=")?;
+        // Events come after a comma, flags after a circumflex.
+        let buffer = buffer.split(',').next()?;
+        let (buffer, copy_of) = match buffer.split_once('=') {
+            Some((buffer, original)) => (buffer, Some(original)),
+            None => (buffer, None),
+        };
+        let memory = buffer
+            .split_once('@')
+            .and_then(|(_, memory)| memory.split('^').next());
+        Some(Self {
+            name: buffer.split(['@', '^']).next()?,
+            // Memory at an address is not that of a name.
+            memory: memory.filter(|name| !name.starts_with(|c: char| c.is_ascii_digit())),
+            copy_of,
+        })
+    }
+}
+
+/// The parameters with which a kernel keeps events for the next one: buffers in memory of a name, and
+/// copies of what they had at boot. [`None`] if there is no such buffer.
+fn trace_parameters(cmdline: &str) -> Option<String> {
+    let instances = || of_kernel(cmdline).filter_map(Instance::parse);
+    let kept = |instance: &Instance<'_>| match instance.copy_of {
+        Some(original) => instances().any(|i| i.memory.is_some() && i.name == original),
+        None => instance.memory.is_some(),
+    };
+    let wanted = of_kernel(cmdline).filter(|word| match Instance::parse(word) {
+        Some(instance) => kept(&instance),
+        None => instances().any(|i| i.memory.is_some_and(|memory| reserves(word, memory))),
+    });
+    let wanted: Vec<_> = wanted.collect();
+    (!wanted.is_empty()).then(|| wanted.join(" "))
+}
+
+/// The command line `next` with the parameters with which the next kernel can read the log and the
+/// events of a kernel that was started with `running`.
 ///
-/// Nothing is added if the running kernel keeps no log, or if `next` has a log of its own.
+/// Nothing is added for what the running kernel does not keep, and for what `next` keeps itself in the
+/// same memory, or without `reserve_mem=`. Parameters with other memory than the running kernel has are
+/// replaced or removed: only a kernel that is started without Kexec Handover can reserve it. If it cannot be
+/// preserved, Kexec Handover preserves the memory of no `reserve_mem=`.
 ///
 /// ```
 /// use luo_check::cmdline::with_log;
@@ -64,16 +140,27 @@ fn log_parameters(cmdline: &str) -> Option<String> {
 /// assert_eq!(with_log("rw", running), "rw reserve_mem=1M:4096:log ramoops.mem_name=log");
 /// ```
 pub fn with_log(next: &str, running: &str) -> String {
-    let Some(log) = log_parameters(running) else {
-        return next.to_owned();
+    let kept = [log_parameters, trace_parameters];
+    let is_reserved = |word: &str| {
+        !word.starts_with("reserve_mem=") || of_kernel(running).any(|reserved| reserved == word)
     };
-    if value(next, "ramoops.mem_name").is_some() {
-        return next.to_owned();
-    }
-    let mut words: Vec<&str> = split(next).collect();
-    let end = words.iter().position(|word| *word == "--");
-    words.insert(end.unwrap_or(words.len()), &log);
-    words.join(" ")
+    let adapt = |next: String, kept: fn(&str) -> Option<String>| {
+        let next = match kept(&next) {
+            Some(own) if split(&own).all(is_reserved) => return next,
+            Some(own) => retain(&next, |word| split(&own).all(|other| other != word)),
+            None => next,
+        };
+        match kept(running) {
+            Some(parameters) => with(&next, &parameters),
+            None => next,
+        }
+    };
+    kept.into_iter().fold(next.to_owned(), adapt)
+}
+
+/// Returns whether a kernel with this command line keeps events for the next one.
+pub fn keeps_events(cmdline: &str) -> bool {
+    trace_parameters(cmdline).is_some()
 }
 
 /// `kstrtobool()` of the kernel.
@@ -247,5 +334,30 @@ mod tests {
         let own = "rw  ramoops.mem_name=x";
         assert_eq!(extended(own), own);
         assert_eq!(with_log("rw  a", "ro reserve_mem=1M:4096:log"), "rw  a");
+    }
+
+    /// The same for events: the memory, the buffer in it, and the copy of the buffer.
+    #[test]
+    fn events_are_carried_over() {
+        let events = "reserve_mem=4M:4096:trace trace_instance=luo^traceoff@trace,liveupdate \
+             trace_instance=previous=luo,sched";
+        let others = "trace_instance=mine,irq trace_instance=far@0x1000:4M trace_instance=x=mine";
+        let running =
+            format!("ro reserve_mem=1M:4096:log {events} {others} -- trace_instance=z@trace");
+        assert_eq!(
+            with_log("rw -- single", &running),
+            format!("rw {events} -- single")
+        );
+        assert!(keeps_events(&running) && !keeps_events(others) && !keeps_events("ro"));
+        // Memory that the running kernel has not reserved.
+        let own = "a reserve_mem=8M:4096:trace trace_instance=luo@trace b -- c";
+        assert_eq!(with_log(own, &running), format!("a b {events} -- c"));
+        assert_eq!(with_log(own, "ro"), "a b -- c");
+        let same = format!("a  {events} trace_instance=other=luo");
+        assert_eq!(with_log(&same, &running), same);
+        // Both, in the order in which they are looked up.
+        let log = "reserve_mem=1M:4096:log ramoops.mem_name=log";
+        let both = format!("{events} {log}");
+        assert_eq!(with_log("rw", &both), format!("rw {log} {events}"));
     }
 }

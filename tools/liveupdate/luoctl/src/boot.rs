@@ -13,6 +13,7 @@ mod uki;
 
 use crate::{
     cli::{Cli, Exit, Failure, LoadOptions},
+    events,
     image::{self, failed},
     name::EntryId,
 };
@@ -68,12 +69,14 @@ impl Boot {
     /// Finds what the options name.
     ///
     /// A command line of a boot loader's configuration need not have the parameters with which the
-    /// next kernel reads the log of this one. A command line that the operator gives is not changed.
+    /// next kernel reads the log and the events of this one. A command line that the operator gives is
+    /// not changed.
     pub fn find(cli: &Cli, options: &LoadOptions) -> Result<Self, Failure> {
         let mut boot = Self::find_files(cli, options)?;
         if options.cmdline.is_none() {
             if let Ok(running) = cli.system().cmdline() {
                 boot.cmdline = cmdline::with_log(&boot.cmdline, &running);
+                boot.cmdline = events::marked(&cli.root, &boot.cmdline);
             }
         }
         Ok(boot)

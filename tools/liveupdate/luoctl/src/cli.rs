@@ -190,11 +190,12 @@ pub struct ExecOptions {
 
 #[derive(Debug, Args)]
 pub struct ReportOptions {
-    /// Print the last lines of the log of the previous kernel instead. This does not need luod; both
-    /// kernels must have been started with reserve_mem= and ramoops, as by Debian's package.
+    /// Print the last lines of the log of the previous kernel instead, and its last events of live
+    /// updates. This does not need luod; both kernels must have been started with reserve_mem=,
+    /// ramoops and trace_instance=, as by Debian's package.
     #[arg(long)]
     pub log: bool,
-    /// The number of lines.
+    /// The number of lines, and of events.
     #[arg(long, value_name = "N", default_value_t = 40, requires = "log")]
     pub lines: usize,
 }

@@ -3,10 +3,12 @@
 //! `luoctl report --log`: the last lines that the previous kernel has logged.
 //!
 //! The kernel writes its console to memory that Kexec Handover preserves (ramoops), and shows what
-//! the previous one wrote as a file of pstore. systemd-pstore.service moves it to a directory.
+//! the previous one wrote as a file of pstore. systemd-pstore.service moves it to a directory. Its
+//! [`events`] are in such memory as well.
 
 use crate::{
     cli::{Cli, Exit, Failure},
+    events,
     image::{self, failed},
     output,
 };
@@ -96,10 +98,20 @@ fn last_lines(text: &str, count: usize) -> Vec<&str> {
 pub fn show(cli: &Cli, count: usize) -> Result<Exit, Failure> {
     let (path, text) = previous(cli)?;
     let lines = last_lines(&text, count);
+    let events = events::previous(cli).unwrap_or_else(|why| {
+        output::warn(&format!(
+            "the events of the previous kernel: {}",
+            why.message
+        ));
+        String::new()
+    });
+    let events = last_lines(&events, count);
     let printed = if cli.json {
-        output::json(&serde_json::json!({ "log": lines, "source": path }))
+        output::json(&serde_json::json!({ "log": lines, "source": path, "events": events }))
     } else {
-        lines.iter().try_for_each(|line| output::line(line))
+        let heading = (!events.is_empty()).then_some(&"Events:");
+        let mut lines = lines.iter().chain(heading).chain(&events);
+        lines.try_for_each(|line| output::line(line))
     };
     match printed {
         // A reader that ends early is no error.

@@ -5,6 +5,7 @@
 mod boot;
 mod child;
 mod cli;
+mod events;
 mod exec;
 mod image;
 mod inhibit;

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Output, Root};
+use common::{Output, Root, CMDLINE};
 use std::{path::Path, time::SystemTime};
 
 const PSTORE: &str = "sys/fs/pstore/console-ramoops-0";
@@ -53,4 +53,64 @@ fn where_it_is() {
     assert_eq!(json[0]["log"][0], "four");
     let nowhere = Path::new("/nonexistent");
     root.run(nowhere, &["report", "--lines", "2"]).expect(2);
+}
+
+/// A kernel with two tracepoints.
+fn put_formats(root: &Root) {
+    for (name, text) in [
+        ("header_page", "page"),
+        ("header_event", "event"),
+        ("liveupdate/enable", "0"),
+        ("liveupdate/luo_freeze/format", "freeze"),
+        ("liveupdate/luo_claim/format", "claim"),
+    ] {
+        root.put(&format!("sys/kernel/tracing/events/{name}"), text);
+    }
+}
+
+/// Events are shown only if it is known that this kernel reads them as the previous one wrote them.
+#[test]
+fn events_of_the_previous_kernel() {
+    const EVENT: &str = "luo-1 [000] ..... 9.1: luo_freeze: session=a token=1";
+    let root = Root::new();
+    root.put(PSTORE, "last\n");
+    root.put(
+        "proc/cmdline",
+        "reserve_mem=4M:4096:m trace_instance=luo@m,liveupdate\n",
+    );
+    assert_eq!(log(&root, &[]).expect(0).err, "");
+    root.put("sys/kernel/tracing/README", "");
+    root.remove("sys/kernel/tracing/README");
+    log(&root, &[]).expect(0).says("tracefs is not mounted");
+    put_formats(&root);
+    assert_eq!(log(&root, &[]).expect(0).err, "");
+    let trace = format!("# tracer: nop\n#\n  x\n  {EVENT}\n");
+    root.put("sys/kernel/tracing/instances/luo_previous/trace", trace);
+    let said = log(&root, &[]).expect(0);
+    assert_eq!(said.out, "last\n");
+    said.says("it has no luoctl.events=");
+    let boot = |identity| {
+        root.put(
+            "proc/cmdline",
+            format!("{CMDLINE} luoctl.events={identity}\n"),
+        );
+    };
+    boot("0123456789abcdef");
+    let said = log(&root, &[]).expect(0);
+    assert_eq!(said.out, "last\n");
+    said.says("other numbers or fields");
+    boot("2e9a501e623b8025");
+    let said = log(&root, &["--lines", "1"]).expect(0);
+    assert_eq!(
+        (said.out, said.err),
+        (format!("last\nEvents:\n{EVENT}\n"), String::new())
+    );
+    let json = log(&root, &["--json"]).expect(0).json();
+    assert_eq!(json[0]["events"].as_array().unwrap().len(), 2);
+    assert_eq!(json[0]["events"][1], EVENT);
+    root.put(
+        "sys/kernel/tracing/events/liveupdate/luo_claim/format",
+        "new",
+    );
+    log(&root, &[]).expect(0).says("other numbers or fields");
 }

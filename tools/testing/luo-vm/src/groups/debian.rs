@@ -14,10 +14,12 @@ use crate::kernel::flavour::Flavour;
 use crate::machine::vm::Vm;
 use crate::report::results::Report;
 
-/// The parameters with which each kernel keeps its log for the next one, as the package luod adds
-/// them.
+/// The parameters with which each kernel keeps its log and its events for the next one, as the
+/// package luod adds them.
 const LOG: &str =
-    "reserve_mem=1M:4096:luo_log ramoops.mem_name=luo_log ramoops.console_size=0x80000";
+    "reserve_mem=1M:4096:luo_log ramoops.mem_name=luo_log ramoops.console_size=0x80000 \
+     reserve_mem=4M:4096:luo_trace trace_instance=luo@luo_trace,liveupdate \
+     trace_instance=luo_previous=luo";
 
 /// Four consecutive updates: two by `systemctl kexec`, two by `luoctl kexec`.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
