@@ -12,6 +12,7 @@ PACKAGES = ["libliveupdate1", "libliveupdate-dev", "luoctl", "luod", "luo-qemu",
 CONFIG = "/etc/luod.toml"
 # With these parameters, each kernel keeps its log for the next one.
 LOG = "reserve_mem=1M:4096:luo_log ramoops.mem_name=luo_log ramoops.console_size=0x80000"
+TRACE = "reserve_mem=4M:4096:luo_trace trace_instance=luo@luo_trace,liveupdate trace_instance=luo_previous=luo"
 SNIPPET = "/etc/default/grub.d/luod.cfg"
 # Files that must not exist after the packages are purged.
 OURS = ["/etc/luod*", "/etc/luo-qemu", "/etc/default/grub.d/luod*", "/etc/systemd/system/*/luod*",
@@ -102,9 +103,10 @@ def grub(more):
 
 def parameters(tests):
     """The snippet adds parameters, once; those of the administrator stay."""
-    for more, expected in [("", f"a=b kho=on liveupdate=on {LOG}"),
-                           (" kho=off", f"a=b kho=off liveupdate=on {LOG}"),
-                           (" ramoops.mem_name=x", "a=b ramoops.mem_name=x kho=on liveupdate=on")]:
+    for more, expected in [("", f"a=b kho=on liveupdate=on {LOG} {TRACE}"),
+                           (" kho=off", f"a=b kho=off liveupdate=on {LOG} {TRACE}"),
+                           (" ramoops.mem_name=x", f"a=b ramoops.mem_name=x kho=on liveupdate=on {TRACE}"),
+                           (" trace_instance=x", f"a=b trace_instance=x kho=on liveupdate=on {LOG}")]:
         said = grub(more)
         tests.check(f"GRUB gets the parameters after a=b{more}", said == expected, said)
 
@@ -126,5 +128,5 @@ def boot_entries(tests):
     entries = glob.glob(f"{boot}/loader/entries/*.conf")
     words = [word for path in entries for line in open(path) if line.startswith("options") for word in line.split()]
     good = words.count("kho=on") == 1 and words.count("liveupdate=off") == 1 and "liveupdate=on" not in words
-    good = good and all(words.count(word) == 1 for word in LOG.split())
+    good = good and all(words.count(word) == 1 for word in f"{LOG} {TRACE}".split())
     tests.check("boot entries get the parameters that are not set", status == 0 and good, f"{words} {said}")

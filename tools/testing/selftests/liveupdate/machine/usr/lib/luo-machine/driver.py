@@ -99,7 +99,7 @@ def kernel(tests, release):
     """Checks the running kernel, its command line, luod and the watchdog."""
     tests.check(f"the kernel is {release}", os.uname().release == release, os.uname().release)
     words = tests.boot.cmdline.split()
-    wanted = ["kho=on", "liveupdate=on", "ramoops.mem_name=luo_log"]
+    wanted = ["kho=on", "liveupdate=on", "ramoops.mem_name=luo_log", "trace_instance=luo_previous=luo"]
     tests.check("it has the parameters of the package", all(word in words for word in wanted), tests.boot.cmdline)
     said = []
 
