@@ -2,6 +2,7 @@
 
 //! The command line of luo-qemu.
 
+use crate::output;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use liveupdate::luod::{Member, Result, SOCKET_PATH};
 use liveupdate::systemd::Manager;
@@ -21,7 +22,8 @@ use luod_protocol::{Channel, Event, Phase, Request};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -40,6 +42,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// The interval of attempts to resume a guest that QEMU does not resume.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// The exit code of commands that fail.
+const FAILED: u8 = 1;
 
 /// Where sysfs is mounted.
 const SYSFS: &str = "/sys";
@@ -64,7 +69,7 @@ struct Cli {
 
 #[derive(Args)]
 struct Json {
-    /// Print JSON
+    /// Print a line of JSON, which luo-qemu schema describes
     #[arg(long)]
     json: bool,
 }
@@ -141,6 +146,8 @@ enum Action {
         #[arg(long, default_value_t = 60)]
         timeout: u64,
     },
+    /// Print the JSON Schema of the output with --json
+    Schema,
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -154,9 +161,33 @@ enum Action {
     },
 }
 
-/// Runs the command of the arguments.
-pub fn run() -> Result<ExitCode> {
-    match Cli::parse().command {
+impl Action {
+    /// Whether the output is JSON.
+    fn is_json(&self) -> bool {
+        match self {
+            Self::Check { json, .. } | Self::List { json } | Self::Status { json, .. } => json.json,
+            _ => false,
+        }
+    }
+}
+
+/// Runs the command of the arguments, and prints why it fails.
+pub fn run() -> ExitCode {
+    let action = Cli::parse().command;
+    let is_json = action.is_json();
+    act(action).unwrap_or_else(|error| {
+        if is_json {
+            // The exit code contains the error as well.
+            let _ = output::failure(&error.to_string(), FAILED);
+        } else {
+            eprintln!("luo-qemu: {error}");
+        }
+        ExitCode::from(FAILED)
+    })
+}
+
+fn act(action: Action) -> Result<ExitCode> {
+    match action {
         Action::Run {
             name,
             ram_backend,
@@ -208,7 +239,7 @@ pub fn run() -> Result<ExitCode> {
             };
             let forbidden = found.iter().any(|finding| finding.forbids(false));
             if json.json {
-                println!("{}", serde_json::to_string_pretty(&found)?);
+                output::check(&found, !forbidden)?;
             } else {
                 show(&found);
                 if !forbidden {
@@ -220,7 +251,7 @@ pub fn run() -> Result<ExitCode> {
         Action::List { json } => {
             let found = run_dir::list()?;
             if json.json {
-                println!("{}", serde_json::to_string_pretty(&found)?);
+                output::list(&found)?;
             } else {
                 println!(
                     "{:<20} {:<10} {:>8} {:>8} {:>8}",
@@ -245,7 +276,7 @@ pub fn run() -> Result<ExitCode> {
         Action::Status { name, json } => {
             let record = known(&name)?;
             if json.json {
-                println!("{}", serde_json::to_string_pretty(&record)?);
+                output::status(&record)?;
             } else {
                 println!("guest      {}", record.name);
                 println!("state      {}", record.does());
@@ -263,6 +294,10 @@ pub fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Stop { name, timeout } => stop(&name, Duration::from_secs(timeout)),
+        Action::Schema => {
+            io::stdout().write_all(include_bytes!("../luo-qemu.schema.json"))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Action::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "luo-qemu", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

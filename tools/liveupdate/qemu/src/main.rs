@@ -3,15 +3,10 @@
 //! `luo-qemu`: runs a QEMU guest that survives live updates of its host.
 
 mod cli;
+mod output;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match cli::run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("luo-qemu: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::run()
 }
