@@ -15,6 +15,7 @@ const HEADER: usize = 64;
 
 /// The header of an Image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Arm64Image {
     /// The memory that the kernel needs to start, in bytes.
     pub image_size: u64,

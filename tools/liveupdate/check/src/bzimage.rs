@@ -18,6 +18,7 @@ const ABOVE_4G: u16 = 2;
 
 /// The parsed header.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BzImage<'a> {
     /// The version string: the release and more.
     pub version: Option<String>,

@@ -198,6 +198,7 @@ pub fn value(cmdline: &str, name: &str) -> Option<String> {
 
 /// The size of the scratch area for the next kernel: the value of `kho_scratch=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Scratch {
     /// In percent of the memory that the running kernel has allocated during boot.
     Percent(u32),

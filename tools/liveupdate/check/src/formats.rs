@@ -25,6 +25,7 @@ const MASKS: usize = 80;
 /// The formats that a kernel supports, according to its image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "source", content = "names", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Formats {
     /// The image has a complete list.
     List(BTreeSet<String>),
@@ -36,6 +37,7 @@ pub enum Formats {
 
 /// The features of a format that has features instead of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Features {
     /// The features that it can read.
     pub supported: u64,

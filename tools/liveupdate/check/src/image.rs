@@ -21,6 +21,7 @@ pub const KERNEL_MAX: usize = 512 << 20;
 
 /// Why an image could not be examined.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ImageError {
     /// Not a known kind of kernel image.
     NotAKernel,
@@ -52,6 +53,7 @@ impl Error for ImageError {}
 
 /// Properties of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Image {
     /// The machines that it is for.
     #[serde(default)]
@@ -78,6 +80,21 @@ pub struct Image {
 }
 
 impl Image {
+    /// A kernel that supports `formats`, and of which nothing else is known.
+    pub fn new(machine: Machine, formats: Formats) -> Self {
+        Self {
+            machine,
+            version: None,
+            file_size: 0,
+            init_size: 0,
+            formats,
+            features: BTreeMap::new(),
+            modules: ModuleFormats::default(),
+            unverified: None,
+            config: None,
+        }
+    }
+
     /// Examines an image for x86-64 or arm64.
     ///
     /// Time and memory are bounded by [`KERNEL_MAX`] and the length of the file.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The machines that a kernel is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "arch", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Machine {
     /// x86-64, whose pages have 4 KiB.
     #[default]

@@ -19,6 +19,7 @@ const LENGTH_MAX: u64 = 1 << 20;
 
 /// The file of the loaded image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Source {
     /// Its path.
     pub path: PathBuf,
@@ -47,6 +48,7 @@ impl Source {
 
 /// The record of an image, from the time when it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Record {
     /// The identifier of the boot in which it was loaded. It is not loaded in other boots.
     pub boot_id: String,
@@ -65,6 +67,19 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record of a file that is loaded in the boot `boot_id` with this command line, and that has not
+    /// been examined.
+    pub fn new(boot_id: String, source: Source, cmdline: String) -> Self {
+        Self {
+            boot_id,
+            loads_left: None,
+            source,
+            image: None,
+            cmdline,
+            findings: Vec::new(),
+        }
+    }
+
     /// Reads a record; [`None`] if there is none.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use std::{
 
 /// The files of the running system.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct System {
     /// Usually `/sys`.
     pub sysfs: PathBuf,
@@ -127,6 +128,7 @@ impl System {
 
 /// The formats that are relevant for an update.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Needs {
     /// The formats that the next kernel must support.
     pub in_use: BTreeSet<String>,
@@ -185,6 +187,7 @@ impl Needs {
 /// The image that a kexec would start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Loaded {
     /// No image.
     Nothing,

@@ -6,7 +6,7 @@ use crate::{Formats, Image, Needs};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, fmt};
 
-/// Whether a live update would work.
+/// Whether a live update would work, from the best verdict to the worst. There will be no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -40,6 +40,7 @@ impl fmt::Display for Verdict {
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// The checked property.
     pub check: Cow<'static, str>,

@@ -22,6 +22,7 @@ const FOLIO_SIZE: &str = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
 
 /// The result of [`collapse`], in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Collapsed {
     /// Memory that consists of large folios now.
     pub large: u64,

@@ -28,6 +28,7 @@ pub type Token = u64;
 /// `LIVEUPDATE_POLICY_*`: whether an update continues if a file cannot be handed over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Policy {
     /// The update is aborted: starting the next kernel fails with the error of the file.
     #[default]

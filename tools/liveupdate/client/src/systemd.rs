@@ -157,6 +157,7 @@ pub fn watchdog() -> Option<Duration> {
 
 /// Descriptors that systemd has passed, by `FDNAME`.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Inherited {
     /// The sessions, those of `LUOSession=` and those that were put into the store.
     pub sessions: Vec<(String, Session)>,

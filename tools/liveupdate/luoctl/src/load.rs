@@ -115,14 +115,9 @@ pub fn load(cli: &Cli, options: &LoadOptions) -> Result<Exit, Failure> {
         kernel: image.as_ref().map_or(0, |image| image.init_size),
         initrd: boot.initrd_len(),
     };
-    let record = Record {
-        boot_id: cli.system().boot_id(),
-        loads_left: None,
-        source,
-        image: image.ok(),
-        cmdline: boot.cmdline.clone(),
-        findings,
-    };
+    let mut record = Record::new(cli.system().boot_id(), source, boot.cmdline.clone());
+    record.image = image.ok();
+    record.findings = findings;
     load_and_record(cli, &boot, sizes, record)?;
 
     let loaded = cli.system().check_loaded();

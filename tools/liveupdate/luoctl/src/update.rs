@@ -366,7 +366,7 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
                     Outcome::Aborted => Exit::Aborted,
                     Outcome::DryRun | Outcome::Updated | Outcome::Running => Exit::Good,
                     // A newer luod may send another word.
-                    Outcome::Other(_) => Exit::Failed,
+                    _ => Exit::Failed,
                 };
                 return Ok((exit, view));
             }

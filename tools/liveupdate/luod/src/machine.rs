@@ -514,7 +514,7 @@ impl<W: World> Machine<W> {
         let info = match direction {
             Direction::Outgoing => self.outgoing_info(name),
             Direction::Incoming => self.incoming_info(name),
-            Direction::Other(_) => None,
+            _ => None,
         };
         if let Some(info) = info {
             self.announce(&Event::Change { info });

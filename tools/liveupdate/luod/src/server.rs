@@ -76,7 +76,7 @@ fn topic(event: &Event) -> Option<(SessionName, u8)> {
             let direction = match info.direction {
                 Direction::Outgoing => 1,
                 Direction::Incoming => 2,
-                Direction::Other(_) => 3,
+                _ => 3,
             };
             Some((info.session.clone(), direction))
         }

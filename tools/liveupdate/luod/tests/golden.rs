@@ -78,11 +78,7 @@ fn the_first_luod_can_read_what_we_write() {
         tsc_khz: None,
         marks: before_jump()
             .into_iter()
-            .map(|name| Mark {
-                name,
-                stamp: Stamp::default(),
-                offset_us: None,
-            })
+            .map(|name| Mark::new(name, Stamp::default()))
             .collect(),
         sessions: vec![Entry {
             name: name("vm-1"),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// All durations are in microseconds. They are missing if the update has ended before, or if
 /// no clock measures them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PastUpdate {
     /// Its number.
     pub update: u64,
@@ -66,6 +67,7 @@ impl From<&Report> for PastUpdate {
 /// Numbers of updates by their results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Totals {
     /// Updates that have started another kernel.
     pub updated: u64,
@@ -90,6 +92,7 @@ impl Totals {
 /// The updates since the machine was reset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct History {
     /// The last updates, by their numbers.
     pub updates: Vec<PastUpdate>,
@@ -141,18 +144,7 @@ mod tests {
     use crate::{Mark, Stamp};
 
     fn report(update: u64, outcome: Outcome) -> Report {
-        Report {
-            update,
-            outcome,
-            reason: None,
-            from: None,
-            to: None,
-            marks: Vec::new(),
-            sessions: Vec::new(),
-            jump_us: None,
-            blackout_us: None,
-            precision_us: None,
-        }
+        Report::new(update, outcome)
     }
 
     #[test]

@@ -70,6 +70,7 @@ impl Error for ParseError {}
 
 /// The progress of a client, for display only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// The amount of completed work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +84,9 @@ pub struct Progress {
 }
 
 /// A request to luod.
+///
+/// This enumeration is exhaustive, unlike [`Event`]: clients only create requests, and a program that
+/// implements luod must handle each of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Request {
@@ -256,9 +260,10 @@ impl Request {
     }
 }
 
-/// An event of luod.
+/// An event of luod. Clients ignore events that they do not know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum Event {
     /// Answer to HELLO.
     Hello {

@@ -54,6 +54,7 @@ impl SessionName {
 
 /// The violated rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NameError {
     /// It is empty.
     Empty,

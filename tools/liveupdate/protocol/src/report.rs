@@ -59,6 +59,7 @@ impl MarkName {
 
 /// The time of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Mark {
     /// The event.
     pub name: MarkName,
@@ -68,6 +69,17 @@ pub struct Mark {
     /// clock measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset_us: Option<u64>,
+}
+
+impl Mark {
+    /// The mark of an event, whose distance from the first mark is not known yet.
+    pub fn new(name: MarkName, stamp: Stamp) -> Self {
+        Self {
+            name,
+            stamp,
+            offset_us: None,
+        }
+    }
 }
 
 words! {
@@ -86,6 +98,7 @@ words! {
 
 /// The part of a session in an update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SessionReport {
     /// Its name.
     pub session: SessionName,
@@ -108,8 +121,24 @@ pub struct SessionReport {
     pub error: Option<String>,
 }
 
+impl SessionReport {
+    /// A session in its last state, of which nothing else is known.
+    pub fn new(session: SessionName, state: SessionState) -> Self {
+        Self {
+            session,
+            client: None,
+            state,
+            preserve_us: None,
+            restore_us: None,
+            blackout_us: None,
+            error: None,
+        }
+    }
+}
+
 /// An update from start to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Its number.
     pub update: u64,
@@ -137,4 +166,22 @@ pub struct Report {
     /// The precision of times across the jump, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision_us: Option<u64>,
+}
+
+impl Report {
+    /// The update with this number, without marks and sessions.
+    pub fn new(update: u64, outcome: Outcome) -> Self {
+        Self {
+            update,
+            outcome,
+            reason: None,
+            from: None,
+            to: None,
+            marks: Vec::new(),
+            sessions: Vec::new(),
+            jump_us: None,
+            blackout_us: None,
+            precision_us: None,
+        }
+    }
 }

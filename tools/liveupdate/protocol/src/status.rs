@@ -80,6 +80,7 @@ words! {
 
 /// A session of luod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SessionInfo {
     /// Its name.
     pub session: SessionName,
@@ -112,8 +113,28 @@ pub struct SessionInfo {
     pub error: Option<String>,
 }
 
+impl SessionInfo {
+    /// A session in a new state.
+    pub fn new(session: SessionName, direction: Direction, state: SessionState) -> Self {
+        Self {
+            session,
+            direction,
+            state,
+            client: None,
+            pid: None,
+            uid: None,
+            since_ms: 0,
+            left_ms: None,
+            progress: None,
+            bytes: None,
+            error: None,
+        }
+    }
+}
+
 /// A program that keeps updates from starting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Inhibitor {
     /// The reason, for display.
     pub why: String,
@@ -126,8 +147,21 @@ pub struct Inhibitor {
     pub uid: u32,
 }
 
+impl Inhibitor {
+    /// The process `pid` of the user `uid`, and its reason.
+    pub fn new(why: String, pid: i32, uid: u32) -> Self {
+        Self {
+            why,
+            client: None,
+            pid,
+            uid,
+        }
+    }
+}
+
 /// The status of luod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The phase of luod.
     pub phase: Phase,
@@ -160,4 +194,25 @@ pub struct Status {
     /// sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+impl Status {
+    /// The status of a luod with the version `luod` on the kernel `kernel` that has done nothing yet.
+    pub fn new(phase: Phase, kernel: String, luod: String) -> Self {
+        Self {
+            phase,
+            update: 0,
+            dry_run: false,
+            connections: 0,
+            subscribed: 0,
+            ready: 0,
+            incoming: 0,
+            unclaimed: 0,
+            image_loaded: None,
+            kernel,
+            luod,
+            inhibitors: Vec::new(),
+            problem: None,
+        }
+    }
 }

@@ -98,6 +98,7 @@ macro_rules! words {
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
         pub enum $name {
             $($(#[$about])* $variant,)+
             /// An unknown word, unchanged.

@@ -43,7 +43,7 @@ pub fn obstacle(system: &System, args: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use luo_check::{record::Source, Formats, Image, Record};
+    use luo_check::{record::Source, Formats, Image, Machine, Record};
     use std::{fs, path::Path};
 
     fn args(text: &str) -> Vec<String> {
@@ -74,28 +74,14 @@ mod tests {
         fs::write(random.join("boot_id"), "this boot\n").unwrap();
         fs::write(root.join("vmlinuz"), "").unwrap();
         let path = Path::new("/boot/vmlinuz");
-        let record = Record {
-            boot_id: system.boot_id(),
-            loads_left: None,
-            source: Source::new(path, &fs::metadata(root.join("vmlinuz")).unwrap()),
-            image: Some(Image {
-                machine: luo_check::Machine::default(),
-                version: None,
-                file_size: 0,
-                init_size: 0,
-                formats: Formats::Strings(Default::default()),
-                features: Default::default(),
-                modules: Default::default(),
-                unverified: None,
-                config: settings.map(|settings| {
-                    let owned =
-                        |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-                    settings.iter().map(owned).collect()
-                }),
-            }),
-            cmdline: String::new(),
-            findings: Vec::new(),
-        };
+        let source = Source::new(path, &fs::metadata(root.join("vmlinuz")).unwrap());
+        let mut image = Image::new(Machine::default(), Formats::Strings(Default::default()));
+        image.config = settings.map(|settings| {
+            let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+            settings.iter().map(owned).collect()
+        });
+        let mut record = Record::new(system.boot_id(), source, String::new());
+        record.image = Some(image);
         record.write(&system.record).unwrap();
         system
     }

@@ -14,6 +14,7 @@ pub(super) type Answer = (Event, Vec<OwnedFd>);
 
 /// A refusal of luod.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refused {
     /// The kind of the error.
     pub code: ErrorCode,
@@ -58,6 +59,7 @@ impl Refused {
 
 /// An event of luod for a client.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Notice {
     /// An update begins; luod sends the session next.
     Prepare {

@@ -244,78 +244,59 @@ pub fn render(snapshot: &Snapshot) -> Result<String, fmt::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use luod_protocol::{SessionName, Totals};
+    use luod_protocol::{Report, SessionName};
 
     fn session(name: &str, state: SessionState, since_ms: u64) -> SessionInfo {
-        SessionInfo {
-            session: SessionName::new(name).unwrap(),
-            direction: direction(state),
-            state,
-            client: None,
-            pid: None,
-            uid: None,
-            since_ms,
-            left_ms: None,
-            progress: None,
-            bytes: Some(4096),
-            error: None,
-        }
+        let name = SessionName::new(name).unwrap();
+        let mut info = SessionInfo::new(name, direction(state), state);
+        info.since_ms = since_ms;
+        info.bytes = Some(4096);
+        info
     }
 
     fn past(update: u64, outcome: Outcome) -> PastUpdate {
-        PastUpdate {
-            update,
-            outcome,
-            requested_us: Some(1_790_000_000_000_000),
-            sessions: 3,
-            dropped: 1,
-            preserve_us: Some(250_000),
-            freeze_us: Some(1_000),
-            jump_us: Some(1_600_000),
-            restore_us: Some(400_000_000),
-            blackout_us: Some(2_500_000),
-        }
+        let mut past = PastUpdate::from(&Report::new(update, outcome));
+        past.requested_us = Some(1_790_000_000_000_000);
+        past.sessions = 3;
+        past.dropped = 1;
+        past.preserve_us = Some(250_000);
+        past.freeze_us = Some(1_000);
+        past.jump_us = Some(1_600_000);
+        past.restore_us = Some(400_000_000);
+        past.blackout_us = Some(2_500_000);
+        past
     }
 
     fn snapshot() -> Snapshot {
-        let aborted = PastUpdate {
-            freeze_us: None,
-            jump_us: None,
-            restore_us: None,
-            blackout_us: None,
-            ..past(6, Outcome::Aborted)
-        };
+        let mut aborted = past(6, Outcome::Aborted);
+        aborted.freeze_us = None;
+        aborted.jump_us = None;
+        aborted.restore_us = None;
+        aborted.blackout_us = None;
+        let kernel = "7.3.4-\"quoted\"\\".to_owned();
+        let mut status = Status::new(Phase::Restoring, kernel, "0.1.0".to_owned());
+        status.update = 7;
+        status.connections = 1;
+        status.subscribed = 1;
+        status.incoming = 2;
+        status.unclaimed = 2;
+        status.image_loaded = Some(false);
+        status.problem = Some("why".to_owned());
+        let mut history = History::default();
+        history.updates = vec![aborted, past(7, Outcome::Updated)];
+        history.older.updated = 4;
+        history.older.dry_run = 3;
+        history.older.aborted = 2;
         Snapshot {
             luod: Some(Luod {
-                status: Status {
-                    phase: Phase::Restoring,
-                    update: 7,
-                    dry_run: false,
-                    connections: 1,
-                    subscribed: 1,
-                    ready: 0,
-                    incoming: 2,
-                    unclaimed: 2,
-                    image_loaded: Some(false),
-                    kernel: "7.3.4-\"quoted\"\\".into(),
-                    luod: "0.1.0".into(),
-                    inhibitors: Vec::new(),
-                    problem: Some("why".into()),
-                },
+                status,
                 sessions: vec![
                     session("a", SessionState::Unclaimed, 1500),
                     session("b", SessionState::Failed, 2500),
                     session("c", SessionState::Finished, 9000),
                     session("a", SessionState::Ready, 9000),
                 ],
-                history: History {
-                    updates: vec![aborted, past(7, Outcome::Updated)],
-                    older: Totals {
-                        updated: 4,
-                        dry_run: 3,
-                        aborted: 2,
-                    },
-                },
+                history,
             }),
             scratch: Some(192 << 20),
         }

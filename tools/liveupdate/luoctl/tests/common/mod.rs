@@ -11,7 +11,7 @@ use liveupdate::{
     luod::{Member, Participant, Result, SessionName},
     IncomingSession, OutgoingSession,
 };
-use luo_check::{record::Source, Formats, Image, Record};
+use luo_check::{record::Source, Formats, Image, Machine, Record};
 use luod::fake::{own_config, FakeWorld, Luod};
 use rustix::{
     fs::{memfd_create, MemfdFlags},
@@ -19,7 +19,6 @@ use rustix::{
 };
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
     env,
     fs::{self, File},
     io::Read,
@@ -81,30 +80,11 @@ impl Root {
     /// Loads an image that supports some formats.
     pub fn record(&self, formats: &[&str]) {
         let names = formats.iter().map(|name| (*name).to_owned()).collect();
-        let record = Record {
-            boot_id: "this boot".into(),
-            loads_left: Some(7),
-            source: Source {
-                path: "/boot/next".into(),
-                dev: 1,
-                ino: 2,
-                size: 3,
-                changed: (4, 5),
-            },
-            image: Some(Image {
-                machine: luo_check::Machine::default(),
-                version: None,
-                file_size: 3,
-                init_size: 3,
-                formats: Formats::List(names),
-                features: BTreeMap::new(),
-                modules: Default::default(),
-                unverified: None,
-                config: None,
-            }),
-            cmdline: CMDLINE.into(),
-            findings: Vec::new(),
-        };
+        let metadata = fs::metadata(&self.0).unwrap();
+        let source = Source::new(Path::new("/boot/next"), &metadata);
+        let mut record = Record::new("this boot".into(), source, CMDLINE.into());
+        record.loads_left = Some(7);
+        record.image = Some(Image::new(Machine::default(), Formats::List(names)));
         record.write(&self.path("run/luod/image.json")).unwrap();
     }
 

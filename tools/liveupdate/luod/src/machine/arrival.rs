@@ -288,11 +288,7 @@ impl<W: World> Machine<W> {
             (MarkName::Luod, self.started),
             (MarkName::Serving, serving),
         ] {
-            marks.push(Mark {
-                name,
-                stamp,
-                offset_us: None,
-            });
+            marks.push(Mark::new(name, stamp));
         }
         tracing::info!(
             message_id = audit::UPDATED,

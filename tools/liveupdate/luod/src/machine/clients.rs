@@ -332,10 +332,9 @@ impl<W: World> Machine<W> {
         let takes_part = |part: &Part| part.deadline().is_some();
         for name in self.concerned(conn, id, takes_part)? {
             if let Some(subscription) = self.subscriptions.get_mut(&name) {
-                subscription.progress = Some(Progress {
-                    text: progress.text.as_deref().map(printable),
-                    ..progress.clone()
-                });
+                let mut progress = progress.clone();
+                progress.text = progress.text.as_deref().map(printable);
+                subscription.progress = Some(progress);
                 self.announce_change(&name, Direction::Outgoing);
             }
         }

@@ -59,12 +59,9 @@ impl<W: World> Machine<W> {
         let Some(peer) = self.peers.get(&conn) else {
             return Ok(Answer::Sent);
         };
-        let inhibitor = Inhibitor {
-            why: super::clients::printable(why),
-            client: peer.client.clone(),
-            pid: peer.who.credentials.pid,
-            uid: peer.who.credentials.uid,
-        };
+        let who = &peer.who.credentials;
+        let mut inhibitor = Inhibitor::new(super::clients::printable(why), who.pid, who.uid);
+        inhibitor.client = peer.client.clone();
         tracing::info!(
             uid = inhibitor.uid,
             pid = inhibitor.pid,

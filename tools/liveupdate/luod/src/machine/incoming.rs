@@ -389,11 +389,7 @@ impl<W: World> Machine<W> {
         let stamp = self.world.now();
         if let Some(arrival) = &mut self.arrival {
             if arrival.marks.iter().all(|mark| mark.name != name) {
-                arrival.marks.push(Mark {
-                    name,
-                    stamp,
-                    offset_us: None,
-                });
+                arrival.marks.push(Mark::new(name, stamp));
             }
         }
     }
@@ -448,37 +444,29 @@ impl<W: World> Machine<W> {
         let between = |from, to| arrival.bridge.micros(find(from)?, find(to)?);
         let jump = find(MarkName::Jump).zip(find(MarkName::Serving));
         let sessions = self.incoming.iter();
-        let lost = arrival.lost.iter().map(|lost| SessionReport {
-            session: lost.name.clone(),
-            client: lost.client.clone(),
-            state: SessionState::Dropped,
-            preserve_us: None,
-            restore_us: None,
-            blackout_us: None,
-            error: Some(lost.error.clone()),
+        let sessions = sessions.map(|(name, session)| {
+            let mut report = SessionReport::new(name.clone(), session.state());
+            report.client = session.client.clone();
+            report.preserve_us = session.preserve_us;
+            report.restore_us = session.restore_us;
+            report.blackout_us = session.blackout_us;
+            report.error = session.error.clone();
+            report
         });
-        Some(Report {
-            update: arrival.update,
-            outcome: Outcome::Updated,
-            reason: None,
-            from: Some(arrival.from.clone()),
-            to: Some(self.world.release()),
-            marks: super::view::with_offsets(arrival.marks.clone(), Some(arrival.bridge)),
-            sessions: sessions
-                .map(|(name, session)| SessionReport {
-                    session: name.clone(),
-                    client: session.client.clone(),
-                    state: session.state(),
-                    preserve_us: session.preserve_us,
-                    restore_us: session.restore_us,
-                    blackout_us: session.blackout_us,
-                    error: session.error.clone(),
-                })
-                .chain(lost)
-                .collect(),
-            jump_us: between(MarkName::Jump, MarkName::Serving),
-            blackout_us: between(MarkName::Ready, MarkName::Finished),
-            precision_us: jump.map(|(from, to)| arrival.bridge.precision_us(from, to)),
-        })
+        let lost = arrival.lost.iter().map(|lost| {
+            let mut report = SessionReport::new(lost.name.clone(), SessionState::Dropped);
+            report.client = lost.client.clone();
+            report.error = Some(lost.error.clone());
+            report
+        });
+        let mut report = Report::new(arrival.update, Outcome::Updated);
+        report.from = Some(arrival.from.clone());
+        report.to = Some(self.world.release());
+        report.marks = super::view::with_offsets(arrival.marks.clone(), Some(arrival.bridge));
+        report.sessions = sessions.chain(lost).collect();
+        report.jump_us = between(MarkName::Jump, MarkName::Serving);
+        report.blackout_us = between(MarkName::Ready, MarkName::Finished);
+        report.precision_us = jump.map(|(from, to)| arrival.bridge.precision_us(from, to));
+        Some(report)
     }
 }

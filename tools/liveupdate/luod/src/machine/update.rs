@@ -206,11 +206,7 @@ impl<W: World> Machine<W> {
     fn mark(&mut self, name: MarkName) {
         let stamp = self.world.now();
         if let Some(update) = &mut self.update {
-            update.marks.push(Mark {
-                name,
-                stamp,
-                offset_us: None,
-            });
+            update.marks.push(Mark::new(name, stamp));
         }
     }
 

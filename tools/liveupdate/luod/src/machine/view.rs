@@ -131,24 +131,22 @@ impl<W: World> Machine<W> {
         let unclaimed = pending.clone().filter(|session| session.conn.is_none());
         let ready = self.subscriptions.values();
         let ready = ready.filter(|s| matches!(s.part, Part::Ready { .. }));
-        Status {
-            phase: self.phase(),
-            update: self.number,
-            dry_run: self.update.as_ref().is_some_and(|update| update.dry_run),
-            connections: self.peers.len() as u64,
-            subscribed: self.subscriptions.len() as u64,
-            ready: ready.count() as u64,
-            incoming: pending.count() as u64,
-            unclaimed: unclaimed.count() as u64,
-            image_loaded: self.world.image_loaded(),
-            kernel: self.world.release(),
-            luod: env!("CARGO_PKG_VERSION").to_owned(),
-            inhibitors: self.inhibitors.values().cloned().collect(),
-            problem: self
-                .unknown_problem()
-                .or_else(|| self.unclaimed_problem())
-                .or_else(|| self.problem.clone()),
-        }
+        let luod = env!("CARGO_PKG_VERSION").to_owned();
+        let mut status = Status::new(self.phase(), self.world.release(), luod);
+        status.update = self.number;
+        status.dry_run = self.update.as_ref().is_some_and(|update| update.dry_run);
+        status.connections = self.peers.len() as u64;
+        status.subscribed = self.subscriptions.len() as u64;
+        status.ready = ready.count() as u64;
+        status.incoming = pending.count() as u64;
+        status.unclaimed = unclaimed.count() as u64;
+        status.image_loaded = self.world.image_loaded();
+        status.inhibitors = self.inhibitors.values().cloned().collect();
+        status.problem = self
+            .unknown_problem()
+            .or_else(|| self.unclaimed_problem())
+            .or_else(|| self.problem.clone());
+        status
     }
 
     /// All sessions.
@@ -164,22 +162,19 @@ impl<W: World> Machine<W> {
         let subscription = self.subscriptions.get(name)?;
         let now = self.world.now();
         let deadline = subscription.part.deadline();
-        Some(SessionInfo {
-            session: name.clone(),
-            direction: Direction::Outgoing,
-            state: subscription.state(),
-            client: subscription.client.clone(),
-            pid: Some(subscription.credentials.pid),
-            uid: Some(subscription.credentials.uid),
-            since_ms: super::micros(subscription.since, now) / 1000,
-            left_ms: deadline.map(|end| end.saturating_sub(now.monotonic_us) / 1000),
-            progress: subscription.progress.clone(),
-            bytes: match subscription.part {
-                Part::Ready { bytes, .. } => bytes,
-                _ => None,
-            },
-            error: subscription.error.clone(),
-        })
+        let mut info = SessionInfo::new(name.clone(), Direction::Outgoing, subscription.state());
+        info.client = subscription.client.clone();
+        info.pid = Some(subscription.credentials.pid);
+        info.uid = Some(subscription.credentials.uid);
+        info.since_ms = super::micros(subscription.since, now) / 1000;
+        info.left_ms = deadline.map(|end| end.saturating_sub(now.monotonic_us) / 1000);
+        info.progress = subscription.progress.clone();
+        info.bytes = match subscription.part {
+            Part::Ready { bytes, .. } => bytes,
+            _ => None,
+        };
+        info.error = subscription.error.clone();
+        Some(info)
     }
 
     pub(super) fn incoming_info(&self, name: &SessionName) -> Option<SessionInfo> {
@@ -188,18 +183,13 @@ impl<W: World> Machine<W> {
             .conn
             .and_then(|conn| self.peers.get(&conn))
             .map(|peer| peer.who.credentials);
-        Some(SessionInfo {
-            session: name.clone(),
-            direction: Direction::Incoming,
-            state: session.state(),
-            client: session.client.clone(),
-            pid: credentials.map(|who| who.pid),
-            uid: credentials.map(|who| who.uid),
-            since_ms: super::micros(session.since, self.world.now()) / 1000,
-            left_ms: None,
-            progress: None,
-            bytes: session.bytes,
-            error: session.error.clone(),
-        })
+        let mut info = SessionInfo::new(name.clone(), Direction::Incoming, session.state());
+        info.client = session.client.clone();
+        info.pid = credentials.map(|who| who.pid);
+        info.uid = credentials.map(|who| who.uid);
+        info.since_ms = super::micros(session.since, self.world.now()) / 1000;
+        info.bytes = session.bytes;
+        info.error = session.error.clone();
+        Some(info)
     }
 }

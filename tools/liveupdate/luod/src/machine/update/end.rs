@@ -60,15 +60,11 @@ impl<W: World> Machine<W> {
                 Part::Dropped => (SessionState::Dropped, None),
             };
             subscription.since = now;
-            reports.push(SessionReport {
-                session: name.clone(),
-                client: subscription.client.clone(),
-                state,
-                preserve_us,
-                restore_us: None,
-                blackout_us: None,
-                error: subscription.error.clone(),
-            });
+            let mut report = SessionReport::new(name.clone(), state);
+            report.client = subscription.client.clone();
+            report.preserve_us = preserve_us;
+            report.error = subscription.error.clone();
+            reports.push(report);
             let told = matches!(part, Part::Dropped);
             if !matches!(part, Part::Requested { .. }) {
                 self.cancelled.insert(name.clone());
@@ -101,18 +97,12 @@ impl<W: World> Machine<W> {
             let marks = update.marks.iter();
             let marks = marks.filter(|mark| mark.name != MarkName::Jump);
             let marks: Vec<Mark> = marks.copied().collect();
-            Report {
-                update: number,
-                outcome,
-                reason: Some(reason.to_owned()),
-                from: Some(self.world.release()),
-                to: None,
-                marks: with_offsets(marks, None),
-                sessions: reports,
-                jump_us: None,
-                blackout_us: None,
-                precision_us: None,
-            }
+            let mut report = Report::new(number, outcome);
+            report.reason = Some(reason.to_owned());
+            report.from = Some(self.world.release());
+            report.marks = with_offsets(marks, None);
+            report.sessions = reports;
+            report
         });
         if let Some(report) = report {
             self.past = self.history();
@@ -133,27 +123,16 @@ impl<W: World> Machine<W> {
         let update = self.update.as_ref()?;
         let sessions = self.list().into_iter();
         let sessions = sessions.filter(|info| info.direction == Direction::Outgoing);
-        Some(Report {
-            update: self.number,
-            outcome: Outcome::Running,
-            reason: None,
-            from: Some(self.world.release()),
-            to: None,
-            marks: with_offsets(update.marks.clone(), None),
-            sessions: sessions
-                .map(|info| SessionReport {
-                    session: info.session,
-                    client: info.client,
-                    state: info.state,
-                    preserve_us: None,
-                    restore_us: None,
-                    blackout_us: None,
-                    error: info.error,
-                })
-                .collect(),
-            jump_us: None,
-            blackout_us: None,
-            precision_us: None,
-        })
+        let sessions = sessions.map(|info| {
+            let mut report = SessionReport::new(info.session, info.state);
+            report.client = info.client;
+            report.error = info.error;
+            report
+        });
+        let mut report = Report::new(self.number, Outcome::Running);
+        report.from = Some(self.world.release());
+        report.marks = with_offsets(update.marks.clone(), None);
+        report.sessions = sessions.collect();
+        Some(report)
     }
 }

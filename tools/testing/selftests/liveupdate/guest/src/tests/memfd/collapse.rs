@@ -24,10 +24,10 @@ const IN_PIPE: u64 = 1;
 const FILLED: u64 = 3 * HUGE - PAGE;
 
 fn collapsed(large: u64) -> Collapsed {
-    Collapsed {
-        large: large * HUGE,
-        left: FILLED - large * HUGE,
-    }
+    let mut collapsed = Collapsed::default();
+    collapsed.large = large * HUGE;
+    collapsed.left = FILLED - large * HUGE;
+    collapsed
 }
 
 /// Large folios, in KiB.
