@@ -86,7 +86,8 @@ make_source() {
 	rm -rf tools/liveupdate/debian
 	grep -Ev '"(testing|liveupdate/client/examples)/' "$TOP/tools/Cargo.toml" >tools/Cargo.toml
 	vendor
-	pack "$OUT/${SOURCE}_$VERSION.orig.tar.xz" --exclude=vendor --transform "s,^\.,$SOURCE-$VERSION," .
+	# S: the targets of symbolic links stay as they are.
+	pack "$OUT/${SOURCE}_$VERSION.orig.tar.xz" --exclude=vendor --transform "s,^\.,$SOURCE-$VERSION,S" .
 	mkdir -p "$TREE"
 	mv "$stage"/* "$TREE"
 	cp -a "$DEBIAN" "$TREE/debian"

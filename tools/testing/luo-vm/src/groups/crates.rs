@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::ctx::Ctx;
 use crate::groups::fuzz;
@@ -29,6 +29,9 @@ const PUBLISHED: [(&str, bool); 5] = [
     ("liveupdate", false),
     ("liveupdate-capi", false),
 ];
+
+/// What a package has besides code.
+const FILES: [&str; 4] = ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
 /// Builds cargo-deny from its source on crates.io, with the dependencies that its authors have tested,
 /// unless another checkout has done that before. Returns the program.
@@ -64,21 +67,28 @@ fn deny(ctx: &Ctx, program: &Path, workspace: &str) -> Result<Option<String>> {
     quiet(ctx, "cargo-deny", &mut deny)
 }
 
-/// Checks that what `cargo publish` would upload is complete.
+/// Checks that what `cargo publish` would upload is complete. A crate can only be built if it needs no
+/// other one that is not published yet.
 fn package(ctx: &Ctx, name: &str, alone: bool) -> Result<Option<String>> {
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(ctx.top.join("tools")).args([
-        "package",
-        "--locked",
-        "--allow-dirty",
-        "-p",
-        name,
-    ]);
-    if !alone {
-        // This crate cannot be built before the others are published.
-        cargo.arg("--list");
+    let cargo = || {
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(ctx.top.join("tools"));
+        cargo.args(["package", "--locked", "--allow-dirty", "-p", name]);
+        cargo
+    };
+    let list = cargo().arg("--list").output().context("cargo package")?;
+    let text = String::from_utf8_lossy(&list.stdout);
+    let missing = FILES
+        .iter()
+        .find(|file| text.lines().all(|line| line != **file));
+    if let Some(file) = missing {
+        let said = String::from_utf8_lossy(&list.stderr);
+        return Ok(Some(format!("the package has no {file}: {said}")));
     }
-    quiet(ctx, &format!("cargo-package-{name}"), &mut cargo)
+    if !alone {
+        return Ok(None);
+    }
+    quiet(ctx, &format!("cargo-package-{name}"), &mut cargo())
 }
 
 /// Checks that the documentation of the crates, as docs.rs would build it, has no warnings.
