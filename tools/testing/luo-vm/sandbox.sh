@@ -35,10 +35,11 @@ DEB_PACKAGES=(build-essential ca-certificates cargo cargo-c debhelper dh-python 
 	lintian pkgconf pybuild-plugin-pyproject python3-all python3-setuptools rustc
 	systemd-dev)
 # Packages for the tests under systemd, from a newer suite. e2fsprogs creates
-# the disk.
+# the disk; systemd-ukify and systemd-boot-efi make unified kernel images.
 DEBIAN_SUITE=forky
 DEBIAN_PACKAGES=(chrony dbus e2fsprogs iproute2 kmod libarchive13t64 memcached nftables python3
-	qemu-guest-agent qemu-system-x86 systemd systemd-sysv systemd-tests)
+	qemu-guest-agent qemu-system-x86 systemd systemd-boot-efi systemd-sysv systemd-tests
+	systemd-ukify)
 # Debian's packages of the machine that is made of packages only.
 # dosfstools, e2fsprogs, mtools and systemd-repart make its disk.
 MACHINE_PACKAGES=(dbus dosfstools e2fsprogs grub-efi-amd64-bin grub2-common initramfs-tools kmod

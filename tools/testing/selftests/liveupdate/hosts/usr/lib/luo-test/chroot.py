@@ -4,6 +4,7 @@
 
 import os
 
+import images
 import packages
 from results import Boot, Results, run
 
@@ -70,8 +71,8 @@ def files():
 def main():
     tests = Results("packages", Boot())
     before = files()
-    for part in [packages.install, enabled, programs, disable, packages.upgrade, disabled, packages.remove,
-                 packages.purge]:
+    for part in [packages.install, images.unified, enabled, programs, disable, packages.upgrade, disabled,
+                 packages.remove, packages.purge]:
         try:
             part(tests)
         except Exception as error:
