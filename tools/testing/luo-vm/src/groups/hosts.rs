@@ -47,19 +47,6 @@ const RUN: &str = r#"set -e
         busybox mount -t tmpfs tmpfs "$1/run"
         exec chroot "$1" /usr/bin/python3 /usr/lib/luo-test/chroot.py' sh "$tmp""#;
 
-/// Makes a package with a higher version, and other configurations, from another one.
-const NEWER: &str = r#"set -e
-    tmp=$(mktemp -d)
-    trap 'rm -rf "$tmp"' EXIT
-    dpkg-deb -R "$1" "$tmp/tree"
-    if [ -e "$tmp/tree/DEBIAN/conffiles" ]; then
-        while read -r file; do
-            echo '# newer' >>"$tmp/tree/$file"
-        done <"$tmp/tree/DEBIAN/conffiles"
-    fi
-    sed -i -E 's/^(Version: .*)/\1+newer/; s/\(= ([^)]*)\)/(= \1+newer)/' "$tmp/tree/DEBIAN/control"
-    dpkg-deb --root-owner-group -Znone -b "$tmp/tree" "$2""#;
-
 /// Installs, upgrades, removes and purges the packages.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let stage = ctx.build.join("hosts");
@@ -107,9 +94,7 @@ fn packages(ctx: &Ctx) -> Result<Vec<(String, PathBuf)>> {
     for package in PACKAGES {
         let path = machine::find(&deb, package)?;
         let to = newer.join(format!("newer-{package}.deb"));
-        let mut repack = Command::new("sh");
-        repack.args(["-c", NEWER, "sh"]).arg(&path).arg(&to);
-        step.run(&mut repack, &ctx.log("hosts-newer"))?;
+        step.run(&mut machine::newer(&path, &to), &ctx.log("hosts-newer"))?;
         files.push((format!("{package}.deb"), path));
         files.push((format!("newer-{package}.deb"), to));
     }

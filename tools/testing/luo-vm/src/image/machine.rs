@@ -28,6 +28,22 @@ const SHARED: &str = "tools/testing/selftests/liveupdate/debian/usr/lib/luo-test
 /// The packages of this repository on the machine.
 const PACKAGES: [&str; 3] = ["luoctl", "luod", "python3-liveupdate"];
 
+/// Of these, the packages that are upgraded there, which need one another in the same version.
+const UPGRADED: [&str; 2] = ["luoctl", "luod"];
+
+/// Makes a package with a higher version, and other configurations, from another one.
+const NEWER: &str = r#"set -e
+    tmp=$(mktemp -d)
+    trap 'rm -rf "$tmp"' EXIT
+    dpkg-deb -R "$1" "$tmp/tree"
+    if [ -e "$tmp/tree/DEBIAN/conffiles" ]; then
+        while read -r file; do
+            echo '# newer' >>"$tmp/tree/$file"
+        done <"$tmp/tree/DEBIAN/conffiles"
+    fi
+    sed -i -E 's/^(Version: .*)/\1+newer/; s/\(= ([^)]*)\)/(= \1+newer)/' "$tmp/tree/DEBIAN/control"
+    dpkg-deb --root-owner-group -Znone -b "$tmp/tree" "$2""#;
+
 fn dir(ctx: &Ctx) -> PathBuf {
     ctx.build.join("machine")
 }
@@ -43,6 +59,14 @@ pub fn find(dir: &Path, package: &str) -> Result<PathBuf> {
         }
     }
     bail!("There is no package {package} in {}.", dir.display());
+}
+
+/// The command that makes the package `to` from the package `from`. It has a higher version, and other
+/// configurations.
+pub fn newer(from: &Path, to: &Path) -> Command {
+    let mut repack = Command::new("sh");
+    repack.args(["-c", NEWER, "sh"]).arg(from).arg(to);
+    repack
 }
 
 /// The directory with the packages of the programs.
@@ -107,6 +131,15 @@ fn tests(ctx: &Ctx, first: &Package, next: &Package, file: &Path) -> Result<()> 
         kernel.join("luo_machine.ko"),
     )?;
     fs::remove_dir_all(&module)?;
+    let upgrade = kernels.join("newer");
+    fs::create_dir_all(&upgrade)?;
+    for package in UPGRADED {
+        let mut newer = newer(
+            &find(&built(ctx)?, package)?,
+            &upgrade.join(format!("{package}.deb")),
+        );
+        step.run(&mut newer, &log)?;
+    }
     let mut pack = Command::new("dpkg-deb");
     pack.args(["--root-owner-group", "-Znone", "-b"]);
     pack.arg(&stage).arg(file);

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 
-from packages import LOG
+from packages import LOG, TRACE
 from results import run
 
 BOOT, CONFIG = "/run/luo-test-images", "/etc/kernel"
@@ -52,17 +52,17 @@ def check(tests):
     status, said, found = add()
     words = found[".cmdline"]["text"].split()
     tests.check("an image gets the parameters that are not set",
-                status == 0 and words == ["a=b", "liveupdate=off", "kho=on", *LOG.split()], f"{words} {said}")
+                status == 0 and words == ["a=b", "liveupdate=off", "kho=on", *LOG.split(), *TRACE.split()], f"{words} {said}")
     good = found[".osrel"]["text"] == "ID=luo-test" and has(found, ".initrd", "a initrd")
     good = good and has(found, ".dtb", FILES[f"{TREES}/dir/tree.dtb"])
     tests.check("the rest of it is as configured", good, f"{found} {said}")
     changed = [path for path, text in FILES.items() if open(path).read() != text]
     tests.check("the files of the administrator are not changed", not changed, f"{changed}")
 
-    write(f"{CONFIG}/cmdline", "kho=off liveupdate=off ramoops.mem_name=x\n")
+    write(f"{CONFIG}/cmdline", "kho=off liveupdate=off ramoops.mem_name=x trace_instance=x\n")
     status, said, found = add()
     text = found[".cmdline"]["text"].strip()
-    good = status == 0 and text == "kho=off liveupdate=off ramoops.mem_name=x"
+    good = status == 0 and text == "kho=off liveupdate=off ramoops.mem_name=x trace_instance=x"
     tests.check("an image with all parameters stays as it is", good, f"{text} {said}")
 
     write(f"{CONFIG}/cmdline", FILES[f"{CONFIG}/cmdline"])

@@ -4,17 +4,20 @@
 
 Runs once with each kernel; the results so far are kept on the disk. Firmware starts the first
 kernel by its boot entry. The second kernel is installed from its package, and a live update starts
-it by its boot entry. Another one starts the first kernel again, by its version. Then the second
-kernel is started and panics, and firmware starts the first one, since the default boot entry is only
-changed when all required sessions are finished.
+it by its boot entry; there, the package of luod is upgraded before the session is claimed. Another
+live update starts the first kernel again, by its version. Then the second kernel is started and
+panics, and firmware starts the first one, since the default boot entry is only changed when all
+required sessions are finished.
 
 After that, GRUB is installed. It starts the newest kernel, and a live update starts the first one
 again. The kernel of the next update hangs, and the watchdog resets the machine.
 """
 
 import glob
+import json
 import os
 import re
+import subprocess
 import time
 
 from results import Results, run
@@ -138,6 +141,34 @@ def update(tests, *load):
     return status <= 0
 
 
+def sessions():
+    """The states of the sessions, as far as luod answers."""
+    said = json.loads(run("luoctl", "--json", "list")[1])
+    return {session["session"]: session["state"] for session in said.get("sessions", [])}
+
+
+def upgrade(tests):
+    """An upgrade restarts luod, which loses neither the session that no program has claimed, nor clients."""
+    client = subprocess.Popen(["luoctl", "exec", "other", "--preserve", "--", "true"])
+    expected = {"keeper": "unclaimed", "other": "subscribed"}
+    there = until(lambda: sessions() == expected)
+    tests.check("there are a session and a client before the upgrade", there, f"{sessions()}")
+    luod = run("systemctl", "show", "--property=MainPID", "luod.service")[1]
+    debs = glob.glob("/usr/share/luo-machine/newer/*.deb")
+    say("dpkg -i " + " ".join(os.path.basename(path) for path in sorted(debs)))
+    status, said = run("env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--force-confold", "-i", *debs)
+    print(said, flush=True)
+    version = run("dpkg-query", "-W", "-f", "${Version}", "luod")[1]
+    tests.check("luod is upgraded", status == 0 and version.endswith("+newer"), f"{version} {said}")
+    new = run("systemctl", "show", "--property=MainPID", "luod.service")[1]
+    tests.check("the upgrade has restarted luod", new.strip() not in (luod.strip(), "MainPID=0"), f"{luod} {new}")
+    there = until(lambda: sessions() == expected)
+    tests.check("the session and the client are there after the upgrade", there, f"{sessions()}")
+    tests.check("the client has not been restarted", client.poll() is None, f"{client.returncode}")
+    client.kill()
+    client.wait()
+
+
 def log(tests):
     """luoctl shows the log of the previous kernel, although firmware has a place for logs as well."""
     status, said = run("luoctl", "report", "--log", "--lines", "100000")
@@ -145,10 +176,13 @@ def log(tests):
     tests.check("luoctl shows the log of the previous kernel", good, said[-1000:])
 
 
-def updated(tests, before, release, count, default=default, entry=entry):
-    """After an update: the default boot entry changes when the session is finished, and not before."""
+def updated(tests, before, release, count, default=default, entry=entry, unclaimed=None):
+    """After an update: the default boot entry changes when the session is finished, and not before. `unclaimed`
+    is called before the session is claimed."""
     kernel(tests, release)
     log(tests)
+    if unclaimed:
+        unclaimed(tests)
     tests.check("the default is still the previous kernel", default() == entry(before), default())
     keeper(tests, f"verified after {count}")
     there = until(lambda: default() == entry(release))
@@ -200,7 +234,7 @@ def first(tests):
 
 
 def second(tests):
-    updated(tests, OLD, NEW, 1)
+    updated(tests, OLD, NEW, 1, unclaimed=upgrade)
     status, said = run("insmod", f"/usr/share/luo-machine/{NEW}/luo_machine.ko")
     tests.check("a module that was built with linux-headers is loaded", status == 0, said)
     return update(tests, "--kernel", OLD)
