@@ -497,7 +497,7 @@ void luo_hugetlb_expect_no_more(void)
 			continue;
 
 		size = min(size, pool->wanted);
-		pr_warn("HugeTLB: %lu pages of the previous kernel have not come\n",
+		pr_warn("HugeTLB: %lu pages of the previous kernel were not taken over\n",
 			lost);
 		if (h->nr_huge_pages - h->surplus_huge_pages < size)
 			__nr_hugepages_store_common(false, h, NUMA_NO_NODE,

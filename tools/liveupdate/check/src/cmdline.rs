@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(extended("rw"), format!("rw {log}"));
         assert_eq!(extended("rw -- single"), format!("rw {log} -- single"));
         assert_eq!(extended("a=\"b  c\""), format!("a=\"b  c\" {log}"));
-        // One of its own, and none at all.
+        // The next kernel has a log of its own, or the running one has none.
         let own = "rw  ramoops.mem_name=x";
         assert_eq!(extended(own), own);
         assert_eq!(with_log("rw  a", "ro reserve_mem=1M:4096:log"), "rw  a");

@@ -42,14 +42,14 @@ impl ModuleFormats {
     }
 }
 
-/// Module tools treat these two characters as the same one.
+/// Replaces `-` by `_`: module tools treat these two characters as the same one.
 fn same(name: &str) -> String {
     name.replace('-', "_")
 }
 
 impl Image {
-    /// The release of the kernel, by which the directory of its modules is named; [`None`] if it is
-    /// not known, or is no name of a directory.
+    /// The release of the kernel, after which the directory of its modules is named; [`None`] if it
+    /// is not known, or cannot be the name of a directory.
     pub fn release(&self) -> Option<&str> {
         let release = self.version.as_deref()?.split_ascii_whitespace().next()?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
@@ -61,7 +61,7 @@ impl Image {
 impl System {
     /// Adds the formats of the modules that are installed for the kernel of `image`.
     ///
-    /// If there are none, or they cannot be read, none are added.
+    /// Adds nothing if no modules are installed, or if their aliases cannot be read.
     pub fn add_modules(&self, image: &mut Image) {
         let Some(release) = image.release() else {
             return;

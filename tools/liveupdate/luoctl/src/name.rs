@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Names of what `luoctl load` loads.
+//! The names of kernels and boot entries on the command line of `luoctl load`.
 
 use std::str::FromStr;
 

@@ -71,8 +71,8 @@ const SMALL: &str = "256m";
 const SMALL_HUGE: &str = "256m-huge";
 const LARGE_HUGE: &str = "1536m-huge";
 
-/// Guests have one processor and memory in pages of 4 KiB, all of which is allocated, if their title
-/// says nothing else.
+/// All memory of the guests is allocated. Unless the title says otherwise, they have one processor and
+/// memory in pages of 4 KiB.
 const CASES: [Case; 10] = [
     case(BARE, "no guest", Flavour::Ours, "bench small", true),
     case(C, "256 MiB, on C", Flavour::Peer, "gap --ram=256", true),
@@ -209,7 +209,7 @@ fn measure(ctx: &Ctx, host: &Kernel, case: &Case, round: u32) -> Result<Values> 
     if let Some(gap) = listener.gaps.first() {
         values.insert("seen", gap.all().as_micros() as u64);
     }
-    // Lines that the programs print in the first kernel, of the guest with the largest number.
+    // From lines that the programs print in the first kernel: the largest number of all guests.
     for (name, words) in [
         (PAUSE, "of state within "),
         ("preserve_us", " preserve_us="),
@@ -230,7 +230,7 @@ fn number_after(line: &str, words: &str) -> Option<u64> {
     rest[..end.unwrap_or(rest.len())].parse().ok()
 }
 
-/// From the saved state to the next kernel: what remains of the gap.
+/// The rest of the gap: the time from the saved state to the start of the next kernel.
 fn jump(values: &Values) -> Option<u64> {
     let others = [PAUSE, "boot_us", LUOD, CLAIM];
     let others = others.map(|name| values.get(name)).into_iter();

@@ -2,7 +2,8 @@
 
 //! `make bench ONLY=kinds`: the costs of memory of several kinds.
 //!
-//! The peer is C with a memfd of pages of 4 KiB: it cannot preserve huge pages of a pool.
+//! They are compared with a memfd of pages of 4 KiB on the implementation in C, which cannot preserve
+//! huge pages of a pool.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -54,7 +55,7 @@ const fn at_boot(kind: Kind, params: &'static str) -> Kind {
     Kind { run, ..kind }
 }
 
-/// The first one is what the others are compared with.
+/// The others are compared with the first one.
 const KINDS: [Kind; 6] = [
     kind(
         Flavour::Peer,

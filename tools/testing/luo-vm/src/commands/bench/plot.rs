@@ -12,7 +12,7 @@ use super::catalogue::{Run, PHASES, RUNS};
 use super::{median, Measured, Values};
 
 const SIZE: (u32, u32) = (900, 560);
-/// The viewer of the file has the font. Here, the size of a text is estimated.
+/// The font of the program that shows the file. The size of a text is only estimated here.
 const FONT: &str = "sans-serif";
 
 /// A plot: its file, its title, its axes, its curve and its figure.

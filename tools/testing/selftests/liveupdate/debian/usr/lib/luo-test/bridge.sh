@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
-# Connects the guests to the network of its host. They wait for this after an update: few programs are
-# started for it.
+# Connects the guests to the network of their host. After an update, the guests wait for this script,
+# which therefore starts only a few programs.
 #
-# The network card is connected to QEMU's user network, which resets connections that it does not know,
-# whatever address they are for. Frames for a guest that is not resumed yet must not get there: the
-# bridge knows from the beginning where the guests are.
+# The network card is connected to QEMU's user network, which resets all connections that it does not
+# know, to any address. Frames for a guest that is not resumed yet must not be sent there. Static
+# entries therefore tell the bridge where the guests are.
 set -e
 ip -batch - <<END
 link add br0 type bridge

@@ -2,7 +2,7 @@
 
 """The hook that keeps peers from resetting connections, with Debian's nft.
 
-As a program, it prints what becomes of a packet to the port that is held.
+When run as a program, it prints what happens to a packet to the port that is held.
 """
 
 import os
@@ -16,12 +16,12 @@ CONF = f"{ETC}/hold-connections.conf"
 SERVICE = "luod-hold-connections.service"
 # Nothing listens there.
 PORT = 11999
-# What the hook after ours has seen.
+# The output of the hook that runs after hold-connections.
 SEEN = "/run/luo-test-held"
 
 
 def look():
-    """What becomes of a packet to the port: a reset is the answer, unless it is dropped."""
+    """Returns what happens to a packet to the port: it is answered with a reset, or dropped."""
     with socket.socket() as probe:
         probe.settimeout(2)
         try:
@@ -34,7 +34,7 @@ def look():
 
 
 def seen():
-    """What the hook after ours has seen, when it has run."""
+    """Returns the output of the hook that runs after hold-connections, when it has run."""
     if not until(lambda: os.path.exists(SEEN) and os.path.getsize(SEEN)):
         return "nothing"
     with open(SEEN) as file:
@@ -49,7 +49,7 @@ def released(tests, when):
 
 
 def hold(tests):
-    """Holds connections during the next update. One that is aborted comes before it."""
+    """Holds connections during the next update, after an update that is aborted."""
     with open(CONF, "w") as file:
         file.write(f"tcp {PORT}\n")
     for stage in ["pre", "abort", "post"]:

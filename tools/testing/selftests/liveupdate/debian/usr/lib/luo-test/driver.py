@@ -195,11 +195,11 @@ def mark_log(tests):
 
 
 def log_of_previous(tests):
-    """What the previous kernel has logged until its end."""
+    """luoctl shows the log of the previous kernel until its end."""
     if not tests.boot.number:
         return
     status, said = run("luoctl", "report", "--log", "--lines", "100000")
-    # The kernel's own last words are after all of systemd's.
+    # The last messages of the kernel come after those of systemd.
     start = said.rfind(f"{LOG_MARK}{tests.boot.number - 1}\n")
     good = status == 0 and start >= 0 and f"{LOG_MARK}{tests.boot.number}" not in said
     tests.check("luoctl shows the log of the previous kernel", good, said[-2000:])
@@ -262,8 +262,8 @@ def memcached(tests):
 
 
 def away_for(tests, report):
-    """Prints for how long memcached was away: from its READY until it had its data again. In one update
-    it has waited for the rest of the machine."""
+    """Prints for how long memcached was away: from its READY until it had its data again. In one of the
+    updates, it waits for the rest of the machine."""
     gaps = [s["blackout_us"] / 1e6 for s in report["sessions"] if s["session"] == "memcached"]
     tests.check("memcached's gap is known", len(gaps) == 1, str(report["sessions"]))
     print(f"# memcached: away for {gaps[0]:.3f} s", flush=True)

@@ -64,8 +64,8 @@ def said(what, rest=r"(\d+)", path=CONSOLE):
 
 
 def continuous(*series):
-    """No number is missing from all series of increasing numbers: an error of the guest's kernel can
-    come in the middle of a line."""
+    """Returns whether the series increase, and whether together they have all numbers. A message of the
+    guest's kernel in the middle of a line can hide a number of one series."""
     increasing = all(a < b for numbers in series for a, b in zip(numbers, numbers[1:]))
     found = set().union(*series)
     return increasing and found == set(range(1, len(found) + 1))
@@ -109,7 +109,7 @@ def monitor(*commands, path=MONITOR):
         return str(answers)
 
 
-# What is seen of a guest that stands still: of QEMU, of its interrupt controllers, and of the host.
+# What is printed about a guest that stands still, from QEMU, from its interrupt controllers, and from the host.
 REGISTERS = r"'status': '[a-z-]+|CPU#\d|[RE]IP=\w+|RFL=\w+ \S+|HLT=\d"
 LAPIC = r"LVTT\s+[^\\]*|Timer[^\\]*|(?:ISR|IRR|PPR|TPR)[ \t]+[^\\]*"
 HOST = [
@@ -258,9 +258,9 @@ def goes_on(tests):
     def counts():
         return len(said("count")) > before + 20
 
-    # A guest that KVM cannot run is not waited for.
+    # Does not wait for a guest that KVM cannot run.
     good = until(lambda: counts() or field("state") == "internal-error") and counts()
-    # A guest that stands still: the cause is to be seen in its processors.
+    # If the guest stands still, the state of its processors shows the cause.
     if not tests.check("the guest counts", good, "" if good else processors() + logs()):
         return
     starts = said("starts", r"with seed ([0-9a-f]{16})")
@@ -310,7 +310,8 @@ def other_clock(tests):
 
 
 def other_cannot_go(tests, cmdline):
-    """The other guest has a device that QEMU cannot save: both continue, and both can go without it."""
+    """The other guest has a device that QEMU cannot save: the update is aborted, and both guests continue.
+    Without the device, both can be updated."""
     def usb(command, **arguments):
         return monitor((command, {"id": "camera", **arguments}), path=OTHER_MONITOR)
 
@@ -379,7 +380,7 @@ def abort(tests, cmdline, killed):
     load(tests, cmdline)
     ends = "luod is killed" if killed else "aborted"
     starts, known = len(said("starts", r"with seed .*")), last("count")
-    # It hangs when it is paused, which is when the guest is paused as well.
+    # The client hangs when luod pauses it, which is when the guest is paused as well.
     run("systemctl", "start", "luo-bad@late-hang.service")
     good = until(lambda: "bad-late-hang" in run("luoctl", "list")[1])
     tests.check(f"{ends}: another client is there", good, logs())

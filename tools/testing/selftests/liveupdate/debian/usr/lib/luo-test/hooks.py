@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 
-"""What keeps updates from starting, and programs that run around them: hooks, as services of systemd;
-inhibitors of systemd-logind and of luoctl."""
+"""Hooks, which run before and after updates, as services of systemd; and inhibitors of systemd-logind
+and of luoctl, which keep updates from starting."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def failing_hook(tests):
 
 
 def inhibitors(tests):
-    """The real logind, and luoctl."""
+    """Inhibitors of the real systemd-logind and of luoctl keep updates from starting."""
     for name, command, says, status in [
         ("a block lock of systemd-logind",
          ["systemd-inhibit", "--what=shutdown", "--mode=block", "--who=backup", "--why=tape 1 of 2"],
