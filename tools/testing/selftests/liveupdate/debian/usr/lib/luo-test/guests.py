@@ -9,6 +9,7 @@ a file of the host that all kernels append to.
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -330,6 +331,36 @@ def other_cannot_go(tests, cmdline):
     tests.check("the device is taken away", "error" not in answer, answer)
 
 
+def other_dies(tests, cmdline):
+    """QEMU of the other guest is killed when both are ready for the next kernel. No second one must be started
+    here: the next kernel would resume the guest. It is started when the update is aborted, and the first guest
+    continues."""
+    def starts():
+        return len(said("starts", r"with seed .*", OTHER_CONSOLE))
+
+    ends = "the other QEMU is killed"
+    update = begin_update(tests, cmdline, ends)
+    # With its state, what is preserved is complete.
+    good = until(lambda: re.search(r"^vm-two .*ready", run("luoctl", "list")[1], re.M))
+    tests.check(f"{ends}: the other guest is ready", good, run("luoctl", "list")[1])
+    os.kill(field("qemu", "two"), signal.SIGKILL)
+    good = until(lambda: run("systemctl", "show", "--value", "--property=NRestarts", OTHER)[1].strip() not in ["", "0"])
+    tests.check(f"{ends}: its unit is started again", good, run("systemctl", "status", OTHER)[1])
+    why = run("journalctl", "-b", "-u", OTHER, "-n", "20", "-o", "cat")[1]
+    tests.check(f"{ends}: there is no second guest", update.poll() is None and starts() == 1, why)
+    status, text = run("luoctl", "abort")
+    tests.check(f"{ends}: luoctl aborts the update", status == 0, text)
+    text, _ = update.communicate()
+    tests.check(f"{ends}: luoctl kexec says so", update.returncode == 7, f"{update.returncode}: {text}")
+    run("systemctl", "kill", "--signal=KILL", "luo-bad@late-hang.service")
+    counted = last("count")
+    tests.check(f"{ends}: the guest continues", until(lambda: last("count") > counted + 5), logs())
+    good = until(lambda: starts() == 2)
+    tests.check(f"{ends}: it boots, as after a loss of power", good, why + console(OTHER_CONSOLE)[-500:])
+    good = until(lambda: re.search(r"^vm-two .*subscribed", run("luoctl", "list")[1], re.M))
+    tests.check(f"{ends}: luod knows the new guest", good, run("luoctl", "list")[1])
+
+
 def disk(tests):
     """The next kernel finds on the disk what the guest had stored before the jump."""
     stored = last("stored", BEFORE + os.path.basename(CONSOLE))
@@ -374,13 +405,10 @@ def load(tests, cmdline):
     tests.check("luoctl load", status == 0, text)
 
 
-def abort(tests, cmdline, killed):
-    """An update that ends while the guest is paused, since the operator aborts it or luod is killed: the
-    guest continues."""
+def begin_update(tests, cmdline, ends):
+    """An update that stops when the guests are paused."""
     load(tests, cmdline)
-    ends = "luod is killed" if killed else "aborted"
-    starts, known = len(said("starts", r"with seed .*")), last("count")
-    # The client hangs when luod pauses it, which is when the guest is paused as well.
+    # The client hangs when luod pauses it, which is when the guests are paused as well.
     run("systemctl", "start", "luo-bad@late-hang.service")
     good = until(lambda: "bad-late-hang" in run("luoctl", "list")[1])
     tests.check(f"{ends}: another client is there", good, logs())
@@ -388,6 +416,15 @@ def abort(tests, cmdline, killed):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     good = until(lambda: field("state") == "paused" or update.poll() is not None) and update.poll() is None
     tests.check(f"{ends}: the guest is paused", good, logs())
+    return update
+
+
+def abort(tests, cmdline, killed):
+    """An update that ends while the guest is paused, since the operator aborts it or luod is killed: the
+    guest continues."""
+    ends = "luod is killed" if killed else "aborted"
+    starts, known = len(said("starts", r"with seed .*")), last("count")
+    update = begin_update(tests, cmdline, ends)
     if killed:
         run("systemctl", "kill", "--signal=KILL", "luod.service")
     else:
@@ -489,6 +526,8 @@ def main():
                 time_stands_still(tests)
             report(tests)
             show_chain(UNIT)
+            if two:
+                other_dies(tests, boot.cmdline)
         elif updates == USUAL:
             without_kvm(tests, boot.cmdline)
             for luod_is_killed in [False, True]:

@@ -35,7 +35,10 @@ def slow(wanted):
 
 
 def show_chain(unit):
-    """Prints what a unit has waited for while the machine started."""
+    """Prints what a unit has waited for while the machine started, and what it and luod have done when."""
     status, text = run("systemd-analyze", "critical-chain", "--no-pager", unit)
     for line in text.splitlines() if status == 0 else []:
+        print("#", line, flush=True)
+    log = ["journalctl", "-b", "-o", "short-monotonic", "-n", "40", "--no-pager"]
+    for line in run(*log, "-u", "luod.service", "-u", unit)[1].splitlines():
         print("#", line, flush=True)
