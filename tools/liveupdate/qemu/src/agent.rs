@@ -132,10 +132,17 @@ impl Agent {
 /// The number of microseconds by which the clock of a guest lagged, negative if it was fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Set {
-    /// Before the clock was set.
+    /// At first.
     pub before_us: i64,
-    /// After the clock was set, for which the agent needs some time.
-    pub after_us: i64,
+    /// After the clock was set, for which the agent needs some time; [`None`] if it was not set.
+    pub after_us: Option<i64>,
+}
+
+impl Set {
+    /// The lag that is left.
+    pub fn lag_us(&self) -> i64 {
+        self.after_us.unwrap_or(self.before_us)
+    }
 }
 
 /// Sets the clock of a guest to that of this host, by the agent at the socket `path`, unless they
@@ -150,26 +157,24 @@ pub fn set_clock(path: &Path) -> io::Result<Set> {
 
 fn set_clock_within(path: &Path, limit: Duration) -> io::Result<Set> {
     let mut agent = Agent::connect(path, limit)?;
-    let before_us = agent.lag()?;
-    let mut after_us = before_us;
+    let mut set = Set {
+        before_us: agent.lag()?,
+        after_us: None,
+    };
     for _ in 0..TIMES {
-        if after_us.unsigned_abs() <= TOLERANCE_US {
+        let old = set.lag_us().unsigned_abs();
+        if old <= TOLERANCE_US {
             break;
         }
-        let set = agent.set();
-        let lag = agent.lag()?;
-        let (old, new) = (after_us.unsigned_abs(), lag.unsigned_abs());
-        after_us = lag;
-        if new > old / 2 {
+        let answer = agent.set();
+        set.after_us = Some(agent.lag()?);
+        if set.lag_us().unsigned_abs() > old / 2 {
             // The lag did not shrink: the agent has not set the clock, or needs that long.
-            set?;
+            answer?;
             break;
         }
     }
-    Ok(Set {
-        before_us,
-        after_us,
-    })
+    Ok(set)
 }
 
 #[cfg(test)]
@@ -262,7 +267,7 @@ mod tests {
         let (found, commands) = agent(LAG, Does::Sets);
         let found = found.unwrap();
         assert!(found.before_us >= MOST, "{found:?}");
-        assert_eq!(found.after_us, 0);
+        assert_eq!(found.after_us, Some(0));
         // It is read again.
         assert_eq!(commands.len(), 4);
         let set = &commands[2];
@@ -276,7 +281,7 @@ mod tests {
         let (found, commands) = agent(0, Does::Fails);
         let right = Set {
             before_us: 0,
-            after_us: 0,
+            after_us: None,
         };
         assert_eq!(found.unwrap(), right);
         assert_eq!(commands.len(), 2);
@@ -285,7 +290,7 @@ mod tests {
     #[test]
     fn a_slow_agent_is_asked_again() {
         let (found, commands) = agent(LAG, Does::Takes(LAG / 4));
-        assert_eq!(found.unwrap().after_us, 0);
+        assert_eq!(found.unwrap().after_us, Some(0));
         assert_eq!(commands.len(), 6);
     }
 
@@ -298,7 +303,7 @@ mod tests {
     #[test]
     fn a_guest_may_have_no_hwclock() {
         let (found, commands) = agent(LAG, Does::HasNoHwclock);
-        assert_eq!(found.unwrap().after_us, 0);
+        assert_eq!(found.unwrap().after_us, Some(0));
         assert_eq!(commands.len(), 4);
     }
 

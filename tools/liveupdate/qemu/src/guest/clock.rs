@@ -42,12 +42,15 @@ impl Guest {
         let ended = || io::Error::other("a thread has panicked");
         match setting.join().unwrap_or_else(|_| Err(ended())) {
             Ok(set) => {
-                println!(
-                    "{name}: its clock was set, it lagged by {} ms, and by {} ms after that",
-                    set.before_us / 1000,
-                    set.after_us / 1000
-                );
-                self.lag_us = Some(set.after_us);
+                let before = set.before_us / 1000;
+                match set.after_us {
+                    Some(after) => println!(
+                        "{name}: its clock was set, it lagged by {before} ms, and by {} ms after that",
+                        after / 1000
+                    ),
+                    None => println!("{name}: its clock lags by {before} ms only, and was not set"),
+                }
+                self.lag_us = Some(set.lag_us());
             }
             Err(error) => eprintln!(
                 "{name}: its clock lags by {} ms: the guest agent has not set it: {error}",
