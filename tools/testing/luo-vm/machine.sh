@@ -79,6 +79,8 @@ CopyFiles=/
 CopyFiles=/boot-files:/boot
 ExcludeFiles=/efi/ /dev/ /proc/ /sys/ /run/ /tmp/ /var/tmp/ /var/cache/apt/ /var/lib/apt/lists/
 ExcludeFiles=/repart /disk.raw
+# mmdebstrap has it, so that no service is started.
+ExcludeFiles=/usr/sbin/policy-rc.d
 ExcludeFilesTarget=/boot-files
 END
 chroot "$root" systemd-repart --offline=yes --empty=create --size=auto --dry-run=no \
