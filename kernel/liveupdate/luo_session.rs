@@ -36,7 +36,7 @@ use zerocopy_derive::{
 
 /// A session's name, for messages.
 pub(crate) fn display(name: &Name) -> &BStr {
-    BStr::from_bytes(name.as_bytes())
+    name.as_ref()
 }
 
 /// The name after `anon_inode:` in the link of a session's file descriptor in `/proc/PID/fd`.

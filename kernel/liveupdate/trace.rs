@@ -22,7 +22,8 @@ use kernel::{
     }, //
 };
 
-/// Lets a step be given a name, of which the length is needed only if the step is traced.
+/// The name of a session as text, for messages and for steps, which need its length only if they are
+/// traced.
 impl AsRef<BStr> for Name {
     fn as_ref(&self) -> &BStr {
         BStr::from_bytes(self.as_bytes())

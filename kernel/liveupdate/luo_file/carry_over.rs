@@ -102,10 +102,11 @@ impl CarriedFiles {
         let mut files = KVVec::new();
         for file in incoming.files() {
             if let Some((err, flbs)) = file.failure(handlers) {
+                let session: &BStr = session.as_ref();
                 pr_warn!(
                     "session '{}': handler '{}': the file with token {} cannot be carried over, since \
                      it could not be retrieved: error {}\n",
-                    BStr::from_bytes(session.as_bytes()),
+                    session,
                     file.compatible(),
                     file.token(),
                     err.to_errno()
@@ -204,9 +205,10 @@ impl CarriedFiles {
 }
 
 fn report(session: &Name, what: &str, file: &IncomingFile, err: Error) {
+    let session: &BStr = session.as_ref();
     pr_err!(
         "session '{}': handler '{}' cannot {} the file with token {} of the previous kernel: error {}\n",
-        BStr::from_bytes(session.as_bytes()),
+        session,
         file.compatible(),
         what,
         file.token(),

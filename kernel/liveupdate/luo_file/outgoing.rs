@@ -362,7 +362,7 @@ impl OutgoingFiles {
     /// as well.
     pub(crate) fn freeze(&mut self, policy: Policy) -> Result<Frozen<'_>> {
         let name = self.session;
-        let session = BStr::from_bytes(name.as_bytes());
+        let session: &BStr = name.as_ref();
         let mut frozen = Frozen {
             set: self,
             count: 0,
