@@ -180,6 +180,11 @@ pub struct ExecOptions {
     /// Run the command in every update, to preserve its files in a new session.
     #[arg(long)]
     pub preserve: bool,
+    /// With --preserve: what sh must run if the command has succeeded, but no kernel was started,
+    /// since the update was aborted. It can take back what the command did besides preserving
+    /// files, such as stopping a process.
+    #[arg(long, value_name = "SCRIPT", requires = "preserve")]
+    pub undo: Option<OsString>,
     /// Finish the session if the command succeeds. Without this option, the command must do it.
     #[arg(long, conflicts_with = "preserve")]
     pub finish: bool,

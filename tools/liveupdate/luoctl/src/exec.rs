@@ -16,7 +16,8 @@ use rustix::{
     io::dup2,
 };
 use std::{
-    io,
+    ffi::OsStr,
+    io, mem,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     process::{Command, ExitCode},
     thread::sleep,
@@ -150,7 +151,30 @@ struct Preserver<'a> {
     end: Option<Instant>,
     /// Its last exit code.
     code: u8,
+    /// Whether it has succeeded in the running update.
+    done: bool,
     frozen: bool,
+}
+
+impl Preserver<'_> {
+    /// Runs what takes back the effects of the command.
+    fn undo(&self, script: &OsStr) {
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script);
+        // Signals must not end luoctl before the script has ended.
+        let code =
+            Running::start(&mut command, &self.runner.signals).and_then(|mut running| loop {
+                match running.ended()? {
+                    Some(code) => return Ok(code),
+                    None => sleep(TICK),
+                }
+            });
+        match code {
+            Ok(0) => {}
+            Ok(code) => output::warn(&format!("--undo has failed with the exit code {code}")),
+            Err(failure) => output::warn(&failure.message),
+        }
+    }
 }
 
 impl Participant for Preserver<'_> {
@@ -163,6 +187,7 @@ impl Participant for Preserver<'_> {
         let end = self.end.take();
         let code = self.runner.run(session, end);
         self.code = code.map_err(|failure| failure.message)?;
+        self.done = self.code == 0;
         match self.code {
             0 => Ok(()),
             _ if end.is_some_and(|end| Instant::now() >= end) => {
@@ -174,6 +199,10 @@ impl Participant for Preserver<'_> {
 
     fn cancelled(&mut self, _: &SessionName, reason: &str) {
         output::warn(&format!("the update was cancelled: {reason}"));
+        let done = mem::take(&mut self.done);
+        if let Some(script) = self.runner.options.undo.as_deref().filter(|_| done) {
+            self.undo(script);
+        }
     }
 
     fn restore(&mut self, id: &SessionName, _: &IncomingSession) -> Outcome {
@@ -195,6 +224,7 @@ fn preserve(cli: &Cli, runner: Runner<'_>, id: &SessionName) -> Result<ExitCode,
         runner,
         end: None,
         code: 0,
+        done: false,
         frozen: false,
     };
     let member = Member::join_at(&cli.socket, CLIENT, &[id.as_str()], preserver);

@@ -68,6 +68,49 @@ fn a_session_of_a_command() {
         .says("no session job");
 }
 
+/// What a command did besides preserving files is taken back if it has succeeded, and the next kernel
+/// is not started.
+#[test]
+fn an_update_that_is_cancelled() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    let luod = start(&world);
+    let run = |args: &[&str]| root.run(luod.path(), args);
+    let [fails, did, undone] = ["fails", "did", "undone"].map(|name| root.path(name));
+    root.put("fails", "");
+    let (fails, did) = (fails.display(), did.display());
+    let script = format!("test ! -e {fails} && touch {did}");
+    let undo = format!("echo x >> {}; exit 3", undone.display());
+    let args = [
+        "exec",
+        "job",
+        "--preserve",
+        "--undo",
+        &undo,
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let _child = Background::start(&root, luod.path(), &args);
+    // Fails after the first command has run.
+    let later = format!("test -e {fails} || while ! rm {did}; do sleep 0.05; done; exit 1");
+    let other = ["exec", "other", "--preserve", "--", "sh", "-c", &later];
+    let _other = Background::start(&root, luod.path(), &other);
+    let list = || run(&["list"]).out;
+    let subscribed = || list().matches("subscribed").count() == 2;
+    wait(subscribed);
+    // The command has failed: there is nothing to take back.
+    run(&["kexec", "--yes"]).expect(7);
+    wait(subscribed);
+    assert!(!undone.exists());
+    root.remove("fails");
+    for times in 1..3 {
+        run(&["kexec", "--yes"]).expect(7);
+        wait(subscribed);
+        wait(|| std::fs::read_to_string(&undone).is_ok_and(|text| text.lines().count() == times));
+    }
+}
+
 /// A command that hangs until it is terminated must not keep luoctl from the next update, although
 /// that begins before the command has ended.
 #[test]
@@ -120,6 +163,7 @@ fn failures() {
     run(&["exec", "job"]).expect(2);
     run(&["exec", "a b", "--", "true"]).expect(2);
     run(&["exec", "job", "--preserve", "--finish", "--", "true"]).expect(2);
+    run(&["exec", "job", "--undo", "true", "--", "true"]).expect(2);
     run(&["exec", "job", "--", "true"]).expect(1);
     let nowhere = std::path::Path::new("/nonexistent/luod.sock");
     root.run(nowhere, &["exec", "job", "--", "true"]).expect(3);
