@@ -16,7 +16,7 @@ $(foreach v,$(VARIABLES),$(if $($(v)),,$(eval unexport $(v))))
 
 # Targets that are commands of luo-vm with the same name.
 TARGETS := run demo demo-device demo-vm test test-debug test-peer bench fuzz soak kernel menuconfig shell \
-	patches check-patches docs htmldocs rust-analyzer
+	deb-kernel patches check-patches docs htmldocs rust-analyzer
 
 # Targets that check and format the code in the sandbox, without building a
 # kernel.
@@ -38,7 +38,7 @@ help:
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
 	@echo '                devices machines luod debian guest kunit lint)'
 	@echo 'make test-all   these and longer tests (hosts crates debug kunit-debug lint-debug'
-	@echo '                machines-all matrix-7.2 configs soak guest-long kasan);'
+	@echo '                machines-all matrix-7.2 configs soak debian-long guest-long cloud kasan);'
 	@echo '                and those of arm64; resumable; writes'
 	@echo '                Documentation/project/results.rst and results-arm64.rst'
 	@echo 'make check      host tests and make lint; needs no kernel and no VM'
@@ -54,8 +54,11 @@ help:
 	@echo '                (ONLY=beginning of an item, suite or case)'
 	@echo
 	@echo 'make deb        build Debian packages of the programs and libraries, in build/deb'
+	@echo 'make deb-kernel  build Debian packages of a kernel with the configuration of Debian, in'
+	@echo '                build/kernel-packages (FLAVOUR=cloud: with few modules);'
+	@echo '                make demo-deb FLAVOUR=cloud-full runs them'
 	@echo 'make kernel     build the kernel'
-	@echo 'make menuconfig choose options of our kernels (FLAVOUR=ours debug kasan bench)'
+	@echo 'make menuconfig choose options of our kernels (FLAVOUR=ours debug kasan bench cloud)'
 	@echo 'make shell      start a shell in a VM with a kernel loaded for kexec'
 	@echo 'make patches    write series for git am to build/patches, one for each topic of'
 	@echo '                patches/order'

@@ -27,7 +27,7 @@ use crate::commands::{analyzer, bench, demo, docs, menuconfig, pages, peer};
 use crate::ctx::{Ctx, Settings};
 use crate::groups::{base, debug, fuzz, lint, soak, words};
 use crate::kernel::flavour::Flavour;
-use crate::kernel::{build, each, series, tree};
+use crate::kernel::{build, each, package, series, tree};
 use crate::report::results::{summary, Report};
 
 #[derive(Parser)]
@@ -59,7 +59,16 @@ enum Action {
     /// Update the kernel of a machine made of packages
     DemoDeb,
     /// Make the packages for the machine of demo-deb
-    MachinePackages,
+    MachinePackages {
+        /// The kernel of the machine
+        #[arg(default_value = "ours", env = "FLAVOUR")]
+        flavour: Flavour,
+    },
+    /// Build packages of a kernel, with two releases
+    DebKernel {
+        #[arg(default_value = "cloud-full", env = "FLAVOUR")]
+        flavour: Flavour,
+    },
     /// Run the tests
     Test {
         /// Only this group
@@ -200,7 +209,18 @@ fn run(cli: Cli) -> Result<bool> {
             ctx.need_space(8, 3)?;
             demo::packages::run(&ctx)
         }
-        Action::MachinePackages => image::machine::packages(&ctx).map(|()| true),
+        Action::MachinePackages { flavour } => {
+            ctx.need_space(8, 3)?;
+            image::machine::packages(&ctx, flavour).map(|()| true)
+        }
+        Action::DebKernel { flavour } => {
+            ctx.need_space(16, 6)?;
+            for package in package::both(&ctx, flavour)? {
+                println!("{}", ctx.shown(&package.file));
+                println!("{}", ctx.shown(&package.headers));
+            }
+            Ok(true)
+        }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
         Action::TestAll => groups::run_all(&ctx),
         Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),

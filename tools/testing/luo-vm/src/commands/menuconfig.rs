@@ -10,7 +10,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::kernel::build;
-use crate::kernel::config::{self, LOCAL};
+use crate::kernel::config::{self, Start, LOCAL};
 use crate::kernel::flavour::Flavour;
 use crate::kernel::source::{self, OUT_PREFIX};
 use crate::kernel::tree;
@@ -32,9 +32,14 @@ pub fn run(ctx: &Ctx, flavour: Flavour) -> Result<()> {
     let make = || build::make(ctx, &out);
 
     // The configuration without local.config.
-    config::configure(ctx, flavour, make, &out, &config::tracked(ctx, flavour)?)?;
+    let start = Start::of(ctx, flavour)?;
+    let configure = |fragments: String| {
+        let make = || build::make(ctx, &out);
+        config::configure(ctx, flavour, make, &out, &start, &fragments)
+    };
+    configure(config::tracked(ctx, flavour)?)?;
     let before = minimal(ctx, &out)?;
-    config::configure(ctx, flavour, make, &out, &config::fragments(ctx, flavour)?)?;
+    configure(config::fragments(ctx, flavour)?)?;
     let kconfig = ctx.top.join("Kconfig");
     let status = make()
         .arg("menuconfig")

@@ -10,7 +10,6 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::ctx::Ctx;
-use crate::kernel::build;
 use crate::kernel::flavour::Flavour;
 use crate::kernel::package::{self, Package};
 use crate::kernel::source::lock;
@@ -82,11 +81,9 @@ pub fn built(ctx: &Ctx) -> Result<PathBuf> {
 }
 
 /// Collects the packages: those of the programs, of a kernel, and of the tests, which contains that
-/// of the next kernel.
-pub fn packages(ctx: &Ctx) -> Result<()> {
-    let kernel = build::kernel(ctx, Flavour::Ours)?;
-    let first = package::build(ctx, &kernel, 1)?;
-    let next = package::build(ctx, &kernel, 2)?;
+/// of the next kernel. Both are kernels of `flavour`.
+pub fn packages(ctx: &Ctx, flavour: Flavour) -> Result<()> {
+    let [first, next] = package::both(ctx, flavour)?;
     let packages = dir(ctx).join("packages");
     if packages.exists() {
         fs::remove_dir_all(&packages)?;

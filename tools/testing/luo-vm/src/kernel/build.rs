@@ -122,9 +122,11 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         &digest([tools.as_bytes()])[..6]
     ));
     fs::create_dir_all(&out)?;
+    let start = config::Start::of(ctx, flavour)?;
     let fragments = config::fragments(ctx, flavour)?;
-    let config = digest([kconfig.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
-    let want = digest([content.as_bytes(), fragments.as_bytes(), tools.as_bytes()]);
+    let options = [start.text(), &fragments].concat();
+    let config = digest([kconfig.as_bytes(), options.as_bytes(), tools.as_bytes()]);
+    let want = digest([content.as_bytes(), options.as_bytes(), tools.as_bytes()]);
     let stamp_file = out.join("luo-stamp.json");
     let mut stamp: Stamp = fs::read(&stamp_file)
         .ok()
@@ -147,7 +149,8 @@ fn build(ctx: &Ctx, flavour: Flavour) -> Result<Kernel> {
         if stamp.config != config || !out.join(".config").exists() {
             stamp.config.clear();
             write_stamp(&stamp_file, &stamp)?;
-            config::configure(ctx, flavour, || make(ctx, &out), &out, &fragments)?;
+            let make = || make(ctx, &out);
+            config::configure(ctx, flavour, make, &out, &start, &fragments)?;
             stamp.config.clone_from(&config);
         }
         if !stamp.findings.is_empty() {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::ctx::Ctx;
 use crate::files::{digest, write_if_changed};
 use crate::kernel::build;
-use crate::kernel::config;
+use crate::kernel::config::{self, Start};
 use crate::kernel::flavour::Flavour;
 use crate::kernel::series::{self, Repo};
 use crate::kernel::source::{self, OUT_PREFIX};
@@ -63,7 +63,7 @@ pub fn build(ctx: &Ctx) -> Result<Option<String>> {
         let log = ctx.log(&format!("each-{:02}", number + 1));
         let make = || build::make(ctx, &out);
         // The options of later patches are omitted.
-        config::set(&mut step, make, &out, &fragments, &log)?;
+        config::set(&mut step, make, &out, &Start::Tiny, &fragments, &log)?;
         let outcome = step.run_with(make().arg(ctx.arch().image), &log, |step, line| {
             step.progress(&format!("{} of {count}, {name}: {line}", number + 1));
         });

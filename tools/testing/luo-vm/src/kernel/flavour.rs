@@ -17,6 +17,11 @@ pub enum Flavour {
     Debug,
     /// The same with KASAN and kmemleak.
     Kasan,
+    /// The Rust LUO in a kernel with Debian's configuration for virtual machines in a cloud, and with
+    /// those of its modules that the tests load.
+    Cloud,
+    /// The same with all modules.
+    CloudFull,
     /// The unchanged base, with the LUO in C.
     Peer,
     /// An older kernel, with the LUO in C.
@@ -33,6 +38,8 @@ impl Flavour {
             Flavour::Bench => "bench",
             Flavour::Debug => "debug",
             Flavour::Kasan => "kasan",
+            Flavour::Cloud => "cloud",
+            Flavour::CloudFull => "cloud-full",
             Flavour::Peer => "peer",
             Flavour::Peer72 => "peer72",
         }
@@ -50,7 +57,18 @@ impl Flavour {
         !matches!(self, Flavour::Peer | Flavour::Peer72)
     }
 
-    /// Configuration fragments; later ones have priority. All have the options of Debian: one
+    /// The configuration of Debian that the fragments are added to, instead of the smallest one that
+    /// there is: its name in the package linux-config.
+    pub fn debian(self) -> Option<&'static str> {
+        matches!(self, Flavour::Cloud | Flavour::CloudFull).then_some("amd64_none_cloud-amd64")
+    }
+
+    /// The file in `configs` that lists the modules, if not all of Debian's are built.
+    pub fn modules(self) -> Option<&'static str> {
+        (self == Flavour::Cloud).then_some("cloud.modules")
+    }
+
+    /// Configuration fragments; later ones have priority. All but one have what Debian needs: one
     /// kernel serves all tests, and the others share what the compiler cache has of it.
     pub fn fragments(self) -> &'static [&'static str] {
         match self {
@@ -58,18 +76,21 @@ impl Flavour {
             Flavour::Bench => &["base", "debian", "bench"],
             Flavour::Debug => &["base", "debian", "rust", "debug"],
             Flavour::Kasan => &["base", "debian", "rust", "debug", "kasan"],
+            Flavour::Cloud | Flavour::CloudFull => &["cloud"],
             Flavour::Peer | Flavour::Peer72 => &["base", "debian"],
         }
     }
 
     /// The number of steps of a full build on x86, for the progress of the first build: counted for
-    /// `ours`, and estimated for the others from the differences of their configurations.
+    /// `ours` and `cloud`, and estimated for the others from the differences of their configurations.
     pub fn usual_steps(self) -> usize {
         match self {
-            Flavour::Ours => 2350,
-            Flavour::Bench => 2310,
-            Flavour::Debug | Flavour::Kasan => 2380,
-            Flavour::Peer | Flavour::Peer72 => 2300,
+            Flavour::Ours => 2990,
+            Flavour::Bench => 2950,
+            Flavour::Debug | Flavour::Kasan => 3020,
+            Flavour::Cloud => 3740,
+            Flavour::CloudFull => 9000,
+            Flavour::Peer | Flavour::Peer72 => 2940,
         }
     }
 }

@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 
 use crate::ctx::Ctx;
 use crate::files::hex;
-use crate::kernel::build::{make, Kernel};
+use crate::kernel::build::{self, make, Kernel};
+use crate::kernel::flavour::Flavour;
 use crate::kernel::source::{self, OUT_PREFIX};
 use crate::kernel::tree;
 use crate::report::step::Step;
@@ -35,13 +36,34 @@ const VERSION: &str = "1";
 /// The maintainer scripts.
 const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
 
-/// Builds a package of `kernel`, whose release ends in `-NUMBER-luo`. Packages with different
+/// What the descriptions of the packages say about the configuration.
+fn about(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::Cloud => {
+            "Its configuration is that of Debian's linux-image-cloud-amd64, with few modules."
+        }
+        Flavour::CloudFull => "Its configuration is that of Debian's linux-image-cloud-amd64.",
+        _ => "This kernel has the small configuration of tests in virtual machines.",
+    }
+}
+
+/// Builds the packages of the kernel `flavour` with two releases, of which either can be updated to
+/// the other one.
+pub fn both(ctx: &Ctx, flavour: Flavour) -> Result<[Package; 2]> {
+    let kernel = build::kernel(ctx, flavour)?;
+    Ok([build(ctx, &kernel, 1)?, build(ctx, &kernel, 2)?])
+}
+
+/// Builds a package of `kernel`, whose release contains `-NUMBER-luo`. Packages with different
 /// numbers can be installed side by side.
 ///
 /// The image and the modules contain the release. They are therefore linked once more, in a copy of
 /// the output directory.
 pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
-    let suffix = format!("-{number}-luo");
+    let suffix = match kernel.flavour.debian() {
+        None => format!("-{number}-luo"),
+        Some(_) => format!("-{number}-luo-{}", kernel.flavour.name()),
+    };
     let release = format!("{}{suffix}", kernel.version);
     let dir = ctx.build.join("kernel-packages");
     fs::create_dir_all(&dir)?;
@@ -73,7 +95,7 @@ pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
     let _lock = base.lock()?;
     let tree = tree::prepare(ctx, &base)?.dir;
     let mut step = Step::start(ctx, title);
-    let out = tree.join(format!("{OUT_PREFIX}package"));
+    let out = tree.join(format!("{OUT_PREFIX}package-{}", kernel.flavour.name()));
     let log = ctx.log("kernel-package");
     let mut copy = Command::new("rsync");
     copy.args(["-a", "--delete", "--exclude=/luo-stamp.json"])
@@ -110,7 +132,7 @@ pub fn build(ctx: &Ctx, kernel: &Kernel, number: u32) -> Result<Package> {
         .arg(format!("INSTALL_MOD_PATH={}", stage.display()))
         .args(["INSTALL_MOD_STRIP=1", "modules_install"]);
     step.run(&mut install, &log)?;
-    files(ctx, &package.release, &out, &stage)?;
+    files(ctx, &package.release, about(kernel.flavour), &out, &stage)?;
     pack(&mut step, &stage, &package.file, &log)?;
     stage_headers(ctx, &mut step, &package.release, &suffix, &out, &stage)?;
     pack(&mut step, &stage, &package.headers, &log)?;
@@ -202,7 +224,7 @@ pub fn module(ctx: &Ctx, package: &Package, source: &Path, dir: &Path) -> Result
 }
 
 /// Adds the files of a package, except modules, to `stage`.
-fn files(ctx: &Ctx, release: &str, out: &Path, stage: &Path) -> Result<()> {
+fn files(ctx: &Ctx, release: &str, about: &str, out: &Path, stage: &Path) -> Result<()> {
     let boot = stage.join("boot");
     fs::create_dir_all(&boot)?;
     let _ = fs::remove_file(stage.join("lib/modules").join(release).join("build"));
@@ -224,8 +246,7 @@ fn files(ctx: &Ctx, release: &str, out: &Path, stage: &Path) -> Result<()> {
         "Package: linux-image-{release}\nVersion: {VERSION}\nArchitecture: amd64\n\
          Maintainer: luo-vm <luo@localhost>\nSection: kernel\nPriority: optional\n\
          Depends: kmod\nRecommends: initramfs-tools | linux-initramfs-tool\n\
-         Description: Linux kernel with the Live Update Orchestrator\n \
-         This kernel has the small configuration of tests in virtual machines.\n"
+         Description: Linux kernel with the Live Update Orchestrator\n {about}\n"
     );
     let debian = stage.join("DEBIAN");
     fs::write(debian.join("control"), control)?;

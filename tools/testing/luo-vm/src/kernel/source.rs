@@ -164,6 +164,11 @@ fn packaged_origin(ctx: &Ctx, series: Series) -> Result<Origin> {
     if installed.exists() {
         return Ok(Origin::Tarball(installed));
     }
+    download(ctx, &package).map(Origin::Deb)
+}
+
+/// The file of a package of the Debian archive, from the cache if it is there.
+pub fn download(ctx: &Ctx, package: &str) -> Result<PathBuf> {
     let sources = ctx.cache.join("sources");
     fs::create_dir_all(&sources)?;
     let cached = || -> Result<Option<PathBuf>> {
@@ -178,7 +183,7 @@ fn packaged_origin(ctx: &Ctx, series: Series) -> Result<Origin> {
         Ok(found.pop())
     };
     if let Some(deb) = cached()? {
-        return Ok(Origin::Deb(deb));
+        return Ok(deb);
     }
     let mut step = Step::start(ctx, format!("fetch {package} from the Debian archive"));
     let state = sources.join("apt");
@@ -209,7 +214,7 @@ fn packaged_origin(ctx: &Ctx, series: Series) -> Result<Origin> {
         "No network: the package lists of the Debian archive cannot be fetched \
          (KERNEL_SRC=path takes a Linux 7.3 tree of your own).",
     )?;
-    step.run(&mut apt(&["download", &package]), &ctx.log("apt-download"))
+    step.run(&mut apt(&["download", package]), &ctx.log("apt-download"))
         .with_context(|| {
             format!(
                 "The archive no longer has the package {package} \
@@ -222,7 +227,7 @@ fn packaged_origin(ctx: &Ctx, series: Series) -> Result<Origin> {
             .map(|n| n.to_string_lossy().into_owned())
             .unwrap_or_default(),
     );
-    Ok(Origin::Deb(deb))
+    Ok(deb)
 }
 
 impl Origin {

@@ -23,7 +23,7 @@ import time
 from results import Results, run
 
 STAGE = "/var/lib/luo-machine-stage"
-OLD, NEW = sorted(os.path.basename(path) for path in glob.glob("/usr/share/luo-machine/*-luo"))
+OLD, NEW = sorted(os.path.basename(path) for path in glob.glob("/usr/share/luo-machine/*-luo*"))
 DEFAULT = "/sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 PANIC = "Requested init /nonexistent failed (error -2)."
 # A kernel that finds no devices, and waits forever.
