@@ -4,6 +4,7 @@
 
 mod all;
 pub mod base;
+mod cloud;
 pub mod configs;
 mod crates;
 pub mod debian;
@@ -30,7 +31,7 @@ use anyhow::{bail, Result};
 
 use crate::ctx::Ctx;
 use crate::groups::schedule::Group;
-use crate::kernel::flavour::Flavour::{Debug, Kasan, Ours, Peer, Peer72};
+use crate::kernel::flavour::Flavour::{Cloud, Debug, Kasan, Ours, Peer, Peer72};
 use crate::report::results::{summary, Report};
 
 /// The groups of `make test`. The kernels are built in the order of their first use here, and a
@@ -50,7 +51,7 @@ const GROUPS: [Group; 11] = [
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 11] = [
+const LONG_GROUPS: [Group; 13] = [
     Group::new("hosts", &[], hosts::run),
     Group::new("crates", &[], crates::run),
     Group::new("debug", &[Debug], debug::run),
@@ -60,7 +61,9 @@ const LONG_GROUPS: [Group; 11] = [
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
     Group::new("soak", &[Ours], soak::long),
+    Group::new("debian-long", &[Cloud], debian::run_long),
     Group::new("guest-long", &[Ours], guest::run_long).alone(),
+    Group::new("cloud", &[Cloud], cloud::run),
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];
 

@@ -41,12 +41,14 @@ const TREES: [(&str, &str); 5] = [
     ("tools/liveupdate/qemu/tmpfiles.d", "usr/lib/tmpfiles.d"),
 ];
 
-/// The directories for the test programs, the hooks of luod, and the configuration of luo-qemu.
-const OURS: [&str; 4] = [
+/// The directories for the test programs, the hooks of luod, the configuration of luo-qemu, and the
+/// clients in Python.
+const OURS: [&str; 5] = [
     "usr/lib/luo-test",
     "usr/lib/luod",
     "usr/lib/luod/hooks",
     "etc/luo-qemu",
+    "usr/lib/python3/dist-packages/liveupdate",
 ];
 
 /// Copies the files below `from` to `to`.

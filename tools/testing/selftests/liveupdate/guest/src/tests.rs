@@ -54,6 +54,7 @@ pub fn all() -> Vec<Suite> {
         hugetlb::retriever::suite(),
         hugetlb::damage::suite(),
         kvm::suite(),
+        kvm::module::suite(),
         sessions::suite(),
         views::suite(),
         trace::suite(),

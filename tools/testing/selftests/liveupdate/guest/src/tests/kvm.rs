@@ -2,6 +2,8 @@
 
 //! Virtual machines of KVM, and guest_memfds.
 
+pub mod module;
+
 use super::damage::fate::{damage, file_line};
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
