@@ -213,6 +213,9 @@ fn frozen() -> Case {
             })?
             .wait()
         };
+        let longer = Map::new(&file, 5, MapFlags::NORESERVE).map(drop);
+        refused("mapping more than the file", longer)?;
+        ensure_eq!(file.metadata().at("fstat")?.len(), 4 * HUGE, "the size");
         ensure_eq!(touch(1)?, End::Killed, "a task that has touched a hole");
         ensure_eq!(touch(2)?, End::Done, "a task that has touched a page");
         ensure_eq!(touch(2)?, End::Done, "a task that has touched a page");
