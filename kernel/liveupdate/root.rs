@@ -213,7 +213,7 @@ impl OutgoingRoot {
         })
     }
 
-    /// Makes room for `count` names of vital data.
+    /// Makes room for `count` names of vital data. Those of a kexec that has failed are removed.
     ///
     /// # Errors
     ///
@@ -222,6 +222,8 @@ impl OutgoingRoot {
         if count > OutgoingPolicy::CAPACITY {
             return Err(ENOSPC);
         }
+        // Two entries of the tree cannot have the same name.
+        self.policy = None;
         self.policy = (count != 0).then(OutgoingPolicy::new).transpose()?;
         Ok(())
     }

@@ -7,12 +7,13 @@ use crate::{
         error::{ensure_eq, Failure, Result},
         kexec,
         registry::{Case, Stage, Suite},
-        sessions::{create, retrieve},
+        sessions::{create, expect_errno, retrieve},
         test_device::TestDevice,
     },
     tests::damage::fate::{damage, reported},
 };
 use liveupdate::Policy;
+use rustix::io::Errno;
 use std::io::{self, Write};
 
 /// Suites whose last kernel panics, which the driver of the machine checks.
@@ -44,6 +45,33 @@ fn understood() -> Case {
         |stage| preserve(stage, "vital", &["vital 1"]),
         |_| {
             let session = retrieve("vital")?;
+            let device = TestDevice::from(session.retrieve(1)?);
+            ensure_eq!(device.value()?, 31, "the value");
+            Ok(session.finish()?)
+        },
+    )
+}
+
+/// A kexec that fails does not prevent the next one, although its names of vital data exist already.
+fn aborted() -> Case {
+    Case::two(
+        "vital_data_after_a_kexec_that_fails",
+        |stage| {
+            preserve(stage, "vital-aborted", &["vital 1"])?;
+            let device = TestDevice::open(TestDevice::C)?;
+            device.write("33")?;
+            let session = create("vital-aborted-fails")?;
+            session.preserve(&device, 1)?;
+            kexec::Plan::dry()?.load()?;
+            device.write("fail-freeze 5")?;
+            for nth in ["first", "second", "third"] {
+                let result: io::Result<()> = Err(kexec::try_jump());
+                expect_errno(result, Errno::IO, &format!("the {nth} reboot(KEXEC)"))?;
+            }
+            Ok(())
+        },
+        |_| {
+            let session = retrieve("vital-aborted")?;
             let device = TestDevice::from(session.retrieve(1)?);
             ensure_eq!(device.value()?, 31, "the value");
             Ok(session.finish()?)
@@ -108,7 +136,7 @@ fn silenced() -> Case {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![understood(), closed(), skipped(), silenced()]
+    vec![understood(), aborted(), closed(), skipped(), silenced()]
 }
 
 fn suite(name: &'static str, case: Case) -> Suite {
