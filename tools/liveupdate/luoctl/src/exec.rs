@@ -88,7 +88,7 @@ impl Runner<'_> {
         code
     }
 
-    fn command(&self, mut end: Option<Instant>) -> Result<u8, Failure> {
+    fn command(&self, end: Option<Instant>) -> Result<u8, Failure> {
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", SCRIPT, "luoctl"])
@@ -96,7 +96,12 @@ impl Runner<'_> {
             .env("LISTEN_FDS", "1")
             .env("LISTEN_FDNAMES", &self.options.session)
             .env("LUO_SESSION_FD", FD.to_string());
-        let mut running = Running::start(&mut command, &self.signals)?;
+        self.wait(&mut command, end)
+    }
+
+    /// Runs a program, and returns its exit code. At `end`, it is terminated.
+    fn wait(&self, command: &mut Command, mut end: Option<Instant>) -> Result<u8, Failure> {
+        let mut running = Running::start(command, &self.signals)?;
         loop {
             if let Some(code) = running.ended()? {
                 return Ok(code);
@@ -161,15 +166,7 @@ impl Preserver<'_> {
     fn undo(&self, script: &OsStr) {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(script);
-        // Signals must not end luoctl before the script has ended.
-        let code =
-            Running::start(&mut command, &self.runner.signals).and_then(|mut running| loop {
-                match running.ended()? {
-                    Some(code) => return Ok(code),
-                    None => sleep(TICK),
-                }
-            });
-        match code {
+        match self.runner.wait(&mut command, None) {
             Ok(0) => {}
             Ok(code) => output::warn(&format!("--undo has failed with the exit code {code}")),
             Err(failure) => output::warn(&failure.message),
