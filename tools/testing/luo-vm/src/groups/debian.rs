@@ -33,37 +33,11 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     checks(ctx, report, &kernel)
 }
 
-/// The clients in Python, and the program that saves a process by CRIU, on the disk.
-const JOB: [(&str, &str); 5] = [
-    (
-        "usr/lib/luo-test/criu-job",
-        "tools/liveupdate/python/examples/criu-job",
-    ),
-    (
-        "usr/lib/python3/dist-packages/liveupdate/__init__.py",
-        "tools/liveupdate/python/liveupdate/__init__.py",
-    ),
-    (
-        "usr/lib/python3/dist-packages/liveupdate/client.py",
-        "tools/liveupdate/python/liveupdate/client.py",
-    ),
-    (
-        "usr/lib/python3/dist-packages/liveupdate/device.py",
-        "tools/liveupdate/python/liveupdate/device.py",
-    ),
-    (
-        "usr/lib/python3/dist-packages/liveupdate/member.py",
-        "tools/liveupdate/python/liveupdate/member.py",
-    ),
-];
-
 /// An update with a process that Debian's CRIU saves in a session, as `luoctl exec` provides it. CRIU
 /// needs what the configuration of a distribution has.
 pub fn run_long(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let kernel = build::kernel(ctx, Flavour::Cloud)?;
-    let files = JOB.map(|(name, source)| (name, ctx.top.join(source)));
-    let files = files.each_ref().map(|(name, path)| (*name, path.as_path()));
-    let image = disk::disk_with(ctx, "criu", &kernel, &files)?;
+    let image = disk::disk_with(ctx, "criu", &kernel, &[])?;
     let vm = Vm::new("criu", &kernel, &image)
         .params(disk::params("luo-criu.target"))
         .kexecs(1);

@@ -33,12 +33,17 @@ pub const DISK: &str = "ext4";
 const DISK_SIZE: u64 = 2 << 30;
 
 /// Directories of the checkout that are copied to the disk, and their destinations.
-const TREES: [(&str, &str); 5] = [
+const TREES: [(&str, &str); 7] = [
     ("tools/testing/selftests/liveupdate/debian", ""),
     ("tools/liveupdate/luod/units", "usr/lib/systemd/system"),
     ("tools/liveupdate/luod/hooks", "usr/lib/luod/hooks"),
     ("tools/liveupdate/qemu/units", "usr/lib/systemd/system"),
     ("tools/liveupdate/qemu/tmpfiles.d", "usr/lib/tmpfiles.d"),
+    (
+        "tools/liveupdate/python/liveupdate",
+        "usr/lib/python3/dist-packages/liveupdate",
+    ),
+    ("tools/liveupdate/python/examples", "usr/lib/luo-test"),
 ];
 
 /// The directories for the test programs, the hooks of luod, the configuration of luo-qemu, and the

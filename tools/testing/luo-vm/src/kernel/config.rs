@@ -93,7 +93,7 @@ impl Start {
         })
     }
 
-    /// Its text, if it is not the one that the kernel has.
+    /// Its text; empty for `tinyconfig`, which is part of the kernel.
     pub fn text(&self) -> &str {
         match self {
             Start::Tiny => "",

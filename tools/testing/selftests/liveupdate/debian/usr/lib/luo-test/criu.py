@@ -7,22 +7,12 @@ Runs once with each kernel.
 
 import re
 import subprocess
-import time
 
-from results import Boot, Results, run
+from results import Boot, Results, run, until
 
 LOG = "/var/lib/luo-job.log"
 JOB = "/usr/lib/luo-test/criu-job"
 SAVE = ["luoctl", "exec", "job", "--preserve", "--undo", f"{JOB} resume job", "--", JOB, "save", "job"]
-PATIENCE = 300
-
-
-def until(so):
-    """Waits until a condition is true, up to a limit."""
-    end = time.monotonic() + PATIENCE
-    while not so() and time.monotonic() < end:
-        time.sleep(0.2)
-    return so()
 
 
 def counts():

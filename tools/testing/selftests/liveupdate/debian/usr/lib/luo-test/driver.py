@@ -19,7 +19,7 @@ import connections
 import hooks
 import uki
 from lanes import show_chain, slow
-from results import Boot, Results, run
+from results import PATIENCE, Boot, Results, run, until
 
 KERNEL = "/boot/next"
 # The kernel KERNEL as an installed one, and as a unified kernel image.
@@ -27,9 +27,6 @@ VERSION = "0-luo"
 UKI = "/boot/EFI/Linux/luo.efi"
 LOG_MARK = "luo-test: this is the log of boot "
 CLIENTS = ["python", "counter", "memcached"]
-# Seconds after which an event is considered missing: a hundred times the usual
-# time.
-PATIENCE = 300
 KEXEC_FILE_LOAD = 320
 KEXEC_FILE_NO_INITRAMFS = 4
 
@@ -110,13 +107,6 @@ class Operator:
             if event["event"] in (*events, "ERROR"):
                 return event
         return None
-
-
-def until(so):
-    """Waits until a condition is true, up to a limit."""
-    end = time.monotonic() + PATIENCE
-    while not so() and time.monotonic() < end:
-        time.sleep(0.1)
 
 
 def wait_for(path, text):

@@ -6,21 +6,10 @@ and of luoctl, which keep updates from starting."""
 import json
 import os
 import subprocess
-import time
 
-from results import run
+from results import run, until
 
 ETC = "/etc/luod"
-# Seconds after which an event is considered missing.
-PATIENCE = 300
-
-
-def until(so):
-    """Waits until a condition is true, up to a limit."""
-    end = time.monotonic() + PATIENCE
-    while not so() and time.monotonic() < end:
-        time.sleep(0.1)
-    return so()
 
 
 def put(stage, name, script):

@@ -6,12 +6,24 @@ import json
 import os
 import re
 import subprocess
+import time
+
+# Seconds after which an event is considered missing: a hundred times the usual time.
+PATIENCE = 300
 
 
 def run(*command):
     """Runs a command; returns its exit status and its output."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.returncode, done.stdout
+
+
+def until(so):
+    """Waits until a condition is true, up to a limit; returns whether it is."""
+    end = time.monotonic() + PATIENCE
+    while not so() and time.monotonic() < end:
+        time.sleep(0.1)
+    return so()
 
 
 class Boot:

@@ -18,9 +18,8 @@ import json
 import os
 import re
 import subprocess
-import time
 
-from results import Results, run
+from results import Results, run, until
 
 STAGE = "/var/lib/luo-machine-stage"
 OLD, NEW = sorted(os.path.basename(path) for path in glob.glob("/usr/share/luo-machine/*-luo*"))
@@ -29,8 +28,6 @@ PANIC = "Requested init /nonexistent failed (error -2)."
 # A kernel that finds no devices, and waits forever.
 HANG = "pci=off rdinit=/bin/cat"
 LOG_MARK = "luo-machine: the end of kernel "
-# Seconds after which an event is considered missing: a hundred times the usual time.
-PATIENCE = 300
 
 
 class Boot:
@@ -48,14 +45,6 @@ class Boot:
         with open(STAGE, "w") as file:
             file.write(str(self.number + 1))
         os.sync()
-
-
-def until(so):
-    """Waits until a condition is true, up to a limit."""
-    end = time.monotonic() + PATIENCE
-    while not so() and time.monotonic() < end:
-        time.sleep(0.2)
-    return so()
 
 
 def say(what):
