@@ -9,6 +9,7 @@
 #include <linux/pagemap.h>
 
 #include "internal.h"
+#include "luo_folio.h"
 #include "luo_guest_memfd.h"
 
 /**
@@ -67,4 +68,7 @@ void luo_gmem_init_folio(struct folio *folio, pgoff_t index)
 {
 	folio->index = index;
 	__folio_mark_uptodate(folio);
+	/* A page fault would evict a clean one, and provide zeroes instead. */
+	if (luo_folio_has_bad_page(folio))
+		folio_set_dirty(folio);
 }

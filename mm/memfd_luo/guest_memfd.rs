@@ -7,8 +7,8 @@
 //! preserved, a guest can read and write its memory, but holes stay holes: a page fault that needs a new
 //! folio fails, and so does punching holes.
 //!
-//! Not supported: memory that is not shared with user space, policies of nodes, and pages with bad
-//! memory.
+//! Not supported: memory that is not shared with user space, policies of nodes, and pages that have bad
+//! memory at PRESERVE_FD.
 //!
 //! | module      | subject                                            |
 //! |-------------|----------------------------------------------------|
@@ -82,8 +82,9 @@ mod layout {
 ///
 /// # Errors
 ///
-/// [`EHWPOISON`] if there is bad memory; [`ENOMEM`]; what [`checkpoint`] and KHO fail with.
-fn preserve_folios(frozen: &Frozen) -> Result<PinnedRecords> {
+/// [`EHWPOISON`] if there is bad memory, unless the file was retrieved, see
+/// [`preserve_pages`](super::hugetlb); [`ENOMEM`]; what [`checkpoint`] and KHO fail with.
+fn preserve_folios(frozen: &Frozen, origin: Origin) -> Result<PinnedRecords> {
     let limit = Inode::from_file(frozen.file()).size() / PAGE_SIZE as u64;
     let mut records = PinnedRecords::new();
     let mut next = 0;
@@ -95,7 +96,7 @@ fn preserve_folios(frozen: &Frozen) -> Result<PinnedRecords> {
         };
         next = last.index().checked_add(1).ok_or(EFBIG)?;
         for folio in &folios {
-            if folio.contains_hwpoison() {
+            if origin == Origin::New && folio.contains_hwpoison() {
                 return Err(EHWPOISON);
             }
             // Memory that was only allocated.
@@ -121,7 +122,7 @@ impl FileHandler for GuestMemfd {
     const COMPATIBLE: &'static CStr = c"guest-memfd-v1";
 
     type Ser = GuestMemfdSer;
-    type Prepared = Option<Frozen>;
+    type Prepared = Option<(Frozen, Origin)>;
     type Outgoing = Outgoing;
     type Incoming = Incoming<GuestMemory>;
 
@@ -132,8 +133,8 @@ impl FileHandler for GuestMemfd {
     /// Waits for those who change the file.
     ///
     /// Errors: EOPNOTSUPP (memory that is not shared), EBUSY (already frozen), EINTR (fatal signal).
-    fn prepare(&self, file: &File, _origin: Origin) -> Result<Option<Frozen>> {
-        Frozen::new(file).map(Some)
+    fn prepare(&self, file: &File, origin: Origin) -> Result<Option<(Frozen, Origin)>> {
+        Ok(Some((Frozen::new(file)?, origin)))
     }
 
     /// Errors: ENOENT (the VM is not preserved in this session), EHWPOISON (bad memory), EBUSY (a kexec
@@ -141,13 +142,13 @@ impl FileHandler for GuestMemfd {
     fn preserve(
         &self,
         _file: &File,
-        prepared: &mut Option<Frozen>,
+        prepared: &mut Option<(Frozen, Origin)>,
         ser: &mut GuestMemfdSer,
         session: &OutgoingSession<'_>,
     ) -> Result<Outgoing> {
-        let frozen = prepared.as_ref().ok_or(EINVAL)?;
+        let (frozen, origin) = prepared.as_ref().ok_or(EINVAL)?;
         let vm_token = session.token(&*frozen.vm().ok_or(ENOENT)?)?;
-        let folios = preserve_folios(frozen)?;
+        let folios = preserve_folios(frozen, *origin)?;
         *ser = GuestMemfdSer {
             size: Inode::from_file(frozen.file()).size(),
             flags: frozen.flags(),
@@ -155,9 +156,10 @@ impl FileHandler for GuestMemfd {
             nr_folios: folios.len() as u64,
             folios: folios.descriptor().into(),
         };
+        let (frozen, _) = prepared.take().ok_or(EINVAL)?;
         Ok(Outgoing {
             _folios: folios,
-            _frozen: prepared.take().ok_or(EINVAL)?,
+            _frozen: frozen,
         })
     }
 

@@ -15,7 +15,7 @@
 //! At boot, a kernel allocates pages of this size before its page allocator works, and therefore
 //! reads the counts even earlier.
 //!
-//! Not supported: pages with bad memory.
+//! Not supported: pages that have bad memory at PRESERVE_FD.
 //!
 //! | module      | subject                                            |
 //! |-------------|----------------------------------------------------|
@@ -57,7 +57,10 @@ use kernel::{
         RetrieveError, //
     },
     mm::{
-        folio::PinBatch,
+        folio::{
+            PinBatch,
+            PinnedFolio, //
+        },
         memfd, //
     },
     page::PAGE_SIZE,
@@ -238,8 +241,10 @@ impl Drop for Counted {
 /// # Errors
 ///
 /// [`ENOMEM`] if there is no memory for the records, or to move pages that must stay movable;
-/// [`EHWPOISON`] if there is bad memory; and the errors of [`checkpoint`] and KHO.
-fn preserve_pages(frozen: &Frozen) -> Result<(PinnedRecords, Nodes)> {
+/// [`EHWPOISON`] if there is bad memory, unless the file was retrieved: the file is complete except for
+/// this page, and all other files could not be handed over without it; and the errors of [`checkpoint`]
+/// and KHO.
+fn preserve_pages(frozen: &Frozen, origin: Origin) -> Result<(PinnedRecords, Nodes)> {
     let file = frozen.file();
     let limit = file.inode().size().div_ceil(PAGE_SIZE as u64);
     let mut records = PinnedRecords::new();
@@ -250,7 +255,8 @@ fn preserve_pages(frozen: &Frozen) -> Result<(PinnedRecords, Nodes)> {
     let mut next = 0;
     while let Some(start) = next_page(file, next).filter(|&start| start < limit) {
         pin_folios(file, start..limit, &mut batch)?;
-        if batch.folios().iter().any(|page| page.contains_hwpoison()) {
+        let bad = |page: &PinnedFolio| page.contains_hwpoison();
+        if origin == Origin::New && batch.folios().iter().any(bad) {
             return Err(EHWPOISON);
         }
         for page in batch.folios() {
@@ -337,7 +343,7 @@ impl FileHandler for Hugetlb {
         let order = file.order();
         // From now on, the mode cannot change, and the open flags are not checked again.
         let seals = check_expressible(file, file.seals(), *origin)?;
-        let (pages, nodes) = preserve_pages(frozen)?;
+        let (pages, nodes) = preserve_pages(frozen, *origin)?;
         let counted = Counted::new(order, nodes)?;
         let Prepared { frozen, .. } = prepared.take().ok_or(EINVAL)?;
         let outgoing = Outgoing {

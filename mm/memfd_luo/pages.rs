@@ -42,7 +42,9 @@ pub(crate) fn stuck_page(file: &File, index: u64) -> Option<u64> {
 /// # Errors
 ///
 /// - [`EINVAL`] if the file does not have these pages.
-/// - [`EHWPOISON`] if the first page that has memory is [stuck](stuck_page).
+/// - [`EHWPOISON`] if the first page that has memory is [stuck](stuck_page), or another folio with bad
+///   memory must be moved, and cannot be.
+/// - [`EINTR`] if the task is being killed.
 /// - [`ENOMEM`] if there is no memory to read back what was swapped out, or to move folios to.
 /// - [`ENOENT`] if none of the pages has memory any more; [`EBUSY`] in a file that is handed over, if
 ///   one of them has just lost it.

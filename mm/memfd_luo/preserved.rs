@@ -94,6 +94,8 @@ fn for_each_batch(
     let is_hole = |err: Error| err == ENOENT || (handed_over && err == EBUSY);
     let mut known = known.peekable();
     let mut next = 0;
+    // Where bad memory kept pages from being pinned, though the first one was not stuck.
+    let mut unclear = None;
     let find = |next| (next < limit).then(|| next_page(file, next)).flatten();
     while let Some(start) = find(next).filter(|&start| start < limit) {
         while known.next_if(|known| known.end <= start).is_some() {}
@@ -118,10 +120,12 @@ fn for_each_batch(
                 continue;
             }
             Err(EHWPOISON) => {
-                // It may just have become good again.
                 if let Some(pfn) = stuck_page(file, start) {
                     next = each(Found::Stuck { index: start, pfn })?;
+                } else if unclear.replace(start) == Some(start) {
+                    return Err(EHWPOISON);
                 }
+                // A page after it became bad just now, or it is good again.
                 continue;
             }
             Err(err) => return Err(err),
@@ -156,6 +160,7 @@ impl PreservedFolios {
     ///   more memory than `RLIMIT_MEMLOCK` allows.
     /// - The errors of [`checkpoint`].
     /// - [`EIO`] if the file is inconsistent.
+    /// - [`EHWPOISON`] if a large folio with bad memory must be moved, and cannot be.
     /// - The errors of KHO.
     pub(crate) fn new(freeze: &MappingFreeze, locked: LockedPages) -> Result<Self> {
         let mut this = Self {

@@ -56,8 +56,9 @@ pub fn pos(file: &File) -> u64 {
 /// # Errors
 ///
 /// [`EINVAL`] if the file is neither of shmem nor of hugetlbfs, or if the range is empty or starts
-/// after the end of the file, [`EFBIG`] if it exceeds the maximum file size, [`ENOMEM`], and the
-/// errors of filling holes.
+/// after the end of the file, [`EFBIG`] if it exceeds the maximum file size, [`EHWPOISON`] if a folio
+/// with bad memory must be moved, and cannot be, [`EINTR`] if the task is being killed, [`ENOMEM`], and
+/// the errors of filling holes.
 pub fn pin_folios(file: &File, pages: Range<u64>, batch: &mut PinBatch) -> Result {
     let bytes = |pages: u64| i64::try_from(pages.checked_mul(PAGE_SIZE as u64)?).ok();
     let start = bytes(pages.start).ok_or(EFBIG)?;

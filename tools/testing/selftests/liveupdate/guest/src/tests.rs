@@ -53,6 +53,7 @@ pub fn all() -> Vec<Suite> {
         hugetlb::suite(),
         hugetlb::retriever::suite(),
         hugetlb::damage::suite(),
+        hugetlb::bad::suite(),
         kvm::suite(),
         kvm::module::suite(),
         sessions::suite(),

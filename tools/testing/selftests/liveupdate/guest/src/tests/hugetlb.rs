@@ -2,6 +2,7 @@
 
 //! Memfds of huge pages, and the pool that they come from.
 
+pub mod bad;
 pub mod damage;
 pub mod gigantic;
 pub mod nodes;

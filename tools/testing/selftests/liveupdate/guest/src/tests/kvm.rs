@@ -11,6 +11,7 @@ use crate::support::{
     kexec,
     kvm::{Map, Vm, INIT_SHARED, MMAP, PAGE},
     pattern::Pattern,
+    poison::{poison, read_kills},
     process::{Child, End},
     registry::{Case, Stage, Suite},
     sessions::{create, expect_errno, retrieve},
@@ -288,6 +289,60 @@ fn retrieve_failures() -> Case {
     )
 }
 
+/// A page of the memory is found to be bad when a kexec has to preserve the file again.
+fn broken() -> Case {
+    const NAME: &str = "kvm-broken";
+    const PAGE: usize = 7;
+    let check = |memory: &File| {
+        let mut map = Map::new(memory, PAGES)?;
+        for page in (1..PAGES).filter(|page| filled(*page) && *page != PAGE) {
+            map.check(page, &content(40, page)?)?;
+        }
+        let kills = read_kills(map.page(PAGE).as_ptr().cast())?;
+        ensure!(kills, "broken memory is mapped");
+        Ok(())
+    };
+    Case::with_parts(
+        "page_that_becomes_bad_after_retrieve_fd",
+        vec![
+            Box::new(|stage| {
+                let guest = Guest::new(40)?;
+                let session = create(NAME)?;
+                guest.preserve(&session)?;
+                stage.hold((session, guest));
+                Ok(())
+            }),
+            Box::new(move |stage| {
+                let session = retrieve(NAME)?;
+                let guest = Guest::retrieve(&session)?;
+                let mut map = guest.map()?;
+                let page: *mut u8 = map.page(PAGE).as_mut_ptr();
+                // KVM may keep the page in its file.
+                match poison(page.cast()) {
+                    Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
+                        Err(error).at("MADV_HWPOISON")?
+                    }
+                    _ => {}
+                }
+                drop(map);
+                check(&guest.memory)?;
+                stage.hold((session, guest));
+                Ok(())
+            }),
+            Box::new(move |_| {
+                let session = retrieve(NAME)?;
+                let guest = Guest::retrieve(&session)?;
+                check(&guest.memory)?;
+                session.finish()?;
+                let again = create("kvm-broken-again")?;
+                again.preserve(&guest.vm, VM)?;
+                let result = again.preserve(&guest.memory, MEMORY);
+                expect_errno(result, Errno::HWPOISON, "PRESERVE_FD of broken memory")
+            }),
+        ],
+    )
+}
+
 /// The kexec is called off.
 fn aborted() -> Case {
     Case::one("kexec_is_called_off", |_| {
@@ -436,6 +491,7 @@ pub fn suite() -> Suite {
         aborted(),
         updates(),
         killed(),
+        broken(),
     ];
     Suite::new("kvm", cases)
 }

@@ -2,7 +2,7 @@
 
 //! All preserved properties of a memfd.
 
-mod broken;
+pub mod broken;
 pub mod changes;
 mod collapse;
 pub mod holes;
