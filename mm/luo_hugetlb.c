@@ -237,10 +237,24 @@ static int luo_hugetlb_charge_memcg(struct folio *folio, gfp_t gfp)
 	int err;
 
 	luo_hugetlb_count(folio, -1);
-	err = mem_cgroup_charge_hugetlb(folio, current->mm, gfp);
+	/* Without an mm: to the active memcg, or else to that of the current task. */
+	err = mem_cgroup_charge_hugetlb(folio, NULL, gfp);
 	luo_hugetlb_count(folio, 1);
 
 	return err;
+}
+
+/*
+ * Whether memory is allocated on behalf of the system, as for a kexec. What is charged
+ * to no hugetlb cgroup belongs to the root.
+ */
+static bool luo_hugetlb_charges_root(void)
+{
+#ifdef CONFIG_MEMCG
+	return current->active_memcg && mem_cgroup_is_root(current->active_memcg);
+#else
+	return false;
+#endif
 }
 
 /**
@@ -250,7 +264,8 @@ static int luo_hugetlb_charge_memcg(struct folio *folio, gfp_t gfp)
  * @index: index of the page, in huge pages
  *
  * The page is charged to the cgroups of the current task, like one that was
- * allocated by a page fault without a reservation, and stays locked, so that
+ * allocated by a page fault without a reservation, or else to the root if that is the
+ * active memory cgroup. It stays locked, so that
  * luo_hugetlb_remove_folio() can undo this. If this fails for a page,
  * luo_hugetlb_forget() must be called when all others are removed.
  *
@@ -264,12 +279,14 @@ int luo_hugetlb_add_folio(struct inode *inode, struct folio *folio,
 	unsigned long nr = pages_per_huge_page(h);
 	int err, h_idx = hstate_index(h);
 
-	err = hugetlb_cgroup_charge_cgroup_rsvd(h_idx, nr, &reserved);
-	if (err)
-		return err;
-	err = hugetlb_cgroup_charge_cgroup(h_idx, nr, &used);
-	if (err)
-		goto uncharge_reserved;
+	if (!luo_hugetlb_charges_root()) {
+		err = hugetlb_cgroup_charge_cgroup_rsvd(h_idx, nr, &reserved);
+		if (err)
+			return err;
+		err = hugetlb_cgroup_charge_cgroup(h_idx, nr, &used);
+		if (err)
+			goto uncharge_reserved;
+	}
 	err = luo_hugetlb_charge_memcg(folio, htlb_alloc_mask(h) |
 					      __GFP_RETRY_MAYFAIL);
 	if (err)

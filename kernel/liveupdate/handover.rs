@@ -63,8 +63,8 @@ use kernel::{
 ///
 /// May sleep. The kexec lock must be held, and nothing may be shut down yet.
 pub(crate) fn reboot() -> Result {
-    // Unfinished files may have to be retrieved for the next kernel. That is not limited by the memory
-    // cgroup of the task that starts it.
+    // Unfinished files may have to be retrieved for the next kernel. That is not limited by the cgroups
+    // of the task that starts it, neither that of memory nor that of huge pages.
     let _charge = RootCharge::new();
     Luo::get().map_or_else(carry_over_unread, hand_over)
 }

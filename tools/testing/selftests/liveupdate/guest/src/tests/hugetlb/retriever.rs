@@ -132,7 +132,43 @@ fn killed() -> Case {
     )
 }
 
+/// A kexec retrieves one file, because another one was retrieved. The pages are not charged to the
+/// process that starts the next kernel.
+///
+/// Must be the last case, since it changes that process.
+fn caller() -> Case {
+    const NAMES: [(&str, u64); 2] = [("hugetlb-caller", 32), ("hugetlb-other", 33)];
+    Case::chain(
+        "caller_of_kexec_is_not_charged",
+        [
+            |stage: &mut Stage<'_>| {
+                NAMES
+                    .iter()
+                    .try_for_each(|(name, seed)| preserve(stage, name, *seed))?;
+                kexec::add_param(&format!("hugepages={POOL}"))
+            },
+            |stage: &mut Stage<'_>| {
+                let group = Cgroup::of_huge_pages("caller")?;
+                group.limit_huge_pages(SIZE, "0", "0")?;
+                let session = retrieve(NAMES[0].0)?;
+                drop(session.retrieve(1)?);
+                group.enter()?;
+                stage.hold((session, group));
+                Ok(())
+            },
+            |_: &mut Stage<'_>| {
+                for (name, seed) in NAMES {
+                    let session = retrieve(name)?;
+                    check(&File::from(session.retrieve(1)?), PAGES, seed, ALL)?;
+                    session.finish()?;
+                }
+                Ok(())
+            },
+        ],
+    )
+}
+
 /// The suite. The cases share the pool.
 pub fn suite() -> Suite {
-    Suite::new("hugetlb_retriever", vec![charged(), killed()])
+    Suite::new("hugetlb_retriever", vec![charged(), killed(), caller()])
 }
