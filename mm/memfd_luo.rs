@@ -101,7 +101,10 @@ use self::{
         Seals, //
     },
     content::Shmem,
-    incoming::Incoming,
+    incoming::{
+        understands,
+        Incoming, //
+    },
     ops::HandedOver,
     preserved::PreservedFolios, //
 };
@@ -331,6 +334,10 @@ impl FileHandler for Memfd {
 
     fn unfreeze(&self, _file: &File, _ser: &mut MemfdSer, outgoing: &mut Outgoing) {
         outgoing.handed_over = None;
+    }
+
+    fn understands(ser: &MemfdSer) -> Result {
+        understands::<Shmem>(ser)
     }
 
     fn adopt(&self, ser: Claimed<MemfdSer>) -> Incoming<Shmem> {

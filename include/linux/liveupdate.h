@@ -66,7 +66,8 @@ struct liveupdate_file_op_args {
  * Without this flag, ->retrieve() is called once for each file or shared state:
  * if it fails, the error is permanent. With this flag, a failed ->retrieve()
  * must not lose data, and is called again, unless it has set retrieve_status in
- * its arguments.
+ * its arguments. If it fails and private_data is NULL, it must not have claimed
+ * anything: the next kexec carries the file over unchanged.
  */
 #define LIVEUPDATE_RETRIEVE_RETRIES	1
 

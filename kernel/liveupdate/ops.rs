@@ -330,13 +330,14 @@ impl FileOps {
         let mut args = self.args(None, payload);
         args.session = session.as_raw();
         let op = self.table().retrieve.ok_or(EOPNOTSUPP)?;
-        payload.touched = true;
         // SAFETY: The arguments are valid and only used by the callee.
         let res = to_result(unsafe { op(&mut args) });
         payload.private = Cookie(args.private_data);
+        let retries = self.table().flags & bindings::LIVEUPDATE_RETRIEVE_RETRIES != 0;
+        let temporary = res.is_err() && retries && args.retrieve_status >= 0;
+        payload.touched |= !(temporary && args.private_data.is_null());
         if let Err(err) = res {
-            let retries = self.table().flags & bindings::LIVEUPDATE_RETRIEVE_RETRIES != 0;
-            return Err(if retries && args.retrieve_status >= 0 {
+            return Err(if temporary {
                 RetrieveError::Retry(err)
             } else {
                 RetrieveError::Permanent(err)

@@ -19,7 +19,10 @@
 use super::{
     abi as memfd_abi,
     checkpoint::checkpoint,
-    incoming::Incoming,
+    incoming::{
+        understands,
+        Incoming, //
+    },
     ops::PinnedRecords,
     pages::BATCH, //
 };
@@ -161,6 +164,10 @@ impl FileHandler for GuestMemfd {
             _folios: folios,
             _frozen: frozen,
         })
+    }
+
+    fn understands(ser: &GuestMemfdSer) -> Result {
+        understands::<GuestMemory>(ser)
     }
 
     fn adopt(&self, ser: Claimed<GuestMemfdSer>) -> Incoming<GuestMemory> {

@@ -27,7 +27,10 @@ use super::{
     abi as memfd_abi,
     check_expressible,
     checkpoint::checkpoint,
-    incoming::Incoming,
+    incoming::{
+        understands,
+        Incoming, //
+    },
     ops::PinnedRecords,
     pages::{
         next_page,
@@ -373,6 +376,10 @@ impl FileHandler for Hugetlb {
 
     fn unfreeze(&self, _file: &File, _ser: &mut HugetlbMemfdSer, outgoing: &mut Outgoing) {
         outgoing.handed_over = None;
+    }
+
+    fn understands(ser: &HugetlbMemfdSer) -> Result {
+        understands::<HugePages>(ser)
     }
 
     fn adopt(&self, ser: Claimed<HugetlbMemfdSer>) -> Incoming<HugePages> {

@@ -24,7 +24,10 @@ use kernel::{
     fs::File,
     kho::{
         list::ClaimBatch,
-        vmalloc::ClaimedArray,
+        vmalloc::{
+            ClaimedArray,
+            Descriptor, //
+        },
         Claimed,
         ClaimedFolio,
         Handover,
@@ -111,6 +114,21 @@ enum Stage<K: Kind> {
     Broken(Error, Folios<K>, K::Content),
 }
 
+/// Whether this kernel knows everything that a description has, so that the file can be retrieved if it
+/// is well-formed. Otherwise, another kernel may be able to.
+///
+/// # Errors
+///
+/// [`EOPNOTSUPP`] for an unknown flag, seal or size of pages. Unknown flags of folios are not looked for.
+pub(crate) fn understands<K: Kind>(ser: &K::Ser) -> Result {
+    let (array, _) = K::folios(ser);
+    match K::parse(ser).map_err(Error::from) {
+        Ok(_) if !Descriptor::from(array).has_known_flags() => Err(EOPNOTSUPP),
+        Err(EOPNOTSUPP) => Err(EOPNOTSUPP),
+        _ => Ok(()),
+    }
+}
+
 impl<K: Kind> Incoming<K> {
     pub(crate) fn new(ser: Claimed<K::Ser>) -> Self {
         Self {
@@ -128,8 +146,6 @@ impl<K: Kind> Incoming<K> {
     ///
     /// Malformed data is a permanent error; other errors are temporary.
     pub(crate) fn retrieve(&mut self, context: &K::Context) -> Result<ARef<File>, RetrieveError> {
-        // Another kernel may support a flag or seal that this one does not, so that nothing is
-        // claimed before these are checked.
         let checked = match K::parse(&self.ser) {
             Ok(checked) => checked,
             Err(err) => return Err(refused(err.into())),

@@ -256,6 +256,20 @@ pub trait FileHandler: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Checks whether this kernel knows what is in the data that the previous kernel handed over, which
+    /// may be malformed, and may change at any time.
+    ///
+    /// Called before [`Self::adopt`]. If this fails, nothing is claimed: the next kexec carries the file
+    /// over unchanged, to a kernel that may know more. Malformed data is no reason to fail. Without this
+    /// operation, [`Self::retrieve`] must fail permanently, and the file is lost.
+    ///
+    /// # Errors
+    ///
+    /// Reach user space; use [`EOPNOTSUPP`].
+    fn understands(_ser: &Self::Ser) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Takes ownership of the data that the previous kernel handed over.
     ///
     /// Called when the file is needed for the first time. This cannot fail: [`Self::retrieve`] must

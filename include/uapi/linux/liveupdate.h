@@ -182,7 +182,8 @@ struct liveupdate_session_preserve_fd {
  * * 0: success.
  * * %EINVAL: this is an outgoing session.
  * * %ENOENT: the session has no file with this token.
- * * %EOPNOTSUPP: this kernel has no handler for the file.
+ * * %EOPNOTSUPP: this kernel has no handler for the file, or does not understand
+ *   its data.
  * * %EMFILE, %ENFILE: too many open files.
  * * %ENOMEM: no memory.
  * * %EBUSY: the kexec has begun.

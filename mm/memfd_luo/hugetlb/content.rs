@@ -66,8 +66,6 @@ impl Kind for HugePages {
 
     fn parse(ser: &HugetlbMemfdSer) -> Result<HugetlbMemfd, FormatError> {
         let memfd = HugetlbMemfd::parse(ser)?;
-        // Checked before the pages are claimed, so that they can be carried over to a kernel that
-        // has pages of this size.
         if ops::has_pages_of(memfd.order) {
             Ok(memfd)
         } else {

@@ -74,6 +74,13 @@ static_assert!(
     core::mem::offset_of!(Descriptor, order) == core::mem::offset_of!(bindings::kho_vmalloc, order)
 );
 
+impl Descriptor {
+    /// Returns whether this kernel knows all flags, so that it can read a well-formed array.
+    pub const fn has_known_flags(&self) -> bool {
+        self.flags & !(FLAG_ALLOC | FLAG_HUGE_VMAP) == 0
+    }
+}
+
 /// `struct kho_vmalloc_chunk`.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -407,7 +414,7 @@ impl<T: Handover + Copy> ClaimedArray<T> {
     pub fn new(descriptor: &Descriptor, len: u64) -> Result<Self> {
         let pages = u64::from(descriptor.total_pages);
 
-        if descriptor.flags & !(FLAG_ALLOC | FLAG_HUGE_VMAP) != 0 {
+        if !descriptor.has_known_flags() {
             return Err(EOPNOTSUPP);
         }
         let order = u32::from(descriptor.order);

@@ -20,6 +20,7 @@ use crate::{
     error::from_result,
     fs::File,
     kho::{
+        self,
         Claimed,
         PhysAddr,
         Preserved, //
@@ -31,6 +32,10 @@ use crate::{
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop, //
+};
+use zerocopy::{
+    FromZeros,
+    IntoBytes, //
 };
 
 /// The target of `private_data` of a preserved file.
@@ -299,10 +304,38 @@ impl<H: FileHandler> Table<H> {
         Claimed::new(PhysAddr::new(data).ok_or(EINVAL)?)
     }
 
+    /// Lets the handler look at data that was not claimed yet.
+    ///
+    /// # Errors
+    ///
+    /// See [`FileHandler::understands`].
+    ///
+    /// # Safety
+    ///
+    /// `args` must be valid.
+    unsafe fn look(args: *mut Args) -> Result {
+        // SAFETY: By the safety requirements.
+        let (data, private_data) = unsafe { ((*args).serialized_data, (*args).private_data) };
+        if !H::HAS_UNDERSTANDS || !private_data.is_null() {
+            return Ok(());
+        }
+        let mut ser = H::Ser::new_zeroed();
+        let address = PhysAddr::new(data).ok_or(EINVAL);
+        match address.and_then(|address| kho::look_at(address, ser.as_mut_bytes())) {
+            Ok(()) => H::understands(&ser),
+            // Claiming it will fail as well.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// # Safety
     ///
     /// See [`Self::incoming`].
     unsafe extern "C" fn retrieve(args: *mut Args) -> c_int {
+        // SAFETY: By the safety requirements.
+        if let Err(err) = unsafe { Self::look(args) } {
+            return err.to_errno();
+        }
         // SAFETY: By the safety requirements.
         let (handler, incoming) = unsafe { (Self::handler((*args).handler), Self::incoming(args)) };
         // SAFETY: The operation runs until the end of this function.

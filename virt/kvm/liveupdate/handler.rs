@@ -61,6 +61,10 @@ impl FileHandler for Vm {
         Ok(())
     }
 
+    fn understands(ser: &VmSer) -> Result {
+        ser.parse().map(drop).map_err(|_| EOPNOTSUPP)
+    }
+
     fn adopt(&self, ser: Claimed<VmSer>) -> Claimed<VmSer> {
         ser
     }

@@ -6,7 +6,7 @@ use anyhow::{ensure, Result};
 
 use crate::ctx::Ctx;
 use crate::image::{initramfs, programs};
-use crate::kernel::build;
+use crate::kernel::build::{self, Kernel};
 use crate::kernel::flavour::Flavour;
 use crate::machine::named::AMD;
 use crate::machine::vm::Vm;
@@ -14,6 +14,10 @@ use crate::report::results::Report;
 
 /// The suites: three updates in a row, files of all kinds, and VMs.
 const SUITES: [&str; 4] = ["chain", "roundtrip", "memfd", "kvm_module"];
+
+/// A suite with data that the kernel of the tests has damaged, since this one has nothing that damages
+/// data.
+const DAMAGED: &str = "damage_carried";
 
 /// The number of updates of the longest suite.
 const UPDATES: u32 = 3;
@@ -23,7 +27,8 @@ const MODULES: [&str; 4] = ["ccp", "irqbypass", "kvm", "kvm-amd"];
 
 /// Runs the group.
 pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
-    ctx.settings.check_suites("cloud", SUITES)?;
+    ctx.settings
+        .check_suites("cloud", SUITES.into_iter().chain([DAMAGED]))?;
     let kernel = build::kernel(ctx, Flavour::Cloud)?;
     let guest = programs::guest(ctx)?;
     let mut modules = initramfs::modules(&kernel)?;
@@ -43,11 +48,21 @@ pub fn run(ctx: &Ctx, report: &mut Report) -> Result<()> {
     let initrd = initramfs::guest_with(ctx, "cloud", &guest, &[&kernel, &kernel], &modules)?;
     let mut suites = SUITES.to_vec();
     suites.retain(|suite| ctx.settings.wants(suite));
-    let run = Vm::new("cloud", &kernel, &initrd)
-        .on(&AMD)
-        .init(format!("selftest {}", suites.join(" ")))
-        .kexecs(UPDATES)
-        .boot(ctx)?;
-    run.judge(ctx, report, "", &suites);
+    let mut run = |name: &str, first: &Kernel, kexecs, suites: &[&str]| -> Result<()> {
+        let run = Vm::new(name, first, &initrd)
+            .on(&AMD)
+            .init(format!("selftest {}", suites.join(" ")))
+            .kexecs(kexecs)
+            .boot(ctx)?;
+        run.judge(ctx, report, "", suites);
+        Ok(())
+    };
+    if !suites.is_empty() {
+        run("cloud", &kernel, UPDATES, &suites)?;
+    }
+    if ctx.settings.wants(DAMAGED) {
+        let ours = build::kernel(ctx, Flavour::Ours)?;
+        run("cloud-damage", &ours, 2, &[DAMAGED])?;
+    }
     Ok(())
 }

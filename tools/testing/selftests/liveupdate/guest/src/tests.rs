@@ -89,6 +89,8 @@ pub fn all() -> Vec<Suite> {
         damage::version_suite(),
         damage::version_off_suite(),
         damage::not_dropped_suite(),
+        damage::unknown::refused_suite(),
+        damage::unknown::carried_suite(),
         damage::flb_suite(),
         damage::flbs_suite(),
         damage::no_flbs_suite(),

@@ -8,6 +8,7 @@
 
 pub mod fate;
 mod files;
+pub mod unknown;
 
 use self::{
     fate::{check_fate, damage, healthy, preserve, reported, Fate, BAD, GOOD, NOWHERE},

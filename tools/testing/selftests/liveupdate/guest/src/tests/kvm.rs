@@ -423,7 +423,12 @@ fn take_over(stage: &mut Stage<'_>) -> Result {
             expect_errno(session.retrieve(MEMORY), errno, name)?;
         }
         let line = file_line(&session)?;
-        ensure!(line.contains("state failed"), "fdinfo says: {line}");
+        let state = match errno {
+            // Left to another kernel.
+            Errno::OPNOTSUPP => "state incoming",
+            _ => "state failed",
+        };
+        ensure!(line.contains(state), "fdinfo says: {line}");
         // The VM can be used without it.
         Vm::from_fd(session.retrieve(VM)?)?.memory(1, SHARED)?;
         session.finish()?;

@@ -85,6 +85,8 @@ pub fn file_line(session: &IncomingSession) -> Result<String> {
 pub enum Fate {
     /// It can never be retrieved, with this error, which is in fdinfo.
     Fails(Errno),
+    /// This kernel does not know what is in its description, and leaves it to another one.
+    NotUnderstood,
     /// It cannot be retrieved as long as no handler for it is registered.
     NoHandler,
     /// It can be retrieved.
@@ -99,6 +101,13 @@ pub fn check_fate(session: &IncomingSession, fate: Fate) -> Result {
             let line = file_line(session)?;
             let wanted = format!("state failed error -{}", errno.raw_os_error());
             ensure!(line.ends_with(&wanted), "fdinfo says: {line}");
+        }
+        Fate::NotUnderstood => {
+            for _ in 0..2 {
+                expect_errno(session.retrieve(1), Errno::OPNOTSUPP, "RETRIEVE_FD")?;
+            }
+            let line = file_line(session)?;
+            ensure!(line.ends_with("state incoming"), "fdinfo says: {line}");
         }
         Fate::NoHandler => {
             for _ in 0..2 {

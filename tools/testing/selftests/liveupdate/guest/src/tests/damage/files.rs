@@ -244,7 +244,7 @@ pub fn cases() -> Vec<Case> {
             "array_flags",
             Some("1D.6"),
             &["memfd @ 1 folios.flags = 0x8000"],
-            OPNOTSUPP,
+            Fate::NotUnderstood,
         ),
         case(
             "array_nowhere",
@@ -280,7 +280,7 @@ pub fn cases() -> Vec<Case> {
             "memfd_flags",
             Some("1D.7"),
             &["memfd @ 1 flags = 2"],
-            OPNOTSUPP,
+            Fate::NotUnderstood,
         ),
     ]
 }
