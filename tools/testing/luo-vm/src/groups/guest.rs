@@ -51,8 +51,9 @@ const SUITES: [Suite; 6] = [
 ];
 
 /// The suites of `make test-all`: many updates in a row, several guests, and other kernels.
-const LONG_SUITES: [Suite; 7] = [
+const LONG_SUITES: [Suite; 8] = [
     ("guest-gigantic-pages", qemu_on_gigantic_pages),
+    ("guest-modules", with_modules),
     ("guest-two", two),
     ("guest-from-c", from_c),
     ("guest-to-c", to_c),
@@ -261,6 +262,13 @@ fn two(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
     let image = guest::disk_with_chrony(ctx, host)?;
     let params = format!("{} luo_two=1", guest::params(1));
     plain_updates(ctx, report, "guest-two", host, &image, params, 2)
+}
+
+/// An update of a kernel with the configuration of a distribution, in which KVM and the guest's network
+/// are modules.
+fn with_modules(ctx: &Ctx, report: &mut Report, _: &Kernel) -> Result<()> {
+    let host = build::kernel(ctx, Flavour::Cloud)?;
+    one_update(ctx, report, "guest-modules", &host, &host)
 }
 
 /// An update from the kernel with the implementation in C.
