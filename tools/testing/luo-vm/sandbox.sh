@@ -312,12 +312,12 @@ create_tree() {
 
 create() { create_tree "$ROOT" sandbox "${PACKAGES[@]}"; }
 
-# The commit, and whether there are uncommitted changes.
+# The last commit that changed more than results, with a + if there are uncommitted changes.
 commit() {
-	local head changes
-	head=$(git -C "$TOP" rev-parse --short=12 HEAD 2>/dev/null) || return 0
-	changes=$(git -C "$TOP" status --porcelain -- . ':!Documentation/project/results*.rst' 2>/dev/null)
-	echo "$head${changes:+ with changes}"
+	local head changes source=(. ':!Documentation/project/results*.rst')
+	head=$(git -C "$TOP" log -1 --format=%h --abbrev=12 -- "${source[@]}" 2>/dev/null) || return 0
+	changes=$(git -C "$TOP" status --porcelain -- "${source[@]}" 2>/dev/null)
+	echo "$head${changes:++}"
 }
 
 enter() {

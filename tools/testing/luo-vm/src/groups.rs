@@ -67,13 +67,29 @@ const LONG_GROUPS: [Group; 13] = [
     Group::new("kasan", &[Kasan], debug::run_kasan),
 ];
 
-/// Runs all groups of the architecture, including the long ones, and writes the page of results.
-/// Returns true if nothing failed.
-pub fn run_all(ctx: &Ctx) -> Result<bool> {
+/// Runs all groups of the architecture, including the long ones, or those in the list `only`, and writes
+/// the page of results. Returns true if nothing failed.
+pub fn run_all(ctx: &Ctx, only: Option<&str>) -> Result<bool> {
+    let all = || GROUPS.iter().chain(&LONG_GROUPS);
+    let only: Vec<&str> = only
+        .map(|only| only.split(',').collect())
+        .unwrap_or_default();
+    for name in &only {
+        if all().all(|group| group.name != *name) {
+            let names: Vec<&str> = all().map(|group| group.name).collect();
+            bail!(
+                "There is no group {name}; the groups are {}.",
+                names.join(", ")
+            );
+        }
+    }
     ctx.need_space(24, 8)?;
-    let here = |group: &&Group| group.is_of(ctx.settings.arch);
-    let groups: Vec<&Group> = GROUPS.iter().chain(&LONG_GROUPS).filter(here).collect();
-    all::run(ctx, &groups)
+    let groups: Vec<&Group> = all()
+        .filter(|group| group.is_of(ctx.settings.arch))
+        .collect();
+    all::run(ctx, &groups, |group| {
+        only.is_empty() || only.contains(&group.name)
+    })
 }
 
 /// Runs the groups of `make test`, or one. Returns true if nothing failed.

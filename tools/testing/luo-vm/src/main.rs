@@ -76,7 +76,11 @@ enum Action {
         only: Option<String>,
     },
     /// Run all tests, including those that take hours, and write the page of results
-    TestAll,
+    TestAll {
+        /// Run only these groups, in a list with commas
+        #[arg(long, env = "ONLY")]
+        only: Option<String>,
+    },
     /// Fuzz the parsers of handed over data
     Fuzz {
         /// How long each target runs
@@ -170,7 +174,7 @@ impl Action {
                 self,
                 Action::Run { .. }
                     | Action::Test { .. }
-                    | Action::TestAll
+                    | Action::TestAll { .. }
                     | Action::BaseTests { .. }
                     | Action::Kernel { .. }
                     | Action::Menuconfig { .. }
@@ -222,7 +226,9 @@ fn run(cli: Cli) -> Result<bool> {
             Ok(true)
         }
         Action::Test { only } => groups::run(&ctx, only.as_deref().filter(|only| !only.is_empty())),
-        Action::TestAll => groups::run_all(&ctx),
+        Action::TestAll { only } => {
+            groups::run_all(&ctx, only.as_deref().filter(|only| !only.is_empty()))
+        }
         Action::Fuzz { seconds } => fuzz::run(&ctx, seconds),
         Action::TestPeer {
             only,

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `make test-all`: all groups, repeated until all have passed, and the page of results. Each
-//! architecture has a page of its own.
+//! `make test-all`: all groups, repeated until all have passed at the same commit, and the page of
+//! results. Each architecture has a page of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
 
 use crate::ctx::Ctx;
 use crate::files::write_if_changed;
@@ -24,80 +23,90 @@ fn page(ctx: &Ctx) -> PathBuf {
 }
 
 /// The result of a group.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Outcome {
     group: String,
+    /// The tested commit; with a `+` if there were further changes.
+    commit: String,
     passed: usize,
     failed: usize,
     seconds: u64,
 }
 
-/// The results of the groups of a commit so far.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Progress {
-    commit: String,
-    outcomes: Vec<Outcome>,
-}
-
-impl Progress {
-    /// Reads the results of an earlier run of the same commit. With uncommitted changes, there
-    /// are none.
-    fn read(file: &Path, commit: &str) -> Self {
-        let old = fs::read(file).ok();
-        let old: Option<Self> = old.and_then(|text| serde_json::from_slice(&text).ok());
-        let same = |old: &Self| old.commit == commit && is_clean(commit);
-        old.filter(same).unwrap_or(Self {
-            commit: commit.to_owned(),
-            outcomes: Vec::new(),
+impl Outcome {
+    /// Reads a row of the page.
+    fn parse(row: &str) -> Option<Self> {
+        let mut words = row.split_whitespace();
+        let mut word = || words.next();
+        Some(Self {
+            group: word()?.to_owned(),
+            commit: word()?.to_owned(),
+            passed: word()?.parse().ok()?,
+            failed: word()?.parse().ok()?,
+            seconds: word()?.parse().ok()?,
         })
     }
 
-    fn passed(&self, group: &str) -> bool {
-        let mut outcomes = self.outcomes.iter();
-        outcomes.any(|outcome| outcome.group == group && outcome.failed == 0)
+    fn row(&self) -> String {
+        format!(
+            "{:<15} {:<13} {:<7} {:<7} {}\n",
+            self.group, self.commit, self.passed, self.failed, self.seconds
+        )
+    }
+}
+
+/// The last result of each group.
+#[derive(Debug, Default)]
+struct Results(Vec<Outcome>);
+
+impl Results {
+    /// Reads a page.
+    fn parse(page: &str) -> Self {
+        Self(page.lines().filter_map(Outcome::parse).collect())
     }
 
-    fn add(&mut self, report: &Report, time: Duration) {
-        self.outcomes.retain(|old| old.group != report.group());
-        self.outcomes.push(Outcome {
+    /// Whether a group has passed at exactly this commit.
+    fn passed(&self, group: &str, commit: &str) -> bool {
+        let of_commit = |outcome: &&Outcome| outcome.group == group && outcome.commit == commit;
+        let outcome = self.0.iter().find(of_commit);
+        is_clean(commit) && outcome.is_some_and(|outcome| outcome.failed == 0)
+    }
+
+    fn add(&mut self, commit: &str, report: &Report, time: Duration) {
+        self.0.retain(|old| old.group != report.group());
+        self.0.push(Outcome {
             group: report.group().to_owned(),
+            commit: commit.to_owned(),
             passed: report.passed(),
             failed: report.failed(),
             seconds: time.as_secs(),
         });
     }
 
-    /// The page of the architecture `arch`, with `groups` in their order.
+    /// The page of the architecture `arch`, with `groups` in their order. The last run was on
+    /// `machine`.
     fn page(&self, arch: &str, machine: &str, groups: &[&str]) -> String {
         let mut text = format!(
-            "{HEAD}Commit {}, kernels of {arch}, on {machine}.\n\n\
-             =============== ======= ======= =========\n\
-             Group           Passed  Failed  Seconds\n\
-             =============== ======= ======= =========\n",
-            self.commit
+            "{HEAD}Kernels of {arch}. The last group was run on {machine}.\n\n\
+             {LINE}Group           Commit        Passed  Failed  Seconds\n{LINE}"
         );
-        let (mut passed, mut failed) = (0, 0);
         for group in groups {
-            match self.outcomes.iter().find(|o| o.group == *group) {
-                Some(o) => {
-                    passed += o.passed;
-                    failed += o.failed;
-                    text += &format!(
-                        "{group:<15} {:<7} {:<7} {}\n",
-                        o.passed, o.failed, o.seconds
-                    );
-                }
-                None => text += &format!("{group:<15} not run not run not run\n"),
+            match self.0.iter().find(|outcome| outcome.group == *group) {
+                Some(outcome) => text += &outcome.row(),
+                None => text += &format!("{group:<15} not run\n"),
             }
         }
         text + &format!(
-            "**All**         {passed:<7} {failed:<7}\n\
-             =============== ======= ======= =========\n\n\
-             Groups run side by side, so that the times overlap; the time of a group includes\n\
-             no build of a kernel.\n"
+            "{LINE}\n\
+             Each row is the last run of a group, at the commit in the row; a ``+`` means that there\n\
+             were uncommitted changes. Groups run side by side, so that the times overlap; the time\n\
+             of a group includes no build of a kernel.\n"
         )
     }
 }
+
+/// A line of the table.
+const LINE: &str = "=============== ============= ======= ======= =======\n";
 
 /// The beginning of the page.
 const HEAD: &str = "\
@@ -113,42 +122,53 @@ Written by ``make test-all``; not edited by hand.
 
 /// Returns whether `commit` identifies the tested source, without uncommitted changes.
 fn is_clean(commit: &str) -> bool {
-    !commit.is_empty() && !commit.contains(' ')
+    !commit.is_empty() && !commit.ends_with('+') && commit != UNKNOWN
 }
 
-/// Runs those of `groups` that have not passed at this commit. Returns true if all have passed.
-pub fn run(ctx: &Ctx, groups: &[&Group]) -> Result<bool> {
+/// In place of a commit, if the source is no git repository.
+const UNKNOWN: &str = "unknown";
+
+/// Runs those of `groups` that are `wanted` and have not passed at this commit. Returns true if all
+/// that are wanted have passed.
+pub fn run(ctx: &Ctx, groups: &[&Group], wanted: impl Fn(&Group) -> bool) -> Result<bool> {
     let commit = std::env::var("LUO_COMMIT").unwrap_or_default();
-    let file = ctx.build.join(ctx.arch().suffixed("test-all"));
-    let file = file.with_extension("json");
-    let mut progress = Progress::read(&file, &commit);
+    let commit = match commit.is_empty() {
+        true => UNKNOWN.to_owned(),
+        false => commit,
+    };
+    let file = ctx.top.join(page(ctx));
+    let mut results = Results::parse(&fs::read_to_string(&file).unwrap_or_default());
     let names: Vec<&str> = groups.iter().map(|group| group.name).collect();
-    let mut left = groups.to_vec();
-    left.retain(|group| !progress.passed(group.name));
-    for group in groups.iter().filter(|group| progress.passed(group.name)) {
-        eprintln!("{} has passed before at {commit}", group.name);
+    let groups: Vec<&Group> = groups
+        .iter()
+        .copied()
+        .filter(|group| wanted(group))
+        .collect();
+    let mut left = groups.clone();
+    left.retain(|group| !results.passed(group.name, &commit));
+    for group in &groups {
+        if results.passed(group.name, &commit) {
+            eprintln!("{} has passed before at {commit}", group.name);
+        }
     }
     let machine = machine(ctx);
     let mut reports = Vec::new();
     let mut written = Ok(());
     schedule::run(ctx, &left, |_, report, time| {
-        progress.add(&report, time);
+        results.add(&commit, &report, time);
         reports.push(report);
-        if let Err(error) = write(ctx, &file, &progress, &machine, &names) {
+        let text = results.page(ctx.arch().name, &machine, &names);
+        if let Err(error) = write_if_changed(&file, text.as_bytes()) {
             written = Err(error);
         }
     });
     written?;
     let good = reports.is_empty() || summary(&reports);
-    println!("{}", ctx.shown(&ctx.top.join(page(ctx))));
-    Ok(good && names.iter().all(|name| progress.passed(name)))
-}
-
-fn write(ctx: &Ctx, file: &Path, progress: &Progress, machine: &str, names: &[&str]) -> Result<()> {
-    fs::write(file, serde_json::to_vec_pretty(progress)?).with_context(|| ctx.shown(file))?;
-    let text = progress.page(ctx.arch().name, machine, names);
-    write_if_changed(&ctx.top.join(page(ctx)), text.as_bytes())?;
-    Ok(())
+    println!("{}", ctx.shown(&file));
+    Ok(good
+        && groups
+            .iter()
+            .all(|group| results.passed(group.name, &commit) || !is_clean(&commit)))
 }
 
 /// The machine, on which the times depend.
@@ -164,43 +184,46 @@ fn machine(ctx: &Ctx) -> String {
 mod tests {
     use super::*;
 
-    fn progress() -> Progress {
-        let mut progress = Progress::default();
+    fn results() -> Results {
+        let mut results = Results::default();
         let mut good = Report::new("good");
         good.pass("a");
         let mut bad = Report::new("bad");
         bad.fail("b", "");
-        progress.add(&bad, Duration::from_secs(1));
-        progress.add(&good, Duration::from_secs(2));
-        progress
+        results.add("abc", &bad, Duration::from_secs(1));
+        results.add("abc", &good, Duration::from_secs(2));
+        results
     }
 
     #[test]
-    fn only_what_passed_is_not_run_again() {
-        let progress = progress();
-        assert!(progress.passed("good"));
-        assert!(!progress.passed("bad"));
-        assert!(!progress.passed("other"));
-    }
-
-    #[test]
-    fn another_commit_begins_anew() {
-        let dir = std::env::temp_dir().join(format!("luo-all-{}", std::process::id()));
-        let mut progress = progress();
-        for (commit, again, left) in [("abc", "abc", 2), ("abc", "abd", 0), ("abc +", "abc +", 0)] {
-            progress.commit = commit.to_owned();
-            fs::write(&dir, serde_json::to_vec(&progress).unwrap()).unwrap();
-            assert_eq!(Progress::read(&dir, again).outcomes.len(), left);
+    fn only_what_passed_at_this_commit_is_not_run_again() {
+        let mut results = results();
+        assert!(results.passed("good", "abc"));
+        assert!(!results.passed("good", "abd"));
+        assert!(!results.passed("bad", "abc"));
+        assert!(!results.passed("other", "abc"));
+        for commit in ["abc+", UNKNOWN] {
+            results.add(commit, &Report::new("good"), Duration::ZERO);
+            assert!(!results.passed("good", commit));
         }
-        fs::remove_file(dir).unwrap();
     }
 
     #[test]
-    fn the_page_names_every_group() {
-        let page = progress().page("x86", "a machine", &["good", "bad", "other"]);
-        assert!(page.contains("\ngood            1       0       2\n"));
-        assert!(page.contains("\nbad             0       1       1\n"));
-        assert!(page.contains("\nother           not run not run not run\n"));
-        assert!(page.contains("\n**All**         1       1      \n"));
+    fn the_page_keeps_the_results_of_all_groups() {
+        let groups = ["good", "bad", "other"];
+        let page = results().page("x86", "a machine", &groups);
+        assert!(page.contains("\ngood            abc           1       0       2\n"));
+        assert!(page.contains("\nbad             abc           0       1       1\n"));
+        assert!(page.contains("\nother           not run\n"));
+        let mut read = Results::parse(&page);
+        assert_eq!(read.0.len(), 2);
+        assert_eq!(read.page("x86", "a machine", &groups), page);
+
+        let mut report = Report::new("bad");
+        report.pass("b");
+        read.add("abd", &report, Duration::from_secs(3));
+        let page = read.page("x86", "a machine", &groups);
+        assert!(page.contains("\ngood            abc           1       0       2\n"));
+        assert!(page.contains("\nbad             abd           1       0       3\n"));
     }
 }
