@@ -2,9 +2,9 @@
 
 //! Damages the data that is handed over, for tests of the next kernel.
 //!
-//! `liveupdate/damage` in debugfs takes lines of the form `PLACE = VALUE`. Right before the jump,
-//! after everything is serialized, they are applied in the order in which they were written. See
-//! Documentation/core-api/liveupdate-injection.rst for places and values.
+//! `liveupdate/damage` in debugfs takes lines of the form `PLACE = VALUE`, or `preserve PLACE`.
+//! Right before the jump, after everything is serialized, they are applied in the order in which
+//! they were written. See Documentation/core-api/liveupdate-injection.rst for places and values.
 
 mod locator;
 
@@ -118,31 +118,48 @@ impl Value {
     }
 }
 
+/// What to do with a field.
+enum Act {
+    Write(Value),
+    /// Preserves the page whose address is in the field.
+    Preserve,
+}
+
 /// A requested damage.
 struct Damage {
     /// The line, for the log.
     line: KVec<u8>,
     place: Locator,
-    value: Value,
+    act: Act,
 }
 
 impl Damage {
     fn parse(line: &str) -> Result<Self> {
-        let (place, value) = line.split_once('=').ok_or(EINVAL)?;
+        let (place, act) = match line.strip_prefix("preserve ") {
+            Some(place) => (place, Act::Preserve),
+            None => {
+                let (place, value) = line.split_once('=').ok_or(EINVAL)?;
+                (place, Act::Write(Value::parse(value.trim())?))
+            }
+        };
         let mut text = KVec::new();
         text.extend_from_slice(line.as_bytes(), GFP_KERNEL)?;
         Ok(Self {
             line: text,
             place: Locator::parse(place.trim())?,
-            value: Value::parse(value.trim())?,
+            act,
         })
     }
 
     fn strike(&self, roots: &Roots, moment: &mut LastMoment) -> Result {
-        let mut buffer = [0; Field::MAX];
         let field = self.place.find(roots, moment)?;
+        let value = match &self.act {
+            Act::Write(value) => value,
+            Act::Preserve => return moment.preserve(field.get(moment)?),
+        };
+        let mut buffer = [0; Field::MAX];
         let bytes = buffer.get_mut(..field.size).ok_or(EINVAL)?;
-        self.value.fill(roots, moment, &field, bytes)?;
+        value.fill(roots, moment, &field, bytes)?;
         moment.write(field.pa, bytes)
     }
 }

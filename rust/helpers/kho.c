@@ -13,6 +13,11 @@ __rust_helper void *rust_helper_phys_to_virt(phys_addr_t phys)
 	return phys_to_virt(phys);
 }
 
+__rust_helper struct page *rust_helper_pfn_to_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
 __rust_helper void *rust_helper_folio_address(struct folio *folio)
 {
 	return folio_address(folio);

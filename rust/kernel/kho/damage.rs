@@ -12,7 +12,11 @@ use super::{
 };
 use crate::{
     bindings,
-    page::PAGE_SIZE,
+    error::to_result,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*, //
 };
 
@@ -76,5 +80,19 @@ impl LastMoment {
         // accesses it; a user page may contain any bytes.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
         Ok(())
+    }
+
+    /// Preserves a page once more that is part of a folio. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] if this kernel has not preserved the page, and those of `kho_preserve_pages()`.
+    pub fn preserve(&mut self, pa: u64) -> Result {
+        self.find(pa, 1)?;
+        // CAST: The number of a page that exists.
+        let pfn = (pa >> PAGE_SHIFT) as c_ulong;
+        // SAFETY: The page is memory, since it is preserved. The next kernel must cope with any
+        // keys.
+        to_result(unsafe { bindings::kho_preserve_pages(bindings::pfn_to_page(pfn), 1) })
     }
 }

@@ -12,7 +12,7 @@ pub mod unknown;
 
 use self::{
     fate::{check_fate, damage, healthy, preserve, reported, Fate, BAD, GOOD, NOWHERE},
-    files::{clean_folios, small},
+    files::{check_huge, clean_folios, huge, small},
 };
 use crate::support::{
     error::{ensure, ensure_eq, At, Result},
@@ -42,6 +42,37 @@ fn stolen_folio() -> Case {
             memfd::check(session.retrieve(2)?, GOOD)?;
             expect_errno(session.retrieve(1), Errno::INVAL, "RETRIEVE_FD")?;
             healthy(NAME)?;
+            Ok(session.finish()?)
+        },
+    )
+    .reader_only()
+}
+
+/// A page of a large folio is preserved once more, and a file refers to it. The folio must have only one
+/// owner, in any order of the files.
+fn part_of_folio(name: &'static str, tokens: [u64; 2]) -> Case {
+    Case::two(
+        name,
+        move |stage| {
+            let lines = [
+                "folio @ 2 0 pfn = folio @ 1 0 pfn",
+                "folio @ 2 0 pfn = +1",
+                "preserve folio @ 2 0 address",
+            ];
+            damage(name, &lines)?;
+            preserve(stage, name, huge()?)
+        },
+        move |_| {
+            let session = retrieve(name)?;
+            for token in tokens {
+                let result = session.retrieve(token);
+                match token {
+                    1 => check_huge(&result?.into())?,
+                    _ => expect_errno(result, Errno::INVAL, "RETRIEVE_FD")?,
+                }
+            }
+            reported(&["KHO:", "is part of other preserved memory"])?;
+            healthy(name)?;
             Ok(session.finish()?)
         },
     )
@@ -256,7 +287,13 @@ fn flbs_case(name: &'static str, lines: &'static [&'static str]) -> Case {
 
 pub fn suite() -> Suite {
     let mut cases = files::cases();
-    cases.extend([stolen_folio(), data_of_user(), memory_of_refused_file()]);
+    cases.extend([
+        stolen_folio(),
+        part_of_folio("part_of_a_folio_late", [1, 2]),
+        part_of_folio("part_of_a_folio_early", [2, 1]),
+        data_of_user(),
+        memory_of_refused_file(),
+    ]);
     cases.push(clean_folios());
     cases.push(token_twice());
     cases.extend(list_cases());

@@ -4,14 +4,17 @@
 
 use super::fate::{check_fate, damage, healthy, preserve, Fate, BAD, GOOD};
 use crate::support::{
-    error::{At, Result},
+    error::{ensure_eq, At, Result},
     mapping::map_shared,
     memfd,
     registry::{Case, Stage},
     sessions::retrieve,
 };
 use rustix::{io::Errno, mm::Advice};
-use std::fs::{self, File};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+};
 
 const PAGE: u64 = 4096;
 
@@ -84,8 +87,19 @@ pub fn small() -> Result<File> {
     memfd::with(BAD)
 }
 
+/// Checks the content of [`huge`].
+pub fn check_huge(file: &File) -> Result {
+    for offset in (0..4 << 20).step_by(4096) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).at("read")?;
+        let wanted = u8::from(offset % (1 << 21) == 0);
+        ensure_eq!(byte[0], wanted, "the byte at {offset:#x}");
+    }
+    Ok(())
+}
+
 /// A file of two huge folios.
-fn huge() -> Result<File> {
+pub fn huge() -> Result<File> {
     use rustix::mm::{MapFlags, ProtFlags};
 
     const LEN: usize = 4 << 20;
