@@ -338,14 +338,15 @@ unsafe fn copy_volatile(from: *const u8, to: &mut [u8]) {
     }
 }
 
-/// Copies a part of a page that the previous kernel preserved as a folio of its own. The page can still
-/// be claimed.
+/// Copies a part of a page that the previous kernel preserved as a folio of its own, and that was not
+/// claimed. It can still be claimed.
 ///
 /// If it is claimed at the same time, the copy can contain anything.
 ///
 /// # Errors
 ///
-/// [`EINVAL`] if the previous kernel preserved no such page at `pa`, or the part exceeds the page.
+/// [`EINVAL`] if the previous kernel preserved no such page at `pa`, the page was claimed, or the part
+/// exceeds the page.
 ///
 /// # Context
 ///
@@ -358,14 +359,18 @@ pub fn look_at(pa: PhysAddr, to: &mut [u8]) -> Result {
     let room = PAGE_SIZE.saturating_sub(offset as usize);
     let page = pa.saturating_sub(offset);
     // SAFETY: The callee checks the address.
-    if to.len() > room || !unsafe { bindings::kho_was_preserved(page, 0) } {
+    if to.len() > room || !unsafe { bindings::kho_is_restorable(page) } {
         return Err(EINVAL);
     }
     // SAFETY: Preserved memory is in the direct map.
-    let from = unsafe { bindings::phys_to_virt(pa) }.cast::<u8>();
-    // SAFETY: The page has at least that many bytes from there on, and stays in the direct map.
-    unsafe { copy_volatile(from, to) };
-    Ok(())
+    let from = unsafe { bindings::phys_to_virt(pa) };
+    // SAFETY: `to` is valid for writing. The callee copes with a page that is claimed, freed and unmapped
+    // at the same time.
+    let result = unsafe {
+        bindings::copy_from_kernel_nofault(to.as_mut_ptr().cast(), from.cast_const(), to.len())
+    };
+    // CAST: Not negative if it is no error.
+    to_result(result as c_int).map_err(|_| EINVAL)
 }
 
 /// Finds the memory that the previous kernel [published](Preserved::publish) as `name`.

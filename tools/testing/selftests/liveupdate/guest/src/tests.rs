@@ -89,6 +89,7 @@ pub fn all() -> Vec<Suite> {
         damage::version_suite(),
         damage::version_off_suite(),
         damage::not_dropped_suite(),
+        damage::looked_at_suite(),
         damage::unknown::refused_suite(),
         damage::unknown::carried_suite(),
         damage::flb_suite(),

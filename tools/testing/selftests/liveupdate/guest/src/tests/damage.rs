@@ -238,19 +238,43 @@ fn name_case(name: &'static str, value: &'static str) -> Case {
     .reader_only()
 }
 
+/// Two sessions, the first of which refers to the list of files of the other one.
+fn share_list(stage: &mut Stage<'_>, names: [&str; 2]) -> Result {
+    let line = format!("session @ files = session {} files", names[1]);
+    damage(names[0], &[&line])?;
+    names
+        .iter()
+        .try_for_each(|name| preserve(stage, name, small()?))
+}
+
+/// A list of another session is not read any more when its memory has been freed, though the list of this
+/// session was not claimed.
+pub fn looked_at_suite() -> Suite {
+    const NAMES: [&str; 2] = ["list_that_is_freed", "list_that_is_freed_owner"];
+    const IN_USE: &str = "/sys/kernel/liveupdate/in_use";
+    let formats = || fs::read_to_string(IN_USE).at(IN_USE);
+    let case = Case::two(
+        NAMES[0],
+        |stage| share_list(stage, NAMES),
+        move |_| {
+            ensure!(formats()?.contains("memfd-v2"), "no memfd is in use");
+            retrieve(NAMES[1])?.finish()?;
+            let left = formats()?;
+            ensure!(!left.contains("memfd-v2"), "freed memory was read: {left}");
+            let other = retrieve(NAMES[0])?;
+            expect_errno(other.retrieve(1), Errno::NOENT, "RETRIEVE_FD")?;
+            Ok(other.finish()?)
+        },
+    );
+    alone("damage_looked_at", case.reader_only())
+}
+
 /// A session refers to the list of files of another one.
 fn stolen_list() -> Case {
     const NAMES: [&str; 2] = ["files_of_another_session", "files_of_another_session_owner"];
     Case::two(
         NAMES[0],
-        |stage| {
-            let line = format!("session @ files = session {} files", NAMES[1]);
-            damage(NAMES[0], &[&line])?;
-            for name in NAMES {
-                preserve(stage, name, small()?)?;
-            }
-            Ok(())
-        },
+        |stage| share_list(stage, NAMES),
         |_| {
             let owner = retrieve(NAMES[1])?;
             memfd::check(owner.retrieve(1)?, BAD)?;
