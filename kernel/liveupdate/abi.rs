@@ -439,6 +439,10 @@ pub(crate) trait Memory {
     /// Fails with [`ParseError::BadAddress`] if the page was not preserved or is already claimed.
     /// This detects lists with a cycle, and lists that share a block.
     fn claim(&self, pa: u64) -> Result<Self::Page, ParseError>;
+
+    /// Keeps memory reserved that is not part of a list: it may belong to another file, and a device may
+    /// write to it.
+    fn keep(&self, page: Self::Page);
 }
 
 /// Reads a list of `T`s, block by block.
@@ -487,7 +491,13 @@ impl<T: Entry, M: Memory> ListReader<T, M> {
                 return Err(ParseError::TooLong);
             }
             let page = self.memory.claim(pa)?;
-            self.next = Block::parse::<T>(&page)?.1;
+            match Block::parse::<T>(&page) {
+                Ok((_, next)) => self.next = next,
+                Err(err) => {
+                    self.memory.keep(page);
+                    return Err(err);
+                }
+            }
             self.blocks = self.blocks.saturating_add(1);
             self.page = Some(page);
         }

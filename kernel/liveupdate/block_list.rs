@@ -157,4 +157,8 @@ impl Memory for HandedOver {
             .map(ClaimedPage)
             .map_err(|_| ParseError::BadAddress)
     }
+
+    fn keep(&self, page: ClaimedPage) {
+        page.0.leak();
+    }
 }

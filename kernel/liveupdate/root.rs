@@ -143,10 +143,14 @@ impl IncomingRoot {
             IncomingFlbs::new()
         };
         match ClaimedFolio::new(pa) {
-            Ok(folio) => {
-                let flbs = IncomingFlbs::parse(folio.bytes()).unwrap_or_else(complain);
-                (flbs, Some(folio))
-            }
+            Ok(folio) => match IncomingFlbs::parse(folio.bytes()) {
+                Ok(flbs) => (flbs, Some(folio)),
+                Err(err) => {
+                    // The memory may belong to a file.
+                    folio.leak();
+                    (complain(err), None)
+                }
+            },
             Err(err) => (complain(err), None),
         }
     }

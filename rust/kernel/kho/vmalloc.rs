@@ -502,7 +502,8 @@ impl<T> ClaimedArray<T> {
 
         let (Some(rest), Some(left)) = (expected.checked_sub(pages), self.pages.checked_sub(pages))
         else {
-            // The memory is freed, but is not part of this array.
+            // It is not part of this array, and may have another owner.
+            folio.leak();
             return Err(EINVAL);
         };
         self.pages = left;

@@ -3,7 +3,12 @@
 //! The tests: well-formed, malformed, and random input.
 
 use super::{abi::*, random::Random, PAGE_SIZE};
-use std::{cell::RefCell, cmp::Ordering, collections::BTreeMap, ops::Deref};
+use std::{
+    cell::{Cell, RefCell},
+    cmp::Ordering,
+    collections::BTreeMap,
+    ops::Deref,
+};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// A page, aligned as pages are.
@@ -41,11 +46,18 @@ impl Deref for Claim {
 
 /// Preserved pages by address. Each can be claimed once.
 #[derive(Default)]
-struct Fake(RefCell<BTreeMap<u64, Box<Page>>>);
+struct Fake {
+    pages: RefCell<BTreeMap<u64, Box<Page>>>,
+    /// The number of pages that stay reserved.
+    kept: Cell<usize>,
+}
 
 impl Fake {
     fn with(pages: impl IntoIterator<Item = (u64, Box<Page>)>) -> Self {
-        Self(RefCell::new(pages.into_iter().collect()))
+        Self {
+            pages: RefCell::new(pages.into_iter().collect()),
+            kept: Cell::new(0),
+        }
     }
 }
 
@@ -53,8 +65,12 @@ impl Memory for &Fake {
     type Page = Claim;
 
     fn claim(&self, pa: u64) -> Result<Claim, ParseError> {
-        let page = self.0.borrow_mut().remove(&pa);
+        let page = self.pages.borrow_mut().remove(&pa);
         page.map(Claim).ok_or(ParseError::BadAddress)
+    }
+
+    fn keep(&self, _page: Claim) {
+        self.kept.set(self.kept.get() + 1);
     }
 }
 
@@ -216,6 +232,8 @@ fn damage_costs_what_is_behind_it() {
     ]);
     let end = Some(ParseError::BadCount);
     assert_eq!(read_all::<FileSer>(&memory, 0x1000), (3, end));
+    // The damaged block may be memory of a file.
+    assert_eq!(memory.kept.get(), 1);
 }
 
 #[test]

@@ -91,6 +91,10 @@ impl Memory for &Preserved {
         assert!(self.claimed.borrow_mut().insert(pa));
         Ok(Claim(page))
     }
+
+    fn keep(&self, page: Claim) {
+        drop(page);
+    }
 }
 
 /// One of `addresses`, or sometimes another address.
