@@ -9,7 +9,8 @@ use crate::{
 use indicatif::{ProgressBar, ProgressStyle};
 use luo_check::{worst, Verdict};
 use luod_protocol::{
-    Direction, ErrorCode, Event, Outcome, Phase, Request, SessionInfo, SessionName, SessionState,
+    Direction, ErrorCode, Event, Outcome, Phase, Report, Request, SessionInfo, SessionName,
+    SessionState,
 };
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -296,6 +297,8 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
         false => interrupts()?,
     };
     let mut aborting = false;
+    // The number of this update, as soon as it is known.
+    let mut number = None;
     luod.send(request, Some(1)).map_err(lost)?;
     let mut view = View::new(cli);
     loop {
@@ -347,6 +350,7 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
                 return Err(talk::refused(&event));
             }
             Event::Phase { phase, update } => {
+                number.get_or_insert(update);
                 view.phase(update, phase);
                 if handover && phase == Phase::Jump {
                     // systemd starts the next kernel, and waits for this program.
@@ -355,6 +359,8 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
                 }
             }
             Event::Change { info } => view.change(info),
+            // The update that started this kernel ends only now.
+            Event::Result(report) if is_earlier(&report, number) => {}
             Event::Result(report) => {
                 view.end();
                 if !cli.json {
@@ -373,5 +379,14 @@ fn follow(cli: &Cli, request: &Request, detach: bool) -> Result<(Exit, View), Fa
             _ => {}
         }
         view.draw();
+    }
+}
+
+/// Whether this is the result of another update than that with this `number`, if it is known: no update
+/// of this kernel ends as [`Outcome::Updated`].
+fn is_earlier(report: &Report, number: Option<u64>) -> bool {
+    match number {
+        Some(number) => report.update != number,
+        None => report.outcome == Outcome::Updated,
     }
 }

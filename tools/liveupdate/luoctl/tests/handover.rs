@@ -78,3 +78,31 @@ fn without_an_image() {
         .expect(1)
         .says("no kernel is loaded");
 }
+
+/// The update that started this kernel ends while the next one begins: its result is not that of the next
+/// one.
+#[test]
+fn the_result_of_the_last_update_is_another_one() {
+    let (root, world) = (Root::new(), FakeWorld::new());
+    world.state().store = Some(BTreeMap::new());
+    world.state().by_manager = true;
+    let luod = start(&world);
+    let path = luod.path().to_owned();
+    let clients = ["good", "other"].map(|name| Client::start(&path, name));
+    wait(|| root.run(&path, &["list"]).out.contains("other"));
+    world.state().kexec_under_way = true;
+    root.run(&path, HANDOVER).expect(0);
+    luod.terminate();
+    drop(clients);
+    world.boot();
+
+    let _luod = Luod::start_at(&world, own_config(), &path).unwrap();
+    let _good = Client::start(&path, "good");
+    wait(|| root.run(&path, &["list"]).out.contains("subscribed"));
+    // The session of the other client is discarded, which ends the last update.
+    world.state().by_manager = false;
+    world.state().kexec_error = Some(22);
+    root.run(&path, &["kexec", "--yes", "--force"])
+        .expect(7)
+        .says("cannot start the next kernel");
+}
