@@ -73,6 +73,8 @@ pub struct State {
     pub by_manager: bool,
     /// Whether another program is about to start the next kernel.
     pub kexec_under_way: bool,
+    /// Whether the service manager does not answer whether it is.
+    pub kexec_under_way_error: bool,
     /// The number of times that the next kernel was started.
     pub kexecs: u32,
     /// The contents of the file descriptor store, if there is one. Several can have the same name.
@@ -136,6 +138,7 @@ impl Default for FakeWorld {
                 kexec_error: None,
                 by_manager: false,
                 kexec_under_way: false,
+                kexec_under_way_error: false,
                 kexecs: 0,
                 store: None,
                 not_kept: None,
@@ -368,11 +371,14 @@ impl World for FakeWorld {
             return None;
         }
         let (id, question, not_kept) = state.questions.pop_front()?;
-        let under_way = state.kexec_under_way;
+        let under_way = match state.kexec_under_way_error {
+            false => Ok(state.kexec_under_way),
+            true => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        };
         let answer = match question {
             Question::IsKept { .. } => not_kept.map_or(Ok(true), |why| Err(io::Error::other(why))),
             Question::Inhibited => Ok(true),
-            Question::KexecUnderWay => Ok(under_way),
+            Question::KexecUnderWay => under_way,
             Question::Settle => match &state.store {
                 Some(_) => Ok(true),
                 None => Err(io::Error::other("there is no service manager")),

@@ -14,10 +14,10 @@ impl<W: World> Machine<W> {
                 "no update is running that could be aborted",
             ));
         };
-        if update.is_handover() {
+        if update.is_too_late() {
             return Err(Refusal::new(
                 ErrorCode::WrongState,
-                "it is too late: the service manager is starting the next kernel",
+                "it is too late: the next kernel is being started",
             ));
         }
         self.abort("the operator has aborted it");

@@ -436,6 +436,9 @@ fn too_late_for_everything() {
     let late = luod.connect();
     let subscribe = luod.error(late, r#"{"cmd":"SUBSCRIBE","id":"b"}"#);
     assert_eq!(subscribe, ErrorCode::UpdateRunning);
+    let abort = luod.error(late, r#"{"cmd":"ABORT"}"#);
+    assert_eq!(abort, ErrorCode::WrongState);
+    assert!(!luod.world.kernel.outgoing().is_empty());
     // luod is expected to be stopped now: nothing is aborted.
     luod.machine.stop();
     assert_eq!(luod.machine.phase(), Phase::Jump);

@@ -392,6 +392,43 @@ fn a_handover_without_a_registry() {
     assert!(luod.world.kernel.incoming().is_empty());
 }
 
+/// A client that would stop its work only now cannot be waited for.
+#[test]
+fn luod_is_stopped_while_a_client_waits_for_pause() {
+    let (mut luod, unit) = luod_and_unit();
+    let (a, b, c) = (
+        luod.subscriber("a"),
+        luod.subscriber("b"),
+        luod.subscriber("c"),
+    );
+    luod.shut_down(unit);
+    drop(luod.preserve(a, "a"));
+    drop(luod.session(b, "b"));
+    luod.send(b, r#"{"cmd":"PRESERVED","id":"b"}"#);
+    drop(luod.session(c, "c"));
+    luod.machine.stop();
+    luod.pump();
+    assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+    let mut luod = luod.next_kernel_by_manager();
+    luod.restore("a");
+    assert_eq!(luod.machine.phase(), Phase::Idle);
+}
+
+/// The service manager does not answer whether it is still stopping services.
+#[test]
+fn without_an_answer_the_jump_is_not_aborted() {
+    let (mut luod, _) = luod_and_unit();
+    let a = luod.subscriber("a");
+    luod.update("");
+    luod.preserve(a, "a");
+    luod.world.state().kexec_under_way_error = true;
+    luod.pass(ms(300_000));
+    assert_eq!(luod.machine.phase(), Phase::Jump);
+    luod.world.state().kexec_under_way_error = false;
+    luod.pass(ms(300_000));
+    assert_eq!(luod.machine.phase(), Phase::Idle);
+}
+
 #[test]
 fn luod_is_stopped_in_a_handover() {
     let (mut luod, unit) = luod_and_unit();

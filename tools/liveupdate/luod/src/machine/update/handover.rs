@@ -159,8 +159,7 @@ impl<W: World> Machine<W> {
     pub(super) fn is_late(&mut self, answer: io::Result<bool>) {
         // Stopping services can take long. Without an answer, the service manager is assumed to be
         // starting the next kernel.
-        let handover = self.update.as_ref().is_some_and(Update::is_handover);
-        if answer.unwrap_or(handover) {
+        if answer.unwrap_or(true) {
             return self.wait_for_jump();
         }
         self.abort("the next kernel was not started in time");
@@ -201,8 +200,13 @@ impl<W: World> Machine<W> {
 }
 
 impl Update {
-    /// Returns whether the update can no longer be aborted.
+    /// Returns whether the service manager starts the next kernel in any case.
     pub(in crate::machine) fn is_handover(&self) -> bool {
         self.handover
+    }
+
+    /// Returns whether the update can no longer be aborted.
+    pub(in crate::machine) fn is_too_late(&self) -> bool {
+        self.handover || matches!(self.step, Step::Jump(_))
     }
 }
