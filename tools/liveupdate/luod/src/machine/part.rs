@@ -55,4 +55,9 @@ impl Part {
             Self::None | Self::Ready { .. } | Self::Dropped => None,
         }
     }
+
+    /// Whether the client was asked, and is not ready, or waits until it may stop its work.
+    pub(super) fn is_late(&self) -> bool {
+        matches!(self, Self::Requested { .. } | Self::Preserving { .. })
+    }
 }

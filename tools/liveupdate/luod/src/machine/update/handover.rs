@@ -180,7 +180,7 @@ impl<W: World> Machine<W> {
         }
         // The next kernel is started in any case, with all sessions that are ready.
         let late = self.subscriptions.iter();
-        let late = late.filter(|(_, s)| s.part.deadline().is_some());
+        let late = late.filter(|(_, s)| s.part.is_late());
         let late: Vec<_> = late.map(|(name, _)| name.clone()).collect();
         let why = "luod was stopped before the client was ready";
         let late = late.into_iter().map(|name| (name, why.to_owned()));
