@@ -180,6 +180,9 @@ pub struct Machine<W> {
     number: u64,
     /// The result of the last update, if it did not start this kernel.
     last: Option<Report>,
+    /// The result of the update that started this kernel, if the hooks of post.d wait until the running
+    /// update has ended.
+    late_post: Option<Report>,
     /// Earlier updates, except the one that started this kernel.
     past: History,
     problem: Option<String>,
@@ -226,6 +229,7 @@ impl<W: World> Machine<W> {
             endings: BTreeMap::new(),
             number: 0,
             last: None,
+            late_post: None,
             past: History::default(),
             problem: None,
             alarm_at: None,

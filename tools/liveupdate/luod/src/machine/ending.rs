@@ -222,7 +222,13 @@ impl<W: World> Machine<W> {
         self.arrival_mark(MarkName::Finished);
         if let Some(report) = self.arrival_report() {
             self.announce(&Event::Result(report.clone()));
-            self.start_hooks(Stage::Post, report);
+            if self.update.is_some() {
+                // They would undo what the hooks of pre.d have done for the next update.
+                tracing::warn!("the hooks of post.d wait until the running update has ended");
+                self.late_post = Some(report);
+            } else {
+                self.start_hooks(Stage::Post, report);
+            }
         }
         self.remember();
         self.announce_phase();

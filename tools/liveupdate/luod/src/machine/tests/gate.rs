@@ -74,6 +74,31 @@ fn hooks_know_lost_sessions() {
     }
 }
 
+/// The hooks after an update would undo what those before the next one have done.
+#[test]
+fn hooks_after_an_update_wait_for_the_end_of_the_next_one() {
+    let mut luod = Luod::new();
+    let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+    luod.update("");
+    drop((luod.preserve(a, "a"), luod.preserve(b, "b")));
+    assert_eq!(luod.stages(), [Stage::Pre]);
+    let mut luod = luod.next_kernel();
+    luod.restore("a");
+    let a = luod.subscriber("a");
+    let operator = luod.update(r#","force":true"#);
+    let _session = luod.session(a, "a");
+    luod.restore("b");
+    assert_eq!(luod.stages(), [Stage::Pre]);
+    luod.send(operator, r#"{"cmd":"ABORT"}"#);
+    luod.pass(ms(20));
+    let hooks = luod.hooks();
+    let ended = hooks.iter().map(|input| (input.stage, input.update));
+    assert_eq!(
+        ended.collect::<Vec<_>>(),
+        [(Stage::Abort, 2), (Stage::Post, 1)]
+    );
+}
+
 #[test]
 fn a_hook_fails() {
     let mut luod = Luod::new();

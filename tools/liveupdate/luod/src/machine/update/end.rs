@@ -115,6 +115,9 @@ impl<W: World> Machine<W> {
             self.remember();
         }
         self.update = None;
+        if let Some(report) = self.late_post.take() {
+            self.start_hooks(Stage::Post, report);
+        }
         self.announce_phase();
     }
 
