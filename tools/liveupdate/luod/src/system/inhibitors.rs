@@ -2,13 +2,16 @@
 
 //! Block inhibitors of systemd-logind.
 
-use super::manager::is_systemd;
+use super::manager::{is_systemd, systemctl};
 use crate::{command::output_in_time, text::printable};
 use serde::Deserialize;
 use std::{fs, io, process::Command, time::Duration};
 
 /// The directory in which logind has a file for each inhibitor.
 const DIR: &str = "/run/systemd/inhibit";
+
+/// The unit of logind.
+const LOGIND: &str = "systemd-logind.service";
 
 /// The time limit for an answer of logind.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -29,7 +32,7 @@ type Lock = (String, String, String, String, u32, u32);
 ///
 /// # Errors
 ///
-/// A sentence that names the program.
+/// A sentence that names the program, or the reason why it is not known whether there is one.
 pub(super) fn check() -> io::Result<()> {
     let none = fs::read_dir(DIR).map_or(true, |mut entries| entries.next().is_none());
     if none || !is_systemd() {
@@ -48,11 +51,26 @@ pub(super) fn check() -> io::Result<()> {
     match output_in_time(&mut command, PATIENCE) {
         Ok(text) => judge(&text),
         // Inhibitors need logind: without it, the files are left over.
-        Err(error) => {
-            tracing::warn!("systemd-logind does not list its inhibitors: {error}");
+        Err(_)
+            if is_stopped(&systemctl(&[
+                "show",
+                "--property=ActiveState",
+                "--value",
+                LOGIND,
+            ])) =>
+        {
             Ok(())
         }
+        Err(error) => Err(io::Error::other(format!(
+            "systemd-logind does not list its inhibitors: {error}; try again, or use --force"
+        ))),
     }
+}
+
+/// Returns whether logind does not run, according to the answer of systemd.
+fn is_stopped(state: &io::Result<String>) -> bool {
+    let state = state.as_ref().map(|state| state.trim());
+    state.is_ok_and(|state| state == "inactive" || state == "failed")
 }
 
 /// Returns an error if there is a block lock for shutdown. Locks of the mode `block-weak` are not
@@ -107,5 +125,14 @@ mod tests {
         }
         assert!(judge("").is_err());
         assert!(judge("{}").is_err());
+    }
+
+    /// If it is not known whether logind runs, it may have inhibitors.
+    #[test]
+    fn logind_is_stopped() {
+        for (state, stopped) in [("inactive\n", true), ("failed", true), ("active\n", false)] {
+            assert_eq!(is_stopped(&Ok(state.to_owned())), stopped);
+        }
+        assert!(!is_stopped(&Err(io::Error::other("no answer"))));
     }
 }
