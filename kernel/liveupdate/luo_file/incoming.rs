@@ -236,17 +236,9 @@ impl IncomingFiles {
     }
 
     fn release(&mut self, handlers: &'static Handlers, session: &BStr) -> Result {
-        for file in &self.files {
-            if let Some(missing) = file.missing(&self.by_token) {
-                pr_warn!(
-                    "session '{}': the file with token {} depends on that with token {}, which was \
-                     not retrieved\n",
-                    session,
-                    file.token(),
-                    missing
-                );
-                return Err(EBUSY);
-            }
+        let mut files = self.files.iter();
+        if files.any(|file| file.is_without_need(session, &self.by_token)) {
+            return Err(EBUSY);
         }
         if !self.files.iter().all(|file| file.can_finish(handlers)) {
             return Err(EBUSY);

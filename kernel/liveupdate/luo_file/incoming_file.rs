@@ -77,6 +77,8 @@ enum Progress {
         found: PinnedHandler,
         /// The files on which it depends.
         needs: KVec<Token>,
+        /// Which of `needs` were logged as missing, or were delivered: those before this index.
+        logged: usize,
     },
     /// It can never be retrieved.
     Failed(Error, PinnedHandler),
@@ -109,6 +111,8 @@ pub(crate) struct IncomingFile {
     index: usize,
     /// Whether user space has a descriptor of it, or had one.
     delivered: AtomicFlag,
+    /// Whether it was logged that there is no handler.
+    no_handler_logged: AtomicFlag,
     /// The entry of the previous kernel.
     ser: FileSer,
     /// [`None`] if the name in the entry is malformed.
@@ -130,6 +134,7 @@ impl IncomingFile {
             token,
             index,
             delivered: AtomicFlag::new(false),
+            no_handler_logged: AtomicFlag::new(false),
             ser,
             compatible,
             state <- new_rwsem!(state, "luo_incoming_file"),
@@ -224,12 +229,15 @@ impl IncomingFile {
             _ => self.find(handlers),
         };
         let Some(handler) = handler else {
-            pr_warn!(
-                "session '{}': no file handler '{}' for the file with token {}\n",
-                session,
-                self.compatible(),
-                self.token
-            );
+            // User space can repeat this.
+            if !self.no_handler_logged.xchg(true, Relaxed) {
+                pr_warn!(
+                    "session '{}': no file handler '{}' for the file with token {}\n",
+                    session,
+                    self.compatible(),
+                    self.token
+                );
+            }
             return Err(Stopped::Failed(EOPNOTSUPP));
         };
 
@@ -272,27 +280,43 @@ impl IncomingFile {
                     _id: id,
                     found: handler,
                     needs: peers.into_needs(),
+                    logged: 0,
                 };
                 Ok(file)
             }
         }
     }
 
-    /// Returns a file on which this one depends, and which user space has not retrieved although it
-    /// has retrieved this one.
-    pub(super) fn missing(&self, files: &FilesByToken) -> Option<Token> {
+    /// Returns whether user space has retrieved this file without another one on which it depends.
+    /// Logs this once for each of them.
+    pub(super) fn is_without_need(&self, session: &BStr, files: &FilesByToken) -> bool {
         if !self.delivered.load(Relaxed) {
-            return None;
+            return false;
         }
-        let state = self.state.read();
-        let Progress::Retrieved { needs, .. } = &state.progress else {
-            return None;
+        let mut state = self.state.write();
+        let Progress::Retrieved { needs, logged, .. } = &mut state.progress else {
+            return false;
         };
-        let mut needs = needs.iter().copied();
-        needs.find(|token| {
+        let mut needs = needs.iter().enumerate();
+        let missing = needs.find(|(_, token)| {
             let need = files.get(token);
             need.is_some_and(|need| !need.delivered.load(Relaxed))
-        })
+        });
+        let Some((index, token)) = missing else {
+            return false;
+        };
+        // User space can repeat this. The index never decreases, since a file stays delivered.
+        if index >= *logged {
+            *logged = index.saturating_add(1);
+            pr_warn!(
+                "session '{}': the file with token {} depends on that with token {}, which was not \
+                 retrieved\n",
+                session,
+                self.token,
+                token
+            );
+        }
+        true
     }
 
     /// Returns whether it is known that the file can never be retrieved.

@@ -63,7 +63,7 @@ pub fn take_chain(session: IncomingSession) -> Result {
 }
 
 /// FINISH fails; the session is as before.
-fn not_finished(session: IncomingSession) -> Result<IncomingSession> {
+pub fn not_finished(session: IncomingSession) -> Result<IncomingSession> {
     match session.finish() {
         Ok(()) => Err(Failure::new("FINISH succeeded although a file is missing")),
         Err(error) => {

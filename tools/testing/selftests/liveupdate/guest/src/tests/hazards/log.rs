@@ -3,16 +3,21 @@
 //! Names of files, and text of users in the kernel log.
 
 use crate::support::{
-    error::{ensure, At, Result},
+    error::{ensure, ensure_eq, At, Result},
     fault::Faults,
     ioctl_arg::{numbers, Arg},
     kernel_log::kernel_log,
     memfd,
     pattern::Pattern,
     registry::{Case, Suite},
-    sessions::{create, retrieve},
+    sessions::{create, expect_errno, retrieve},
+};
+use crate::tests::{
+    damage::fate::damage,
+    handlers::dependencies::{fill_chain, not_finished},
 };
 use liveupdate::raw::{self, Command};
+use rustix::io::Errno;
 use std::{
     fs::{self, File},
     os::fd::AsRawFd,
@@ -70,6 +75,68 @@ fn quiet(what: &str, act: impl FnOnce() -> Result) -> Result {
     Ok(())
 }
 
+/// Fails unless the kernel has logged `count` lines about a session.
+fn logged(session: &str, count: usize) -> Result {
+    let log = kernel_log()?;
+    let about = format!("session '{session}': ");
+    let lines = log.lines().filter(|line| line.contains(&about));
+    ensure_eq!(lines.count(), count, "the lines about '{session}'");
+    Ok(())
+}
+
+/// A file without a handler is reported once.
+fn no_handler() -> Case {
+    const NAME: &str = "log-no-handler";
+    let pattern = Pattern::new(1202, 20_000);
+    Case::two(
+        "missing_handler_is_logged_once",
+        move |stage| {
+            damage(NAME, &["file @ 1 compatible = \"unknown-v1\""])?;
+            let session = create(NAME)?;
+            for token in [1, 2] {
+                session.preserve(memfd::with(pattern)?, token)?;
+            }
+            stage.hold(session);
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve(NAME)?;
+            for _ in 0..TIMES {
+                let retrieved = session.retrieve(1);
+                expect_errno(retrieved, Errno::OPNOTSUPP, "RETRIEVE_FD")?;
+            }
+            logged(NAME, 1)?;
+            memfd::check(session.retrieve(2)?, pattern)?;
+            session.finish()?;
+            // FINISH reports that its memory stays reserved.
+            logged(NAME, 2)
+        },
+    )
+}
+
+/// A file that was not retrieved, although another one depends on it, is reported once.
+fn missing_files() -> Case {
+    const NAME: &str = "log-missing";
+    Case::two(
+        "missing_file_is_logged_once",
+        |stage| fill_chain(stage, NAME),
+        |_| {
+            let mut session = retrieve(NAME)?;
+            // The file with token 3 depends on that with token 2, and this one on that with token 1.
+            for (token, lines) in [(3, 1), (2, 2)] {
+                session.retrieve(token)?;
+                for _ in 0..TIMES {
+                    session = not_finished(session)?;
+                }
+                logged(NAME, lines)?;
+            }
+            session.retrieve(1)?;
+            session.finish()?;
+            logged(NAME, 2)
+        },
+    )
+}
+
 /// The holder of a session cannot flood the kernel log.
 fn flood() -> Case {
     let pattern = Pattern::new(1201, 20_000);
@@ -113,5 +180,8 @@ fn flood() -> Case {
 }
 
 pub fn suite() -> Suite {
-    Suite::new("log", vec![retrieved_name(), flood()])
+    Suite::new(
+        "log",
+        vec![retrieved_name(), flood(), no_handler(), missing_files()],
+    )
 }
