@@ -98,7 +98,8 @@ EXPORT_SYMBOL_GPL(vfio_cdev_getfile);
  * Return: see iommufd_device_for_each_mapping().
  */
 int vfio_device_for_each_mapping(struct vfio_device *device,
-				 int (*fn)(struct file *file, void *data),
+				 int (*fn)(struct file *file, u64 start,
+					   u64 length, void *data),
 				 void *data)
 {
 	int ret = 0;

@@ -61,6 +61,7 @@ static int vfio_pci_liveupdate_check(struct file *file)
 /* Only called for files that are bound. */
 static int vfio_pci_liveupdate_for_each_mapping(struct file *file,
 						int (*fn)(struct file *memory,
+							  u64 start, u64 length,
 							  void *data),
 						void *data)
 {

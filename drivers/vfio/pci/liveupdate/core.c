@@ -58,6 +58,7 @@ int vfio_pci_liveupdate_check_file(struct file *file)
 
 int vfio_pci_liveupdate_visit_mappings(struct file *file,
 				       int (*fn)(struct file *memory,
+						 u64 start, u64 length,
 						 void *data),
 				       void *data)
 {

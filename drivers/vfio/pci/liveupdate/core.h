@@ -35,8 +35,9 @@ struct vfio_pci_liveupdate_state {
  * @check:            Returns 0 if a file with a device can be preserved,
  *                    -EOPNOTSUPP, or -EINVAL if it is not bound to an iommufd.
  * @for_each_mapping: Calls a function for all memory that the device of a file
- *                    reaches, with the file of the memory, or NULL if it has
- *                    none. Returns what the function returns, if not 0.
+ *                    reaches, with the file of the memory and the bytes of the
+ *                    file, or NULL if it has none. Returns what the function
+ *                    returns, if not 0.
  * @save:             Saves the state of the device of a file that is bound.
  * @getfile:          Creates a file for a device with this address and state,
  *                    which was handed over. ERR_PTR(-ENODEV) if the device has
@@ -46,7 +47,8 @@ struct vfio_pci_liveupdate_ops {
 	struct pci_dev *(*device)(struct file *file);
 	int (*check)(struct file *file);
 	int (*for_each_mapping)(struct file *file,
-				int (*fn)(struct file *memory, void *data),
+				int (*fn)(struct file *memory, u64 start,
+					  u64 length, void *data),
 				void *data);
 	void (*save)(struct file *file,
 		     struct vfio_pci_liveupdate_state *state);
@@ -63,6 +65,7 @@ struct pci_dev *vfio_pci_liveupdate_get_device(struct file *file);
 int vfio_pci_liveupdate_check_file(struct file *file);
 int vfio_pci_liveupdate_visit_mappings(struct file *file,
 				       int (*fn)(struct file *memory,
+						 u64 start, u64 length,
 						 void *data),
 				       void *data);
 int vfio_pci_liveupdate_save_state(struct file *file,

@@ -10,7 +10,10 @@ use crate::abi::{
     VfioPci,
     CONFIG, //
 };
-use core::ptr::NonNull;
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
     error::{
@@ -62,26 +65,34 @@ impl<'a> VfioFile<'a> {
         to_result(unsafe { bindings::vfio_pci_liveupdate_check_file(self.file.as_ptr()) })
     }
 
-    /// Calls `visit` for each mapping of the memory that the device reaches, with the file of the memory,
-    /// or [`None`] if it has no file. `visit` must not map or unmap memory.
+    /// Calls `visit` for each mapping of the memory that the device reaches, with the file of the memory
+    /// and the bytes of the file, or [`None`] if it has no file. `visit` must not map or unmap memory.
     ///
     /// # Errors
     ///
     /// Errors of `visit`; [`EBUSY`] if a mapping is being changed.
-    pub(crate) fn for_each_mapping<F: FnMut(Option<&File>) -> Result>(&self, visit: F) -> Result {
+    pub(crate) fn for_each_mapping<F>(&self, visit: F) -> Result
+    where
+        F: FnMut(Option<&File>, Range<u64>) -> Result,
+    {
         /// # Safety
         ///
         /// `data` must point to the closure, which must not be used otherwise; `file` must be null
         /// or valid.
-        unsafe extern "C" fn call<F: FnMut(Option<&File>) -> Result>(
+        unsafe extern "C" fn call<F>(
             file: *mut bindings::file,
+            start: u64,
+            length: u64,
             data: *mut c_void,
-        ) -> c_int {
+        ) -> c_int
+        where
+            F: FnMut(Option<&File>, Range<u64>) -> Result,
+        {
             // SAFETY: By the safety requirements.
             let visit = unsafe { &mut *data.cast::<F>() };
             // SAFETY: By the safety requirements. The caller does not hold a file's position lock.
             let file = NonNull::new(file).map(|file| unsafe { File::from_raw_file(file.as_ptr()) });
-            match visit(file) {
+            match visit(file, start..start.saturating_add(length)) {
                 Ok(()) => 0,
                 Err(err) => err.to_errno(),
             }
@@ -126,16 +137,12 @@ impl<'a> VfioFile<'a> {
 ///
 /// [`ENODEV`] if vfio-pci is not bound to the device, or the device was silenced; [`ENOMEM`],
 /// [`ENFILE`].
-pub(crate) fn create_file(
-    address: Address,
-    vfio: &VfioPci<'_>,
-    config: &[u8; CONFIG],
-) -> Result<ARef<File>> {
+pub(crate) fn create_file(address: Address, vfio: &VfioPci<'_>) -> Result<ARef<File>> {
     let state = bindings::vfio_pci_liveupdate_state {
         reset_works: vfio.reset_works,
         cfg_size: vfio.cfg_size,
         // The callee only reads.
-        config: config.as_ptr().cast_mut(),
+        config: vfio.config.as_ptr().cast_mut(),
     };
     // SAFETY: By the type of `vfio`, `config` has at least `cfg_size` bytes.
     let file =

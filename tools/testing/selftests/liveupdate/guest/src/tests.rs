@@ -132,6 +132,8 @@ pub fn all() -> Vec<Suite> {
         vfio::variants::forgotten_suite(),
         vfio::variants::unbound_suite(),
         vfio::variants::unmapped_suite(),
+        vfio::parts::left_out_suite(),
+        vfio::parts::areas_suite(),
         vfio::forced::suite_of_all(),
         vfio::kinds::intx_suite(),
         vfio::kinds::huge_suite(),

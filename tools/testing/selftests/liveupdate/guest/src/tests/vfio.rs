@@ -11,12 +11,14 @@ pub mod express;
 pub mod faults;
 pub mod forced;
 pub mod kinds;
+pub mod parts;
 pub mod variants;
 
 use crate::support::{
     clock::{Rate, Ticks},
     error::{ensure, ensure_eq, Result},
     igb::{Igb, Link, Ring, ID},
+    memfd,
     pci::{self, PciDevice},
     registry::{Case, Stage, Suite},
     sessions::{create, expect_errno, retrieve},
@@ -25,7 +27,7 @@ use crate::support::{
 use liveupdate::OutgoingSession;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
-use std::{fs::File, mem};
+use std::{fs::File, iter, mem, ops::Range};
 
 /// The group of these suites, which need a machine with the network card.
 pub const GROUP: &str = "vfio";
@@ -55,6 +57,8 @@ struct Setup {
     irq: Irq,
     /// Creates a memfd of at least this number of bytes.
     memory: fn(usize) -> Result<File>,
+    /// The parts of a memfd of this number of bytes that are mapped for the device, one by one.
+    areas: fn(u64) -> Vec<Range<u64>>,
 }
 
 /// The usual way. The ring is not emptied while the kernel is replaced.
@@ -63,11 +67,18 @@ const USUAL: Setup = Setup {
     ring: Ring::Large,
     irq: Irq::Msix,
     memory: DmaMemory::create,
+    areas: |len| iter::once(0..len).collect(),
 };
 
 /// Binds the device to its driver.
 fn bind() -> Result<PciDevice> {
     vfio::bind(ID)
+}
+
+/// Maps a memfd for the device and its driver.
+fn map(memfd: File, ioas: &Ioas, setup: Setup) -> Result<DmaMemory> {
+    let areas = (setup.areas)(memfd::len(&memfd)?);
+    DmaMemory::in_areas(memfd, ioas, &areas)
 }
 
 /// Starts the device; then the sender starts.
@@ -78,7 +89,7 @@ fn start(setup: Setup) -> Result<(Ioas, Link)> {
     let ioas = Ioas::new()?;
     let device = VfioDevice::open(&cdev, &ioas)?;
     let memory = (setup.memory)(Igb::memory_size(setup.len))?;
-    let memory = DmaMemory::new(memory, &ioas)?;
+    let memory = map(memory, &ioas, setup)?;
     let igb = Igb::start(device, memory, setup.irq, setup.len)?;
     let link = Link::new(igb, setup.ring);
     link.send(1)?;
@@ -128,7 +139,7 @@ fn preserve(link: &Link, name: &str) -> Result<OutgoingSession> {
 /// Maps memory that is not preserved.
 fn map_elsewhere(ioas: &Ioas) -> Result<File> {
     let memory = DmaMemory::create(PAGE)?;
-    ioas.map(&memory, PAGE as u64, ELSEWHERE)?;
+    ioas.map(&memory, 0..PAGE as u64, ELSEWHERE)?;
     Ok(memory)
 }
 
@@ -181,7 +192,7 @@ fn take_over(stage: &Stage<'_>, name: &str, setup: Setup) -> Result<(Ioas, Link)
     let memory = session.retrieve(MEMORY)?;
     let ioas = Ioas::new()?;
     let device = VfioDevice::retrieved(session.retrieve(DEVICE)?, &ioas)?;
-    let memory = DmaMemory::new(memory.into(), &ioas)?;
+    let memory = map(memory.into(), &ioas, setup)?;
     ensure_eq!(
         digest(&memory, setup.len),
         stage.get("pages")?,
@@ -213,6 +224,8 @@ fn take_over(stage: &Stage<'_>, name: &str, setup: Setup) -> Result<(Ioas, Link)
     link.receive(1000)?;
     link.interrupts()?;
     session.finish()?;
+    let is_master = PciDevice::find(ID)?.is_master()?;
+    ensure!(is_master, "the device was silenced by FINISH");
     link.receive(1000)?;
     if setup.ring == Ring::Small {
         // The driver of the machine reads this, and has counted itself.

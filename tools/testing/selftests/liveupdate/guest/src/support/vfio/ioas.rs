@@ -13,6 +13,7 @@ use iommufd_bindings::{
 };
 use std::{
     fs::File,
+    ops::Range,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
@@ -42,6 +43,14 @@ impl Ioas {
         Ok(Self {
             iommufd,
             id: alloc.out_ioas_id,
+        })
+    }
+
+    /// Another descriptor of the same address space.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            iommufd: self.iommufd.try_clone().at("duplicate an iommufd")?,
+            id: self.id,
         })
     }
 
@@ -75,15 +84,15 @@ impl Ioas {
         call(&self.iommufd, &mut unmap).at("IOMMU_IOAS_UNMAP")
     }
 
-    /// Maps the first `length` bytes of a memfd at the address `iova`.
-    pub fn map(&self, memfd: &File, length: u64, iova: u64) -> Result {
+    /// Maps the bytes `area` of a memfd at the address `iova`.
+    pub fn map(&self, memfd: impl AsFd, area: Range<u64>, iova: u64) -> Result {
         let mut map = iommu_ioas_map_file {
             size: size_of::<iommu_ioas_map_file>() as u32,
             flags: FLAGS,
             ioas_id: self.id,
-            fd: memfd.as_raw_fd(),
-            start: 0,
-            length,
+            fd: memfd.as_fd().as_raw_fd(),
+            start: area.start,
+            length: area.end - area.start,
             iova,
         };
         call(&self.iommufd, &mut map).at("IOMMU_IOAS_MAP_FILE")

@@ -12,7 +12,9 @@ use rustix::fs::MemfdFlags;
 use std::{
     ffi::c_void,
     fs::File,
+    ops::Range,
     os::fd::{AsFd, BorrowedFd},
+    slice,
     sync::atomic::{fence, Ordering},
 };
 
@@ -53,7 +55,16 @@ impl DmaMemory {
     /// Maps a memfd for this program, and in `ioas` for the device that is attached to it.
     pub fn new(memfd: File, ioas: &Ioas) -> Result<Self> {
         let len = memfd::len(&memfd)?;
-        ioas.map(&memfd, len, IOVA)?;
+        Self::in_areas(memfd, ioas, slice::from_ref(&(0..len)))
+    }
+
+    /// The same with several mappings in `ioas`. The memory consists of the `areas`, which together
+    /// are the beginning of the memfd.
+    pub fn in_areas(memfd: File, ioas: &Ioas, areas: &[Range<u64>]) -> Result<Self> {
+        for area in areas {
+            ioas.map(&memfd, area.clone(), IOVA + area.start)?;
+        }
+        let len = areas.iter().map(|area| area.end).max().unwrap_or_default();
         let mut pages = Vec::new();
         let mut at = 0;
         while at < len {
@@ -85,7 +96,7 @@ impl DmaMemory {
     }
 
     /// Finds `pages` pages that follow each other in physical memory, among the pages of `range`.
-    pub fn contiguous(&self, range: std::ops::Range<usize>, pages: usize) -> Result<usize> {
+    pub fn contiguous(&self, range: Range<usize>, pages: usize) -> Result<usize> {
         let first = range.start;
         let among = self.pages.get(range).unwrap_or_default();
         let follow = |run: &[u64]| {
