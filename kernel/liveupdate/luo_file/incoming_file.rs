@@ -111,8 +111,8 @@ pub(crate) struct IncomingFile {
     index: usize,
     /// Whether user space has a descriptor of it, or had one.
     delivered: AtomicFlag,
-    /// Whether it was logged that there is no handler.
-    no_handler_logged: AtomicFlag,
+    /// Whether it was logged that there is no handler, or that it does not understand the file.
+    refusal_logged: AtomicFlag,
     /// The entry of the previous kernel.
     ser: FileSer,
     /// [`None`] if the name in the entry is malformed.
@@ -134,7 +134,7 @@ impl IncomingFile {
             token,
             index,
             delivered: AtomicFlag::new(false),
-            no_handler_logged: AtomicFlag::new(false),
+            refusal_logged: AtomicFlag::new(false),
             ser,
             compatible,
             state <- new_rwsem!(state, "luo_incoming_file"),
@@ -230,7 +230,7 @@ impl IncomingFile {
         };
         let Some(handler) = handler else {
             // User space can repeat this.
-            if !self.no_handler_logged.xchg(true, Relaxed) {
+            if !self.refusal_logged.xchg(true, Relaxed) {
                 pr_warn!(
                     "session '{}': no file handler '{}' for the file with token {}\n",
                     session,
@@ -254,6 +254,16 @@ impl IncomingFile {
         match res {
             // Not even a new attempt can succeed without the other file.
             Err(RetrieveError::Retry(err)) if !peers.has_failed() => {
+                if err == EOPNOTSUPP && !payload.touched && !self.refusal_logged.xchg(true, Relaxed)
+                {
+                    pr_warn!(
+                        "session '{}': handler '{}' does not understand the file with token {}, which is \
+                         left to another kernel\n",
+                        session,
+                        self.compatible(),
+                        self.token
+                    );
+                }
                 *progress = Progress::Ready(handler);
                 Err(Stopped::by_operation(err))
             }

@@ -108,6 +108,7 @@ pub fn check_fate(session: &IncomingSession, fate: Fate) -> Result {
             }
             let line = file_line(session)?;
             ensure!(line.ends_with("state incoming"), "fdinfo says: {line}");
+            reported(&["does not understand the file with token 1"])?;
         }
         Fate::NoHandler => {
             for _ in 0..2 {
