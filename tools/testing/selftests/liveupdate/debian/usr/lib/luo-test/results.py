@@ -56,13 +56,20 @@ class Results:
             with open(self.path) as file:
                 self.results, self.memory = json.load(file)
 
+    def full(self, name):
+        when = f"update {self.boot.number}" if self.boot.number else "before"
+        return f"{self.prefix}.{when}: {name}"
+
     def check(self, name, good, why=""):
         """Adds a result."""
-        when = f"update {self.boot.number}" if self.boot.number else "before"
-        name = f"{self.prefix}.{when}: {name}"
+        name = self.full(name)
         self.results.append([name, bool(good), "" if good else str(why)])
         print("# ok" if good else "# failed", name, flush=True)
         return good
+
+    def skip(self, name, why):
+        """Adds a test that cannot run here."""
+        self.results.append([f"{self.full(name)} # SKIP {why}", True, ""])
 
     def save(self):
         with open(self.path, "w") as file:
