@@ -10,8 +10,11 @@ use crate::support::{
     args::Args,
     error::{ensure, ensure_eq, At, Failure, Result},
     kexec::{self, image},
+    memfd,
+    sessions::create,
 };
 use luod_protocol::SessionState;
+use rustix::fs::MemfdFlags;
 use std::{
     ffi::CString,
     fs::{self, File, Permissions},
@@ -138,8 +141,22 @@ fn verdicts() -> Result {
     says(&said, "there is no luo-v5 in the image")?;
     luoctl(&["check", NEXT, "--cmdline", "liveupdate=off"], NO)?;
     luoctl(&["load", OTHER], NO)?;
+    if fs::exists(SYSFS)? {
+        of_a_kind_that_c_does_not_know()?;
+    }
     says(&luoctl(&["check"], NO)?, "no kernel is loaded")?;
     says(&luoctl(&["kexec", "--yes"], NO)?, "use luoctl load")
+}
+
+/// The kernel in C would lose a file of this kind.
+fn of_a_kind_that_c_does_not_know() -> Result {
+    const FORMAT: &str = "hugetlb-memfd-v1";
+    let session = create("kinds")?;
+    session.preserve(memfd::create(MemfdFlags::HUGETLB)?, 1)?;
+    says(&luoctl(&["check", IN_C], NO)?, FORMAT)?;
+    says(&luoctl(&["load", IN_C], NO)?, FORMAT)?;
+    drop(session);
+    luoctl(&["check", IN_C], LIKELY).map(drop)
 }
 
 /// An image that was loaded by kexec_load().
