@@ -138,9 +138,20 @@ fn vmm_updates(
         _ => format!("{name}: "),
     };
     run.judge(ctx, report, &prefix, &["vmm"]);
+    heard(report, name, &listener);
     let what = "the guest does not count a number twice";
     report.check(&format!("{name}: {what}"), repeated(&run.console.user));
     Ok(())
+}
+
+/// Fails if nothing is known about how long the guest was silent.
+fn heard(report: &mut Report, name: &str, listener: &Listener) {
+    let nothing = || "no heartbeat was heard both before and after a kexec".to_owned();
+    let what = "it is known how long the guest was silent";
+    report.check(
+        &format!("{name}: {what}"),
+        listener.gaps.is_empty().then(nothing),
+    );
 }
 
 /// The first fault in the numbers that the guest prints, seen from outside of its host. Some may be
@@ -345,6 +356,7 @@ fn updates(
         ));
     }
     run.judge(ctx, report, &format!("{name}: "), &["guest"]);
+    heard(report, name, &listener);
     let what = "a peer outside gets each line once";
     report.check(&format!("{name}: {what}"), peer.complaint());
     Ok(listener.gaps)
