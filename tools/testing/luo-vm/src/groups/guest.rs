@@ -277,9 +277,11 @@ fn two(ctx: &Ctx, report: &mut Report, host: &Kernel) -> Result<()> {
 
 /// An update of a kernel with the configuration of a distribution, in which KVM and the guest's network
 /// are modules.
-fn with_modules(ctx: &Ctx, report: &mut Report, _: &Kernel) -> Result<()> {
+fn with_modules(ctx: &Ctx, report: &mut Report, inside: &Kernel) -> Result<()> {
+    const NAME: &str = "guest-modules";
     let host = build::kernel(ctx, Flavour::Cloud)?;
-    one_update(ctx, report, "guest-modules", &host, &host)
+    let image = guest::disk_with_modules(ctx, &host, inside, NAME)?;
+    plain_updates(ctx, report, NAME, &host, &image, guest::params(1), 1)
 }
 
 /// An update from the kernel with the implementation in C.

@@ -46,14 +46,18 @@ const TREES: [(&str, &str); 7] = [
     ("tools/liveupdate/python/examples", "usr/lib/luo-test"),
 ];
 
-/// The directories for the test programs, the hooks of luod, the configuration of luo-qemu, and the
-/// clients in Python.
-const OURS: [&str; 5] = [
+/// The directory of the modules of kernels.
+pub const MODULES: &str = "usr/lib/modules";
+
+/// The directories for the test programs, the hooks of luod, the configuration of luo-qemu, the
+/// clients in Python, and modules.
+const OURS: [&str; 6] = [
     "usr/lib/luo-test",
     "usr/lib/luod",
     "usr/lib/luod/hooks",
     "etc/luo-qemu",
     "usr/lib/python3/dist-packages/liveupdate",
+    MODULES,
 ];
 
 /// Copies the files below `from` to `to`.
@@ -78,6 +82,7 @@ fn names(top: &Path, dir: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let is_ours = OURS.iter().any(|ours| path.ends_with(ours))
+            || path.starts_with(top.join(MODULES))
             || path.extension().is_some_and(|end| end == "d");
         if !path.is_dir() || is_ours {
             all.push(Path::new(".").join(path.strip_prefix(top)?));

@@ -5,17 +5,60 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 use crate::ctx::Ctx;
 use crate::files::write_if_changed;
 use crate::image::{disk, initramfs, programs};
-use crate::kernel::build::Kernel;
+use crate::kernel::build::{make, Kernel};
+use crate::report::step::Step;
 
 /// Makes the disk `name`. The guests have the kernel that is started by kexec, and a program that is
 /// their init; nothing sets their clocks.
 pub fn disk(ctx: &Ctx, next: &Kernel, name: &str) -> Result<PathBuf> {
     disk_with(ctx, name, next, None, &[])
+}
+
+/// The same, with the modules of the host's kernel. The guests have the kernel `inside`, since theirs must
+/// not need modules.
+pub fn disk_with_modules(ctx: &Ctx, host: &Kernel, inside: &Kernel, name: &str) -> Result<PathBuf> {
+    let modules = modules(ctx, host, name)?;
+    let mut files: Vec<_> = modules
+        .iter()
+        .map(|(name, path)| (name.as_str(), path.as_path()))
+        .collect();
+    files.push((GUEST, &inside.image));
+    disk_with(ctx, name, host, None, &files)
+}
+
+/// Installs the modules of a kernel for the disk `name`. Returns their names on the disk, with those of the
+/// lists that modprobe needs, and the files.
+fn modules(ctx: &Ctx, kernel: &Kernel, name: &str) -> Result<Vec<(String, PathBuf)>> {
+    let top = ctx.build.join(format!("images/modules-{name}"));
+    if top.exists() {
+        fs::remove_dir_all(&top)?;
+    }
+    let mut step = Step::start(ctx, format!("install modules of {}", kernel.flavour.name()));
+    let mut install = make(ctx, &kernel.out);
+    install.arg(format!("INSTALL_MOD_PATH={}", top.join("usr").display()));
+    install.args(["INSTALL_MOD_STRIP=1", "modules_install"]);
+    step.run(&mut install, &ctx.log(&format!("{name}-modules")))?;
+    step.done("");
+    let mut files = Vec::new();
+    let mut left = vec![top.join(disk::MODULES)];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| ctx.shown(&dir))? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                left.push(entry.path());
+            } else if kind.is_file() {
+                let name = entry.path().strip_prefix(&top)?.display().to_string();
+                files.push((name, entry.path()));
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// The same, with QEMU's guest agent.
@@ -81,10 +124,15 @@ fn disk_with(
     let mut files = vec![
         (qemu, program.as_path()),
         ("usr/lib/luo-test/guest.cpio", inside.as_path()),
+        (GUEST, host.image.as_path()),
     ];
+    // Later ones replace earlier ones.
     files.extend(more);
     disk::disk_with(ctx, name, host, &files)
 }
+
+/// The kernel of the guests.
+const GUEST: &str = "boot/guest";
 
 /// The setting of KVM in the configuration of a kernel.
 const KVM: &str = "\nCONFIG_KVM=y\n";
@@ -108,7 +156,7 @@ pub fn initramfs(ctx: &Ctx, host: &Kernel) -> Result<PathBuf> {
 /// The kernel parameters for a guest of QEMU and a number of updates.
 ///
 /// On a busy host, the first measurement of the frequency of the time-stamp counter is inaccurate.
-/// KVM, which is built in, gives guests this first value, and refuses it once it is corrected by
+/// KVM gives guests this first value, and refuses it once it is corrected by
 /// more than the usual tolerance of 250 parts per million: the guest then stands still when it
 /// starts its second processor.
 pub fn params(updates: u32) -> String {

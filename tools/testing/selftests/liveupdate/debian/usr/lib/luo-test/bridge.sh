@@ -6,6 +6,8 @@
 # know, to any address. Frames for a guest that is not resumed yet must not be sent there. Static
 # entries therefore tell the bridge where the guests are.
 set -e
+# On a kernel with modules, this runs before udev loads them.
+[ -e /sys/class/net/eth0 ] || modprobe -a virtio_net bridge tun
 ip -batch - <<END
 link add br0 type bridge
 tuntap add tap0 mode tap
