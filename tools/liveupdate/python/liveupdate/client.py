@@ -7,6 +7,7 @@ Documentation/userspace-api/liveupdate-luod-protocol.rst has the protocol.
 
 import collections
 import json
+import math
 import os
 import select
 import socket
@@ -173,6 +174,14 @@ class Client:
         """Reports the progress, for display."""
         self.call("PROGRESS", id=name, done=done, total=total, text=text)
 
+    def _wait(self, end):
+        """Waits until there is something to read. Returns False at the time `end`."""
+        # Unlike select(), this takes descriptors of any number.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        timeout = None if end is None else math.ceil(max(0, end - time.monotonic()) * 1000)
+        return bool(poll.poll(timeout))
+
     def _receive(self, end):
         """The next event, or None at the time `end`."""
         searched = 0
@@ -183,8 +192,7 @@ class Client:
             searched = len(self._bytes)
             if searched > LINE_MAX:
                 raise Closed("luod has sent a line that is too long")
-            timeout = None if end is None else max(0, end - time.monotonic())
-            if not select.select([self._socket], [], [], timeout)[0]:
+            if not self._wait(end):
                 return None
             try:
                 data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, FDS_MAX, socket.MSG_CMSG_CLOEXEC)

@@ -6,8 +6,11 @@ import errno
 import json
 import os
 import pathlib
+import resource
+import signal
 import socket
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -208,6 +211,19 @@ class Clients(unittest.TestCase):
         for request in sent:
             self.assertIn(request, golden)
 
+    def test_descriptors_of_any_number_can_be_waited_for(self):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 2048:
+            self.skipTest("the limit for descriptors is too low")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        others = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+        self.addCleanup(lambda: [os.close(fd) for fd in others])
+        luod = Luod(self, lambda _: None)
+        with liveupdate.Client("cache", luod.path) as client:
+            client.subscribe("cache")
+            self.assertIsNone(client.next(0.01))
+
     def test_events_that_come_before_an_answer_are_kept(self):
         def answer(request):
             if request["cmd"] == "READY":
@@ -247,6 +263,51 @@ class Clients(unittest.TestCase):
 
     def test_without_luod(self):
         self.assertRaises(FileNotFoundError, liveupdate.Client, "test", "/nonexistent")
+
+
+class Job(unittest.TestCase):
+    """The example that saves processes by CRIU, with a program in the place of CRIU."""
+
+    PROGRAM = pathlib.Path(__file__).resolve().parents[1] / "examples/criu-job"
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.dir = pathlib.Path(directory.name)
+        criu = self.dir / "criu"
+        criu.write_text(f"#!/bin/sh\nkill -STOP $3; touch {self.dir}/stopped; sleep 1\n")
+        criu.chmod(0o755)
+        self.job = subprocess.Popen(["sleep", "1000"])
+        self.addCleanup(lambda: (self.job.kill(), self.job.wait()))
+        (self.dir / "job.pid").write_text(str(self.job.pid))
+
+    def state(self):
+        text = pathlib.Path(f"/proc/{self.job.pid}/stat").read_text()
+        return text.rsplit(")", 1)[1].split()[0]
+
+    def test_a_job_that_cannot_be_saved_in_time_continues(self):
+        program = f"""
+import importlib.machinery, importlib.util, sys
+loader = importlib.machinery.SourceFileLoader("job", "{self.PROGRAM}")
+spec = importlib.util.spec_from_loader("job", loader)
+job = importlib.util.module_from_spec(spec)
+loader.exec_module(job)
+job.STATE = "{self.dir}"
+job.save("job")
+"""
+        env = {**os.environ, "PATH": f"{self.dir}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1",
+               "PYTHONPATH": str(self.PROGRAM.parents[1])}
+        save = subprocess.Popen(["python3", "-c", program], env=env, stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + SOON
+        while not (self.dir / "stopped").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        save.send_signal(signal.SIGTERM)
+        said = save.communicate(timeout=SOON)[1]
+        self.assertEqual(save.returncode, 1, said)
+        self.assertIn("not enough time", said)
+        while self.state() == "T" and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertNotEqual(self.state(), "T")
 
 
 class Members(unittest.TestCase):
