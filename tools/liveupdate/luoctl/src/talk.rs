@@ -36,10 +36,19 @@ pub fn refused(event: &Event) -> Failure {
     }
 }
 
+/// Returns how long to wait for the answer to a request; [`None`] if it takes as long as the kernel needs
+/// to free the memory of a session.
+fn patience(request: &Request) -> Option<Duration> {
+    match request {
+        Request::Finish { .. } | Request::Discard { .. } | Request::Forget => None,
+        _ => Some(PATIENCE),
+    }
+}
+
 /// Sends a request on a connection, and waits for its answer.
 pub fn call(luod: &mut Channel, request: &Request) -> Result<Event, Failure> {
     let (event, _) = luod
-        .call(request, Some(PATIENCE))
+        .call(request, patience(request))
         .map_err(|error| Failure::new(Exit::NoLuod, error))?;
     Ok(event)
 }
@@ -246,4 +255,18 @@ pub fn watch(cli: &Cli) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use luod_protocol::SessionName;
+
+    #[test]
+    fn freeing_memory_takes_as_long_as_it_takes() {
+        let session = SessionName::new("vm").unwrap();
+        assert_eq!(patience(&Request::Discard { session }), None);
+        assert_eq!(patience(&Request::Forget), None);
+        assert_eq!(patience(&Request::Status), Some(PATIENCE));
+    }
 }
