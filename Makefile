@@ -37,7 +37,7 @@ help:
 	@echo 'make demo-vm    update the kernel of a Debian system under a guest of its QEMU'
 	@echo 'make test       run the tests (ONLY=group: host matrix kselftest-base kselftest'
 	@echo '                devices machines luod debian guest kunit lint)'
-	@echo 'make test-all   these and longer tests (hosts crates debug kunit-debug lint-debug'
+	@echo 'make test-all   these and longer tests (hosts packages crates debug kunit-debug lint-debug'
 	@echo '                machines-all matrix-7.2 configs soak debian-long guest-long cloud kasan);'
 	@echo '                and those of arm64. ONLY=group,group runs some; what has passed at the'
 	@echo '                same commit is not run again. Writes the last result of each group to'

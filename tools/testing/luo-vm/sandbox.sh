@@ -217,6 +217,16 @@ wants_packages() {
 	esac
 }
 
+# Succeeds if luo-vm with these arguments needs the machine made of packages.
+wants_machine() {
+	[ "$LUO_ARCH" = x86 ] || return 1
+	case $1 in
+	test-all) case ,${ONLY:-packages}, in *,packages,*) true ;; *) false ;; esac ;;
+	test) [ "${ONLY:-}" = packages ] ;;
+	*) false ;;
+	esac
+}
+
 # Succeeds if luo-vm with these arguments needs the kernel source and it is
 # missing.
 wants_source() {
@@ -379,6 +389,12 @@ build_packages() {
 	exec 7>&-
 }
 
+# Makes the packages of programs and kernels, and a machine of them.
+make_machine() {
+	step "building the packages (some minutes)"
+	(build_packages) && "$0" luo-vm machine-packages && create_machine
+}
+
 # Runs in the sandbox, or on the host with SANDBOX=none.
 luo_vm() {
 	local log=$LUO_TOP/build/logs/luo-vm.log
@@ -453,6 +469,9 @@ luo-vm)
 		mkdir -p "$CACHE" || die "The cache directory $CACHE cannot be created."
 		(create_debian) &
 	fi
+	if wants_machine "${1:-}"; then
+		(EVERY=20; make_machine)
+	fi
 	if wants_packages "${1:-}"; then
 		mkdir -p "$CACHE" "$TOP/build/deb" || die "The cache directory $CACHE cannot be created."
 		(build_packages) &
@@ -489,10 +508,7 @@ deb)
 	(cd "$TOP/build/deb" && ls -1 ./*.deb ./*.dsc) ;;
 demo-deb)
 	EVERY=20
-	step "building the packages (some minutes)"
-	build_packages
-	"$0" luo-vm machine-packages
-	create_machine
+	make_machine
 	exec "$0" luo-vm demo-deb ;;
 doctor)
 	doctor ;;

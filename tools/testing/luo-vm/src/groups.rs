@@ -20,6 +20,7 @@ pub mod lint;
 pub mod luod;
 pub mod machines;
 pub mod matrix;
+pub mod packages;
 mod schedule;
 pub mod soak;
 pub mod stress;
@@ -51,8 +52,9 @@ const GROUPS: [Group; 11] = [
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 13] = [
+const LONG_GROUPS: [Group; 14] = [
     Group::new("hosts", &[], hosts::run),
+    Group::new("packages", &[], packages::run),
     Group::new("crates", &[], crates::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit-debug", &[Debug], kunit::run_debug),

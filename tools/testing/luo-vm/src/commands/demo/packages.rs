@@ -5,34 +5,23 @@
 use anyhow::Result;
 
 use crate::ctx::Ctx;
-use crate::image::machine;
-use crate::kernel::build::Kernel;
-use crate::kernel::flavour::Flavour;
+use crate::groups::packages;
 use crate::machine::console::PROGRESS;
-use crate::machine::named::UEFI;
-use crate::machine::vm::Vm;
-use crate::report::results::Report;
+use crate::report::results::{summary, Report};
 
-/// Five live updates, two of which fail, and three boots by firmware after the first one.
-const KEXECS: u32 = 8;
+/// The name of the virtual machine.
+const NAME: &str = "demo-deb";
 
 /// Updates the kernel from one package to another. Returns true if all tests on the machine have
 /// passed.
 pub fn run(ctx: &Ctx) -> Result<bool> {
-    let disk = machine::disk(ctx)?;
-    // The kernels are on the disk.
-    let kernel = Kernel::prebuilt(Flavour::Ours, disk.clone());
-    let vm = Vm::new("demo-deb", &kernel, &disk)
-        .on(&UEFI)
-        .devices(["-device".to_owned(), "i6300esb".to_owned()])
-        .firmware()
-        .kexecs(KEXECS);
     println!(
         "\nA machine made of Debian packages boots by UEFI and systemd-boot. Its kernel is replaced by that\n\
          of another package, and by the first one again. Then the next kernel panics. After that, GRUB\n\
          is installed; its kernel is replaced as well, and then the next kernel hangs.\n"
     );
-    let run = vm.run_with(ctx, |line| {
+    let mut report = Report::new(NAME);
+    packages::update(ctx, &mut report, NAME, |line| {
         if let Some((_, what)) = line.split_once(PROGRESS) {
             println!("{what}");
         } else if let Some((_, rest)) = line.split_once("] Linux version ") {
@@ -46,8 +35,6 @@ pub fn run(ctx: &Ctx) -> Result<bool> {
             println!("firmware starts the boot loader");
         }
     })?;
-    let mut report = Report::new("demo-deb");
-    run.judge(ctx, &mut report, "", &["machine"]);
     let failed = report.failed();
     println!();
     if failed == 0 {
@@ -56,7 +43,7 @@ pub fn run(ctx: &Ctx) -> Result<bool> {
              survived two kernels that did not come up"
         );
     } else {
-        println!("FAILED: see {}", ctx.shown(&ctx.log("vm-demo-deb")));
+        println!("FAILED: see {}", ctx.shown(&ctx.log(&format!("vm-{NAME}"))));
     }
-    Ok(crate::report::results::summary(&[report]))
+    Ok(summary(&[report]))
 }
