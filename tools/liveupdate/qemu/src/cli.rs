@@ -18,7 +18,6 @@ use luo_qemu::{
     size,
     spec::Spec,
 };
-use luod_protocol::{Channel, Event, Phase, Request};
 use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::{
@@ -36,9 +35,6 @@ use std::{
 
 /// How long a guest may take to power down; less than the unit gives to luo-qemu.
 const POWER_DOWN: Duration = Duration::from_secs(80);
-
-/// The time limit for the status of luod.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// The interval of attempts to resume a guest that QEMU does not resume.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -392,8 +388,9 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
                 eprintln!("{name}: {error}");
             }
         }
-        let idle = member.participant().is_orphan() && next_try < Instant::now();
-        if idle && is_idle(socket) {
+        // luod has accepted a new session, so that no update has the old one.
+        let idle = member.participant().is_orphan() && member.is_idle();
+        if idle && next_try < Instant::now() {
             next_try = Instant::now() + AGAIN;
             if let Err(error) = member.participant_mut().resume() {
                 eprintln!("{name}: does not continue yet: {error}");
@@ -425,13 +422,6 @@ fn custody(mut guest: Guest, socket: &std::path::Path, fresh: bool) -> Result<Ex
             Some(_) => {}
         }
     }
-}
-
-/// Whether luod reports that no update is running. It is not known if luod does not answer.
-fn is_idle(socket: &std::path::Path) -> bool {
-    let asked = Channel::connect(socket)
-        .and_then(|mut channel| channel.call(&Request::Status, Some(ANSWER)));
-    matches!(asked, Ok((Event::Status(status), _)) if status.phase == Phase::Idle)
 }
 
 /// Asks a guest to power down, and waits until it has ended. It may end at any time, even before a
