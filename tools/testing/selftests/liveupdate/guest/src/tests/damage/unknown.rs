@@ -15,6 +15,7 @@ use crate::support::{
     sessions::{expect_errno, retrieve},
     wait::eventually,
 };
+use crate::tests::nodes::GROUP;
 use liveupdate::IncomingSession;
 use rustix::io::Errno;
 use std::io;
@@ -72,5 +73,5 @@ pub fn carried_suite() -> Suite {
             |_| finish(retrieve(NAME)?),
         ],
     );
-    Suite::on_machine("cloud", "damage_carried", case)
+    Suite::on_machine(GROUP, "damage_carried", case)
 }
