@@ -302,6 +302,33 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
+/// A descriptor of the process that has connected a UNIX socket (`SO_PEERPIDFD`): it becomes readable when
+/// the process ends, and its number is not used for another one before.
+///
+/// # Errors
+///
+/// Those of `getsockopt()`, also if the process has ended; `ENOPROTOOPT` on kernels before 6.5.
+pub fn peer_process(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut fd: libc::c_int = -1;
+    let mut length = libc::socklen_t::try_from(size_of_val(&fd)).map_err(io::Error::other)?;
+    // SAFETY: `fd` has `length` bytes and may have any contents, and both pointers are valid during the
+    // call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: The kernel has returned a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Takes the descriptors that a service manager has passed to this process: see
 /// [`crate::systemd::inherited`].
 pub(crate) fn inherited() -> Vec<(String, OwnedFd)> {

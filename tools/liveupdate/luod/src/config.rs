@@ -11,11 +11,14 @@ pub use window::Window;
 use crate::command::output_in_time;
 use luo_check::Verdict;
 use luod_protocol::SessionName;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde::Deserialize;
 use std::{
     fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,7 +55,34 @@ pub struct Identity {
     pub credentials: Credentials,
     /// Its supplementary groups.
     pub groups: Vec<u32>,
+    /// Its process, if that is known.
+    pub process: Option<Process>,
 }
+
+/// A process whose number is not used for another one.
+#[derive(Clone, Debug)]
+pub struct Process(Arc<OwnedFd>);
+
+impl Process {
+    /// The process of a `pidfd`.
+    pub fn new(pidfd: OwnedFd) -> Self {
+        Self(Arc::new(pidfd))
+    }
+
+    /// Returns whether it has not ended.
+    pub fn lives(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+    }
+}
+
+impl PartialEq for Process {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Process {}
 
 impl Identity {
     fn is_in(&self, gid: u32) -> bool {
@@ -66,6 +96,7 @@ impl From<Credentials> for Identity {
         Self {
             credentials,
             groups: Vec::new(),
+            process: None,
         }
     }
 }

@@ -7,7 +7,7 @@
 //! machine.
 
 use crate::{
-    config::{Config, Memlock, Rule},
+    config::{Config, Identity, Memlock, Rule},
     hooks::Input,
     machine::Machine,
     server::{self, Server},
@@ -407,8 +407,8 @@ impl World for FakeWorld {
         self.state().alive.contains(&pid)
     }
 
-    fn limit_memlock(&mut self, pid: i32, limit: Memlock) -> io::Result<()> {
-        self.state().limited.push((pid, limit));
+    fn limit_memlock(&mut self, who: &Identity, limit: Memlock) -> io::Result<()> {
+        self.state().limited.push((who.credentials.pid, limit));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ mod socket;
 pub use socket::{listen, restrict, Socket};
 
 use crate::{
-    config::{Credentials, Identity},
+    config::{Credentials, Identity, Process},
     machine::{ConnId, Machine, Output},
     world::World,
 };
@@ -260,9 +260,12 @@ impl Server {
             tracing::warn!("the groups of a client are unknown: {error}");
             Vec::new()
         });
+        // Without it, no limit of the process is changed.
+        let process = liveupdate::raw::peer_process(stream.as_fd()).ok();
         let who = Identity {
             credentials,
             groups,
+            process: process.map(Process::new),
         };
         let now = Instant::now();
         if !self.admission.admits(machine.config(), &who, now) {

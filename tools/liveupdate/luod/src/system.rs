@@ -9,7 +9,7 @@ mod notifier;
 mod workers;
 
 use crate::{
-    config::{Kexec, Memlock},
+    config::{Identity, Kexec, Memlock},
     hooks::{Input, DIR},
     world::{Question, QuestionId, World},
 };
@@ -143,9 +143,26 @@ fn now() -> Stamp {
     }
 }
 
-/// Sets or removes the limit for locked memory of a process.
-fn limit_memlock(pid: i32, limit: Memlock) -> io::Result<()> {
-    let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+/// Sets or removes the limit for locked memory of a peer, whose process must not have ended.
+fn limit_memlock_of(who: &Identity, limit: Memlock) -> io::Result<()> {
+    let lives = || match &who.process {
+        Some(process) if process.lives() => Ok(()),
+        Some(_) => Err(io::Error::from(Errno::SRCH)),
+        None => Err(io::Error::other(
+            "the kernel does not tell which process it is",
+        )),
+    };
+    lives()?;
+    let pid = Pid::from_raw(who.credentials.pid).ok_or(Errno::SRCH)?;
+    let old = limit_memlock(pid, limit)?;
+    // If it has ended in between, the number may be that of another process.
+    lives().inspect_err(|_| {
+        let _ = prlimit(Some(pid), Resource::Memlock, old);
+    })
+}
+
+/// Sets or removes the limit for locked memory of a process. Returns the old limit.
+fn limit_memlock(pid: Pid, limit: Memlock) -> io::Result<Rlimit> {
     let bytes = match limit {
         Memlock::Unlimited => None,
         Memlock::Bytes(bytes) => Some(bytes),
@@ -154,8 +171,7 @@ fn limit_memlock(pid: i32, limit: Memlock) -> io::Result<()> {
         current: bytes,
         maximum: bytes,
     };
-    prlimit(Some(pid), Resource::Memlock, limit)?;
-    Ok(())
+    Ok(prlimit(Some(pid), Resource::Memlock, limit)?)
 }
 
 impl System {
@@ -413,8 +429,8 @@ impl World for System {
         pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 
-    fn limit_memlock(&mut self, pid: i32, limit: Memlock) -> io::Result<()> {
-        limit_memlock(pid, limit)
+    fn limit_memlock(&mut self, who: &Identity, limit: Memlock) -> io::Result<()> {
+        limit_memlock_of(who, limit)
     }
 
     fn close(&mut self, sessions: Box<dyn Send>) {
@@ -455,33 +471,63 @@ impl World for System {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Credentials, Process};
+    use rustix::process::PidfdFlags;
+    use std::os::fd::AsFd;
 
     /// With `CAP_SYS_RESOURCE`, the limit of another process is removed; without, it stays.
     #[test]
     fn limit_for_locked_memory_of_a_process() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
+        let pid = Pid::from_child(&child);
         let low = Rlimit {
             current: Some(65536),
             maximum: Some(65536),
         };
-        prlimit(Pid::from_raw(pid), Resource::Memlock, low).unwrap();
+        prlimit(Some(pid), Resource::Memlock, low).unwrap();
         let result = limit_memlock(pid, Memlock::Unlimited);
-        let limits = fs::read_to_string(format!("/proc/{pid}/limits"));
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id()));
         // Lowering a limit needs no capability.
         limit_memlock(pid, Memlock::Bytes(32768)).unwrap();
-        let lowered = fs::read_to_string(format!("/proc/{pid}/limits"));
+        let lowered = fs::read_to_string(format!("/proc/{}/limits", child.id()));
         assert!(lowered.unwrap().contains(" 32768 "));
         child.kill().unwrap();
         child.wait().unwrap();
         let limits = limits.unwrap();
         let line = limits.lines().find(|line| line.starts_with("Max locked"));
         let expected = match result {
-            Ok(()) => "unlimited",
+            Ok(_) => "unlimited",
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "65536",
             Err(error) => panic!("{error}"),
         };
         assert_eq!(line.unwrap().matches(expected).count(), 2, "{line:?}");
-        assert!(limit_memlock(0, Memlock::Unlimited).is_err());
+    }
+
+    /// A process that has ended after it has connected is left alone, since another one may have its
+    /// number.
+    #[test]
+    fn limits_of_processes_that_have_ended() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut who = Identity::from(Credentials {
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            uid: 0,
+            gid: 0,
+        });
+        let limits = || rustix::process::getrlimit(Resource::Memlock);
+        let before = limits();
+        assert!(limit_memlock_of(&who, Memlock::Bytes(4096)).is_err());
+        who.process = raw::peer_process(ours.as_fd()).ok().map(Process::new);
+        assert!(who.process.as_ref().unwrap().lives());
+        drop(theirs);
+
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        who.process = Some(Process::new(pidfd));
+        assert!(!who.process.as_ref().unwrap().lives());
+        let error = limit_memlock_of(&who, Memlock::Bytes(4096)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::SRCH.raw_os_error()));
+        assert_eq!(limits(), before);
     }
 }

@@ -2,7 +2,10 @@
 
 //! The interface of luod to the system that it runs on.
 
-use crate::{config::Memlock, hooks::Input};
+use crate::{
+    config::{Identity, Memlock},
+    hooks::Input,
+};
 use liveupdate::{Device, IncomingSession};
 use luo_check::Verdict;
 use luod_protocol::Stamp;
@@ -101,12 +104,12 @@ pub trait World {
     /// Returns whether a process exists.
     fn is_alive(&self, pid: i32) -> bool;
 
-    /// Sets or removes the limit for locked memory of a process.
+    /// Sets or removes the limit for locked memory of the process of a peer.
     ///
     /// # Errors
     ///
-    /// If that is not permitted, or there is no such process.
-    fn limit_memlock(&mut self, pid: i32, limit: Memlock) -> io::Result<()>;
+    /// If that is not permitted, or the process has ended: another one may have its number.
+    fn limit_memlock(&mut self, who: &Identity, limit: Memlock) -> io::Result<()>;
 
     /// Closes sessions without waiting, since closing can take long.
     fn close(&mut self, sessions: Box<dyn Send>);

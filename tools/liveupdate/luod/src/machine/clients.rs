@@ -115,7 +115,7 @@ impl<W: World> Machine<W> {
         let pid = subscription.credentials.pid;
         let sessions = peer.subscribed.iter().chain([&id]);
         if let Some(limit) = self.config.memlock(&peer.who, sessions) {
-            if let Err(error) = self.world.limit_memlock(pid, limit) {
+            if let Err(error) = self.world.limit_memlock(&peer.who, limit) {
                 tracing::warn!(
                     session = %id,
                     pid,
