@@ -18,6 +18,7 @@ use std::{
     fs::{self, File},
     io,
     os::fd::{AsFd, AsRawFd},
+    thread,
 };
 
 const MIB: u64 = 1 << 20;
@@ -363,6 +364,53 @@ fn name() -> Case {
     .hazard("1B.4")
 }
 
+/// Threads retrieve the files of a session at the same time. Each file is retrieved by two of them, which
+/// get the same one.
+fn several_at_once() -> Case {
+    const NAME: &str = "several-files-at-once";
+    const FILES: u64 = 8;
+    let pattern = |token: u64| Pattern::new(700 + token, 4 * MIB + token * 100);
+    Case::two(
+        "several_files_at_once",
+        move |stage| {
+            let session = create(NAME)?;
+            for token in 0..FILES {
+                session.preserve(memfd::with(pattern(token))?, token)?;
+            }
+            stage.hold(session);
+            Ok(())
+        },
+        move |_| {
+            let session = retrieve(NAME)?;
+            let work = |from: u64| -> io::Result<Vec<(u64, File)>> {
+                let tokens = (0..FILES).map(|token| (token * 3 + from * 2) % FILES);
+                let mut tokens: Vec<u64> = tokens.collect();
+                tokens.truncate(FILES as usize / 2);
+                let retrieve = |token| Ok((token, File::from(session.retrieve(token)?)));
+                tokens.into_iter().map(retrieve).collect()
+            };
+            let results: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|from| scope.spawn(move || work(from))).collect();
+                threads.into_iter().map(|thread| thread.join()).collect()
+            });
+            let mut found = vec![0; FILES as usize];
+            for result in results {
+                let files = result.map_err(|_| Failure::new("a thread has panicked"))?;
+                for (token, file) in files.at("RETRIEVE_FD")? {
+                    memfd::check(file.into(), pattern(token))?;
+                    found[token as usize] += 1;
+                }
+            }
+            ensure_eq!(
+                found,
+                vec![2; FILES as usize],
+                "how often each was retrieved"
+            );
+            Ok(session.finish()?)
+        },
+    )
+}
+
 /// The suite.
 pub fn suite() -> Suite {
     let cases = vec![
@@ -374,6 +422,7 @@ pub fn suite() -> Suite {
         every_allocation(),
         page_cache_nodes(),
         name(),
+        several_at_once(),
     ];
     Suite::new("retrieve", cases)
 }
