@@ -18,7 +18,7 @@ import cache
 import connections
 import hooks
 import uki
-from lanes import show_chain, slow
+from lanes import check_lane, show_chain, slow
 from results import PATIENCE, Boot, Results, run, until
 
 KERNEL = "/boot/next"
@@ -257,6 +257,7 @@ def away_for(tests, report):
     gaps = [s["blackout_us"] / 1e6 for s in report["sessions"] if s["session"] == "memcached"]
     tests.check("memcached's gap is known", len(gaps) == 1, str(report["sessions"]))
     print(f"# memcached: away for {gaps[0]:.3f} s", flush=True)
+    check_lane(tests, "luo-memcached.service")
     show_chain("luo-memcached.service")
     if is_slow(tests.boot.number - 1):
         tests.memory["slow"] = gaps[0]

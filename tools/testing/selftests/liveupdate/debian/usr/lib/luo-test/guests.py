@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 
-from lanes import show_chain, slow
+from lanes import check_lane, show_chain, slow
 from results import Boot, Results, run
 
 KERNEL = "/boot/next"
@@ -529,6 +529,7 @@ def main():
             else:
                 time_stands_still(tests)
             report(tests)
+            check_lane(tests, UNIT)
             show_chain(UNIT)
             if two:
                 other_dies(tests, boot.cmdline)

@@ -34,6 +34,16 @@ def slow(wanted):
     run("systemctl", "daemon-reload")
 
 
+def check_lane(tests, unit):
+    """Checks that luod and a unit wait for the rest of the machine only if slow() was called for it."""
+    wanted = os.path.exists(SLOW_UNITS + "luod.service")
+    for name in ["luod.service", unit]:
+        status, after = run("systemctl", "show", "--property=After", "--value", name)
+        waits = not {"sysinit.target", "basic.target"}.isdisjoint(after.split())
+        what = "waits for" if wanted else "does not wait for"
+        tests.check(f"{name} {what} the rest of the machine", status == 0 and waits == wanted, after)
+
+
 def show_chain(unit):
     """Prints what a unit has waited for while the machine started, and what it and luod have done when."""
     status, text = run("systemd-analyze", "critical-chain", "--no-pager", unit)
