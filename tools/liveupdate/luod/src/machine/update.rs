@@ -366,6 +366,8 @@ impl<W: World> Machine<W> {
         self.forget_session(name);
         self.cancelled.insert(name.clone());
         if let Some(update) = &mut self.update {
+            // It may have been lost before, and subscribed again.
+            update.lost.retain(|lost| lost.name != *name);
             update.lost.push(Lost {
                 name: name.clone(),
                 client,
@@ -383,6 +385,10 @@ impl<W: World> Machine<W> {
             self.send(conn, None, event, None);
         }
         self.announce_change(name, Direction::Outgoing);
+        if conn.is_none() {
+            // A client that is restarted can subscribe it again, and is asked once more.
+            self.unsubscribed(name);
+        }
     }
 
     /// Writes the registry, and starts the next kernel when all sessions are discarded.
@@ -469,7 +475,12 @@ impl<W: World> Machine<W> {
         let Some(update) = &self.update else {
             return Ok(());
         };
-        let lost = update.lost.iter().cloned().chain(unfinished).collect();
+        let is_lost = |lost: &&Lost| {
+            let subscription = self.subscriptions.get(&lost.name);
+            !subscription.is_some_and(|s| matches!(s.part, Part::Ready { .. }))
+        };
+        let lost = update.lost.iter().filter(is_lost).cloned();
+        let lost = lost.chain(unfinished).collect();
         let registry = Registry {
             version: registry::VERSION,
             min_reader: Some(registry::VERSION),

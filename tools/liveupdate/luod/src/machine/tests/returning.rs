@@ -60,6 +60,69 @@ fn it_is_too_late() {
     assert_eq!(luod.error(again, REFUSE), ErrorCode::NoSession);
 }
 
+/// A client that has crashed is restarted: it is asked again, if the update still waits for others.
+#[test]
+fn a_client_that_crashed_comes_back() {
+    for again in [false, true] {
+        let mut luod = Luod::new();
+        let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+        luod.update(r#","force":true"#);
+        let mut a = a;
+        for _ in 0..2 {
+            drop(luod.session(a, "a"));
+            luod.leave(a);
+            assert_eq!(luod.states(), [("b".to_owned(), SessionState::Preserving)]);
+            a = luod.connect();
+            luod.send(a, r#"{"cmd":"SUBSCRIBE","id":"a"}"#);
+        }
+        if again {
+            drop(luod.preserve(a, "a"));
+        } else {
+            luod.leave(a);
+        }
+        drop(luod.preserve(b, "b"));
+        let mut luod = luod.next_kernel();
+        luod.restore("b");
+        if again {
+            luod.restore("a");
+        }
+        let report = luod.machine.arrival_report().unwrap();
+        let states = report
+            .sessions
+            .iter()
+            .map(|s| (s.session.as_str(), s.state));
+        let a = match again {
+            true => SessionState::Finished,
+            false => SessionState::Dropped,
+        };
+        let states: BTreeMap<_, _> = states.collect();
+        assert_eq!(report.sessions.len(), 2, "{report:?}");
+        assert_eq!(states["a"], a);
+        assert_eq!(states["b"], SessionState::Finished);
+    }
+}
+
+/// The report of the update names it in any case.
+#[test]
+fn a_client_that_crashed_is_reported() {
+    let mut luod = Luod::new();
+    let (a, b) = (luod.subscriber("a"), luod.subscriber("b"));
+    let operator = luod.update(r#","force":true"#);
+    drop(luod.session(a, "a"));
+    luod.leave(a);
+    let running = luod.machine.running_report().unwrap();
+    luod.send(operator, r#"{"cmd":"ABORT"}"#);
+    let ended = luod.result(operator);
+    for report in [running, ended] {
+        let lost = report.sessions.iter().find(|s| s.session.as_str() == "a");
+        let lost = lost.unwrap();
+        assert_eq!(lost.state, SessionState::Dropped);
+        assert!(lost.error.as_deref().unwrap().contains("closed"));
+    }
+    luod.leave(b);
+    assert_eq!(luod.states(), []);
+}
+
 #[test]
 fn a_forced_update_goes_on_without() {
     let mut luod = Luod::new();

@@ -2,6 +2,7 @@
 
 //! The end of an update that does not start the next kernel, and reports of updates.
 
+use super::Update;
 use crate::{
     audit,
     hooks::Stage,
@@ -11,6 +12,21 @@ use crate::{
 use luod_protocol::{
     Direction, Event, Mark, MarkName, Outcome, Report, SessionReport, SessionState,
 };
+
+impl Update {
+    /// Adds the lost sessions that no client has subscribed again to the sessions of a report.
+    fn report_lost(&self, reports: &mut Vec<SessionReport>) {
+        for lost in &self.lost {
+            if reports.iter().any(|report| report.session == lost.name) {
+                continue;
+            }
+            let mut report = SessionReport::new(lost.name.clone(), SessionState::Dropped);
+            report.client = lost.client.clone();
+            report.error = Some(lost.error.clone());
+            reports.push(report);
+        }
+    }
+}
 
 impl<W: World> Machine<W> {
     /// The connection that has requested the update is closed. The update continues.
@@ -101,6 +117,7 @@ impl<W: World> Machine<W> {
             report.reason = Some(reason.to_owned());
             report.from = Some(self.world.release());
             report.marks = with_offsets(marks, None);
+            update.report_lost(&mut reports);
             report.sessions = reports;
             report
         });
@@ -136,6 +153,7 @@ impl<W: World> Machine<W> {
         report.from = Some(self.world.release());
         report.marks = with_offsets(update.marks.clone(), None);
         report.sessions = sessions.collect();
+        update.report_lost(&mut report.sessions);
         Some(report)
     }
 }
