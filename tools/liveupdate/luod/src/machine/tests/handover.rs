@@ -414,6 +414,45 @@ fn luod_is_stopped_while_a_client_waits_for_pause() {
     assert_eq!(luod.machine.phase(), Phase::Idle);
 }
 
+/// luod is stopped before it has asked any client: there is no session without a registry.
+#[test]
+fn luod_is_stopped_while_hooks_run() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    luod.world.state().hooks_hang = true;
+    luod.shut_down(unit);
+    luod.machine.stop();
+    luod.world.state().hooks_hang = false;
+    // luod waits for the hooks and handles their answer.
+    luod.pass(ms(20));
+    luod.nothing(a);
+    luod.is_as_before();
+    let world = luod.world.clone();
+    drop(luod);
+    world.boot();
+    assert_eq!(Luod::on(world).machine.phase(), Phase::Idle);
+}
+
+/// luod is stopped while it waits for the session of the registry.
+#[test]
+fn luod_is_stopped_without_a_registry() {
+    let (mut luod, unit) = luod_and_unit();
+    let a = luod.subscriber("a");
+    let device = luod.world.kernel.open().unwrap();
+    let other = device.create_session("luod-internal").unwrap();
+    drop(device);
+    luod.shut_down(unit);
+    drop(luod.preserve(a, "a"));
+    assert_eq!(luod.last_phase(unit), Some(Phase::Preserving));
+    luod.machine.stop();
+    luod.pump();
+    assert_eq!(luod.last_phase(unit), Some(Phase::Jump));
+    assert!(matches!(luod.next(a).0, Event::Frozen { .. }));
+    drop(other);
+    let mut luod = luod.next_kernel_by_manager();
+    luod.restore("a");
+}
+
 /// The service manager does not answer whether it is still stopping services.
 #[test]
 fn without_an_answer_the_jump_is_not_aborted() {

@@ -175,7 +175,9 @@ impl<W: World> Machine<W> {
         if step.is_none() || jumps {
             return;
         }
-        if !self.update.as_ref().is_some_and(Update::is_handover) {
+        // No client has a session yet if it was not asked.
+        let goes_on = |update: &Update| update.is_handover() && !update.is_early();
+        if !self.update.as_ref().is_some_and(goes_on) {
             return self.abort("luod is being stopped");
         }
         // The next kernel is started in any case, with all sessions that are ready.
@@ -186,9 +188,10 @@ impl<W: World> Machine<W> {
         let late = late.into_iter().map(|name| (name, why.to_owned()));
         self.failures.extend(late);
         self.go_on();
-        // There is no time to wait for the answer of systemd, which would only be logged.
+        // There is no time to wait for the answer of systemd, which would only be logged, or for the
+        // session of the registry.
         let step = self.update.as_ref().map(|update| &update.step);
-        if matches!(step, Some(Step::Checking(_))) {
+        if matches!(step, Some(Step::Checking(_) | Step::Preserving { .. })) {
             self.freeze_and_jump();
         }
         // The kernel frees discarded sessions in any case.
