@@ -116,5 +116,6 @@ fn the_service_for_hooks() {
     assert_eq!(hooks["DefaultDependencies"], "no");
     assert_eq!(hooks["Slice"], "system.slice");
     assert_eq!(hooks["TimeoutStartSec"], "infinity");
+    assert_eq!(hooks["TimeoutStopSec"], "5");
     assert!(!hooks.contains_key("Conflicts"));
 }

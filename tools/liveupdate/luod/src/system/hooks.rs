@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-/// The time for systemd to start the service, in addition to that of the hooks.
+/// The time for systemd to stop a service that still runs, and to start it, in addition to that of
+/// the hooks.
 const SPARE: Duration = Duration::from_secs(12);
 
 /// How hooks are run.
@@ -31,7 +32,7 @@ impl Runner {
         let hooks = hooks::find(&self.dir, input.stage).map_err(io::Error::other)?;
         let result = match &self.service {
             _ if hooks.is_empty() => return Ok(true),
-            Some(dir) => by_service(dir, input, hooks.len()),
+            Some(dir) => by_service(dir, input, hooks.len(), systemctl_within),
             None => hooks::run(&self.dir, input).map_err(io::Error::other),
         };
         if let Err(error) = &result {
@@ -43,7 +44,17 @@ impl Runner {
     }
 }
 
-fn by_service(dir: &Path, input: &Input, hooks: usize) -> io::Result<()> {
+/// The service that runs the hooks of a stage.
+fn unit(stage: Stage) -> String {
+    format!("luod-hooks@{stage}.service")
+}
+
+fn by_service(
+    dir: &Path,
+    input: &Input,
+    hooks: usize,
+    systemctl: impl Fn(&[&str], Duration) -> io::Result<String>,
+) -> io::Result<()> {
     let stage = input.stage;
     let file = |suffix| dir.join(format!("hooks-{stage}.{suffix}"));
     let (given, result) = (file("json"), file("result"));
@@ -59,8 +70,15 @@ fn by_service(dir: &Path, input: &Input, hooks: usize) -> io::Result<()> {
     let each = Duration::from_millis(input.timeout_ms);
     let hooks = u32::try_from(hooks).unwrap_or(u32::MAX);
     let limit = each.saturating_mul(hooks).saturating_add(SPARE);
-    let unit = format!("luod-hooks@{stage}.service");
-    let Err(error) = systemctl_within(&["start", &unit], limit) else {
+    if stage == Stage::Abort {
+        // They must not do again what is being undone. luod may have been killed while they ran.
+        if let Err(error) = systemctl(&["stop", &unit(Stage::Pre)], SPARE) {
+            tracing::warn!(update = input.update, "{error}");
+        }
+    }
+    // A service that is still running, for the same reason, has the input of another update: start
+    // would only wait for it.
+    let Err(error) = systemctl(&["restart", &unit(stage)], limit) else {
         return Ok(());
     };
     let said = fs::read_to_string(&result).unwrap_or_default();
@@ -73,7 +91,7 @@ fn by_service(dir: &Path, input: &Input, hooks: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{os::unix::fs::symlink, time::Instant};
+    use std::{cell::RefCell, os::unix::fs::symlink, time::Instant};
 
     #[test]
     fn without_a_service() {
@@ -96,5 +114,48 @@ mod tests {
         assert!(failed.to_string().contains("pre.d/10 failed"), "{failed}");
         assert!(passed.unwrap());
         assert!(start.elapsed() < Duration::from_secs(600));
+    }
+
+    /// luod was killed while hooks ran: a service that still runs has the input of another update.
+    #[test]
+    fn a_service_that_still_runs() {
+        let dir = std::env::temp_dir().join(format!("luod-service-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        for (stage, expected) in [
+            (Stage::Pre, &["restart luod-hooks@pre.service"][..]),
+            (Stage::Post, &["restart luod-hooks@post.service"]),
+            (
+                Stage::Abort,
+                &[
+                    "stop luod-hooks@pre.service",
+                    "restart luod-hooks@abort.service",
+                ],
+            ),
+        ] {
+            let result = dir.join(format!("hooks-{stage}.result"));
+            for fails in [false, true] {
+                let input = Input::new(stage, 2, String::new(), Duration::from_secs(600));
+                fs::write(&result, "of the update before").unwrap();
+                let calls = RefCell::new(Vec::new());
+                let ran = by_service(&dir, &input, 1, |args, _| {
+                    calls.borrow_mut().push(args.join(" "));
+                    if args[0] == "restart" {
+                        assert!(!result.exists());
+                        let given = fs::read(dir.join(format!("hooks-{stage}.json"))).unwrap();
+                        assert_eq!(serde_json::from_slice::<Input>(&given).unwrap(), input);
+                        fs::write(&result, "the hook x failed\n").unwrap();
+                    }
+                    match fails {
+                        false => Ok(String::new()),
+                        true => Err(io::Error::other("systemctl failed")),
+                    }
+                });
+                assert_eq!(*calls.borrow(), expected);
+                let ran = ran.map_err(|error| error.to_string());
+                let failed = Err("the hook x failed".to_owned());
+                assert_eq!(ran, if fails { failed } else { Ok(()) });
+            }
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 }
