@@ -31,6 +31,7 @@ use crate::{
 };
 use arrival::{Arrival, Unknown};
 use ending::Ending;
+use hooks::Due;
 use incoming::{Doubts, Incoming};
 use liveupdate::IncomingSession;
 use luod_protocol::{
@@ -180,9 +181,8 @@ pub struct Machine<W> {
     number: u64,
     /// The result of the last update, if it did not start this kernel.
     last: Option<Report>,
-    /// The result of the update that started this kernel, if the hooks of post.d wait until the running
-    /// update has ended.
-    late_post: Option<Report>,
+    /// Hooks after updates that have not ended.
+    due: Vec<Due>,
     /// Earlier updates, except the one that started this kernel.
     past: History,
     problem: Option<String>,
@@ -229,7 +229,7 @@ impl<W: World> Machine<W> {
             endings: BTreeMap::new(),
             number: 0,
             last: None,
-            late_post: None,
+            due: Vec::new(),
             past: History::default(),
             problem: None,
             alarm_at: None,
@@ -441,6 +441,7 @@ impl<W: World> Machine<W> {
         let now = self.world.now().monotonic_us;
         // An answer normally wakes the server; this covers a world that does not wake it.
         let asks = self.handover_asked.is_some() || self.update.as_ref().is_some_and(Update::asks);
+        let asks = asks || self.due.iter().any(|due| due.asked.is_some());
         let asks = asks || !self.endings.is_empty();
         let asks = asks.then(|| now.saturating_add(ASK_TICK_US));
         let next = [

@@ -4,6 +4,7 @@
 //!
 //! It is JSON in a sealed memfd, the file [`TOKEN`] of the session [`SESSION`].
 
+use crate::hooks::Stage;
 use liveupdate::{IncomingSession, OutgoingSession, Token};
 use luod_protocol::{History, Mark, Report, SessionName, Stamp};
 use rustix::fs::{fcntl_add_seals, fstat, memfd_create, MemfdFlags, SealFlags};
@@ -124,6 +125,22 @@ pub struct Memory {
         skip_serializing_if = "History::is_empty"
     )]
     pub history: History,
+    /// Hooks after updates that have not ended.
+    #[serde(
+        default,
+        deserialize_with = "readable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub hooks: Vec<DueHooks>,
+}
+
+/// Hooks after an update: they run again if luod is killed before they have ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DueHooks {
+    /// [`Stage::Post`] or [`Stage::Abort`].
+    pub stage: Stage,
+    /// The result of the update. While it runs, the result that it has if luod is killed.
+    pub report: Report,
 }
 
 /// A subscription.

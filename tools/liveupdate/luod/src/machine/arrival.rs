@@ -62,6 +62,8 @@ impl<W: World> Machine<W> {
         machine.recall();
         machine.sort_out(store);
         machine.look();
+        machine.end_lost_update();
+        machine.start_hooks();
         machine
     }
 

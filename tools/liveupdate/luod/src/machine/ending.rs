@@ -216,21 +216,17 @@ impl<W: World> Machine<W> {
         let Some(session) = self.internal.take_if(|_| self.arrival.is_some()) else {
             return;
         };
-        self.forget_registry();
-        let question = self.world.finish(session);
-        self.endings.insert(question, Ending::Registry);
         self.arrival_mark(MarkName::Finished);
         if let Some(report) = self.arrival_report() {
             self.announce(&Event::Result(report.clone()));
-            if self.update.is_some() {
-                // They would undo what the hooks of pre.d have done for the next update.
-                tracing::warn!("the hooks of post.d wait until the running update has ended");
-                self.late_post = Some(report);
-            } else {
-                self.start_hooks(Stage::Post, report);
-            }
+            self.owe_hooks(Stage::Post, report);
         }
+        // The next luod can no longer read the registry.
         self.remember();
+        self.forget_registry();
+        let question = self.world.finish(session);
+        self.endings.insert(question, Ending::Registry);
+        self.start_hooks();
         self.announce_phase();
     }
 

@@ -4,10 +4,32 @@
 
 use super::{Answer, ConnId, Machine, Refusal};
 use crate::{
+    audit,
     hooks::{Input, Stage},
+    registry::DueHooks,
     world::{QuestionId, World},
 };
-use luod_protocol::{ErrorCode, Inhibitor, Report, SessionName, SessionState};
+use luod_protocol::{ErrorCode, Inhibitor, Outcome, Report, SessionName, SessionState};
+
+/// Hooks that must run after an update.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) hooks: DueHooks,
+    /// Their question, when they were started.
+    pub(super) asked: Option<QuestionId>,
+}
+
+impl From<DueHooks> for Due {
+    fn from(hooks: DueHooks) -> Self {
+        Self { hooks, asked: None }
+    }
+}
+
+impl Due {
+    fn is(&self, stage: Stage, update: u64) -> bool {
+        self.hooks.stage == stage && self.hooks.report.update == update
+    }
+}
 
 impl<W: World> Machine<W> {
     fn hook_input(&self, stage: Stage, update: u64) -> Input {
@@ -18,6 +40,11 @@ impl<W: World> Machine<W> {
     /// Starts the hooks before the running update.
     pub(super) fn start_pre_hooks(&mut self, how: Input) -> QuestionId {
         let sessions = self.list();
+        let mut report = Report::new(self.number, Outcome::Aborted);
+        report.reason = Some("luod was killed".to_owned());
+        report.from = Some(self.world.release());
+        self.owe_hooks(Stage::Abort, report);
+        self.remember();
         self.world.run_hooks(Input { sessions, ..how })
     }
 
@@ -26,15 +53,78 @@ impl<W: World> Machine<W> {
         self.hook_input(Stage::Pre, self.number)
     }
 
-    /// Starts the hooks after the end of an update, whose failures are only logged.
-    pub(super) fn start_hooks(&mut self, stage: Stage, report: Report) {
-        let mut input = self.hook_input(stage, report.update);
-        input.dry_run = report.outcome == luod_protocol::Outcome::DryRun;
-        if stage == Stage::Post {
-            input.missing = self.lost_although_required(&report);
+    /// Returns whether hooks before the running update were started.
+    pub(super) fn has_pre_hooks(&self) -> bool {
+        let mut due = self.due.iter();
+        due.any(|due| due.is(Stage::Abort, self.number))
+    }
+
+    /// Hooks must run after an update, or with another result than was assumed. The caller saves
+    /// that.
+    pub(super) fn owe_hooks(&mut self, stage: Stage, report: Report) {
+        let mut due = self.due.iter_mut();
+        match due.find(|due| due.is(stage, report.update)) {
+            Some(due) => due.hooks.report = report,
+            None => self.due.push(Due::from(DueHooks { stage, report })),
         }
-        input.report = Some(report);
-        self.world.run_hooks(input);
+    }
+
+    /// Starts the hooks after updates, unless an update is running: they would undo what the hooks
+    /// before it have done. Their failures are only logged.
+    pub(super) fn start_hooks(&mut self) {
+        if self.update.is_some() {
+            return;
+        }
+        let mut due = std::mem::take(&mut self.due);
+        for due in due.iter_mut().filter(|due| due.asked.is_none()) {
+            let DueHooks { stage, report } = &due.hooks;
+            let mut input = self.hook_input(*stage, report.update);
+            input.dry_run = report.outcome == Outcome::DryRun;
+            if *stage == Stage::Post {
+                input.missing = self.lost_although_required(report);
+            }
+            input.report = Some(report.clone());
+            due.asked = Some(self.world.run_hooks(input));
+        }
+        self.due = due;
+    }
+
+    /// Handles the end of hooks after an update. Returns false if the answer is another one.
+    pub(super) fn hooks_have_ended(&mut self, answered: QuestionId) -> bool {
+        let before = self.due.len();
+        self.due.retain(|due| due.asked != Some(answered));
+        let ended = self.due.len() != before;
+        if ended {
+            self.remember();
+        }
+        ended
+    }
+
+    /// Ends an update in which luod was killed, if its hooks had been started: they are undone.
+    pub(super) fn end_lost_update(&mut self) {
+        let due = self
+            .due
+            .iter()
+            .find(|due| due.is(Stage::Abort, self.number));
+        let Some(report) = due.map(|due| due.hooks.report.clone()) else {
+            return;
+        };
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.update >= report.update)
+        {
+            return;
+        }
+        tracing::warn!(
+            message_id = audit::ABORTED,
+            update = report.update,
+            "update {} is aborted, since luod was killed",
+            report.update
+        );
+        self.past.put((&report).into());
+        self.last = Some(report);
+        self.remember();
     }
 
     /// Returns the required sessions that no client has finished after an update.

@@ -62,8 +62,6 @@ pub(super) struct Update {
     pub(super) requester: Option<ConnId>,
     pub(super) dry_run: bool,
     force: bool,
-    /// Whether hooks have been started.
-    hooked: bool,
     /// Whether the service manager starts the next kernel, so that the update cannot be
     /// aborted.
     handover: bool,
@@ -233,7 +231,11 @@ impl<W: World> Machine<W> {
             Some(Step::Checking(asked)) if *asked == id => self.checked(answer),
             Some(Step::Jump(Jump::Asked(asked))) if *asked == id => self.jumps(answer),
             Some(Step::Jump(Jump::IsLate(asked))) if *asked == id => self.is_late(answer),
-            _ => self.end_is_known(id, &answer),
+            _ => {
+                if !self.hooks_have_ended(id) {
+                    self.end_is_known(id, &answer);
+                }
+            }
         }
     }
 

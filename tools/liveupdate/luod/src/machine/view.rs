@@ -2,7 +2,7 @@
 
 //! Status reports of luod.
 
-use super::{Machine, Part, Subscription};
+use super::{Due, Machine, Part, Subscription};
 use crate::{registry::Memory, world::World};
 use luod_protocol::{
     Direction, History, Mark, SessionInfo, SessionName, SessionState, Stamp, Status,
@@ -93,6 +93,7 @@ impl<W: World> Machine<W> {
             report: self.last.clone().or_else(|| self.arrival_report()),
             subscribers: self.subscribers(),
             history: self.history(),
+            hooks: self.due.iter().map(|due| due.hooks.clone()).collect(),
         };
         if let Ok(text) = serde_json::to_string(&memory) {
             self.world.remember(&text);
@@ -111,6 +112,7 @@ impl<W: World> Machine<W> {
             self.number = memory.update;
             self.last = memory.report;
             self.past = memory.history;
+            self.due = memory.hooks.into_iter().map(Due::from).collect();
             let subscribers = memory.subscribers.into_iter();
             self.absent = subscribers.map(|s| (s.name.clone(), s)).collect();
         }

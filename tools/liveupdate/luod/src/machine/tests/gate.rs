@@ -228,6 +228,93 @@ fn a_handover_with_a_hook_that_fails() {
     drop(session);
 }
 
+/// luod is killed during an update, which is aborted by that.
+#[test]
+fn hooks_of_an_update_in_which_luod_is_killed() {
+    for ready in [false, true] {
+        let mut luod = updated(&["old"]);
+        luod.restore("old");
+        luod.machine.tick();
+        luod.hooks();
+        let a = luod.subscriber("a");
+        luod.world.state().hooks_hang = true;
+        luod.update(r#","force":true"#);
+        if ready {
+            luod.world.state().hooks_hang = false;
+            luod.pass(ms(20));
+            drop(luod.session(a, "a"));
+        }
+        assert_eq!(luod.stages(), [Stage::Pre]);
+        luod.world.state().hooks_hang = true;
+        // Killed again, before they have ended.
+        for _ in 0..2 {
+            luod = luod.next_kernel();
+            let hooks = luod.hooks();
+            assert_eq!(hooks.len(), 1);
+            assert_eq!((hooks[0].stage, hooks[0].update), (Stage::Abort, 2));
+            let report = hooks[0].report.as_ref().unwrap();
+            assert_eq!(report.outcome, Outcome::Aborted);
+            assert_eq!(luod.machine.status().update, 2);
+            assert_eq!(luod.machine.last.as_ref(), Some(report));
+            let updates = luod.machine.history().updates;
+            let updates = updates.iter().map(|past| (past.update, past.outcome));
+            assert_eq!(
+                updates.collect::<Vec<_>>(),
+                [(1, Outcome::Updated), (2, Outcome::Aborted)]
+            );
+        }
+        luod.world.state().hooks_hang = false;
+        luod.pass(ms(20));
+        let mut luod = luod.next_kernel();
+        assert_eq!(luod.stages(), []);
+        luod.subscriber("a");
+        luod.update("");
+        assert_eq!(luod.machine.status().update, 3);
+    }
+}
+
+/// An update that has started the next kernel is not aborted, although the hooks before it ran.
+#[test]
+fn hooks_of_an_update_that_has_succeeded() {
+    let mut luod = updated(&["a"]);
+    assert_eq!(luod.stages(), [Stage::Pre]);
+    luod.restore("a");
+    assert_eq!(luod.stages(), [Stage::Post]);
+}
+
+/// luod is killed while hooks run after an update.
+#[test]
+fn hooks_after_an_update_run_again() {
+    let mut luod = updated(&["a"]);
+    luod.hooks();
+    luod.world.state().hooks_hang = true;
+    luod.restore("a");
+    let first = luod.hooks();
+    assert_eq!((first.len(), first[0].stage), (1, Stage::Post));
+    let mut luod = luod.next_kernel();
+    assert_eq!(luod.machine.phase(), Phase::Idle);
+    assert_eq!(luod.hooks(), first);
+    luod.world.state().hooks_hang = false;
+    luod.pass(ms(20));
+    assert_eq!(luod.next_kernel().stages(), []);
+}
+
+/// The same for hooks that waited for the end of the update in which luod is killed.
+#[test]
+fn hooks_that_waited_for_an_update_in_which_luod_is_killed() {
+    let mut luod = updated(&["a", "b"]);
+    luod.hooks();
+    luod.restore("a");
+    let a = luod.subscriber("a");
+    luod.update(r#","force":true"#);
+    drop(luod.session(a, "a"));
+    luod.restore("b");
+    assert_eq!(luod.stages(), [Stage::Pre]);
+    let luod = luod.next_kernel();
+    assert_eq!(luod.stages(), [Stage::Abort, Stage::Post]);
+    assert_eq!(luod.next_kernel().stages(), []);
+}
+
 /// luod is restarted after an update: hooks run once.
 #[test]
 fn post_hooks_run_once() {

@@ -125,16 +125,14 @@ impl<W: World> Machine<W> {
             self.past = self.history();
             self.past.put((&report).into());
             self.last = Some(report.clone());
-            if self.update.as_ref().is_some_and(|update| update.hooked) {
-                self.start_hooks(Stage::Abort, report.clone());
+            if self.has_pre_hooks() {
+                self.owe_hooks(Stage::Abort, report.clone());
             }
             self.announce(&Event::Result(report));
             self.remember();
         }
         self.update = None;
-        if let Some(report) = self.late_post.take() {
-            self.start_hooks(Stage::Post, report);
-        }
+        self.start_hooks();
         self.announce_phase();
     }
 

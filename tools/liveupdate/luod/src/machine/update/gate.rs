@@ -58,10 +58,9 @@ impl<W: World> Machine<W> {
 
     fn run_pre_hooks(&mut self) {
         let input = self.pre_hooks();
-        let Some(update) = &mut self.update else {
+        let Some(update) = &self.update else {
             return;
         };
-        update.hooked = true;
         let input = Input {
             dry_run: update.dry_run,
             force: update.force,
