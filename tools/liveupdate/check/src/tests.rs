@@ -208,9 +208,14 @@ fn strings_are_likely_at_most() {
 #[test]
 fn unknown_formats_of_a_kernel_without_list() {
     let image = Image::parse(&elf(b"\0kho-v4\0luo-v5\0memfd-v2\0", None)).unwrap();
-    let mut needs = complete();
-    needs.in_use.insert("vfio-v1".to_owned());
-    assert_eq!(worst(&check_formats(&image, &needs)), Verdict::Unknown);
+    let verdict = |name: &str| {
+        let mut needs = complete();
+        needs.in_use.insert(name.to_owned());
+        worst(&check_formats(&image, &needs))
+    };
+    assert_eq!(verdict("vfio-v1"), Verdict::Unknown);
+    // This cannot be in a module.
+    assert_eq!(verdict("hugetlb-memfd-v1"), Verdict::No);
 }
 
 #[test]

@@ -84,6 +84,9 @@ fn needs_module(name: &str) -> Finding {
     )
 }
 
+/// Families of formats whose code cannot be in a module, so that their names are in the image.
+const BUILT_IN: [&str; 5] = ["kho", "luo", "memfd", "hugetlb", "hugetlb-memfd"];
+
 /// Checks whether the kernel of `image` supports the formats to be handed over.
 pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
     const CHECK: &str = "formats";
@@ -168,7 +171,7 @@ pub fn check_formats(image: &Image, needs: &Needs) -> Vec<Finding> {
                         Verdict::No,
                         format!("the image has {other} where {name} would be handed over"),
                     ),
-                    None if ["kho", "luo", "memfd"].contains(&family(name)) => (
+                    None if BUILT_IN.contains(&family(name)) => (
                         Verdict::No,
                         format!("there is no {name} in the image: it cannot take over data in this format"),
                     ),

@@ -103,9 +103,11 @@ fn kinds_of_memory() {
         );
         let ours = kernel(Some(&FORMATS), &[]);
         check(&root, &ours, &[]).expect(4).says(name);
-        // The implementation in C has no list, so that only the absence of the name is known.
+        // The implementation in C has no list, so that only the absence of the name is known. KVM may
+        // be a module, whose formats are not in the image.
         let in_c = kernel(None, &FORMATS);
-        check(&root, &in_c, &[]).expect(5).says(name);
+        let code = if name.starts_with("hugetlb") { 4 } else { 5 };
+        check(&root, &in_c, &[]).expect(code).says(name);
         check(&root, &kernel(Some(&all), &[]), &[]).expect(0);
     }
 }
