@@ -15,6 +15,8 @@ use std::{
 /// Set if the test runs in a network of its own.
 const INSIDE: &str = "LUOD_TEST_NETWORK";
 
+const UNIT: &str = include_str!("../units/luod-hold-connections.service");
+
 struct Hook(PathBuf);
 
 impl Hook {
@@ -37,8 +39,8 @@ impl Hook {
         let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("hooks/hold-connections");
         let mut command = Command::new("sh");
         command.arg(hook).env("LUOD_STAGE", stage);
-        if stage == "arrive" {
-            command.arg("arrive");
+        if matches!(stage, "arrive" | "follow") {
+            command.env_remove("LUOD_STAGE").arg(stage);
         }
         command.env("LUOD_HOLD_CONF", self.0.join("conf"));
         command.env(
@@ -52,6 +54,44 @@ impl Hook {
         let rules = fs::read_to_string(self.0.join("rules")).unwrap_or_default();
         let _ = fs::remove_file(self.0.join("rules"));
         rules
+    }
+
+    /// A luod in this phase, or one that does not answer.
+    fn luod(&self, phase: Option<&str>) {
+        let script = match phase {
+            Some(phase) => format!(r#"echo '{{"phase":"{phase}"}}'"#),
+            None => "exit 3".to_owned(),
+        };
+        self.program("luoctl", &script);
+    }
+
+    /// An nft that has a file for each table.
+    fn tables(&self) {
+        let dir = self.0.display();
+        self.program(
+            "nft",
+            &format!(
+                r#"if [ "$1" = list ]; then test -e {dir}/"$4"; exit; fi
+                while read -r word inet name rest; do
+                    case "$word $rest" in
+                    'table {{'*) touch {dir}/"$name" ;;
+                    'delete '*) rm {dir}/"$rest" ;;
+                    esac
+                done"#
+            ),
+        );
+    }
+
+    /// Whether the connections are held for an update, and after one.
+    fn held(&self) -> (bool, bool) {
+        let exists = |name| self.0.join(name).exists();
+        (exists("luod_hold"), exists("luod_hold_arrival"))
+    }
+
+    #[track_caller]
+    fn succeeds(&self, stage: &str) {
+        let output = self.run(stage);
+        assert!(output.status.success(), "{stage}: {output:?}");
     }
 }
 
@@ -101,6 +141,84 @@ fn rules() {
     fs::write(hook.0.join("conf"), "\n").unwrap();
     assert!(hook.run("pre").status.success());
     assert_eq!(hook.rules(), "");
+}
+
+/// The phase after an update can end without post.d: by FORGET, or if the device was only busy.
+#[test]
+fn the_phase_ends_without_a_hook() {
+    let hook = Hook::new("follow", "tcp 11211\n");
+    hook.tables();
+    // Each time that the hook waits: luod becomes idle, post.d still runs, and then ends.
+    let dir = hook.0.display();
+    let script = format!(
+        r#"echo >> {dir}/slept
+        case $(wc -l < {dir}/slept) in
+        1) echo 'echo "{{\"phase\":\"idle\"}}"' > {dir}/luoctl ;;
+        3) echo 'echo inactive' > {dir}/systemctl ;;
+        esac"#
+    );
+    hook.program("sleep", &script);
+    for phase in [Some("unknown"), Some("restoring"), None] {
+        hook.luod(phase);
+        hook.program("systemctl", "echo inactive; echo inactive; echo activating");
+        hook.succeeds("arrive");
+        assert_eq!(hook.held(), (false, true), "{phase:?}");
+        hook.succeeds("follow");
+        let slept = hook.0.join("slept");
+        let times = fs::read_to_string(&slept).unwrap_or_default().len();
+        assert!(times >= 5, "{phase:?}: {times}");
+        fs::remove_file(slept).unwrap();
+        assert_eq!(hook.held(), (false, false), "{phase:?}");
+    }
+    // Nothing is held, or post.d has released it.
+    hook.program("sleep", "kill $PPID");
+    hook.luod(Some("idle"));
+    hook.succeeds("arrive");
+    assert_eq!(hook.held(), (false, false));
+    hook.succeeds("follow");
+    hook.luod(Some("restoring"));
+    hook.succeeds("arrive");
+    hook.succeeds("post");
+    hook.succeeds("follow");
+    assert_eq!(hook.held(), (false, false));
+}
+
+/// The end of an update does not release what is held for another one.
+#[test]
+fn the_next_update() {
+    let hook = Hook::new("next", "tcp 11211\n");
+    hook.tables();
+    hook.program("sleep", "true");
+    hook.program("systemctl", "echo inactive");
+    hook.luod(Some("restoring"));
+    hook.succeeds("arrive");
+    hook.succeeds("pre");
+    assert_eq!(hook.held(), (true, true));
+    hook.succeeds("abort");
+    assert_eq!(hook.held(), (false, true));
+    hook.succeeds("pre");
+    hook.luod(Some("idle"));
+    hook.succeeds("follow");
+    assert_eq!(hook.held(), (true, false));
+    // Also if the configuration was removed in between.
+    fs::remove_file(hook.0.join("conf")).unwrap();
+    hook.succeeds("abort");
+    assert_eq!(hook.held(), (false, false));
+}
+
+/// The network is set up after the connections are held, not after they are released.
+#[test]
+fn the_service() {
+    let program = "/usr/lib/luod/hooks/hold-connections";
+    for line in [
+        "Type=exec".to_owned(),
+        format!("ExecStartPre={program} arrive"),
+        format!("ExecStart={program} follow"),
+        "Before=network-pre.target shutdown.target".to_owned(),
+        "Restart=on-failure".to_owned(),
+    ] {
+        assert!(UNIT.lines().any(|other| other == line), "{line}");
+    }
 }
 
 /// A peer gets neither a reset nor the end of the connection while it is held. This needs nftables
