@@ -77,6 +77,8 @@ help:
 	@echo
 	@echo 'Variables: KERNEL_SRC=tree|tarball|git  SMP=2  MEM=2G  MEMFD_MB=64  V=1'
 	@echo '           SANDBOX=none (use the tools of this machine)'
+	@echo '           SUITES=suite,suite (of the group ONLY=kselftest, devices, machines,'
+	@echo '           machines-all, guest, guest-long or cloud)'
 	@echo '           ARCH=arm64 (for run, kernel, shell, test and test-all; a sandbox of its own)'
 	@echo '           LUO_CACHE=~/.cache/luo'
 
