@@ -105,6 +105,28 @@ mod tests {
     use super::super::Outcome;
     use super::*;
 
+    /// The list of all items.
+    const ITEMS: &str = include_str!("../../../../selftests/liveupdate/guest/src/tests/hazards.rs");
+
+    /// The table in the documentation.
+    const TABLE: &str = include_str!("../../../../../../Documentation/project/hazards-table.rst");
+
+    #[test]
+    fn each_item_has_a_row() {
+        let items = ITEMS.lines().filter_map(|line| {
+            let (item, rest) = line.trim().strip_prefix("(\"")?.split_once("\", ")?;
+            rest.starts_with('"').then_some(item)
+        });
+        let items: Vec<&str> = items.collect();
+        assert!(items.len() > 70, "{items:?}");
+        let has_row = |item: &str| {
+            let row = format!("   * - {item}");
+            TABLE.lines().any(|line| line == row)
+        };
+        let missing: Vec<&str> = items.into_iter().filter(|item| !has_row(item)).collect();
+        assert_eq!(missing, [""; 0], "add these items to {FILE}");
+    }
+
     #[test]
     fn rows_of_the_table() {
         let item = |item: &str, otherwise: Option<&str>| HazardItem {
