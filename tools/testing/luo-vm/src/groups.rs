@@ -10,6 +10,7 @@ mod crates;
 pub mod debian;
 pub mod debug;
 pub mod devices;
+mod docs;
 pub mod fuzz;
 mod guest;
 pub mod host;
@@ -52,13 +53,14 @@ const GROUPS: [Group; 11] = [
 ];
 
 /// The groups of `make test-all` only; `make test` runs them on request.
-const LONG_GROUPS: [Group; 14] = [
+const LONG_GROUPS: [Group; 15] = [
     Group::new("hosts", &[], hosts::run),
     Group::new("packages", &[], packages::run),
     Group::new("crates", &[], crates::run),
     Group::new("debug", &[Debug], debug::run),
     Group::new("kunit-debug", &[Debug], kunit::run_debug),
     Group::new("lint-debug", &[Debug], lint::run_debug),
+    Group::new("docs", &[Ours], docs::run),
     Group::new("machines-all", &[Ours], machines::others),
     Group::new("matrix-7.2", &[Peer72, Ours], matrix::run_72),
     Group::new("configs", &[], configs::run),
